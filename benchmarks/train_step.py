@@ -1,0 +1,163 @@
+"""Segments a second of our encoder and of its eager PyTorch twin, in turn on the same machine, batch and threads.
+
+    python -m benchmarks.train_step --model small --batch 32
+
+forward: eval mode, as for fingerprinting. forward+backward: training mode with the config's dropout, NT-Xent over the batch,
+the gradient of every parameter. Rounds alternate between the two, so that a disturbance meets both; medians are reported.
+Our weights are the twin's, and the forward outputs are compared before anything is timed.
+"""
+
+import argparse
+import functools
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import torch
+from flax import nnx
+
+from benchmarks.torch_twin import TorchEncoder, compute_nt_xent
+from configs.fma import get_config
+from confp_jax.config import TrainConfig, from_mapping
+from confp_jax.model.compiler import compiler_options
+from confp_jax.model.encoder import Encoder
+from confp_jax.model.from_torch import load_torch_encoder
+from confp_jax.training.losses import nt_xent
+
+Run = Callable[[], object]
+
+
+def build_runs(config: TrainConfig, frames: np.ndarray, *, options: dict[str, str]) -> dict[str, dict[str, Run]]:
+    """What to time: pass -> system -> a call that returns when the result is there. `options` are XLA's, for our side."""
+    torch.manual_seed(0)
+    twin = TorchEncoder(config.encoder, num_mels=config.mel.num_mels)
+    weights = {name: weight.numpy().copy() for name, weight in twin.state_dict().items()}
+    loaded = nnx.state(load_torch_encoder(weights, num_heads=config.encoder.num_heads))
+    encoder = Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(0))  # with the config's dropout
+    nnx.update(encoder, loaded)
+    ours, theirs = _our_passes(encoder, config, frames, options), _twin_passes(twin, config, frames)
+    difference = np.abs(np.asarray(ours["forward"]()) - np.asarray(theirs["forward"]())).max()
+    if difference > 2e-5:
+        raise SystemExit(f"the twins disagree by {difference:.2g}: they are not the same model")
+    return {name: {"ours": ours[name], "twin": theirs[name]} for name in ours}
+
+
+def _our_passes(encoder: Encoder, config: TrainConfig, frames: np.ndarray, options: dict[str, str]) -> dict[str, Run]:
+    graphdef, params, rest = nnx.split(encoder, nnx.Param, ...)
+    batch, keys = jax.device_put(frames), iter(range(1 << 30))
+
+    @functools.partial(jax.jit, compiler_options=options)
+    def forward(params: nnx.State, rest: nnx.State, batch: jax.Array) -> jax.Array:
+        return nnx.merge(graphdef, params, rest)(batch)
+
+    @functools.partial(jax.jit, compiler_options=options)
+    def backward(params: nnx.State, rest: nnx.State, batch: jax.Array, step: int) -> object:
+        key = jax.random.fold_in(jax.random.key(config.seed), step)
+
+        def loss(params: nnx.State) -> tuple[jax.Array, nnx.State]:
+            model = nnx.merge(graphdef, params, rest, copy=True)
+            value = nt_xent(model(batch, train=True, key=key), temperature=config.temperature).loss
+            return value, nnx.state(model, nnx.BatchStat)
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    return {
+        "forward": lambda: jax.block_until_ready(forward(params, rest, batch)),
+        "forward+backward": lambda: jax.block_until_ready(backward(params, rest, batch, next(keys))),
+    }
+
+
+def _twin_passes(twin: TorchEncoder, config: TrainConfig, frames: np.ndarray) -> dict[str, Run]:
+    batch = torch.from_numpy(frames)
+
+    def forward() -> torch.Tensor:
+        twin.eval()
+        with torch.inference_mode():
+            return twin(batch)
+
+    def backward() -> None:
+        twin.train()
+        twin.zero_grad(set_to_none=True)
+        compute_nt_xent(twin(batch), config.temperature).backward()
+
+    return {"forward": forward, "forward+backward": backward}
+
+
+class Times(NamedTuple):
+    """Seconds of one run: by the clock, and of processor time over all threads, which a busy machine disturbs less."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def measure(runs: dict[str, Run], *, num_rounds: int) -> dict[str, list[Times]]:
+    """The times of every round and system; the order of the systems turns round after each."""
+    for run in runs.values():  # compiles, and warms the caches
+        run()
+        run()
+    times: dict[str, list[Times]] = {name: [] for name in runs}
+    for round_ in range(num_rounds):
+        for name in list(runs)[:: 1 if round_ % 2 == 0 else -1]:
+            start, start_cpu = time.perf_counter(), time.process_time()
+            runs[name]()
+            times[name].append(Times(time.perf_counter() - start, time.process_time() - start_cpu))
+    return times
+
+
+def summarize(times: dict[str, list[Times]], batch: int) -> dict[str, Any]:
+    """Medians: segments a second of each system with their range, and ours over the twin's by the clock and by processor time."""
+    wall = {system: statistics.median(t.wall_s for t in runs) for system, runs in times.items()}
+    cpu = {system: statistics.median(t.cpu_s for t in runs) for system, runs in times.items()}
+    spread = {s: [batch / max(t.wall_s for t in runs), batch / min(t.wall_s for t in runs)] for s, runs in times.items()}
+    return {
+        "segments_per_s": {system: batch / seconds for system, seconds in wall.items()},
+        "range": spread,
+        "ratio": wall["twin"] / wall["ours"],
+        "ratio_cpu": cpu["twin"] / cpu["ours"],
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="small", choices=("small", "medium", "large"), help="one of configs/fma.py")
+    parser.add_argument("--batch", type=int, default=32, help="segments of 3 s, an even number (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, help="timed runs of each system and pass (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for PyTorch (default: all cores)")
+    parser.add_argument("--xla-defaults", action="store_true", help="without the options of confp_jax/model/compiler.py")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    options = parser.parse_args(arguments)
+    if options.batch < 2 or options.batch % 2 or options.rounds < 1:
+        parser.error("--batch must be even and at least 2, --rounds at least 1")
+    if options.threads != len(os.sched_getaffinity(0)):  # XLA takes one thread a core it may run on
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
+    torch.set_num_threads(options.threads)
+    config = from_mapping(TrainConfig, get_config(options.model))
+    num_frames = config.mel.num_frames(config.audio.segment_samples)
+    frames = np.random.default_rng(0).standard_normal((options.batch, num_frames, config.mel.num_mels), np.float32)
+    results = {}
+    xla = {} if options.xla_defaults else compiler_options()
+    for name, runs in build_runs(config, frames, options=xla).items():
+        results[name] = summarize(measure(runs, num_rounds=options.rounds), options.batch)
+    about = {"model": options.model, "batch": options.batch, "threads": options.threads, "rounds": options.rounds}
+    about |= {"frames": num_frames, "jax": jax.__version__, "torch": torch.__version__, "xla": xla}
+    if options.json:
+        print(json.dumps(about | {"passes": results}))
+        return
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    print(f"{'segments/s, median (range)':28}{'ours':>24}{'PyTorch eager':>24}{'ratio':>8}{'by CPU time':>14}")
+    for name, result in results.items():
+        cells = [
+            f"{result['segments_per_s'][system]:.1f} ({result['range'][system][0]:.1f}-{result['range'][system][1]:.1f})"
+            for system in ("ours", "twin")
+        ]
+        print(f"{name:28}{cells[0]:>24}{cells[1]:>24}{result['ratio']:8.2f}{result['ratio_cpu']:14.2f}")
+
+
+if __name__ == "__main__":
+    main()

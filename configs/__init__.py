@@ -1,0 +1,1 @@
+"""Configurations, read by `--config=configs/NAME.py:VARIANT`."""

@@ -1,0 +1,98 @@
+"""The paper's three models, and two of ours.
+
+    python -m confp_jax.training.train --config=configs/fma.py:small --config.data.dir=prepared/fma --workdir=runs/small
+
+small, medium, large: the paper's Table 1 and PAPER.md's open points. edge: ours, for CPUs: 8 frames a token and 4 pooled parts.
+tiny: for tests and the quickstart, not for use.
+
+Measured: see the model card confp_jax/pretrained/edge/README.md for the run that made the shipped weights.
+"""
+
+from ml_collections import ConfigDict
+
+_MODELS = {
+    #         dim  layers heads mels  frames/token  pool
+    "small": (256, 2, 4, 80, 1, 1),  # 1,510,272 parameters
+    "medium": (512, 3, 8, 80, 1, 1),  # 8,802,432
+    "large": (768, 4, 12, 96, 1, 1),  # 26,214,272
+    "edge": (256, 2, 4, 80, 8, 4),  # 1,752,320
+    "tiny": (64, 1, 4, 40, 8, 2),
+}
+
+
+def get_config(model: str = "small") -> ConfigDict:
+    """`model`: small, medium, large, edge or tiny."""
+    if model not in _MODELS:
+        raise ValueError(f"unknown model {model!r}; known: {', '.join(_MODELS)}")
+    dim, layers, heads, mels, frames_per_token, pool_segments = _MODELS[model]
+    config = ConfigDict(
+        {
+            "name": model,
+            "seed": 0,
+            "num_epochs": 100,  # paper
+            "temperature": 0.07 if model == "small" else 0.05,  # paper
+            "log_every_steps": 20,
+            "audio": {"sample_rate_hz": 16_000, "segment_s": 3.0},  # paper
+            "mel": {
+                "fft_samples": 1024,  # paper
+                "hop_samples": 128,  # paper
+                "num_mels": mels,  # paper
+                "fmin_hz": 50.0,  # below is hum
+                "fmax_hz": 8_000.0,
+                "scale": "slaney",
+                "floor": 1e-6,  # of the window's mean power
+            },
+            "encoder": {
+                "dim": dim,
+                "num_layers": layers,
+                "num_heads": heads,
+                "conv_kernel": 5,  # paper
+                "embedding_dim": 128,  # paper
+                "dropout": 0.5,  # paper
+                "frames_per_token": frames_per_token,
+                "pool_segments": pool_segments,
+            },
+            "spec_augment": {
+                "num_frequency_masks": 2,
+                "max_mels": mels // 8,  # 10 of 80
+                "num_time_masks": 2,
+                "max_frames": 40,  # of 368
+                "anchor_fraction": 0.5,
+            },
+            "optimizer": {
+                "learning_rate": 1e-4 if model == "small" else 2e-4,  # paper
+                "schedule": "constant",  # paper; "cosine" falls to final_fraction
+                "warmup_steps": 0,
+                "final_fraction": 0.02,
+                "weight_decay": 5e-4,  # paper
+                "decoupled": False,  # paper: L2 in the gradient; True is AdamW
+                "clip_norm": 0.0,  # 0: off
+            },
+            "data": {
+                "dir": "",
+                "split": "training",
+                "batch_size": 64,  # pairs; paper
+                "crops_per_track": 1,  # paper; 2 and more give hard negatives from the same track
+                "crop_spacing_s": (0.3, 3.75),
+                "shift_alpha": 8.0,  # paper
+                "shift_beta": 2.0,  # paper
+                "max_shift_s": 0.15,  # paper
+                "mel_on": "device",
+                "num_workers": 0,
+            },
+            "validation": {"split": "validation", "every_steps": 1000, "queries_per_track": 5, "index_hop_s": 0.6},
+            "checkpoint": {"every_steps": 500, "num_kept": 3},
+        }
+    )
+    if model in ("edge", "tiny"):  # short runs on little data: FACTS, "What two rough prototypes showed"
+        config.encoder.dropout = 0.0
+        config.optimizer.update(
+            {"learning_rate": 1.2e-3, "schedule": "cosine", "warmup_steps": 100, "decoupled": True, "weight_decay": 0.01}
+        )
+        config.optimizer.clip_norm = 1.0
+        config.data.update({"crops_per_track": 2, "mel_on": "host"})
+        config.num_epochs = 400
+    if model == "tiny":
+        config.optimizer.warmup_steps = 10
+        config.data.batch_size = 16
+    return config

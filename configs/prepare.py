@@ -1,0 +1,43 @@
+"""What to prepare for training.
+
+    python -m data_prep.make_train --config=configs/prepare.py:large \\
+        --config.music_dir=fma_large --config.tracks_csv=fma_metadata/tracks.csv \\
+        --config.noise_dir=noise --config.ir_dir=ir --config.out=prepared/fma_large
+
+Any folder of music instead of FMA: leave tracks_csv empty. noise_dir and ir_dir hold train/ and test/.
+On the project's 881 shared clips (2 cores): see README, "Train your own".
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(subset: str = "large") -> ConfigDict:
+    """`subset`: FMA's small, medium, large or full (nested)."""
+    return ConfigDict(
+        {
+            "name": "fma",
+            "music_dir": "",  # FMA's NNN/NNNNNN.mp3 tree, or any folder of audio
+            "tracks_csv": "",  # FMA's tracks.csv; empty: any folder, split by a hash of the content
+            "subset": subset,
+            "splits": ("training", "validation", "test"),
+            "noise_dir": "",  # holds train/ and test/
+            "ir_dir": "",  # holds train/ and test/
+            "out": "",
+            "num_replicas": 4,  # of every track, beside the clean clip
+            "seed": 0,
+            "sample_rate_hz": 16_000,
+            "min_clip_s": 6.0,
+            "tracks_per_shard": 16,
+            "num_workers": 0,  # processes; 0: one for each core
+            "chain": {  # PAPER's table "draws, start values"
+                "stretch": {"p": 0.4, "low": 0.7, "high": 1.3},  # playback rate
+                "pitch": {"p": 0.3, "low": -2.0, "high": 2.0},  # semitones
+                "reverb_p": 0.4,
+                "background": {"p": 0.6, "low": -3.0, "high": 20.0},  # dB
+                "coloured": {"p": 0.25, "low": -3.0, "high": 20.0},  # dB
+                "coloured_decay_db": (-6.0, 6.0),  # per octave
+                "tanh": {"p": 0.15, "low": 0.01, "high": 0.7},
+                "polarity_p": 0.5,
+            },
+        }
+    )

@@ -1,0 +1,1 @@
+"""Decoding, window arithmetic and mel power in numpy: no JAX here."""

@@ -1,0 +1,162 @@
+"""One policy for decoding, downmixing and resampling: preparation, index and query all hear the same.
+
+libsndfile decodes wav, flac, ogg and opus; mp3 and what it does not know (m4a, aac, wma, webm, mp4) go to FFmpeg by PyAV.
+Channels are averaged; soxr resamples in one stream, so memory is bounded by the result.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any, cast
+
+import av
+import av.error
+import numpy as np
+import soundfile
+import soxr
+from jaxtyping import Float32
+
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".aac", ".wma", ".webm"}
+    | {".aif", ".aiff", ".mka", ".mkv", ".caf", ".au", ".w64"}
+)
+_SNDFILE_MAGIC = (b"RIFF", b"RF64", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"riff")
+_BLOCK_SAMPLES = 1 << 18
+_RATES_HZ = (4_000, 768_000)
+
+
+class DecodeError(ValueError):
+    """A file that is no usable audio; the message names the file, the cause and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Audio:
+    """Decoded mono audio: samples within about [-1, 1] at the rate that was asked for."""
+
+    samples: Float32[np.ndarray, " n"]
+    sample_rate_hz: int
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return len(self.samples) / self.sample_rate_hz
+
+
+def decode(path: str | pathlib.Path, *, sample_rate_hz: int) -> Audio:
+    """The whole file as mono float32 at `sample_rate_hz`.
+
+    Raises:
+      DecodeError: missing, empty, no audio, damaged from the start, or not finite.
+    """
+    path = pathlib.Path(path)
+    blocks = list(decode_blocks(path, sample_rate_hz=sample_rate_hz))
+    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    if not len(samples):
+        raise DecodeError(f"{path}: holds no audio samples; check that the recording was written completely")
+    return Audio(samples, sample_rate_hz)
+
+
+def decode_blocks(path: pathlib.Path, *, sample_rate_hz: int) -> Iterator[Float32[np.ndarray, " n"]]:
+    """The file as a stream of mono blocks at `sample_rate_hz`; the same errors as `decode`."""
+    if not path.is_file():
+        raise DecodeError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise DecodeError(f"{path}: the file is empty (0 bytes); copy it again")
+    resampler: soxr.ResampleStream | None = None
+    rate_hz = 0
+    for rate_hz, block in _native_blocks(path):
+        mono = block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
+        if not np.isfinite(mono).all():
+            raise DecodeError(f"{path}: contains NaN or infinite samples; export it again as 16-bit PCM")
+        if rate_hz == sample_rate_hz:
+            yield mono
+            continue
+        if resampler is None:
+            resampler = soxr.ResampleStream(rate_hz, sample_rate_hz, 1, dtype="float32", quality="HQ")
+        yield resampler.resample_chunk(mono)
+    if resampler is not None:
+        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def from_samples(samples: np.ndarray, *, from_hz: int, to_hz: int) -> Float32[np.ndarray, " n"]:
+    """Samples in memory by the same policy: [n] or [n, channels], integer PCM or float, to mono float32 at `to_hz`.
+
+    Raises:
+      DecodeError: wrong shape, not finite, or a rate outside 4 to 768 kHz.
+    """
+    samples = np.asarray(samples)
+    if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > 64):
+        raise DecodeError(f"samples have shape {samples.shape}; pass [n] or [n, channels]")
+    _check_rate("samples", from_hz)
+    if np.issubdtype(samples.dtype, np.integer):
+        info = np.iinfo(samples.dtype)
+        middle = (info.max + info.min + 1) // 2  # unsigned PCM rests at half its range
+        samples = (samples.astype(np.float32) - middle) / (float(info.max) - middle + 1)
+    mono = samples.mean(axis=1) if samples.ndim == 2 else samples
+    mono = np.ascontiguousarray(mono, np.float32)
+    if not np.isfinite(mono).all():
+        raise DecodeError("samples contain NaN or infinite values")
+    return mono if from_hz == to_hz or not len(mono) else soxr.resample(mono, from_hz, to_hz, quality="HQ")
+
+
+def find_audio(paths: list[pathlib.Path]) -> list[pathlib.Path]:
+    """Files as given, and the audio files (by suffix, hidden ones left out) of every folder given, sorted."""
+    found: dict[pathlib.Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = (p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+            found.update(dict.fromkeys(sorted(p for p in inside if not p.name.startswith("."))))
+        else:
+            found[path] = None
+    return list(found)
+
+
+def _native_blocks(path: pathlib.Path) -> Iterator[tuple[int, Float32[np.ndarray, "n c"]]]:
+    with open(path, "rb") as start:
+        if start.read(4) not in _SNDFILE_MAGIC:  # libsndfile's MP3 decoder writes to the terminal: never ask it
+            yield from _ffmpeg_blocks(path, "")
+            return
+    try:
+        file = soundfile.SoundFile(cast(Any, os.fsencode(path)))  # bytes: names need not be UTF-8
+    except soundfile.LibsndfileError as sndfile_error:
+        yield from _ffmpeg_blocks(path, f"libsndfile: {sndfile_error.error_string} ")
+        return
+    with file:
+        _check_rate(str(path), file.samplerate)
+        try:
+            while len(block := file.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True)):
+                yield file.samplerate, block
+        except soundfile.LibsndfileError as error:
+            raise DecodeError(f"{path}: damaged after {file.tell() / file.samplerate:.1f} s ({error})") from error
+
+
+def _ffmpeg_blocks(path: pathlib.Path, before: str) -> Iterator[tuple[int, Float32[np.ndarray, "n c"]]]:
+    """A damaged packet is skipped as every player does; more than one in ten of them is an error."""
+    remedy = "is it audio? convert it to wav, flac, mp3, ogg, opus or m4a"
+    num_packets = num_damaged = 0
+    try:
+        with open(path, "rb") as file, av.open(file, "r", metadata_errors="ignore") as container:
+            if not container.streams.audio:
+                raise DecodeError(f"{path}: has no audio stream; {remedy}")
+            planar = av.AudioResampler(format="fltp")
+            for packet in container.demux(container.streams.audio[0]):
+                num_packets += 1
+                try:
+                    frames = packet.decode()
+                except av.error.InvalidDataError:
+                    num_damaged += 1
+                    continue
+                for frame in frames:
+                    _check_rate(str(path), frame.sample_rate)
+                    for part in [frame] if frame.format.name == "fltp" else planar.resample(frame):
+                        yield part.sample_rate, part.to_ndarray().T
+    except av.error.FFmpegError as error:
+        raise DecodeError(f"{path}: cannot be decoded ({before}FFmpeg: {error.strerror}); {remedy}") from error
+    if num_damaged > 0.1 * num_packets:
+        raise DecodeError(f"{path}: {num_damaged} of {num_packets} packets are damaged; copy or download it again")
+
+
+def _check_rate(name: str, rate_hz: int) -> None:
+    if not _RATES_HZ[0] <= rate_hz <= _RATES_HZ[1]:
+        raise DecodeError(f"{name}: sample rate {rate_hz} Hz is outside {_RATES_HZ[0]} to {_RATES_HZ[1]} Hz; resample it")

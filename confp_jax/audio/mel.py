@@ -1,0 +1,70 @@
+"""Mel power with scipy's FFT: four times as fast on a CPU as XLA's, and computed once for overlapping windows."""
+
+import functools
+
+import numpy as np
+import scipy.fft
+from jaxtyping import Float32
+
+from confp_jax.config import MelConfig
+
+_BLOCK_FRAMES = 512  # 512 x 1024 float32 = 2 MiB: stays in the second-level cache
+
+
+@functools.lru_cache(maxsize=8)
+def mel_filterbank(config: MelConfig, sample_rate_hz: int) -> Float32[np.ndarray, "bins F"]:
+    """Triangular filters of unit area (Slaney's normalisation) over the rfft's bins.
+
+    Equal to `librosa.filters.mel(..., norm="slaney").T` on either mel scale.
+
+    Raises:
+      ValueError: the frequency range is empty or beyond half the sample rate.
+    """
+    if not 0 <= config.fmin_hz < config.fmax_hz <= sample_rate_hz / 2:
+        raise ValueError(
+            f"mel range {config.fmin_hz} to {config.fmax_hz} Hz must be rising and end by {sample_rate_hz / 2:.0f} Hz, "
+            "half the sample rate"
+        )
+    bins_hz = np.fft.rfftfreq(config.fft_samples, 1 / sample_rate_hz)
+    low, high = _to_mel(np.array([config.fmin_hz, config.fmax_hz]), config.scale)
+    edges_hz = _to_hz(np.linspace(low, high, config.num_mels + 2), config.scale)
+    rising = (bins_hz[:, None] - edges_hz[None, :-2]) / (edges_hz[1:-1] - edges_hz[:-2])
+    falling = (edges_hz[None, 2:] - bins_hz[:, None]) / (edges_hz[2:] - edges_hz[1:-1])
+    triangles = np.maximum(0, np.minimum(rising, falling))
+    return (triangles * 2 / (edges_hz[2:] - edges_hz[:-2])).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=8)
+def hann_window(num_samples: int) -> Float32[np.ndarray, " n"]:
+    """The periodic Hann window."""
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(num_samples) / num_samples)).astype(np.float32)
+
+
+def mel_power(
+    samples: Float32[np.ndarray, " n"], config: MelConfig, *, sample_rate_hz: int, offset_samples: int = 0
+) -> Float32[np.ndarray, "T F"]:
+    """Mel power of the frames that lie wholly inside `samples`, the first one starting at `offset_samples`."""
+    filters, window = mel_filterbank(config, sample_rate_hz), hann_window(config.fft_samples)
+    num = config.num_frames(len(samples) - offset_samples)
+    if num < 1:
+        return np.zeros((0, config.num_mels), np.float32)
+    samples = np.asarray(samples, np.float32)[offset_samples:]
+    frames = np.lib.stride_tricks.sliding_window_view(samples, config.fft_samples)[:: config.hop_samples]
+    out = np.empty((num, config.num_mels), np.float32)
+    for first in range(0, num, _BLOCK_FRAMES):
+        spectrum = scipy.fft.rfft(frames[first : first + _BLOCK_FRAMES] * window, axis=-1)
+        np.matmul(spectrum.real**2 + spectrum.imag**2, filters, out=out[first : first + _BLOCK_FRAMES])
+    return out
+
+
+def _to_mel(hz: np.ndarray, scale: str) -> np.ndarray:
+    if scale == "htk":
+        return 2595.0 * np.log10(1 + hz / 700.0)
+    # Slaney's Auditory Toolbox: linear to 1 kHz, then 27 steps for a factor of 6.4.
+    return np.where(hz < 1000, hz * 3 / 200, 15 + 27 * np.log(np.maximum(hz, 1e-9) / 1000) / np.log(6.4))
+
+
+def _to_hz(mel: np.ndarray, scale: str) -> np.ndarray:
+    if scale == "htk":
+        return 700.0 * (10 ** (mel / 2595.0) - 1)
+    return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))

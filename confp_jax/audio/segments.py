@@ -1,0 +1,79 @@
+"""Window arithmetic: crops of anchor and replica, the Beta shift, spaced starts, sliding windows. Times are the original's."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float64
+
+
+@dataclasses.dataclass(frozen=True)
+class PairCrop:
+    """Where a training pair begins: the anchor in the clean clip, the replica in its own (stretched) audio, in seconds."""
+
+    anchor_start_s: float
+    replica_start_s: float
+
+
+def draw_shift_s(rng: np.random.Generator, *, alpha: float, beta: float, max_shift_s: float) -> float:
+    """Time shift of the replica: Beta(alpha, beta) x max_shift_s with a random sign (paper: Beta(8, 2) x 150 ms)."""
+    return float(rng.beta(alpha, beta) * max_shift_s * rng.choice((-1.0, 1.0)))
+
+
+def replica_start_s(anchor_start_s: float, *, shift_s: float, rate: float, segment_s: float) -> float:
+    """Start of the replica's window so that its centre is the anchor's centre plus the shift, in stretched time.
+
+    A clip played at `rate` has the original's moment t at t / rate.
+    """
+    return (anchor_start_s + segment_s / 2 + shift_s) / rate - segment_s / 2
+
+
+def draw_pair_crops(
+    rng: np.random.Generator,
+    *,
+    num_crops: int,
+    spacing_s: tuple[float, float],
+    clean_s: float,
+    replica_s: float,
+    rate: float,
+    segment_s: float,
+    shift: tuple[float, float, float],
+) -> list[PairCrop]:
+    """Random pairs of windows that lie wholly inside both clips.
+
+    The first crop is uniform; each further one lies `spacing_s` (low, high) away from the one before, on the side where there
+    is room. `shift` is (alpha, beta, max_shift_s) of the Beta shift, drawn once for each pair.
+
+    Raises:
+      ValueError: the clips are too short to hold one segment.
+    """
+    alpha, beta, max_shift_s = shift
+    crops: list[PairCrop] = []
+    low = max(0.0, rate * segment_s / 2 - segment_s / 2 + max_shift_s)
+    high = min(clean_s - segment_s, rate * (replica_s - segment_s / 2) - segment_s / 2 - max_shift_s)
+    if high < low:
+        raise ValueError(f"clip of {clean_s:.2f} s (replica {replica_s:.2f} s at rate {rate:.2f}) holds no {segment_s} s pair")
+    start_s = rng.uniform(low, high)
+    for _ in range(num_crops):
+        if crops:
+            step_s = rng.uniform(*spacing_s) * rng.choice((-1.0, 1.0))
+            start_s = start_s + step_s if low <= start_s + step_s <= high else start_s - step_s
+            start_s = min(max(start_s, low), high)
+        shift_s = draw_shift_s(rng, alpha=alpha, beta=beta, max_shift_s=max_shift_s)
+        crops.append(PairCrop(start_s, replica_start_s(start_s, shift_s=shift_s, rate=rate, segment_s=segment_s)))
+    return crops
+
+
+def spaced_starts_s(duration_s: float, *, segment_s: float, num: int) -> Float64[np.ndarray, " num"]:
+    """`num` linearly spaced starts, the first at 0, the last such that its segment ends with the clip (paper, evaluation).
+
+    Raises:
+      ValueError: the clip is shorter than one segment.
+    """
+    if duration_s < segment_s:
+        raise ValueError(f"a clip of {duration_s:.2f} s holds no segment of {segment_s} s")
+    return np.linspace(0.0, duration_s - segment_s, num)
+
+
+def num_windows(num_samples: int, *, segment_samples: int, hop_samples: int) -> int:
+    """How many whole windows fit when one starts every `hop_samples`; 0 if none."""
+    return max(0, 1 + (num_samples - segment_samples) // hop_samples)

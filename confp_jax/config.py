@@ -1,0 +1,243 @@
+"""Frozen configuration. `ml_collections.ConfigDict` stops at the command line; everything else receives these."""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any, Literal, Protocol, Self, TypeVar
+
+T = TypeVar("T")
+
+
+class Fields(Protocol):
+    """Named values: a dict or a ConfigDict."""
+
+    def items(self) -> Iterable[tuple[str, Any]]:
+        """Pairs of name and value."""
+        ...
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says which field and what to write instead."""
+
+
+def _positive(config: Any, group: str, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) <= 0:
+            raise ConfigError(f"{group}{'.' if group else ''}{name}={getattr(config, name)} must be positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioConfig:
+    """What one fingerprint sees (paper, Table 1)."""
+
+    sample_rate_hz: int = 16_000
+    segment_s: float = 3.0
+
+    @property
+    def segment_samples(self) -> int:
+        """Samples in one segment: 48,000 for the paper's 3 s."""
+        return round(self.segment_s * self.sample_rate_hz)
+
+
+@dataclasses.dataclass(frozen=True)
+class MelConfig:
+    """The stabilized log-mel spectrogram (paper, Table 1; scale and range are ours, see PAPER's open points)."""
+
+    fft_samples: int = 1024
+    hop_samples: int = 128
+    num_mels: int = 80
+    fmin_hz: float = 50.0
+    fmax_hz: float = 8_000.0
+    scale: Literal["slaney", "htk"] = "slaney"
+    floor: float = 1e-6  # added to the power, relative to the window's mean power, before the logarithm
+
+    def __post_init__(self) -> None:
+        _positive(self, "mel", "fft_samples", "hop_samples", "num_mels", "floor")
+        if self.fft_samples % self.hop_samples:
+            raise ConfigError(f"mel.hop_samples={self.hop_samples} must divide mel.fft_samples={self.fft_samples}")
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames that lie wholly inside `num_samples`: 368 for 3 s."""
+        return 1 + (num_samples - self.fft_samples) // self.hop_samples
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """The conformer encoder (paper, Table 1). `frames_per_token` and `pool_segments` of 1 are the paper's."""
+
+    dim: int = 256
+    num_layers: int = 2
+    num_heads: int = 4
+    conv_kernel: int = 5
+    embedding_dim: int = 128
+    dropout: float = 0.5
+    frames_per_token: int = 1
+    pool_segments: int = 1
+
+    def __post_init__(self) -> None:
+        counts = ("dim", "num_layers", "num_heads", "conv_kernel", "embedding_dim", "frames_per_token", "pool_segments")
+        _positive(self, "encoder", *counts)
+        if self.dim % self.num_heads:
+            raise ConfigError(f"encoder.dim={self.dim} does not divide into num_heads={self.num_heads} heads")
+        if self.conv_kernel % 2 == 0:
+            raise ConfigError(f"encoder.conv_kernel={self.conv_kernel} must be odd, so that a frame keeps its place")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"encoder.dropout={self.dropout} must lie in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecAugmentConfig:
+    """Masks on the log-mel of the replica; the anchor gets `anchor_fraction` of their widths."""
+
+    num_frequency_masks: int = 2
+    max_mels: int = 10
+    num_time_masks: int = 2
+    max_frames: int = 40
+    anchor_fraction: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam (0.9, 0.999, 1e-8). `decoupled=False` adds L2 to the gradient as the paper does, True is AdamW."""
+
+    learning_rate: float = 1e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = 0
+    final_fraction: float = 0.02  # of learning_rate, where the cosine ends
+    weight_decay: float = 5e-4
+    decoupled: bool = False
+    clip_norm: float = 0.0  # of the gradient; 0 switches clipping off
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which shards, and how a pair is cut from them."""
+
+    dir: str = ""  # the prepared dataset: the folder that holds dataset_info.json
+    split: str = "training"
+    batch_size: int = 64  # pairs
+    crops_per_track: int = 1  # 2 and more: neighbours of one track become each other's hard negatives
+    crop_spacing_s: tuple[float, float] = (0.3, 3.75)  # distance of such neighbours
+    shift_alpha: float = 8.0  # time shift of the replica: Beta(8, 2) x 150 ms, either way
+    shift_beta: float = 2.0
+    max_shift_s: float = 0.15
+    mel_on: Literal["host", "device"] = "device"  # host: scipy's FFT in the input pipeline, 4x faster on a CPU
+    num_workers: int = 0  # Grain worker processes; 0 reads on threads of this process
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationConfig:
+    """Retrieval on held-out tracks: distorted excerpts against an index of clean windows."""
+
+    split: str = "validation"
+    every_steps: int = 1000  # 0 switches it off
+    queries_per_track: int = 5
+    index_hop_s: float = 0.6
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When to save, and how many to keep."""
+
+    every_steps: int = 500
+    num_kept: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One training run, complete: the JSON of this travels inside every checkpoint."""
+
+    name: str = "small"
+    seed: int = 0
+    num_epochs: int = 100
+    temperature: float = 0.07
+    log_every_steps: int = 20
+    audio: AudioConfig = AudioConfig()
+    mel: MelConfig = MelConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    spec_augment: SpecAugmentConfig = SpecAugmentConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    data: DataConfig = DataConfig()
+    validation: ValidationConfig = ValidationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ConfigError(f"temperature={self.temperature} must be positive; the paper uses 0.05 to 0.07")
+        _positive(self, "", "num_epochs", "log_every_steps")
+        _positive(self.data, "data", "batch_size", "crops_per_track")
+        _positive(self.checkpoint, "checkpoint", "every_steps", "num_kept")
+        _positive(self.validation, "validation", "queries_per_track", "index_hop_s")
+        tokens = self.mel.num_frames(self.audio.segment_samples) // self.encoder.frames_per_token
+        if tokens < self.encoder.pool_segments:
+            raise ConfigError(f"audio.segment_s={self.audio.segment_s} is too short: it holds {max(tokens, 0)} tokens")
+        if self.data.batch_size % self.data.crops_per_track:
+            raise ConfigError(
+                f"data.batch_size={self.data.batch_size} is no multiple of data.crops_per_track={self.data.crops_per_track}"
+            )
+
+    def to_json(self) -> str:
+        """A string that `from_json` reads back to an equal object."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`.
+
+        Raises:
+          ConfigError: the text holds a field this version does not know, or of another type.
+        """
+        return from_mapping(cls, json.loads(text))
+
+
+def from_mapping(cls: type[T], values: Fields, *, path: str = "") -> T:
+    """Builds the dataclass `cls` from nested mappings (a ConfigDict is one), every field checked.
+
+    Raises:
+      ConfigError: an unknown field (the nearest known one is named) or a value of the wrong type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
+    hints = typing.get_type_hints(cls)
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise ConfigError(f"unknown field {path + key!r}{suggestion(key, fields)}")
+        arguments[key] = _checked(hints[key], value, path=path + key)
+    return cls(**arguments)
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """'; did you mean ...?' for a mistyped word, or the list of what there is."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+
+
+def _checked(kind: Any, value: Any, *, path: str) -> Any:
+    origin = typing.get_origin(kind)
+    if dataclasses.is_dataclass(kind):
+        if not hasattr(value, "items"):
+            raise ConfigError(f"{path} must be a group of fields, found {value!r}")
+        return from_mapping(typing.cast(type, kind), value, path=path + ".")
+    if origin is Literal:
+        if value not in typing.get_args(kind):
+            raise ConfigError(f"{path}={value!r} must be one of {', '.join(map(repr, typing.get_args(kind)))}")
+        return value
+    if origin is tuple:
+        inner = typing.get_args(kind)
+        if isinstance(value, str) or not hasattr(value, "__iter__"):
+            raise ConfigError(f"{path} must be a list of values, found {value!r}")
+        items = tuple(value)
+        inner = (inner[0],) * len(items) if len(inner) == 2 and inner[1] is Ellipsis else inner
+        if len(items) != len(inner):
+            raise ConfigError(f"{path} needs {len(inner)} values, found {len(items)}")
+        return tuple(_checked(k, v, path=f"{path}[{i}]") for i, (k, v) in enumerate(zip(inner, items, strict=True)))
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _checked(typing.get_args(kind)[0], value, path=path)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{path} must be {kind.__name__}, found {value!r}")
+    return value

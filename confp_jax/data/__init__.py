@@ -1,0 +1,1 @@
+"""The record format, and the input pipeline that reads it."""

@@ -1,0 +1,1 @@
+"""The benchmark: conditions, hit rates, open set."""

@@ -1,0 +1,51 @@
+"""Hit rates and their intervals: validation and the benchmark use the same."""
+
+import dataclasses
+import math
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+EXACT_S = 0.150  # half a hop of 300 ms
+NEAR_S = 0.500
+
+
+@dataclasses.dataclass(frozen=True)
+class HitRates:
+    """Shares of queries, each in [0, 1], whose truth is among the best k results (PAPER: "a hit")."""
+
+    exact: float
+    near: float
+    track: float
+    num_queries: int
+
+
+def hit_rates(
+    found_tracks: Int[np.ndarray, "Q K"],
+    found_s: Float[np.ndarray, "Q K"],
+    true_tracks: Int[np.ndarray, " Q"],
+    true_s: Float[np.ndarray, " Q"],
+    *,
+    k: int = 1,
+) -> HitRates:
+    """Exact (right track within 150 ms), near (500 ms) and track hits among the first `k` results."""
+    if len(true_tracks) == 0:
+        raise ValueError("no queries: a hit rate of nothing is not defined")
+    right = found_tracks[:, :k] == true_tracks[:, None]
+    distance_s = np.abs(found_s[:, :k] - true_s[:, None])
+    # A hop of exactly 150 ms away must not fall out by a rounding in the last bit.
+    exact, near = (_share(right & (distance_s <= limit + 1e-6)) for limit in (EXACT_S, NEAR_S))
+    return HitRates(exact, near, _share(right), len(true_tracks))
+
+
+def wilson_interval(share: float, num: int, *, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a share in [0, 1] seen in `num` trials."""
+    if num <= 0:
+        raise ValueError(f"num={num}: an interval needs at least one trial")
+    centre = (share + z * z / (2 * num)) / (1 + z * z / num)
+    half = z / (1 + z * z / num) * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _share(hits: Bool[np.ndarray, "Q K"]) -> float:
+    return float(hits.any(axis=1).mean())

@@ -1,0 +1,1 @@
+"""Features and the conformer encoder, in Flax NNX."""

@@ -1,0 +1,66 @@
+"""The encoder: log-mel frames in, unit vectors out."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Float32
+
+from confp_jax.config import EncoderConfig
+from confp_jax.model.conformer import ConformerBlock
+
+
+class Encoder(nnx.Module):
+    """Linear, conformer blocks, mean over time, Linear to the embedding, L2 (paper, Table 1).
+
+    With `frames_per_token` > 1 that many frames are stacked before the first Linear (left-over frames at the end are not
+    seen); with `pool_segments` > 1 the means of overlapping parts of the window are concatenated before the last one.
+    """
+
+    def __init__(self, config: EncoderConfig, *, num_mels: int, rngs: nnx.Rngs):
+        self.frames_per_token = config.frames_per_token
+        self.pool_segments = config.pool_segments
+        self.input = nnx.Linear(num_mels * config.frames_per_token, config.dim, rngs=rngs)
+        self.layers = nnx.List([ConformerBlock(config, rngs=rngs) for _ in range(config.num_layers)])
+        self.output = nnx.Linear(config.dim * config.pool_segments, config.embedding_dim, rngs=rngs)
+
+    def __call__(
+        self, frames: Float[Array, "B T F"], *, train: bool = False, key: jax.Array | None = None
+    ) -> Float[Array, "B E"]:
+        """Unit vectors. `train` uses the batch's statistics and needs a `key` for dropout."""
+        if train and key is None:
+            raise ValueError("training needs a key for dropout")
+        keys = jax.random.split(jax.random.key(0) if key is None else key, len(self.layers))
+        batch, num_frames, num_mels = frames.shape
+        tokens = num_frames // self.frames_per_token
+        x = frames[:, : tokens * self.frames_per_token]
+        # Split, then merge: one reshape for both loses the batch's sharding.
+        x = x.reshape(batch, tokens, self.frames_per_token, num_mels).reshape(batch, tokens, -1)
+        x = self.input(x)
+        for layer, layer_key in zip(self.layers, keys, strict=True):
+            x = layer(x, train=train, key=layer_key)
+        pooled = jnp.einsum("pt,btd->bpd", pooling_weights(tokens, self.pool_segments), x)
+        return unit(self.output(pooled.reshape(batch, -1)))
+
+
+@functools.lru_cache(maxsize=32)
+def pooling_weights(num_tokens: int, num_segments: int) -> Float32[np.ndarray, "P T"]:
+    """Row p takes the mean over the p-th of `num_segments` parts that overlap by half and cover the window; 1 is the mean."""
+    length = max(1, round(2 * num_tokens / (num_segments + 1)))
+    starts = np.round(np.linspace(0, num_tokens - length, num_segments)).astype(int)
+    weights = np.zeros((num_segments, num_tokens), np.float32)
+    for row, start in zip(weights, starts, strict=True):
+        row[start : start + length] = 1 / length
+    return weights
+
+
+def unit(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
+    """L2 normalisation; a zero vector stays zero and its gradient finite."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-24))
+
+
+def num_parameters(encoder: Encoder) -> int:
+    """Trainable parameters: 1,510,272 / 8,802,432 / 26,214,272 for the paper's three."""
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(encoder, nnx.Param)))

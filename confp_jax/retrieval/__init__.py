@@ -1,0 +1,1 @@
+"""From audio to fingerprints to answers: embed, store, search, match."""

@@ -1,0 +1,177 @@
+"""Embedder: samples to fingerprints. Mel power is computed once for all overlapping windows; batch shapes are fixed."""
+
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+
+import numpy as np
+from jaxtyping import Float32
+
+from confp_jax.audio.decode import from_samples
+from confp_jax.audio.mel import mel_power
+from confp_jax.audio.segments import num_windows
+from confp_jax.config import TrainConfig, suggestion
+from confp_jax.training.checkpoint import EncoderState, encoder_identity, load_encoder_state
+from confp_jax.training.step import embed as embed_power
+
+PRETRAINED = pathlib.Path(__file__).resolve().parent.parent / "pretrained"
+DEFAULT_MODEL = "edge"
+HOP_S = 0.3  # between fingerprints (paper)
+SHORTEST_S = 1.0  # what can be encoded at all
+_LENGTH_STEP_S = 0.25  # shorter than a segment: one of few lengths, so that nothing recompiles
+_BATCHES = (1, 8, 32, 64)  # 91 windows of a 30 s clip take 64 + 32
+_SILENT_RMS = 10 ** (-70 / 20)
+
+
+class AudioError(ValueError):
+    """Audio that cannot be fingerprinted; the message says why and what would do."""
+
+
+class UnknownModelError(ValueError):
+    """Neither a shipped model nor a checkpoint folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fingerprints:
+    """Fingerprints at a constant hop. A window of silence has the zero vector: it is similar to nothing."""
+
+    vectors: Float32[np.ndarray, "N E"]
+    hop_s: float
+    segment_s: float  # below the model's own where the audio was shorter
+
+    @property
+    def num_silent(self) -> int:
+        """How many windows were silent."""
+        return int((~self.vectors.any(axis=1)).sum())
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """When the best match counts: its margin over the field of rivals must exceed `margin` (see retrieval/match.py)."""
+
+    margin: float = 0.25
+    rival_floor: float = 0.35
+    calibrated: bool = False
+
+
+class Embedder:
+    """An encoder ready for use: `embed` for arrays, `fingerprint` for audio already at the model's rate."""
+
+    def __init__(self, name: str, config: TrainConfig, state: EncoderState, decision: Decision):
+        self.name, self.config, self.decision = name, config, decision
+        self.identity = encoder_identity(config, state)
+        self._state = state
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """The rate that `fingerprint` expects."""
+        return self.config.audio.sample_rate_hz
+
+    def embed(self, samples: np.ndarray, *, sample_rate_hz: int, hop_s: float = HOP_S) -> Float32[np.ndarray, "N E"]:
+        """Unit vectors of all segments, `hop_s` apart.
+
+        Args:
+          samples: [n] or [n, channels], float or integer PCM, at least 1 s long.
+          sample_rate_hz: of `samples`; anything from 4 to 768 kHz.
+          hop_s: distance of the segments' starts in seconds.
+
+        Raises:
+          DecodeError: samples of a wrong shape, or not finite.
+          AudioError: shorter than 1 s.
+        """
+        mono = from_samples(samples, from_hz=sample_rate_hz, to_hz=self.sample_rate_hz)
+        return self.fingerprint(mono, hop_s=hop_s).vectors
+
+    def fingerprint(self, samples: Float32[np.ndarray, " n"], *, hop_s: float = HOP_S) -> Fingerprints:
+        """Fingerprints of mono audio at the model's rate. Audio of 1 to 3 s is encoded at its own length, never padded.
+
+        Raises:
+          AudioError: shorter than 1 s.
+        """
+        if not hop_s * self.sample_rate_hz >= 1:
+            raise ValueError(f"hop_s={hop_s} must be at least one sample, 1 / {self.sample_rate_hz} s; 0.3 is usual")
+        samples = samples / max(1.0, float(np.abs(samples).max(initial=0.0)))  # louder than full scale would overflow
+        length = self._window_samples(len(samples))
+        hop = round(hop_s * self.sample_rate_hz)
+        windows = num_windows(len(samples), segment_samples=length, hop_samples=hop)
+        starts = np.arange(windows) * hop
+        loud = window_rms(samples, starts, length) > _SILENT_RMS
+        vectors = np.zeros((windows, self.config.encoder.embedding_dim), np.float32)
+        vectors[loud] = self._encode(samples, starts[loud], length, hop)
+        return Fingerprints(vectors, hop_s, length / self.sample_rate_hz)
+
+    def _window_samples(self, num_samples: int) -> int:
+        rate_hz, segment = self.sample_rate_hz, self.config.audio.segment_samples
+        if num_samples >= segment:
+            return segment
+        steps = math.floor(num_samples / rate_hz / _LENGTH_STEP_S + 1e-9)
+        if steps * _LENGTH_STEP_S < SHORTEST_S:
+            raise AudioError(
+                f"{num_samples / rate_hz:.2f} s of audio is too short; at least {SHORTEST_S:.0f} s is needed, "
+                f"{self.config.audio.segment_s:.0f} s and more is better"
+            )
+        return round(steps * _LENGTH_STEP_S * rate_hz)
+
+    def _encode(self, samples: np.ndarray, starts: np.ndarray, length: int, hop: int) -> Float32[np.ndarray, "N E"]:
+        """Windows begin on `mel_hop / gcd` different phases of the frame grid: one STFT for each (2 for 300 ms)."""
+        mel = self.config.mel
+        num_frames = mel.num_frames(length)
+        spectrogram = functools.lru_cache(maxsize=None)(
+            lambda phase: mel_power(samples, mel, sample_rate_hz=self.sample_rate_hz, offset_samples=phase)
+        )
+        out = np.empty((len(starts), self.config.encoder.embedding_dim), np.float32)
+        first = 0
+        while first < len(starts):
+            size = next((b for b in _BATCHES if b >= len(starts) - first), _BATCHES[-1])
+            chosen = starts[first : first + size]
+            power = np.ones((size, num_frames, mel.num_mels), np.float32)  # what is left over is encoded and dropped
+            for row, start in zip(power, chosen, strict=False):
+                frame, phase = divmod(int(start), mel.hop_samples)
+                row[:] = spectrogram(phase)[frame : frame + num_frames]
+            vectors = embed_power(self._state.params, self._state.statistics, power, config=self.config)
+            out[first : first + len(chosen)] = np.asarray(vectors)[: len(chosen)]
+            first += len(chosen)
+        return out
+
+
+def load_encoder(model: str | pathlib.Path = DEFAULT_MODEL) -> Embedder:
+    """A shipped model by name ("edge"), or a checkpoint folder: of a training run, one step of it, or an exported encoder.
+
+    Raises:
+      UnknownModelError: neither a shipped name nor a folder.
+      CheckpointError: the folder holds no encoder of this project.
+    """
+    name = str(model)
+    folder = PRETRAINED / name if name in shipped_models() else pathlib.Path(model)
+    if not folder.is_dir():
+        raise UnknownModelError(
+            f"{name!r} is neither a shipped model nor a checkpoint folder{suggestion(name, shipped_models())}"
+        )
+    config, state = load_encoder_state(folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder)
+    name = name if folder.parent == PRETRAINED else str(folder.resolve())
+    return Embedder(name, config, state, _decision(folder))
+
+
+def shipped_models() -> list[str]:
+    """Names of the models inside the package."""
+    return sorted(p.name for p in PRETRAINED.iterdir() if (p / "checkpoint").is_dir()) if PRETRAINED.is_dir() else []
+
+
+def model_card(name: str) -> dict:
+    """What card.json says of a shipped model: parameters, data, measured hit rates, licence."""
+    file = PRETRAINED / name / "card.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def window_rms(samples: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+    """Root mean square of every window."""
+    energy = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
+    return np.sqrt(np.maximum(energy[starts + length] - energy[starts], 0) / length)
+
+
+def _decision(folder: pathlib.Path) -> Decision:
+    """The calibration beside the weights, or the default for a checkpoint that has none yet."""
+    file = folder / "decision.json"
+    return Decision(**json.loads(file.read_text())) if file.is_file() else Decision()

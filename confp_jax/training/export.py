@@ -1,0 +1,39 @@
+"""Exports the encoder of a training run for inference: the encoder alone, in half the size.
+
+python -m confp_jax.training.export runs/edge my_model
+confp add music.db ~/Music --model my_model
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from confp_jax.training.checkpoint import CheckpointError, encoder_identity, load_encoder_state, save_encoder
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes OUT/checkpoint; returns the exit status."""
+    parser = argparse.ArgumentParser("python -m confp_jax.training.export", description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=pathlib.Path, help="a run's workdir (its newest checkpoint) or one step of it")
+    parser.add_argument("out", type=pathlib.Path, help="folder for the model; --model OUT then uses it")
+    parser.add_argument("--dtype", default="float16", choices=("float32", "float16", "bfloat16"), help="of the stored weights")
+    args = parser.parse_args(argv)
+    target = args.out / "checkpoint"
+    if target.exists():
+        print(f"error: {target} exists; name another folder", file=sys.stderr)
+        return 1
+    try:
+        config, state = load_encoder_state(args.run)
+    except CheckpointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    save_encoder(target, config, state, dtype=args.dtype)
+    config, state = load_encoder_state(target)
+    size = sum(p.stat().st_size for p in target.rglob("*") if p.is_file())
+    print(f"{args.out}: {config.name}, {size / 1e6:.1f} MB, identity {encoder_identity(config, state)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

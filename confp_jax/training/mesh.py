@@ -1,0 +1,34 @@
+"""The mesh: batch over "data", parameters replicated."""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+AXIS = "data"
+
+
+def make_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
+    """One axis, "data", over all devices (or the first `num_devices`), explicit: a hidden collective is a type error."""
+    devices = jax.devices()[:num_devices]
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Explicit,), devices=devices)
+
+
+def replicate(x: jax.Array) -> jax.Array:
+    """All shards on every device; outside a mesh, x itself."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.reshard(x, PartitionSpec(*[None] * x.ndim))
+
+
+def global_batch(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
+    """Every process's rows as one array over the mesh, split by rows.
+
+    Raises:
+      ValueError: the rows do not divide over this process's devices.
+    """
+    rows = len(next(iter(batch.values())))
+    local = len(mesh.local_devices)
+    if rows % local:
+        raise ValueError(f"a batch of {rows} pairs does not divide over {local} devices; use a multiple of {local}")
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}

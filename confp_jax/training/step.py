@@ -1,0 +1,102 @@
+"""The training step: pure functions of the state."""
+
+import functools
+from typing import NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from confp_jax.config import TrainConfig
+from confp_jax.model.compiler import fast_jit
+from confp_jax.model.encoder import Encoder
+from confp_jax.model.features import log_mel, mel_power
+from confp_jax.model.spec_augment import spec_augment
+from confp_jax.training.losses import nt_xent
+
+
+class TrainState(NamedTuple):
+    """Everything that changes from step to step. The key of a step is folded from the seed, so it needs no place here."""
+
+    params: nnx.State
+    statistics: nnx.State  # BatchNorm's running mean and variance
+    optimizer: optax.OptState
+    step: jax.Array
+
+
+class Metrics(NamedTuple):
+    """What a step reports, still on the device."""
+
+    loss: jax.Array
+    top1: jax.Array
+    gradient_norm: jax.Array
+
+
+@functools.lru_cache(maxsize=8)
+def encoder_graph(config: TrainConfig) -> nnx.GraphDef:
+    """The encoder's structure without its arrays."""
+    return nnx.split(nnx.eval_shape(functools.partial(_encoder, config)), nnx.Param, ...)[0]
+
+
+def build_state(config: TrainConfig, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state of step 0, built inside one jit so that every leaf lies on the whole mesh."""
+
+    @jax.jit
+    def build() -> TrainState:
+        _, params, statistics = nnx.split(_encoder(config), nnx.Param, ...)
+        return TrainState(params, statistics, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+    return build()
+
+
+@fast_jit(static_argnames=("config", "optimizer"))
+def train_step(
+    state: TrainState, batch: dict[str, Array], *, config: TrainConfig, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, Metrics]:
+    """One step of NT-Xent on {"anchor", "replica"}: samples [B, n] int16, or mel power [B, T, F] made on the host."""
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    feature_key, dropout_key = jax.random.split(key)
+    frames = pair_features(batch, feature_key, config)
+
+    def loss_of(params: nnx.State) -> tuple[Float[Array, ""], tuple[nnx.State, Float[Array, ""]]]:
+        encoder = nnx.merge(encoder_graph(config), params, state.statistics, copy=True)
+        loss, top1 = nt_xent(encoder(frames, train=True, key=dropout_key), temperature=config.temperature)
+        _, _, statistics = nnx.split(encoder, nnx.Param, ...)
+        return loss, (statistics, top1)
+
+    (loss, (statistics, top1)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+    params = cast(nnx.State, optax.apply_updates(state.params, updates))
+    metrics = Metrics(loss, top1, optax.tree.norm(gradient))
+    return TrainState(params, statistics, optimizer_state, state.step + 1), metrics
+
+
+def pair_features(batch: dict[str, Array], key: PRNGKeyArray, config: TrainConfig) -> Float[Array, "2B T F"]:
+    """Log-mel with SpecAugment; rows 2i and 2i + 1 are anchor and replica i, so that a shard holds whole pairs."""
+    anchor_key, replica_key = jax.random.split(key)
+    anchor = spec_augment(
+        _features(batch["anchor"], config), anchor_key, config.spec_augment, strength=config.spec_augment.anchor_fraction
+    )
+    replica = spec_augment(_features(batch["replica"], config), replica_key, config.spec_augment)
+    stacked = jnp.stack([anchor, replica], axis=1)
+    return stacked.reshape(-1, *anchor.shape[1:])
+
+
+@fast_jit(static_argnames=("config",))
+def embed(params: nnx.State, statistics: nnx.State, power: Float[Array, "B T F"], *, config: TrainConfig) -> Float[Array, "B E"]:
+    """Fingerprints of mel power by the running statistics, without dropout."""
+    encoder = nnx.merge(encoder_graph(config), params, statistics)
+    return encoder(log_mel(power, config.mel))
+
+
+def _features(values: Array, config: TrainConfig) -> Float[Array, "B T F"]:
+    if values.ndim == 2:
+        samples = values.astype(jnp.float32) / 32768
+        values = mel_power(samples, config.mel, sample_rate_hz=config.audio.sample_rate_hz)
+    return log_mel(values, config.mel)
+
+
+def _encoder(config: TrainConfig) -> Encoder:
+    return Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(config.seed))

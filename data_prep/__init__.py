@@ -1,0 +1,1 @@
+"""Offline preparation: music, noise and rooms in; TFDS datasets of ArrayRecord shards out."""

@@ -1,0 +1,69 @@
+"""What a preparation run reads, draws and writes: the frozen form of configs/prepare.py."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """A transform that is applied with probability `p`, its one drawn value uniform in [low, high]."""
+
+    p: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ChainConfig:
+    """The distortion of one replica, in the order in which sound meets them (PAPER: draws, start values)."""
+
+    stretch: Draw = Draw()  # playback rate, pitch kept: 0.7 to 1.3
+    pitch: Draw = Draw()  # semitones, tempo kept
+    reverb_p: float = 0.0  # convolution with an impulse response
+    background: Draw = Draw()  # signal-to-noise ratio in dB of a recorded noise
+    coloured: Draw = Draw()  # signal-to-noise ratio in dB of coloured noise
+    coloured_decay_db: tuple[float, float] = (-6.0, 6.0)  # per octave
+    tanh: Draw = Draw()  # amount of distortion, 0 to 1
+    polarity_p: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareConfig:
+    """One run of make_train."""
+
+    name: str = "fma"
+    music_dir: str = ""  # FMA's NNN/NNNNNN.mp3 tree, or any folder of audio
+    tracks_csv: str = ""  # FMA's tracks.csv; empty: music_dir is any folder, split by a hash of the content
+    subset: str = "large"  # small < medium < large < full, nested
+    splits: tuple[str, ...] = ("training", "validation", "test")
+    noise_dir: str = ""  # holds train/ and test/
+    ir_dir: str = ""  # holds train/ and test/
+    out: str = ""
+    num_replicas: int = 4
+    seed: int = 0
+    sample_rate_hz: int = 16_000
+    min_clip_s: float = 6.0  # shorter tracks are skipped, and said so
+    tracks_per_shard: int = 16
+    num_workers: int = 0  # processes; 0: one for each core
+    chain: ChainConfig = ChainConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class QueryConfig:
+    """One run of make_queries: every condition becomes a split of the query set."""
+
+    name: str = "queries"
+    music_dir: str = ""
+    tracks_csv: str = ""
+    subset: str = "large"
+    split: str = "test"
+    noise_dir: str = ""
+    ir_dir: str = ""
+    out: str = ""
+    seed: int = 0
+    sample_rate_hz: int = 16_000
+    segment_s: float = 3.0
+    index_hop_s: float = 0.3
+    excerpts_per_track: int = 5
+    tracks_per_shard: int = 100
+    num_workers: int = 0
+    conditions: tuple[str, ...] = ()  # empty: all of data_prep.make_queries.CONDITIONS

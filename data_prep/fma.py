@@ -1,0 +1,54 @@
+"""FMA's metadata: official splits, nested subsets, known-bad ids (Defferrard et al., ISMIR 2017)."""
+
+import csv
+import pathlib
+
+from data_prep.tracks import SPLITS, SourceError, Track
+
+SUBSETS = ("small", "medium", "large", "full")
+_COLUMNS = (("set", "split"), ("set", "subset"), ("track", "title"), ("artist", "name"))
+NO_AUDIO = frozenset({99134, 108925, 133297})
+SHORT_OR_BROKEN = frozenset(
+    {1486, 2624, 5574, 65753, 80391, *range(98558, 98561), *range(98565, 98570)} | {98571, 105247, 108924, 126981, 127336, 143992}
+)
+
+
+def read_tracks(tracks_csv: str | pathlib.Path, music_dir: str | pathlib.Path, *, subset: str) -> list[Track]:
+    """The tracks of a subset (subsets are nested: medium holds small), known-bad ids left out, sorted by id.
+
+    Raises:
+      SourceError: no file, a missing column, an unknown subset, a track in two splits.
+    """
+    path = pathlib.Path(tracks_csv)
+    if subset not in SUBSETS:
+        raise SourceError(f"subset {subset!r} is none of FMA's: {', '.join(SUBSETS)}")
+    if not path.is_file():
+        raise SourceError(f"{path}: no such file; it is in FMA's archive fma_metadata.zip")
+    wanted = SUBSETS[: SUBSETS.index(subset) + 1]
+    tracks: dict[int, Track] = {}
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = csv.reader(file)
+        columns = list(zip(next(rows, []), next(rows, []), strict=False))
+        missing = [c for c in _COLUMNS if c not in columns]
+        if missing:
+            raise SourceError(f"{path}: columns {missing} are missing; is it FMA's tracks.csv with its two header rows?")
+        split_at, subset_at, title_at, artist_at = (columns.index(c) for c in _COLUMNS)
+        next(rows, None)  # the row that names the index
+        for number, row in enumerate(rows, 4):
+            if len(row) != len(columns) or not row[0].isdecimal():
+                raise SourceError(f"{path}, line {number}: {len(row)} cells instead of {len(columns)}; download it again")
+            if row[subset_at] not in wanted or int(row[0]) in NO_AUDIO | SHORT_OR_BROKEN:
+                continue
+            track_id, split = int(row[0]), row[split_at]
+            if split not in SPLITS:
+                raise SourceError(f"{path}, line {number}: split {split!r} is none of {', '.join(SPLITS)}")
+            if track_id in tracks and tracks[track_id].split != split:
+                raise SourceError(f"{path}, line {number}: track {track_id} is in {tracks[track_id].split} and in {split}")
+            name = " - ".join(part for part in (row[artist_at], row[title_at]) if part)
+            tracks[track_id] = Track(track_id, audio_path(music_dir, track_id), split, name)
+    return sorted(tracks.values(), key=lambda track: track.track_id)
+
+
+def audio_path(music_dir: str | pathlib.Path, track_id: int) -> pathlib.Path:
+    """FMA's place for a track: 002/002345.mp3."""
+    return pathlib.Path(music_dir) / f"{track_id // 1000:03d}" / f"{track_id:06d}.mp3"

@@ -1,0 +1,136 @@
+"""Test tracks to distorted query sets, in the record format: every condition is a split of the set.
+
+    python -m data_prep.make_queries --config=configs/queries.py --config.music_dir=fma_large ... --config.out=queries
+
+Truth travels in the record: track id, and where in the original the excerpt begins. Stretched excerpts are aligned at their
+centres, reverberated ones at the direct sound (PAPER: "query position").
+"""
+
+import dataclasses
+import functools
+import zlib
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from confp_jax import command_line
+from confp_jax.audio.decode import DecodeError, decode
+from confp_jax.audio.segments import replica_start_s
+from confp_jax.config import ConfigError, from_mapping, suggestion
+from confp_jax.data.records import Clip, DatasetSummary, to_int16, write_dataset_metadata
+from data_prep.augment import Chain, Distorted, Sounds, prepare_sounds
+from data_prep.config import ChainConfig, Draw, QueryConfig
+from data_prep.shards import plan_shards, report_failures, write_shards
+from data_prep.sources import ALL_SPLITS, output_folder, read_tracks, settings_json, sound_part
+from data_prep.tracks import SourceError, Track
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """What is done to the whole clip (rooms and time), what to the excerpt (noise, so that the SNR is the excerpt's)."""
+
+    clip: ChainConfig = ChainConfig()
+    excerpt: ChainConfig = ChainConfig()
+    shift_s: float = 0.0  # of a start on the index's grid, either way
+
+
+def _always(value: float) -> Draw:
+    return Draw(1.0, value, value)
+
+
+_REVERB = ChainConfig(reverb_p=1.0)
+CONDITIONS: dict[str, Condition] = {
+    "clean": Condition(),
+    **{f"shift_{percent}": Condition(shift_s=0.003 * percent) for percent in (10, 20, 30, 40)},
+    "reverb": Condition(clip=_REVERB),
+    **{f"background_{db}db": Condition(excerpt=ChainConfig(background=_always(db))) for db in (15, 10, 5, 0)},
+    **{f"coloured_{db}db": Condition(excerpt=ChainConfig(coloured=_always(db))) for db in (15, 10, 5)},
+    "reverb_background_10db": Condition(clip=_REVERB, excerpt=ChainConfig(background=_always(10))),
+    **{f"stretch_{percent}": Condition(clip=ChainConfig(stretch=_always(percent / 100))) for percent in (70, 85, 115, 130)},
+    **{f"pitch_{name}": Condition(clip=ChainConfig(pitch=_always(v))) for name, v in (("down_1", -1), ("up_1", 1))},
+}
+
+
+def main(config: ConfigDict, _: flags.FlagValues) -> None:
+    """Makes the query set that the configuration describes."""
+    make_queries(from_mapping(QueryConfig, config), Console(stderr=True))
+
+
+def make_queries(config: QueryConfig, console: Console) -> None:
+    """Writes the TFDS dataset `config.out`, a split for each condition.
+
+    Raises:
+      SourceError: a source cannot be used, or the folder holds something else.
+      ConfigError: an unknown condition.
+    """
+    names = config.conditions or tuple(CONDITIONS)
+    for name in names:
+        if name not in CONDITIONS:
+            raise ConfigError(f"unknown condition {name!r}{suggestion(name, CONDITIONS)}")
+    out = output_folder(config.out)
+    tracks = [track for track in read_tracks(config) if config.split in (track.split, ALL_SPLITS)]
+    if not tracks:
+        raise SourceError(f"{config.music_dir} has no {config.split} tracks")
+    part = sound_part(config.split)
+    sounds = prepare_sounds(config.noise_dir, config.ir_dir, part, cache=out / ".sounds", sample_rate_hz=config.sample_rate_hz)
+    shards = []
+    for name in names:
+        shards += plan_shards(tracks, out, config.name, name, tracks_per_shard=config.tracks_per_shard)
+    settings = settings_json(config, tracks)
+    make = functools.partial(make_excerpts, config=config, sounds=sounds)
+    splits, failures = write_shards(shards, make, settings=settings, num_workers=config.num_workers, console=console)
+    report_failures(failures, out, console)
+    track_names = {str(track.track_id): track.name for track in tracks}
+    summary = DatasetSummary(config.name, config.sample_rate_hz, 0, settings, track_names)
+    write_dataset_metadata(out, summary, splits, description="Distorted excerpts with their true track and position.")
+    console.print(f"{out}: {sum(n for parts in splits.values() for n, _ in parts)} queries in {len(splits)} conditions")
+
+
+def make_excerpts(track: Track, name: str, *, config: QueryConfig, sounds: Sounds) -> list[Clip]:
+    """The excerpts of one track under one condition.
+
+    Raises:
+      DecodeError: the file cannot be used, or is too short; the caller lists it.
+    """
+    condition, rate_hz = CONDITIONS[name], config.sample_rate_hz
+    clip = decode(track.path, sample_rate_hz=rate_hz)
+    if clip.duration_s < config.segment_s + 2:
+        raise DecodeError(f"{track.path}: {clip.duration_s:.1f} s is too short for a query set")
+    seed = (config.seed, zlib.crc32(name.encode()), track.track_id)
+    clip_chain, excerpt_chain = _chains(name, sounds)
+    whole = clip_chain.apply(clip.samples, sample_rate_hz=rate_hz, seed=seed)
+    signs = np.random.default_rng(seed).choice((-1.0, 1.0), size=config.excerpts_per_track)
+    excerpts = []
+    for number, start_s in enumerate(_starts_s(clip.duration_s, whole, condition, signs, config)):
+        begin_s = replica_start_s(start_s, shift_s=0.0, rate=whole.rate, segment_s=config.segment_s)
+        begin = min(max(round(begin_s * rate_hz), 0), len(whole.samples) - round(config.segment_s * rate_hz))
+        window = whole.samples[begin : begin + round(config.segment_s * rate_hz)]
+        noisy = excerpt_chain.apply(window, sample_rate_hz=rate_hz, seed=(*seed, number))
+        draws = whole.draws[:-1] + ("," if min(len(whole.draws), len(noisy.draws)) > 2 else "") + noisy.draws[1:]
+        excerpts.append(Clip(track.track_id, number, whole.rate, start_s, to_int16(noisy.samples), draws))
+    return excerpts
+
+
+def _starts_s(clean_s: float, whole: Distorted, condition: Condition, signs: np.ndarray, config: QueryConfig) -> list[float]:
+    """Linearly spaced starts at which the (stretched) clip has a whole window; shifted ones begin on the index's grid."""
+    half = config.segment_s / 2
+    low = max(0.0, (whole.rate - 1) * half)
+    high = min(clean_s - config.segment_s, whole.rate * (len(whole.samples) / config.sample_rate_hz - half) - half)
+    starts = np.linspace(low, high, config.excerpts_per_track)
+    if condition.shift_s:
+        last = int((high - condition.shift_s) / config.index_hop_s)
+        grid = np.clip(np.round(starts / config.index_hop_s), 1, last) * config.index_hop_s
+        starts = grid + signs * condition.shift_s
+    return [float(start) for start in starts]
+
+
+@functools.lru_cache(maxsize=2)
+def _chains(name: str, sounds: Sounds) -> tuple[Chain, Chain]:
+    condition = CONDITIONS[name]
+    return Chain(condition.clip, sounds), Chain(condition.excerpt, sounds)
+
+
+if __name__ == "__main__":
+    command_line.run(main, config_file="configs/queries.py", errors=(SourceError,))

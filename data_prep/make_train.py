@@ -1,0 +1,85 @@
+"""Tracks to clean clips and precomputed replicas.
+
+    python -m data_prep.make_train --config=configs/prepare.py:full --config.music_dir=fma_full ... --config.out=DIR
+
+Killed or interrupted, start it again: complete shards stay.
+"""
+
+import functools
+
+from absl import flags
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from confp_jax import command_line
+from confp_jax.audio.decode import DecodeError, decode
+from confp_jax.config import from_mapping
+from confp_jax.data.records import Clip, DatasetSummary, to_int16, write_dataset_metadata
+from data_prep.augment import Chain, Sounds, prepare_sounds
+from data_prep.config import PrepareConfig
+from data_prep.shards import plan_shards, report_failures, write_shards
+from data_prep.sources import output_folder, read_tracks, settings_json, sound_part
+from data_prep.tracks import SourceError, Track
+
+
+def main(config: ConfigDict, _: flags.FlagValues) -> None:
+    """Prepares the dataset that the configuration describes."""
+    prepare(from_mapping(PrepareConfig, config), Console(stderr=True))
+
+
+def prepare(config: PrepareConfig, console: Console) -> None:
+    """Writes the TFDS dataset `config.out`: for every track its clean clip and `num_replicas` replicas.
+
+    Raises:
+      SourceError: a source cannot be used, or the folder holds something else.
+    """
+    out = output_folder(config.out)
+    tracks = read_tracks(config)
+    sounds = {
+        part: prepare_sounds(config.noise_dir, config.ir_dir, part, cache=out / ".sounds", sample_rate_hz=config.sample_rate_hz)
+        for part in sorted({sound_part(split) for split in config.splits})
+    }
+    shards = []
+    for split in config.splits:
+        members = [track for track in tracks if track.split == split]
+        console.print(f"{split}: {len(members)} tracks")
+        shards += plan_shards(members, out, config.name, split, tracks_per_shard=config.tracks_per_shard)
+    make = functools.partial(make_clips, config=config, sounds=sounds)
+    settings = settings_json(config, tracks)
+    splits, failures = write_shards(shards, make, settings=settings, num_workers=config.num_workers, console=console)
+    report_failures(failures, out, console)
+    names = {str(track.track_id): track.name for track in tracks}
+    summary = DatasetSummary(config.name, config.sample_rate_hz, config.num_replicas, settings, names)
+    description = f"Clean clips and {config.num_replicas} distorted replicas of each, for contrastive audio fingerprinting."
+    write_dataset_metadata(out, summary, splits, description=description)
+    total_gb = sum(size for parts in splits.values() for _, size in parts) / 1e9
+    console.print(f"{out}: {sum(n for parts in splits.values() for n, _ in parts)} records, {total_gb:.2f} GB")
+
+
+def make_clips(track: Track, split: str, *, config: PrepareConfig, sounds: dict[str, Sounds]) -> list[Clip]:
+    """The clean clip (replica 0) and its replicas.
+
+    Raises:
+      DecodeError: the file cannot be used; the caller lists it.
+    """
+    audio = decode(track.path, sample_rate_hz=config.sample_rate_hz)
+    if audio.duration_s < config.min_clip_s:
+        raise DecodeError(f"{track.path}: {audio.duration_s:.1f} s is shorter than min_clip_s={config.min_clip_s}")
+    if abs(audio.samples).max() < 1e-4:
+        raise DecodeError(f"{track.path}: is silent")
+    chain = _chain(config, sounds[sound_part(split)])
+    clips = [Clip(track.track_id, 0, 1.0, 0.0, to_int16(audio.samples))]
+    for replica in range(1, config.num_replicas + 1):
+        seed = (config.seed, track.track_id, replica)
+        distorted = chain.apply(audio.samples, sample_rate_hz=config.sample_rate_hz, seed=seed)
+        clips.append(Clip(track.track_id, replica, distorted.rate, 0.0, to_int16(distorted.samples), distorted.draws))
+    return clips
+
+
+@functools.lru_cache(maxsize=4)
+def _chain(config: PrepareConfig, sounds: Sounds) -> Chain:
+    return Chain(config.chain, sounds)
+
+
+if __name__ == "__main__":
+    command_line.run(main, config_file="configs/prepare.py", errors=(SourceError,))

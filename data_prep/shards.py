@@ -1,0 +1,146 @@
+"""Parallel, restartable shard writing: a shard exists when it is complete, and its note (.json) says what is in it."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context, parent_process
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from confp_jax.audio.decode import DecodeError
+from confp_jax.data.records import Clip, shard_path, write_shard
+from data_prep.tracks import SourceError, Track
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A track that was left out."""
+
+    track_id: int
+    path: str
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One unit of work and what came of it."""
+
+    path: pathlib.Path
+    split: str
+    tracks: tuple[Track, ...]
+
+
+def write_shards(
+    shards: Sequence[Shard],
+    make_clips: Callable[[Track, str], list[Clip]],
+    *,
+    settings: str,
+    num_workers: int,
+    console: Console,
+) -> tuple[dict[str, Sequence[tuple[int, int]]], list[Failure]]:
+    """Makes every shard that is not there yet; returns {split: [(records, bytes)]} in order, and the failures.
+
+    `make_clips(track, split)` must be picklable. A run that was killed is simply started again: complete shards stay.
+
+    Raises:
+      SourceError: the folder holds shards made with other settings.
+    """
+    identity = hashlib.sha256(settings.encode()).hexdigest()
+    todo = [shard for shard in shards if not _is_done(shard, identity)]
+    if len(todo) < len(shards):
+        console.print(f"{len(shards) - len(todo)} of {len(shards)} shards are already there")
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("tracks", total=sum(len(shard.tracks) for shard in todo))
+        for shard in _write_all(todo, make_clips, identity, num_workers):
+            progress.advance(task, len(shard.tracks))
+    splits: dict[str, Sequence[tuple[int, int]]] = {}
+    failures: list[Failure] = []
+    for shard in shards:
+        note = json.loads(_note(shard).read_text())
+        splits[shard.split] = [*splits.get(shard.split, []), (note["records"], note["bytes"])]
+        failures += [Failure(**failure) for failure in note["failures"]]
+    return splits, failures
+
+
+def plan_shards(tracks: Sequence[Track], folder: pathlib.Path, name: str, split: str, *, tracks_per_shard: int) -> list[Shard]:
+    """Cuts a split's tracks into shards of equal size; the plan depends on the tracks alone."""
+    groups = [tuple(tracks[i : i + tracks_per_shard]) for i in range(0, len(tracks), tracks_per_shard)]
+    return [Shard(shard_path(folder, name, split, i, len(groups)), split, g) for i, g in enumerate(groups)]
+
+
+def report_failures(failures: Sequence[Failure], folder: pathlib.Path, console: Console) -> None:
+    """Lists what was left out, on the screen and in failures.jsonl."""
+    (folder / "failures.jsonl").write_text("".join(json.dumps(dataclasses.asdict(f)) + "\n" for f in failures))
+    for failure in failures[:20]:
+        console.print(f"[yellow]left out[/] track {failure.track_id}: {failure.why}", highlight=False)
+    if failures:
+        console.print(f"{len(failures)} tracks left out; all of them are in {folder / 'failures.jsonl'}")
+
+
+def _write_all(
+    todo: list[Shard], make_clips: Callable[[Track, str], list[Clip]], identity: str, num_workers: int
+) -> Iterator[Shard]:
+    num_workers = min(num_workers or os.cpu_count() or 1, len(todo))
+    if num_workers <= 1:
+        for shard in todo:
+            _write_one(shard, make_clips, identity)
+            yield shard
+        return
+    # One BLAS thread each: two workers with two threads each were 35 times slower (FACTS). Children read it at import.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+        futures = {pool.submit(_write_one, shard, make_clips, identity): shard for shard in todo}
+        for future in as_completed(futures):
+            future.result()
+            yield futures[future]
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _write_one(shard: Shard, make_clips: Callable[[Track, str], list[Clip]], identity: str) -> None:
+    failures: list[Failure] = []
+
+    def clips() -> Iterator[Clip]:
+        for track in shard.tracks:
+            try:
+                yield from make_clips(track, shard.split)
+            except DecodeError as error:
+                failures.append(Failure(track.track_id, str(track.path), str(error)))
+
+    records, size = write_shard(shard.path, clips())
+    note = {"identity": identity, "records": records, "bytes": size, "failures": [dataclasses.asdict(f) for f in failures]}
+    partial = _note(shard).with_suffix(".part")
+    partial.write_text(json.dumps(note))
+    partial.rename(_note(shard))
+
+
+def _is_done(shard: Shard, identity: str) -> bool:
+    if not (_note(shard).is_file() and shard.path.is_file()):
+        return False
+    if json.loads(_note(shard).read_text())["identity"] != identity:
+        raise SourceError(
+            f"{shard.path.parent} holds shards made with other settings or other tracks; write to another --config.out, "
+            "or delete that folder to make it anew"
+        )
+    return True
+
+
+def _note(shard: Shard) -> pathlib.Path:
+    return shard.path.parent / ".shards" / (shard.path.name + ".json")

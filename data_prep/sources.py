@@ -1,0 +1,46 @@
+"""What a preparation run reads from and writes to."""
+
+import dataclasses
+import json
+import pathlib
+
+from data_prep import fma, folder
+from data_prep.config import PrepareConfig, QueryConfig
+from data_prep.tracks import SourceError, Track
+
+ALL_SPLITS = "all"
+
+
+def output_folder(out: str) -> pathlib.Path:
+    """Makes the folder that shards go to.
+
+    Raises:
+      SourceError: none was named.
+    """
+    if not out:
+        raise SourceError("where to? pass --config.out=FOLDER")
+    folder_path = pathlib.Path(out)
+    (folder_path / ".shards").mkdir(parents=True, exist_ok=True)
+    return folder_path
+
+
+def read_tracks(config: PrepareConfig | QueryConfig) -> list[Track]:
+    """FMA's tracks where a tracks.csv is named, else every audio file of the folder."""
+    if not config.music_dir:
+        raise SourceError("which music? pass --config.music_dir=FOLDER (and --config.tracks_csv=FILE if it is FMA)")
+    if config.tracks_csv:
+        return fma.read_tracks(config.tracks_csv, config.music_dir, subset=config.subset)
+    return folder.read_tracks(config.music_dir)
+
+
+def sound_part(split: str) -> str:
+    """Which noise and rooms a split may hear: what is trained on, or chosen by, never hears the test part."""
+    return "train" if split in ("training", "validation") else "test"
+
+
+def settings_json(config: PrepareConfig | QueryConfig, tracks: list[Track]) -> str:
+    """Everything that decides the shards' content, without this machine's folders."""
+    values = dataclasses.asdict(config)
+    for key in ("music_dir", "tracks_csv", "noise_dir", "ir_dir", "out", "num_workers"):
+        values.pop(key)
+    return json.dumps(values | {"tracks": [t.track_id for t in tracks]}, sort_keys=True)

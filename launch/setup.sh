@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Makes .venv with Python 3.11 to 3.13 and the versions of requirements.lock. Sourced by the other scripts: setup EXTRAS
+setup() {
+  local extras=$1 python candidate stamp
+  cd "$(dirname "${BASH_SOURCE[0]}")/.." || return 1
+  if [ ! -x .venv/bin/python ]; then
+    for candidate in python3.12 python3.13 python3.11 python3; do
+      if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+        python=$candidate
+        break
+      fi
+    done
+    if [ -z "${python:-}" ]; then
+      echo "error: Python 3.11, 3.12 or 3.13 is needed; none was found on the PATH" >&2
+      return 1
+    fi
+    echo "making .venv with $($python --version)"
+    "$python" -m venv .venv
+  fi
+  stamp=.venv/installed-$(printf '%s' "$extras" | tr -c 'a-z\n' '_')-$(cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
+  if [ ! -e "$stamp" ]; then
+    echo "installing (about a minute, 1.5 GB)"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[$extras]"
+    touch "$stamp"
+  fi
+}

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Sets up .venv where it is missing, and passes the tests. Arguments go to pytest: ./launch/test.sh -k match
+set -euo pipefail
+# shellcheck source=launch/setup.sh
+source "$(dirname "$0")/setup.sh"
+setup prepare,evaluate,dev
+# Two workers fill two cores only with one BLAS thread each.
+export OPENBLAS_NUM_THREADS=1
+exec .venv/bin/python -m pytest -n auto --dist loadfile "$@"

@@ -1,0 +1,135 @@
+"""The record format: what goes in comes out, a shard is there only when it is complete, TensorFlow stays out."""
+
+import dataclasses
+import json
+import pathlib
+import pickle
+import sys
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from confp_jax.data.records import Clip, ClipSource, DatasetError, read_splits, read_summary, shard_path, to_int16, write_shard
+
+_CLIPS = st.builds(
+    Clip,
+    track_id=st.integers(0, 2**62 - 1),  # folder.read_tracks: 62 bits of a hash
+    replica=st.integers(0, 2**31 - 1),
+    rate=st.floats(0.5, 2.0, width=32),
+    start_s=st.floats(0.0, 1e5, width=32),
+    samples=hnp.arrays(np.dtype("<i2"), st.integers(0, 400)),
+    draws=st.text(),
+)
+
+
+def _clip(number: int, *, replica: int = 0, num_samples: int = 100) -> Clip:
+    samples = np.random.default_rng((number, replica)).integers(-32768, 32768, num_samples).astype("<i2")
+    return Clip(number, replica, 1.0, 0.0, samples, json.dumps([{"transform": "Ü", "replica": replica}]))
+
+
+def _assert_same(found: Clip, expected: Clip) -> None:
+    assert found.samples.dtype == np.dtype("<i2")
+    assert found.samples.tobytes() == expected.samples.tobytes()
+    others = [field.name for field in dataclasses.fields(Clip) if field.name != "samples"]
+    assert [getattr(found, name) for name in others] == [getattr(expected, name) for name in others]
+
+
+@settings(max_examples=15)
+@given(clips=st.lists(_CLIPS, min_size=1, max_size=5), num_shards=st.integers(1, 3))
+def test_round_trip(make_dataset, clips: list[Clip], num_shards: int) -> None:
+    folder = make_dataset({"training": clips}, num_replicas=0, num_shards=num_shards)
+    source = ClipSource(folder, "training")
+    assert len(source) == len(clips)
+    for found, expected in zip(source, clips, strict=True):
+        _assert_same(found, expected)
+
+
+def test_anybodys_tfds_opens_it(make_dataset) -> None:
+    clips = [_clip(i) for i in range(5)]
+    folder = make_dataset({"training": clips[:3], "noise_10db": clips[3:]}, num_replicas=0)
+    builder = tfds.builder_from_directory(str(folder))
+    assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"training": 3, "noise_10db": 2}
+    rows = builder.as_data_source(split="noise_10db")
+    assert [row["samples"] for row in rows] == [clip.samples.tobytes() for clip in clips[3:]]
+    assert [int(row["track_id"]) for row in rows] == [3, 4]
+    assert "tensorflow" not in sys.modules
+
+
+def test_source_survives_pickling(make_dataset) -> None:
+    """Grain sends it to its workers."""
+    clips = [_clip(i, replica=r) for i in range(2) for r in range(3)]
+    source = ClipSource(make_dataset({"training": clips}, num_replicas=2), "training")
+    again = pickle.loads(pickle.dumps(source))
+    assert (len(again), again.num_tracks) == (6, 2)
+    _assert_same(again[4], clips[4])
+    assert again.summary.track_names == {"0": "track 0", "1": "track 1"}
+
+
+def test_no_dataset_says_how_to_make_one(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(DatasetError, match=r"no prepared dataset here.*data_prep\.make_train"):
+        ClipSource(tmp_path, "training")
+    with pytest.raises(DatasetError, match="no folder given"):
+        read_summary("")
+
+
+def test_no_such_split_names_those_there_are(make_dataset) -> None:
+    folder = make_dataset({"training": [_clip(0)], "validation": [_clip(1)]}, num_replicas=0)
+    with pytest.raises(DatasetError, match="no split 'trainig'; it has training, validation"):
+        ClipSource(folder, "trainig")
+
+
+def test_read_splits(make_dataset) -> None:
+    folder = make_dataset({"training": [_clip(0)], "validation": [], "noise_10db": [_clip(1), _clip(2)]}, num_replicas=0)
+    assert list(read_splits(folder)) == ["training", "noise_10db"]
+
+
+def test_a_missing_shard_is_a_dataset_error(make_dataset) -> None:
+    folder = make_dataset({"training": [_clip(0), _clip(1)]}, num_replicas=0, num_shards=2)
+    lost = shard_path(folder, "made", "training", 1, 2)
+    lost.unlink()
+    with pytest.raises(DatasetError, match=lost.name):
+        list(ClipSource(folder, "training"))
+
+
+def test_damaged_metadata_is_a_dataset_error(make_dataset) -> None:
+    folder = make_dataset({"training": [_clip(0)]}, num_replicas=0)
+    (folder / "confp.json").write_text('{"name": "cut off')
+    with pytest.raises(DatasetError, match=r"confp\.json"):
+        ClipSource(folder, "training")
+
+
+@given(samples=hnp.arrays(np.float32, st.integers(0, 50), elements=st.floats(-4, 4, width=32)))
+def test_int16_is_never_clipped(samples: np.ndarray) -> None:
+    pcm = to_int16(samples)
+    scale = 32767.0 / max(1.0, float(np.abs(samples).max(initial=0.0)))
+    assert pcm.dtype == np.dtype("<i2")
+    # Half a step of rounding, and one float32 rounding of a value up to 32767.
+    np.testing.assert_allclose(pcm.astype(np.float64), samples.astype(np.float64) * scale, rtol=0, atol=0.5 + 0.004)
+
+
+def test_int16_scale() -> None:
+    np.testing.assert_array_equal(to_int16(np.array([0.5, -1.0, 1.0, 0.0], np.float32)), [16384, -32767, 32767, 0])
+    np.testing.assert_array_equal(to_int16(np.array([2.0, -4.0, 1.0], np.float32)), [16384, -32767, 8192])
+
+
+def test_a_shard_that_failed_is_not_there(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "made-training.array_record-00000-of-00001"
+
+    def broken():
+        yield _clip(0)
+        yield _clip(1)
+        raise OSError("the disk went away")
+
+    with pytest.raises(OSError, match="went away"):
+        write_shard(path, broken())
+    assert not path.exists()
+    num, size = write_shard(path, [_clip(0), _clip(1)])
+    assert (num, size) == (2, path.stat().st_size)
+    whole = tmp_path / "whole"
+    write_shard(whole, [_clip(0), _clip(1)])
+    assert path.read_bytes() == whole.read_bytes(), "the same clips are the same bytes, whatever lay there before"
+    assert not list(tmp_path.glob("*.part"))

@@ -1,0 +1,40 @@
+"""What the retrieval tests share: music, and an untrained encoder: it tells clean copies apart, which plumbing needs."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from confp_jax.audio.decode import decode
+
+EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples" / "music"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A `tiny` encoder with its initial weights, saved by `save_encoder`."""
+    from flax import nnx
+
+    from configs.fma import get_config
+    from confp_jax.config import TrainConfig, from_mapping
+    from confp_jax.model.encoder import Encoder
+    from confp_jax.training.checkpoint import EncoderState, save_encoder
+
+    config = from_mapping(TrainConfig, get_config("tiny"))
+    _, params, statistics = nnx.split(Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(7)), nnx.Param, ...)
+    folder = tmp_path_factory.mktemp("model") / "untrained"
+    save_encoder(folder, config, EncoderState(params, statistics))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def embedder(checkpoint: pathlib.Path):
+    from confp_jax.retrieval.embed import load_encoder
+
+    return load_encoder(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def music() -> np.ndarray:
+    """30 s of real music at 16 kHz."""
+    return decode(EXAMPLES / "jordan-trudgett_battle2.mp3", sample_rate_hz=16_000).samples

@@ -1,0 +1,192 @@
+"""Configuration: what goes through JSON comes back, and a wrong field is refused with a suggestion."""
+
+import dataclasses
+import importlib
+import json
+import pathlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+
+from confp_jax.config import (
+    AudioConfig,
+    CheckpointConfig,
+    ConfigError,
+    DataConfig,
+    EncoderConfig,
+    MelConfig,
+    OptimizerConfig,
+    TrainConfig,
+    from_mapping,
+)
+from data_prep.config import ChainConfig, Draw, PrepareConfig, QueryConfig
+
+_FLOATS = st.floats(0.1, 1e6)
+
+
+@given(
+    st.builds(
+        TrainConfig,
+        name=st.text(),
+        seed=st.integers(0, 2**32),
+        temperature=_FLOATS,
+        audio=st.builds(AudioConfig, sample_rate_hz=st.integers(8000, 48_000), segment_s=st.floats(1, 1e6)),
+        optimizer=st.builds(OptimizerConfig, learning_rate=_FLOATS, schedule=st.sampled_from(["constant", "cosine"])),
+        data=st.builds(
+            DataConfig, dir=st.text(), crop_spacing_s=st.tuples(_FLOATS, _FLOATS), mel_on=st.sampled_from(["host", "device"])
+        ),
+    )
+)
+def test_json_round_trip(config: TrainConfig) -> None:
+    again = TrainConfig.from_json(config.to_json())
+    assert again == config
+    assert hash(again) == hash(config), "a jitted step takes it as a static argument"
+
+
+@pytest.mark.parametrize("name", ["small", "medium", "large", "edge", "tiny"])
+def test_every_model(name: str) -> None:
+    from configs.fma import get_config
+
+    values = get_config(name)
+    config = from_mapping(TrainConfig, values)
+    assert config.name == name
+    assert TrainConfig.from_json(config.to_json()) == config
+    assert set(_leaves(values.to_dict())) == set(_leaves(dataclasses.asdict(config))), "a field is missing in configs/fma.py"
+
+
+def test_unknown_model() -> None:
+    from configs.fma import get_config
+
+    with pytest.raises(ValueError, match="unknown model 'smal'; known: small, medium, large, edge, tiny"):
+        get_config("smal")
+
+
+@pytest.mark.parametrize(("module", "kind"), [("prepare", PrepareConfig), ("queries", QueryConfig)])
+def test_preparation(module: str, kind: type) -> None:
+    values = importlib.import_module(f"configs.{module}").get_config()
+    config = from_mapping(kind, values)
+    assert set(_leaves(values.to_dict())) == set(_leaves(dataclasses.asdict(config)))
+    json.dumps(dataclasses.asdict(config))
+
+
+def test_every_config_file_is_tested(root: pathlib.Path) -> None:
+    """A new configs/*.py must parse, too: add it here."""
+    known = {"__init__", "fma", "prepare", "queries", "benchmark"}
+    assert {path.stem for path in (root / "configs").glob("*.py")} <= known
+    for name in known - {"__init__"}:
+        if (root / "configs" / f"{name}.py").exists():
+            assert isinstance(importlib.import_module(f"configs.{name}").get_config(), ConfigDict)
+
+
+def test_the_paper_s_numbers() -> None:
+    """PAPER.md's table."""
+    from configs.fma import get_config
+
+    expected = {
+        "small": (256, 2, 4, 80, 0.07, 1e-4),
+        "medium": (512, 3, 8, 80, 0.05, 2e-4),
+        "large": (768, 4, 12, 96, 0.05, 2e-4),
+    }
+    for name, numbers in expected.items():
+        config = from_mapping(TrainConfig, get_config(name))
+        encoder = config.encoder
+        assert (encoder.dim, encoder.num_layers, encoder.num_heads) == numbers[:3]
+        assert (config.mel.num_mels, config.temperature, config.optimizer.learning_rate) == numbers[3:]
+        assert (encoder.conv_kernel, encoder.embedding_dim, encoder.dropout) == (5, 128, 0.5)
+        assert (encoder.frames_per_token, encoder.pool_segments) == (1, 1)
+        assert (config.mel.fft_samples, config.mel.hop_samples, config.audio.segment_samples) == (1024, 128, 48_000)
+        assert (config.num_epochs, config.data.batch_size, config.optimizer.weight_decay) == (100, 64, 5e-4)
+        assert (config.optimizer.schedule, config.optimizer.decoupled) == ("constant", False)
+        data = config.data
+        assert (data.crops_per_track, data.shift_alpha, data.shift_beta, data.max_shift_s) == (1, 8.0, 2.0, 0.150)
+
+
+def test_frames_of_a_segment() -> None:
+    assert MelConfig().num_frames(48_000) == 368  # FACTS
+    assert MelConfig().num_frames(1024) == 1
+    assert MelConfig().num_frames(1023) <= 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_epoch": 3}, "unknown field 'num_epoch'; did you mean 'num_epochs'?"),
+        ({"data": {"batchsize": 3}}, "unknown field 'data.batchsize'; did you mean 'batch_size'?"),
+        ({"zzz": 3}, "unknown field 'zzz'; known: name, seed,"),
+        ({"num_epochs": 2.5}, "num_epochs must be int, found 2.5"),
+        ({"num_epochs": "3"}, "num_epochs must be int, found '3'"),
+        ({"num_epochs": True}, "num_epochs must be int, found True"),
+        ({"temperature": True}, "temperature must be float, found True"),
+        ({"temperature": "cold"}, "temperature must be float, found 'cold'"),
+        ({"data": 3}, "data must be a group of fields, found 3"),
+        ({"mel": {"scale": "bark"}}, "mel.scale='bark' must be one of 'slaney', 'htk'"),
+        ({"data": {"crop_spacing_s": (0.3,)}}, "data.crop_spacing_s needs 2 values, found 1"),
+        ({"data": {"crop_spacing_s": (0.3, "far")}}, r"data.crop_spacing_s\[1\] must be float, found 'far'"),
+        ({"data": {"crop_spacing_s": 0.3}}, "data.crop_spacing_s"),
+        ({"data": {"mel_on": ["host"]}}, "data.mel_on"),
+    ],
+)
+def test_wrong_values(values: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_mapping(TrainConfig, values)
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"temperature": 0.0}, "temperature"),
+        ({"encoder": {"dim": 250}}, "encoder.dim"),
+        ({"encoder": {"conv_kernel": 4}}, "encoder.conv_kernel"),
+        ({"encoder": {"dropout": 1.0}}, "encoder.dropout"),
+        ({"mel": {"hop_samples": 100}}, "mel.hop_samples"),
+        ({"data": {"batch_size": 7, "crops_per_track": 2}}, "data.batch_size"),
+        # Zeros that would otherwise end in a ZeroDivisionError somewhere else.
+        ({"encoder": {"num_heads": 0}}, "num_heads"),
+        ({"encoder": {"frames_per_token": 0}}, "frames_per_token"),
+        ({"encoder": {"pool_segments": 0}}, "pool_segments"),
+        ({"encoder": {"num_layers": -1}}, "num_layers"),
+        ({"mel": {"hop_samples": 0}}, "hop_samples"),
+        ({"data": {"batch_size": 0}}, "batch_size"),
+        ({"data": {"crops_per_track": 0}}, "crops_per_track"),
+        ({"log_every_steps": 0}, "log_every_steps"),
+        ({"num_epochs": 0}, "num_epochs"),
+        ({"checkpoint": {"every_steps": 0}}, "every_steps"),
+        ({"checkpoint": {"num_kept": 0}}, "num_kept"),
+        ({"validation": {"queries_per_track": 0}}, "queries_per_track"),
+        ({"validation": {"index_hop_s": 0.0}}, "index_hop_s"),
+        ({"audio": {"segment_s": 0.01}}, "segment_s"),
+    ],
+    ids=str,
+)
+def test_impossible_values(values: dict, field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
+        from_mapping(TrainConfig, values)
+
+
+def test_an_int_will_do_for_a_float() -> None:
+    config = from_mapping(TrainConfig, {"temperature": 1, "data": {"crop_spacing_s": [1, 2]}})
+    assert (type(config.temperature), config.data.crop_spacing_s) == (float, (1.0, 2.0))
+    chain = from_mapping(ChainConfig, {"stretch": {"p": 1, "low": 1, "high": 2}})
+    assert chain.stretch == Draw(1.0, 1.0, 2.0)
+
+
+def test_a_config_dict_is_a_mapping() -> None:
+    values = ConfigDict({"name": "x", "checkpoint": {"every_steps": 7}, "data": {"crop_spacing_s": (1.0, 2.0)}})
+    config = from_mapping(TrainConfig, values)
+    assert config.checkpoint == CheckpointConfig(every_steps=7)
+    assert config.encoder == EncoderConfig()
+
+
+def test_json_of_another_version() -> None:
+    values = json.loads(TrainConfig().to_json()) | {"invented_later": 1}
+    with pytest.raises(ConfigError, match="invented_later"):
+        TrainConfig.from_json(json.dumps(values))
+
+
+def _leaves(values: dict, prefix: str = "") -> list[str]:
+    names = []
+    for key, value in values.items():
+        names += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+    return names

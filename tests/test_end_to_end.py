@@ -1,0 +1,66 @@
+"""The main job through the shipped model: music in, noisy excerpt in, track and place out."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import soundfile
+
+from confp_jax.audio.decode import decode
+from confp_jax.cli import main
+from confp_jax.retrieval.embed import DEFAULT_MODEL, load_encoder, model_card, shipped_models
+
+MUSIC = sorted((pathlib.Path(__file__).parent.parent / "examples" / "music").glob("*.mp3"))
+NOISE = sorted((pathlib.Path(__file__).parent.parent / "examples" / "noise" / "test").rglob("*.ogg"))
+
+
+@pytest.fixture(scope="module")
+def excerpts(tmp_path_factory):
+    """A 3 s excerpt of every track at a place off the 300 ms grid, with background noise at 10 dB."""
+    folder = tmp_path_factory.mktemp("excerpts")
+    rng = np.random.default_rng(0)
+    truth = {}
+    for number, path in enumerate(MUSIC):
+        samples = decode(path, sample_rate_hz=16_000).samples
+        start = int(rng.integers(16_000, len(samples) - 64_000))
+        excerpt = samples[start : start + 48_000]
+        noise = decode(NOISE[number % len(NOISE)], sample_rate_hz=16_000).samples[:48_000]
+        noise *= np.sqrt(np.mean(excerpt**2) / np.mean(noise**2)) * 10 ** (-10 / 20)
+        name = folder / f"{number:02d}.wav"
+        soundfile.write(name, 0.5 * (excerpt + noise), 16_000)
+        truth[str(name)] = (path.stem, start / 16_000)
+    return truth
+
+
+def test_noisy_excerpts_are_identified(excerpts, tmp_path, capsys):
+    assert main(["add", str(tmp_path / "db"), str(MUSIC[0].parent)]) == 0
+    capsys.readouterr()
+    assert main(["identify", str(tmp_path / "db"), *excerpts, "--json"]) == 0
+    answers = json.loads(capsys.readouterr().out)
+    assert [answer["query"] for answer in answers] == list(excerpts)
+    right = [a for a in answers if a["verdict"] == "match" and a["matches"][0]["track"] == excerpts[a["query"]][0]]
+    assert len(right) >= 0.9 * len(answers), f"{len(right)} of {len(answers)}"
+    late = [abs(a["matches"][0]["offset_s"] - excerpts[a["query"]][1]) for a in right]
+    assert np.median(late) <= 0.15
+
+
+def test_music_that_was_never_added_is_unknown(excerpts, tmp_path, capsys):
+    """Every excerpt is searched among the other half of the tracks."""
+    half = [str(path) for path in MUSIC[::2]]
+    assert main(["add", str(tmp_path / "db"), *half]) == 0
+    strangers = [query for query, (track, _) in excerpts.items() if track not in {pathlib.Path(p).stem for p in half}]
+    capsys.readouterr()
+    assert main(["identify", str(tmp_path / "db"), *strangers, "--json"]) == 0
+    verdicts = [answer["verdict"] for answer in json.loads(capsys.readouterr().out)]
+    assert len(verdicts) >= 8
+    assert verdicts.count("match") <= 1, verdicts
+
+
+def test_the_default_model_ships_with_a_card():
+    assert DEFAULT_MODEL in shipped_models()
+    card = model_card(DEFAULT_MODEL)
+    assert {"summary", "parameters", "licence", "training_data"} <= card.keys()
+    assert load_encoder().decision.calibrated
+    folder = pathlib.Path(load_encoder.__code__.co_filename).parent.parent / "pretrained" / DEFAULT_MODEL
+    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) < 8_000_000

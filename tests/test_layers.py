@@ -1,0 +1,213 @@
+"""LAYOUT.md as a test: who may import whom. Every import counts, also inside functions and under TYPE_CHECKING."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+# Left to right: a room imports from itself and from what stands before it.
+# command_line is what the `python -m` commands share; LAYOUT's picture does not show it yet.
+ROOMS = ["config", "metrics", "command_line", "audio", "data", "model", "training", "retrieval", "evaluation", "service", "cli"]
+PREPARATION_USES = {"config", "command_line", "audio", "data", "retrieval"}
+COMMANDS = {  # the files that LAYOUT marks CLI and that parse with absl
+    "confp_jax/training/train.py",
+    "confp_jax/evaluation/benchmark.py",
+    "data_prep/make_train.py",
+    "data_prep/make_queries.py",
+}
+HEAVY = {
+    "soundfile": {"confp_jax/audio/decode.py", "data_prep/augment.py"},  # there it writes the cache of noise as wav
+    "soxr": {"confp_jax/audio/decode.py"},
+    "av": {"confp_jax/audio/decode.py"},
+    "audiomentations": {"data_prep/augment.py"},
+    "tensorflow_datasets": {"confp_jax/data/records.py"},
+    "array_record": {"confp_jax/data/records.py"},
+    "grain": {"confp_jax/data/input.py", "confp_jax/training/checkpoint.py"},  # there for a type
+    "orbax": {"confp_jax/training/checkpoint.py"},
+    "scann": {"confp_jax/retrieval/index/scann.py"},
+    "faiss": {"confp_jax/retrieval/index/faiss.py"},
+    "pymilvus": {"confp_jax/retrieval/index/milvus.py"},
+    "ml_collections": COMMANDS | {"configs/", "confp_jax/command_line.py"},  # ConfigDict stops at the command line
+    "absl": COMMANDS | {"confp_jax/command_line.py"},
+    "tensorflow": set(),
+    "torch": {"benchmarks/"},
+    "torchaudio": set(),
+    "librosa": {"tests/"},
+}
+JAX = {"jax", "jaxlib", "flax", "optax", "chex", "orbax"}
+
+
+def python_files() -> Iterator[tuple[str, str]]:
+    """(path relative to the root, source) of all that ships."""
+    for package in ("confp_jax", "data_prep", "configs"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield path.relative_to(ROOT).as_posix(), path.read_text()
+
+
+def imports(file: str, source: str) -> Iterator[str]:
+    """Dotted names that the file imports: `from a.b import c` gives "a.b.c", which may be a module or a thing inside one."""
+    package = pathlib.PurePosixPath(file).parent.parts
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = list(package[: len(package) - node.level + 1]) if node.level else []
+            base = ".".join([*start, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "import_module", "__import__"):
+            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str))
+
+
+def room_of(name: str) -> str:
+    """The room of a dotted name inside confp_jax, "" for the package's front door."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in ROOMS else ""
+
+
+def violations(file: str, source: str) -> list[str]:
+    """Everything that LAYOUT forbids in this file, in words."""
+    found = []
+    top = file.split("/")[0]
+    room = pathlib.PurePosixPath(file).parts[1].removesuffix(".py") if top == "confp_jax" else ""
+    front_door = file == "confp_jax/__init__.py"
+    if top == "confp_jax" and room not in ROOMS and not front_door:
+        found.append(f"{file} lies in no room of LAYOUT.md")
+        return found
+    for name in imports(file, source):
+        package = name.split(".")[0]
+        if package in HEAVY and not any(file.startswith(place) for place in HEAVY[package]):
+            found.append(f"{file} imports {name}, which belongs in {', '.join(sorted(HEAVY[package])) or 'no file'}")
+        if top == "confp_jax" and package in ("data_prep", "benchmarks", "tests", "configs"):
+            found.append(f"{file} imports {name}")
+        if package in JAX and (room in ("config", "metrics", "audio", "data", "cli") or top in ("data_prep", "configs")):
+            found.append(f"{file} imports {name}: no JAX there")
+        if package == "confp_jax":
+            other = room_of(name)
+            if other == "command_line" and file not in COMMANDS:
+                found.append(f"{file} imports {name}: only commands do")
+            if top == "confp_jax" and not front_door and other and ROOMS.index(other) > ROOMS.index(room):
+                found.append(f"{file} imports {name}: {other} stands to the right of {room}")
+            if top == "confp_jax" and not other and room != "cli":
+                found.append(f"{file} imports {name}: through the front door")
+            if top == "data_prep" and other not in PREPARATION_USES:
+                found.append(f"{file} imports {name}: data_prep uses {', '.join(sorted(PREPARATION_USES))}")
+            if top == "configs":
+                found.append(f"{file} imports {name}: a configuration is values")
+    return found
+
+
+@pytest.mark.parametrize("file", [file for file, _ in python_files()])
+def test_every_file_keeps_to_its_place(file):
+    assert violations(file, (ROOT / file).read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("confp_jax/audio/decode.py", "from confp_jax.retrieval import match"),
+        ("confp_jax/audio/decode.py", "def f():\n    from confp_jax import model"),
+        ("confp_jax/audio/decode.py", "from ..data import records"),
+        ("confp_jax/audio/decode.py", "import jax.numpy as jnp"),
+        ("confp_jax/data/input.py", "from confp_jax.model.encoder import Encoder"),
+        ("confp_jax/data/records.py", "from flax import nnx"),
+        ("confp_jax/model/encoder.py", "import confp_jax.training.step"),
+        ("confp_jax/training/step.py", "if TYPE_CHECKING:\n    from confp_jax.retrieval.embed import Embedder"),
+        ("confp_jax/retrieval/match.py", "from confp_jax.evaluation import open_set"),
+        ("confp_jax/retrieval/match.py", "from confp_jax import Embedder"),
+        ("confp_jax/config.py", "from confp_jax.metrics import hit_rates"),
+        ("confp_jax/audio/decode.py", "from confp_jax import command_line"),
+        ("confp_jax/metrics.py", "import jax"),
+        ("confp_jax/cli.py", "import jax"),
+        ("confp_jax/cli.py", "import data_prep.fma"),
+        ("confp_jax/utils.py", ""),
+        ("confp_jax/training/train.py", "from configs import fma"),
+        ("confp_jax/training/step.py", "from ml_collections import ConfigDict"),
+        ("confp_jax/training/step.py", "from absl import flags"),
+        ("confp_jax/training/train.py", "import orbax.checkpoint"),
+        ("confp_jax/retrieval/embed.py", "import soundfile"),
+        ("confp_jax/retrieval/index/exact.py", "import scann"),
+        ("confp_jax/retrieval/index/__init__.py", "importlib.import_module('faiss')"),
+        ("confp_jax/training/train.py", "import grain.python as pygrain"),
+        ("data_prep/shards.py", "from confp_jax.model import encoder"),
+        ("data_prep/shards.py", "import confp_jax"),
+        ("data_prep/shards.py", "import audiomentations"),
+        ("data_prep/shards.py", "from array_record.python import array_record_module"),
+        ("configs/fma.py", "from confp_jax.config import TrainConfig"),
+    ],
+)
+def test_each_kind_of_violation_is_seen(file, source):
+    assert len(violations(file, source)) >= 1
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        (
+            "confp_jax/retrieval/embed.py",
+            "from confp_jax.training.checkpoint import EncoderState\nfrom confp_jax.audio import mel",
+        ),
+        ("confp_jax/retrieval/match.py", "from confp_jax.retrieval.index.exact import ExactIndex\nfrom . import database"),
+        ("confp_jax/cli.py", "import confp_jax\nfrom confp_jax.retrieval import identify"),
+        ("confp_jax/metrics.py", "from confp_jax.config import AudioConfig"),
+        ("data_prep/shards.py", "from confp_jax.data.records import Clip\nfrom data_prep.tracks import Track"),
+        ("confp_jax/data/input.py", "import grain\nimport jaxtyping"),
+        ("data_prep/make_train.py", "from absl import flags\nfrom confp_jax import command_line"),
+    ],
+)
+def test_what_is_allowed_is_let_through(file, source):
+    assert violations(file, source) == []
+
+
+def test_the_rules_speak_of_what_there_is():
+    """A file that was renamed must not leave a rule behind that guards nothing."""
+    sources = dict(python_files())
+    for package in (
+        "soundfile",
+        "soxr",
+        "av",
+        "audiomentations",
+        "tensorflow_datasets",
+        "array_record",
+        "grain",
+        "orbax",
+        "scann",
+    ):
+        for file in HEAVY[package]:
+            assert any(name.split(".")[0] == package for name in imports(file, sources[file])), f"{file} imports no {package}"
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level modules that a fresh interpreter holds after `code`."""
+    report = f"{code}\nimport sys; print('\\n'.join(name for name in sys.modules if '.' not in name))"
+    done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, timeout=600, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_the_command_line_answers_without_jax():
+    help_text = (
+        "from confp_jax.cli import main\ntry:\n    main(['identify', '--help'])\nexcept SystemExit as e:\n    assert e.code == 0"
+    )
+    heavy = JAX | {"scipy", "soundfile", "av", "scann", "grain", "tensorflow_datasets"}
+    assert modules_after(f"import confp_jax.cli\n{help_text}") & heavy == set()
+    assert "soundfile" in modules_after("import confp_jax.audio.decode")  # the check can see it
+
+
+def test_audio_records_and_preparation_workers_hold_no_jax():
+    """Worker processes import these; JAX would cost each of them seconds and memory."""
+    files = [file for file, _ in python_files() if file.startswith(("confp_jax/audio/", "confp_jax/data/", "data_prep/"))]
+    modules = [file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in files]
+    modules.remove("confp_jax.data.input")  # Grain itself imports JAX where it finds it
+    assert len(modules) > 8
+    assert modules_after("\n".join(f"import {name}" for name in modules)) & (JAX | {"torch", "tensorflow"}) == set()
+
+
+def test_input_workers_start_no_jax_backend():
+    """Grain imports JAX; what must not happen in a worker is that JAX takes hold of a device."""
+    started = "xla_bridge.backends_are_initialized()"
+    code = f"from jax._src import xla_bridge\nassert not {started}\nimport jax\njax.devices()\nassert {started}"
+    modules_after(f"import confp_jax.data.input\n{code}")

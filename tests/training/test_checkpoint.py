@@ -1,0 +1,128 @@
+"""An encoder is loaded from whatever holds one; what holds none is refused in a sentence."""
+
+import dataclasses
+import gc
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+from confp_jax.config import TrainConfig
+from confp_jax.training.checkpoint import CheckpointError, EncoderState, encoder_identity, load_encoder_state, save_encoder
+from confp_jax.training.mesh import make_mesh
+from confp_jax.training.optim import make_optimizer
+from confp_jax.training.step import build_state, embed
+from confp_jax.training.train import train
+
+
+@pytest.fixture(scope="module")
+def workdir(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A run with checkpoints of steps 3 and 4."""
+    folder = tmp_path_factory.mktemp("run")
+    train(tiny(), folder, stop_at_step=4)
+    return folder
+
+
+def _assert_equal(found: EncoderState, expected: EncoderState, *, rtol: float = 0.0) -> None:
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == jnp.float32
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=rtol and 1e-7)
+
+
+def test_from_a_run_a_step_and_an_export(tiny: Callable[..., TrainConfig], workdir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    config, newest = load_encoder_state(workdir)
+    assert config == tiny()
+    for folder in (workdir / "checkpoints", workdir / "checkpoints" / "4", str(workdir)):
+        again_config, again = load_encoder_state(folder)
+        assert again_config == config
+        _assert_equal(again, newest)
+    older = load_encoder_state(workdir / "checkpoints" / "3")[1]
+    assert encoder_identity(config, older) != encoder_identity(config, newest) == encoder_identity(config, again)
+    for dtype, rtol in (("float32", 0.0), ("float16", 2**-11), ("bfloat16", 2**-8)):
+        save_encoder(tmp_path / dtype, config, newest, dtype=dtype)
+        exported_config, exported = load_encoder_state(tmp_path / dtype)
+        assert exported_config == config
+        _assert_equal(exported, newest, rtol=rtol)
+    power = np.random.default_rng(0).uniform(size=(4, 118, 20)).astype(np.float32)
+    exact, rounded = (
+        np.asarray(embed(*state, power, config=config)) for state in (newest, load_encoder_state(tmp_path / "float16")[1])
+    )
+    assert (np.sum(exact * rounded, axis=1) > 0.999).all()
+
+
+def test_float16_is_half_as_large(workdir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    config, state = load_encoder_state(workdir)
+    rng = np.random.default_rng(0)
+    wide = EncoderState(*jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=(256, *leaf.shape))), tuple(state)))
+    sizes = {}
+    for dtype in ("float32", "float16"):
+        save_encoder(tmp_path / dtype, config, wide, dtype=dtype)
+        sizes[dtype] = sum(path.stat().st_size for path in (tmp_path / dtype).rglob("*") if path.is_file())
+    assert sizes["float16"] < 0.6 * sizes["float32"]
+
+
+def test_a_moved_checkpoint_still_loads(workdir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    shutil.copytree(workdir, tmp_path / "elsewhere")
+    _assert_equal(load_encoder_state(tmp_path / "elsewhere")[1], load_encoder_state(workdir)[1])
+
+
+def test_identity_sees_weights_and_settings(tiny: Callable[..., TrainConfig]) -> None:
+    config = tiny()
+    with jax.set_mesh(make_mesh()):
+        state = build_state(config, make_optimizer(config.optimizer, num_steps=1))
+    encoder = EncoderState(state.params, state.statistics)
+    name = encoder_identity(config, encoder)
+    assert len(name) == 16
+    assert name == encoder_identity(dataclasses.replace(config, num_epochs=9), encoder), "how it was trained does not matter"
+    assert name != encoder_identity(dataclasses.replace(config, mel=dataclasses.replace(config.mel, floor=1e-5)), encoder)
+    nudged = EncoderState(jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].add(1e-6), encoder.params), encoder.statistics)
+    assert name != encoder_identity(config, nudged)
+
+
+def test_folders_that_hold_no_encoder(workdir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(CheckpointError, match="no such checkpoint folder"):
+        load_encoder_state(tmp_path / "nowhere")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(CheckpointError, match="empty"):
+        load_encoder_state(empty)
+    other = tmp_path / "other"
+    ocp.save_checkpointables(other, {"encoder": {"w": jnp.zeros(3)}})
+    with pytest.raises(CheckpointError, match="other"):
+        load_encoder_state(other)
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(CheckpointError, match="no such checkpoint folder"):
+        load_encoder_state(tmp_path / "file")
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # Orbax drops one when a read fails
+@pytest.mark.parametrize("lost", ["encoder", "metadata", "data"])
+def test_a_damaged_checkpoint(workdir: pathlib.Path, tmp_path: pathlib.Path, lost: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir / "checkpoints" / "4", copy)
+    if lost == "encoder":
+        shutil.rmtree(copy / "encoder")
+    elif lost == "metadata":
+        for path in copy.rglob("*METADATA*"):
+            path.unlink()
+    else:
+        for path in (copy / "encoder").rglob("*"):
+            if path.is_file() and "METADATA" not in path.name and path.stat().st_size > 2000:
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match="copy"):
+        load_encoder_state(copy)
+    gc.collect()  # the coroutine goes here, not in another test
+
+
+def test_an_unfinished_save_is_not_taken(workdir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Killed while it saved step 5: the folder has Orbax's temporary name."""
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    shutil.copytree(copy / "checkpoints" / "3", copy / "checkpoints" / "5.orbax-checkpoint-tmp-1700000000000000")
+    _assert_equal(load_encoder_state(copy)[1], load_encoder_state(workdir / "checkpoints" / "4")[1])

@@ -1,0 +1,77 @@
+"""The log: lines that any JSON reader takes, one interval late, and an end to training on what is no number."""
+
+import json
+import pathlib
+
+import numpy as np
+import optax
+import pytest
+
+from confp_jax.training.metric_log import MetricLog, NonFiniteLossError
+from confp_jax.training.step import Metrics
+
+
+def _metrics(loss: float) -> Metrics:
+    return Metrics(*(np.float32(value) for value in (loss, 0.5, 2.0)))  # what a device's scalars look like when fetched
+
+
+def _open(workdir: pathlib.Path, *, every_steps: int = 2):
+    return MetricLog.open(workdir, num_steps=10, every_steps=every_steps, schedule=optax.linear_schedule(0.0, 1.0, 10))
+
+
+def _lines(workdir: pathlib.Path) -> list[dict]:
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is not JSON (RFC 8259)")
+
+    return [json.loads(line, parse_constant=refuse) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_one_interval_late(tmp_path: pathlib.Path) -> None:
+    with _open(tmp_path) as log:
+        for step in range(1, 8):
+            log.step(step, _metrics(10.0 - step), num_segments=8)
+            assert [line["step"] for line in _lines(tmp_path)] == list(range(2, step - 1, 2))
+    lines = _lines(tmp_path)
+    assert [(line["step"], line["loss"]) for line in lines] == [(2, 8.0), (4, 6.0), (6, 4.0)]
+    assert [line["learning_rate"] for line in lines] == pytest.approx([0.1, 0.3, 0.5])  # the rate of that step
+    assert [line["top1"] for line in lines] == [0.5] * 3
+    assert ["segments_per_s" in line for line in lines] == [False, True, True]
+
+
+def test_a_pause_is_no_training_time(tmp_path: pathlib.Path) -> None:
+    with _open(tmp_path, every_steps=1) as log:
+        log.step(1, _metrics(1.0), num_segments=8)
+        log.flush()
+        log.scalars(1, {"validation_track_top1": 0.25})
+        log.pause()
+        log.step(2, _metrics(1.0), num_segments=8)
+        log.step(3, _metrics(1.0), num_segments=8)
+    lines = _lines(tmp_path)
+    assert [line["step"] for line in lines] == [1, 1, 2, 3]
+    assert lines[1]["validation_track_top1"] == 0.25
+    assert ["segments_per_s" in line for line in lines] == [False, False, False, True]
+
+
+def test_a_second_run_appends(tmp_path: pathlib.Path) -> None:
+    for step in (1, 2):
+        with _open(tmp_path, every_steps=1) as log:
+            log.step(step, _metrics(1.0), num_segments=8)
+    assert [line["step"] for line in _lines(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number(tmp_path: pathlib.Path, loss: float) -> None:
+    with (
+        pytest.raises(NonFiniteLossError, match=r"the loss at step 2 is (nan|inf).*learning_rate.*resume"),
+        _open(tmp_path) as log,
+    ):
+        log.step(2, _metrics(loss), num_segments=8)
+        log.step(4, _metrics(1.0), num_segments=8)
+    lines = _lines(tmp_path)
+    assert [line["step"] for line in lines] == [2], "the last thing seen is in the log"
+    assert not isinstance(lines[0]["loss"], float)
+
+
+def test_a_loss_that_is_no_number_in_the_last_interval(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(NonFiniteLossError, match="step 2"), _open(tmp_path) as log:
+        log.step(2, _metrics(float("nan")), num_segments=8)

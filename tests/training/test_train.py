@@ -1,0 +1,212 @@
+"""The loop: a run that was stopped, terminated or killed goes on bit for bit; what cannot work is said in a sentence."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import pytest
+
+from confp_jax.config import ConfigError, TrainConfig
+from confp_jax.data.input import train_batches
+from confp_jax.data.records import DatasetError
+from confp_jax.training.checkpoint import Checkpoints
+from confp_jax.training.mesh import make_mesh
+from confp_jax.training.metric_log import NonFiniteLossError
+from confp_jax.training.optim import make_optimizer
+from confp_jax.training.step import TrainState, build_state
+from confp_jax.training.train import train
+
+
+def _lines(workdir: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def _steps(workdir: pathlib.Path) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
+
+
+def _saved_state(workdir: pathlib.Path, config: TrainConfig) -> tuple[TrainState, int]:
+    with jax.set_mesh(make_mesh()), Checkpoints.open(workdir, config) as checkpoints:
+        empty = build_state(config, make_optimizer(config.optimizer, num_steps=12))
+        return checkpoints.restore(empty, train_batches(config))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Twelve steps in one go."""
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    train(tiny(), workdir)
+    return workdir
+
+
+def _assert_equal(found: pathlib.Path, expected: pathlib.Path, config: TrainConfig) -> None:
+    (one, one_step), (other, other_step) = _saved_state(found, config), _saved_state(expected, config)
+    assert one_step == other_step == 12
+    leaves, paths = jax.tree_util.tree_leaves_with_path(one), jax.tree_util.tree_leaves_with_path(other)
+    assert len(leaves) == len(paths) > 50
+    for (path, leaf), (_, wanted) in zip(leaves, paths, strict=True):
+        np.testing.assert_array_equal(leaf, wanted, err_msg=jax.tree_util.keystr(path))
+    names = ("step", "loss", "top1", "gradient_norm", "learning_rate")
+    logged = [[tuple(line[name] for name in names) for line in _lines(workdir)] for workdir in (found, expected)]
+    assert logged[0] == logged[1]
+    assert [values[0] for values in logged[0]] == list(range(1, 13))
+
+
+def test_stopped_and_resumed(tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Parameters, Adam's moments, BatchNorm's statistics, the data's order and every logged number: not a bit differs."""
+    train(tiny(), tmp_path, stop_at_step=6)  # also the policy's step: it is saved once
+    assert _steps(tmp_path) == [3, 6]
+    train(tiny(), tmp_path, stop_at_step=7)
+    assert _steps(tmp_path) == [3, 6, 7]
+    train(tiny(), tmp_path)
+    assert _steps(tmp_path) == [7, 9, 12], "num_kept = 3"
+    _assert_equal(tmp_path, uninterrupted, tiny())
+    moved = _saved_state(tmp_path, tiny())[0]
+    with jax.set_mesh(make_mesh()):
+        start = build_state(tiny(), make_optimizer(tiny().optimizer, num_steps=12))
+    for now, then in ((moved.params, start.params), (moved.statistics, start.statistics)):
+        assert all(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(now), jax.tree.leaves(then), strict=True))
+
+
+def test_a_finished_run_stays_as_it_is(tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path) -> None:
+    before = _lines(uninterrupted), _steps(uninterrupted)
+    train(tiny(), uninterrupted)
+    assert (_lines(uninterrupted), _steps(uninterrupted)) == before
+
+
+def test_what_it_logs(tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path) -> None:
+    lines = _lines(uninterrupted)
+    assert all({"step", "time", "loss", "top1", "gradient_norm", "learning_rate"} <= line.keys() for line in lines)
+    assert all(line["segments_per_s"] > 0 for line in lines[1:])
+    assert all(0 <= line["top1"] <= 1 for line in lines)
+    assert 0.3 * np.log(7) < lines[0]["loss"]  # 8 embeddings: chance is log 7
+    peak = tiny().optimizer.learning_rate
+    assert [line["learning_rate"] for line in lines[:10]] == pytest.approx([peak * t / 10 for t in range(10)])
+    events = list((uninterrupted / "tensorboard").glob("events.*"))
+    assert any(b"gradient_norm" in path.read_bytes() for path in events)
+
+
+def test_validation_is_logged_and_changes_nothing(
+    tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    config = tiny(validation={"every_steps": 5})
+    train(config, tmp_path)
+    lines = _lines(tmp_path)
+    validated = [line for line in lines if "validation_track_top1" in line]
+    assert [line["step"] for line in validated] == [5, 10, 12]
+    for line in validated:
+        assert 0 <= line["validation_exact_top1"] <= line["validation_near_top1"] <= line["validation_track_top1"] <= 1
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses == [line["loss"] for line in _lines(uninterrupted)]
+
+
+def test_another_encoder_is_refused(tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path) -> None:
+    for change in ({"encoder": {"dim": 64}}, {"mel": {"floor": 1e-5}}):
+        with pytest.raises(ConfigError, match=r"was trained as .*use another --workdir, or the old settings"):
+            train(tiny(**change), uninterrupted)
+
+
+def test_another_kind_of_optimizer_is_refused(tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path) -> None:
+    """Or taken over: but not an error out of Orbax's depths."""
+    with pytest.raises(ConfigError, match="decoupled"):
+        train(tiny(optimizer={"decoupled": False}), uninterrupted)
+
+
+def test_a_diverging_run_says_so_and_leaves_a_checkpoint_to_go_on_from(
+    tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """The advice is: lower the learning rate or set clip_norm, and resume. So both may change between two runs."""
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    for step in (9, 12):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / str(step))
+    wild = tiny(optimizer={"learning_rate": 1e30, "clip_norm": 0.0}, checkpoint={"every_steps": 1}, log_every_steps=4)
+    with pytest.raises(NonFiniteLossError, match=r"the loss at step \d+ is .*optimizer\.learning_rate.*clip_norm"):
+        train(wild, tmp_path / "run")
+    state, step = _saved_state(tmp_path / "run", wild)
+    assert step >= 6
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)), f"the checkpoint of step {step} is not finite"
+
+
+def test_no_data_says_what_to_do(tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path) -> None:
+    with pytest.raises(DatasetError, match=r"no prepared dataset here.*data_prep\.make_train"):
+        train(tiny(data={"dir": str(tmp_path)}), tmp_path / "run")
+    with pytest.raises(DatasetError, match=r"has 6 training tracks, a batch needs 32"):
+        train(tiny(data={"batch_size": 64}), tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "a run that never began leaves nothing behind"
+
+
+def _command(config: TrainConfig, workdir: pathlib.Path, *more: str) -> list[str]:
+    """The command line of `tiny`, with every field that differs from configs/fma.py:tiny."""
+    from configs.fma import get_config
+
+    flags, groups = [], json.loads(config.to_json())
+    for name, value in groups.items():
+        for field, inner in value.items() if isinstance(value, dict) else [(None, value)]:
+            path = f"{name}.{field}" if field else name
+            old = get_config("tiny")[name][field] if field else get_config("tiny")[name]
+            if inner != (list(old) if isinstance(old, tuple) else old):
+                flags.append(f"--config.{path}={inner}")
+    return [
+        sys.executable,
+        "-m",
+        "confp_jax.training.train",
+        "--config=configs/fma.py:tiny",
+        f"--workdir={workdir}",
+        *flags,
+        *more,
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_signal_saves_and_the_same_command_goes_on(
+    tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path, root: pathlib.Path, number: signal.Signals
+) -> None:
+    """Ctrl-C reaches the whole process group, so Grain's worker process as well."""
+    config = tiny(num_epochs=100_000, checkpoint={"every_steps": 1_000_000}, data={"num_workers": int(number == signal.SIGINT)})
+    command = _command(config, tmp_path)
+    process = subprocess.Popen(
+        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 300
+        while not (tmp_path / "metrics.jsonl").exists() or len(_lines(tmp_path)) < 2:
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline, "no second step after 300 s"
+            time.sleep(0.05)
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    (step,) = _steps(tmp_path)
+    assert f"step {step} of 300000 saved in {tmp_path}; the same command goes on" in out
+    assert [line["step"] for line in _lines(tmp_path)] == list(range(1, step + 1))
+    again = subprocess.run([*command, f"--stop_at_step={step + 2}"], cwd=root, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert f"resumed from step {step}\n" in again.stderr
+    assert [line["step"] for line in _lines(tmp_path)] == list(range(1, step + 3))
+    assert _steps(tmp_path) == [step, step + 2]
+
+
+def test_command_line(tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path, root: pathlib.Path) -> None:
+    """Errors end with a reason and a status, not with a traceback."""
+    runs = {
+        "field": _command(tiny(), tmp_path / "run", "--config.encoder.num_layer=2"),
+        "data": _command(tiny(data={"dir": str(tmp_path / "nowhere")}), tmp_path / "run"),
+    }
+    processes = {name: subprocess.Popen(c, cwd=root, stderr=subprocess.PIPE, text=True) for name, c in runs.items()}
+    errors = {name: process.communicate()[1] for name, process in processes.items()}
+    assert {name: process.returncode for name, process in processes.items()} == {"field": 2, "data": 1}, errors
+    assert "num_layers" in errors["field"], errors["field"]
+    assert errors["data"].startswith(f"error: {tmp_path / 'nowhere'}: no prepared dataset here"), errors["data"]
+    assert "python -m data_prep.make_train" in errors["data"]
+    assert not any("Traceback" in error for error in errors.values()), errors
+    assert not (tmp_path / "run").exists()
