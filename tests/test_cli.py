@@ -16,7 +16,8 @@ import soundfile
 import soxr
 
 from confp_jax.audio.decode import decode
-from confp_jax.cli import _clock, main
+from confp_jax.cli import main
+from confp_jax.cli.output import clock
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[1] / "examples" / "music"
 CONFP = [sys.executable, "-m", "confp_jax.cli"]
@@ -626,7 +627,7 @@ class TestNames:
 )
 def test_clock(seconds, text):
     """An offset below 0 means that the track begins within the clip."""
-    assert _clock(seconds) == text
+    assert clock(seconds) == text
 
 
 class TestUsage:

@@ -1,0 +1,55 @@
+"""`confp`: parse, call, print. No logic."""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+import confp_jax
+from confp_jax.cli import library, models, queries
+from confp_jax.cli.output import Commands
+
+_EXAMPLES = """examples:
+  confp add music.db ~/Music             index a folder (a second run adds only what is new)
+  confp identify music.db clip.wav       which track is it, and where in it?
+  confp identify music.db *.wav --json   the same for programs
+  confp list music.db                    what is in the database
+  confp models                           the models that ship
+  confp embed clip.wav --out clip.npz    fingerprints as arrays
+"""
+# Errors that a user can cause, by name: their classes live beside JAX, which must not load for --help.
+_USER_ERRORS = ("DatabaseError", "UnknownModelError", "CheckpointError", "DecodeError", "AudioError")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0 all well, 1 nothing done, 2 wrong usage, 3 some files failed."""
+    args = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a file name that is no UTF-8 must not break the output
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return args.run(args)
+    except ValueError as error:
+        if type(error).__name__ not in _USER_ERRORS:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `confp list DB | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "confp", description="Identify music from short, noisy excerpts.", epilog=_EXAMPLES, formatter_class=formatter
+    )
+    parser.add_argument("--version", action="version", version=f"confp_jax {confp_jax.__version__}")
+    commands = Commands(parser)
+    for module in (library, queries, models):
+        module.register(commands)
+    return parser

@@ -1,0 +1,96 @@
+"""What the commands share: tables, JSON, progress, exit status, and how a command is declared."""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+_MODEL_HELP = "a shipped model (see `confp models`) or a checkpoint folder; default: the database's own, else edge"
+
+
+class Commands:
+    """Declares the commands of `confp`."""
+
+    def __init__(self, parser: argparse.ArgumentParser):
+        self._commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(
+        self,
+        name: str,
+        run: Callable[[argparse.Namespace], int],
+        text: str,
+        *,
+        examples: str = "",
+        model: bool = False,
+        db: bool = True,
+    ) -> argparse.ArgumentParser:
+        """A command with --json (and DB, and --model); `text` begins in lower case, `examples` are shown below its help."""
+        sub = self._commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=f"examples:\n{examples}" if examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(run=run)
+        if db:
+            sub.add_argument("db", type=pathlib.Path, metavar="DB", help="the database's folder")
+        sub.add_argument("--json", action="store_true", help="print JSON instead of text")
+        if model:
+            sub.add_argument("--model", metavar="MODEL", help=_MODEL_HELP)
+        return sub
+
+
+def print_answer(answer: Any) -> None:
+    """One answer as a line; notes and errors go to stderr."""
+    if answer.error:
+        print(f"failed {answer.error}", file=sys.stderr)
+        return
+    for note in answer.notes:
+        print(f"note: {answer.query}: {note}", file=sys.stderr)
+    best = answer.matches[0] if answer.matches else None
+    if answer.verdict == "match" and best:
+        print(f"{answer.query}: {best.track} at {clock(best.offset_s)} (score {best.score:.2f}, margin {answer.margin:.2f})")
+    elif best:
+        print(f"{answer.query}: unknown (nearest: {best.track}, score {best.score:.2f}, margin {answer.margin:.2f})")
+    else:
+        print(f"{answer.query}: unknown")
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns on a terminal, whole lines in a pipe."""
+    table = Table(*header, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    width = None if sys.stdout.isatty() else 10_000  # a pipe gets whole lines
+    Console(width=width, highlight=False, markup=False).print(table)
+
+
+def print_json(value: Any) -> None:
+    """For programs: indented, and in UTF-8."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def progress(text: str) -> Progress:
+    """A bar on stderr with elapsed and remaining time."""
+    console = Console(stderr=True)
+    columns = TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=console, transient=True)
+
+
+def clock(seconds: float) -> str:
+    """83.4 s as 1:23.4."""
+    tenths = round(float(f"{abs(seconds):.1f}") * 10)
+    sign = "-" if seconds < 0 and tenths else ""
+    return f"{sign}{tenths // 600}:{tenths % 600 / 10:04.1f}"
+
+
+def status(num_failed: int, num: int) -> int:
+    """Exit status: 0 all well, 1 all failed (or nothing done), 3 some failed."""
+    return 0 if not num_failed and num else 1 if num_failed == num else 3
