@@ -23,10 +23,11 @@ def get_config(subset: str = "large") -> ConfigDict:
             "noise_dir": "",  # holds train/ and test/
             "ir_dir": "",  # holds train/ and test/
             "out": "",
-            "num_replicas": 4,  # of every track, beside the clean clip
+            "num_replicas": 4,  # of every track, beside the clean clip; 0 with data.mix: all is drawn while training
             "seed": 0,
             "sample_rate_hz": 16_000,
             "min_clip_s": 6.0,
+            "max_clip_s": 600.0,  # longer tracks are cut to their middle
             "tracks_per_shard": 16,
             "num_workers": 0,  # processes; 0: one for each core
             "chain": {  # PAPER's table "draws, start values"

@@ -113,6 +113,38 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MixConfig:
+    """What `data/mixing.py` draws anew for every replica, on top of the stored ones; probabilities of 0 switch it off."""
+
+    clean_p: float = 0.0  # start from the clean clip instead of a stored replica
+    tempo_p: float = 0.0
+    tempo: tuple[float, float] = (0.7, 1.35)  # playback rate, log-uniform
+    turntable: float = 0.3  # share of these whose pitch follows the tempo
+    pitch_p: float = 0.0
+    pitch_semitones: tuple[float, float] = (-2.0, 2.0)
+    room_p: float = 0.0
+    synthetic_rooms: float = 0.5  # share of the rooms; the others are measured
+    lead_s: float = 1.0  # of music before the window, whose tail reaches into it
+    noise_p: float = 0.0
+    second_noise_p: float = 0.0
+    noise_snr_db: tuple[float, float] = (-4.0, 20.0)
+    coloured_p: float = 0.0
+    coloured_snr_db: tuple[float, float] = (-3.0, 20.0)
+    coloured_decay_db: tuple[float, float] = (-6.0, 6.0)  # per octave
+    tanh_p: float = 0.0
+    tanh_drive: tuple[float, float] = (0.5, 4.0)  # amplitude in units of the RMS before tanh
+    colour_p: float = 0.0
+    tilt_db: tuple[float, float] = (-4.0, 4.0)  # per octave
+    low_cut_hz: tuple[float, float] = (50.0, 500.0)
+    high_cut_hz: tuple[float, float] = (2500.0, 8000.0)
+
+    @property
+    def warps_mel(self) -> bool:
+        """Whether mel power has to be made on the host, by a shifted filterbank or with a colour."""
+        return bool(self.tempo_p or self.pitch_p or self.colour_p)
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Which shards, and how a pair is cut from them."""
 
@@ -126,6 +158,7 @@ class DataConfig:
     max_shift_s: float = 0.15
     mel_on: Literal["host", "device"] = "device"  # host: scipy's FFT in the input pipeline, 4x faster on a CPU
     num_workers: int = 0  # Grain worker processes; 0 reads on threads of this process
+    mix: MixConfig = MixConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +207,8 @@ class TrainConfig:
         tokens = self.mel.num_frames(self.audio.segment_samples) // self.encoder.frames_per_token
         if tokens < self.encoder.pool_segments:
             raise ConfigError(f"audio.segment_s={self.audio.segment_s} is too short: it holds {max(tokens, 0)} tokens")
+        if self.data.mix.warps_mel and self.data.mel_on != "host":
+            raise ConfigError("data.mix.tempo_p, pitch_p and colour_p work on mel power: set data.mel_on=host, or them to 0")
         if self.data.batch_size % self.data.crops_per_track:
             raise ConfigError(
                 f"data.batch_size={self.data.batch_size} is no multiple of data.crops_per_track={self.data.crops_per_track}"

@@ -5,6 +5,7 @@ workers.
 """
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import random
@@ -28,6 +29,14 @@ class Sounds:
 
     noise: tuple[str, ...] = ()
     impulse_responses: tuple[str, ...] = ()
+
+    def identity(self) -> str:
+        """Names and sizes as a hash: other sounds make other replicas."""
+        files = [
+            ("/".join(pathlib.PurePath(f).parts[-3:]), pathlib.Path(f).stat().st_size)
+            for f in (*self.noise, *self.impulse_responses)
+        ]
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +100,8 @@ def _cached_sounds(folder: pathlib.Path, part: str, kind: str, cache: pathlib.Pa
         raise SourceError(f"{root}: no such folder; {folder} must hold train/ and test/")
     names = []
     for path in find_audio([root]):
-        target = (cache / kind / part / path.relative_to(root)).with_suffix(".wav")
+        relative = path.relative_to(root)
+        target = cache / kind / part / relative.with_name(relative.name + ".wav")  # rain.ogg and rain.flac are two
         if not target.exists():
             try:
                 samples = decode(path, sample_rate_hz=rate_hz).samples
@@ -107,6 +117,11 @@ def _cached_sounds(folder: pathlib.Path, part: str, kind: str, cache: pathlib.Pa
     if not names:
         raise SourceError(f"{root}: holds no sound that is not silent")
     return tuple(names)
+
+
+def read_sound(path: str) -> Float32[np.ndarray, " n"]:
+    """A sound of the cache."""
+    return soundfile.read(path, dtype="float32")[0]
 
 
 def _without_silence(samples: Float32[np.ndarray, " n"], rate_hz: int) -> Float32[np.ndarray, " m"]:

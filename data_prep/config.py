@@ -2,6 +2,9 @@
 
 import dataclasses
 
+from confp_jax.config import ConfigError
+from data_prep.tracks import SPLITS
+
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
@@ -34,17 +37,27 @@ class PrepareConfig:
     music_dir: str = ""  # FMA's NNN/NNNNNN.mp3 tree, or any folder of audio
     tracks_csv: str = ""  # FMA's tracks.csv; empty: music_dir is any folder, split by a hash of the content
     subset: str = "large"  # small < medium < large < full, nested
-    splits: tuple[str, ...] = ("training", "validation", "test")
+    splits: tuple[str, ...] = SPLITS
     noise_dir: str = ""  # holds train/ and test/
     ir_dir: str = ""  # holds train/ and test/
     out: str = ""
-    num_replicas: int = 4
+    num_replicas: int = 4  # 0: everything is drawn while training (data.mix)
     seed: int = 0
     sample_rate_hz: int = 16_000
     min_clip_s: float = 6.0  # shorter tracks are skipped, and said so
+    max_clip_s: float = 600.0  # longer tracks are cut to their middle
     tracks_per_shard: int = 16
     num_workers: int = 0  # processes; 0: one for each core
     chain: ChainConfig = ChainConfig()
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.splits) - set(SPLITS):
+            raise ConfigError(f"splits={self.splits}: {sorted(unknown)[0]!r} is none of {', '.join(SPLITS)}")
+        for name, least in (("num_replicas", 0), ("tracks_per_shard", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least {least}")
+        if not 0 < self.min_clip_s <= self.max_clip_s:
+            raise ConfigError(f"min_clip_s={self.min_clip_s} must be positive and at most max_clip_s={self.max_clip_s}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import csv
 import pathlib
 
+from confp_jax.audio.decode import AUDIO_SUFFIXES
 from data_prep.tracks import SPLITS, SourceError, Track
 
 SUBSETS = ("small", "medium", "large", "full")
@@ -26,7 +27,7 @@ def read_tracks(tracks_csv: str | pathlib.Path, music_dir: str | pathlib.Path, *
         raise SourceError(f"{path}: no such file; it is in FMA's archive fma_metadata.zip")
     wanted = SUBSETS[: SUBSETS.index(subset) + 1]
     tracks: dict[int, Track] = {}
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
         rows = csv.reader(file)
         columns = list(zip(next(rows, []), next(rows, []), strict=False))
         missing = [c for c in _COLUMNS if c not in columns]
@@ -50,5 +51,9 @@ def read_tracks(tracks_csv: str | pathlib.Path, music_dir: str | pathlib.Path, *
 
 
 def audio_path(music_dir: str | pathlib.Path, track_id: int) -> pathlib.Path:
-    """FMA's place for a track: 002/002345.mp3."""
-    return pathlib.Path(music_dir) / f"{track_id // 1000:03d}" / f"{track_id:06d}.mp3"
+    """FMA's place for a track: 002/002345.mp3, or the same name with another format's suffix."""
+    path = pathlib.Path(music_dir) / f"{track_id // 1000:03d}" / f"{track_id:06d}.mp3"
+    if path.exists():
+        return path
+    others = (p for p in sorted(path.parent.glob(f"{track_id:06d}.*")) if p.suffix.lower() in AUDIO_SUFFIXES)
+    return next(others, path)

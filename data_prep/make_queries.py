@@ -22,7 +22,7 @@ from confp_jax.config import ConfigError, from_mapping, suggestion
 from confp_jax.data.records import Clip, DatasetSummary, to_int16, write_dataset_metadata
 from data_prep.augment import Chain, Distorted, Sounds, prepare_sounds
 from data_prep.config import ChainConfig, Draw, QueryConfig
-from data_prep.shards import plan_shards, report_failures, write_shards
+from data_prep.shards import claim_folder, plan_shards, report_failures, write_shards
 from data_prep.sources import ALL_SPLITS, output_folder, read_tracks, settings_json, sound_part
 from data_prep.tracks import SourceError, Track
 
@@ -78,14 +78,19 @@ def make_queries(config: QueryConfig, console: Console) -> None:
     shards = []
     for name in names:
         shards += plan_shards(tracks, out, config.name, name, tracks_per_shard=config.tracks_per_shard)
-    settings = settings_json(config, tracks)
+    settings = settings_json(config, tracks, [sounds])
+    claim_folder(out, settings)
     make = functools.partial(make_excerpts, config=config, sounds=sounds)
-    splits, failures = write_shards(shards, make, settings=settings, num_workers=config.num_workers, console=console)
+    splits, failures = write_shards(
+        shards, make, sample_rate_hz=config.sample_rate_hz, num_workers=config.num_workers, console=console
+    )
     report_failures(failures, out, console)
     track_names = {str(track.track_id): track.name for track in tracks}
     summary = DatasetSummary(config.name, config.sample_rate_hz, 0, settings, track_names)
     write_dataset_metadata(out, summary, splits, description="Distorted excerpts with their true track and position.")
-    console.print(f"{out}: {sum(n for parts in splits.values() for n, _ in parts)} queries in {len(splits)} conditions")
+    console.print(
+        f"{out}: {sum(len(shard.clips) for parts in splits.values() for shard in parts)} queries in {len(splits)} conditions"
+    )
 
 
 def make_excerpts(track: Track, name: str, *, config: QueryConfig, sounds: Sounds) -> list[Clip]:

@@ -6,18 +6,22 @@ Killed or interrupted, start it again: complete shards stay.
 """
 
 import functools
+import pathlib
 
+import numpy as np
 from absl import flags
+from jaxtyping import Float32
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from confp_jax import command_line
-from confp_jax.audio.decode import DecodeError, decode
+from confp_jax.audio.decode import Audio, DecodeError, decode
 from confp_jax.config import from_mapping
-from confp_jax.data.records import Clip, DatasetSummary, to_int16, write_dataset_metadata
-from data_prep.augment import Chain, Sounds, prepare_sounds
+from confp_jax.data.mixing import SOUNDS_FOLDER
+from confp_jax.data.records import Clip, DatasetSummary, shard_path, to_int16, write_dataset_metadata, write_shard
+from data_prep.augment import Chain, Sounds, prepare_sounds, read_sound
 from data_prep.config import PrepareConfig
-from data_prep.shards import plan_shards, report_failures, write_shards
+from data_prep.shards import claim_folder, plan_shards, report_failures, write_shards
 from data_prep.sources import output_folder, read_tracks, settings_json, sound_part
 from data_prep.tracks import SourceError, Track
 
@@ -39,21 +43,43 @@ def prepare(config: PrepareConfig, console: Console) -> None:
         part: prepare_sounds(config.noise_dir, config.ir_dir, part, cache=out / ".sounds", sample_rate_hz=config.sample_rate_hz)
         for part in sorted({sound_part(split) for split in config.splits})
     }
+    settings = settings_json(config, tracks, [*sounds.values()])
+    claim_folder(out, settings)
     shards = []
     for split in config.splits:
         members = [track for track in tracks if track.split == split]
         console.print(f"{split}: {len(members)} tracks")
         shards += plan_shards(members, out, config.name, split, tracks_per_shard=config.tracks_per_shard)
+    if not shards:
+        raise SourceError(
+            f"{config.music_dir}: no track belongs to {', '.join(config.splits)}; add music, or set --config.splits"
+        )
     make = functools.partial(make_clips, config=config, sounds=sounds)
-    settings = settings_json(config, tracks)
-    splits, failures = write_shards(shards, make, settings=settings, num_workers=config.num_workers, console=console)
+    splits, failures = write_shards(
+        shards, make, sample_rate_hz=config.sample_rate_hz, num_workers=config.num_workers, console=console
+    )
     report_failures(failures, out, console)
     names = {str(track.track_id): track.name for track in tracks}
     summary = DatasetSummary(config.name, config.sample_rate_hz, config.num_replicas, settings, names)
     description = f"Clean clips and {config.num_replicas} distorted replicas of each, for contrastive audio fingerprinting."
     write_dataset_metadata(out, summary, splits, description=description)
-    total_gb = sum(size for parts in splits.values() for _, size in parts) / 1e9
-    console.print(f"{out}: {sum(n for parts in splits.values() for n, _ in parts)} records, {total_gb:.2f} GB")
+    if "train" in sounds:
+        write_sounds(sounds["train"], out / SOUNDS_FOLDER, sample_rate_hz=config.sample_rate_hz)
+    written = [shard for shards in splits.values() for shard in shards]
+    total_gb = sum(shard.num_bytes for shard in written) / 1e9
+    console.print(f"{out}: {sum(len(shard.clips) for shard in written)} clips, {total_gb:.2f} GB")
+
+
+def write_sounds(sounds: Sounds, folder: pathlib.Path, *, sample_rate_hz: int) -> None:
+    """The training part's noise and impulse responses as a dataset of its own, for `confp_jax.data.mixing`."""
+    folder.mkdir(exist_ok=True)
+    splits, names = {}, [*sounds.noise, *sounds.impulse_responses]
+    for split, paths in (("noise", sounds.noise), ("ir", sounds.impulse_responses)):
+        clips = (Clip(names.index(path), 0, 1.0, 0.0, to_int16(read_sound(path))) for path in paths)
+        splits[split] = [write_shard(shard_path(folder, "sounds", split, 0, 1), clips, sample_rate_hz=sample_rate_hz)]
+    track_names = {str(i): "/".join(pathlib.PurePath(name).parts[-3:]) for i, name in enumerate(names)}
+    summary = DatasetSummary("sounds", sample_rate_hz, 0, "{}", track_names)
+    write_dataset_metadata(folder, summary, splits, description="Noise and impulse responses to mix in while training.")
 
 
 def make_clips(track: Track, split: str, *, config: PrepareConfig, sounds: dict[str, Sounds]) -> list[Clip]:
@@ -68,12 +94,20 @@ def make_clips(track: Track, split: str, *, config: PrepareConfig, sounds: dict[
     if abs(audio.samples).max() < 1e-4:
         raise DecodeError(f"{track.path}: is silent")
     chain = _chain(config, sounds[sound_part(split)])
-    clips = [Clip(track.track_id, 0, 1.0, 0.0, to_int16(audio.samples))]
+    samples, start_s = _middle(audio, config.max_clip_s)
+    clips = [Clip(track.track_id, 0, 1.0, start_s, to_int16(samples))]
     for replica in range(1, config.num_replicas + 1):
         seed = (config.seed, track.track_id, replica)
-        distorted = chain.apply(audio.samples, sample_rate_hz=config.sample_rate_hz, seed=seed)
-        clips.append(Clip(track.track_id, replica, distorted.rate, 0.0, to_int16(distorted.samples), distorted.draws))
+        distorted = chain.apply(samples, sample_rate_hz=config.sample_rate_hz, seed=seed)
+        clips.append(Clip(track.track_id, replica, distorted.rate, start_s, to_int16(distorted.samples), distorted.draws))
     return clips
+
+
+def _middle(audio: Audio, length_s: float) -> tuple[Float32[np.ndarray, " n"], float]:
+    """The middle `length_s` of a longer track, and where it begins in seconds."""
+    length = round(length_s * audio.sample_rate_hz)
+    start = max(0, len(audio.samples) - length) // 2
+    return audio.samples[start : start + length], start / audio.sample_rate_hz
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,10 +1,13 @@
 """What a preparation run reads from and writes to."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 
+from confp_jax.data.records import VERSION
 from data_prep import fma, folder
+from data_prep.augment import Sounds
 from data_prep.config import PrepareConfig, QueryConfig
 from data_prep.tracks import SourceError, Track
 
@@ -20,7 +23,10 @@ def output_folder(out: str) -> pathlib.Path:
     if not out:
         raise SourceError("where to? pass --config.out=FOLDER")
     folder_path = pathlib.Path(out)
-    (folder_path / ".shards").mkdir(parents=True, exist_ok=True)
+    try:
+        (folder_path / ".shards").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SourceError(f"{out}: cannot be made a folder ({error.strerror}); pass another --config.out") from error
     return folder_path
 
 
@@ -38,9 +44,11 @@ def sound_part(split: str) -> str:
     return "train" if split in ("training", "validation") else "test"
 
 
-def settings_json(config: PrepareConfig | QueryConfig, tracks: list[Track]) -> str:
+def settings_json(config: PrepareConfig | QueryConfig, tracks: list[Track], sounds: list[Sounds]) -> str:
     """Everything that decides the shards' content, without this machine's folders."""
     values = dataclasses.asdict(config)
     for key in ("music_dir", "tracks_csv", "noise_dir", "ir_dir", "out", "num_workers"):
         values.pop(key)
-    return json.dumps(values | {"tracks": [t.track_id for t in tracks]}, sort_keys=True)
+    ids = hashlib.sha256(json.dumps([[track.track_id, track.split] for track in tracks]).encode()).hexdigest()
+    values |= {"num_tracks": len(tracks), "tracks": ids, "sounds": [s.identity() for s in sounds], "format": VERSION}
+    return json.dumps(values, sort_keys=True)

@@ -11,11 +11,12 @@ from confp_jax.config import MelConfig
 _BLOCK_FRAMES = 512  # 512 x 1024 float32 = 2 MiB: stays in the second-level cache
 
 
-@functools.lru_cache(maxsize=8)
-def mel_filterbank(config: MelConfig, sample_rate_hz: int) -> Float32[np.ndarray, "bins F"]:
+@functools.lru_cache(maxsize=256)  # 160 kB each
+def mel_filterbank(config: MelConfig, sample_rate_hz: int, pitch: float = 1.0) -> Float32[np.ndarray, "bins F"]:
     """Triangular filters of unit area (Slaney's normalisation) over the rfft's bins.
 
-    Equal to `librosa.filters.mel(..., norm="slaney").T` on either mel scale.
+    Equal to `librosa.filters.mel(..., norm="slaney").T` on either mel scale. With `pitch` 1.1 each filter listens a tenth lower,
+    so that the sound appears a tenth higher: a pitch shift for nothing.
 
     Raises:
       ValueError: the frequency range is empty or beyond half the sample rate.
@@ -27,7 +28,7 @@ def mel_filterbank(config: MelConfig, sample_rate_hz: int) -> Float32[np.ndarray
         )
     bins_hz = np.fft.rfftfreq(config.fft_samples, 1 / sample_rate_hz)
     low, high = _to_mel(np.array([config.fmin_hz, config.fmax_hz]), config.scale)
-    edges_hz = _to_hz(np.linspace(low, high, config.num_mels + 2), config.scale)
+    edges_hz = _to_hz(np.linspace(low, high, config.num_mels + 2), config.scale) / pitch
     rising = (bins_hz[:, None] - edges_hz[None, :-2]) / (edges_hz[1:-1] - edges_hz[:-2])
     falling = (edges_hz[None, 2:] - bins_hz[:, None]) / (edges_hz[2:] - edges_hz[1:-1])
     triangles = np.maximum(0, np.minimum(rising, falling))
@@ -41,10 +42,10 @@ def hann_window(num_samples: int) -> Float32[np.ndarray, " n"]:
 
 
 def mel_power(
-    samples: Float32[np.ndarray, " n"], config: MelConfig, *, sample_rate_hz: int, offset_samples: int = 0
+    samples: Float32[np.ndarray, " n"], config: MelConfig, *, sample_rate_hz: int, offset_samples: int = 0, pitch: float = 1.0
 ) -> Float32[np.ndarray, "T F"]:
-    """Mel power of the frames that lie wholly inside `samples`, the first one starting at `offset_samples`."""
-    filters, window = mel_filterbank(config, sample_rate_hz), hann_window(config.fft_samples)
+    """Mel power of the frames that lie wholly inside `samples`, the first one starting at `offset_samples`; `pitch` as above."""
+    filters, window = mel_filterbank(config, sample_rate_hz, pitch), hann_window(config.fft_samples)
     num = config.num_frames(len(samples) - offset_samples)
     if num < 1:
         return np.zeros((0, config.num_mels), np.float32)

@@ -3,17 +3,18 @@
 Nothing here may import JAX: Grain's worker processes import it.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import grain
 import numpy as np
-from jaxtyping import Float32
 
 from confp_jax.audio.mel import mel_power
 from confp_jax.audio.segments import PairCrop, draw_pair_crops
-from confp_jax.config import TrainConfig
-from confp_jax.data.records import Clip, ClipSource, DatasetError
+from confp_jax.config import MixConfig, TrainConfig
+from confp_jax.data.mixing import Mixer, PitchAndTempo, resample
+from confp_jax.data.records import ClipSource, DatasetError, to_int16
 
 _NUM_THREADS = 4  # and as many batches read ahead
 
@@ -22,7 +23,7 @@ class PairCutter(grain.transforms.RandomMap):
     """A track number to `crops_per_track` pairs: {"anchor", "replica"}, each [crops, samples] int16 or [crops, T, F] float32.
 
     Raises:
-      DatasetError: the shards' order or rate is not what the configuration needs.
+      DatasetError: the clips' order or rate is not what the configuration needs, or it asks for sounds that are not there.
     """
 
     def __init__(self, source: ClipSource, config: TrainConfig):
@@ -32,51 +33,91 @@ class PairCutter(grain.transforms.RandomMap):
                 f"{source.folder} holds audio at {summary.sample_rate_hz} Hz, the model wants {config.audio.sample_rate_hz}; "
                 "prepare it again with --config.sample_rate_hz"
             )
-        if summary.num_replicas < 1:
-            raise DatasetError(f"{source.folder} holds no replicas; prepare it again with --config.num_replicas=4")
+        if summary.num_replicas < 1 and config.data.mix == MixConfig():
+            raise DatasetError(
+                f"{source.folder} holds no replicas; prepare it again with --config.num_replicas=4, or draw distortions "
+                "while training with --config.data.mix.noise_p=0.9 and its fellows"
+            )
         self._source, self._config = source, config
+        self._mixer = Mixer(config.data.mix, source.folder, sample_rate_hz=config.audio.sample_rate_hz)
 
     def random_map(  # pyrefly: ignore[bad-override]
         self, element: Any, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
         """Grain's hook: the same (element, rng) gives the same pairs."""
-        config = self._config
-        group = 1 + self._source.summary.num_replicas
-        clean = self._source[int(element) * group]
-        replica = self._source[int(element) * group + int(rng.integers(1, group))]
-        if clean.replica != 0 or replica.track_id != clean.track_id:
-            raise DatasetError(f"{self._source.folder}: record {element * group} is not the clean clip of its replica")
-        data, rate_hz = config.data, config.audio.sample_rate_hz
-        crops = draw_pair_crops(
-            rng,
-            num_crops=data.crops_per_track,
-            spacing_s=data.crop_spacing_s,
-            clean_s=len(clean.samples) / rate_hz,
-            replica_s=len(replica.samples) / rate_hz,
-            rate=replica.rate,
-            segment_s=config.audio.segment_s,
-            shift=(data.shift_alpha, data.shift_beta, data.max_shift_s),
-        )
-        pairs = [self._cut(clean, replica, crop) for crop in crops]
+        clean, replica = self._draw_clips(int(element), rng)
+        played = self._mixer.draw_pitch_and_tempo(rng)
+        pairs = []
+        for crop in self._draw_crops(clean, replica, played.tempo, rng):
+            anchor = self._source.crop(clean, *self._span(crop.anchor_start_s, clean))
+            pairs.append((self._feature(anchor), self._replica(replica, crop.replica_start_s, played, rng)))
         return {name: np.stack([pair[i] for pair in pairs]) for i, name in enumerate(("anchor", "replica"))}
 
-    def _cut(self, clean: Clip, replica: Clip, crop: PairCrop) -> tuple[np.ndarray, np.ndarray]:
-        audio = self._config.audio
-        windows = []
-        for clip, start_s in ((clean, crop.anchor_start_s), (replica, crop.replica_start_s)):
-            start = min(max(round(start_s * audio.sample_rate_hz), 0), len(clip.samples) - audio.segment_samples)
-            windows.append(clip.samples[start : start + audio.segment_samples])
-        if self._config.data.mel_on == "device":
-            return windows[0], windows[1]
-        return self._mel(windows[0]), self._mel(windows[1])
+    def _draw_clips(self, track: int, rng: np.random.Generator) -> tuple[int, int]:
+        """Numbers of the clean clip and of a replica (which is the clean clip where there are none, and with `clean_p`)."""
+        num_replicas = self._source.summary.num_replicas
+        clean = track * (1 + num_replicas)
+        drawn = rng.integers(1, 1 + num_replicas) if num_replicas and rng.random() >= self._config.data.mix.clean_p else 0
+        replica = clean + int(drawn)
+        of_clean, of_replica = self._source.row(clean), self._source.row(replica)
+        if of_clean.replica != 0 or of_replica.track_id != of_clean.track_id:
+            raise DatasetError(f"{self._source.folder}: record {clean} is not the clean clip of its replica")
+        return clean, replica
 
-    def _mel(self, samples: np.ndarray) -> Float32[np.ndarray, "T F"]:
-        as_float = samples.astype(np.float32) / 32768
-        return mel_power(as_float, self._config.mel, sample_rate_hz=self._config.audio.sample_rate_hz)
+    def _draw_crops(self, clean: int, replica: int, tempo: float, rng: np.random.Generator) -> list[PairCrop]:
+        """Where the pairs lie; the replica's times are those of its audio played at `tempo`."""
+        data, rate_hz = self._config.data, self._config.audio.sample_rate_hz
+        of_clean, of_replica = self._source.row(clean), self._source.row(replica)
+        try:
+            return draw_pair_crops(
+                rng,
+                num_crops=data.crops_per_track,
+                spacing_s=data.crop_spacing_s,
+                clean_s=of_clean.num_samples / rate_hz,
+                replica_s=of_replica.num_samples / rate_hz / tempo,
+                rate=of_replica.rate * tempo,
+                segment_s=self._config.audio.segment_s,
+                shift=(data.shift_alpha, data.shift_beta, data.max_shift_s),
+            )
+        except ValueError as error:
+            name = self._source.summary.track_names.get(str(of_clean.track_id), of_clean.track_id)
+            raise DatasetError(
+                f"{self._source.folder}: {name}: {error}; prepare it again with a larger --config.min_clip_s"
+            ) from error
+
+    def _span(self, start_s: float, clip: int) -> tuple[int, int]:
+        length = self._config.audio.segment_samples
+        last = self._source.row(clip).num_samples - length
+        start = min(max(round(start_s * self._config.audio.sample_rate_hz), 0), last)
+        return start, start + length
+
+    def _replica(self, clip: int, start_s: float, played: PitchAndTempo, rng: np.random.Generator) -> np.ndarray:
+        if self._config.data.mix == MixConfig():
+            return self._feature(self._source.crop(clip, *self._span(start_s, clip)))
+        length, lead = self._config.audio.segment_samples, self._mixer.lead_samples
+        start = round(start_s * played.tempo * self._config.audio.sample_rate_hz)
+        first = max(0, start - round(lead * played.tempo))
+        last = min(self._source.row(clip).num_samples, start + math.ceil(length * played.tempo) + 2)
+        samples = self._source.crop(clip, first, last).astype(np.float32) / 32768
+        before = round((start - first) / played.tempo)  # less than `lead` at the beginning of a track
+        samples = resample(samples, played.tempo, before + length)
+        samples = np.concatenate([np.zeros(lead - before, np.float32), samples]) if before < lead else samples
+        return self._feature(self._mixer.distort(samples, rng), played.mel_pitch, rng)
+
+    def _feature(self, samples: np.ndarray, pitch: float = 1.0, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Mel power where the host makes it, else the samples as 16-bit PCM; `rng` colours the mel power."""
+        if samples.dtype != np.int16 and self._config.data.mel_on == "device":
+            return to_int16(samples)
+        if self._config.data.mel_on == "device":
+            return samples
+        as_float = samples.astype(np.float32) / 32768 if samples.dtype == np.int16 else samples
+        mel, rate_hz = self._config.mel, self._config.audio.sample_rate_hz
+        power = mel_power(as_float, mel, sample_rate_hz=rate_hz, pitch=pitch)
+        return power if rng is None else self._mixer.colour(power, rng, mel)
 
 
 def train_batches(config: TrainConfig, *, process: int = 0, num_processes: int = 1) -> grain.DatasetIterator:
-    """This process's share of the endless, shuffled stream of batches; every epoch holds each track once.
+    """This process's share of the endless, shuffled stream of batches; no track is in an epoch twice.
 
     Raises:
       DatasetError: no dataset, too few tracks for a batch.
@@ -90,7 +131,9 @@ def train_batches(config: TrainConfig, *, process: int = 0, num_processes: int =
         )
     if tracks_per_batch % num_processes:
         raise DatasetError(f"{tracks_per_batch} tracks a batch do not divide over {num_processes} processes")
-    dataset = grain.MapDataset.range(source.num_tracks).seed(config.seed).shuffle().repeat()
+    # Whole batches only, other tracks left over in every epoch: a batch across two epochs could hold a track twice.
+    whole = source.num_tracks // tracks_per_batch * tracks_per_batch
+    dataset = grain.MapDataset.range(source.num_tracks).seed(config.seed).shuffle()[:whole].repeat()
     dataset = dataset[process::num_processes].random_map(PairCutter(source, config))
     dataset = dataset.batch(tracks_per_batch // num_processes, drop_remainder=True, batch_fn=_join)
     options = grain.ReadOptions(num_threads=_NUM_THREADS, prefetch_buffer_size=_NUM_THREADS)
@@ -101,7 +144,7 @@ def train_batches(config: TrainConfig, *, process: int = 0, num_processes: int =
 
 
 def steps_per_epoch(config: TrainConfig) -> int:
-    """Batches in which every track of the split occurs about once."""
+    """Batches in an epoch: every track of the split at most once, all of them if the batch divides their number."""
     tracks = ClipSource(config.data.dir, config.data.split).num_tracks
     return max(1, tracks // (config.data.batch_size // config.data.crops_per_track))
 

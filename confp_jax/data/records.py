@@ -1,27 +1,41 @@
 """The record format: TFDS features over ArrayRecord shards, without TensorFlow.
 
-A prepared dataset is a folder that `tfds.builder_from_directory` opens. A record is one clip: a track's clean audio
-(replica 0), a distorted replica of it (1 to K), or a query excerpt. Samples are a bytes scalar of little-endian int16: an
-int16 Tensor would be 3x the size and 20x slower to decode.
+A prepared dataset is a folder that `tfds.builder_from_directory` opens. A clip is a track's clean audio (replica 0), a distorted
+replica of it (1 to K), a query excerpt, or a sound to mix in; a record is a piece of 3 s of it, so that a training crop reads at
+most twice its own bytes however long the track. The table `clips-SPLIT.npy` says which records make which clip. Samples are a
+bytes scalar of little-endian int16: an int16 Tensor would be 3x the size and 20x slower to decode.
 """
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from jaxtyping import Int16
+from tensorflow_datasets.core import example_serializer
 
-VERSION = "1.0.0"
+VERSION = "2.0.0"
+PIECE_S = 3.0
 # Every record its own group, not compressed: a random read costs its own bytes and no more.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
+_TABLE_DTYPE = np.dtype(
+    [
+        ("track_id", "<i8"),
+        ("replica", "<i4"),
+        ("rate", "<f4"),
+        ("start_s", "<f4"),
+        ("num_samples", "<i8"),
+        ("first_record", "<i8"),
+    ]
+)
 
 
 class DatasetError(ValueError):
@@ -30,7 +44,7 @@ class DatasetError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """One record."""
+    """Audio with its identity."""
 
     track_id: int
     replica: int  # 0 is clean; in a query set, the number of the excerpt
@@ -40,23 +54,47 @@ class Clip:
     draws: str = "[]"  # JSON: every transform that was applied, with its drawn values
 
 
+class ClipRow(NamedTuple):
+    """A clip without its audio, as the table keeps it."""
+
+    track_id: int
+    replica: int
+    rate: float
+    start_s: float
+    num_samples: int
+
+
+class WrittenShard(NamedTuple):
+    """What a shard holds, and its size."""
+
+    clips: Sequence[ClipRow]
+    num_records: int
+    num_bytes: int
+
+
 @dataclasses.dataclass(frozen=True)
 class DatasetSummary:
     """What a dataset is made of, kept beside the TFDS metadata in `confp.json`."""
 
     name: str
     sample_rate_hz: int
-    num_replicas: int  # beside the clean clip; records of a track stand together
+    num_replicas: int  # beside the clean clip; clips of a track stand together
     settings: str  # JSON of the configuration that made it
     track_names: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    @property
+    def piece_samples(self) -> int:
+        """Samples in one record; a clip's last one may hold fewer."""
+        return round(PIECE_S * self.sample_rate_hz)
+
 
 def features() -> tfds.features.FeaturesDict:
-    """The TFDS features of a clip."""
+    """The TFDS features of a record: a piece of a clip. `draws` stands in the first piece only."""
     return tfds.features.FeaturesDict(
         {
             "track_id": np.int64,
             "replica": np.int32,
+            "piece": np.int32,
             "rate": np.float32,
             "start_s": np.float32,
             "samples": tfds.features.Tensor(shape=(), dtype=np.object_),
@@ -76,33 +114,37 @@ def shard_path(folder: pathlib.Path, name: str, split: str, shard: int, num_shar
     return folder / f"{name}-{split}.array_record-{shard:05d}-of-{num_shards:05d}"
 
 
-def write_shard(path: pathlib.Path, clips: Iterable[Clip]) -> tuple[int, int]:
-    """Writes a shard so that it exists only when complete; returns (records, bytes)."""
-    serializer, partial = features(), path.with_name(path.name + ".part")
-    num = 0
+def write_shard(path: pathlib.Path, clips: Iterable[Clip], *, sample_rate_hz: int) -> WrittenShard:
+    """Writes a shard so that it exists only when complete."""
+    partial = path.with_name(path.name + ".part")
+    piece_samples = round(PIECE_S * sample_rate_hz)
+    rows, num_records = [], 0
     writer = ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
     try:
         for clip in clips:
-            example = dataclasses.asdict(clip) | {"samples": np.ascontiguousarray(clip.samples, "<i2").tobytes()}
-            writer.write(serializer.serialize_example(example))
-            num += 1
+            for record in _pieces(clip, piece_samples):
+                writer.write(_serialize(record))
+                num_records += 1
+            rows.append(ClipRow(clip.track_id, clip.replica, clip.rate, clip.start_s, len(clip.samples)))
     finally:
         writer.close()
     with open(partial, "rb") as file:
         os.fsync(file.fileno())
     size = partial.stat().st_size
     partial.rename(path)
-    return num, size
+    return WrittenShard(rows, num_records, size)
 
 
 def write_dataset_metadata(
-    folder: pathlib.Path, summary: DatasetSummary, splits: dict[str, Sequence[tuple[int, int]]], *, description: str
+    folder: pathlib.Path, summary: DatasetSummary, splits: Mapping[str, Sequence[WrittenShard]], *, description: str
 ) -> None:
-    """Makes the folder of shards a TFDS dataset. `splits` holds (records, bytes) of every shard in order."""
+    """Makes the folder of shards a TFDS dataset. `splits` holds every split's shards in order."""
     infos = [
-        tfds.core.SplitInfo(name=split, shard_lengths=[n for n, _ in shards], num_bytes=sum(b for _, b in shards))
+        tfds.core.SplitInfo(name=split, shard_lengths=[s.num_records for s in shards], num_bytes=sum(s.num_bytes for s in shards))
         for split, shards in splits.items()
     ]
+    for split, shards in splits.items():
+        _write_table(folder / f"clips-{split}.npy", [row for shard in shards for row in shard.clips], summary.piece_samples)
     with contextlib.redirect_stdout(io.StringIO()):
         tfds.folder_dataset.write_metadata(
             data_dir=str(folder),
@@ -130,7 +172,10 @@ def read_summary(folder: str | pathlib.Path) -> DatasetSummary:
             f"{folder or '(no folder given)'}: no prepared dataset here (confp.json is missing); make one with "
             "`python -m data_prep.make_train --config=configs/prepare.py` and pass its folder"
         )
-    return DatasetSummary(**json.loads(file.read_text()))
+    try:
+        return DatasetSummary(**json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise DatasetError(f"{file} is damaged ({error}); start the preparation again: it keeps the shards") from error
 
 
 def read_splits(folder: str | pathlib.Path) -> list[str]:
@@ -140,53 +185,76 @@ def read_splits(folder: str | pathlib.Path) -> list[str]:
       DatasetError: the folder holds no complete dataset.
     """
     read_summary(folder)
-    splits = tfds.builder_from_directory(str(folder)).info.splits
+    splits = _builder(folder).info.splits
     return [name for name in splits if splits[name].num_examples]
 
 
 class ClipSource:
-    """Random access to one split of a prepared dataset: `source[i]` is a `Clip`.
+    """Random access to the clips of one split of a prepared dataset: `source[i]` is a whole `Clip`, `crop` a part of one.
 
     Args:
       folder: the folder that holds dataset_info.json.
       split: "training", "validation", "test" or the name of a query condition.
 
     Raises:
-      DatasetError: no dataset there, or no such split.
+      DatasetError: no dataset there, one of an older format, no such split, or a shard of it is missing.
     """
 
     def __init__(self, folder: str | pathlib.Path, split: str):
         self.folder, self.split = pathlib.Path(folder), split
         self.summary = read_summary(folder)
-        self._source = self._open()
+        self._records = self._open()
+        self._table = _read_table(self.folder / f"clips-{split}.npy")
 
     def _open(self) -> Sequence[dict[str, Any]]:
         # Opened by tfds itself: that is the promise that anybody else's tools can open it too.
-        builder = tfds.builder_from_directory(str(self.folder))
-        if self.split not in builder.info.splits:
-            raise DatasetError(f"{self.folder} has no split {self.split!r}; it has {', '.join(builder.info.splits)}")
+        builder = _builder(self.folder)
+        splits = builder.info.splits
+        if self.split not in splits:
+            raise DatasetError(f"{self.folder} has no split {self.split!r}; it has {', '.join(splits)}")
+        for path in splits[self.split].filepaths if splits[self.split].num_examples else []:
+            if not pathlib.Path(path).is_file():
+                raise DatasetError(f"{path} is missing; start the preparation again, it makes what is not there")
         return cast(Sequence[dict[str, Any]], builder.as_data_source(split=self.split))
 
     def __getstate__(self) -> dict:
-        return {"folder": self.folder, "split": self.split, "summary": self.summary}
+        return {name: value for name, value in self.__dict__.items() if name != "_records"}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._source = self._open()
+        self._records = self._open()
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._table)
+
+    def row(self, index: int) -> ClipRow:
+        """A clip's identity and length, without reading its audio."""
+        *values, _ = self._table[index].item()
+        return ClipRow(*values)
 
     def __getitem__(self, index: int) -> Clip:
-        row = self._source[index]
-        return Clip(
-            track_id=int(row["track_id"]),
-            replica=int(row["replica"]),
-            rate=float(row["rate"]),
-            start_s=float(row["start_s"]),
-            samples=np.frombuffer(row["samples"], "<i2"),
-            draws=_text(row["draws"]),
-        )
+        row = self.row(index)
+        return Clip(*row[:4], samples=self.crop(index, 0, row.num_samples), draws=self.draws(index))
+
+    def crop(self, index: int, start: int, stop: int) -> Int16[np.ndarray, " n"]:
+        """Samples start..stop of a clip; only the records that hold them are read.
+
+        Raises:
+          DatasetError: the clip does not hold them.
+        """
+        entry = self._table[index]
+        if not 0 <= start <= stop <= entry["num_samples"]:
+            raise DatasetError(f"{self.folder}: samples {start} to {stop} of a clip of {entry['num_samples']} were asked for")
+        size = self.summary.piece_samples
+        first, last = start // size, max(start, stop - 1) // size
+        pieces = [np.frombuffer(self._records[int(entry["first_record"]) + i]["samples"], "<i2") for i in range(first, last + 1)]
+        whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return whole[start - first * size : stop - first * size]
+
+    def draws(self, index: int) -> str:
+        """JSON: what was applied to a clip."""
+        value = self._records[int(self._table[index]["first_record"])]["draws"]
+        return value.decode() if isinstance(value, bytes) else value
 
     def __iter__(self) -> Iterator[Clip]:
         return (self[i] for i in range(len(self)))
@@ -197,5 +265,51 @@ class ClipSource:
         return len(self) // (1 + self.summary.num_replicas)
 
 
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+@functools.cache
+def _serializer() -> tuple[tfds.features.FeaturesDict, example_serializer.ExampleSerializer]:
+    described = features()
+    return described, example_serializer.ExampleSerializer(described.get_serialized_info())
+
+
+def _serialize(record: dict[str, Any]) -> bytes:
+    """As `features().serialize_example`, but with the fields in a fixed order: the same bytes from every process."""
+    described, serializer = _serializer()
+    return serializer.get_tf_example(described.encode_example(record)).SerializeToString(deterministic=True)
+
+
+def _pieces(clip: Clip, piece_samples: int) -> Iterator[dict[str, Any]]:
+    for piece in range(_num_pieces(len(clip.samples), piece_samples)):
+        part = np.ascontiguousarray(clip.samples[piece * piece_samples : (piece + 1) * piece_samples], "<i2")
+        identity = {"track_id": clip.track_id, "replica": clip.replica, "rate": clip.rate, "start_s": clip.start_s}
+        yield identity | {"piece": piece, "samples": part.tobytes(), "draws": "" if piece else clip.draws}
+
+
+def _num_pieces(num_samples: int, piece_samples: int) -> int:
+    return max(1, -(-num_samples // piece_samples))
+
+
+def _write_table(path: pathlib.Path, rows: Sequence[ClipRow], piece_samples: int) -> None:
+    table = np.zeros(len(rows), _TABLE_DTYPE)
+    for name, column in zip(ClipRow._fields, zip(*rows, strict=True), strict=False):
+        table[name] = column
+    num_records = [_num_pieces(row.num_samples, piece_samples) for row in rows]
+    table["first_record"] = np.cumsum([0, *num_records])[:-1]
+    partial = path.with_name(path.name + ".part")
+    with open(partial, "wb") as file:
+        np.save(file, table, allow_pickle=False)
+    partial.rename(path)
+
+
+def _read_table(path: pathlib.Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DatasetError(f"{path} is missing or damaged ({error}); start the preparation again: it keeps the shards") from error
+
+
+def _builder(folder: str | pathlib.Path) -> tfds.core.DatasetBuilder:
+    try:
+        return tfds.builder_from_directory(str(folder))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        remedy = "start the preparation again: it keeps the shards"
+        raise DatasetError(f"{folder}: TFDS's dataset_info.json or features.json is missing or damaged; {remedy}") from error

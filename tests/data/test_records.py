@@ -125,11 +125,11 @@ def test_a_shard_that_failed_is_not_there(tmp_path: pathlib.Path) -> None:
         raise OSError("the disk went away")
 
     with pytest.raises(OSError, match="went away"):
-        write_shard(path, broken())
+        write_shard(path, broken(), sample_rate_hz=16_000)
     assert not path.exists()
-    num, size = write_shard(path, [_clip(0), _clip(1)])
-    assert (num, size) == (2, path.stat().st_size)
+    written = write_shard(path, [_clip(0), _clip(1)], sample_rate_hz=16_000)
+    assert (len(written.clips), written.num_records, written.num_bytes) == (2, 2, path.stat().st_size)
     whole = tmp_path / "whole"
-    write_shard(whole, [_clip(0), _clip(1)])
+    write_shard(whole, [_clip(0), _clip(1)], sample_rate_hz=16_000)
     assert path.read_bytes() == whole.read_bytes(), "the same clips are the same bytes, whatever lay there before"
     assert not list(tmp_path.glob("*.part"))
