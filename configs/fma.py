@@ -51,6 +51,7 @@ def get_config(model: str = "small") -> ConfigDict:
                 "dropout": 0.5,  # paper
                 "frames_per_token": frames_per_token,
                 "pool_segments": pool_segments,
+                "conv_norm": "batch",  # paper; "layer" also works for windows shorter than it was trained on
             },
             "spec_augment": {
                 "num_frequency_masks": 2,
@@ -67,6 +68,7 @@ def get_config(model: str = "small") -> ConfigDict:
                 "weight_decay": 5e-4,  # paper
                 "decoupled": False,  # paper: L2 in the gradient; True is AdamW
                 "clip_norm": 0.0,  # 0: off
+                "average_decay": 0.0,  # moving average of the weights; 0: off
             },
             "data": {
                 "dir": "",
@@ -79,8 +81,37 @@ def get_config(model: str = "small") -> ConfigDict:
                 "max_shift_s": 0.15,  # paper
                 "mel_on": "device",
                 "num_workers": 0,
+                "mix": {  # drawn anew for every replica (confp_jax/data/mixing.py); all off: stored replicas alone, as the paper
+                    "clean_p": 0.0,
+                    "tempo_p": 0.0,
+                    "tempo": (0.7, 1.35),
+                    "turntable": 0.3,  # share of these whose pitch follows
+                    "pitch_p": 0.0,
+                    "pitch_semitones": (-2.0, 2.0),
+                    "room_p": 0.0,
+                    "synthetic_rooms": 0.5,  # share of the rooms
+                    "lead_s": 1.0,
+                    "noise_p": 0.0,
+                    "second_noise_p": 0.0,
+                    "noise_snr_db": (-4.0, 20.0),
+                    "coloured_p": 0.0,
+                    "coloured_snr_db": (-3.0, 20.0),
+                    "coloured_decay_db": (-6.0, 6.0),  # per octave
+                    "tanh_p": 0.0,
+                    "tanh_drive": (0.5, 4.0),
+                    "colour_p": 0.0,
+                    "tilt_db": (-4.0, 4.0),  # per octave
+                    "low_cut_hz": (50.0, 500.0),
+                    "high_cut_hz": (2500.0, 8000.0),
+                },
             },
-            "validation": {"split": "validation", "every_steps": 1000, "queries_per_track": 5, "index_hop_s": 0.6},
+            "validation": {
+                "split": "validation",
+                "every_steps": 1000,
+                "queries_per_track": 5,
+                "index_hop_s": 0.6,
+                "max_track_s": 30.0,
+            },
             "checkpoint": {"every_steps": 500, "num_kept": 3},
         }
     )
@@ -90,7 +121,11 @@ def get_config(model: str = "small") -> ConfigDict:
             {"learning_rate": 1.2e-3, "schedule": "cosine", "warmup_steps": 100, "decoupled": True, "weight_decay": 0.01}
         )
         config.optimizer.clip_norm = 1.0
+        config.optimizer.average_decay = 0.998
+        config.encoder.conv_norm = "layer"
         config.data.update({"crops_per_track": 2, "mel_on": "host"})
+        config.data.mix.update({"clean_p": 0.5, "tempo_p": 0.4, "pitch_p": 0.35, "room_p": 0.5, "tanh_p": 0.15, "colour_p": 0.3})
+        config.data.mix.update({"noise_p": 0.85, "second_noise_p": 0.3, "coloured_p": 0.2})
         config.num_epochs = 400
     if model == "tiny":
         config.optimizer.warmup_steps = 10

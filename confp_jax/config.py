@@ -76,6 +76,7 @@ class EncoderConfig:
     dropout: float = 0.5
     frames_per_token: int = 1
     pool_segments: int = 1
+    conv_norm: Literal["batch", "layer"] = "batch"  # in the convolution module; batch is the paper's
 
     def __post_init__(self) -> None:
         counts = ("dim", "num_layers", "num_heads", "conv_kernel", "embedding_dim", "frames_per_token", "pool_segments")
@@ -110,6 +111,7 @@ class OptimizerConfig:
     weight_decay: float = 5e-4
     decoupled: bool = False
     clip_norm: float = 0.0  # of the gradient; 0 switches clipping off
+    average_decay: float = 0.0  # of the moving average of the weights that is validated and shipped; 0 is no average
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +171,7 @@ class ValidationConfig:
     every_steps: int = 1000  # 0 switches it off
     queries_per_track: int = 5
     index_hop_s: float = 0.6
+    max_track_s: float = 30.0  # of every track, its middle: the index stays small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +206,9 @@ class TrainConfig:
         _positive(self, "", "num_epochs", "log_every_steps")
         _positive(self.data, "data", "batch_size", "crops_per_track")
         _positive(self.checkpoint, "checkpoint", "every_steps", "num_kept")
-        _positive(self.validation, "validation", "queries_per_track", "index_hop_s")
+        _positive(self.validation, "validation", "queries_per_track", "index_hop_s", "max_track_s")
+        if not 0 <= self.optimizer.average_decay < 1:
+            raise ConfigError(f"optimizer.average_decay={self.optimizer.average_decay} must lie in [0, 1); 0.998 is usual")
         tokens = self.mel.num_frames(self.audio.segment_samples) // self.encoder.frames_per_token
         if tokens < self.encoder.pool_segments:
             raise ConfigError(f"audio.segment_s={self.audio.segment_s} is too short: it holds {max(tokens, 0)} tokens")

@@ -11,7 +11,7 @@ import grain
 import numpy as np
 
 from confp_jax.audio.mel import mel_power
-from confp_jax.audio.segments import PairCrop, draw_pair_crops
+from confp_jax.audio.segments import PairCrop, draw_pair_crops, replica_start_s
 from confp_jax.config import MixConfig, TrainConfig
 from confp_jax.data.mixing import Mixer, PitchAndTempo, resample
 from confp_jax.data.records import ClipSource, DatasetError, to_int16
@@ -52,6 +52,14 @@ class PairCutter(grain.transforms.RandomMap):
             anchor = self._source.crop(clean, *self._span(crop.anchor_start_s, clean))
             pairs.append((self._feature(anchor), self._replica(replica, crop.replica_start_s, played, rng)))
         return {name: np.stack([pair[i] for pair in pairs]) for i, name in enumerate(("anchor", "replica"))}
+
+    def cut_replica(self, track: int, anchor_start_s: float, rng: np.random.Generator) -> np.ndarray:
+        """The replica of the window at `anchor_start_s` of the clean clip, without a shift, as `random_map` gives it."""
+        _, replica = self._draw_clips(track, rng)
+        played = self._mixer.draw_pitch_and_tempo(rng)
+        rate = self._source.row(replica).rate * played.tempo
+        start_s = replica_start_s(anchor_start_s, shift_s=0.0, rate=rate, segment_s=self._config.audio.segment_s)
+        return self._replica(replica, max(start_s, 0.0), played, rng)
 
     def _draw_clips(self, track: int, rng: np.random.Generator) -> tuple[int, int]:
         """Numbers of the clean clip and of a replica (which is the clean clip where there are none, and with `clean_p`)."""

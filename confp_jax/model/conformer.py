@@ -67,7 +67,7 @@ class SelfAttention(nnx.Module):
 
 
 class Convolution(nnx.Module):
-    """LayerNorm, pointwise d->2d, GLU, depthwise, BatchNorm, SiLU, pointwise d->d, dropout."""
+    """LayerNorm, pointwise d->2d, GLU, depthwise, BatchNorm (or LayerNorm), SiLU, pointwise d->d, dropout."""
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         self.norm = nnx.LayerNorm(config.dim, epsilon=_EPSILON, rngs=rngs)
@@ -76,16 +76,19 @@ class Convolution(nnx.Module):
         initial = jax.random.uniform(rngs.params(), (config.conv_kernel, config.dim), minval=-bound, maxval=bound)
         self.depthwise_kernel = nnx.Param(initial)
         self.depthwise_bias = nnx.Param(jnp.zeros(config.dim))
-        # PyTorch's momentum 0.1; the variance in one pass loses no accuracy on values of order 1.
-        self.batch_norm = nnx.BatchNorm(config.dim, momentum=0.9, epsilon=_EPSILON, rngs=rngs)
+        self.has_layer_norm = config.conv_norm == "layer"
+        if self.has_layer_norm:
+            self.layer_norm = nnx.LayerNorm(config.dim, epsilon=_EPSILON, rngs=rngs)
+        else:  # PyTorch's momentum 0.1; the variance in one pass loses no accuracy on values of order 1.
+            self.batch_norm = nnx.BatchNorm(config.dim, momentum=0.9, epsilon=_EPSILON, rngs=rngs)
         self.outer = nnx.Linear(config.dim, config.dim, rngs=rngs)
         self.dropout = Dropout(config.dropout)
 
     def __call__(self, x: Float[Array, "B T D"], *, train: bool, key: jax.Array) -> Float[Array, "B T D"]:
         value, gate = jnp.split(self.inner(self.norm(x)), 2, axis=-1)
         x = depthwise(value * nnx.sigmoid(gate), self.depthwise_kernel[...]) + self.depthwise_bias[...]
-        x = nnx.silu(self.batch_norm(x, use_running_average=not train))
-        return self.dropout(self.outer(x), train=train, key=key)
+        x = self.layer_norm(x) if self.has_layer_norm else self.batch_norm(x, use_running_average=not train)
+        return self.dropout(self.outer(nnx.silu(x)), train=train, key=key)
 
 
 class ConformerBlock(nnx.Module):

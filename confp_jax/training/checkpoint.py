@@ -55,10 +55,22 @@ class Checkpoints:
                 f"{self._checkpointer.directory} was trained as {saved.encoder}, {saved.mel}; now asked for "
                 f"{self._config.encoder}, {self._config.mel}; use another --workdir, or the old settings"
             )
+        if saved.optimizer.decoupled != self._config.optimizer.decoupled:
+            raise ConfigError(
+                f"{self._checkpointer.directory} was trained with optimizer.decoupled={saved.optimizer.decoupled}; now asked for "
+                f"{self._config.optimizer.decoupled}: another optimizer's state; use another --workdir, or the old setting"
+            )
         templates = jax.tree.map(_template, _checkpointables(state)) | {"data": batches}
         found = self._checkpointer.load_checkpointables(latest, templates)
         encoder, optimizer = found["encoder"], found["optimizer"]
-        return TrainState(encoder["params"], encoder["statistics"], optimizer["state"], optimizer["step"]), latest.step
+        restored = TrainState(
+            params=optimizer["params"],
+            average=encoder["params"],
+            statistics=encoder["statistics"],
+            optimizer=optimizer["state"],
+            step=optimizer["step"],
+        )
+        return restored, latest.step
 
     def save(self, step: int, state: TrainState, batches: grain.DatasetIterator, *, force: bool = False) -> None:
         """Saves asynchronously when the policy says so, or `force` does. `step` counts the steps done."""
@@ -124,8 +136,8 @@ def abstract_encoder(config: TrainConfig) -> EncoderState:
 
 def _checkpointables(state: TrainState) -> dict[str, Any]:
     return {
-        "encoder": {"params": state.params, "statistics": state.statistics},
-        "optimizer": {"state": state.optimizer, "step": state.step},
+        "encoder": {"params": state.average, "statistics": state.statistics},
+        "optimizer": {"state": state.optimizer, "step": state.step, "params": state.params},
     }
 
 

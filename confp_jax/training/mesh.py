@@ -4,6 +4,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from confp_jax.config import ConfigError
+
 AXIS = "data"
 
 
@@ -24,11 +26,11 @@ def global_batch(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[
     """Every process's rows as one array over the mesh, split by rows.
 
     Raises:
-      ValueError: the rows do not divide over this process's devices.
+      ConfigError: the rows do not divide over this process's devices.
     """
     rows = len(next(iter(batch.values())))
     local = len(mesh.local_devices)
     if rows % local:
-        raise ValueError(f"a batch of {rows} pairs does not divide over {local} devices; use a multiple of {local}")
+        raise ConfigError(f"a batch of {rows} pairs does not divide over {local} devices; set data.batch_size to a multiple")
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}

@@ -20,7 +20,8 @@ def make_schedule(config: OptimizerConfig, *, num_steps: int) -> optax.Schedule:
 def make_optimizer(config: OptimizerConfig, *, num_steps: int) -> optax.GradientTransformation:
     """Adam with L2 in the gradient, as PyTorch's Adam(weight_decay=...) does and the paper uses; or AdamW if `decoupled`."""
     schedule = make_schedule(config, num_steps=num_steps)
-    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
+    # Clipping keeps no state: it may be switched on and off between two runs.
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm > 0 else optax.identity()
     if config.decoupled:
-        return optax.chain(*clip, optax.adamw(schedule, weight_decay=config.weight_decay))
-    return optax.chain(*clip, optax.add_decayed_weights(config.weight_decay), optax.adam(schedule))
+        return optax.chain(clip, optax.adamw(schedule, weight_decay=config.weight_decay))
+    return optax.chain(clip, optax.add_decayed_weights(config.weight_decay), optax.adam(schedule))

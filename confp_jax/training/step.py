@@ -21,6 +21,7 @@ class TrainState(NamedTuple):
     """Everything that changes from step to step. The key of a step is folded from the seed, so it needs no place here."""
 
     params: nnx.State
+    average: nnx.State  # moving average of the params: what is validated, saved as the encoder and shipped
     statistics: nnx.State  # BatchNorm's running mean and variance
     optimizer: optax.OptState
     step: jax.Array
@@ -46,7 +47,7 @@ def build_state(config: TrainConfig, optimizer: optax.GradientTransformation) ->
     @jax.jit
     def build() -> TrainState:
         _, params, statistics = nnx.split(_encoder(config), nnx.Param, ...)
-        return TrainState(params, statistics, optimizer.init(params), jnp.zeros((), jnp.int32))
+        return TrainState(params, params, statistics, optimizer.init(params), jnp.zeros((), jnp.int32))
 
     return build()
 
@@ -55,7 +56,10 @@ def build_state(config: TrainConfig, optimizer: optax.GradientTransformation) ->
 def train_step(
     state: TrainState, batch: dict[str, Array], *, config: TrainConfig, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, Metrics]:
-    """One step of NT-Xent on {"anchor", "replica"}: samples [B, n] int16, or mel power [B, T, F] made on the host."""
+    """One step of NT-Xent on {"anchor", "replica"}: samples [B, n] int16, or mel power [B, T, F] made on the host.
+
+    A step whose loss or gradient is not finite changes nothing but the count: the run can be resumed from any checkpoint.
+    """
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     feature_key, dropout_key = jax.random.split(key)
     frames = pair_features(batch, feature_key, config)
@@ -69,8 +73,21 @@ def train_step(
     (loss, (statistics, top1)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
     params = cast(nnx.State, optax.apply_updates(state.params, updates))
+    average = _averaged(state, params, config.optimizer.average_decay)
     metrics = Metrics(loss, top1, optax.tree.norm(gradient))
-    return TrainState(params, statistics, optimizer_state, state.step + 1), metrics
+    is_finite = jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)
+    new = TrainState(params, average, statistics, optimizer_state, state.step)
+    kept = jax.tree.map(functools.partial(jnp.where, is_finite), new, state)
+    return kept._replace(step=state.step + 1), metrics
+
+
+def _averaged(state: TrainState, params: nnx.State, decay: float) -> nnx.State:
+    """The moving average, with a short memory at first: the random start must not linger in it."""
+    if not decay:
+        return params
+    step = state.step.astype(jnp.float32)
+    kept = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, new: old * kept + new * (1 - kept), state.average, params)
 
 
 def pair_features(batch: dict[str, Array], key: PRNGKeyArray, config: TrainConfig) -> Float[Array, "2B T F"]:

@@ -18,7 +18,8 @@ def tiny(prepared: pathlib.Path) -> Callable[..., TrainConfig]:
 
         config = get_config("tiny")
         config.audio.segment_s = 1.0
-        config.encoder.update({"dim": 32, "num_heads": 2, "dropout": 0.1})
+        config.encoder.update({"dim": 32, "num_heads": 2, "dropout": 0.1, "conv_norm": "batch"})
+        config.data.mix.update({name: 0.0 for name in config.data.mix if name.endswith("_p")})  # stored replicas alone
         config.mel.num_mels = 20
         config.data.update({"dir": str(prepared), "batch_size": 4, "crops_per_track": 2})
         config.update({"num_epochs": 4, "log_every_steps": 1})  # 6 tracks, 2 a batch: 3 steps an epoch
