@@ -31,6 +31,7 @@ def get_config(model: str = "small") -> ConfigDict:
             "seed": 0,
             "num_epochs": 100,  # paper
             "temperature": 0.07 if model == "small" else 0.05,  # paper
+            "init_from": "",  # a checkpoint folder: fine-tune its encoder instead of beginning at random
             "log_every_steps": 20,
             "audio": {"sample_rate_hz": 16_000, "segment_s": 3.0},  # paper
             "mel": {

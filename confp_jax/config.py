@@ -190,6 +190,7 @@ class TrainConfig:
     seed: int = 0
     num_epochs: int = 100
     temperature: float = 0.07
+    init_from: str = ""  # a checkpoint folder whose encoder a new run begins with (fine-tuning)
     log_every_steps: int = 20
     audio: AudioConfig = AudioConfig()
     mel: MelConfig = MelConfig()

@@ -23,7 +23,7 @@ from confp_jax import command_line
 from confp_jax.config import TrainConfig, from_mapping
 from confp_jax.data.input import steps_per_epoch, train_batches
 from confp_jax.data.records import DatasetError
-from confp_jax.training.checkpoint import Checkpoints
+from confp_jax.training.checkpoint import CheckpointError, Checkpoints, begin_from
 from confp_jax.training.mesh import global_batch, make_mesh
 from confp_jax.training.metric_log import MetricLog, NonFiniteLossError
 from confp_jax.training.optim import make_optimizer, make_schedule
@@ -57,6 +57,8 @@ def train(config: TrainConfig, workdir: pathlib.Path, *, stop_at_step: int | Non
         _StopSignal() as stopped,
     ):
         state, first_step = checkpoints.restore(build_state(config, optimizer), batches)
+        if config.init_from and not first_step:
+            state = begin_from(state, config)
         if first_step:
             print(f"resumed from step {first_step}", file=sys.stderr)
         step = first_step
@@ -104,4 +106,4 @@ class _StopSignal:
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints, metrics.jsonl, TensorBoard.", required=True)
     flags.DEFINE_integer("stop_at_step", None, "Save and stop after this step; the schedule stays as it is.", 1)
-    command_line.run(main, config_file="configs/fma.py:small", errors=(DatasetError, NonFiniteLossError))
+    command_line.run(main, config_file="configs/fma.py:small", errors=(DatasetError, CheckpointError, NonFiniteLossError))
