@@ -1,0 +1,99 @@
+"""Fine-tuning begins with another encoder's weights, their average is what is kept, a step that fails changes nothing."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from confp_jax.config import ConfigError, TrainConfig
+from confp_jax.data.input import train_batches
+from confp_jax.training.checkpoint import CheckpointError, EncoderState, begin_from, save_encoder
+from confp_jax.training.mesh import global_batch, make_mesh
+from confp_jax.training.optim import make_optimizer
+from confp_jax.training.step import TrainState, build_state, train_step
+
+
+def _build(config: TrainConfig) -> TrainState:
+    with jax.set_mesh(make_mesh()):
+        return build_state(config, make_optimizer(config.optimizer, num_steps=9))
+
+
+@pytest.fixture(scope="module")
+def saved(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, TrainState]:
+    """An encoder that is not what the seed gives, as a checkpoint folder."""
+    config = tiny()
+    state = _build(config)
+    state = state._replace(params=jax.tree.map(lambda leaf: leaf + 0.25, state.params))
+    folder = tmp_path_factory.mktemp("model")
+    save_encoder(folder / "checkpoint", config, EncoderState(state.params, state.statistics))
+    return folder, state
+
+
+@pytest.mark.parametrize("conv_norm", ["batch", "layer"])
+def test_weights_are_taken_over(tiny, saved, conv_norm: str) -> None:
+    """Also where the other kind of normalisation is asked for: its scale and offset have another name there."""
+    folder, source = saved
+    config = tiny(init_from=str(folder / "checkpoint"), encoder={"conv_norm": conv_norm})
+    begun = begin_from(_build(config), config)
+    for taken in (begun.params, begun.average):
+        expected, found = jax.tree.leaves(source.params), jax.tree.leaves(taken)
+        assert len(found) == len(expected)
+        assert sorted(float(leaf.sum()) for leaf in found) == pytest.approx(sorted(float(leaf.sum()) for leaf in expected))
+    names = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(begun.params)}
+    assert any("layer_norm" in name for name in names) == (conv_norm == "layer")
+
+
+def test_what_does_not_fit_is_refused(tiny, saved, tmp_path: pathlib.Path) -> None:
+    folder = str(saved[0] / "checkpoint")
+    for change, message in (({"encoder": {"dim": 64}}, "set --config.encoder"), ({"mel": {"floor": 1e-5}}, "set --config.mel")):
+        config = tiny(init_from=folder, **change)
+        with pytest.raises(ConfigError, match=message):
+            begin_from(_build(config), config)
+    with pytest.raises(CheckpointError, match="no such checkpoint folder"):
+        begin_from(_build(tiny()), tiny(init_from=str(tmp_path / "nowhere")))
+
+
+def test_the_average_follows_the_weights(tiny) -> None:
+    """Oracle: the recursion in numpy."""
+    config = tiny(optimizer={"average_decay": 0.4})
+    mesh, optimizer = make_mesh(), make_optimizer(config.optimizer, num_steps=9)
+    batches = train_batches(config)
+    with jax.set_mesh(mesh):
+        state = build_state(config, optimizer)
+        expected = [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)]
+        for step in range(4):
+            kept = min(0.4, (1 + step) / (10 + step))
+            state, _ = train_step(state, global_batch(next(batches), mesh), config=config, optimizer=optimizer)
+            new = [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)]
+            expected = [kept * a + (1 - kept) * b for a, b in zip(expected, new, strict=True)]
+    for found, wanted in zip(jax.tree.leaves(state.average), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
+    assert not np.allclose(jax.tree.leaves(state.average)[0], jax.tree.leaves(state.params)[0])
+
+
+def test_a_step_that_is_not_finite_changes_nothing(tiny) -> None:
+    config = tiny()
+    mesh, optimizer = make_mesh(), make_optimizer(config.optimizer, num_steps=9)
+    batch = next(train_batches(config))
+    broken = batch | {"replica": np.full_like(batch["replica"], np.nan)}
+    with jax.set_mesh(mesh):
+        state = build_state(config, optimizer)
+        after, metrics = train_step(state, global_batch(broken, mesh), config=config, optimizer=optimizer)
+        moved = state
+        for _ in range(2):  # the warm-up's first learning rate is 0
+            moved, _ = train_step(moved, global_batch(batch, mesh), config=config, optimizer=optimizer)
+    assert not jnp.isfinite(metrics.loss)
+    assert int(after.step) == 1
+    for one, other in zip(jax.tree.leaves(after._replace(step=state.step)), jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(one, other)
+    pairs = zip(jax.tree.leaves(moved.params), jax.tree.leaves(state.params), strict=True)
+    assert any(not np.array_equal(one, other) for one, other in pairs)
+
+
+def test_the_average_must_be_one(tiny) -> None:
+    with pytest.raises(ConfigError, match="average_decay"):
+        dataclasses.replace(tiny(), optimizer=dataclasses.replace(tiny().optimizer, average_decay=1.0))
