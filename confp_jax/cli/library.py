@@ -24,18 +24,19 @@ def register(commands: Commands) -> None:
 
 
 def _add(args: argparse.Namespace) -> int:
-    from confp_jax.retrieval import identify
+    from confp_jax.retrieval.add import Added, add_paths
+    from confp_jax.retrieval.identify import open_or_create
 
-    database, embedder = identify.open_or_create(args.db, args.model)
+    database, embedder = open_or_create(args.db, args.model)
     with progress("adding") as bar:
         task = bar.add_task("adding", total=None)
 
-        def report(added: identify.Added, total: int) -> None:
+        def report(added: Added, total: int) -> None:
             bar.update(task, advance=1, total=total)
             if added.status == "failed":
                 bar.console.print(f"failed {added.error}", highlight=False, markup=False, soft_wrap=True)
 
-        results = identify.add_paths(database, embedder, args.paths, report=report)
+        results = add_paths(database, embedder, args.paths, report=report)
     failed = sum(r.status == "failed" for r in results)
     if args.json:
         print_json([dataclasses.asdict(result) for result in results])
