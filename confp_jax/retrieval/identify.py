@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from confp_jax.audio.decode import DecodeError, decode, find_audio
 from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp
 from confp_jax.retrieval.embed import DEFAULT_MODEL, HOP_S, AudioError, Embedder, Fingerprints, UnknownModelError, load_encoder
-from confp_jax.retrieval.index import build_index
+from confp_jax.retrieval.index.generation import open_index
 from confp_jax.retrieval.match import rank
 from confp_jax.training.checkpoint import CheckpointError
 
@@ -71,7 +71,7 @@ def open_or_create(folder: str | pathlib.Path, model: str | None) -> tuple[Datab
 def identify_files(database: Database, embedder: Embedder, queries: Sequence[pathlib.Path]) -> Iterator[Answer]:
     """One answer a query, in order, as they come; the index is built once."""
     snapshot = database.snapshot()
-    index = build_index(snapshot.vectors)
+    index = open_index(database, snapshot)
     hop_s = database.stamp.hop_s
     for path in [file for query in queries for file in find_audio([query]) or [query]]:
         began = time.perf_counter()

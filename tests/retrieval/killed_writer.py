@@ -74,7 +74,7 @@ def check_next_writer(folder: pathlib.Path) -> None:
     before = check(folder) if (folder / "catalogue.sqlite").exists() else 0
     write(folder, 1)
     assert check(folder) > before
-    with Database(folder)._connect() as connection:
+    with Database(folder).connect() as connection:
         known = {file for (file,) in connection.execute("SELECT file FROM shards")}
         assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     found = {p.name for p in (folder / "vectors").iterdir()}
@@ -109,7 +109,7 @@ def kill_at_random(folder: pathlib.Path, num: int, seed: int) -> dict:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, "the writer failed by itself"
         num_tracks.append(check(folder))
         assert num_tracks[-1] >= (num_tracks[-2] if len(num_tracks) > 1 else 1), "tracks were lost"
-        with Database(folder)._connect() as connection:
+        with Database(folder).connect() as connection:
             known = connection.execute("SELECT COUNT(*) FROM shards").fetchone()[0]
         num_strays += len(list((folder / "vectors").iterdir())) > known
     check_next_writer(folder)

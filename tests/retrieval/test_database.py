@@ -13,8 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from confp_jax.retrieval import database as module
-from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp, NewTrack
+from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp, NewTrack, catalogue
 
 STAMP = ModelStamp("tiny", "0123456789abcdef", 0.3)
 KILLED_WRITER = pathlib.Path(__file__).with_name("killed_writer.py")
@@ -162,13 +161,13 @@ class TestOpen:
             Database(target)
 
     def test_a_newer_format(self, filled):
-        with filled._connect() as connection:
-            connection.execute("UPDATE settings SET value = '2' WHERE key = 'format'")
-        with pytest.raises(DatabaseError, match=r"format 2, this version reads 1; install a newer"):
+        with filled.connect() as connection:
+            connection.execute("UPDATE settings SET value = '3' WHERE key = 'format'")
+        with pytest.raises(DatabaseError, match=r"format 3, this version reads 2; install a newer"):
             Database(filled.folder)
 
     def test_a_missing_setting(self, filled):
-        with filled._connect() as connection:
+        with filled.connect() as connection:
             connection.execute("DELETE FROM settings WHERE key = 'identity'")
         with pytest.raises(DatabaseError, match="'identity'"):
             _ = Database(filled.folder).stamp
@@ -260,7 +259,7 @@ class TestWriters:
     def test_a_second_writer_is_refused_and_the_first_not_disturbed(self, filled):
         second = Database(filled.folder)
         with filled.writing():
-            with pytest.raises(DatabaseError, match="another process is adding"), second.writing():
+            with pytest.raises(DatabaseError, match="another process is writing"), second.writing():
                 pass
             filled.add([track(3)])
         with second.writing():
@@ -287,7 +286,7 @@ class TestWriters:
 
     def test_a_snapshot_is_of_one_moment(self, filled, monkeypatch):
         """A commit between the reader's two questions must not show: tracks without their rows."""
-        read_tracks = module._read_tracks
+        read_tracks = catalogue.read_tracks
         writer: list[threading.Thread] = []
 
         def add() -> None:
@@ -302,7 +301,7 @@ class TestWriters:
                 writer[0].join(timeout=2)  # it may also wait until the reader is done
             return read_tracks(connection)
 
-        monkeypatch.setattr(module, "_read_tracks", commit_first)
+        monkeypatch.setattr(catalogue, "read_tracks", commit_first)
         snapshot = filled.snapshot()
         writer[0].join()
         assert len(snapshot.row_tracks) == len(snapshot.vectors)
