@@ -4,8 +4,10 @@ import pathlib
 
 import numpy as np
 import pytest
+from sample_tracks import STAMP, track
 
 from confp_jax.audio.decode import decode
+from confp_jax.retrieval.database import Database
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples" / "music"
 
@@ -38,3 +40,13 @@ def embedder(checkpoint: pathlib.Path):
 def music() -> np.ndarray:
     """30 s of real music at 16 kHz."""
     return decode(EXAMPLES / "jordan-trudgett_battle2.mp3", sample_rate_hz=16_000).samples
+
+
+@pytest.fixture
+def filled(tmp_path) -> Database:
+    """Two shards: tracks 0 and 1, then track 2."""
+    database = Database.create(tmp_path / "music.db", STAMP)
+    with database.writing():
+        database.add([track(0, 3), track(1, 4)])
+        database.add([track(2, 6)])
+    return database
