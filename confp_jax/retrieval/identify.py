@@ -60,12 +60,20 @@ def open_database(folder: str | pathlib.Path, model: str | None) -> tuple[Databa
     return database, embedder
 
 
-def open_or_create(folder: str | pathlib.Path, model: str | None) -> tuple[Database, Embedder]:
-    """As `open_database`; makes the database (with the default model unless one is named) where there is none."""
+def open_or_create(folder: str | pathlib.Path, model: str | None, *, precision: str | None = None) -> tuple[Database, Embedder]:
+    """As `open_database`; makes the database (with the default model unless one is named) where there is none.
+
+    Raises:
+      DatabaseError: as there, or the database stores its vectors in another precision.
+    """
     if (pathlib.Path(folder) / "catalogue.sqlite").exists():
-        return open_database(folder, model)
+        database, embedder = open_database(folder, model)
+        if precision not in (None, database.precision):
+            raise DatabaseError(f"{folder} stores vectors as {database.precision}; leave --precision out, or make a new database")
+        return database, embedder
     embedder = load_encoder(model or DEFAULT_MODEL)
-    return Database.create(folder, ModelStamp(embedder.name, embedder.identity, HOP_S)), embedder
+    stamp = ModelStamp(embedder.name, embedder.identity, HOP_S)
+    return Database.create(folder, stamp, precision=precision or "float16"), embedder
 
 
 def identify_files(database: Database, embedder: Embedder, queries: Sequence[pathlib.Path]) -> Iterator[Answer]:

@@ -12,8 +12,7 @@ from confp_jax.retrieval.database import Database
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples" / "music"
 
 
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def save_untrained(folder: pathlib.Path, seed: int) -> pathlib.Path:
     """A `tiny` encoder with its initial weights, saved by `save_encoder`."""
     from flax import nnx
 
@@ -23,10 +22,22 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     from confp_jax.training.checkpoint import EncoderState, save_encoder
 
     config = from_mapping(TrainConfig, get_config("tiny"))
-    _, params, statistics = nnx.split(Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(7)), nnx.Param, ...)
-    folder = tmp_path_factory.mktemp("model") / "untrained"
+    encoder = Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(seed))
+    _, params, statistics = nnx.split(encoder, nnx.Param, ...)
     save_encoder(folder, config, EncoderState(params, statistics))
     return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """An untrained `tiny` encoder."""
+    return save_untrained(tmp_path_factory.mktemp("model") / "untrained", 7)
+
+
+@pytest.fixture(scope="session")
+def other_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Other weights: fingerprints that cannot be compared."""
+    return save_untrained(tmp_path_factory.mktemp("model") / "other", 8)
 
 
 @pytest.fixture(scope="session")
