@@ -481,7 +481,7 @@ class TestList:
                 process.stdout.close()
                 assert process.wait(600) == 0
                 assert process.stderr.read() == ""
-            assert first.strip() in ("[", "track" + " " * (len(first.split("length")[0]) - 5) + "length  path")
+            assert first.split() in (["["], ["id", "track", "artist", "title", "length", "path"])
 
 
 class TestEmbed:

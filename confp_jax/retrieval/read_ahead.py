@@ -93,7 +93,6 @@ def _read(reading: _Reading, embedder: Embedder, wanted: Callable[[KnownFile], b
             reading.file = known_file(reading.path, hashlib.file_digest(file, "sha256").hexdigest())
         reading.wanted = wanted(reading.file)
         if reading.wanted:
-            reading.tags = read_tags(reading.path)
             audio = embedder.config.audio
             for chunk in window_chunks(
                 _counted(reading, decode_blocks(reading.path, sample_rate_hz=embedder.sample_rate_hz)),
@@ -104,6 +103,7 @@ def _read(reading: _Reading, embedder: Embedder, wanted: Callable[[KnownFile], b
                 _put(reading, chunk)
             if known_file(reading.path, reading.file.sha256) != reading.file:
                 raise DecodeError(f"{reading.path}: was changed while it was read; add it again")
+            reading.tags = read_tags(reading.path)
     except Exception as error:  # noqa: BLE001 - raised again where the file's turn comes
         reading.error = error
     _put(reading, None)
