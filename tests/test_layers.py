@@ -177,6 +177,7 @@ def test_the_rules_speak_of_what_there_is():
         "orbax",
         "scann",
         "faiss",
+        "pymilvus",
         "pyarrow",
     ):
         for file in HEAVY[package]:

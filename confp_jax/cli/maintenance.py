@@ -22,9 +22,11 @@ def register(commands: Commands) -> None:
         examples="""\
   confp compact music.db
   confp compact music.db --recall 0.999         search more carefully, and slower, from now on
-  confp compact music.db --index faiss          scann (Linux), faiss (pip install 'confp-jax[faiss]') or exact""",
+  confp compact music.db --index faiss          scann (Linux), faiss (pip install 'confp-jax[faiss]') or exact
+  confp compact music.db --index milvus://localhost:19530     a server, kept up to date by `confp add`
+  confp compact music.db --index milvus:///data/rows.db       milvus-lite (pip install 'confp-jax[milvus]')""",
     )
-    compact.add_argument("--index", choices=("scann", "faiss", "exact"), help="what searches from now on")
+    compact.add_argument("--index", type=_index, metavar="KIND", help="what searches from now on")
     compact.add_argument("--recall", type=_recall, metavar="R", help="share of first hits to be those of exact search; 0.99")
     verify = commands.add(
         "verify",
@@ -186,6 +188,12 @@ def _counting(text: str) -> Iterator[Callable[[int, int], None]]:
     with progress(text) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _index(text: str) -> str:
+    if text not in ("scann", "faiss", "exact") and not text.startswith("milvus://"):
+        raise argparse.ArgumentTypeError(f"{text} is none of scann, faiss, exact, milvus://HOST:PORT, milvus:///FILE.db")
+    return text
 
 
 def _recall(text: str) -> float:

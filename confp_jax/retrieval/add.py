@@ -215,5 +215,4 @@ def _update(read: ReadFile, tracks: list[StoredTrack], contents: set[str], commi
 def _tidy(database: Database) -> None:
     """Few shards, and an index that holds most rows, whatever was added."""
     merge_small_shards(database)
-    if generation.stale_share(database, database.snapshot()) > generation.MAX_STALE_SHARE:
-        generation.fold(database)
+    generation.fold_if_due(database)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from confp_jax.retrieval.index.exact import ExactIndex, merge
-from confp_jax.retrieval.index.protocol import Coarse, Hits, Vectors
+from confp_jax.retrieval.index.protocol import Hits, Proposer, Vectors
 
 _BLOCK_VALUES = 1 << 24  # 64 MiB of candidates' vectors at a time
 
@@ -34,7 +34,7 @@ class ApproximateIndex:
       rows: for each of the coarse index's rows, which it is now, -1 if it was removed; None: the same.
     """
 
-    def __init__(self, coarse: Coarse, vectors: Vectors, effort: Effort, rows: Int64[np.ndarray, " G"] | None = None):
+    def __init__(self, coarse: Proposer, vectors: Vectors, effort: Effort, rows: Int64[np.ndarray, " G"] | None = None):
         self._coarse, self._vectors, self._rows = coarse, vectors, rows
         self._num_cells, self._num_candidates = effort.num_cells, effort.num_candidates
         self._tail_rows = np.zeros(0, np.int64)

@@ -23,6 +23,7 @@ from confp_jax.retrieval.database import Database, DatabaseError, Snapshot
 from confp_jax.retrieval.database.catalogue import put_setting
 from confp_jax.retrieval.database.shards import flush_folder, write_error
 from confp_jax.retrieval.index import ApproximateIndex, Effort, ExactIndex, Index
+from confp_jax.retrieval.index.mirror import SCHEME, mirror_stale_share, open_mirror, sync_mirror
 from confp_jax.retrieval.index.tuning import DEFAULT_RECALL, tune
 
 _log = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ def open_index(database: Database, snapshot: Snapshot) -> Index:
     kind = wanted_kind(database, snapshot)
     if not kind:
         return ExactIndex(snapshot.vectors)
+    if kind.startswith(SCHEME):
+        return open_mirror(kind, database, snapshot)
     try:
         return load_generation(database, snapshot)
     except StaleGenerationError as error:
@@ -72,11 +75,10 @@ def open_index(database: Database, snapshot: Snapshot) -> Index:
 
 
 def wanted_kind(database: Database, snapshot: Snapshot) -> str:
-    """The kind of approximate index that this database is to have, "" if it is searched exactly."""
-    if len(snapshot.vectors) < indexes.BRUTE_FORCE_ROWS:
-        return ""
+    """The kind of approximate index that this database is to have (or milvus://...), "" if it is searched exactly."""
     kind = database.setting("index") or indexes.default_kind()
-    return "" if kind == "exact" else kind
+    small = len(snapshot.vectors) < (1 if kind.startswith(SCHEME) else indexes.BRUTE_FORCE_ROWS)
+    return "" if small or kind == "exact" else kind
 
 
 def wanted_recall(database: Database) -> float:
@@ -85,7 +87,7 @@ def wanted_recall(database: Database) -> float:
 
 
 def choose(database: Database, *, kind: str | None = None, recall: float | None = None) -> None:
-    """Sets what `fold` builds: "scann", "faiss" or "exact", tuned to this recall of the first hit; only inside `writing`."""
+    """Sets what `fold` makes: "scann", "faiss", "exact" or milvus://..., tuned to this recall; only inside `writing`."""
     with database.connect() as connection:
         if kind:
             put_setting(connection, "index", kind)
@@ -94,14 +96,16 @@ def choose(database: Database, *, kind: str | None = None, recall: float | None 
 
 
 def fold(database: Database) -> Manifest | None:
-    """Builds a generation of all rows and commits it; only inside `writing`. None where search is exact.
+    """Builds a generation of all rows and commits it; only inside `writing`. None where search is exact, or Milvus's.
 
     Raises:
       DatabaseError: the disk is full.
     """
     snapshot = database.snapshot()
     kind = wanted_kind(database, snapshot)
-    if not kind:
+    if kind.startswith(SCHEME):
+        sync_mirror(kind, database, snapshot)
+    if not kind or kind.startswith(SCHEME):
         with database.connect() as connection:
             put_setting(connection, "generation", "")
         database.remove_strays()
@@ -140,10 +144,21 @@ def _write_generation(database: Database, snapshot: Snapshot, kind: str, partial
     return f"{kind}-{hashlib.sha256(text).hexdigest()[:16]}", manifest
 
 
+def fold_if_due(database: Database) -> None:
+    """After tracks were added: Milvus gets them at once, a generation when many have gathered; only inside `writing`."""
+    snapshot = database.snapshot()
+    allowed = 0.0 if wanted_kind(database, snapshot).startswith(SCHEME) else MAX_STALE_SHARE
+    if stale_share(database, snapshot) > allowed:
+        fold(database)
+
+
 def stale_share(database: Database, snapshot: Snapshot) -> float:
     """The share of rows that the present generation lacks or holds in vain; 1 without a usable one, 0 where none is needed."""
-    if not wanted_kind(database, snapshot):
+    kind = wanted_kind(database, snapshot)
+    if not kind:
         return 0.0
+    if kind.startswith(SCHEME):
+        return mirror_stale_share(kind, database, snapshot)
     try:
         folder = _folder(database, snapshot)
         return _staleness(_rows_now(np.load(folder / _TRACKS, allow_pickle=False), snapshot), len(snapshot.vectors))

@@ -26,15 +26,20 @@ class Index(Protocol):
         ...
 
 
-class Coarse(Protocol):
-    """Compressed vectors in cells: proposes rows by approximate scores, which the caller then scores exactly."""
+class Proposer(Protocol):
+    """Proposes rows by approximate scores, which the caller then scores exactly."""
 
     num_rows: int
-    num_cells: int
 
     def candidates(self, queries: Float32[np.ndarray, "Q E"], *, num: int, num_cells: int) -> Int64[np.ndarray, "Q num"]:
         """The best `num` rows (at most all) of the nearest `num_cells` cells, best first; -1 where there are fewer."""
         ...
+
+
+class Coarse(Proposer, Protocol):
+    """Compressed vectors in cells."""
+
+    num_cells: int
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes it into an empty folder that may be moved."""
