@@ -1,6 +1,6 @@
 """Kills processes that write to a database and checks what they leave. Run by test_database.py; prints one JSON line.
 
-    python killed_writer.py random FOLDER NUM SEED    SIGKILL at random instants of adds, removals, compactions, index builds
+    python killed_writer.py random FOLDER NUM SEED    SIGKILL at random instants of adds, removals, compactions, ...
     python killed_writer.py lines FOLDER STEP         SIGKILL before each (STEP-th) line that each of them executes
 
 A child is forked for each kill: this process holds no threads and no open database. What an operation does follows from its
@@ -26,9 +26,11 @@ from confp_jax.retrieval import database as room
 from confp_jax.retrieval import index as indexes
 from confp_jax.retrieval.database import Database, ModelStamp, NewTrack
 from confp_jax.retrieval.database.compact import compact_shards
+from confp_jax.retrieval.database.stage import begin_staging, stage, swap
 from confp_jax.retrieval.index import ApproximateIndex, generation
 
 STAMP = ModelStamp("tiny", "0123456789abcdef", 0.3)
+OTHER = ModelStamp("other", "fedcba9876543210", 0.3)  # its vectors are the negative ones
 indexes.BRUTE_FORCE_ROWS = 64  # small databases are to have an index here
 TRACED = (str(pathlib.Path(room.__file__).parent), generation.__file__)
 
@@ -39,8 +41,12 @@ def vectors_of(number: int) -> np.ndarray:
     return rng.integers(-8, 9, (int(rng.integers(1, 60)), 16)).astype(np.float32) / 8
 
 
-def track_of(number: int) -> NewTrack:
-    return NewTrack(f"track {number}", f"/music/{number}.wav", f"{number:064x}", 1.0 + number, vectors_of(number))
+def track_of(number: int, stamp: ModelStamp) -> NewTrack:
+    vectors = vectors_of(number) * SIGNS[stamp]
+    return NewTrack(f"track {number}", f"/music/{number}.wav", f"{number:064x}", 1.0 + number, vectors)
+
+
+SIGNS = {STAMP: 1, OTHER: -1}
 
 
 def tracks_after(num_operations: int) -> set[int]:
@@ -61,21 +67,32 @@ def operation(number: int) -> tuple[str, list[int]]:
     if place < 2:
         first = 10 * (2 * turn + place)
         return "add", list(range(first, first + 1 + number % 3))
-    kind = ("remove", "compact", "remove", "fold")[turn % 4]
+    kind = ("remove", "compact", "reindex", "fold")[turn % 4]
     return kind, [10 * turn, 10 * turn + 1] if kind == "remove" else []
 
 
 def carry_out(database: Database, number: int) -> None:
     kind, arguments = operation(number)
     if kind == "add":
-        database.add([track_of(i) for i in arguments])
+        database.add([track_of(i, database.stamp) for i in arguments])
     elif kind == "remove":
         names = {f"track {i}" for i in arguments}
         database.remove([track.id for track in database.tracks() if track.name in names])
     elif kind == "compact":
         compact_shards(database)
+    elif kind == "reindex":
+        reindex(database)
     else:
         generation.fold(database)
+
+
+def reindex(database: Database) -> None:
+    """The other model's vectors, staged in two commits and swapped."""
+    stamp = OTHER if database.stamp == STAMP else STAMP
+    missing = begin_staging(database, stamp)
+    for part in (missing[::2], missing[1::2]):
+        stage(database, [(t.id, vectors_of(int(t.name.removeprefix("track "))) * SIGNS[stamp]) for t in part])
+    swap(database, stamp)
 
 
 def write(folder: pathlib.Path, first: int, num: int) -> None:
@@ -90,14 +107,14 @@ def write(folder: pathlib.Path, first: int, num: int) -> None:
 def check(folder: pathlib.Path, num_done: int) -> int:
     """Compares all that is there with what `num_done` or one more operation leave; returns which it was."""
     database = Database(folder)
-    assert database.stamp == STAMP
+    sign = SIGNS[database.stamp]
     snapshot = database.snapshot()
     assert len(snapshot.vectors) == len(snapshot.row_tracks) == sum(t.num_rows for t in snapshot.tracks)
     found = set()
     for place, track in enumerate(snapshot.tracks):
         number = int(track.name.removeprefix("track "))
         rows = slice(track.first_row, track.first_row + track.num_rows)
-        assert np.array_equal(snapshot.vectors[rows], vectors_of(number)), f"track {number} differs"
+        assert np.array_equal(snapshot.vectors[rows], vectors_of(number) * sign), f"track {number} differs"
         assert (snapshot.row_tracks[rows] == place).all()
         assert track.duration_s == 1.0 + number
         found.add(number)
@@ -162,7 +179,7 @@ def kill_at_random(folder: pathlib.Path, num: int, seed: int) -> dict:
     began = time.perf_counter()
     assert exit_status(fork(lambda: write(folder, 0, 12))) == 0
     unit_s = (time.perf_counter() - began) / 12  # an operation, as busy as this machine is
-    num_done, killed_in = 12, {"add": 0, "remove": 0, "compact": 0, "fold": 0}
+    num_done, killed_in = 12, {"add": 0, "remove": 0, "compact": 0, "reindex": 0, "fold": 0}
     for _ in range(num):
         child = fork(lambda first=num_done: write(folder, first, 10**6))
         time.sleep(rng.uniform(0.0, 12 * unit_s))
@@ -196,10 +213,9 @@ def kill_at_line(number: int, work) -> None:
 
 def kill_at_lines(folder: pathlib.Path, step: int) -> dict:
     """Each kind of operation on its own, on a copy of a database on which all before it are done."""
-    cases = {"create": 0} | {
-        kind: next(n for n in range(6, 99) if operation(n)[0] == kind) for kind in ("add", "remove", "compact")
-    }
-    cases["fold"] = next(n for n in range(99) if operation(n)[0] == "fold")
+    cases = {"create": 0}
+    for kind in ("add", "remove", "compact", "reindex", "fold"):
+        cases[kind] = next(number for number in range(6, 99) if operation(number)[0] == kind)
     counts = {}
     for case, first in cases.items():
         base = folder / case / "base"

@@ -47,9 +47,18 @@ def connect(file: pathlib.Path) -> Iterator[sqlite3.Connection]:
             connection.execute("PRAGMA synchronous=FULL")
             yield connection
     except sqlite3.DatabaseError as error:
-        if "disk is full" in str(error):
-            raise disk_full(file.parent) from error
-        raise DatabaseError(f"{file} cannot be read or written ({error}); restore it from a copy") from error
+        raise _explained(file, error) from error
+
+
+def _explained(file: pathlib.Path, error: sqlite3.DatabaseError) -> DatabaseError:
+    if "disk is full" in str(error):
+        return disk_full(file.parent)
+    if isinstance(error, sqlite3.IntegrityError):
+        return DatabaseError(f"{file}: refused, and nothing was changed: a track of this content is there already ({error})")
+    if "locked" in str(error):
+        return DatabaseError(f"{file}: another process is writing to it; wait for it to finish ({error})")
+    remedy = "is there space on the disk, and may you write there?" if "I/O" in str(error) else "restore it from a copy"
+    return DatabaseError(f"{file} cannot be read or written ({error}); {remedy}")
 
 
 def _open(file: pathlib.Path) -> sqlite3.Connection:
@@ -60,12 +69,15 @@ def _open(file: pathlib.Path) -> sqlite3.Connection:
 
 
 def make(file: pathlib.Path, settings: dict[str, str]) -> None:
-    """A new catalogue."""
-    with contextlib.closing(sqlite3.connect(file)) as connection:
+    """A new catalogue.
+
+    Raises:
+      DatabaseError: the disk is full, or one may not write there.
+    """
+    with connect(file) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
-        with connection:
-            connection.executescript(SCHEMA)
-            connection.executemany("INSERT INTO settings VALUES (?, ?)", list(settings.items()))
+        connection.executescript(SCHEMA)
+        connection.executemany("INSERT INTO settings VALUES (?, ?)", list(settings.items()))
 
 
 def upgrade(file: pathlib.Path) -> None:

@@ -56,7 +56,10 @@ class Database:
             raise DatabaseError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
         if path.exists() and (not path.is_dir() or not all(_is_leftover(p) for p in path.iterdir())):
             raise DatabaseError(f"{folder} exists and is no fingerprint database; choose another name")
-        (path / "vectors").mkdir(parents=True, exist_ok=True)
+        try:
+            (path / "vectors").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseError(f"{folder} cannot be made ({error.strerror}); choose a place where you may write") from error
         partial = path / f"catalogue.sqlite.{uuid.uuid4().hex}.part"
         values = {"format": FORMAT, "model": stamp.name, "identity": stamp.identity, "hop_s": stamp.hop_s, "precision": precision}
         catalogue.make(partial, {key: str(value) for key, value in values.items()})
