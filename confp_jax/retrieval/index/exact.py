@@ -21,6 +21,7 @@ class ExactIndex:
 
     def search(self, queries: Float32[np.ndarray, "Q E"], *, k: int) -> Hits:
         """The `k` (or all, if fewer) rows of greatest inner product; ties go to the lower row."""
+        queries = np.asarray(queries, np.float32)  # double precision would convert every row
         k = min(k, len(self._vectors))
         hits = Hits(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))
         for first, block in self._blocks() if k else ():

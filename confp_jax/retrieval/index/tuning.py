@@ -23,7 +23,7 @@ def sample_queries(vectors: Vectors, *, num: int = _NUM_QUERIES, seed: int = 0) 
     noise = rng.normal(size=rows.shape).astype(np.float32)
     noise /= np.linalg.norm(noise, axis=1, keepdims=True)
     queries = _QUERY_COSINE * rows / np.linalg.norm(rows, axis=1, keepdims=True) + np.sqrt(1 - _QUERY_COSINE**2) * noise
-    return queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    return (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
 
 
 def tune(coarse: Coarse, vectors: Vectors, *, recall: float) -> Effort:
