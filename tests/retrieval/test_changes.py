@@ -331,6 +331,13 @@ def test_a_folder_that_cannot_be_written_can_be_read(filled, monkeypatch):
     assert sorted(p.name for p in filled.folder.iterdir()) == ["catalogue.sqlite", "lock", "vectors"]
     with pytest.raises(DatabaseError, match="cannot be written; copy it"), filled.writing():
         pass
+    # While another user writes: what was committed last, from the write-ahead log.
+    monkeypatch.undo()
+    with contextlib.closing(sqlite3.connect(filled.catalogue)) as other:
+        other.execute("UPDATE tracks SET name = 'new' WHERE id = 3")
+        other.commit()
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+        assert [t.name for t in Database(filled.folder).tracks()] == ["Träck 0", "Träck 1", "new"]
 
 
 def test_a_track_is_found_by_id_path_or_name(filled, monkeypatch):

@@ -64,8 +64,9 @@ def _explained(file: pathlib.Path, error: sqlite3.DatabaseError) -> DatabaseErro
 def _open(file: pathlib.Path) -> sqlite3.Connection:
     if os.access(file.parent, os.W_OK):
         return sqlite3.connect(file, timeout=30)
-    # WAL wants to write beside the catalogue; where nobody can, nobody changes it either.
-    return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+    # Where one may not write, the files of WAL cannot be made: they are there while another user writes, else nobody does.
+    busy = file.with_name(file.name + "-wal").exists()
+    return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro{'' if busy else '&immutable=1'}", uri=True, timeout=30)
 
 
 def make(file: pathlib.Path, settings: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ those added since are searched exactly and merged, so that both show at once.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -36,12 +37,11 @@ class ApproximateIndex:
 
     def __init__(self, coarse: Proposer, vectors: Vectors, effort: Effort, rows: Int64[np.ndarray, " G"] | None = None):
         self._coarse, self._vectors, self._rows = coarse, vectors, rows
-        self._num_cells, self._num_candidates = effort.num_cells, effort.num_candidates
+        self._effort, self._live_share = effort, 1.0
         self._tail_rows = np.zeros(0, np.int64)
         if rows is not None:
             live = rows >= 0
-            # Removed rows take their part of the candidates' places.
-            self._num_candidates = int(np.ceil(self._num_candidates / max(live.mean(), 0.1)))
+            self._live_share = max(float(live.mean()), 0.1)
             folded = np.zeros(len(vectors), bool)
             folded[rows[live]] = True
             self._tail_rows = np.flatnonzero(~folded)
@@ -59,7 +59,8 @@ class ApproximateIndex:
         k = min(k, len(self._vectors))
         if not len(queries) or not k:
             return Hits(np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32))
-        found = self._coarse.candidates(queries, num=max(k, self._num_candidates), num_cells=self._num_cells)
+        num = math.ceil(max(k, self._effort.num_candidates) / self._live_share)  # removed rows take their part of the places
+        found = self._coarse.candidates(queries, num=num, num_cells=self._effort.num_cells)
         if self._rows is not None:
             found = np.where(found >= 0, self._rows[found], -1)
         hits = _score(queries, found, self._vectors, k)
