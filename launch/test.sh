@@ -3,7 +3,7 @@
 set -euo pipefail
 # shellcheck source=launch/setup.sh
 source "$(dirname "$0")/setup.sh"
-setup prepare,evaluate,dev
+setup prepare,evaluate,faiss,parquet,milvus,dev
 # Two workers fill two cores only with one BLAS thread each.
 export OPENBLAS_NUM_THREADS=1
 exec .venv/bin/python -m pytest -n auto --dist loadfile "$@"

@@ -464,7 +464,7 @@ class TestList:
         lines = [line.rstrip() for line in out.splitlines()]
         assert len(lines) == 1 + 7 + 1
         for path in sorted(music.iterdir()):
-            assert any(line.startswith(path.stem) and line.endswith(str(path)) and " 0:30" in line for line in lines)
+            assert any(f" {path.stem} " in line and line.endswith(str(path)) and " 0:30" in line for line in lines)
         assert lines[-1] == f"7 tracks, 0.06 h, model {model}"
 
     def test_a_pipe_that_closes_early(self, made, tmp_path):
@@ -481,7 +481,7 @@ class TestList:
                 process.stdout.close()
                 assert process.wait(600) == 0
                 assert process.stderr.read() == ""
-            assert first.strip() in ("[", "track" + " " * (len(first.split("length")[0]) - 5) + "length  path")
+            assert first.split() in (["["], ["id", "track", "artist", "title", "length", "path"])
 
 
 class TestEmbed:

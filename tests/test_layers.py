@@ -30,6 +30,7 @@ HEAVY = {
     "orbax": {"confp_jax/training/checkpoint.py"},
     "scann": {"confp_jax/retrieval/index/scann.py"},
     "faiss": {"confp_jax/retrieval/index/faiss.py"},
+    "pyarrow": {"confp_jax/retrieval/exchange.py"},
     "pymilvus": {"confp_jax/retrieval/index/milvus.py"},
     "ml_collections": COMMANDS | {"configs/", "confp_jax/command_line.py"},  # ConfigDict stops at the command line
     "absl": COMMANDS | {"confp_jax/command_line.py"},
@@ -175,6 +176,9 @@ def test_the_rules_speak_of_what_there_is():
         "grain",
         "orbax",
         "scann",
+        "faiss",
+        "pymilvus",
+        "pyarrow",
     ):
         for file in HEAVY[package]:
             assert any(name.split(".")[0] == package for name in imports(file, sources[file])), f"{file} imports no {package}"

@@ -43,6 +43,15 @@ class Audio:
         return len(self.samples) / self.sample_rate_hz
 
 
+@dataclasses.dataclass(frozen=True)
+class Tags:
+    """What a file says of itself; "" where it does not."""
+
+    title: str = ""
+    artist: str = ""
+    album: str = ""
+
+
 def decode(path: str | pathlib.Path, *, sample_rate_hz: int) -> Audio:
     """The whole file as mono float32 at `sample_rate_hz`.
 
@@ -77,6 +86,22 @@ def decode_blocks(path: pathlib.Path, *, sample_rate_hz: int) -> Iterator[Float3
         yield resampler.resample_chunk(mono)
     if resampler is not None:
         yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def read_tags(path: pathlib.Path) -> Tags:
+    """Title, artist and album from a file's metadata (ID3, Vorbis comments, MP4 atoms, RIFF INFO, ...).
+
+    A file without them, or one whose container FFmpeg does not know, has none: tags are no reason to refuse music.
+    """
+    try:
+        with open(path, "rb") as file, av.open(file, "r", metadata_errors="replace") as container:
+            found = {key.lower(): value for key, value in container.metadata.items()}
+            for stream in container.streams.audio:  # Ogg and Opus keep them there
+                found = {key.lower(): value for key, value in stream.metadata.items()} | found
+    except (av.error.FFmpegError, OSError):
+        return Tags()
+    title, artist, album = (" ".join(found.get(key, "").replace("\0", " ").split()) for key in ("title", "artist", "album"))
+    return Tags(title, artist or found.get("album_artist", ""), album)
 
 
 def from_samples(samples: np.ndarray, *, from_hz: int, to_hz: int) -> Float32[np.ndarray, " n"]:

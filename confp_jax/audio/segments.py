@@ -1,9 +1,10 @@
 """Window arithmetic: crops of anchor and replica, the Beta shift, spaced starts, sliding windows. Times are the original's."""
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,3 +78,26 @@ def spaced_starts_s(duration_s: float, *, segment_s: float, num: int) -> Float64
 def num_windows(num_samples: int, *, segment_samples: int, hop_samples: int) -> int:
     """How many whole windows fit when one starts every `hop_samples`; 0 if none."""
     return max(0, 1 + (num_samples - segment_samples) // hop_samples)
+
+
+def window_chunks(
+    blocks: Iterable[Float32[np.ndarray, " n"]], *, segment_samples: int, hop_samples: int, windows_per_chunk: int
+) -> Iterator[Float32[np.ndarray, " m"]]:
+    """Cuts a stream into pieces whose sliding windows, one piece after the other, are those of the whole.
+
+    Each piece holds `windows_per_chunk` windows and so overlaps the next; the last holds what is left. Audio shorter than one
+    window comes as it is, so that whoever encodes it can say so.
+    """
+    length = (windows_per_chunk - 1) * hop_samples + segment_samples
+    step = windows_per_chunk * hop_samples
+    parts: list[np.ndarray] = []
+    held, cut = 0, False
+    for block in blocks:
+        parts.append(block)
+        held += len(block)
+        while held >= length:
+            joined = np.concatenate(parts)
+            yield joined[:length]
+            parts, held, cut = [joined[step:].copy()], held - step, True
+    if held >= segment_samples or not cut:
+        yield np.concatenate(parts) if parts else np.zeros(0, np.float32)

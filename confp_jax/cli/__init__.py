@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import confp_jax
-from confp_jax.cli import library, models, queries
+from confp_jax.cli import library, maintenance, models, queries
 from confp_jax.cli.output import Commands
 
 _EXAMPLES = """examples:
@@ -15,6 +15,7 @@ _EXAMPLES = """examples:
   confp identify music.db clip.wav       which track is it, and where in it?
   confp identify music.db *.wav --json   the same for programs
   confp list music.db                    what is in the database
+  confp remove music.db 17               take a track out (update, info, compact, verify, merge, ... : confp COMMAND --help)
   confp models                           the models that ship
   confp embed clip.wav --out clip.npz    fingerprints as arrays
 """
@@ -50,6 +51,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"confp_jax {confp_jax.__version__}")
     commands = Commands(parser)
-    for module in (library, queries, models):
+    for module in (library, queries, maintenance, models):
         module.register(commands)
     return parser

@@ -1,9 +1,12 @@
-"""`confp add` and `confp list`: what changes a database, and what is in it."""
+"""`confp add`, `update`, `remove`, `list`, `info`: what changes a database, and what is in it."""
 
 import argparse
 import dataclasses
 import pathlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from confp_jax.cli.output import Commands, clock, print_json, print_table, progress, status
 
@@ -16,26 +19,51 @@ def register(commands: Commands) -> None:
         "add music to a database, which is made if it is not there",
         model=True,
         examples="""\
-  confp add music.db ~/Music             a folder; a second run adds only what is new
-  confp add music.db a.mp3 b.flac""",
+  confp add music.db ~/Music             a folder; a second run reads only what is new
+  confp add music.db a.mp3 b.flac
+  confp add big.db ~/Music --precision int8     half the bytes, nearly the same answers""",
     )
     add.add_argument("paths", type=pathlib.Path, nargs="+", metavar="PATH", help="audio files or folders of them")
-    commands.add("list", _list, "list the tracks of a database")
+    add.add_argument("--precision", choices=("float16", "int8"), help="of a new database's fingerprints; default: float16")
+    update = commands.add(
+        "update",
+        _update,
+        "fingerprint files that changed on disk anew, and tell which vanished",
+        model=True,
+        examples="""\
+  confp update music.db
+  confp update music.db --prune          and remove the tracks of files that vanished""",
+    )
+    update.add_argument("--prune", action="store_true", help="remove the tracks whose files vanished")
+    remove = commands.add(
+        "remove",
+        _remove,
+        "remove tracks from a database (the audio files stay)",
+        examples="""\
+  confp remove music.db 17               by id (see `confp list`)
+  confp remove music.db ~/Music/a.mp3    by path
+  confp remove music.db "Some Title"     by name, if only one track has it""",
+    )
+    remove.add_argument("tracks", nargs="+", metavar="TRACK", help="an id, a path or a name")
+    listing = commands.add(
+        "list",
+        _list,
+        "list the tracks of a database",
+        examples="""\
+  confp list music.db
+  confp list music.db --search björk     in name, title, artist, album or path""",
+    )
+    listing.add_argument("--search", metavar="TEXT", help="only tracks with this in their name, title, artist, album or path")
+    commands.add("info", _info, "say what a database holds, and what it takes", examples="  confp info music.db")
 
 
 def _add(args: argparse.Namespace) -> int:
-    from confp_jax.retrieval import identify
+    from confp_jax.retrieval.add import add_paths
+    from confp_jax.retrieval.identify import open_or_create
 
-    database, embedder = identify.open_or_create(args.db, args.model)
-    with progress("adding") as bar:
-        task = bar.add_task("adding", total=None)
-
-        def report(added: identify.Added, total: int) -> None:
-            bar.update(task, advance=1, total=total)
-            if added.status == "failed":
-                bar.console.print(f"failed {added.error}", highlight=False, markup=False, soft_wrap=True)
-
-        results = identify.add_paths(database, embedder, args.paths, report=report)
+    database, embedder = open_or_create(args.db, args.model, precision=args.precision)
+    with reporting("adding") as report:
+        results = add_paths(database, embedder, args.paths, report=report)
     failed = sum(r.status == "failed" for r in results)
     if args.json:
         print_json([dataclasses.asdict(result) for result in results])
@@ -50,15 +78,95 @@ def _add(args: argparse.Namespace) -> int:
     return status(failed, len(results))
 
 
+def _update(args: argparse.Namespace) -> int:
+    from confp_jax.retrieval.add import update_tracks
+    from confp_jax.retrieval.identify import open_database
+
+    database, embedder = open_database(args.db, args.model)
+    with reporting("updating") as report:
+        results = update_tracks(database, embedder, prune=args.prune, report=report)
+    if args.json:
+        print_json([dataclasses.asdict(result) for result in results])
+    else:
+        for result in results:
+            if result.status in ("updated", "vanished", "removed"):
+                print(f"{result.status} {result.path}")
+        names = ("updated", "unchanged", "vanished", "removed", "failed")
+        print(", ".join(f"{sum(r.status == name for r in results)} {name}" for name in names))
+        if any(result.status == "vanished" for result in results):
+            print("--prune removes the tracks of files that vanished", file=sys.stderr)
+    return 0 if not results else status(sum(r.status == "failed" for r in results), len(results))
+
+
+def _remove(args: argparse.Namespace) -> int:
+    from confp_jax.retrieval.database import Database
+    from confp_jax.retrieval.maintain import remove
+
+    database = Database(args.db)
+    removed, refused = remove(database, args.tracks)
+    for text in refused:
+        print(f"failed {text}", file=sys.stderr)
+    if args.json:
+        print_json({"removed": removed, "refused": refused})
+    else:
+        for track in removed:
+            print(f"removed {track['id']} {track['name']} ({track['path']})")
+        print(f"{len(removed)} removed; {args.db} now holds {len(database.tracks())} tracks")
+    return status(len(refused), len(args.tracks))
+
+
 def _list(args: argparse.Namespace) -> int:
     from confp_jax.retrieval.database import Database
 
     database = Database(args.db)
     tracks = database.tracks()
+    if args.search:
+        wanted = args.search.casefold()
+        tracks = [t for t in tracks if any(wanted in x.casefold() for x in (t.name, t.title, t.artist, t.album, t.path))]
     if args.json:
         print_json([{k: v for k, v in dataclasses.asdict(t).items() if k != "first_row"} for t in tracks])
         return 0
-    rows = [(t.name, clock(t.duration_s), t.path) for t in tracks]
-    print_table(("track", "length", "path"), rows)
+    rows = [(str(t.id), t.name, t.artist, t.title, clock(t.duration_s), t.path) for t in tracks]
+    print_table(("id", "track", "artist", "title", "length", "path"), rows)
     print(f"{len(tracks)} tracks, {sum(t.duration_s for t in tracks) / 3600:.2f} h, model {database.stamp.name}")
     return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    from confp_jax.retrieval.database import Database
+    from confp_jax.retrieval.maintain import describe
+
+    info = describe(Database(args.db))
+    num_bytes = info.vector_bytes + info.catalogue_bytes + info.index_bytes
+    hours = info.duration_s / 3600
+    if args.json:
+        print_json(dataclasses.asdict(info) | {"num_bytes": num_bytes})
+        return 0
+    stale = f", {info.index_stale_share:.0%} of its rows out of date" if info.index_stale_share else ""
+    per_hour = f", {num_bytes / hours / 1e6:.2f} MB an hour of audio" if hours else ""
+    rows = [
+        ("tracks", f"{info.num_tracks}, {hours:.2f} h"),
+        ("fingerprints", f"{info.num_fingerprints}, {info.hop_s * 1000:.0f} ms apart, stored as {info.precision}"),
+        ("removed", f"{info.num_removed} fingerprints, until `confp compact`"),
+        ("model", f"{info.model} ({info.identity})"),
+        ("size", f"{num_bytes / 1e6:.1f} MB in {info.num_shards} shards{per_hour}"),
+        ("search", f"{info.index}{stale}"),
+        ("format", info.format),
+    ]
+    for name, text in rows:
+        print(f"{name:<14}{text}")
+    return 0
+
+
+@contextmanager
+def reporting(text: str) -> Iterator[Any]:
+    """A progress bar that names failed files; yields `report(result, total)`."""
+    with progress(text) as bar:
+        task = bar.add_task(text, total=None)
+
+        def report(result: Any, total: int) -> None:
+            bar.update(task, advance=1, total=total)
+            if result.status == "failed":
+                bar.console.print(f"failed {result.error}", highlight=False, markup=False, soft_wrap=True)
+
+        yield report

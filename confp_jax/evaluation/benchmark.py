@@ -27,8 +27,7 @@ from confp_jax.evaluation.open_set import calibrate, open_set, track_scores
 from confp_jax.evaluation.tables import ConditionResult, markdown_table, plot_hit_rates
 from confp_jax.metrics import hit_rates, wilson_interval
 from confp_jax.retrieval.embed import HOP_S, Embedder, UnknownModelError, load_encoder
-from confp_jax.retrieval.index import ExactIndex, Index
-from confp_jax.retrieval.index.scann import ScannIndex
+from confp_jax.retrieval.index import ExactIndex, Index, build_index
 from confp_jax.training.checkpoint import CheckpointError
 
 
@@ -71,7 +70,7 @@ def run(config: BenchmarkConfig, out: pathlib.Path, calibrate_to: str | None = N
     conditions = config.conditions or tuple(read_splits(config.queries))
     rows = embed_index(embedder, config, console)
     console.print(f"index: {len(rows.vectors)} fingerprints of {len(rows.first_rows)} tracks")
-    indexes: dict[str, Index] = {"exact": ExactIndex(rows.vectors), "scann": ScannIndex(rows.vectors)}
+    indexes: dict[str, Index] = {"exact": ExactIndex(rows.vectors), "scann": build_index(rows.vectors)}
     queries = {
         name: embed_queries(embedder, config, name)
         for name in progress(conditions, description="queries", console=console, transient=True)

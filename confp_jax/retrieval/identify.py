@@ -1,31 +1,18 @@
-"""The calls a user makes: add music, identify clips."""
+"""The calls a user makes of a database: open it, identify clips."""
 
 import dataclasses
-import hashlib
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from confp_jax.audio.decode import DecodeError, decode, find_audio
-from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp, NewTrack
+from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp
 from confp_jax.retrieval.embed import DEFAULT_MODEL, HOP_S, AudioError, Embedder, Fingerprints, UnknownModelError, load_encoder
-from confp_jax.retrieval.index import build_index
+from confp_jax.retrieval.index.generation import open_index
 from confp_jax.retrieval.match import rank
 from confp_jax.training.checkpoint import CheckpointError
 
 NUM_MATCHES = 5
-_COMMIT_SECONDS = 3600.0  # of audio: what a kill can lose, and what an add holds in memory
-
-
-@dataclasses.dataclass(frozen=True)
-class Added:
-    """What became of one file: "added", "unchanged" or "failed" (then `error` says why)."""
-
-    path: str
-    status: str
-    duration_s: float = 0.0
-    num_fingerprints: int = 0
-    error: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,46 +60,26 @@ def open_database(folder: str | pathlib.Path, model: str | None) -> tuple[Databa
     return database, embedder
 
 
-def open_or_create(folder: str | pathlib.Path, model: str | None) -> tuple[Database, Embedder]:
-    """As `open_database`; makes the database (with the default model unless one is named) where there is none."""
-    if (pathlib.Path(folder) / "catalogue.sqlite").exists():
-        return open_database(folder, model)
-    embedder = load_encoder(model or DEFAULT_MODEL)
-    return Database.create(folder, ModelStamp(embedder.name, embedder.identity, HOP_S)), embedder
+def open_or_create(folder: str | pathlib.Path, model: str | None, *, precision: str | None = None) -> tuple[Database, Embedder]:
+    """As `open_database`; makes the database (with the default model unless one is named) where there is none.
 
-
-def add_paths(
-    database: Database,
-    embedder: Embedder,
-    paths: Sequence[pathlib.Path],
-    *,
-    report: Callable[[Added, int], None] = lambda added, total: None,
-) -> list[Added]:
-    """Adds files and the audio files of folders; a bad file is reported and the rest goes on.
-
-    Commits about every hour of audio, so that a kill loses little. `report(added, total)` is called after every file.
+    Raises:
+      DatabaseError: as there, or the database stores its vectors in another precision.
     """
-    files = find_audio(list(paths))
-    results: list[Added] = []
-    pending: list[NewTrack] = []
-    with database.writing():
-        try:
-            for path in files:
-                result = _add_one(database, embedder, path, pending)
-                results.append(result)
-                report(result, len(files))
-                if sum(track.duration_s for track in pending) >= _COMMIT_SECONDS:
-                    database.add(pending)
-                    pending = []
-        finally:  # Ctrl-C keeps what was done
-            database.add(pending)
-    return results
+    if (pathlib.Path(folder) / "catalogue.sqlite").exists():
+        database, embedder = open_database(folder, model)
+        if precision not in (None, database.precision):
+            raise DatabaseError(f"{folder} stores vectors as {database.precision}; leave --precision out, or make a new database")
+        return database, embedder
+    embedder = load_encoder(model or DEFAULT_MODEL)
+    stamp = ModelStamp(embedder.name, embedder.identity, HOP_S)
+    return Database.create(folder, stamp, precision=precision or "float16"), embedder
 
 
 def identify_files(database: Database, embedder: Embedder, queries: Sequence[pathlib.Path]) -> Iterator[Answer]:
     """One answer a query, in order, as they come; the index is built once."""
     snapshot = database.snapshot()
-    index = build_index(snapshot.vectors)
+    index = open_index(database, snapshot)
     hop_s = database.stamp.hop_s
     for path in [file for query in queries for file in find_audio([query]) or [query]]:
         began = time.perf_counter()
@@ -149,29 +116,3 @@ def length_notes(fingerprints: Fingerprints, embedder: Embedder) -> list[str]:
         return []
     length = f"{fingerprints.segment_s:.2f} s"
     return [f"shorter than {segment_s:.0f} s: encoded at its own length ({length}), which is less reliable"]
-
-
-def _add_one(database: Database, embedder: Embedder, path: pathlib.Path, pending: list[NewTrack]) -> Added:
-    try:
-        sha256 = _sha256(path)
-        if database.has(sha256) or any(track.sha256 == sha256 for track in pending):
-            return Added(str(path), "unchanged")
-        audio = decode(path, sample_rate_hz=embedder.sample_rate_hz)
-        if audio.duration_s < embedder.config.audio.segment_s:
-            raise AudioError(
-                f"{path}: {audio.duration_s:.2f} s is shorter than one segment of {embedder.config.audio.segment_s:.0f} s"
-            )
-        fingerprints = embedder.fingerprint(audio.samples)
-        if fingerprints.num_silent == len(fingerprints.vectors):
-            raise AudioError(f"{path}: is silent; there is nothing to recognise")
-    except (DecodeError, AudioError, OSError) as error:
-        return Added(str(path), "failed", error=reason(path, error))
-    pending.append(NewTrack(path.stem, str(path.resolve()), sha256, audio.duration_s, fingerprints.vectors))
-    return Added(str(path), "added", audio.duration_s, len(fingerprints.vectors))
-
-
-def _sha256(path: pathlib.Path) -> str:
-    if not path.is_file():
-        raise DecodeError(f"{path}: no such file")
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

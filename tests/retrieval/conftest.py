@@ -4,14 +4,15 @@ import pathlib
 
 import numpy as np
 import pytest
+from sample_tracks import STAMP, track
 
 from confp_jax.audio.decode import decode
+from confp_jax.retrieval.database import Database
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples" / "music"
 
 
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def save_untrained(folder: pathlib.Path, seed: int) -> pathlib.Path:
     """A `tiny` encoder with its initial weights, saved by `save_encoder`."""
     from flax import nnx
 
@@ -21,10 +22,22 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     from confp_jax.training.checkpoint import EncoderState, save_encoder
 
     config = from_mapping(TrainConfig, get_config("tiny"))
-    _, params, statistics = nnx.split(Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(7)), nnx.Param, ...)
-    folder = tmp_path_factory.mktemp("model") / "untrained"
+    encoder = Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(seed))
+    _, params, statistics = nnx.split(encoder, nnx.Param, ...)
     save_encoder(folder, config, EncoderState(params, statistics))
     return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """An untrained `tiny` encoder."""
+    return save_untrained(tmp_path_factory.mktemp("model") / "untrained", 7)
+
+
+@pytest.fixture(scope="session")
+def other_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Other weights: fingerprints that cannot be compared."""
+    return save_untrained(tmp_path_factory.mktemp("model") / "other", 8)
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +51,13 @@ def embedder(checkpoint: pathlib.Path):
 def music() -> np.ndarray:
     """30 s of real music at 16 kHz."""
     return decode(EXAMPLES / "jordan-trudgett_battle2.mp3", sample_rate_hz=16_000).samples
+
+
+@pytest.fixture
+def filled(tmp_path) -> Database:
+    """Two shards: tracks 0 and 1, then track 2."""
+    database = Database.create(tmp_path / "music.db", STAMP)
+    with database.writing():
+        database.add([track(0, 3), track(1, 4)])
+        database.add([track(2, 6)])
+    return database

@@ -1,20 +1,60 @@
-"""Nearest-neighbour search behind one small protocol: an approximate index and its exact twin."""
+"""Nearest-neighbour search behind one small protocol: approximate indexes and their exact twin."""
+
+import importlib
+import importlib.util
+import pathlib
 
 import numpy as np
-from jaxtyping import Float32
 
+from confp_jax.retrieval.index.approximate import ApproximateIndex, Effort
 from confp_jax.retrieval.index.exact import ExactIndex
-from confp_jax.retrieval.index.protocol import Hits, Index
+from confp_jax.retrieval.index.protocol import Coarse, Hits, Index, Vectors
+from confp_jax.retrieval.index.tuning import DEFAULT_RECALL, tune
 
-__all__ = ["ExactIndex", "Hits", "Index", "build_index"]
+__all__ = ["ApproximateIndex", "Effort", "ExactIndex", "Hits", "Index", "Vectors", "build_index"]
+
+BRUTE_FORCE_ROWS = 20_000  # below, exact search wins
+KINDS = ("scann", "faiss")
 
 
-def build_index(vectors: Float32[np.ndarray, "N E"]) -> Index:
-    """ScaNN where it is installed (Linux), exact search elsewhere and for an empty database."""
-    if not len(vectors):
+def default_kind() -> str:
+    """The approximate index that is installed: "scann" (Linux), else "faiss", else "" (search is exact)."""
+    return next((kind for kind in KINDS if importlib.util.find_spec(kind)), "")
+
+
+def build_coarse(vectors: Vectors, kind: str) -> Coarse:
+    """Trains an index of this kind."""
+    rows = np.asarray(vectors)
+    if kind == "faiss":
+        from confp_jax.retrieval.index.faiss import FaissCells
+
+        return FaissCells.build(rows)
+    from confp_jax.retrieval.index.scann import ScannCells
+
+    return ScannCells.build(rows)
+
+
+def load_coarse(folder: pathlib.Path, kind: str, *, num_rows: int, num_cells: int) -> Coarse:
+    """Reads what `Coarse.save` wrote."""
+    if kind == "faiss":
+        from confp_jax.retrieval.index.faiss import FaissCells
+
+        return FaissCells.load(folder)
+    from confp_jax.retrieval.index.scann import ScannCells
+
+    return ScannCells.load(folder, num_rows=num_rows, num_cells=num_cells)
+
+
+def library(kind: str) -> str:
+    """Name and version of what an index of this kind is made with."""
+    module = importlib.import_module(f"confp_jax.retrieval.index.{kind}")
+    return module.LIBRARY
+
+
+def build_index(vectors: Vectors, *, kind: str | None = None, recall: float = DEFAULT_RECALL) -> Index:
+    """Exact search below 20,000 rows; above, the approximate index that is installed, tuned to the recall of the first hit."""
+    kind = default_kind() if kind is None else kind
+    if len(vectors) < BRUTE_FORCE_ROWS or not kind:
         return ExactIndex(vectors)
-    try:
-        from confp_jax.retrieval.index.scann import ScannIndex
-    except ImportError:
-        return ExactIndex(vectors)
-    return ScannIndex(vectors)
+    coarse = build_coarse(vectors, kind)
+    return ApproximateIndex(coarse, vectors, tune(coarse, vectors, recall=recall))

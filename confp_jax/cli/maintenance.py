@@ -1,0 +1,203 @@
+"""`confp compact`, `verify`, `merge`, `reindex`, `export`, `import`: what keeps databases in order and moves them about."""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from confp_jax.cli.library import reporting
+from confp_jax.cli.output import Commands, print_json, progress, status
+
+_PARQUET_HELP = "error: this needs pyarrow; install it with: pip install 'confp-jax[parquet]'"
+
+
+def register(commands: Commands) -> None:
+    """Declares the commands."""
+    compact = commands.add(
+        "compact",
+        _compact,
+        "free what removed tracks took, and build the search index of everything",
+        examples="""\
+  confp compact music.db
+  confp compact music.db --recall 0.999         search more carefully, and slower, from now on
+  confp compact music.db --index faiss          scann (Linux), faiss (pip install 'confp-jax[faiss]') or exact
+  confp compact music.db --index milvus://localhost:19530     a server, kept up to date by `confp add`
+  confp compact music.db --index milvus:///data/rows.db       milvus-lite (pip install 'confp-jax[milvus]')""",
+    )
+    compact.add_argument("--index", type=_index, metavar="KIND", help="what searches from now on")
+    compact.add_argument("--recall", type=_recall, metavar="R", help="share of first hits to be those of exact search; 0.99")
+    verify = commands.add(
+        "verify",
+        _verify,
+        "check every checksum, and that tracks and fingerprints belong together",
+        examples="""\
+  confp verify music.db
+  confp verify music.db --recall         and how often the search index finds what exact search finds""",
+    )
+    verify.add_argument("--recall", action="store_true", help="measure the search index against exact search")
+    merge = commands.add(
+        "merge",
+        _merge,
+        "copy another database's tracks into a database, without their audio",
+        examples="  confp merge music.db laptop.db         of the same model; what is there already stays",
+    )
+    merge.add_argument("other", type=pathlib.Path, metavar="OTHER", help="the database to take tracks from")
+    reindex = commands.add(
+        "reindex",
+        _reindex,
+        "fingerprint all tracks with another model, and swap when all is done",
+        examples="""\
+  confp reindex music.db --model runs/small     started again, it goes on where it stopped""",
+    )
+    reindex.add_argument("--model", required=True, metavar="MODEL", help="a shipped model or a checkpoint folder")
+    reindex.add_argument("--prune", action="store_true", help="swap although files are gone, and remove their tracks")
+    export = commands.add(
+        "export",
+        _export,
+        "write all tracks and fingerprints as one Parquet file",
+        examples="  confp export music.db music.parquet",
+    )
+    export.add_argument("out", type=pathlib.Path, metavar="OUT", help="the file to write")
+    importing = commands.add(
+        "import",
+        _import,
+        "add fingerprints from Parquet files to a database, which is made if it is not there",
+        examples="""\
+  confp import music.db music.parquet
+  confp import music.db shards/          all .parquet files of a folder""",
+    )
+    importing.add_argument("files", type=pathlib.Path, nargs="+", metavar="FILE", help="Parquet files or folders of them")
+
+
+def _compact(args: argparse.Namespace) -> int:
+    from confp_jax.retrieval.database import Database
+    from confp_jax.retrieval.maintain import compact
+
+    with _counting("compacting"):
+        done, manifest = compact(Database(args.db), kind=args.index, recall=args.recall)
+    if args.json:
+        print_json(dataclasses.asdict(done) | {"index": manifest and dataclasses.asdict(manifest)})
+        return 0
+    searched = "search is exact"
+    if manifest:
+        searched = f"{manifest.library} finds {manifest.effort.recall:.1%} of first hits among {manifest.num_rows} fingerprints"
+    print(
+        f"{done.num_removed_rows} removed fingerprints freed, "
+        f"{done.num_shards_before} shards became {done.num_shards_after}; {searched}"
+    )
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from confp_jax.retrieval.database import Database
+    from confp_jax.retrieval.maintain import verify
+
+    database = Database(args.db)
+    with _counting("verifying") as report:
+        problems, recall = verify(database, recall=args.recall, report=report)
+    if args.json:
+        print_json({"problems": [dataclasses.asdict(problem) for problem in problems], "recall": recall})
+    else:
+        names = {track.id: track.name for track in database.tracks()}
+        for problem in problems:
+            print(f"{problem.what}; {problem.remedy}", file=sys.stderr)
+            for number in problem.tracks:
+                print(f"  {number} {names.get(number, '')}", file=sys.stderr)
+        share = "" if recall is None else f"; {recall:.1%} of first hits are those of exact search"
+        print(f"{len(problems)} problems{share}" if problems else f"all is well with {len(names)} tracks{share}")
+    return 1 if problems else 0
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from confp_jax.retrieval.database import Database
+    from confp_jax.retrieval.database.merge import merge_databases
+    from confp_jax.retrieval.maintain import open_other
+
+    database = Database(args.db)
+    with _counting("merging") as report:
+        merged = merge_databases(database, open_other(args.other, database), report=report)
+    return _print_merged(args, merged, len(database.tracks()))
+
+
+def _reindex(args: argparse.Namespace) -> int:
+    from confp_jax.retrieval.database import Database
+    from confp_jax.retrieval.embed import load_encoder
+    from confp_jax.retrieval.reindex import reindex
+
+    database = Database(args.db)
+    with reporting("reindexing") as report:
+        results = reindex(database, load_encoder(args.model), prune=args.prune, report=report)
+    failed = sum(result.status == "failed" for result in results)
+    swapped = not failed or args.prune
+    if args.json:
+        print_json({"swapped": swapped, "tracks": [dataclasses.asdict(result) for result in results]})
+    elif swapped:
+        print(f"{args.db} is now of model {database.stamp.name}, {len(database.tracks())} tracks")
+    else:
+        print(f"{failed} tracks could not be fingerprinted, so {args.db} still has its old model: bring their files back and "
+              "run this again, or --prune removes them", file=sys.stderr)  # fmt: skip
+    return 0 if swapped else 1
+
+
+def _export(args: argparse.Namespace) -> int:
+    from confp_jax.retrieval.database import Database
+
+    database = Database(args.db)
+    try:
+        from confp_jax.retrieval.exchange import export_database
+    except ImportError:
+        print(_PARQUET_HELP, file=sys.stderr)
+        return 1
+    with _counting("exporting") as report:
+        num_tracks = export_database(database, args.out, report=report)
+    if args.json:
+        print_json({"out": str(args.out), "num_tracks": num_tracks})
+    else:
+        print(f"{num_tracks} tracks in {args.out}")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from confp_jax.retrieval.database import Database
+
+    try:
+        from confp_jax.retrieval.exchange import file_stamp, find_files, import_files
+    except ImportError:
+        print(_PARQUET_HELP, file=sys.stderr)
+        return 1
+    files = find_files(args.files)
+    exists = (args.db / "catalogue.sqlite").exists()
+    database = Database(args.db) if exists else Database.create(args.db, file_stamp(files[0]))
+    with _counting("importing") as report:
+        merged = import_files(database, files, report=report)
+    return _print_merged(args, merged, len(database.tracks()))
+
+
+def _print_merged(args: argparse.Namespace, merged, num_tracks: int) -> int:
+    if args.json:
+        print_json(dataclasses.asdict(merged) | {"num_tracks": num_tracks})
+    else:
+        print(f"{merged.num_added} added, {merged.num_there} already there; {args.db} now holds {num_tracks} tracks")
+    return status(0, 1)
+
+
+@contextmanager
+def _counting(text: str) -> Iterator[Callable[[int, int], None]]:
+    with progress(text) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _index(text: str) -> str:
+    if text not in ("scann", "faiss", "exact") and not text.startswith("milvus://"):
+        raise argparse.ArgumentTypeError(f"{text} is none of scann, faiss, exact, milvus://HOST:PORT, milvus:///FILE.db")
+    return text
+
+
+def _recall(text: str) -> float:
+    value = float(text)
+    if not 0.5 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 0.5 and below 1 (`--index exact` finds everything)")
+    return value

@@ -1,0 +1,95 @@
+"""Stored vectors: how rows are encoded in a shard, and many shards read as one array."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float32
+
+PRECISIONS = ("float16", "int8")
+_BLOCK_ROWS = 65_536  # 32 MiB of float32 at 128 dimensions
+
+
+def encode(vectors: Float32[np.ndarray, "n E"], precision: str) -> np.ndarray:
+    """Rows as they are stored: float16 [n, E], or int8 with a scale of its own for every row (a record array [n]).
+
+    Raises:
+      ValueError: a value is not finite, or is not in float16.
+    """
+    with np.errstate(over="ignore"):
+        half = vectors.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise ValueError("fingerprints contain NaN or infinite values; every later search would fail")
+    if precision == "float16":
+        return half
+    scale = (np.abs(vectors).max(axis=1, initial=0.0) / 127).astype(np.float16)
+    divisor = np.where(scale > 0, scale.astype(np.float32), 1.0)[:, None]
+    stored = np.empty(len(vectors), np.dtype([("scale", np.float16), ("values", np.int8, (vectors.shape[1],))]))
+    stored["scale"] = scale
+    stored["values"] = np.clip(np.rint(vectors / divisor), -127, 127)
+    return stored
+
+
+def decode(stored: np.ndarray) -> Float32[np.ndarray, "n E"]:
+    """What `encode` wrote, as float32."""
+    if stored.dtype.names is None:
+        return stored.astype(np.float32)
+    return stored["values"].astype(np.float32) * stored["scale"].astype(np.float32)[:, None]
+
+
+class StoredVectors:
+    """Rows of many memory-mapped shards as one array [N, E]: what is indexed is read, as float32, and nothing else."""
+
+    def __init__(self, runs: Sequence[np.ndarray], dim: int):
+        self._runs = [np.asarray(run) for run in runs]  # plain arrays: indexing a memmap object is slow
+        self._ends = np.cumsum([len(run) for run in runs], dtype=np.int64)
+        self.shape = (int(self._ends[-1]) if len(runs) else 0, dim)
+        self.dtype, self.ndim = np.dtype(np.float32), 2
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: int | slice | np.ndarray | Sequence[int]) -> Float32[np.ndarray, "..."]:
+        if isinstance(rows, slice):
+            first, last, step = rows.indices(len(self))
+            return self._contiguous(first, last) if step == 1 else self._gather(np.arange(first, last, step))
+        if np.ndim(rows) == 0:
+            return self._gather(np.array([rows]))[0]
+        rows = np.asarray(rows)
+        return self._gather(np.flatnonzero(rows) if rows.dtype == bool else rows)
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("stored vectors are decoded when they are read: an array without a copy is not to be had")
+        return self._contiguous(0, len(self)).astype(dtype or np.float32, copy=False)
+
+    def blocks(self, num_rows: int = _BLOCK_ROWS) -> Iterator[tuple[int, Float32[np.ndarray, "n E"]]]:
+        """All rows in order, some at a time, each block with its first row's number."""
+        for first in range(0, len(self), num_rows):
+            yield first, self._contiguous(first, min(first + num_rows, len(self)))
+
+    def _contiguous(self, first: int, last: int) -> np.ndarray:
+        out = np.empty((max(0, last - first), self.shape[1]), np.float32)
+        number = int(np.searchsorted(self._ends, first, side="right"))
+        row = first
+        while row < last:
+            run, end = self._runs[number], int(self._ends[number])
+            begin, stop = len(run) - (end - row), len(run) - max(0, end - last)
+            out[row - first : row - first + stop - begin] = decode(run[begin:stop])
+            row, number = end, number + 1
+        return out
+
+    def _gather(self, rows: np.ndarray) -> np.ndarray:
+        flat = rows.reshape(-1).astype(np.int64)
+        flat = np.where(flat < 0, flat + len(self), flat)
+        if len(flat) and not (flat.min() >= 0 and flat.max() < len(self)):
+            raise IndexError(f"a row is beyond the {len(self)} that there are")
+        numbers = np.searchsorted(self._ends, flat, side="right")
+        out = np.empty((len(flat), self.shape[1]), np.float32)
+        order = np.argsort(numbers, kind="stable")
+        bounds = np.flatnonzero(np.diff(numbers[order], prepend=-1, append=len(self._runs) + 1))
+        for begin, stop in itertools.pairwise(bounds):
+            chosen = order[begin:stop]
+            run, end = self._runs[numbers[chosen[0]]], self._ends[numbers[chosen[0]]]
+            out[chosen] = decode(run[flat[chosen] - (end - len(run))])
+        return out.reshape(*rows.shape, self.shape[1])

@@ -1,0 +1,68 @@
+"""A database with another model: its files are fingerprinted anew beside the old vectors, which serve until the swap."""
+
+import pathlib
+from collections.abc import Callable
+
+from confp_jax.retrieval.add import Added
+from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp, StoredTrack
+from confp_jax.retrieval.database.stage import begin_staging, stage, swap
+from confp_jax.retrieval.embed import HOP_S, Embedder
+from confp_jax.retrieval.index import generation
+from confp_jax.retrieval.read_ahead import ReadFile, read_files
+
+_COMMIT_SECONDS = 3600.0
+
+
+def reindex(
+    database: Database,
+    embedder: Embedder,
+    *,
+    prune: bool = False,
+    report: Callable[[Added, int], None] = lambda added, total: None,
+) -> list[Added]:
+    """Fingerprints every track's file with `embedder` and swaps the vectors in one commit; interrupted, it goes on.
+
+    Until the swap the database answers with its old model. A file that is gone, or no longer has the content that was added, is
+    "failed", and then nothing is swapped.
+
+    Args:
+      prune: swap all the same, and remove the tracks of failed files.
+
+    Raises:
+      DatabaseError: it has this model already, another process is writing, or the disk is full.
+    """
+    stamp = ModelStamp(embedder.name, embedder.identity, HOP_S)
+    if database.stamp.identity == stamp.identity:
+        raise DatabaseError(f"{database.folder} is of model {embedder.name} ({embedder.identity}) already: nothing to do")
+    results: list[Added] = []
+    with database.writing():
+        by_path: dict[pathlib.Path, list[StoredTrack]] = {}
+        for track in begin_staging(database, stamp):
+            by_path.setdefault(pathlib.Path(track.path), []).append(track)
+        pending, pending_s = [], 0.0
+        try:
+            for read in read_files(embedder, by_path):
+                for track in by_path[read.path]:
+                    result = _result(read, track)
+                    results.append(result)
+                    report(result, len(by_path))
+                    if read.track and result.status == "added":
+                        pending.append((track.id, read.track.vectors))
+                        pending_s += read.track.duration_s
+                if pending_s >= _COMMIT_SECONDS:
+                    batch, pending, pending_s = pending, [], 0.0
+                    stage(database, batch)
+        finally:
+            stage(database, pending)
+        if prune or not any(result.status == "failed" for result in results):
+            swap(database, stamp, drop_missing=prune)
+            generation.fold(database)
+    return results
+
+
+def _result(read: ReadFile, track: StoredTrack) -> Added:
+    if read.error or read.track is None:
+        return Added(track.path, "failed", error=read.error)
+    if read.track.sha256 != track.sha256:
+        return Added(track.path, "failed", error=f"{track.path}: has changed since it was added; run `confp update` first")
+    return Added(track.path, "added", read.track.duration_s, len(read.track.vectors))
