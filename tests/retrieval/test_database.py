@@ -232,7 +232,8 @@ class TestWriters:
     def test_a_second_writer_is_refused_and_the_first_not_disturbed(self, filled):
         second = Database(filled.folder)
         with filled.writing():
-            with pytest.raises(DatabaseError, match="another process is writing"), second.writing():
+            refused = pytest.raises(DatabaseError, match=rf"another process is writing to it \(number {os.getpid()}\); wait")
+            with refused, second.writing():
                 pass
             filled.add([track(3)])
         with second.writing():

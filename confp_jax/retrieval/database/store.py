@@ -105,11 +105,17 @@ class Database:
     def _locked(self) -> Iterator[None]:
         if not os.access(self.folder, os.W_OK):
             raise DatabaseError(f"{self.folder} cannot be written; copy it to where you may write")
-        with open(self.folder / "lock", "w") as lock:
+        with open(self.folder / "lock", "a+b", buffering=0) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise DatabaseError(f"{self.folder}: another process is writing to it; wait for it to finish") from error
+                lock.seek(0)
+                who = f" (number {number})" if (number := lock.read(20).decode().strip()).isdecimal() else ""
+                message = f"{self.folder}: another process is writing to it{who}; wait for it to finish"
+                raise DatabaseError(message) from error
+            with contextlib.suppress(OSError):  # the number is a courtesy: on a full disk one must be able to remove tracks
+                lock.truncate(0)
+                lock.write(f"{os.getpid()}\n".encode())
             yield
 
     def add(self, tracks: Sequence[NewTrack], *, replacing: Sequence[int] = ()) -> None:
