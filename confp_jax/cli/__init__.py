@@ -14,12 +14,14 @@ _EXAMPLES = """examples:
   confp add music.db ~/Music             index a folder (a second run adds only what is new)
   confp identify music.db clip.wav       which track is it, and where in it?
   confp identify music.db *.wav --json   the same for programs
+  confp monitor music.db radio.mp3       a cue sheet of a long recording or stream
+  confp compare a.mp3 b.mp3              what two recordings have in common
   confp list music.db                    what is in the database
   confp models                           the models that ship
   confp embed clip.wav --out clip.npz    fingerprints as arrays
 """
 # Errors that a user can cause, by name: their classes live beside JAX, which must not load for --help.
-_USER_ERRORS = ("DatabaseError", "UnknownModelError", "CheckpointError", "DecodeError", "AudioError")
+_USER_ERRORS = ("DatabaseError", "UnknownModelError", "CheckpointError", "DecodeError", "AudioError", "DecisionError")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -183,6 +183,17 @@ class Database:
         row_tracks = np.repeat(np.arange(len(tracks), dtype=np.int32), [track.num_rows for track in tracks])
         return Snapshot(tracks, vectors, row_tracks)
 
+    def setting(self, key: str) -> str | None:
+        """A setting by name; None if it was never set."""
+        with self._connect() as connection:
+            row = connection.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
+
+    def set_setting(self, key: str, value: str) -> None:
+        """Stores a setting in one atomic commit."""
+        with self._connect() as connection:
+            connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, value))
+
     def _shard(self, file: str, num_rows: int) -> Float16[np.ndarray, "n E"]:
         path = self.folder / "vectors" / file
         try:
