@@ -35,9 +35,9 @@ class CalibrationConfig:
     model: str = "edge"
     index: str = ""
     index_splits: tuple[str, ...] = ("training", "validation", "test")
-    most_tracks: int = 440
+    most_tracks: int = 300
     queries: str = ""
-    most_excerpts: int = 1000
+    most_excerpts: int = 800
     lengths_s: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 9.9)
     num_tracks: tuple[int, ...] = (1, 5, 40)
     seed: int = 0

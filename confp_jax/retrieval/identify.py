@@ -18,7 +18,8 @@ from confp_jax.retrieval.embed import DEFAULT_MODEL, HOP_S, AudioError, Embedder
 from confp_jax.retrieval.index import build_index
 from confp_jax.retrieval.overlap import common_sections
 from confp_jax.retrieval.reference import Reference
-from confp_jax.retrieval.spans import Span, SpanTracker, accepted, joined_blocks
+from confp_jax.retrieval.scan import Scan, joined_blocks
+from confp_jax.retrieval.spans import Span, accepted
 from confp_jax.training.checkpoint import CheckpointError
 
 NUM_MATCHES = 5
@@ -165,16 +166,15 @@ class Searcher:
           DecodeError: what `blocks` raises.
         """
         began = time.perf_counter()
-        tracker = SpanTracker(self.reference, self.decision, keep_all=True)
-        spans, num_blocks, segment_s, silent = [], 0, 0.0, True
-        for block, start_s in joined_blocks(self.embedder.stream(blocks, hop_s=self.reference.hop_s)):
-            silent &= not block.vectors.any()
-            spans += tracker.push(block, start_s=start_s)
-            num_blocks, segment_s = num_blocks + 1, block.segment_s
-        spans += tracker.finish()
+        scanning = Scan(self.reference, self.decision, keep_all=True)
+        spans, segment_s, silent = [], 0.0, True
+        for block in joined_blocks(self.embedder.stream(blocks, hop_s=self.reference.hop_s)):
+            silent &= not block.fingerprints.vectors.any()
+            spans += scanning.push(block)
+            segment_s = block.fingerprints.segment_s
         if silent:
             raise AudioError("is silent; record it louder or closer to the source")
-        return self._answer(query, spans, num_blocks, segment_s, time.perf_counter() - began)
+        return self._answer(query, spans, scanning.num_trials, segment_s, time.perf_counter() - began)
 
     def found(self, span: Span) -> FoundTrack:
         """A span in a user's terms."""
@@ -183,9 +183,9 @@ class Searcher:
         score, sure = round(min(span.score, 1.0), 4), round(span.confidence, 4)
         return FoundTrack(track.name, track.path, round(span.track_s, 3), score, sure, *times)
 
-    def _answer(self, query: str, spans: Sequence[Span], num_blocks: int, segment_s: float, elapsed_s: float) -> Answer:
-        """The rate of false alarms is the whole query's: each of its blocks may have its share."""
-        right = sorted(accepted(spans, false_alarm_rate=self.false_alarm_rate / num_blocks), key=lambda span: -span.logit)
+    def _answer(self, query: str, spans: Sequence[Span], num_trials: int, segment_s: float, elapsed_s: float) -> Answer:
+        """The rate of false alarms is the whole query's: each of its searches may have its share."""
+        right = sorted(accepted(spans, false_alarm_rate=self.false_alarm_rate / num_trials), key=lambda span: -span.logit)
         named = {span.track for span in right}
         others = []
         for span in sorted(spans, key=lambda span: -span.score):

@@ -69,7 +69,7 @@ def rank(query: Fingerprints, reference: Reference, *, without: int = -1) -> Ran
     order = np.argsort(-(scores - _TEMPO_COST * log_tempos**2), kind="stable")
     order = order[np.sort(np.unique(seeds.tracks[order], return_index=True)[1])]  # each track's best line
     tempos = np.exp(log_tempos)
-    offsets_s = anchors_s - tempos * _middle_s(query)
+    offsets_s = anchors_s - tempos * middle_s(query)
     return Ranking(seeds.tracks[order], scores[order], offsets_s[order], tempos[order], cosines[order])
 
 
@@ -78,7 +78,8 @@ def centres_s(query: Fingerprints) -> Float64[np.ndarray, " W"]:
     return np.arange(len(query.vectors)) * query.hop_s + query.segment_s / 2
 
 
-def _middle_s(query: Fingerprints) -> float:
+def middle_s(query: Fingerprints) -> float:
+    """Where in the query its middle window has its middle: lines are told by where they are there."""
     return (len(query.vectors) - 1) * query.hop_s / 2 + query.segment_s / 2
 
 
@@ -100,7 +101,7 @@ def _seeds(query: Fingerprints, loud: Bool[np.ndarray, " W"], reference: Referen
     window, rows, votes = _hits(query.vectors[loud], reference, without)
     tracks = reference.snapshot.row_tracks[rows].astype(np.int64)
     times_s = (rows - reference.first_rows[tracks]) * reference.hop_s + reference.segment_s / 2
-    from_middle_s = (centres_s(query) - _middle_s(query))[loud][window]
+    from_middle_s = (centres_s(query) - middle_s(query))[loud][window]
     found: list[tuple[np.ndarray, ...]] = []
     for tempo in _TEMPOS if _is_long(query) else [1.0]:
         anchors_s = times_s - tempo * from_middle_s
@@ -148,7 +149,7 @@ class _Lines:
     """Cosines along any line near the seeds, from the stored rows around them."""
 
     def __init__(self, query: Fingerprints, seeds: _Seeds, reference: Reference):
-        self._from_middle_s = centres_s(query) - _middle_s(query)
+        self._from_middle_s = centres_s(query) - middle_s(query)
         self._hop_s = reference.hop_s
         reach_s = np.abs(self._from_middle_s).max(initial=0.0) * _TEMPO_RANGE[1] + 1.5
         middle = np.round((seeds.anchors_s - reference.segment_s / 2) / reference.hop_s).astype(np.int64)

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from confp_jax.retrieval.identify import FoundTrack, Searcher
-from confp_jax.retrieval.spans import STEP_WINDOWS, Span, SpanTracker, joined_blocks, overlap_s
+from confp_jax.retrieval.scan import STEP_WINDOWS, TRIALS_PER_STEP, Scan, joined_blocks
+from confp_jax.retrieval.spans import Span, covers
 
 ALARMS_PER_HOUR = 0.1
 _REMEMBERED_S = 3600.0
@@ -35,19 +36,15 @@ def monitor(
       DecodeError: what `blocks` raises.
     """
     hop_s = searcher.reference.hop_s
-    rate = alarms_per_hour * STEP_WINDOWS * hop_s / 3600  # of one block
-    tracker, told = SpanTracker(searcher.reference, searcher.decision), _Told(rate)
-    heard_s = 0.0
-    for block, start_s in joined_blocks(searcher.embedder.stream(blocks, hop_s=hop_s, windows_at_once=STEP_WINDOWS)):
-        over = tracker.push(block, start_s=start_s)
-        heard_s = start_s + block.duration_s
-        playing = tracker.current
+    rate = alarms_per_hour * STEP_WINDOWS * hop_s / 3600 / TRIALS_PER_STEP  # of one search
+    scanning, told = Scan(searcher.reference, searcher.decision), _Told(rate)
+    for block in joined_blocks(searcher.embedder.stream(blocks, hop_s=hop_s, windows_at_once=STEP_WINDOWS)):
+        over = scanning.push(block)
+        heard_s, playing = round(block.start_s + block.fingerprints.duration_s, 3), scanning.current
         for span in told.finished(over, playing):
-            yield Event("match", searcher.found(span), round(heard_s, 3))
+            yield Event("match", searcher.found(span), heard_s)
         for span in told.begun(playing):
-            yield Event("playing", searcher.found(span), round(heard_s, 3))
-    for span in told.finished(tracker.finish(), []):
-        yield Event("match", searcher.found(span), round(heard_s, 3))
+            yield Event("playing", searcher.found(span), heard_s)
 
 
 class _Told:
@@ -74,10 +71,6 @@ class _Told:
             span
             for span in sorted(spans, key=lambda span: span.query_s)
             if span.alarm_rate <= self._rate
-            and not any(_covers(other, span) and other.logit > span.logit for other in rivals)
-            and not any(_covers(other, span) for other in self._matches)
+            and not any(covers(other, span) and other.logit > span.logit for other in rivals)
+            and not any(covers(other, span) for other in self._matches)
         ]
-
-
-def _covers(other: Span, span: Span) -> bool:
-    return other is not span and overlap_s(span, other) > 0.5 * min(span.length_s, other.length_s)

@@ -9,7 +9,8 @@ from jaxtyping import Int64
 from confp_jax.retrieval.decision import FALSE_ALARM_RATE, Decision
 from confp_jax.retrieval.embed import Fingerprints
 from confp_jax.retrieval.reference import Reference, make_reference, some_tracks
-from confp_jax.retrieval.spans import Span, accepted, find_spans
+from confp_jax.retrieval.scan import scan
+from confp_jax.retrieval.spans import Span, accepted
 
 SHORTEST_S = 10.0  # of a section that makes two tracks share something
 _PROBE_S = 3.0  # distance of the rows that are searched for
@@ -36,7 +37,7 @@ class SharedSection:
 def common_sections(a: Fingerprints, b: Fingerprints, decision: Decision) -> list[Span]:
     """Where the first recording sounds like the second: spans of the first, with the place in the second as `track_s`."""
     reference = make_reference([("b", b.vectors)], hop_s=b.hop_s, segment_s=b.segment_s, exact=True)
-    return accepted(find_spans(a, reference, decision), false_alarm_rate=FALSE_ALARM_RATE)
+    return accepted(scan(a, reference, decision), false_alarm_rate=FALSE_ALARM_RATE)
 
 
 def shared_sections(
@@ -84,7 +85,7 @@ def _longest_section(reference: Reference, track: int, other: int, decision: Dec
     query = Fingerprints(reference.rows_of(track), reference.hop_s, reference.segment_s)
     if not query.vectors.any():
         return None
-    spans = accepted(find_spans(query, some_tracks(reference, [other]), decision), false_alarm_rate=FALSE_ALARM_RATE)
+    spans = accepted(scan(query, some_tracks(reference, [other]), decision), false_alarm_rate=FALSE_ALARM_RATE)
     if not spans:
         return None
     best = max(spans, key=lambda span: span.length_s)
