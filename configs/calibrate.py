@@ -18,9 +18,9 @@ def get_config() -> ConfigDict:
             "model": "edge",  # a shipped model or a checkpoint folder
             "index": "",  # a dataset made by data_prep.make_train: its clean clips are the database
             "index_splits": ("training", "validation", "test"),
-            "most_tracks": 440,  # of the index: the queries' own, then any
+            "most_tracks": 300,  # of the index: the queries' own, then any
             "queries": "",  # a query set made by data_prep.make_queries
-            "most_excerpts": 1000,  # drawn from all conditions alike
+            "most_excerpts": 800,  # drawn from all conditions alike
             "lengths_s": (1.0, 2.0, 3.0, 5.0, 9.9),  # 9.9 s: one block of a long recording
             "num_tracks": (1, 5, 40),  # sizes of database, and all of `most_tracks`
             "seed": 0,

@@ -122,9 +122,8 @@ def _chosen(tracks: Int64[np.ndarray, " C"]) -> Int64[np.ndarray, " S"]:
     starts = np.flatnonzero(np.diff(tracks[by_track], prepend=-1))
     nth = np.empty(len(tracks), np.int64)  # of its track
     nth[by_track] = np.arange(len(tracks)) - np.repeat(starts, np.diff(starts, append=len(tracks)))
-    place = np.empty(len(tracks), np.int64)  # of its track among the tracks
     _, first, inverse = np.unique(tracks, return_index=True, return_inverse=True)
-    place = np.argsort(np.argsort(first))[inverse]
+    place = np.argsort(np.argsort(first))[inverse]  # of its track among the tracks
     return np.flatnonzero((place < _NUM_TRACKS) & (nth == 0) | (place < _NUM_REPEATING) & (nth < _NUM_PLACES))
 
 

@@ -114,11 +114,11 @@ class TestMedley:
     def test_memory_does_not_grow_with_the_recording(self, parts, reference):
         """What is over is given out, and nothing stays."""
         scanning, num = Scan(reference, uncalibrated()), 0
-        pieces = (query_of(parts[i % 15][:90]) for i in range(40))
+        pieces = (query_of(parts[i % 15][:90]) for i in range(12))
         for block in joined_blocks(pieces):
             num += len(scanning.push(block))
-            assert len(scanning.current) < 30
-        assert num >= 40 and scanning.current == []
+            assert len(scanning.current) < 20
+        assert num >= 12 and scanning.current == []
 
 
 class TestSpans:
