@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
             "model": "edge",  # a shipped model or a checkpoint folder
             "index": "",  # a dataset made by data_prep.make_train: its clean clips are the database
             "index_splits": ("training", "validation", "test"),
+            "cache": "",  # a folder that keeps the index's fingerprints for the next evaluation of the same model
             "most_tracks": 300,  # of the index: the queries' own, then any
             "queries": "",  # a query set made by data_prep.make_queries
             "most_excerpts": 800,  # drawn from all conditions alike

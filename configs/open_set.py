@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
             "model": "edge",  # a shipped model or a checkpoint folder
             "index": "",  # a dataset made by data_prep.make_train: its clean clips
             "index_splits": ("training", "validation", "test"),
+            "cache": "",  # a folder that keeps the index's fingerprints for the next evaluation of the same model
             "queries": (),  # query sets made by data_prep.make_queries
             "conditions": (),  # empty: all of each set's
             "lengths_s": (0.0,),

@@ -36,6 +36,7 @@ class CalibrationConfig:
     index: str = ""
     index_splits: tuple[str, ...] = ("training", "validation", "test")
     most_tracks: int = 300
+    cache: str = ""
     queries: str = ""
     most_excerpts: int = 800
     lengths_s: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 9.9)
@@ -73,7 +74,14 @@ def calibrate(config: CalibrationConfig, console: Console) -> Decision:
     excerpts = cut_excerpts(embedder, config, console)
     wanted = {excerpt.track_id for excerpt in excerpts[0]}
     searched = embed_reference(
-        embedder, config.index, config.index_splits, console, wanted=wanted, most_tracks=config.most_tracks, seed=config.seed
+        embedder,
+        config.index,
+        config.index_splits,
+        console,
+        wanted=wanted,
+        most_tracks=config.most_tracks,
+        cache=config.cache,
+        seed=config.seed,
     )
     sizes = sorted({*(min(n, len(searched.track_ids)) for n in config.num_tracks), len(searched.track_ids)})
     rng = np.random.default_rng(config.seed)

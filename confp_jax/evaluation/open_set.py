@@ -39,6 +39,7 @@ class OpenSetConfig:
     model: str = "edge"
     index: str = ""
     index_splits: tuple[str, ...] = ("training", "validation", "test")
+    cache: str = ""
     queries: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
     lengths_s: tuple[float, ...] = (0.0,)
@@ -85,7 +86,7 @@ def run(config: OpenSetConfig, out: pathlib.Path) -> dict:
     console = Console(stderr=True)
     embedder = load_encoder(config.model)
     decision = load_decision(embedder.folder, embedder.identity)
-    searched = embed_reference(embedder, config.index, config.index_splits, console)
+    searched = embed_reference(embedder, config.index, config.index_splits, console, cache=config.cache)
     results, curves = [], {}
     for folder in config.queries:
         for length_s in config.lengths_s:

@@ -1,6 +1,7 @@
 """What the evaluation searches: the clean clips of a prepared dataset, fingerprinted; and query sets as fingerprints."""
 
 import dataclasses
+import pathlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -33,11 +34,15 @@ def embed_reference(
     *,
     wanted: Iterable[int] = (),
     most_tracks: int = 0,
+    cache: str = "",
     seed: int = 0,
 ) -> EvaluationReference:
     """Fingerprints, 300 ms apart, of all clean clips of a prepared dataset's splits.
 
-    `most_tracks` (0: all) draws so many of them, those `wanted` first.
+    Args:
+      wanted: ids of the tracks that come first where `most_tracks` is less than all.
+      most_tracks: how many are drawn; 0: all.
+      cache: a folder that keeps each track's fingerprints for the next evaluation of the same model; empty: none.
 
     Raises:
       DatasetError: no dataset there, or no such split.
@@ -52,9 +57,15 @@ def embed_reference(
     places.sort(key=lambda place: place[0])
     parts = []
     for track_id, source, record in progress(places, "index", console=console, transient=True):
-        samples = source[record].samples
-        vectors = embedder.embed(samples, sample_rate_hz=source.summary.sample_rate_hz)
-        parts.append((str(track_id), vectors.astype(np.float16).astype(np.float32)))  # as a database stores them
+        kept = pathlib.Path(cache) / embedder.identity / pathlib.Path(folder).name / f"{track_id}.npy" if cache else None
+        vectors = np.load(kept) if kept and kept.is_file() else None
+        if vectors is None:
+            samples = source[record].samples
+            vectors = embedder.embed(samples, sample_rate_hz=source.summary.sample_rate_hz).astype(np.float16)
+            if kept:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                np.save(kept, vectors)
+        parts.append((str(track_id), vectors.astype(np.float32)))  # by way of float16, as a database stores them
     reference = make_reference(parts, hop_s=HOP_S, segment_s=embedder.config.audio.segment_s)
     return EvaluationReference(reference, np.array([int(name) for name, _ in parts]))
 

@@ -144,17 +144,14 @@ def load_decision(folder: pathlib.Path | None, identity: str) -> Decision:
 def features(ranking: Ranking, *, first: int = 1) -> Float64[np.ndarray, "T F"]:
     """FEATURES of the first `first` matches.
 
-    score: the match's. margin: its excess over the mean of the field of rivals, which are the ten tracks after the next one: the
-    next may be the same recording once more. tempo: how far it is from the original's, |ln tempo|.
+    score: the match's. margin: its excess over the field of rivals, the mean of the ten tracks after the second: that one may be
+    the same recording once more. tempo: how far it is from the original's, |ln tempo|.
     """
     scores = ranking.scores.astype(np.float64)
-    rows = []
-    for place in range(min(first, len(scores))):
-        after = scores[place + 1 :]
-        rivals = after[1 : 1 + NUM_RIVALS] if len(after) > 1 else after
-        field = rivals.mean() if len(rivals) else 0.0
-        rows.append((scores[place], scores[place] - field, abs(math.log(ranking.tempos[place]))))
-    return np.array(rows, np.float64).reshape(-1, len(FEATURES))
+    rivals = scores[2 : 2 + NUM_RIVALS] if len(scores) > 2 else scores[1:]
+    field = rivals.mean() if len(rivals) else 0.0
+    chosen = scores[:first]
+    return np.stack([chosen, chosen - field, np.abs(np.log(ranking.tempos[:first]))], axis=1)
 
 
 def tail_share(logits: Float64[np.ndarray, " Q"], tail: Float64[np.ndarray, " 2"]) -> Float64[np.ndarray, " Q"]:

@@ -188,7 +188,7 @@ class Searcher:
         right = sorted(accepted(spans, false_alarm_rate=self.false_alarm_rate / num_trials), key=lambda span: -span.logit)
         named = {span.track for span in right}
         others = []
-        for span in sorted(spans, key=lambda span: -span.score):
+        for span in sorted(spans, key=lambda span: -span.logit):
             if span.track not in named and len(right) + len(others) < NUM_MATCHES:
                 named.add(span.track)
                 others.append(span)

@@ -64,7 +64,7 @@ class TestFeatures:
         (first,) = features(ranking_of(scores, [1.1] + [1.0] * 12))
         assert first == pytest.approx([0.9, 0.9 - 0.55, np.log(1.1)], abs=1e-6)
         second = features(ranking_of(scores), first=2)[1]
-        assert second[1] == pytest.approx(0.8 - np.mean([*np.linspace(0.6, 0.5, 10)[1:], 0.1]), abs=1e-6)
+        assert second == pytest.approx([0.8, 0.8 - 0.55, 0.0], abs=1e-6)
 
     @pytest.mark.parametrize(("scores", "margin"), [([0.8], 0.8), ([0.8, 0.5], 0.3), ([0.8, 0.5, 0.3], 0.5)])
     def test_few_rivals(self, scores, margin):
