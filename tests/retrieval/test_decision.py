@@ -115,7 +115,7 @@ class TestTable:
 
     def test_tails_of_a_database(self):
         decision = a_decision()
-        measured = decision.tail(length_s=12.0, num_tracks=10) + [1.0, 0.0]
+        measured = np.add(decision.tail(length_s=12.0, num_tracks=10), [1.0, 0.0])
         new = decision.with_tails([12.0], measured[None], num_tracks=10)
         for size in (1, 10, 1000):
             np.testing.assert_allclose(new.tail(length_s=12.0, num_tracks=size), measured)
