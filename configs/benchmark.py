@@ -17,6 +17,6 @@ def get_config() -> ConfigDict:
             "queries": "",  # a query set made by data_prep.make_queries
             "conditions": (),  # empty: all of the set's
             "top_k": 5,
-            "false_alarm_rate": 0.01,  # that --calibrate sets the threshold for
+            "false_alarm_rate": 0.001,  # at which "right and accepted" is counted
         }
     )

@@ -1,17 +1,40 @@
 """Neural audio fingerprinting: which recording is it, and where in it?"""
 
 import importlib
+import pathlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from confp_jax.retrieval.add import Added
     from confp_jax.retrieval.embed import Embedder, load_encoder
+    from confp_jax.retrieval.identify import Answer, FoundTrack
+    from confp_jax.retrieval.library import Library
 
 __version__ = "0.1.0"
-__all__ = ["Embedder", "load_encoder"]
+__all__ = ["Added", "Answer", "Embedder", "FoundTrack", "Library", "load_encoder", "open"]
+
+_PLACES = {
+    "Added": "add",
+    "Answer": "identify",
+    "Embedder": "embed",
+    "FoundTrack": "identify",
+    "Library": "library",
+    "load_encoder": "embed",
+}
+
+
+def open(folder: str | pathlib.Path, *, model: str | None = None, false_alarm_rate: float | None = None) -> "Library":
+    """Opens a fingerprint database, or makes it where there is none: `confp_jax.open("music.db").identify_file("clip.wav")`.
+
+    See `Library` for the arguments and what it can do.
+    """
+    from confp_jax.retrieval.library import Library
+
+    return Library(folder, model=model, false_alarm_rate=false_alarm_rate)
 
 
 def __getattr__(name: str) -> Any:
-    """Imports JAX only when an encoder is asked for, so that `confp --help` answers at once."""
-    if name in __all__:
-        return getattr(importlib.import_module("confp_jax.retrieval.embed"), name)
+    """Imports JAX only when something needs it, so that `confp --help` answers at once."""
+    if name in _PLACES:
+        return getattr(importlib.import_module(f"confp_jax.retrieval.{_PLACES[name]}"), name)
     raise AttributeError(f"module 'confp_jax' has no attribute {name!r}")

@@ -18,6 +18,7 @@ import soxr
 from confp_jax.audio.decode import decode
 from confp_jax.cli import main
 from confp_jax.cli.output import clock
+from confp_jax.retrieval.decision import Decision
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[1] / "examples" / "music"
 CONFP = [sys.executable, "-m", "confp_jax.cli"]
@@ -26,29 +27,32 @@ SOURCE = "jordan-trudgett_battle2"
 OTHERS = ("alexandr-zhelanov_low-fi", "askyel_sirius-remix", "claude-werner_win-theme", "david-reeves_david03")
 OTHERS += ("karissa-hobbs_lets-go-fishin", "manuel-marino_van-mission4")
 NEW = "tim-beek_the-protagonist"  # in no database
-FOUND_KEYS = {"track", "path", "offset_s", "score"}
+FOUND_KEYS = {"track", "path", "offset_s", "score", "confidence", "query_offset_s", "length_s", "tempo"}
 
 
-def save_untrained(folder: pathlib.Path, seed: int) -> None:
+def save_untrained(folder: pathlib.Path, seed: int) -> str:
+    """Saves a `tiny` encoder with its initial weights; returns its identity."""
     from flax import nnx
 
     from configs.fma import get_config
     from confp_jax.config import TrainConfig, from_mapping
     from confp_jax.model.encoder import Encoder
-    from confp_jax.training.checkpoint import EncoderState, save_encoder
+    from confp_jax.training.checkpoint import EncoderState, encoder_identity, save_encoder
 
     config = from_mapping(TrainConfig, get_config("tiny"))
     encoder = Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(seed))
     _, params, statistics = nnx.split(encoder, nnx.Param, ...)
     save_encoder(folder, config, EncoderState(params, statistics))
+    return encoder_identity(config, EncoderState(params, statistics))
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory) -> pathlib.Path:
     """An untrained `tiny` model with a decision: clean copies exceed it, white noise does not."""
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    save_untrained(folder / "checkpoint", seed=7)
-    (folder / "decision.json").write_text(json.dumps({"margin": 0.05, "rival_floor": 0.0}))
+    identity = save_untrained(folder / "checkpoint", seed=7)
+    weights, tails = np.array([[[-12.0, 0.0, 160.0, 0.0]]]), np.array([[[-6.0, 0.5]]])  # a margin of 0.075 is even odds
+    (folder / "decision.json").write_text(Decision((3.0,), (1,), weights, tails, identity=identity).to_json())
     return folder
 
 
@@ -247,12 +251,13 @@ class TestIdentify:
             matches = answer["matches"]
             assert len(matches) == (0 if answer["query"] == str(missing) else 5)  # of 7 tracks
             assert len({m["path"] for m in matches}) == len(matches)
-            assert [m["score"] for m in matches] == sorted((m["score"] for m in matches), reverse=True)
+            assert [m["confidence"] for m in matches] == sorted((m["confidence"] for m in matches), reverse=True)
             for match in matches:
                 assert set(match) == FOUND_KEYS
                 assert match["path"] == tracks[match["track"]]
                 assert -1 <= match["score"] <= 1
-                assert -5 <= match["offset_s"] <= 30.5  # below 0: the track begins within the query
+                assert 0 <= match["offset_s"] <= 30.5
+                assert 0 <= match["query_offset_s"] <= match["query_offset_s"] + match["length_s"] <= 5.01
         assert [a["verdict"] for a in answers] == ["match", "unknown", answers[2]["verdict"], "unknown", "match"]
         assert answers[0]["matches"] == answers[4]["matches"]
         assert answers[3]["error"] == f"{missing}: no such file"

@@ -9,6 +9,7 @@ import soundfile
 
 from confp_jax.audio.decode import decode
 from confp_jax.cli import main
+from confp_jax.retrieval.decision import load_decision
 from confp_jax.retrieval.embed import DEFAULT_MODEL, load_encoder, model_card, shipped_models
 
 MUSIC = sorted((pathlib.Path(__file__).parent.parent / "examples" / "music").glob("*.mp3"))
@@ -61,6 +62,7 @@ def test_the_default_model_ships_with_a_card():
     assert DEFAULT_MODEL in shipped_models()
     card = model_card(DEFAULT_MODEL)
     assert {"summary", "parameters", "licence", "training_data"} <= card.keys()
-    assert load_encoder().decision.calibrated
+    encoder = load_encoder()
+    assert load_decision(encoder.folder, encoder.identity).calibrated
     folder = pathlib.Path(load_encoder.__code__.co_filename).parent.parent / "pretrained" / DEFAULT_MODEL
     assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) < 8_000_000

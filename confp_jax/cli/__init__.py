@@ -1,8 +1,10 @@
 """`confp`: parse, call, print. No logic."""
 
 import argparse
+import contextlib
 import io
 import os
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -14,18 +16,21 @@ _EXAMPLES = """examples:
   confp add music.db ~/Music             index a folder (a second run adds only what is new)
   confp identify music.db clip.wav       which track is it, and where in it?
   confp identify music.db *.wav --json   the same for programs
+  confp monitor music.db radio.mp3       a cue sheet of a long recording or stream
+  confp compare a.mp3 b.mp3              what two recordings have in common
   confp list music.db                    what is in the database
   confp remove music.db 17               take a track out (update, info, compact, verify, merge, ... : confp COMMAND --help)
   confp models                           the models that ship
   confp embed clip.wav --out clip.npz    fingerprints as arrays
 """
 # Errors that a user can cause, by name: their classes live beside JAX, which must not load for --help.
-_USER_ERRORS = ("DatabaseError", "UnknownModelError", "CheckpointError", "DecodeError", "AudioError")
+_USER_ERRORS = ("DatabaseError", "UnknownModelError", "CheckpointError", "DecodeError", "AudioError", "DecisionError")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0 all well, 1 nothing done, 2 wrong usage, 3 some files failed."""
     args = _parser().parse_args(argv)
+    _keep_compiled_programs()
     for stream in (sys.stdout, sys.stderr):  # a file name that is no UTF-8 must not break the output
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -42,6 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `confp list DB | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _keep_compiled_programs() -> None:
+    """JAX compiles a model once for all runs: its cache lies with the user's others, unless the environment says otherwise."""
+    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    folder = home / "confp_jax" / "compiled"
+    with contextlib.suppress(OSError):  # without a place to keep them, programs are compiled in every run
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -49,7 +49,7 @@ def _embed(args: argparse.Namespace) -> int:
             summary.append({"file": str(path), "error": reason(path, error)})
             print(f"failed {reason(path, error)}", file=sys.stderr)
             continue
-        for note in length_notes(found, embedder):
+        for note in length_notes(found.segment_s, embedder):
             print(f"note: {path}: {note}", file=sys.stderr)
         summary.append({"file": str(path), "num_fingerprints": len(found.vectors), "segment_s": found.segment_s})
         arrays[str(path)] = found.vectors

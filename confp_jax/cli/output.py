@@ -48,19 +48,22 @@ class Commands:
 
 
 def print_answer(answer: Any) -> None:
-    """One answer as a line; notes and errors go to stderr."""
+    """One answer, a line for each accepted match; notes and errors go to stderr."""
     if answer.error:
         print(f"failed {answer.error}", file=sys.stderr)
         return
     for note in answer.notes:
         print(f"note: {answer.query}: {note}", file=sys.stderr)
-    best = answer.matches[0] if answer.matches else None
-    if answer.verdict == "match" and best:
-        print(f"{answer.query}: {best.track} at {clock(best.offset_s)} (score {best.score:.2f}, margin {answer.margin:.2f})")
-    elif best:
-        print(f"{answer.query}: unknown (nearest: {best.track}, score {best.score:.2f}, margin {answer.margin:.2f})")
-    else:
-        print(f"{answer.query}: unknown")
+    for found in answer.matches[: answer.num_accepted]:
+        end_s = found.query_offset_s + found.length_s
+        where = f"{clock(found.query_offset_s)} to {clock(end_s)}: " if answer.num_accepted > 1 else ""
+        tempo = f", tempo {found.tempo:.2f}" if abs(found.tempo - 1) >= 0.005 else ""
+        sure = f"score {found.score:.2f}, confidence {found.confidence:.3f}{tempo}"
+        print(f"{answer.query}: {where}{found.track} at {clock(found.offset_s)} ({sure})")
+    if not answer.num_accepted:
+        best = answer.matches[0] if answer.matches else None
+        nearest = f" (nearest: {best.track}, score {best.score:.2f}, confidence {best.confidence:.3f})" if best else ""
+        print(f"{answer.query}: unknown{nearest}")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -75,6 +78,11 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def print_json(value: Any) -> None:
     """For programs: indented, and in UTF-8."""
     print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def print_json_line(value: Any) -> None:
+    """For programs that read a stream: one line, at once."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
 def progress(text: str) -> Progress:

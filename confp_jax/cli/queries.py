@@ -1,10 +1,13 @@
-"""`confp identify`: what is asked of a database."""
+"""`confp identify`, `monitor`, `listen`, `compare`, `dedupe`, `calibrate`: what is asked of a database."""
 
 import argparse
 import dataclasses
+import itertools
 import pathlib
+import sys
 
-from confp_jax.cli.output import Commands, print_answer, print_json, status
+from confp_jax.cli.cue_sheet import write_csv, write_cue
+from confp_jax.cli.output import Commands, clock, print_answer, print_json, print_json_line, print_table, progress, status
 
 
 def register(commands: Commands) -> None:
@@ -16,20 +19,184 @@ def register(commands: Commands) -> None:
         model=True,
         examples="""\
   confp identify music.db clip.wav
-  confp identify music.db *.wav --json   for programs""",
+  confp identify music.db mix.mp3        a long recording: every track in it
+  confp identify music.db *.wav --json   for programs
+  cat clip.mp3 | confp identify music.db -""",
     )
-    identify.add_argument("clips", type=pathlib.Path, nargs="+", metavar="CLIP", help="audio of 1 s or more; 3 s are enough")
+    identify.add_argument("clips", nargs="+", metavar="CLIP", help="audio of 1 s or more, 3 s are enough; - is standard input")
+    _add_rate(identify)
+    monitor = commands.add(
+        "monitor",
+        _monitor,
+        "tell what plays in a long recording or a stream, while it plays",
+        model=True,
+        examples="""\
+  confp monitor music.db broadcast.mp3 --cue broadcast.cue --csv broadcast.csv
+  confp monitor music.db https://example.org/radio.mp3 --json   one JSON object a line, as it happens
+  arecord -f cd -t wav | confp monitor music.db -""",
+    )
+    monitor.add_argument("source", metavar="SOURCE", help="a file, an address that FFmpeg can open, or - for standard input")
+    monitor.add_argument("--cue", type=pathlib.Path, metavar="FILE", help="write a cue sheet at the end")
+    monitor.add_argument("--csv", type=pathlib.Path, metavar="FILE", help="write a table at the end")
+    monitor.add_argument("--alarms-per-hour", type=_positive, default=0.1, metavar="N", help="false alarms to bear (0.1)")
+    listen = commands.add(
+        "listen",
+        _listen,
+        "identify what the microphone hears",
+        model=True,
+        examples="  confp listen music.db --seconds 8",
+    )
+    listen.add_argument("--seconds", type=_positive, default=8.0, metavar="S", help="how long to listen (8)")
+    _add_rate(listen)
+    compare = commands.add(
+        "compare",
+        _compare,
+        "find what two recordings have in common",
+        model=True,
+        db=False,
+        examples="  confp compare original.flac broadcast.mp3",
+    )
+    compare.add_argument("a", type=pathlib.Path, metavar="A")
+    compare.add_argument("b", type=pathlib.Path, metavar="B")
+    dedupe = commands.add(
+        "dedupe", _dedupe, "list tracks that share long sections", model=True, examples="  confp dedupe music.db"
+    )
+    dedupe.add_argument("--shortest", type=_positive, default=10.0, metavar="S", help="seconds that make it worth telling (10)")
+    commands.add(
+        "calibrate",
+        _calibrate,
+        "measure how far strangers get in this database, and set its threshold by it",
+        model=True,
+        examples="  confp calibrate music.db               again whenever much was added",
+    )
+
+
+def _add_rate(command: argparse.ArgumentParser) -> None:
+    text = "share of unknown queries that may be answered (0.001)"
+    command.add_argument("--false-alarms", type=_rate, default=0.001, metavar="SHARE", help=text)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be above 0")
+    return value
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 1e-9 <= value < 0.05:
+        raise argparse.ArgumentTypeError(f"{text} must lie between 1e-9 and 0.05; 0.001 is one in a thousand")
+    return value
 
 
 def _identify(args: argparse.Namespace) -> int:
     from confp_jax.retrieval import identify
 
     database, embedder = identify.open_database(args.db, args.model)
+    searcher = identify.Searcher(database, embedder, false_alarm_rate=args.false_alarms)
     answers = []
-    for answer in identify.identify_files(database, embedder, args.clips):
+    for answer in identify.identify_sources(searcher, args.clips):
         answers.append(answer)
         if not args.json:
             print_answer(answer)
     if args.json:
         print_json([dataclasses.asdict(answer) for answer in answers])
     return status(sum(bool(answer.error) for answer in answers), len(answers))
+
+
+def _monitor(args: argparse.Namespace) -> int:
+    from confp_jax.retrieval import identify
+    from confp_jax.retrieval.monitor import monitor
+
+    database, embedder = identify.open_database(args.db, args.model)
+    searcher = identify.Searcher(database, embedder)
+    matches = []
+    try:
+        for event in monitor(searcher, identify.source_blocks(args.source, embedder), alarms_per_hour=args.alarms_per_hour):
+            found = event.found
+            if event.event == "match":
+                matches.append(found)
+            if args.json:
+                print_json_line({"event": event.event, "heard_s": event.heard_s} | dataclasses.asdict(found))
+            elif event.event == "match":
+                end_s = found.query_offset_s + found.length_s
+                print(f"{clock(found.query_offset_s)} to {clock(end_s)}: {found.track} from {clock(found.offset_s)}", flush=True)
+    except KeyboardInterrupt:  # how an endless stream is left: what was heard is still written
+        print("interrupted", file=sys.stderr)
+    for path, write in ((args.cue, write_cue), (args.csv, write_csv)):
+        if path:
+            write(path, args.source, matches)
+    if not args.json:
+        print(f"{len(matches)} matches")
+    return 0
+
+
+def _listen(args: argparse.Namespace) -> int:
+    from confp_jax.audio.microphone import microphone_blocks
+    from confp_jax.retrieval import identify
+
+    database, embedder = identify.open_database(args.db, args.model)
+    searcher = identify.Searcher(database, embedder, false_alarm_rate=args.false_alarms)
+    print(f"listening for {args.seconds:g} s", file=sys.stderr)
+    heard = itertools.islice(microphone_blocks(sample_rate_hz=embedder.sample_rate_hz), max(2, round(2 * args.seconds)))
+    answer = searcher.identify_blocks(heard, query="microphone")
+    print_json(dataclasses.asdict(answer)) if args.json else print_answer(answer)
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from confp_jax.retrieval.identify import compare_files
+
+    sections = compare_files(args.a, args.b, args.model)
+    if args.json:
+        print_json([dataclasses.asdict(section) for section in sections])
+        return 0
+    for s in sections:
+        places = f"{clock(s.a_s)} to {clock(s.a_s + s.length_s)} of A is {clock(s.b_s)} of B"
+        print(f"{places} (tempo {s.tempo:.3f}, score {s.score:.2f}, confidence {s.confidence:.2f})")
+    print(f"{len(sections)} common sections, {sum(s.length_s for s in sections):.1f} s of A")
+    return 0
+
+
+def _dedupe(args: argparse.Namespace) -> int:
+    from confp_jax.retrieval import identify
+    from confp_jax.retrieval.overlap import shared_sections
+
+    database, embedder = identify.open_database(args.db, args.model)
+    reference, decision = identify.open_reference(database, embedder), identify.database_decision(database, embedder)
+    with progress("searching") as bar:
+        task = bar.add_task("searching", total=None)
+        found = shared_sections(
+            reference,
+            decision,
+            shortest_s=args.shortest,
+            report=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    tracks = reference.snapshot.tracks
+    if args.json:
+        named = ({"track": tracks[s.track].path, "other": tracks[s.other].path} for s in found)
+        print_json([dataclasses.asdict(section) | names for section, names in zip(found, named, strict=True)])
+        return 0
+    rows = [(clock(s.length_s), f"{tracks[s.track].path} at {clock(s.track_s)}",
+             f"{tracks[s.other].path} at {clock(s.other_s)}") for s in found]  # fmt: skip
+    print_table(("shared", "track", "other"), rows)
+    print(f"{len(found)} pairs share {args.shortest:g} s or more")
+    return 0
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from confp_jax.retrieval import identify
+    from confp_jax.retrieval.calibration import calibrate_database
+
+    database, embedder = identify.open_database(args.db, args.model)
+    with progress("searching") as bar:
+        task = bar.add_task("searching", total=None)
+        found = calibrate_database(database, embedder, report=lambda done, total: bar.update(task, completed=done, total=total))
+    if args.json:
+        print_json(dataclasses.asdict(found))
+    else:
+        lengths = ", ".join(f"{length:g} s" for length in found.lengths_s)
+        print(f"calibrated on {found.num_excerpts} excerpts each of {lengths} from {found.num_tracks} tracks; "
+              f"{found.num_same} of recordings that are there twice were left out")  # fmt: skip
+    return 0

@@ -1,72 +1,224 @@
-"""False alarms against misses: every query is searched with its own track and without it."""
+"""The verdict measured: false alarms against misses, offsets, and how well the confidence keeps its word.
+
+    python -m confp_jax.evaluation.open_set --config=configs/open_set.py --config.model=edge \\
+        --config.index=prepared/fma --config.queries='("prepared/validation","prepared/test")' --out=results/open_set
+
+Every excerpt is searched by the program's own matching, once with its track in the database and once with it passed over. Writes
+OUT/open_set.json, OUT/open_set.md and OUT/open_set.png. Intervals are by bootstrap over tracks.
+"""
 
 import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from absl import flags
+from jaxtyping import Bool, Float64, Int64
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.progress import track as progress
 
-from confp_jax.retrieval.embed import Decision
-from confp_jax.retrieval.match import NUM_RIVALS, margin
-
-_FEW_TRACKS = 15
+from confp_jax import command_line
+from confp_jax.config import ConfigError, from_mapping
+from confp_jax.data.records import ClipSource, DatasetError, read_splits
+from confp_jax.evaluation.reference import EvaluationReference, Excerpt, cut, embed_reference
+from confp_jax.evaluation.tables import plot_open_set
+from confp_jax.retrieval.decision import Decision, DecisionError, Judgement, confidence, load_decision
+from confp_jax.retrieval.embed import Embedder, Fingerprints, UnknownModelError, load_encoder
+from confp_jax.retrieval.match import rank
+from confp_jax.retrieval.reference import Reference
+from confp_jax.training.checkpoint import CheckpointError
 
 
 @dataclasses.dataclass(frozen=True)
-class OpenSet:
-    """Margins of queries whose track is in the index ("known", with whether the best track is right) and is not ("unknown")."""
+class OpenSetConfig:
+    """The frozen form of configs/open_set.py."""
 
-    known: Float32[np.ndarray, " Q"]
-    right: Bool[np.ndarray, " Q"]
-    unknown: Float32[np.ndarray, " Q"]
+    model: str = "edge"
+    index: str = ""
+    index_splits: tuple[str, ...] = ("training", "validation", "test")
+    cache: str = ""
+    queries: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
+    lengths_s: tuple[float, ...] = (0.0,)
+    false_alarm_rate: float = 0.001
+    num_bootstraps: int = 2000
+    seed: int = 0
 
-    def accepted_right(self, threshold: float) -> float:
-        """Share of queries that are answered, and rightly."""
-        return float((self.right & (self.known >= threshold)).mean())
 
-    def false_alarms(self, threshold: float) -> float:
-        """Share of unknown queries that are answered."""
-        return float((self.unknown >= threshold).mean())
+@dataclasses.dataclass(frozen=True)
+class Trials:
+    """One row for each excerpt. `*_rate` is how often an unknown query reaches as much: smaller is surer."""
+
+    tracks: Int64[np.ndarray, " Q"]
+    right: Bool[np.ndarray, " Q"]  # the own track came first
+    known_rate: Float64[np.ndarray, " Q"]
+    known_logit: Float64[np.ndarray, " Q"]
+    unknown_rate: Float64[np.ndarray, " Q"]
+    unknown_logit: Float64[np.ndarray, " Q"]
+    offset_error_s: Float64[np.ndarray, " Q"]  # NaN where another track came first
+
+    def accepted_right(self, rate: float) -> Bool[np.ndarray, " Q"]:
+        """Which are answered, and rightly."""
+        return self.right & (self.known_rate <= rate)
+
+    def false_alarms(self, rate: float) -> Bool[np.ndarray, " Q"]:
+        """Which are answered although their track is not there."""
+        return self.unknown_rate <= rate
 
 
-def track_scores(
-    queries: Float32[np.ndarray, "Q E"], vectors: Float32[np.ndarray, "N E"], first_rows: Int64[np.ndarray, " T"]
-) -> Float32[np.ndarray, "Q T"]:
-    """Every track's best cosine, by exact search; a track's rows begin at `first_rows` and stand together."""
-    out = np.empty((len(queries), len(first_rows)), np.float32)
-    for first in range(0, len(queries), 128):
-        out[first : first + 128] = np.maximum.reduceat(queries[first : first + 128] @ vectors.T, first_rows, axis=1)
+def main(config: ConfigDict, values: flags.FlagValues) -> None:
+    """Measures what the configuration describes."""
+    run(from_mapping(OpenSetConfig, config), pathlib.Path(values.out))
+
+
+def run(config: OpenSetConfig, out: pathlib.Path) -> dict:
+    """Measures every query set, condition and length; writes the results and returns them.
+
+    Raises:
+      DatasetError: the index or a query set is missing.
+      ConfigError: no query sets.
+    """
+    if not config.queries:
+        raise ConfigError("queries is empty; name query sets made by data_prep.make_queries")
+    console = Console(stderr=True)
+    embedder = load_encoder(config.model)
+    decision = load_decision(embedder.folder, embedder.identity)
+    searched = embed_reference(embedder, config.index, config.index_splits, console, cache=config.cache)
+    results, curves = [], {}
+    for folder in config.queries:
+        for length_s in config.lengths_s:
+            excerpts = read_excerpts(embedder, folder, config.conditions, length_s, console, seed=config.seed)
+            trials = measure(excerpts, searched, decision, console)
+            name = f"{pathlib.Path(folder).name} {excerpts[0].fingerprints.duration_s:.1f} s"
+            curves[name] = curve(trials)
+            conditions = np.array([excerpt.condition for excerpt in excerpts])
+            for condition in [*dict.fromkeys(conditions), "all"]:
+                part = trials if condition == "all" else _rows(trials, conditions == condition)
+                results.append({"queries": name, "condition": condition} | summary(part, config))
+    text = markdown(results, config.false_alarm_rate)
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+    found = {"model": embedder.name, "identity": embedder.identity, "command": " ".join(sys.argv), "results": results}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "open_set.json").write_text(json.dumps(found | {"curves": curves}, indent=1))
+    (out / "open_set.md").write_text(text + "\n")
+    plot_open_set(curves, out / "open_set.png", title=f"{config.model}: {len(searched.track_ids)} tracks")
+    return found
+
+
+def read_excerpts(
+    embedder: Embedder, folder: str, conditions: Sequence[str], length_s: float, console: Console, *, seed: int
+) -> list[Excerpt]:
+    """All excerpts of a query set, cut to `length_s` at a random place (0: whole)."""
+    rng, out = np.random.default_rng(seed), []
+    for split in progress(conditions or read_splits(folder), "excerpts", console=console, transient=True):
+        source = ClipSource(folder, split)
+        rate_hz = source.summary.sample_rate_hz
+        for clip in source:
+            whole_s = len(clip.samples) / rate_hz
+            used_s = min(length_s, whole_s) or whole_s
+            begin_s = rng.uniform(0, whole_s - used_s)
+            out.append(cut(clip, split, embedder, begin_s=begin_s, length_s=used_s, sample_rate_hz=rate_hz))
     return out
 
 
-def open_set(scores: Float32[np.ndarray, "Q T"], truth: Int64[np.ndarray, " Q"], decision: Decision) -> OpenSet:
-    """Margins with each query's own track in the index, and with it masked."""
-    known = np.array([margin(np.sort(row)[::-1], decision) for row in scores], np.float32)
-    masked = scores.copy()
-    masked[np.arange(len(scores)), truth] = -1.0
-    unknown = np.array([margin(np.sort(row)[::-1], decision) for row in masked], np.float32)
-    return OpenSet(known, scores.argmax(axis=1) == truth, unknown)
+def measure(excerpts: Sequence[Excerpt], searched: EvaluationReference, decision: Decision, console: Console) -> Trials:
+    """Every excerpt with its own track and without."""
+    rows = []
+    for excerpt in progress(excerpts, "searching", console=console, transient=True):
+        own = searched.number(excerpt.track_id)
+        right, offset_s, known = first_match(excerpt.fingerprints, searched.reference, decision, own=own)
+        _, _, unknown = first_match(excerpt.fingerprints, searched.reference, decision, own=own, masked=True)
+        rows.append((own, right, *known, *unknown, abs(offset_s - excerpt.start_s) if right else np.nan))
+    columns = list(zip(*rows, strict=True))
+    return Trials(*(np.array(column) for column in columns))
 
 
-def calibrate(
-    scores: Float32[np.ndarray, "Q T"], truth: Int64[np.ndarray, " Q"], *, false_alarm_rate: float, seed: int = 0
-) -> Decision:
-    """Margin and rival floor that `false_alarm_rate` of the unknown queries reach, in the whole index and in a small one.
-
-    The margin is set on the whole index. In a database of few tracks the field of rivals is thin, and a stranger's margin
-    grows by itself; the floor is set so that no more strangers pass among `_FEW_TRACKS` random tracks than among all.
-    """
-    masked = scores.copy()
-    masked[np.arange(len(scores)), truth] = -1.0
-    best, field = _best_and_field(masked)
-    threshold = float(np.quantile(best - field, 1 - false_alarm_rate, method="higher")) + 5e-5
-    rng = np.random.default_rng(seed)
-    few = rng.permuted(np.tile(np.arange(scores.shape[1]), (len(scores), 1)), axis=1)[:, :_FEW_TRACKS]
-    best, field = _best_and_field(np.take_along_axis(masked, few, axis=1))
-    needed = np.where(best - field >= threshold, best - threshold, 0.0)
-    floor = float(np.quantile(needed, 1 - false_alarm_rate, method="higher")) + 5e-5
-    return Decision(margin=round(threshold, 4), rival_floor=round(floor, 4), calibrated=True)
+def first_match(
+    query: Fingerprints, reference: Reference, decision: Decision, *, own: int, masked: bool = False
+) -> tuple[bool, float, tuple[float, float]]:
+    """Whether the best track is the own one, where the query begins in it, and (alarm rate, logit)."""
+    ranking = rank(query, reference, without=own if masked else -1)
+    if not len(ranking.tracks):
+        return False, np.nan, (1.0, -np.inf)
+    judged: Judgement = decision.judge(ranking, length_s=query.loud_s, num_tracks=reference.num_tracks - masked)
+    return bool(ranking.tracks[0] == own), float(ranking.offsets_s[0]), (float(judged.alarm_rates[0]), float(judged.logits[0]))
 
 
-def _best_and_field(scores: Float32[np.ndarray, "Q T"]) -> tuple[np.ndarray, np.ndarray]:
-    ranked = np.sort(scores, axis=1)[:, ::-1]
-    return ranked[:, 0], ranked[:, 1 : 1 + NUM_RIVALS].mean(axis=1)
+def summary(trials: Trials, config: OpenSetConfig) -> dict:
+    """Shares with intervals; the upper bound of the false alarms is the 97.5th percentile over bootstrapped tracks."""
+    rate = config.false_alarm_rate
+    right, alarms = trials.accepted_right(rate), trials.false_alarms(rate)
+    errors = trials.offset_error_s[trials.right]
+    wanted = {"tracks": len(np.unique(trials.tracks)), "excerpts": len(right), "top1": float(trials.right.mean())}
+    intervals = {
+        name: _bootstrap(values, trials.tracks, config.num_bootstraps, config.seed)
+        for name, values in {"accepted_right": right, "false_alarms": alarms}.items()
+    }
+    sure = confidence(trials.known_logit)
+    return wanted | {
+        "accepted_right": float(right.mean()),
+        "accepted_right_interval": intervals["accepted_right"],
+        "false_alarms": float(alarms.mean()),
+        "num_false_alarms": int(alarms.sum()),
+        "false_alarms_interval": intervals["false_alarms"],
+        "false_alarms_upper_95": max(intervals["false_alarms"][1], _rule_of_three(alarms, trials.tracks)),
+        "offset_median_ms": float(1000 * np.median(errors)) if len(errors) else None,
+        "offset_p90_ms": float(1000 * np.quantile(errors, 0.9)) if len(errors) else None,
+        "brier": float(np.mean(np.r_[(sure - trials.right) ** 2, confidence(trials.unknown_logit) ** 2])),
+    }
+
+
+def curve(trials: Trials) -> list[tuple[float, float]]:
+    """(share of unknown queries answered, share of known ones not answered rightly) over all thresholds."""
+    logits = np.unique(np.quantile(trials.unknown_logit, np.r_[np.linspace(0.5, 0.99, 50), np.linspace(0.9905, 1, 20)]))
+    points = [
+        (float((trials.unknown_logit >= t).mean()), float(1 - (trials.right & (trials.known_logit >= t)).mean())) for t in logits
+    ]
+    return points[::-1]
+
+
+def markdown(results: Sequence[dict], rate: float) -> str:
+    """A row for each query set and condition; shares in percent, with 95 % intervals by bootstrap over tracks."""
+    lines = [
+        f"| queries | condition | excerpts | top-1 | right and accepted at {100 * rate:g} % | false alarms | 95 % upper bound | "
+        "offset median / p90, ms |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        low, high = (100 * value for value in r["accepted_right_interval"])
+        offset = "-" if r["offset_median_ms"] is None else f"{r['offset_median_ms']:.0f} / {r['offset_p90_ms']:.0f}"
+        lines.append(
+            f"| {r['queries']} | {r['condition']} | {r['excerpts']} | {100 * r['top1']:.1f} | "
+            f"{100 * r['accepted_right']:.1f} ({low:.1f}-{high:.1f}) | {100 * r['false_alarms']:.2f} ({r['num_false_alarms']}) | "
+            f"{100 * r['false_alarms_upper_95']:.2f} | {offset} |"
+        )
+    return "\n".join(lines)
+
+
+def _bootstrap(
+    values: Bool[np.ndarray, " Q"], tracks: Int64[np.ndarray, " Q"], num_bootstraps: int, seed: int
+) -> tuple[float, float]:
+    """95 % interval of the mean, by drawing tracks with all their excerpts."""
+    _, inverse = np.unique(tracks, return_inverse=True)
+    sums, counts = np.bincount(inverse, weights=values), np.bincount(inverse)
+    drawn = np.random.default_rng(seed).integers(0, len(counts), (num_bootstraps, len(counts)))
+    low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _rule_of_three(values: Bool[np.ndarray, " Q"], tracks: Int64[np.ndarray, " Q"]) -> float:
+    """Without a single event the bootstrap says 0; then 3 / n bounds the share, n being the excerpts (as if independent)."""
+    return 3 / len(tracks) if not values.any() else 0.0
+
+
+def _rows(trials: Trials, chosen: Bool[np.ndarray, " Q"]) -> Trials:
+    return Trials(*(getattr(trials, field.name)[chosen] for field in dataclasses.fields(trials)))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("out", None, "Folder for the results.", required=True)
+    user_errors = (DatasetError, UnknownModelError, CheckpointError, DecisionError)
+    command_line.run(main, config_file="configs/open_set.py", errors=user_errors)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from confp_jax.metrics import HitRates
 
@@ -61,4 +61,25 @@ def plot_hit_rates(results: Sequence[ConditionResult], path: pathlib.Path, *, ti
     axes.set_title(title)
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def plot_open_set(curves: Mapping[str, Sequence[tuple[float, float]]], path: pathlib.Path, *, title: str) -> None:
+    """False alarms against misses, a line for each query set; skipped without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for name, points in curves.items():
+        axes.plot([100 * max(x, 1e-5) for x, _ in points], [100 * y for _, y in points], label=name)
+    axes.axvline(0.1, color="grey", linestyle=":", label="1 in 1,000")
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("unknown excerpts that are answered (%)")
+    axes.set_ylabel("known excerpts not answered rightly (%)")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.legend()
     figure.savefig(path, dpi=120)

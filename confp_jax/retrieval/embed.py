@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import pathlib
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Float32
@@ -46,21 +47,22 @@ class Fingerprints:
         """How many windows were silent."""
         return int((~self.vectors.any(axis=1)).sum())
 
+    @property
+    def duration_s(self) -> float:
+        """From the first window's beginning to the last one's end."""
+        return (len(self.vectors) - 1) * self.hop_s + self.segment_s
 
-@dataclasses.dataclass(frozen=True)
-class Decision:
-    """When the best match counts: its margin over the field of rivals must exceed `margin` (see retrieval/match.py)."""
-
-    margin: float = 0.25
-    rival_floor: float = 0.35
-    calibrated: bool = False
+    @property
+    def loud_s(self) -> float:
+        """The same without the windows of silence."""
+        return self.duration_s - self.num_silent * self.hop_s
 
 
 class Embedder:
     """An encoder ready for use: `embed` for arrays, `fingerprint` for audio already at the model's rate."""
 
-    def __init__(self, name: str, config: TrainConfig, state: EncoderState, decision: Decision):
-        self.name, self.config, self.decision = name, config, decision
+    def __init__(self, name: str, config: TrainConfig, state: EncoderState, *, folder: pathlib.Path | None = None):
+        self.name, self.config, self.folder = name, config, folder
         self.identity = encoder_identity(config, state)
         self._state = state
 
@@ -101,6 +103,31 @@ class Embedder:
         vectors = np.zeros((windows, self.config.encoder.embedding_dim), np.float32)
         vectors[loud] = self._encode(samples, starts[loud], length, hop)
         return Fingerprints(vectors, hop_s, length / self.sample_rate_hz)
+
+    def stream(
+        self, blocks: Iterable[Float32[np.ndarray, " n"]], *, hop_s: float = HOP_S, windows_at_once: int = _BATCHES[-1]
+    ) -> Iterator[Fingerprints]:
+        """The fingerprints of audio that comes in blocks (mono, at the model's rate), a few at a time: memory is bounded.
+
+        All together they are what `fingerprint` would give for the whole, and a whole shorter than a segment is one of them.
+
+        Raises:
+          AudioError: the whole is shorter than 1 s.
+        """
+        segment, hop = self.config.audio.segment_samples, round(hop_s * self.sample_rate_hz)
+        needed = segment + (windows_at_once - 1) * hop
+        parts: list[np.ndarray] = [np.zeros(0, np.float32)]
+        held, given = 0, False
+        for block in blocks:
+            parts.append(block)
+            held += len(block)
+            while held >= needed:
+                samples = np.concatenate(parts)
+                yield self.fingerprint(samples[:needed], hop_s=hop_s)
+                parts, given = [samples[windows_at_once * hop :]], True
+                held = len(parts[0])
+        if held >= segment or not given:
+            yield self.fingerprint(np.concatenate(parts), hop_s=hop_s)
 
     def _window_samples(self, num_samples: int) -> int:
         rate_hz, segment = self.sample_rate_hz, self.config.audio.segment_samples
@@ -151,7 +178,7 @@ def load_encoder(model: str | pathlib.Path = DEFAULT_MODEL) -> Embedder:
         )
     config, state = load_encoder_state(folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder)
     name = name if folder.parent == PRETRAINED else str(folder.resolve())
-    return Embedder(name, config, state, _decision(folder))
+    return Embedder(name, config, state, folder=folder)
 
 
 def shipped_models() -> list[str]:
@@ -169,9 +196,3 @@ def window_rms(samples: np.ndarray, starts: np.ndarray, length: int) -> np.ndarr
     """Root mean square of every window."""
     energy = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
     return np.sqrt(np.maximum(energy[starts + length] - energy[starts], 0) / length)
-
-
-def _decision(folder: pathlib.Path) -> Decision:
-    """The calibration beside the weights, or the default for a checkpoint that has none yet."""
-    file = folder / "decision.json"
-    return Decision(**json.loads(file.read_text())) if file.is_file() else Decision()

@@ -1,41 +1,70 @@
-"""The calls a user makes of a database: open it, identify clips."""
+"""The calls a user makes of a database: open it, identify clips, compare recordings."""
 
 import dataclasses
+import json
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from confp_jax.audio.decode import DecodeError, decode, find_audio
+import numpy as np
+from jaxtyping import Float32
+
+from confp_jax.audio.decode import DecodeError, decode_blocks, find_audio
+from confp_jax.audio.stream import STDIN, is_url, stream_blocks
 from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp
+from confp_jax.retrieval.decision import FALSE_ALARM_RATE, TAIL_SHARE, Decision, load_decision
 from confp_jax.retrieval.embed import DEFAULT_MODEL, HOP_S, AudioError, Embedder, Fingerprints, UnknownModelError, load_encoder
 from confp_jax.retrieval.index.generation import open_index
-from confp_jax.retrieval.match import rank
+from confp_jax.retrieval.overlap import common_sections
+from confp_jax.retrieval.reference import Reference
+from confp_jax.retrieval.scan import Scan, joined_blocks
+from confp_jax.retrieval.spans import Span, accepted
 from confp_jax.training.checkpoint import CheckpointError
 
 NUM_MATCHES = 5
+CALIBRATION_SETTING = "calibration"  # of a database: what `confp calibrate` measured
 
 
 @dataclasses.dataclass(frozen=True)
 class FoundTrack:
-    """One candidate."""
+    """One candidate: the track's moment `offset_s` sounds at the query's moment `query_offset_s`."""
 
     track: str
     path: str
-    offset_s: float  # where in the track the query begins
+    offset_s: float
     score: float  # mean cosine along the match, at most 1
+    confidence: float  # probability that it is right
+    query_offset_s: float
+    length_s: float  # in the query
+    tempo: float  # above 1 the query is played faster than the track
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """The answer to one query. `notes` says what was unusual, `error` why there is no answer."""
+    """The answer to one query. `notes` says what was unusual, `error` why there is no answer.
+
+    `matches` are the accepted spans, surest first, and after them the nearest other tracks; `num_accepted` tells them apart.
+    """
 
     query: str
     verdict: str  # "match" or "unknown"
     matches: list[FoundTrack]
     elapsed_s: float
-    margin: float = 0.0
+    num_accepted: int = 0
     notes: list[str] = dataclasses.field(default_factory=list)
     error: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class CommonSection:
+    """A stretch of A, from `a_s` on, that sounds like B from `b_s` on; times in seconds."""
+
+    a_s: float
+    b_s: float
+    length_s: float
+    tempo: float
+    score: float
+    confidence: float
 
 
 def open_database(folder: str | pathlib.Path, model: str | None) -> tuple[Database, Embedder]:
@@ -76,32 +105,147 @@ def open_or_create(folder: str | pathlib.Path, model: str | None, *, precision: 
     return Database.create(folder, stamp, precision=precision or "float16"), embedder
 
 
-def identify_files(database: Database, embedder: Embedder, queries: Sequence[pathlib.Path]) -> Iterator[Answer]:
-    """One answer a query, in order, as they come; the index is built once."""
-    snapshot = database.snapshot()
-    index = open_index(database, snapshot)
-    hop_s = database.stamp.hop_s
-    for path in [file for query in queries for file in find_audio([query]) or [query]]:
-        began = time.perf_counter()
+class Searcher:
+    """A database made ready to be asked: its snapshot, index and decision of one moment. Threads may share it."""
+
+    def __init__(self, database: Database, embedder: Embedder, *, false_alarm_rate: float | None = None):
+        self.embedder = embedder
+        self.reference = open_reference(database, embedder)
+        self.decision = database_decision(database, embedder)
+        self.false_alarm_rate = FALSE_ALARM_RATE if false_alarm_rate is None else false_alarm_rate
+        if not 0 < self.false_alarm_rate < TAIL_SHARE:
+            raise ValueError(f"false_alarm_rate={false_alarm_rate} must lie between 0 and {TAIL_SHARE}; 0.001 is usual")
+
+    def identify_file(self, path: pathlib.Path) -> Answer:
+        """The answer to a file; one that cannot be used has its `error` set. Hours are no matter: it is read as a stream."""
         try:
             if path.is_dir():
                 raise DecodeError(f"{path}: a folder without audio files")
-            samples = decode(path, sample_rate_hz=embedder.sample_rate_hz).samples
-            fingerprints = embedder.fingerprint(samples, hop_s=hop_s)
-            if fingerprints.num_silent == len(fingerprints.vectors):
-                raise AudioError("is silent; record it louder or closer to the source")
+            return self.identify_blocks(decode_blocks(path, sample_rate_hz=self.embedder.sample_rate_hz), query=str(path))
         except (DecodeError, AudioError) as error:
-            yield Answer(str(path), "unknown", [], round(time.perf_counter() - began, 4), error=reason(path, error))
+            return Answer(str(path), "unknown", [], 0.0, error=reason(path, error))
+
+    def identify_blocks(self, blocks: Iterable[Float32[np.ndarray, " n"]], *, query: str) -> Answer:
+        """The answer to mono audio at the model's rate that comes in blocks.
+
+        Raises:
+          AudioError: shorter than 1 s, or silent throughout.
+          DecodeError: what `blocks` raises.
+        """
+        began = time.perf_counter()
+        scanning = Scan(self.reference, self.decision, keep_all=True)
+        spans, segment_s, silent = [], 0.0, True
+        for block in joined_blocks(self.embedder.stream(blocks, hop_s=self.reference.hop_s)):
+            silent &= not block.fingerprints.vectors.any()
+            spans += scanning.push(block)
+            segment_s = block.fingerprints.segment_s
+        if silent:
+            raise AudioError("is silent; record it louder or closer to the source")
+        return self._answer(query, spans, scanning.num_trials, segment_s, time.perf_counter() - began)
+
+    def found(self, span: Span) -> FoundTrack:
+        """A span in a user's terms."""
+        track = self.reference.snapshot.tracks[span.track]
+        times = (round(value, 3) for value in (span.query_s, span.length_s, span.tempo))
+        score, sure = round(min(span.score, 1.0), 4), round(span.confidence, 4)
+        return FoundTrack(track.name, track.path, round(span.track_s, 3), score, sure, *times)
+
+    def _answer(self, query: str, spans: Sequence[Span], num_trials: int, segment_s: float, elapsed_s: float) -> Answer:
+        """The rate of false alarms is the whole query's: each of its searches may have its share."""
+        right = sorted(accepted(spans, false_alarm_rate=self.false_alarm_rate / num_trials), key=lambda span: -span.logit)
+        named = {span.track for span in right}
+        others = []
+        for span in sorted(spans, key=lambda span: -span.logit):
+            if span.track not in named and len(right) + len(others) < NUM_MATCHES:
+                named.add(span.track)
+                others.append(span)
+        matches = [self.found(span) for span in (*right, *others)]
+        notes = length_notes(segment_s, self.embedder)
+        if not self.decision.calibrated:
+            notes.append("this model has no calibration (decision.json): the verdict is a guess")
+        return Answer(query, "match" if right else "unknown", matches, round(elapsed_s, 4), len(right), notes)
+
+
+def open_reference(database: Database, embedder: Embedder) -> Reference:
+    """The database as of now, ready to be searched."""
+    snapshot = database.snapshot()
+    index = open_index(database, snapshot)
+    return Reference(snapshot, index, hop_s=database.stamp.hop_s, segment_s=embedder.config.audio.segment_s)
+
+
+def database_decision(database: Database, embedder: Embedder) -> Decision:
+    """The model's decision, with the tails that `confp calibrate` measured on this database, if it did.
+
+    Raises:
+      DecisionError: the model's calibration is damaged, of another version, or of another model.
+    """
+    decision = load_decision(embedder.folder, embedder.identity)
+    stored = database.setting(CALIBRATION_SETTING)
+    if stored is None:
+        return decision
+    measured = json.loads(stored)
+    if measured["identity"] != embedder.identity or not decision.calibrated:
+        return decision
+    return decision.with_tails(measured["lengths_s"], np.array(measured["tails"]), num_tracks=measured["num_tracks"])
+
+
+def identify_files(
+    database: Database, embedder: Embedder, queries: Sequence[pathlib.Path], *, false_alarm_rate: float | None = None
+) -> Iterator[Answer]:
+    """One answer a query, in order, as they come; the index is built once. A folder stands for the audio files in it."""
+    searcher = Searcher(database, embedder, false_alarm_rate=false_alarm_rate)
+    for path in [file for query in queries for file in find_audio([query]) or [query]]:
+        yield searcher.identify_file(path)
+
+
+def identify_sources(searcher: Searcher, sources: Sequence[str]) -> Iterator[Answer]:
+    """As `identify_files`, where "-" is standard input."""
+    for source in sources:
+        if source != STDIN:
+            for path in find_audio([pathlib.Path(source)]) or [pathlib.Path(source)]:
+                yield searcher.identify_file(path)
             continue
-        ranking = rank(fingerprints.vectors, snapshot, index, hop_s=hop_s, decision=embedder.decision)
-        notes = length_notes(fingerprints, embedder)
-        matches = []
-        for match in ranking.matches[:NUM_MATCHES]:
-            track = snapshot.tracks[match.track]
-            matches.append(FoundTrack(track.name, track.path, round(match.offset_s, 3), round(match.score, 4)))
-        verdict = "match" if matches and ranking.margin >= embedder.decision.margin else "unknown"
-        elapsed_s = round(time.perf_counter() - began, 4)
-        yield Answer(str(path), verdict, matches, elapsed_s, round(ranking.margin, 4), notes)
+        try:
+            yield searcher.identify_blocks(source_blocks(source, searcher.embedder), query=source)
+        except (DecodeError, AudioError) as error:
+            yield Answer(source, "unknown", [], 0.0, error=reason(pathlib.Path(source), error))
+
+
+def source_blocks(source: str, embedder: Embedder) -> Iterator[Float32[np.ndarray, " n"]]:
+    """The audio of a file, an address, or standard input ("-") as blocks."""
+    rate_hz = embedder.sample_rate_hz
+    streams = source == STDIN or (is_url(source) and not pathlib.Path(source).exists())
+    return (
+        stream_blocks(source, sample_rate_hz=rate_hz) if streams else decode_blocks(pathlib.Path(source), sample_rate_hz=rate_hz)
+    )
+
+
+def compare_files(a: pathlib.Path, b: pathlib.Path, model: str | None) -> list[CommonSection]:
+    """What two recordings have in common, in the order of the first.
+
+    Raises:
+      DecodeError: one of them cannot be decoded.
+      AudioError: one of them is too short.
+    """
+    embedder = load_encoder(model or DEFAULT_MODEL)
+    first, second = (fingerprint_file(path, embedder) for path in (a, b))
+    spans = common_sections(first, second, load_decision(embedder.folder, embedder.identity))
+    names = "query_s", "track_s", "length_s", "tempo", "score", "confidence"
+    return [CommonSection(*(round(min(getattr(s, n), 1.0) if n == "score" else getattr(s, n), 4) for n in names)) for s in spans]
+
+
+def fingerprint_file(path: pathlib.Path, embedder: Embedder) -> Fingerprints:
+    """All fingerprints of a file, decoded as a stream.
+
+    Raises:
+      DecodeError: it cannot be decoded.
+      AudioError: it is too short.
+    """
+    try:
+        parts = list(embedder.stream(decode_blocks(path, sample_rate_hz=embedder.sample_rate_hz)))
+    except AudioError as error:
+        raise AudioError(reason(path, error)) from error
+    return dataclasses.replace(parts[0], vectors=np.concatenate([part.vectors for part in parts]))
 
 
 def reason(path: pathlib.Path, error: Exception) -> str:
@@ -109,10 +253,9 @@ def reason(path: pathlib.Path, error: Exception) -> str:
     return str(error) if str(error).startswith(f"{path}:") else f"{path}: {error}"
 
 
-def length_notes(fingerprints: Fingerprints, embedder: Embedder) -> list[str]:
-    """What to tell of audio that is shorter than the model's segment."""
-    segment_s = embedder.config.audio.segment_s
-    if fingerprints.segment_s >= segment_s:
+def length_notes(segment_s: float, embedder: Embedder) -> list[str]:
+    """What to tell of audio that is shorter than the model's segment: its windows are `segment_s` long."""
+    usual_s = embedder.config.audio.segment_s
+    if segment_s >= usual_s:
         return []
-    length = f"{fingerprints.segment_s:.2f} s"
-    return [f"shorter than {segment_s:.0f} s: encoded at its own length ({length}), which is less reliable"]
+    return [f"shorter than {usual_s:.0f} s: encoded at its own length ({segment_s:.2f} s), which is less reliable"]

@@ -1,118 +1,199 @@
-"""From segment hits to ranked (track, offset), and the decision whether the best one counts.
+"""From segment hits to ranked tracks: where each runs along the query, at which tempo, and how similar it is on the way.
 
-A query of W windows, one hop apart, matches a track where its windows run along consecutive rows: the score of a start row is
-the mean cosine along that diagonal, taken from the stored vectors. The decision looks at the field of rivals, not at the
-cosine alone: the best track's score must exceed the mean of the next tracks' by a margin (FACTS, "When to say unknown").
+A query of W windows matches a track where its windows run along a line: the window whose centre lies x s after the query's
+middle sounds like the track at `anchor + tempo * x`. The nearest rows of all windows vote for such lines; the best line of each
+track is then scored from the stored vectors: the mean cosine of the windows with the track's fingerprints, interpolated between
+the two rows that enclose each place. Every step is array arithmetic over all candidates at once.
 """
 
 import dataclasses
+import math
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
-from confp_jax.retrieval.database import Snapshot
-from confp_jax.retrieval.embed import Decision
-from confp_jax.retrieval.index import Index
+from confp_jax.retrieval.embed import Fingerprints
+from confp_jax.retrieval.reference import Reference
 
-_HITS_PER_WINDOW = 200  # enough for a dozen distinct tracks
-_MAX_HITS = 12_800
-_MAX_DIAGONALS = 512
 NUM_RIVALS = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class Match:
-    """One track, where in it the query begins, and how similar it is along the way (mean cosine)."""
-
-    track: int  # index into the snapshot's tracks
-    offset_s: float  # below 0 where the query begins before the track
-    score: float
+_NUM_TRACKS = 32  # that are scored: the best, its rivals, and room for what the votes misjudge
+_NUM_REPEATING, _NUM_PLACES = 8, 4  # of the first tracks, so many lines each are scored
+_HITS_PER_QUERY = 1_200  # of all windows together
+_MIN_HITS = 50
+_MAX_HITS = 12_800
+_TEMPOS = np.array([0.7, 0.77, 0.845, 0.92, 1.0, 1.08, 1.17, 1.27, 1.38])
+_TEMPO_RANGE = (0.68, 1.45)
+_FREE_TEMPO_S = 1.5  # windows spread over less tell nothing of the tempo
+_BIN_S = 0.6
+# Zoom: steps (of the tempo's logarithm, of the place in s) and how many to either side.
+_ZOOM = (((0.04, 2), (0.15, 4)), ((0.013, 1), (0.05, 1)), ((0.0045, 1), (0.0167, 1)), ((0.0015, 1), (0.0055, 1)))
+# What a tempo must earn: music is rarely played at another one, and a free tempo fits noise.
+_TEMPO_COST = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """Distinct tracks, best first, and the best one's margin over the field."""
+    """Distinct tracks, best first."""
 
-    matches: list[Match]
-    margin: float
+    tracks: Int64[np.ndarray, " T"]  # index into the snapshot's tracks
+    scores: Float32[np.ndarray, " T"]  # mean cosine of the query's windows; one outside the track counts 0
+    offsets_s: Float64[np.ndarray, " T"]  # where in the track the query begins; below 0: the track begins within the query
+    tempos: Float64[np.ndarray, " T"]  # the query's: above 1 it is played faster than the track
+    cosines: Float32[np.ndarray, "T W"]  # of each window along the line
 
+    def without(self, track: int) -> "Ranking":
+        """The same with one track left out."""
+        return self._where(self.tracks != track)
 
-def rank(query: Float32[np.ndarray, "W E"], snapshot: Snapshot, index: Index, *, hop_s: float, decision: Decision) -> Ranking:
-    """All tracks that any window came near to, best first."""
-    if not len(snapshot.vectors) or not query.any():
-        return Ranking([], 0.0)
-    starts, tracks = _candidate_diagonals(query, index, snapshot)
-    scores = diagonal_scores(query, starts, snapshot, tracks=tracks)
-    order = np.argsort(-scores, kind="stable")
-    _, first = np.unique(tracks[order], return_index=True)
-    best = order[np.sort(first)]
-    matches = [_refined(query, int(starts[i]), int(tracks[i]), float(scores[i]), snapshot, hop_s) for i in best]
-    return Ranking(matches, margin(scores[best], decision))
+    def only(self, track: int) -> "Ranking":
+        """The same with one track alone."""
+        return self._where(self.tracks == track)
 
-
-def margin(track_scores: Float32[np.ndarray, " T"], decision: Decision) -> float:
-    """By how much the best of distinct tracks' scores (best first) exceeds the mean of the next ten.
-
-    In a small database the field is thin; then the calibrated `rival_floor` stands for it.
-    """
-    rivals = track_scores[1 : 1 + NUM_RIVALS]
-    field = max(float(rivals.mean()) if len(rivals) else 0.0, decision.rival_floor)
-    return float(track_scores[0]) - field
+    def _where(self, kept: Bool[np.ndarray, " T"]) -> "Ranking":
+        return Ranking(*(getattr(self, field.name)[kept] for field in dataclasses.fields(self)))
 
 
-def diagonal_scores(
-    query: Float32[np.ndarray, "W E"],
-    starts: Int64[np.ndarray, " C"],
-    snapshot: Snapshot,
-    *,
-    tracks: Int64[np.ndarray, " C"] | None = None,
-) -> Float32[np.ndarray, " C"]:
-    """Mean cosine of the query's windows with the rows from each start on; a window outside the track counts 0.
+def rank(query: Fingerprints, reference: Reference, *, without: int = -1) -> Ranking:
+    """The best `_NUM_TRACKS` of the tracks that any window came near to; the track `without` is passed over."""
+    loud = np.any(query.vectors != 0, axis=1)
+    seeds = _seeds(query, loud, reference, without) if loud.any() and len(reference.snapshot.vectors) else None
+    if seeds is None or not len(seeds.tracks):
+        empty = np.zeros(0)
+        return Ranking(empty.astype(np.int64), empty.astype(np.float32), empty, empty, np.zeros((0, len(loud)), np.float32))
+    lines = _Lines(query, seeds, reference)
+    log_tempos, anchors_s = np.log(seeds.tempos), seeds.anchors_s
+    for tempo_steps, place_steps in _ZOOM if _is_long(query) else [((0.0, 0), place) for _, place in _ZOOM]:
+        log_tempos, anchors_s = _zoomed(lines, loud, log_tempos, anchors_s, tempo_steps, place_steps)
+    cosines = lines.cosines(np.exp(log_tempos)[:, None], anchors_s[:, None])[:, 0] * loud
+    scores = cosines.sum(axis=1) / loud.sum()
+    order = np.argsort(-(scores - _TEMPO_COST * log_tempos**2), kind="stable")
+    order = order[np.sort(np.unique(seeds.tracks[order], return_index=True)[1])]  # each track's best line
+    tempos = np.exp(log_tempos)
+    offsets_s = anchors_s - tempos * middle_s(query)
+    return Ranking(seeds.tracks[order], scores[order], offsets_s[order], tempos[order], cosines[order])
 
-    `tracks` names each diagonal's track (default: the start row's). A start may lie before its track's first row.
-    """
-    scores = np.zeros(len(starts), np.float32)
-    last_row = len(snapshot.vectors) - 1
-    tracks = snapshot.row_tracks[starts] if tracks is None else tracks
-    for i, vector in enumerate(query):
-        rows = np.clip(starts + i, 0, last_row)
-        inside = (starts + i == rows) & (snapshot.row_tracks[rows] == tracks)
-        scores += np.where(inside, snapshot.vectors[rows] @ vector, 0.0)
-    return scores / max(1, int(query.any(axis=1).sum()))
+
+def centres_s(query: Fingerprints) -> Float64[np.ndarray, " W"]:
+    """Where in the query the middle of each window lies."""
+    return np.arange(len(query.vectors)) * query.hop_s + query.segment_s / 2
 
 
-def _candidate_diagonals(
-    query: np.ndarray, index: Index, snapshot: Snapshot
-) -> tuple[Int64[np.ndarray, " C"], Int64[np.ndarray, " C"]]:
-    """Start rows and tracks of the diagonals that hits lie on, the most promising `_MAX_DIAGONALS`."""
-    k, num_rows = _HITS_PER_WINDOW, len(snapshot.vectors)
+def middle_s(query: Fingerprints) -> float:
+    """Where in the query its middle window has its middle: lines are told by where they are there."""
+    return (len(query.vectors) - 1) * query.hop_s / 2 + query.segment_s / 2
+
+
+def _is_long(query: Fingerprints) -> bool:
+    return (len(query.vectors) - 1) * query.hop_s >= _FREE_TEMPO_S
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seeds:
+    """One line for each track: it passes `anchors_s` (centre of a window in the track) at the query's middle."""
+
+    tracks: Int64[np.ndarray, " T"]
+    tempos: Float64[np.ndarray, " T"]
+    anchors_s: Float64[np.ndarray, " T"]
+
+
+def _seeds(query: Fingerprints, loud: Bool[np.ndarray, " W"], reference: Reference, without: int) -> _Seeds:
+    """The line with most votes of each track. A hit's vote is what it stands out by over its window's last hit."""
+    window, rows, votes = _hits(query.vectors[loud], reference, without)
+    tracks = reference.snapshot.row_tracks[rows].astype(np.int64)
+    times_s = (rows - reference.first_rows[tracks]) * reference.hop_s + reference.segment_s / 2
+    from_middle_s = (centres_s(query) - middle_s(query))[loud][window]
+    found: list[tuple[np.ndarray, ...]] = []
+    for tempo in _TEMPOS if _is_long(query) else [1.0]:
+        anchors_s = times_s - tempo * from_middle_s
+        cells = tracks * (1 << 32) + np.floor(anchors_s / _BIN_S).astype(np.int64) + (1 << 31)
+        cell, inverse = np.unique(cells, return_inverse=True)
+        total = np.bincount(inverse, weights=votes)
+        mean_s = np.bincount(inverse, weights=votes * anchors_s) / np.maximum(total, 1e-12)
+        found.append((cell >> 32, total, mean_s, np.full(len(cell), tempo)))
+    cell_tracks, total, anchors_s, tempos = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    order = np.argsort(-total, kind="stable")
+    best = order[_chosen(cell_tracks[order])]
+    return _Seeds(cell_tracks[best], tempos[best], anchors_s[best])
+
+
+def _chosen(tracks: Int64[np.ndarray, " C"]) -> Int64[np.ndarray, " S"]:
+    """Of cells with most votes first, by track: one of each of `_NUM_TRACKS`, and the first tracks' next ones: music repeats."""
+    by_track = np.argsort(tracks, kind="stable")
+    starts = np.flatnonzero(np.diff(tracks[by_track], prepend=-1))
+    nth = np.empty(len(tracks), np.int64)  # of its track
+    nth[by_track] = np.arange(len(tracks)) - np.repeat(starts, np.diff(starts, append=len(tracks)))
+    _, first, inverse = np.unique(tracks, return_index=True, return_inverse=True)
+    place = np.argsort(np.argsort(first))[inverse]  # of its track among the tracks
+    return np.flatnonzero((place < _NUM_TRACKS) & (nth == 0) | (place < _NUM_REPEATING) & (nth < _NUM_PLACES))
+
+
+def _hits(
+    vectors: Float32[np.ndarray, "W E"], reference: Reference, without: int
+) -> tuple[Int64[np.ndarray, " H"], Int64[np.ndarray, " H"], Float64[np.ndarray, " H"]]:
+    """Window, row and vote of every hit; enough of them for a field of rivals."""
+    k, num_rows = max(_MIN_HITS, _HITS_PER_QUERY // len(vectors)), len(reference.snapshot.vectors)
     while True:
-        hits = index.search(query, k=k)
-        window, place = np.nonzero(hits.rows >= 0)
-        rows, scores = hits.rows[window, place], hits.scores[window, place]
-        tracks = snapshot.row_tracks[rows].astype(np.int64)
-        if k >= num_rows or k >= _MAX_HITS or len(np.unique(tracks)) > NUM_RIVALS:
+        hits = reference.index.search(vectors, k=k)
+        tracks = reference.snapshot.row_tracks[hits.rows]
+        used = (hits.rows >= 0) & (tracks != without)
+        if k >= num_rows or k >= _MAX_HITS or len(np.unique(tracks[used])) > NUM_RIVALS:
             break
         k *= 8  # one long or repetitive track fills the hits: the decision needs its rivals too
-    pairs = np.stack([rows - window, tracks], axis=1)
-    pairs, number = np.unique(pairs, axis=0, return_inverse=True)
-    starts, tracks = pairs[:, 0], pairs[:, 1]
-    if len(query) == 1 or len(starts) <= _MAX_DIAGONALS:
-        return starts, tracks
-    votes = np.bincount(number.reshape(-1), weights=np.maximum(scores, 0.0))
-    chosen = np.sort(np.argpartition(votes, -_MAX_DIAGONALS)[-_MAX_DIAGONALS:])
-    return starts[chosen], tracks[chosen]
+    least = np.where(hits.rows >= 0, hits.scores, np.inf).min(axis=1, keepdims=True)
+    window, place = np.nonzero(used)
+    return window, hits.rows[window, place], (hits.scores - least)[window, place].astype(np.float64) + 1e-3
 
 
-def _refined(query: np.ndarray, start: int, number: int, score: float, snapshot: Snapshot, hop_s: float) -> Match:
-    """The offset between two fingerprints: the vertex of the parabola through the best start and its neighbours."""
-    track = snapshot.tracks[number]
-    row = start - track.first_row
-    shift = 0.0
-    if 0 < row < track.num_rows - 1:
-        neighbours = np.array([start - 1, start + 1])
-        before, after = diagonal_scores(query, neighbours, snapshot, tracks=np.array([number, number]))
-        curvature = before - 2 * score + after
-        if curvature < 0:
-            shift = float(np.clip(0.5 * (before - after) / curvature, -0.5, 0.5))
-    return Match(number, (row + shift) * hop_s, score)
+class _Lines:
+    """Cosines along any line near the seeds, from the stored rows around them."""
+
+    def __init__(self, query: Fingerprints, seeds: _Seeds, reference: Reference):
+        self._from_middle_s = centres_s(query) - middle_s(query)
+        self._hop_s = reference.hop_s
+        reach_s = np.abs(self._from_middle_s).max(initial=0.0) * _TEMPO_RANGE[1] + 1.5
+        middle = np.round((seeds.anchors_s - reference.segment_s / 2) / reference.hop_s).astype(np.int64)
+        half = math.ceil(reach_s / reference.hop_s) + 1
+        num_rows = reference.num_rows[seeds.tracks]
+        first = np.clip(middle - half, 0, num_rows - 1)  # the rows that are there, first to last
+        last = np.clip(middle + half, 0, num_rows - 1)
+        rows = first[:, None] + np.arange(2 * half + 2)
+        stored = reference.first_rows[seeds.tracks][:, None] + np.minimum(rows, last[:, None])
+        vectors = reference.snapshot.vectors[stored].astype(np.float32)
+        self._similar = vectors @ query.vectors.T  # [T, R, W]
+        self._neighbours = np.einsum("tre,tre->tr", vectors[:, :-1], vectors[:, 1:])
+        self._first_s = first * reference.hop_s + reference.segment_s / 2
+        self._num = (last - first)[:, None, None]
+
+    def cosines(self, tempos: Float64[np.ndarray, "T G"], anchors_s: Float64[np.ndarray, "T G"]) -> Float32[np.ndarray, "T G W"]:
+        """Of each window with the fingerprint at its place on each of G lines a track; 0 beyond the track's ends."""
+        place_s = anchors_s[..., None] + tempos[..., None] * self._from_middle_s
+        place = (place_s - self._first_s[:, None, None]) / self._hop_s
+        inside = (place >= -0.5) & (place <= self._num + 0.5)
+        place = np.clip(place, 0, self._num)
+        row = np.minimum(place.astype(np.int64), np.maximum(self._num - 1, 0))
+        part = (place - row).astype(np.float32)
+        track = np.arange(len(row))[:, None, None]
+        window = np.arange(row.shape[2])
+        before, after = self._similar[track, row, window], self._similar[track, row + 1, window]
+        norm = (1 - part) ** 2 + part**2 + 2 * part * (1 - part) * self._neighbours[track, row]
+        return ((1 - part) * before + part * after) / np.sqrt(np.maximum(norm, 1e-6)) * inside
+
+
+def _zoomed(
+    lines: _Lines,
+    loud: Bool[np.ndarray, " W"],
+    log_tempos: Float64[np.ndarray, " T"],
+    anchors_s: Float64[np.ndarray, " T"],
+    tempo_steps: tuple[float, int],
+    place_steps: tuple[float, int],
+) -> tuple[Float64[np.ndarray, " T"], Float64[np.ndarray, " T"]]:
+    """The best line of each track on a grid around the one so far."""
+    (tempo_step, num_tempos), (place_step, num_places) = tempo_steps, place_steps
+    tempo_grid = np.repeat(np.arange(-num_tempos, num_tempos + 1) * tempo_step, 2 * num_places + 1)
+    place_grid = np.tile(np.arange(-num_places, num_places + 1) * place_step, 2 * num_tempos + 1)
+    log_tempo = np.clip(log_tempos[:, None] + tempo_grid, *np.log(_TEMPO_RANGE))
+    anchor_s = anchors_s[:, None] + place_grid
+    scores = (lines.cosines(np.exp(log_tempo), anchor_s) * loud).sum(axis=2) / loud.sum() - _TEMPO_COST * log_tempo**2
+    best = scores.argmax(axis=1)
+    track = np.arange(len(best))
+    return log_tempo[track, best], anchor_s[track, best]

@@ -1,7 +1,9 @@
 """Orbax: save and resume a run, and the encoder alone for inference. The configuration travels inside, as JSON."""
 
 import contextlib
+import dataclasses
 import hashlib
+import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
@@ -150,11 +152,22 @@ def _norm_free(path: Any) -> str:
 
 def encoder_identity(config: TrainConfig, state: EncoderState) -> str:
     """16 hex digits that name the weights and everything before them: two encoders with the same identity agree."""
-    digest = hashlib.sha256(repr((config.audio, config.mel, config.encoder)).encode())
+    groups = [_distinguishing(group) for group in (config.audio, config.mel, config.encoder)]
+    digest = hashlib.sha256(json.dumps(groups, sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf, np.float32).tobytes())
     return digest.hexdigest()[:16]
+
+
+# What decides how a model is trained or run, and not what its fingerprints are.
+_INDIFFERENT = frozenset({"dropout"})
+
+
+def _distinguishing(group: Any) -> dict[str, Any]:
+    """A configuration's fields that are not at their default: a later version's new field must not rename every model."""
+    fields = [field for field in dataclasses.fields(group) if field.name not in _INDIFFERENT]
+    return {field.name: getattr(group, field.name) for field in fields if getattr(group, field.name) != field.default}
 
 
 def abstract_encoder(config: TrainConfig) -> EncoderState:

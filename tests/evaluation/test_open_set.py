@@ -1,67 +1,194 @@
-"""Oracle: plain loops over tracks."""
+"""False alarms and misses of a toy whose truth is known, by plain loops; the whole commands run on a real small set."""
+
+import dataclasses
+import json
+import pathlib
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from confp_jax.evaluation.open_set import calibrate, open_set, track_scores
-from confp_jax.retrieval.embed import Decision
+from configs.calibrate import get_config as calibrate_config
+from configs.open_set import get_config as open_set_config
+from configs.queries import get_config as query_config
+from confp_jax.config import ConfigError, from_mapping
+from confp_jax.evaluation import open_set
+from confp_jax.evaluation.calibrate import CalibrationConfig, Outcomes, calibrate, fit_cell, search_all
+from confp_jax.evaluation.open_set import OpenSetConfig, Trials, curve, measure, summary
+from confp_jax.evaluation.reference import EvaluationReference, Excerpt, embed_reference
+from confp_jax.retrieval.decision import Decision, confidence, load_decision, tail_share
+from confp_jax.retrieval.embed import Fingerprints
+from confp_jax.retrieval.reference import make_reference
+
+EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
+QUIET = Console(quiet=True)
 
 
-@pytest.fixture
-def searched():
-    """400 queries against 40 tracks of 1 to 5 rows: a third of the queries is close to its own track."""
+def unit_rows(rng, num, dim=64):
+    rows = rng.normal(size=(num, dim)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def searched() -> EvaluationReference:
     rng = np.random.default_rng(0)
-    lengths = rng.integers(1, 6, size=40)
-    vectors = rng.standard_normal((lengths.sum(), 16)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    first_rows = np.cumsum(np.r_[0, lengths[:-1]])
-    truth = rng.integers(0, 40, size=400)
-    noise = rng.standard_normal((400, 16)).astype(np.float32) * np.where(rng.random((400, 1)) < 0.33, 0.1, 0.6)
-    queries = (vectors[first_rows[truth]] + noise).astype(np.float32)
-    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    return queries, vectors, first_rows, lengths, truth
+    parts = [(str(10 + 2 * i), unit_rows(rng, 12)) for i in range(40)]
+    return EvaluationReference(make_reference(parts, hop_s=0.3, segment_s=3.0, exact=True), np.arange(10, 90, 2))
 
 
-def test_track_scores_are_each_tracks_best_row(searched):
-    queries, vectors, first_rows, lengths, _ = searched
-    found = track_scores(queries, vectors, first_rows)
-    for q in (0, 127, 128, 399):
-        for t, (first, length) in enumerate(zip(first_rows, lengths, strict=True)):
-            assert found[q, t] == pytest.approx(max(float(queries[q] @ v) for v in vectors[first : first + length]), abs=1e-5)
+@pytest.fixture(scope="module")
+def excerpts(searched) -> list[Excerpt]:
+    """One window each, a third of them clean."""
+    rng, out = np.random.default_rng(1), []
+    for i in range(300):
+        own, row = int(rng.integers(40)), int(rng.integers(12))
+        vector = searched.reference.rows_of(own)[row] + (0.05 if i % 3 == 0 else 0.9) * unit_rows(rng, 1)[0]
+        fingerprints = Fingerprints((vector / np.linalg.norm(vector))[None].astype(np.float32), 0.3, 3.0)
+        out.append(Excerpt("clean" if i % 3 == 0 else "noisy", 10 + 2 * own, 0.3 * row, 1.0, fingerprints))
+    return out
 
 
-def test_open_set_masks_only_the_querys_own_track(searched):
-    queries, vectors, first_rows, _, truth = searched
-    scores = track_scores(queries, vectors, first_rows)
-    decision = Decision(margin=0.2, rival_floor=0.1)
-    found = open_set(scores, truth, decision)
-    for q in range(0, 400, 37):
-        known = sorted(scores[q], reverse=True)
-        unknown = sorted((s for t, s in enumerate(scores[q]) if t != truth[q]), reverse=True)
-        assert found.known[q] == pytest.approx(known[0] - max(np.mean(known[1:11]), 0.1), abs=1e-5)
-        assert found.unknown[q] == pytest.approx(unknown[0] - max(np.mean(unknown[1:11]), 0.1), abs=1e-5)
-        assert found.right[q] == (int(np.argmax(scores[q])) == truth[q])
-    share = np.mean([right and margin >= 0.2 for right, margin in zip(found.right, found.known, strict=True)])
-    assert found.accepted_right(0.2) == pytest.approx(share)
-    assert found.false_alarms(0.2) == pytest.approx(np.mean(found.unknown >= 0.2))
+@pytest.fixture(scope="module")
+def decision(searched, excerpts) -> Decision:
+    outcomes = search_all(excerpts, searched, 40, np.random.default_rng(2))
+    weights, tail = fit_cell(outcomes)
+    return Decision((3.0,), (40,), weights[None, None], tail[None, None])
 
 
-@pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
-def test_the_calibrated_threshold_keeps_the_false_alarm_rate(searched, rate):
-    queries, vectors, first_rows, _, truth = searched
-    scores = track_scores(queries, vectors, first_rows)
-    decision = calibrate(scores, truth, false_alarm_rate=rate)
-    assert decision.calibrated
-    alarms = open_set(scores, truth, decision).false_alarms(decision.margin)
-    assert rate - 2 / 400 <= alarms <= rate
+def test_measured_against_plain_loops(searched, excerpts, decision):
+    """Single windows: a track's score is its best row's cosine, or a little more between two rows."""
+    trials = measure(excerpts, searched, decision, QUIET)
+    for excerpt, right, error_s in zip(excerpts, trials.right, trials.offset_error_s, strict=True):
+        query = excerpt.fingerprints.vectors[0]
+        cosines = [float((searched.reference.rows_of(t) @ query).max()) for t in range(40)]
+        if sorted(cosines)[-1] - sorted(cosines)[-2] > 0.15:
+            assert right == (np.argmax(cosines) == (excerpt.track_id - 10) // 2)
+        assert np.isnan(error_s) == (not right)
+    assert trials.right[::3].all() and np.nanmedian(trials.offset_error_s[::3]) < 0.05
+    assert (trials.known_logit >= trials.unknown_logit - 1.0).all()
+    assert (trials.known_rate[::3] < 1e-3).mean() > 0.9
 
 
-def test_the_floor_keeps_a_thin_field_from_raising_the_margin(searched):
-    """The same strangers searched among 5 of the tracks are no more often accepted than among all 40."""
-    queries, vectors, first_rows, _, truth = searched
-    scores = track_scores(queries, vectors, first_rows)
-    decision = calibrate(scores, truth, false_alarm_rate=0.05)
-    few = [t for t in range(40) if t % 8 == 0]
-    strangers = ~np.isin(truth, few)
-    small = open_set(np.c_[scores[strangers][:, few], np.full(strangers.sum(), -1.0)], np.full(strangers.sum(), 5), decision)
-    assert small.false_alarms(decision.margin) <= 0.05
+def test_masking_is_removing(searched, excerpts, decision):
+    """An unknown query is answered as if its track had never been added."""
+    trials = measure(excerpts[:10], searched, decision, QUIET)
+    for excerpt, logit in zip(excerpts[:10], trials.unknown_logit, strict=True):
+        kept = [t for t in range(40) if 10 + 2 * t != excerpt.track_id]
+        parts = [(str(t), searched.reference.rows_of(t)) for t in kept]
+        reference = make_reference(parts, hop_s=0.3, segment_s=3.0, exact=True)
+        _, _, (_, expected) = open_set.first_match(excerpt.fingerprints, reference, decision, own=0)
+        assert logit == pytest.approx(expected, abs=0.35)  # the hits of the masked track leave a little less room
+
+
+def trials_of(right, known, unknown, tracks) -> Trials:
+    known, unknown = np.array(known, float), np.array(unknown, float)
+    tail = np.array([0.0, 1.0])
+    return Trials(np.array(tracks), np.array(right), tail_share(known, tail), known, tail_share(unknown, tail), unknown,
+                  np.where(right, 0.1, np.nan))  # fmt: skip
+
+
+def test_shares_intervals_and_bounds():
+    rng = np.random.default_rng(0)
+    right, tracks = rng.random(2_000) < 0.9, np.repeat(np.arange(50), 40)
+    trials = trials_of(right, rng.normal(6, 2, 2_000), rng.normal(-2, 2, 2_000), tracks)
+    found = summary(trials, OpenSetConfig(false_alarm_rate=0.001))
+    threshold = np.log(0.05 / 0.001)
+    assert found["accepted_right"] == pytest.approx(np.mean(right & (trials.known_logit >= threshold)))
+    assert found["false_alarms"] == pytest.approx(np.mean(trials.unknown_logit >= threshold))
+    low, high = found["false_alarms_interval"]
+    assert low < found["false_alarms"] < high <= found["false_alarms_upper_95"]
+    assert (found["tracks"], found["excerpts"]) == (50, 2_000)
+    assert found["offset_median_ms"] == pytest.approx(100)
+    expected = np.mean(np.r_[(confidence(trials.known_logit) - right) ** 2, confidence(trials.unknown_logit) ** 2])
+    assert found["brier"] == pytest.approx(expected)
+
+
+def test_excerpts_of_one_track_are_no_independent_trials():
+    """All alarms in one track of fifty: the interval is far wider than that of as many scattered ones."""
+    unknown = np.full(2_000, -5.0)
+    unknown[:40] = 9.0
+    one = summary(trials_of([True] * 2_000, [9.0] * 2_000, unknown, np.repeat(np.arange(50), 40)), OpenSetConfig())
+    scattered = summary(trials_of([True] * 2_000, [9.0] * 2_000, unknown, np.arange(2_000) % 50), OpenSetConfig())
+    assert one["false_alarms"] == scattered["false_alarms"] == 0.02
+    assert one["false_alarms_upper_95"] > 1.5 * scattered["false_alarms_upper_95"]
+
+
+def test_without_an_alarm_the_bound_is_not_zero():
+    found = summary(trials_of([True] * 3_000, [9.0] * 3_000, [-5.0] * 3_000, np.arange(3_000) % 88), OpenSetConfig())
+    assert found["false_alarms"] == 0 and found["false_alarms_upper_95"] == pytest.approx(0.001)
+
+
+def test_the_curve_falls():
+    rng = np.random.default_rng(0)
+    points = np.array(curve(trials_of([True] * 500, rng.normal(4, 2, 500), rng.normal(-2, 2, 500), np.arange(500) % 20)))
+    assert (np.diff(points[:, 0]) >= 0).all() and (np.diff(points[:, 1]) <= 0).all()
+
+
+def test_a_cells_regression_tells_known_from_unknown():
+    rng = np.random.default_rng(0)
+    known, unknown = rng.normal([0.9, 0.3, 0], 0.05, (400, 3)), rng.normal([0.6, 0.05, 0], 0.05, (400, 3))
+    weights, tail = fit_cell(Outcomes(known, np.ones(400, bool), unknown))
+    logits = np.r_[known, unknown] @ weights[1:] + weights[0]
+    assert (logits[:400] > 0).mean() > 0.97 and (logits[400:] < 0).mean() > 0.97
+    assert np.mean(logits[400:] >= tail[0]) == pytest.approx(0.05, abs=0.01)
+
+
+@pytest.fixture(scope="module")
+def queries(music_dir, tmp_path_factory) -> pathlib.Path:
+    values = query_config("all").to_dict() | {
+        "music_dir": str(music_dir),
+        "noise_dir": str(EXAMPLES / "noise"),
+        "ir_dir": str(EXAMPLES / "ir"),
+        "out": str(tmp_path_factory.mktemp("queries") / "set"),
+        "excerpts_per_track": 2,
+        "segment_s": 6.0,
+        "num_workers": 1,
+        "conditions": ("clean", "background_5db", "stretch_115"),
+    }
+    from data_prep.config import QueryConfig
+    from data_prep.make_queries import make_queries
+
+    make_queries(from_mapping(QueryConfig, values), QUIET)
+    return pathlib.Path(values["out"])
+
+
+def test_calibrate_then_measure_on_real_clips(checkpoint, prepared, queries, tmp_path):
+    """The two commands one after the other, with an untrained model: the file is found beside the weights and used."""
+    from confp_jax.retrieval.embed import load_encoder
+
+    values = calibrate_config().to_dict() | {"model": str(checkpoint), "index": str(prepared), "queries": str(queries)}
+    values |= {"lengths_s": (3.0, 5.9), "num_tracks": (1, 4), "most_excerpts": 24, "cache": str(tmp_path / "cache")}
+    made = calibrate(from_mapping(CalibrationConfig, values), QUIET)
+    assert made.lengths_s == (3.0, 5.9) and made.num_tracks == (1, 4, 8) and np.isfinite(made.weights).all()
+    with pytest.raises(ConfigError, match=r"excerpts of 6.0 s.*segment_s=10.0"):
+        calibrate(from_mapping(CalibrationConfig, values | {"lengths_s": (9.9,)}), QUIET)
+    (checkpoint / "decision.json").write_text(made.to_json())
+    try:
+        encoder = load_encoder(checkpoint)
+        assert load_decision(encoder.folder, encoder.identity).calibrated
+        values = open_set_config().to_dict() | {"model": str(checkpoint), "index": str(prepared), "queries": (str(queries),)}
+        config = from_mapping(OpenSetConfig, values | {"conditions": ("clean", "stretch_115"), "lengths_s": (3.0, 0.0)})
+        found = open_set.run(dataclasses.replace(config, cache=str(tmp_path / "cache")), tmp_path / "out")
+    finally:
+        (checkpoint / "decision.json").unlink()
+    assert [row["condition"] for row in found["results"]] == ["clean", "stretch_115", "all"] * 2
+    assert found["results"][2]["excerpts"] == 32
+    assert found["results"][0]["top1"] >= 0.7
+    written = json.loads((tmp_path / "out" / "open_set.json").read_text())
+    assert len(written["curves"]) == 2
+    assert (tmp_path / "out" / "open_set.png").stat().st_size > 10_000
+
+
+def test_kept_fingerprints_are_those_of_the_model(checkpoint, prepared, tmp_path):
+    from confp_jax.retrieval.embed import load_encoder
+
+    encoder = load_encoder(checkpoint)
+    first = embed_reference(encoder, str(prepared), ("test",), QUIET, cache=str(tmp_path))
+    again = embed_reference(encoder, str(prepared), ("test",), QUIET, cache=str(tmp_path))
+    np.testing.assert_array_equal(first.reference.snapshot.vectors, again.reference.snapshot.vectors)
+    assert len(list(tmp_path.rglob("*.npy"))) == 1
+
+
+def test_no_query_sets(tmp_path):
+    with pytest.raises(ConfigError, match="queries is empty"):
+        open_set.run(OpenSetConfig(), tmp_path)

@@ -1,14 +1,19 @@
-"""Identifying from Python: the order of answers, the verdict, the model's stamp. Files of every kind: tests/test_cli.py."""
+"""Adding and identifying from Python: commits, interruptions, the model's stamp. Files of every kind: tests/test_cli.py."""
 
 import pathlib
 
+import numpy as np
 import pytest
 import soundfile
 
+from confp_jax.audio.decode import decode
 from confp_jax.retrieval.add import add_paths
 from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp
-from confp_jax.retrieval.identify import identify_files, open_database, open_or_create
+from confp_jax.retrieval.decision import Decision
+from confp_jax.retrieval.embed import AudioError, Embedder
+from confp_jax.retrieval.identify import Searcher, identify_files, open_database, open_or_create
 
+EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples" / "music"
 RATE = 16_000
 
 
@@ -38,16 +43,94 @@ def test_queries_are_answered_one_by_one_in_order(database, embedder, files):
     assert rest[0].error and rest[1].matches[0].track == "1"
 
 
-def test_the_verdict_is_the_margin_against_the_decision(database, embedder, files):
-    from confp_jax.retrieval.embed import Decision, Embedder
+def decided(embedder, folder, *, bias: float) -> Embedder:
+    """The same encoder with a calibration in which every logit is the bias, and 1 % of strangers exceed 3."""
+    weights = np.zeros((1, 1, 4))
+    weights[..., 0] = bias
+    tails = np.array([[[3.0 - np.log(5), 1.0]]])
+    (folder / "decision.json").write_text(Decision((3.0,), (1,), weights, tails, identity=embedder.identity).to_json())
+    return Embedder(embedder.name, embedder.config, embedder._state, folder=folder)
 
+
+@pytest.mark.parametrize(("rate", "bias", "verdict"), [
+    (0.01, 3.1, "match"), (0.01, 2.9, "unknown"), (0.001, 3.1, "unknown"), (0.001, 5.4, "match"), (0.001, 5.2, "unknown")
+])  # fmt: skip
+def test_the_verdict_keeps_the_rate_of_false_alarms(database, embedder, files, tmp_path, rate, bias, verdict):
     add_paths(database, embedder, files)
-    margin = next(identify_files(database, embedder, [files[2]])).margin
-    assert margin > 0
-    for threshold, verdict in ((margin - 0.01, "match"), (margin + 0.01, "unknown")):
-        decided = Embedder(embedder.name, embedder.config, embedder._state, Decision(margin=threshold))
-        answer = next(identify_files(database, decided, [files[2]]))
-        assert (answer.verdict, answer.margin, answer.matches[0].track) == (verdict, margin, "2")
+    model = decided(embedder, tmp_path, bias=bias)
+    answer = next(identify_files(database, model, [files[2]], false_alarm_rate=rate))
+    assert (answer.verdict, answer.num_accepted) == (verdict, int(verdict == "match"))
+    assert answer.matches[0].track == "2"
+    assert answer.matches[0].confidence == pytest.approx(1 / (1 + np.exp(-bias)), abs=1e-3)
+
+
+def test_a_model_without_a_calibration_says_so(database, embedder, files):
+    add_paths(database, embedder, files)
+    assert any("no calibration" in note for note in next(identify_files(database, embedder, files[:1])).notes)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, -1.0, float("nan")])
+def test_a_rate_that_is_none(database, embedder, rate):
+    with pytest.raises(ValueError, match="false_alarm_rate"):
+        Searcher(database, embedder, false_alarm_rate=rate)
+
+
+@pytest.fixture(scope="module")
+def edge():
+    """The model that ships: what it says must be right."""
+    from confp_jax.retrieval.embed import load_encoder
+
+    return load_encoder("edge")
+
+
+@pytest.fixture(scope="module")
+def two_tracks(edge, tmp_path_factory) -> tuple[Searcher, dict[str, np.ndarray]]:
+    """Two real tracks in a database of the shipped model."""
+    folder = tmp_path_factory.mktemp("two")
+    names = {"a": "jordan-trudgett_battle2", "b": "tim-beek_the-protagonist"}
+    tracks = {name: decode(EXAMPLES / f"{file}.mp3", sample_rate_hz=RATE).samples for name, file in names.items()}
+    for name, samples in tracks.items():
+        soundfile.write(folder / f"{name}.wav", samples, RATE)
+    database = Database.create(folder / "db", ModelStamp(edge.name, edge.identity, 0.3))
+    add_paths(database, edge, [folder / "a.wav", folder / "b.wav"])
+    return Searcher(database, edge), tracks
+
+
+@pytest.mark.parametrize("begin_s", [1.234, 7.35, 20.1])
+@pytest.mark.parametrize("length_s", [3.0, 7.0])
+def test_offsets_of_a_cut_between_the_fingerprints(two_tracks, begin_s, length_s):
+    searcher, tracks = two_tracks
+    cut = tracks["b"][round(begin_s * RATE) : round((begin_s + length_s) * RATE)]
+    answer = searcher.identify_blocks([cut], query="cut")
+    found = answer.matches[0]
+    assert (answer.verdict, found.track, found.query_offset_s) == ("match", "b", 0.0)
+    assert found.offset_s == pytest.approx(begin_s, abs=0.05)
+    assert found.tempo == pytest.approx(1.0, abs=0.01)
+    assert length_s - 0.3 < found.length_s <= length_s
+
+
+def test_two_tracks_in_one_recording_are_two_spans(two_tracks):
+    """Each at its place in the recording and in the track; the stranger between them and the silence are not matched."""
+    searcher, tracks = two_tracks
+    stranger = decode(EXAMPLES / "karissa-hobbs_lets-go-fishin.mp3", sample_rate_hz=RATE).samples[: 12 * RATE]
+    silence = np.zeros(10 * RATE, np.float32)
+    mix = np.concatenate([tracks["a"][5 * RATE : 20 * RATE], stranger, tracks["b"][8 * RATE : 26 * RATE], silence])
+    answer = searcher.identify_blocks(np.array_split(mix, 23), query="mix")
+    spans = sorted(answer.matches[: answer.num_accepted], key=lambda m: m.query_offset_s)
+    assert [m.track for m in spans] == ["a", "b"]
+    for span, begin_s, end_s, track_s in zip(spans, (0, 27), (15, 45), (5, 8), strict=True):
+        assert span.query_offset_s == pytest.approx(begin_s, abs=1.0)
+        assert span.query_offset_s + span.length_s == pytest.approx(end_s, abs=1.0)
+        assert span.offset_s - span.query_offset_s == pytest.approx(track_s - begin_s, abs=0.1)
+
+
+def test_a_nan_in_a_stream_and_nothing_at_all(database, embedder, files):
+    add_paths(database, embedder, files)
+    searcher = Searcher(database, embedder)
+    with pytest.raises(AudioError, match="too short"):
+        searcher.identify_blocks([], query="nothing")
+    with pytest.raises(AudioError, match="silent"):
+        searcher.identify_blocks([np.zeros(40 * RATE, np.float32)], query="silence")
 
 
 def test_a_database_opens_with_its_model_and_no_other(checkpoint, embedder, tmp_path):
@@ -56,7 +139,7 @@ def test_a_database_opens_with_its_model_and_no_other(checkpoint, embedder, tmp_
     for model in (None, str(checkpoint)):
         assert open_database(tmp_path / "db", model)[1].identity == embedder.identity
         assert open_or_create(tmp_path / "db", model)[0].stamp == database.stamp
-    with database.connect() as connection:
+    with database._connect() as connection:
         connection.execute("UPDATE settings SET value = 'fedcba' WHERE key = 'identity'")
     for model in (None, str(checkpoint)):
         with pytest.raises(DatabaseError, match=r"made with model .*fedcba.* cannot be compared"):

@@ -1,0 +1,42 @@
+"""What `monitor` writes at its end: a cue sheet and a table."""
+
+import csv
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+_FRAMES_PER_S = 75  # of a compact disc
+
+
+def write_cue(path: pathlib.Path, source: str, matches: Sequence[Any]) -> None:
+    """A cue sheet with one entry for each match, in order; times are minutes:seconds:frames."""
+    lines = [f'FILE "{_quoted(source)}" WAVE']
+    for number, match in enumerate(matches, start=1):
+        lines += [
+            f"  TRACK {number:02d} AUDIO",
+            f'    TITLE "{_quoted(match.track)}"',
+            f"    REM CONFIDENCE {match.confidence:.4f}",
+            f"    INDEX 01 {_cue_time(match.query_offset_s)}",
+        ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+def write_csv(path: pathlib.Path, source: str, matches: Sequence[Any]) -> None:
+    """A table with one row for each match, in order; times in seconds."""
+    header = ("source", "begin_s", "end_s", "track", "path", "track_offset_s", "tempo", "score", "confidence")
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(header)
+        for m in matches:
+            end_s = round(m.query_offset_s + m.length_s, 3)
+            table.writerow((source, m.query_offset_s, end_s, m.track, m.path, m.offset_s, m.tempo, m.score, m.confidence))
+
+
+def _cue_time(seconds: float) -> str:
+    frames = round(seconds * _FRAMES_PER_S)
+    return f"{frames // (60 * _FRAMES_PER_S):02d}:{frames // _FRAMES_PER_S % 60:02d}:{frames % _FRAMES_PER_S:02d}"
+
+
+def _quoted(text: str) -> str:
+    """A cue sheet knows no escape for a quotation mark or a line's end."""
+    return text.replace('"', "'").replace("\n", " ").replace("\r", " ")

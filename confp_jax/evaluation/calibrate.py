@@ -1,0 +1,153 @@
+"""Makes a model's decision.json: how sure a match is, and where "unknown" begins, by length of query and size of database.
+
+    python -m confp_jax.evaluation.calibrate --config=configs/calibrate.py --config.model=edge \\
+        --config.index=prepared/fma --config.queries=prepared/calibration --out=confp_jax/pretrained/edge/decision.json
+
+Each excerpt is cut to every length and searched by the program's own matching in random databases of every size that hold its
+track; that it is unknown is the same search with its track passed over.
+"""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+from absl import flags
+from jaxtyping import Bool, Float64
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.progress import track as progress
+
+from confp_jax import command_line
+from confp_jax.config import ConfigError, from_mapping
+from confp_jax.data.records import ClipSource, DatasetError, read_splits
+from confp_jax.evaluation.reference import EvaluationReference, Excerpt, cut, embed_reference
+from confp_jax.retrieval.decision import Decision, features, fit_logistic, fit_tail
+from confp_jax.retrieval.embed import Embedder, UnknownModelError, load_encoder
+from confp_jax.retrieval.match import rank
+from confp_jax.retrieval.reference import some_tracks
+from confp_jax.training.checkpoint import CheckpointError
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationConfig:
+    """The frozen form of configs/calibrate.py."""
+
+    model: str = "edge"
+    index: str = ""
+    index_splits: tuple[str, ...] = ("training", "validation", "test")
+    most_tracks: int = 300
+    cache: str = ""
+    queries: str = ""
+    most_excerpts: int = 800
+    lengths_s: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 9.9)
+    num_tracks: tuple[int, ...] = (1, 5, 40)
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcomes:
+    """What searches of one length and size gave: features with the own track there, whether it came first; and without it."""
+
+    known: Float64[np.ndarray, "Q F"]
+    right: Bool[np.ndarray, " Q"]
+    unknown: Float64[np.ndarray, "U F"]
+
+
+def main(config: ConfigDict, values: flags.FlagValues) -> None:
+    """Calibrates as the configuration says and writes the file."""
+    console = Console(stderr=True)
+    decision = calibrate(from_mapping(CalibrationConfig, config), console)
+    pathlib.Path(values.out).write_text(decision.to_json())
+    console.print(
+        f"{values.out}: {len(decision.lengths_s)} lengths x {len(decision.num_tracks)} sizes, model {decision.identity}"
+    )
+
+
+def calibrate(config: CalibrationConfig, console: Console) -> Decision:
+    """The decision of a model.
+
+    Raises:
+      DatasetError: the index or the queries are missing.
+      ConfigError: no excerpts, or they are shorter than the longest length.
+    """
+    embedder = load_encoder(config.model)
+    excerpts = cut_excerpts(embedder, config, console)
+    wanted = {excerpt.track_id for excerpt in excerpts[0]}
+    searched = embed_reference(
+        embedder,
+        config.index,
+        config.index_splits,
+        console,
+        wanted=wanted,
+        most_tracks=config.most_tracks,
+        cache=config.cache,
+        seed=config.seed,
+    )
+    sizes = sorted({*(min(n, len(searched.track_ids)) for n in config.num_tracks), len(searched.track_ids)})
+    rng = np.random.default_rng(config.seed)
+    cells = [(length, size) for length in range(len(config.lengths_s)) for size in sizes]
+    fitted = [
+        fit_cell(search_all(excerpts[length], searched, size, rng))
+        for length, size in progress(cells, "searching", console=console, transient=True)
+    ]
+    shape = len(config.lengths_s), len(sizes)
+    weights = np.array([w for w, _ in fitted]).reshape(*shape, -1)
+    tails = np.array([t for _, t in fitted]).reshape(*shape, 2)
+    return Decision(config.lengths_s, tuple(sizes), weights, tails, identity=embedder.identity)
+
+
+def cut_excerpts(embedder: Embedder, config: CalibrationConfig, console: Console) -> list[list[Excerpt]]:
+    """For each length, `most_excerpts` of the query set cut to it at a random place."""
+    rng = np.random.default_rng(config.seed)
+    sources = {split: ClipSource(config.queries, split) for split in read_splits(config.queries)}
+    places = [(split, number) for split, source in sources.items() for number in range(len(source))]
+    chosen = [places[place] for place in sorted(rng.permutation(len(places))[: config.most_excerpts])]
+    out: list[list[Excerpt]] = [[] for _ in config.lengths_s]
+    for split, number in progress(chosen, "excerpts", console=console, transient=True):
+        clip, rate_hz = sources[split][number], sources[split].summary.sample_rate_hz
+        whole_s = len(clip.samples) / rate_hz
+        if whole_s < max(config.lengths_s):
+            raise ConfigError(
+                f"{config.queries} has excerpts of {whole_s:.1f} s, lengths_s asks for {max(config.lengths_s)} s; "
+                "make them with --config.segment_s=10.0"
+            )
+        for excerpts, length_s in zip(out, config.lengths_s, strict=True):
+            begin_s = rng.uniform(0, whole_s - length_s)
+            excerpts.append(cut(clip, split, embedder, begin_s=begin_s, length_s=length_s, sample_rate_hz=rate_hz))
+    if not out[0]:
+        raise ConfigError(f"{config.queries} holds no excerpts")
+    return out
+
+
+def search_all(excerpts: list[Excerpt], searched: EvaluationReference, size: int, rng: np.random.Generator) -> Outcomes:
+    """Every excerpt in a database of `size` tracks with its own among them, and in one without it."""
+    known, right, unknown = [], [], []
+    for excerpt in excerpts:
+        own, reference = searched.number(excerpt.track_id), searched.reference
+        others = rng.permutation(np.delete(np.arange(len(searched.track_ids)), own))[: size - 1 if size > 1 else 1]
+        if size < len(searched.track_ids):
+            reference, own = some_tracks(reference, [own, *others]), 0
+        ranking = rank(excerpt.fingerprints, reference)
+        if size == 1:  # the own track alone; a stranger alone
+            known.append(features(ranking.only(own)))
+            right.append(own in ranking.tracks)
+            unknown.append(features(ranking.without(own)))
+        else:
+            known.append(features(ranking))
+            right.append(bool(len(ranking.tracks)) and ranking.tracks[0] == own)
+            unknown.append(features(ranking.without(own)))
+    return Outcomes(np.concatenate(known), np.array(right)[[len(f) > 0 for f in known]], np.concatenate(unknown))
+
+
+def fit_cell(outcomes: Outcomes) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of the regression, and the tail of its logit over the unknown: half of all queries counts as unknown."""
+    values = np.concatenate([outcomes.known, outcomes.unknown])
+    labels = np.concatenate([outcomes.right, np.zeros(len(outcomes.unknown), bool)])
+    weights = fit_logistic(values, labels)
+    return weights, fit_tail(outcomes.unknown @ weights[1:] + weights[0])
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("out", None, "The file to write: decision.json beside the model's weights.", required=True)
+    user_errors = (DatasetError, UnknownModelError, CheckpointError)
+    command_line.run(main, config_file="configs/calibrate.py", errors=user_errors)

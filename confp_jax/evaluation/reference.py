@@ -1,0 +1,92 @@
+"""What the evaluation searches: the clean clips of a prepared dataset, fingerprinted; and query sets as fingerprints."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Int64
+from rich.console import Console
+from rich.progress import track as progress
+
+from confp_jax.data.records import Clip, ClipSource
+from confp_jax.retrieval.embed import HOP_S, Embedder, Fingerprints
+from confp_jax.retrieval.reference import Reference, make_reference
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationReference:
+    """A searchable reference, and the track id of each of its tracks (ascending)."""
+
+    reference: Reference
+    track_ids: Int64[np.ndarray, " T"]
+
+    def number(self, track_id: int) -> int:
+        """Which of the reference's tracks has this id."""
+        return int(np.searchsorted(self.track_ids, track_id))
+
+
+def embed_reference(
+    embedder: Embedder,
+    folder: str,
+    splits: Sequence[str],
+    console: Console,
+    *,
+    wanted: Iterable[int] = (),
+    most_tracks: int = 0,
+    cache: str = "",
+    seed: int = 0,
+) -> EvaluationReference:
+    """Fingerprints, 300 ms apart, of all clean clips of a prepared dataset's splits.
+
+    Args:
+      wanted: ids of the tracks that come first where `most_tracks` is less than all.
+      most_tracks: how many are drawn; 0: all.
+      cache: a folder that keeps each track's fingerprints for the next evaluation of the same model; empty: none.
+
+    Raises:
+      DatasetError: no dataset there, or no such split.
+    """
+    sources = [ClipSource(folder, split) for split in splits]
+    per_track = 1 + sources[0].summary.num_replicas
+    places = [(source[i * per_track].track_id, source, i * per_track) for source in sources for i in range(source.num_tracks)]
+    if most_tracks:
+        first, luck = set(wanted), np.random.default_rng(seed).permutation(len(places))
+        order = sorted(range(len(places)), key=lambda place: (places[place][0] not in first, luck[place]))
+        places = [places[place] for place in order[:most_tracks]]
+    places.sort(key=lambda place: place[0])
+    parts = []
+    for track_id, source, record in progress(places, "index", console=console, transient=True):
+        kept = pathlib.Path(cache) / embedder.identity / pathlib.Path(folder).name / f"{track_id}.npy" if cache else None
+        vectors = np.load(kept) if kept and kept.is_file() else None
+        if vectors is None:
+            samples = source[record].samples
+            vectors = embedder.embed(samples, sample_rate_hz=source.summary.sample_rate_hz).astype(np.float16)
+            if kept:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                np.save(kept, vectors)
+        parts.append((str(track_id), vectors.astype(np.float32)))  # by way of float16, as a database stores them
+    reference = make_reference(parts, hop_s=HOP_S, segment_s=embedder.config.audio.segment_s)
+    return EvaluationReference(reference, np.array([int(name) for name, _ in parts]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Excerpt:
+    """A query with the truth: `start_s` is where it begins in the original, which it plays at `rate`."""
+
+    condition: str
+    track_id: int
+    start_s: float
+    rate: float
+    fingerprints: Fingerprints
+
+
+def cut(clip: Clip, condition: str, embedder: Embedder, *, begin_s: float, length_s: float, sample_rate_hz: int) -> Excerpt:
+    """The part of an excerpt that begins at `begin_s`; excerpts are aligned with the original at their middles."""
+    begin, num = round(begin_s * sample_rate_hz), round(length_s * sample_rate_hz)
+    samples = clip.samples[begin : begin + num].astype(np.float32) / 32768
+    if sample_rate_hz != embedder.sample_rate_hz:
+        raise ValueError(f"the query set has {sample_rate_hz} Hz, the model hears {embedder.sample_rate_hz} Hz: make it anew")
+    middle_s = len(clip.samples) / sample_rate_hz / 2
+    start_s = clip.start_s + middle_s + (begin_s - middle_s) * clip.rate
+    return Excerpt(condition, clip.track_id, start_s, clip.rate, embedder.fingerprint(samples))

@@ -1,0 +1,70 @@
+"""The Python API: a database that is opened once and asked from any number of threads."""
+
+import pathlib
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from confp_jax.audio.decode import from_samples
+from confp_jax.retrieval.add import Added, add_paths
+from confp_jax.retrieval.database import StoredTrack
+from confp_jax.retrieval.identify import Answer, Searcher, open_or_create
+
+
+class Library:
+    """A database with its model and index in memory. Reading is safe from many threads, also while one adds."""
+
+    def __init__(self, folder: str | pathlib.Path, *, model: str | None = None, false_alarm_rate: float | None = None):
+        """Opens the database, or makes it where there is none.
+
+        Args:
+          folder: of the database.
+          model: a shipped model or a checkpoint folder; default: the database's own, for a new one `edge`.
+          false_alarm_rate: share of unknown queries that may be answered; default 0.001.
+
+        Raises:
+          DatabaseError: no database, or one made with another model.
+        """
+        self._database, self._embedder = open_or_create(folder, model)
+        self._false_alarm_rate = false_alarm_rate
+        self._writing = threading.Lock()
+        self._searcher = self._new_searcher()
+
+    def add(self, paths: Sequence[str | pathlib.Path] | str | pathlib.Path) -> list[Added]:
+        """Adds files and the audio files of folders; a bad file is reported in its result and the rest goes on.
+
+        Raises:
+          DatabaseError: another process is writing.
+        """
+        listed = [paths] if isinstance(paths, str | pathlib.Path) else paths
+        with self._writing:
+            added = add_paths(self._database, self._embedder, [pathlib.Path(path) for path in listed])
+            self._searcher = self._new_searcher()
+        return added
+
+    def identify(self, samples: np.ndarray, sample_rate_hz: int) -> Answer:
+        """Which tracks sound in the samples: [n] or [n, channels], float or integer PCM, at least 1 s long.
+
+        Raises:
+          DecodeError: samples of a wrong shape, or not finite.
+          AudioError: shorter than 1 s, or silent.
+        """
+        mono = from_samples(samples, from_hz=sample_rate_hz, to_hz=self._embedder.sample_rate_hz)
+        return self._searcher.identify_blocks([mono], query="samples")
+
+    def identify_file(self, path: str | pathlib.Path) -> Answer:
+        """Which tracks sound in a file; one that cannot be used has the answer's `error` set."""
+        return self._searcher.identify_file(pathlib.Path(path))
+
+    def tracks(self) -> list[StoredTrack]:
+        """What can be identified."""
+        return list(self._searcher.reference.snapshot.tracks)
+
+    def refresh(self) -> None:
+        """Sees what other processes have added, removed or calibrated since."""
+        with self._writing:
+            self._searcher = self._new_searcher()
+
+    def _new_searcher(self) -> Searcher:
+        return Searcher(self._database, self._embedder, false_alarm_rate=self._false_alarm_rate)
