@@ -139,7 +139,7 @@ def test_a_database_opens_with_its_model_and_no_other(checkpoint, embedder, tmp_
     for model in (None, str(checkpoint)):
         assert open_database(tmp_path / "db", model)[1].identity == embedder.identity
         assert open_or_create(tmp_path / "db", model)[0].stamp == database.stamp
-    with database._connect() as connection:
+    with database.connect() as connection:
         connection.execute("UPDATE settings SET value = 'fedcba' WHERE key = 'identity'")
     for model in (None, str(checkpoint)):
         with pytest.raises(DatabaseError, match=r"made with model .*fedcba.* cannot be compared"):
