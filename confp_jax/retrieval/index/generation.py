@@ -81,6 +81,9 @@ def open_index(database: Database, snapshot: Snapshot) -> Index:
 def wanted_kind(database: Database, snapshot: Snapshot) -> str:
     """The kind of approximate index that this database is to have (or milvus://...), "" if it is searched exactly."""
     kind = database.setting("index") or indexes.default_kind()
+    if kind in indexes.KINDS and not indexes.is_installed(kind):
+        _log.warning("%s is to be searched with %s, which is not installed here", database.folder, kind)
+        kind = indexes.default_kind()
     small = len(snapshot.vectors) < (1 if kind.startswith(SCHEME) else indexes.BRUTE_FORCE_ROWS)
     return "" if small or kind == "exact" else kind
 
@@ -91,7 +94,15 @@ def wanted_recall(database: Database) -> float:
 
 
 def choose(database: Database, *, kind: str | None = None, recall: float | None = None) -> None:
-    """Sets what `fold` makes: "scann", "faiss", "exact" or milvus://..., tuned to this recall; only inside `writing`."""
+    """Sets what `fold` makes: "scann", "faiss", "exact" or milvus://..., tuned to this recall; only inside `writing`.
+
+    Raises:
+      DatabaseError: its library is not installed.
+    """
+    if kind in indexes.KINDS and not indexes.is_installed(kind):
+        raise DatabaseError(
+            f"{kind} is not installed; install it with: pip install {'scann' if kind == 'scann' else 'faiss-cpu'}"
+        )
     with database.connect() as connection:
         if kind:
             put_setting(connection, "index", kind)
