@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from confp_jax.retrieval import index as indexes
 from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp, NewTrack, StoredVectors
-from confp_jax.retrieval.database.catalogue import put_setting
 from confp_jax.retrieval.database.vectors import encode
 from confp_jax.retrieval.index import (
     ApproximateIndex,
@@ -334,8 +333,7 @@ class TestGenerations:
         monkeypatch.setattr(indexes, "is_installed", lambda kind: kind == "scann")
         with database.writing(), pytest.raises(DatabaseError, match="faiss is not installed; install it"):
             generation.choose(database, kind="faiss")
-        with database.connect() as connection:
-            put_setting(connection, "index", "faiss")
+        database.set_setting("index", "faiss")
         self.check(database)
         assert "which is not installed here" in caplog.text and built == []
 

@@ -86,6 +86,11 @@ class Database:
         with self.connect() as connection:
             return catalogue.setting(connection, key)
 
+    def set_setting(self, key: str, value: str) -> None:
+        """Stores a setting in one atomic commit."""
+        with self.connect() as connection:
+            catalogue.put_setting(connection, key, value)
+
     def connect(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
         """The catalogue, one transaction long; for the files of this room."""
         return catalogue.connect(self.catalogue)
