@@ -95,7 +95,7 @@ def window_chunks(
     for block in blocks:
         parts.append(block)
         held += len(block)
-        while held >= length:
+        while held >= max(length, step):
             joined = np.concatenate(parts)
             yield joined[:length]
             parts, held, cut = [joined[step:].copy()], held - step, True

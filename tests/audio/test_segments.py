@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from confp_jax.audio import segments
-from confp_jax.audio.segments import draw_pair_crops, draw_shift_s, num_windows, replica_start_s, spaced_starts_s
+from confp_jax.audio.segments import draw_pair_crops, draw_shift_s, num_windows, replica_start_s, spaced_starts_s, window_chunks
 
 SEGMENT_S = 3.0
 SHIFT = (8.0, 2.0, 0.15)  # the paper's Beta(8, 2) x 150 ms
@@ -145,3 +145,26 @@ def test_spaced_starts_need_one_segment():
 def test_num_windows_counts_the_starts_that_fit(num_samples, segment, hop):
     starts = [start for start in range(0, num_samples, hop) if start + segment <= num_samples]
     assert num_windows(num_samples, segment_samples=segment, hop_samples=hop) == len(starts)
+
+
+@given(
+    lengths=st.lists(st.integers(0, 40), max_size=12),
+    segment=st.integers(1, 30),
+    hop=st.integers(1, 12),
+    windows=st.integers(1, 6),
+)
+def test_the_windows_of_the_pieces_are_those_of_the_whole(lengths, segment, hop, windows):
+    whole = np.arange(sum(lengths), dtype=np.float32)
+    blocks = np.split(whole, np.cumsum(lengths)[:-1]) if lengths else []
+    pieces = list(window_chunks(blocks, segment_samples=segment, hop_samples=hop, windows_per_chunk=windows))
+
+    def windows_of(samples: np.ndarray) -> list[list[float]]:
+        num = num_windows(len(samples), segment_samples=segment, hop_samples=hop)
+        return [samples[i * hop : i * hop + segment].tolist() for i in range(num)]
+
+    assert [window for piece in pieces for window in windows_of(piece)] == windows_of(whole)
+    if len(whole) < segment:
+        (only,) = pieces
+        np.testing.assert_array_equal(only, whole)
+    else:
+        assert max(len(piece) for piece in pieces) <= (windows - 1) * hop + segment + hop - 1

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from confp_jax.retrieval import index as indexes
-from confp_jax.retrieval.database import Database, ModelStamp, NewTrack, StoredVectors
+from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp, NewTrack, StoredVectors
 from confp_jax.retrieval.database.vectors import encode
 from confp_jax.retrieval.index import (
     ApproximateIndex,
@@ -327,6 +327,15 @@ class TestGenerations:
         monkeypatch.setattr(indexes, "library", lambda kind: "scann 0.1")
         with pytest.raises(StaleGenerationError, match=r"made with scann 1.*here is scann 0.1"):
             load_generation(database, database.snapshot())
+
+    def test_a_kind_that_is_not_installed(self, database, monkeypatch, caplog, built):
+        """Refused where it is chosen; elsewhere (a copy on another machine) what is there takes its place, and it is said."""
+        monkeypatch.setattr(indexes, "is_installed", lambda kind: kind == "scann")
+        with database.writing(), pytest.raises(DatabaseError, match="faiss is not installed; install it"):
+            generation.choose(database, kind="faiss")
+        database.set_setting("index", "faiss")
+        self.check(database)
+        assert "which is not installed here" in caplog.text and built == []
 
     def test_the_kind_and_the_recall_can_be_chosen(self, database):
         pytest.importorskip("faiss")

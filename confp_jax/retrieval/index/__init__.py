@@ -14,12 +14,18 @@ from confp_jax.retrieval.index.tuning import DEFAULT_RECALL, tune
 __all__ = ["ApproximateIndex", "Effort", "ExactIndex", "Hits", "Index", "Vectors", "build_index"]
 
 BRUTE_FORCE_ROWS = 20_000  # below, exact search wins
-KINDS = ("scann", "faiss")
+PACKAGES = {"scann": "scann", "faiss": "faiss-cpu"}
+KINDS = tuple(PACKAGES)
 
 
 def default_kind() -> str:
     """The approximate index that is installed: "scann" (Linux), else "faiss", else "" (search is exact)."""
-    return next((kind for kind in KINDS if importlib.util.find_spec(kind)), "")
+    return next((kind for kind in KINDS if is_installed(kind)), "")
+
+
+def is_installed(kind: str) -> bool:
+    """Whether the library that makes this kind of index is there."""
+    return importlib.util.find_spec(kind) is not None
 
 
 def build_coarse(vectors: Vectors, kind: str) -> Coarse:

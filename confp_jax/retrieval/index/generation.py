@@ -21,7 +21,6 @@ from jaxtyping import Int64
 
 from confp_jax.retrieval import index as indexes
 from confp_jax.retrieval.database import Database, DatabaseError, Snapshot
-from confp_jax.retrieval.database.catalogue import put_setting
 from confp_jax.retrieval.database.shards import flush_folder, write_error
 from confp_jax.retrieval.index import ApproximateIndex, Effort, ExactIndex, Index
 from confp_jax.retrieval.index.mirror import SCHEME, mirror_stale_share, open_mirror, sync_mirror
@@ -81,6 +80,9 @@ def open_index(database: Database, snapshot: Snapshot) -> Index:
 def wanted_kind(database: Database, snapshot: Snapshot) -> str:
     """The kind of approximate index that this database is to have (or milvus://...), "" if it is searched exactly."""
     kind = database.setting("index") or indexes.default_kind()
+    if kind in indexes.KINDS and not indexes.is_installed(kind):
+        _log.warning("%s is to be searched with %s, which is not installed here", database.folder, kind)
+        kind = indexes.default_kind()
     small = len(snapshot.vectors) < (1 if kind.startswith(SCHEME) else indexes.BRUTE_FORCE_ROWS)
     return "" if small or kind == "exact" else kind
 
@@ -91,12 +93,19 @@ def wanted_recall(database: Database) -> float:
 
 
 def choose(database: Database, *, kind: str | None = None, recall: float | None = None) -> None:
-    """Sets what `fold` makes: "scann", "faiss", "exact" or milvus://..., tuned to this recall; only inside `writing`."""
-    with database.connect() as connection:
-        if kind:
-            put_setting(connection, "index", kind)
-        if recall:
-            put_setting(connection, "recall", str(recall))
+    """Sets what `fold` makes: "scann", "faiss", "exact" or milvus://..., tuned to this recall; only inside `writing`.
+
+    Raises:
+      DatabaseError: its library is not installed.
+    """
+    if kind in indexes.KINDS and not indexes.is_installed(kind):
+        raise DatabaseError(
+            f"{kind} is not installed; install it with: pip install {'scann' if kind == 'scann' else 'faiss-cpu'}"
+        )
+    if kind:
+        database.set_setting("index", kind)
+    if recall:
+        database.set_setting("recall", str(recall))
 
 
 def fold(database: Database) -> Manifest | None:
@@ -110,8 +119,7 @@ def fold(database: Database) -> Manifest | None:
     if kind.startswith(SCHEME):
         sync_mirror(kind, database, snapshot)
     if not kind or kind.startswith(SCHEME):
-        with database.connect() as connection:
-            put_setting(connection, "generation", "")
+        database.set_setting("generation", "")
         database.remove_strays()
         return None
     partial = database.folder / "index" / f"{uuid.uuid4().hex}.part"
@@ -124,8 +132,7 @@ def fold(database: Database) -> Manifest | None:
     except (OSError, RuntimeError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise write_error(partial.parent, error) from error
-    with database.connect() as connection:
-        put_setting(connection, "generation", name)
+    database.set_setting("generation", name)
     database.remove_strays()
     return manifest
 
