@@ -284,7 +284,7 @@ def fingerprint_file(path: pathlib.Path, embedder: Embedder) -> Fingerprints:
 
 
 def _failed(query: str, began: float, error: Exception) -> Answer:
-    return Answer(query, "unknown", [], round(time.perf_counter() - began, 4), error=reason(pathlib.Path(query), error))
+    return Answer(query, "unknown", [], round(time.perf_counter() - began, 6), error=reason(pathlib.Path(query), error))
 
 
 def reason(path: pathlib.Path, error: Exception) -> str:
