@@ -80,6 +80,14 @@ def made(model, music) -> pathlib.Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def answering(music) -> pathlib.Path:
+    """The same tracks in a database of the model that ships, for what is said of places: an untrained one knows them roughly."""
+    folder = music.parent / "answering.db"
+    assert main(["add", str(folder), str(music), "--model", "edge", "--json"]) == 0
+    return folder
+
+
 @pytest.fixture
 def database(made, tmp_path) -> pathlib.Path:
     return shutil.copytree(made, tmp_path / "music.db")
@@ -235,12 +243,12 @@ class TestAdd:
 
 
 class TestIdentify:
-    def test_json_is_a_list_with_one_entry_per_query(self, confp, made, music, tmp_path, clip):
+    def test_json_is_a_list_with_one_entry_per_query(self, confp, answering, music, tmp_path, clip):
         noise = np.random.default_rng(0).normal(size=5 * RATE) * 0.1
         new = decode(EXAMPLES / f"{NEW}.mp3", sample_rate_hz=RATE).samples[: 5 * RATE]
         clips = [write_clip(tmp_path, name, x) for name, x in {"clip.wav": clip, "noise.wav": noise, "new.wav": new}.items()]
         missing = tmp_path / "missing.wav"
-        status, answers, err = confp("identify", made, *clips, missing, clips[0], "--json")
+        status, answers, err = confp("identify", answering, *clips, missing, clips[0], "--json")
         assert (status, err) == (3, "")
         assert [a["query"] for a in answers] == list(map(str, [*clips, missing, clips[0]]))
         tracks = {path.stem: str(path.resolve()) for path in music.iterdir()}
@@ -267,13 +275,13 @@ class TestIdentify:
         assert best["offset_s"] == pytest.approx(7.35, abs=0.2)
         assert best["score"] > 0.98
 
-    def test_text(self, confp, made, tmp_path, clip):
+    def test_text(self, confp, answering, tmp_path, clip):
         found = write_clip(tmp_path, "clip.wav", clip)
         noise = write_clip(tmp_path, "noise.wav", np.random.default_rng(0).normal(size=5 * RATE) * 0.1)
-        status, out, err = confp("identify", made, found, noise)
+        status, out, err = confp("identify", answering, found, noise)
         assert (status, err) == (0, "")
         first, second = out.splitlines()
-        assert first.startswith(f"{found}: {SOURCE} at 0:07.") and "score 1.00" in first
+        assert first.startswith(f"{found}: {SOURCE} at 0:07.") and "score 0.9" in first and "confidence 1.000" in first
         assert second.startswith(f"{noise}: unknown (nearest: ")
 
     def test_a_track_identifies_itself(self, confp, made, music):
@@ -282,7 +290,7 @@ class TestIdentify:
         assert (status, answers[0]["verdict"], best["track"], best["offset_s"]) == (0, "match", SOURCE, 0.0)
         assert 0.9999 <= best["score"] <= 1
 
-    def test_every_format(self, confp, made, tmp_path, clip):
+    def test_every_format(self, confp, answering, tmp_path, clip):
         for suffix in ("wav", "flac", "ogg", "mp3"):
             soundfile.write(tmp_path / f"clip.{suffix}", clip, RATE)
         soundfile.write(tmp_path / "clip.opus", soxr.resample(clip, RATE, 48_000), 48_000, format="OGG", subtype="OPUS")
@@ -290,7 +298,7 @@ class TestIdentify:
         (tmp_path / "flac named.wav").write_bytes((tmp_path / "clip.flac").read_bytes())
         (tmp_path / "mp3 named.ogg").write_bytes((tmp_path / "clip.mp3").read_bytes())
         (tmp_path / "no suffix").write_bytes((tmp_path / "clip.m4a").read_bytes())
-        status, answers, _ = confp("identify", made, *sorted(tmp_path.iterdir()), "--json")
+        status, answers, _ = confp("identify", answering, *sorted(tmp_path.iterdir()), "--json")
         assert status == 0 and len(answers) == 9
         for answer in answers:
             best = answer["matches"][0]
@@ -672,3 +680,73 @@ class TestUsage:
         assert len(Database(tmp_path / "db").tracks()) == sum(status == 0 for *_, status in results) > 0
         for _, err, status in results:
             assert status == 0 or "another process" in err
+
+
+class TestQueries:
+    """Commands that ask: over the untrained model's database only what is printed and refused; what is found: test_library.py."""
+
+    @pytest.fixture
+    def recording(self, source, tmp_path) -> pathlib.Path:
+        return write_clip(tmp_path, "recording.wav", source[5 * RATE : 25 * RATE])
+
+    def test_identify_reads_standard_input(self, answering, tmp_path, clip):
+        path = write_clip(tmp_path, "clip.wav", clip)
+        done = subprocess.run(
+            [*CONFP, "identify", answering, "-", "--json"], input=path.read_bytes(), capture_output=True, timeout=600
+        )
+        (answer,) = json.loads(done.stdout)
+        assert (done.returncode, answer["query"], answer["error"]) == (0, "-", "")
+        assert answer["matches"][0]["track"] == SOURCE
+        assert answer["matches"][0]["offset_s"] == pytest.approx(7.35, abs=0.2)
+
+    def test_the_rate_of_false_alarms(self, confp, made, recording, capsys):
+        strict = confp("identify", made, recording, "--json", "--false-alarms", "1e-9")[1][0]
+        assert strict["num_accepted"] <= confp("identify", made, recording, "--json")[1][0]["num_accepted"]
+        for share in ("0", "0.5", "nan", "x"):
+            with pytest.raises(SystemExit) as left:
+                main(["identify", str(made), str(recording), "--false-alarms", share])
+            assert left.value.code == 2
+
+    def test_monitor_writes_lines_a_cue_sheet_and_a_table(self, made, recording, tmp_path, capsys):
+        cue, table = tmp_path / "out.cue", tmp_path / "out.csv"
+        assert main(["monitor", str(made), str(recording), "--json", "--cue", str(cue), "--csv", str(table)]) == 0
+        events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        matches = [event for event in events if event["event"] == "match"]
+        assert matches and set(matches[0]) == FOUND_KEYS | {"event", "heard_s"}
+        assert cue.read_text().startswith(f'FILE "{recording}" WAVE\n  TRACK 01 AUDIO\n    TITLE "{matches[0]["track"]}"')
+        assert cue.read_text().count("INDEX 01") == len(matches) == len(table.read_text().splitlines()) - 1
+
+    def test_monitor_of_what_is_no_audio(self, confp, made, tmp_path):
+        status, out, err = confp("monitor", made, tmp_path / "missing.wav")
+        assert (status, out, err) == (1, "", f"error: {tmp_path}/missing.wav: no such file\n")
+
+    def test_compare_and_dedupe(self, confp, model, made, recording):
+        status, sections, _ = confp("compare", recording, recording, "--model", model, "--json")
+        assert status == 0 and sections[0]["a_s"] == 0.0 and sections[0]["b_s"] == pytest.approx(0.0, abs=0.01)
+        status, out, _ = confp("compare", recording, recording, "--model", model)
+        assert status == 0 and "common sections" in out
+        status, pairs, _ = confp("dedupe", made, "--json")
+        assert status == 0 and all(pair["track"] != pair["other"] for pair in pairs)
+        assert "share 10 s or more" in confp("dedupe", made)[1]
+
+    def test_calibrate_says_what_it_needs(self, confp, made):
+        status, out, err = confp("calibrate", made)
+        assert (status, out) == (1, "")
+        assert err.strip() == f"error: {made} holds 7 tracks; calibration needs at least 20"
+
+    @pytest.mark.parametrize("command", ["identify", "monitor", "listen", "compare", "dedupe", "calibrate"])
+    def test_help_shows_examples(self, command, capsys):
+        with pytest.raises(SystemExit) as left:
+            main([command, "--help"])
+        assert left.value.code == 0
+        assert f"confp {command} " in capsys.readouterr().out.split("examples:")[1]
+
+    def test_cue_times(self, tmp_path):
+        import types
+
+        from confp_jax.cli.cue_sheet import write_cue
+
+        match = types.SimpleNamespace(track='say "hi"', confidence=0.5, query_offset_s=125.49)
+        write_cue(tmp_path / "x.cue", "a.wav", [match])
+        assert "TITLE \"say 'hi'\"" in (tmp_path / "x.cue").read_text()
+        assert "INDEX 01 02:05:37" in (tmp_path / "x.cue").read_text()

@@ -16,6 +16,8 @@ PREPARATION_USES = {"config", "command_line", "audio", "data", "retrieval"}
 COMMANDS = {  # the files that LAYOUT marks CLI and that parse with absl
     "confp_jax/training/train.py",
     "confp_jax/evaluation/benchmark.py",
+    "confp_jax/evaluation/calibrate.py",
+    "confp_jax/evaluation/open_set.py",
     "data_prep/make_train.py",
     "data_prep/make_queries.py",
 }
@@ -23,6 +25,7 @@ HEAVY = {
     "soundfile": {"confp_jax/audio/decode.py", "data_prep/augment.py"},  # there it writes the cache of noise as wav
     "soxr": {"confp_jax/audio/decode.py"},
     "av": {"confp_jax/audio/decode.py"},
+    "sounddevice": {"confp_jax/audio/microphone.py"},
     "audiomentations": {"data_prep/augment.py"},
     "tensorflow_datasets": {"confp_jax/data/records.py"},
     "array_record": {"confp_jax/data/records.py"},
@@ -130,6 +133,7 @@ def test_every_file_keeps_to_its_place(file):
         ("confp_jax/training/step.py", "from absl import flags"),
         ("confp_jax/training/train.py", "import orbax.checkpoint"),
         ("confp_jax/retrieval/embed.py", "import soundfile"),
+        ("confp_jax/cli/queries.py", "import sounddevice"),
         ("confp_jax/retrieval/index/exact.py", "import scann"),
         ("confp_jax/retrieval/index/__init__.py", "importlib.import_module('faiss')"),
         ("confp_jax/training/train.py", "import grain.python as pygrain"),
@@ -170,6 +174,7 @@ def test_the_rules_speak_of_what_there_is():
         "soundfile",
         "soxr",
         "av",
+        "sounddevice",
         "audiomentations",
         "tensorflow_datasets",
         "array_record",

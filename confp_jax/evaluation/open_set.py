@@ -58,6 +58,7 @@ class Trials:
     known_logit: Float64[np.ndarray, " Q"]
     unknown_rate: Float64[np.ndarray, " Q"]
     unknown_logit: Float64[np.ndarray, " Q"]
+    unknown_track: Int64[np.ndarray, " Q"]  # that came first without the own one
     offset_error_s: Float64[np.ndarray, " Q"]  # NaN where another track came first
 
     def accepted_right(self, rate: float) -> Bool[np.ndarray, " Q"]:
@@ -87,13 +88,13 @@ def run(config: OpenSetConfig, out: pathlib.Path) -> dict:
     embedder = load_encoder(config.model)
     decision = load_decision(embedder.folder, embedder.identity)
     searched = embed_reference(embedder, config.index, config.index_splits, console, cache=config.cache)
-    results, curves = [], {}
+    results, curves, pairs = [], {}, {}
     for folder in config.queries:
         for length_s in config.lengths_s:
             excerpts = read_excerpts(embedder, folder, config.conditions, length_s, console, seed=config.seed)
             trials = measure(excerpts, searched, decision, console)
             name = f"{pathlib.Path(folder).name} {excerpts[0].fingerprints.duration_s:.1f} s"
-            curves[name] = curve(trials)
+            curves[name], pairs[name] = curve(trials), alarm_pairs(trials, searched, config.false_alarm_rate)
             conditions = np.array([excerpt.condition for excerpt in excerpts])
             for condition in [*dict.fromkeys(conditions), "all"]:
                 part = trials if condition == "all" else _rows(trials, conditions == condition)
@@ -102,7 +103,7 @@ def run(config: OpenSetConfig, out: pathlib.Path) -> dict:
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
     found = {"model": embedder.name, "identity": embedder.identity, "command": " ".join(sys.argv), "results": results}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "open_set.json").write_text(json.dumps(found | {"curves": curves}, indent=1))
+    (out / "open_set.json").write_text(json.dumps(found | {"alarm_pairs": pairs, "curves": curves}, indent=1))
     (out / "open_set.md").write_text(text + "\n")
     plot_open_set(curves, out / "open_set.png", title=f"{config.model}: {len(searched.track_ids)} tracks")
     return found
@@ -129,22 +130,33 @@ def measure(excerpts: Sequence[Excerpt], searched: EvaluationReference, decision
     rows = []
     for excerpt in progress(excerpts, "searching", console=console, transient=True):
         own = searched.number(excerpt.track_id)
-        right, offset_s, known = first_match(excerpt.fingerprints, searched.reference, decision, own=own)
-        _, _, unknown = first_match(excerpt.fingerprints, searched.reference, decision, own=own, masked=True)
-        rows.append((own, right, *known, *unknown, abs(offset_s - excerpt.start_s) if right else np.nan))
+        best, offset_s, known = first_match(excerpt.fingerprints, searched.reference, decision)
+        stranger, _, unknown = first_match(excerpt.fingerprints, searched.reference, decision, masked=own)
+        error_s = abs(offset_s - excerpt.start_s) if best == own else np.nan
+        rows.append((own, best == own, *known, *unknown, stranger, error_s))
     columns = list(zip(*rows, strict=True))
     return Trials(*(np.array(column) for column in columns))
 
 
 def first_match(
-    query: Fingerprints, reference: Reference, decision: Decision, *, own: int, masked: bool = False
-) -> tuple[bool, float, tuple[float, float]]:
-    """Whether the best track is the own one, where the query begins in it, and (alarm rate, logit)."""
-    ranking = rank(query, reference, without=own if masked else -1)
+    query: Fingerprints, reference: Reference, decision: Decision, *, masked: int = -1
+) -> tuple[int, float, tuple[float, float]]:
+    """The best track (-1: none) but the `masked` one, where the query begins in it, and its (alarm rate, logit)."""
+    ranking = rank(query, reference, without=masked)
     if not len(ranking.tracks):
-        return False, np.nan, (1.0, -np.inf)
-    judged: Judgement = decision.judge(ranking, length_s=query.loud_s, num_tracks=reference.num_tracks - masked)
-    return bool(ranking.tracks[0] == own), float(ranking.offsets_s[0]), (float(judged.alarm_rates[0]), float(judged.logits[0]))
+        return -1, np.nan, (1.0, -np.inf)
+    num_tracks = reference.num_tracks - (masked >= 0)
+    judged: Judgement = decision.judge(ranking, length_s=query.loud_s, num_tracks=num_tracks)
+    return int(ranking.tracks[0]), float(ranking.offsets_s[0]), (float(judged.alarm_rates[0]), float(judged.logits[0]))
+
+
+def alarm_pairs(trials: Trials, searched: EvaluationReference, rate: float) -> list[tuple[int, int, int]]:
+    """(track id, id of the track it was taken for, how often), most often first: many are one piece in two versions."""
+    alarms = trials.false_alarms(rate)
+    pairs = np.stack([trials.tracks[alarms], trials.unknown_track[alarms]], axis=1)
+    found, counts = np.unique(pairs, axis=0, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return [(*map(int, searched.track_ids[found[i]]), int(counts[i])) for i in order]
 
 
 def summary(trials: Trials, config: OpenSetConfig) -> dict:

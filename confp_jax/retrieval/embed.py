@@ -112,7 +112,7 @@ class Embedder:
         All together they are what `fingerprint` would give for the whole, and a whole shorter than a segment is one of them.
 
         Raises:
-          AudioError: the whole is shorter than 1 s.
+          AudioError: the whole is shorter than 1 s, or nothing at all.
         """
         segment, hop = self.config.audio.segment_samples, round(hop_s * self.sample_rate_hz)
         needed = segment + (windows_at_once - 1) * hop
@@ -126,6 +126,8 @@ class Embedder:
                 yield self.fingerprint(samples[:needed], hop_s=hop_s)
                 parts, given = [samples[windows_at_once * hop :]], True
                 held = len(parts[0])
+        if not held and not given:
+            raise AudioError("holds no audio samples; check that the recording was written completely")
         if held >= segment or not given:
             yield self.fingerprint(np.concatenate(parts), hop_s=hop_s)
 

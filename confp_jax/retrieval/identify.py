@@ -118,12 +118,13 @@ class Searcher:
 
     def identify_file(self, path: pathlib.Path) -> Answer:
         """The answer to a file; one that cannot be used has its `error` set. Hours are no matter: it is read as a stream."""
+        began = time.perf_counter()
         try:
             if path.is_dir():
                 raise DecodeError(f"{path}: a folder without audio files")
             return self.identify_blocks(decode_blocks(path, sample_rate_hz=self.embedder.sample_rate_hz), query=str(path))
         except (DecodeError, AudioError) as error:
-            return Answer(str(path), "unknown", [], 0.0, error=reason(path, error))
+            return _failed(str(path), began, error)
 
     def identify_blocks(self, blocks: Iterable[Float32[np.ndarray, " n"]], *, query: str) -> Answer:
         """The answer to mono audio at the model's rate that comes in blocks.
@@ -205,10 +206,11 @@ def identify_sources(searcher: Searcher, sources: Sequence[str]) -> Iterator[Ans
             for path in find_audio([pathlib.Path(source)]) or [pathlib.Path(source)]:
                 yield searcher.identify_file(path)
             continue
+        began = time.perf_counter()
         try:
             yield searcher.identify_blocks(source_blocks(source, searcher.embedder), query=source)
         except (DecodeError, AudioError) as error:
-            yield Answer(source, "unknown", [], 0.0, error=reason(pathlib.Path(source), error))
+            yield _failed(source, began, error)
 
 
 def source_blocks(source: str, embedder: Embedder) -> Iterator[Float32[np.ndarray, " n"]]:
@@ -246,6 +248,10 @@ def fingerprint_file(path: pathlib.Path, embedder: Embedder) -> Fingerprints:
     except AudioError as error:
         raise AudioError(reason(path, error)) from error
     return dataclasses.replace(parts[0], vectors=np.concatenate([part.vectors for part in parts]))
+
+
+def _failed(query: str, began: float, error: Exception) -> Answer:
+    return Answer(query, "unknown", [], round(time.perf_counter() - began, 6), error=reason(pathlib.Path(query), error))
 
 
 def reason(path: pathlib.Path, error: Exception) -> str:

@@ -25,6 +25,7 @@ _TEMPOS = np.array([0.7, 0.77, 0.845, 0.92, 1.0, 1.08, 1.17, 1.27, 1.38])
 _TEMPO_RANGE = (0.68, 1.45)
 _FREE_TEMPO_S = 1.5  # windows spread over less tell nothing of the tempo
 _BIN_S = 0.6
+_BEYOND_COST = 0.05  # of lying a row beyond the track's first or last: there all places look alike, and the end is likeliest
 # Zoom: steps (of the tempo's logarithm, of the place in s) and how many to either side.
 _ZOOM = (((0.04, 2), (0.15, 4)), ((0.013, 1), (0.05, 1)), ((0.0045, 1), (0.0167, 1)), ((0.0015, 1), (0.0055, 1)))
 # What a tempo must earn: music is rarely played at another one, and a free tempo fits noise.
@@ -169,6 +170,7 @@ class _Lines:
         place_s = anchors_s[..., None] + tempos[..., None] * self._from_middle_s
         place = (place_s - self._first_s[:, None, None]) / self._hop_s
         inside = (place >= -0.5) & (place <= self._num + 0.5)
+        beyond = np.abs(place - np.clip(place, 0, self._num))
         place = np.clip(place, 0, self._num)
         row = np.minimum(place.astype(np.int64), np.maximum(self._num - 1, 0))
         part = (place - row).astype(np.float32)
@@ -176,7 +178,7 @@ class _Lines:
         window = np.arange(row.shape[2])
         before, after = self._similar[track, row, window], self._similar[track, row + 1, window]
         norm = (1 - part) ** 2 + part**2 + 2 * part * (1 - part) * self._neighbours[track, row]
-        return ((1 - part) * before + part * after) / np.sqrt(np.maximum(norm, 1e-6)) * inside
+        return ((1 - part) * before + part * after) / np.sqrt(np.maximum(norm, 1e-6)) * inside * (1 - _BEYOND_COST * beyond)
 
 
 def _zoomed(

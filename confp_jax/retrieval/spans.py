@@ -21,6 +21,7 @@ _LEAST_LOGIT = -4.0  # of a candidate that is worth following
 _SAME_LINE_S = 0.75
 _TEMPO_ERROR = 0.03
 _EDGE_INSIDE = 0.8  # of a window, where it begins to look more like the match than like its rivals (measured on medleys)
+_LEAST_DROP = 0.15  # of the cosine, where a match ends: less is how windows differ within one
 _MAX_GAP = 2  # blocks that a candidate may be missing from
 
 
@@ -203,7 +204,7 @@ def covers(other: Span, span: Span) -> bool:
 def matched_run(cosines: Float32[np.ndarray, " W"], field: float) -> tuple[int, int]:
     """First and last window of the run that stands out most from what lies between the match's own level and the rivals'."""
     level = float(np.quantile(cosines, 0.75))
-    excess = cosines - (level + min(field, level)) / 2
+    excess = cosines - min((level + field) / 2, level - _LEAST_DROP)
     total = np.concatenate([[0.0], np.cumsum(excess)])
     last = int(np.argmax(total[1:] - np.minimum.accumulate(total)[:-1]))
     return int(np.argmin(total[: last + 1])), last

@@ -76,14 +76,14 @@ def test_masking_is_removing(searched, excerpts, decision):
         kept = [t for t in range(40) if 10 + 2 * t != excerpt.track_id]
         parts = [(str(t), searched.reference.rows_of(t)) for t in kept]
         reference = make_reference(parts, hop_s=0.3, segment_s=3.0, exact=True)
-        _, _, (_, expected) = open_set.first_match(excerpt.fingerprints, reference, decision, own=0)
+        _, _, (_, expected) = open_set.first_match(excerpt.fingerprints, reference, decision)
         assert logit == pytest.approx(expected, abs=0.35)  # the hits of the masked track leave a little less room
 
 
 def trials_of(right, known, unknown, tracks) -> Trials:
     known, unknown = np.array(known, float), np.array(unknown, float)
     tail = np.array([0.0, 1.0])
-    return Trials(np.array(tracks), np.array(right), tail_share(known, tail), known, tail_share(unknown, tail), unknown,
+    return Trials(np.array(tracks), np.array(right), tail_share(known, tail), known, tail_share(unknown, tail), unknown, 49 - np.array(tracks),
                   np.where(right, 0.1, np.nan))  # fmt: skip
 
 
@@ -111,6 +111,14 @@ def test_excerpts_of_one_track_are_no_independent_trials():
     scattered = summary(trials_of([True] * 2_000, [9.0] * 2_000, unknown, np.arange(2_000) % 50), OpenSetConfig())
     assert one["false_alarms"] == scattered["false_alarms"] == 0.02
     assert one["false_alarms_upper_95"] > 1.5 * scattered["false_alarms_upper_95"]
+
+
+def test_who_is_taken_for_whom(searched):
+    unknown = np.full(40, -5.0)
+    unknown[[3, 3 + 20, 7]] = 9.0
+    trials = trials_of([True] * 40, [9.0] * 40, unknown, np.arange(40) % 20)
+    trials = dataclasses.replace(trials, unknown_track=np.arange(40) % 20 + 1)
+    assert open_set.alarm_pairs(trials, searched, 0.001) == [(16, 18, 2), (24, 26, 1)]
 
 
 def test_without_an_alarm_the_bound_is_not_zero():

@@ -257,3 +257,35 @@ class TestLoadEncoder:
     def test_the_package_knows_no_other_names(self):
         with pytest.raises(AttributeError, match="no_such_thing"):
             _ = confp_jax.no_such_thing
+
+
+@pytest.mark.parametrize("num_samples", [16_000, 47_999, 48_000, 100_003, 200_000])
+@pytest.mark.parametrize("block", [1_000, 30_000, 500_000])
+def test_a_stream_gives_what_the_whole_gives(embedder, music, num_samples, block):
+    samples = music[:num_samples]
+    blocks = [samples[first : first + block] for first in range(0, num_samples, block)]
+    parts = list(embedder.stream(blocks, windows_at_once=8))
+    expected = embedder.fingerprint(samples)
+    np.testing.assert_allclose(np.concatenate([part.vectors for part in parts]), expected.vectors, atol=1e-5)
+    assert {part.segment_s for part in parts} == {expected.segment_s}
+    assert all(len(part.vectors) == 8 for part in parts[:-1])
+
+
+def test_a_stream_holds_no_more_than_it_needs(embedder, music):
+    """Fingerprints come before the stream is over."""
+    given = 0
+
+    def blocks():
+        nonlocal given
+        for first in range(0, len(music), 4_000):
+            given += 1
+            yield music[first : first + 4_000]
+
+    next(embedder.stream(blocks(), windows_at_once=12))
+    assert given * 4_000 <= 48_000 + 11 * 4_800 + 4_000
+
+
+@pytest.mark.parametrize(("blocks", "says"), [([], "no audio samples"), ([np.ones(900, np.float32)] * 3, "too short")])
+def test_a_stream_of_nothing(embedder, blocks, says):
+    with pytest.raises(AudioError, match=says):
+        list(embedder.stream(blocks))

@@ -61,11 +61,12 @@ class TestCosines:
                 if not -0.5 - 1e-9 <= place <= len(rows) - 0.5 + 1e-9:
                     expected.append(0.0)
                     continue
+                beyond = max(-place, place - (len(rows) - 1), 0.0)
                 place = min(max(place, 0), len(rows) - 1)
                 low = min(int(place), max(len(rows) - 2, 0))
                 high = min(low + 1, len(rows) - 1)
                 between = (1 - (place - low)) * rows[low] + (place - low) * rows[high]
-                expected.append(float(vector @ between / np.linalg.norm(between)))
+                expected.append(float(vector @ between / np.linalg.norm(between)) * (1 - 0.05 * beyond))
             np.testing.assert_allclose(cosines, expected, atol=1e-4)
             assert score == pytest.approx(np.mean(expected), abs=1e-5)
 
@@ -158,7 +159,7 @@ class TestPlanted:
         row = unit_rows(np.random.default_rng(0), 1)
         ranking = ranked(row, [row])
         assert (ranking.tracks.tolist(), ranking.scores[0]) == ([0], pytest.approx(1.0))
-        assert abs(ranking.offsets_s[0]) <= HOP_S / 2
+        assert abs(ranking.offsets_s[0]) <= 0.01
 
     @pytest.mark.parametrize("query", [np.zeros((4, 64)), np.zeros((0, 64))])
     def test_a_silent_query_matches_nothing(self, query):

@@ -1,0 +1,121 @@
+"""Speed of asking: embedding, a warm `identify`, and the cold start of the command. Prints what was run, and where.
+
+python benchmarks/query_speed.py --model edge --music examples/music --rows 1000000
+"""
+
+import argparse
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+import soundfile
+
+from confp_jax.audio.decode import decode, find_audio
+from confp_jax.retrieval.decision import load_decision
+from confp_jax.retrieval.embed import Embedder, load_encoder
+from confp_jax.retrieval.identify import fingerprint_file
+from confp_jax.retrieval.reference import Reference, make_reference
+from confp_jax.retrieval.scan import Scan, joined_blocks
+
+_CLIP_S = 3.0
+_TRACK_ROWS = 600
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="edge", help="a shipped model or a checkpoint folder")
+    parser.add_argument("--music", type=pathlib.Path, required=True, help="a folder of audio")
+    parser.add_argument("--rows", type=int, default=100_000, help="fingerprints in the database: real ones, and jittered copies")
+    parser.add_argument("--repeats", type=int, default=100)
+    args = parser.parse_args()
+    print("$ python", " ".join(sys.argv))
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    embedder, files = load_encoder(args.model), find_audio([args.music])
+    parts = embedding(embedder, files)
+    reference = fill(parts, args.rows, embedder.config.audio.segment_s)
+    warm(embedder, reference, files[0], args.repeats)
+    cold(args.model, files)
+
+
+def embedding(embedder: Embedder, files: list[pathlib.Path]) -> list[np.ndarray]:
+    """Files to fingerprints, decoding included, after one file to compile."""
+    fingerprint_file(files[0], embedder)
+    began, processor = time.perf_counter(), time.process_time()
+    parts = [fingerprint_file(file, embedder).vectors for file in files]
+    wall_s, cpu_s = time.perf_counter() - began, time.process_time() - processor
+    audio_s = sum((len(part) - 1) * 0.3 + embedder.config.audio.segment_s for part in parts)
+    print(f"embedding at a hop of 300 ms, decoding included: {audio_s / wall_s:.0f} x real time; "
+          f"{audio_s / cpu_s:.0f} x by processor time ({len(files)} files, {audio_s:.0f} s)")  # fmt: skip
+    return parts
+
+
+def fill(parts: list[np.ndarray], num_rows: int, segment_s: float) -> Reference:
+    """A reference of `num_rows`: the real fingerprints first, then copies with noise (cosine about 0.8)."""
+    rng, real = np.random.default_rng(0), np.concatenate(parts)
+    tracks, total = [(f"real {i}", part) for i, part in enumerate(parts)], len(real)
+    while total < num_rows:
+        rows = real[rng.integers(len(real), size=min(_TRACK_ROWS, num_rows - total))]
+        rows = rows + rng.normal(scale=0.7 / np.sqrt(rows.shape[1]), size=rows.shape).astype(np.float32)
+        tracks.append((f"copy {len(tracks)}", (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)))
+        total += len(rows)
+    began = time.perf_counter()
+    reference = make_reference(tracks, hop_s=0.3, segment_s=segment_s)
+    print(f"database: {total} fingerprints of {len(tracks)} tracks; index made in {time.perf_counter() - began:.1f} s")
+    return reference
+
+
+def warm(embedder: Embedder, reference: Reference, file: pathlib.Path, repeats: int) -> None:
+    """A clip of 3 s from samples to matches, and the parts of it."""
+    samples = decode(file, sample_rate_hz=embedder.sample_rate_hz).samples
+    clip = samples[: round(_CLIP_S * embedder.sample_rate_hz)]
+    decision = load_decision(embedder.folder, embedder.identity)
+    vectors = embedder.fingerprint(clip).vectors
+
+    def identify() -> None:
+        scanning = Scan(reference, decision, keep_all=True)
+        for block in joined_blocks(embedder.stream([clip])):
+            scanning.push(block)
+
+    _report("identify, 3 s", identify, repeats)
+    _report("  of it embedding", lambda: embedder.fingerprint(clip), repeats)
+    _report("  of it the index's search", lambda: reference.index.search(vectors, k=1_200), repeats)
+
+
+def cold(model: str, files: list[pathlib.Path]) -> None:
+    """The command in a process of its own: the first time it compiles, the second time it finds that in the cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = pathlib.Path(folder)
+        clip = place / "clip.wav"
+        soundfile.write(clip, decode(files[0], sample_rate_hz=16_000).samples[: round(_CLIP_S * 16_000)], 16_000)
+        environment = os.environ | {"XDG_CACHE_HOME": folder}
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        confp = [sys.executable, "-m", "confp_jax.cli"]
+        subprocess.run([*confp, "add", place / "db", *files[:16], "--model", model], check=True, capture_output=True)
+        for run in ("first", "second", "third"):
+            began = time.perf_counter()
+            subprocess.run([*confp, "identify", place / "db", clip], check=True, capture_output=True, env=environment)
+            print(f"cold start of `confp identify`, {run} run: {time.perf_counter() - began:.2f} s")
+
+
+def _report(name: str, call: Callable[[], object], repeats: int) -> None:
+    for _ in range(5):
+        call()
+    times, processor = [], time.process_time()
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        times.append(1000 * (time.perf_counter() - began))
+    cpu_ms = 1000 * (time.process_time() - processor) / repeats
+    p50, p99 = np.quantile(times, (0.5, 0.99))
+    print(f"{name}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, processor time {cpu_ms:.1f} ms ({repeats} repeats)")
+
+
+if __name__ == "__main__":
+    main()
