@@ -212,7 +212,9 @@ class ClipSource:
         splits = builder.info.splits
         if self.split not in splits:
             raise DatasetError(f"{self.folder} has no split {self.split!r}; it has {', '.join(splits)}")
-        for path in splits[self.split].filepaths if splits[self.split].num_examples else []:
+        if not splits[self.split].num_examples:
+            return []  # which tfds cannot open
+        for path in splits[self.split].filepaths:
             if not pathlib.Path(path).is_file():
                 raise DatasetError(f"{path} is missing; start the preparation again, it makes what is not there")
         return cast(Sequence[dict[str, Any]], builder.as_data_source(split=self.split))
