@@ -30,15 +30,24 @@ def get_config(subset: str = "large") -> ConfigDict:
             "max_clip_s": 600.0,  # longer tracks are cut to their middle
             "tracks_per_shard": 16,
             "num_workers": 0,  # processes; 0: one for each core
-            "chain": {  # PAPER's table "draws, start values"
+            "chain": {  # the paper's transforms with PAPER's start values, and ours
                 "stretch": {"p": 0.4, "low": 0.7, "high": 1.3},  # playback rate
                 "pitch": {"p": 0.3, "low": -2.0, "high": 2.0},  # semitones
+                "speaker": {"p": 0.15, "low_hz": (100.0, 500.0), "high_hz": (3500.0, 7000.0)},  # ours, as all without a source
                 "reverb_p": 0.4,
                 "background": {"p": 0.6, "low": -3.0, "high": 20.0},  # dB
+                "varying": {"p": 0.1, "low": -3.0, "high": 20.0},  # dB
                 "coloured": {"p": 0.25, "low": -3.0, "high": 20.0},  # dB
                 "coloured_decay_db": (-6.0, 6.0),  # per octave
+                "gain": {"p": 0.3, "low": -20.0, "high": 0.0},  # dB
                 "tanh": {"p": 0.15, "low": 0.01, "high": 0.7},
+                "clipping": {"p": 0.1, "low": 1.0, "high": 10.0},  # per cent of the samples
                 "polarity_p": 0.5,
+                "telephone": {"p": 0.05, "low_hz": (300.0, 300.0), "high_hz": (3400.0, 3400.0)},
+                "resample": {"p": 0.1, "low": 8000.0, "high": 16_000.0},  # Hz
+                "mp3": {"p": 0.1, "low": 16.0, "high": 64.0},  # kbit/s
+                "opus": {"p": 0.1, "low": 8.0, "high": 32.0},
+                "aac": {"p": 0.1, "low": 16.0, "high": 64.0},
             },
         }
     )

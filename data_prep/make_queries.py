@@ -20,9 +20,10 @@ from confp_jax.audio.decode import DecodeError, decode
 from confp_jax.audio.segments import replica_start_s
 from confp_jax.config import ConfigError, from_mapping, suggestion
 from confp_jax.data.records import Clip, DatasetSummary, to_int16, write_dataset_metadata
-from data_prep.augment import Chain, Distorted, Sounds, prepare_sounds
+from data_prep.augment import Chain, Distorted
 from data_prep.config import ChainConfig, Draw, QueryConfig
 from data_prep.shards import claim_folder, plan_shards, report_failures, write_shards
+from data_prep.sounds import Sounds, prepare_sounds
 from data_prep.sources import ALL_SPLITS, output_folder, read_tracks, settings_json, sound_part
 from data_prep.tracks import SourceError, Track
 

@@ -19,9 +19,10 @@ from confp_jax.audio.decode import Audio, DecodeError, decode
 from confp_jax.config import from_mapping
 from confp_jax.data.mixing import SOUNDS_FOLDER
 from confp_jax.data.records import Clip, DatasetSummary, shard_path, to_int16, write_dataset_metadata, write_shard
-from data_prep.augment import Chain, Sounds, prepare_sounds, read_sound
+from data_prep.augment import Chain
 from data_prep.config import PrepareConfig
 from data_prep.shards import claim_folder, plan_shards, report_failures, write_shards
+from data_prep.sounds import Sounds, prepare_sounds, read_sound
 from data_prep.sources import output_folder, read_tracks, settings_json, sound_part
 from data_prep.tracks import SourceError, Track
 

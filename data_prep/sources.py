@@ -7,8 +7,8 @@ import pathlib
 
 from confp_jax.data.records import VERSION
 from data_prep import fma, folder
-from data_prep.augment import Sounds
 from data_prep.config import PrepareConfig, QueryConfig
+from data_prep.sounds import Sounds
 from data_prep.tracks import SourceError, Track
 
 ALL_SPLITS = "all"

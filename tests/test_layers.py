@@ -20,9 +20,9 @@ COMMANDS = {  # the files that LAYOUT marks CLI and that parse with absl
     "data_prep/make_queries.py",
 }
 HEAVY = {
-    "soundfile": {"confp_jax/audio/decode.py", "data_prep/augment.py"},  # there it writes the cache of noise as wav
+    "soundfile": {"confp_jax/audio/decode.py", "data_prep/sounds.py"},  # there it writes the cache of noise as wav
     "soxr": {"confp_jax/audio/decode.py"},
-    "av": {"confp_jax/audio/decode.py"},
+    "av": {"confp_jax/audio/decode.py", "confp_jax/audio/encode.py"},
     "audiomentations": {"data_prep/augment.py"},
     "tensorflow_datasets": {"confp_jax/data/records.py"},
     "array_record": {"confp_jax/data/records.py"},

@@ -156,8 +156,9 @@ def test_errors(make: Callable, tmp_path: pathlib.Path) -> None:
 
 def test_every_condition_s_chain_can_be_built(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Conditions are code: each must name sounds and values that audiomentations takes."""
-    from data_prep.augment import Chain, prepare_sounds
+    from data_prep.augment import Chain
     from data_prep.make_queries import CONDITIONS
+    from data_prep.sounds import prepare_sounds
 
     examples = root / "examples"
     sounds = prepare_sounds(str(examples / "noise"), str(examples / "ir"), "test", cache=tmp_path, sample_rate_hz=_RATE_HZ)
