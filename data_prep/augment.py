@@ -23,7 +23,6 @@ from data_prep.sounds import Sounds, read_sound
 from data_prep.tracks import SourceError
 from data_prep.transforms import Heard
 
-_COLOUR_BINS = 4096  # audiomentations' default of 128 turns 6 dB per octave into 5.4
 _SNR = {"low": "min_snr_db", "high": "max_snr_db"}
 
 
@@ -74,13 +73,15 @@ class Chain:
 
 def _steps(config: ChainConfig, sounds: Sounds) -> list[Step]:
     """In the order in which sound meets them: performance, loudspeaker, room, surroundings, microphone, transmission."""
-    noise = functools.partial(transforms.add_varying_noise, snr=config.varying, noises=sounds.noise, read=read_sound)
+    varying = functools.partial(transforms.add_varying_noise, snr=config.varying, noises=sounds.noise, read=read_sound)
+    coloured = functools.partial(transforms.add_coloured_noise, snr=config.coloured, decay_db=config.coloured_decay_db)
     codecs = (("mp3", config.mp3), ("opus", config.opus), ("aac", config.aac))
     return [
         *_performance(config),
         Step("Speaker", config.speaker.p, functools.partial(transforms.limit_band, band=config.speaker)),
         *_surroundings(config, sounds),
-        Step("VaryingNoise", config.varying.p, noise),
+        Step("VaryingNoise", config.varying.p, varying),
+        Step("ColouredNoise", config.coloured.p, coloured),
         *_microphone(config),
         Step("Telephone", config.telephone.p, functools.partial(transforms.limit_band, band=config.telephone)),
         Step("Resample", config.resample.p, functools.partial(transforms.resample_there_and_back, rate=config.resample)),
@@ -103,9 +104,7 @@ def _surroundings(config: ChainConfig, sounds: Sounds) -> list[Step]:
         steps.append(Step("ApplyImpulseResponse", config.reverb_p, functools.partial(_apply, transform=room)))
     if config.background.p:
         steps.append(_step(audiomentations.AddBackgroundNoise, config.background, **_SNR, sounds_path=list(sounds.noise)))
-    low, high = config.coloured_decay_db
-    decay = {"min_f_decay": low, "max_f_decay": high, "n_fft": _COLOUR_BINS}
-    return [*steps, _step(audiomentations.AddColorNoise, config.coloured, **_SNR, **decay)]
+    return steps
 
 
 def _microphone(config: ChainConfig) -> list[Step]:
