@@ -4,7 +4,7 @@
         --config.music_dir=fma_large --config.tracks_csv=fma_metadata/tracks.csv \\
         --config.noise_dir=noise --config.ir_dir=ir --config.out=prepared/fma_large
 
-Any folder of music instead of FMA: leave tracks_csv empty. noise_dir and ir_dir hold train/ and test/.
+Any folder of music instead of FMA: leave tracks_csv empty. noise_dir and ir_dir: see data_prep/sounds.py.
 On the project's 881 shared clips (2 cores): see README, "Train your own".
 """
 
@@ -20,8 +20,8 @@ def get_config(subset: str = "large") -> ConfigDict:
             "tracks_csv": "",  # FMA's tracks.csv; empty: any folder, split by a hash of the content
             "subset": subset,
             "splits": ("training", "validation", "test"),
-            "noise_dir": "",  # holds train/ and test/
-            "ir_dir": "",  # holds train/ and test/
+            "noise_dir": "",  # ESC-50, MS-SNSD or a folder with train/ and test/; several: "a,b"
+            "ir_dir": "",  # the MIT IR Survey or a folder with train/ and test/
             "out": "",
             "num_replicas": 4,  # of every track, beside the clean clip; 0 with data.mix: all is drawn while training
             "seed": 0,

@@ -101,6 +101,8 @@ class QueryConfig:
     seed: int = 0
     sample_rate_hz: int = 16_000
     segment_s: float = 3.0
+    lengths_s: tuple[float, ...] = ()  # several lengths at once, each a query set in a folder of its own
+    seeds: tuple[int, ...] = ()  # and so several seeds
     index_hop_s: float = 0.3
     excerpts_per_track: int = 5
     tracks_per_shard: int = 100
