@@ -4,7 +4,7 @@ import csv
 import pathlib
 
 from confp_jax.audio.decode import AUDIO_SUFFIXES
-from data_prep.tracks import SPLITS, SourceError, Track
+from data_prep.tracks import SPLITS, Failure, SourceError, Track
 
 SUBSETS = ("small", "medium", "large", "full")
 _COLUMNS = (("set", "split"), ("set", "subset"), ("track", "title"), ("artist", "name"))
@@ -20,7 +20,22 @@ def read_tracks(tracks_csv: str | pathlib.Path, music_dir: str | pathlib.Path, *
     Raises:
       SourceError: no file, a missing column, an unknown subset, a track in two splits.
     """
-    path = pathlib.Path(tracks_csv)
+    tracks = _read_table(pathlib.Path(tracks_csv), music_dir, subset)
+    return [track for track in tracks if track.track_id not in NO_AUDIO | SHORT_OR_BROKEN]
+
+
+def known_bad(tracks_csv: str | pathlib.Path, music_dir: str | pathlib.Path, *, subset: str) -> list[Failure]:
+    """The tracks of a subset that `read_tracks` leaves out, each with the reason; the same errors."""
+    reasons = dict.fromkeys(NO_AUDIO, "FMA has no audio of it") | dict.fromkeys(SHORT_OR_BROKEN, "FMA's file is short or broken")
+    tracks = _read_table(pathlib.Path(tracks_csv), music_dir, subset)
+    return [
+        Failure(track.track_id, str(track.path), f"{track.name}: {reasons[track.track_id]} (known-bad id)")
+        for track in tracks
+        if track.track_id in reasons
+    ]
+
+
+def _read_table(path: pathlib.Path, music_dir: str | pathlib.Path, subset: str) -> list[Track]:
     if subset not in SUBSETS:
         raise SourceError(f"subset {subset!r} is none of FMA's: {', '.join(SUBSETS)}")
     if not path.is_file():
@@ -38,7 +53,7 @@ def read_tracks(tracks_csv: str | pathlib.Path, music_dir: str | pathlib.Path, *
         for number, row in enumerate(rows, 4):
             if len(row) != len(columns) or not row[0].isdecimal():
                 raise SourceError(f"{path}, line {number}: {len(row)} cells instead of {len(columns)}; download it again")
-            if row[subset_at] not in wanted or int(row[0]) in NO_AUDIO | SHORT_OR_BROKEN:
+            if row[subset_at] not in wanted:
                 continue
             track_id, split = int(row[0]), row[split_at]
             if split not in SPLITS:

@@ -16,16 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from confp_jax.audio.decode import DecodeError
 from confp_jax.data.records import Clip, ClipRow, WrittenShard, shard_path, write_shard
-from data_prep.tracks import SourceError, Track
-
-
-@dataclasses.dataclass(frozen=True)
-class Failure:
-    """A track that was left out."""
-
-    track_id: int
-    path: str
-    why: str
+from data_prep.tracks import Failure, SourceError, Track
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from confp_jax.data.records import VERSION
 from data_prep import fma, folder
 from data_prep.config import PrepareConfig, QueryConfig
 from data_prep.sounds import Sounds
-from data_prep.tracks import SourceError, Track
+from data_prep.tracks import Failure, SourceError, Track
 
 ALL_SPLITS = "all"
 
@@ -37,6 +37,13 @@ def read_tracks(config: PrepareConfig | QueryConfig) -> list[Track]:
     if config.tracks_csv:
         return fma.read_tracks(config.tracks_csv, config.music_dir, subset=config.subset)
     return folder.read_tracks(config.music_dir)
+
+
+def known_bad(config: PrepareConfig | QueryConfig) -> list[Failure]:
+    """What `read_tracks` leaves out of FMA, with the reasons."""
+    if not config.tracks_csv:
+        return []
+    return fma.known_bad(config.tracks_csv, config.music_dir, subset=config.subset)
 
 
 def sound_part(split: str) -> str:
