@@ -8,6 +8,15 @@ from data_prep.tracks import SPLITS, Failure, SourceError, Track
 
 SUBSETS = ("small", "medium", "large", "full")
 _COLUMNS = (("set", "split"), ("set", "subset"), ("track", "title"), ("artist", "name"))
+CITATION = """@inproceedings{fma_dataset,
+  title = {{FMA}: A Dataset for Music Analysis},
+  author = {Defferrard, Micha\"el and Benzi, Kirell and Vandergheynst, Pierre and Bresson, Xavier},
+  booktitle = {18th International Society for Music Information Retrieval Conference (ISMIR)},
+  year = {2017},
+  eprint = {1612.01840}
+}"""
+LICENCE = "Each track under the licence that its artist chose (tracks.csv, track/license); the metadata under CC BY 4.0."
+HOMEPAGE = "https://github.com/mdeff/fma"
 NO_AUDIO = frozenset({99134, 108925, 133297})
 SHORT_OR_BROKEN = frozenset(
     {1486, 2624, 5574, 65753, 80391, *range(98558, 98561), *range(98565, 98570)} | {98571, 105247, 108924, 126981, 127336, 143992}

@@ -8,6 +8,7 @@ centres, reverberated ones at the direct sound (PAPER: "query position").
 
 import dataclasses
 import functools
+import pathlib
 import zlib
 
 import numpy as np
@@ -19,13 +20,14 @@ from confp_jax import command_line
 from confp_jax.audio.decode import DecodeError, decode
 from confp_jax.audio.segments import replica_start_s
 from confp_jax.config import ConfigError, from_mapping, suggestion
-from confp_jax.data.records import Clip, DatasetSummary, to_int16, write_dataset_metadata
+from confp_jax.data.records import Clip, DatasetError, DatasetSummary, to_int16, write_dataset_metadata
 from data_prep.augment import Chain, Distorted
 from data_prep.config import Band, ChainConfig, Draw, QueryConfig
-from data_prep.shards import claim_folder, plan_shards, report_failures, write_shards
+from data_prep.shards import claim_folder, explains_a_full_disk, plan_shards, report_failures, write_manifest, write_shards
 from data_prep.sounds import Sounds, prepare_sounds
-from data_prep.sources import ALL_SPLITS, output_folder, read_tracks, settings_json, sound_part
+from data_prep.sources import ALL_SPLITS, credits, output_folder, read_tracks, settings_json, sound_part
 from data_prep.tracks import SourceError, Track
+from data_prep.verify import verify
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +64,13 @@ CONDITIONS: dict[str, Condition] = {
 }
 
 
-def main(config: ConfigDict, _: flags.FlagValues) -> None:
+def main(config: ConfigDict, values: flags.FlagValues) -> None:
     """Makes the query sets that the configuration describes: one, or one in a folder of its own for each length and seed."""
     for one in query_sets(from_mapping(QueryConfig, config)):
-        make_queries(one, Console(stderr=True))
+        if values.verify:
+            verify(pathlib.Path(one.out), Console(stderr=True))
+        else:
+            make_queries(one, Console(stderr=True))
 
 
 def query_sets(config: QueryConfig) -> list[QueryConfig]:
@@ -97,6 +102,11 @@ def make_queries(config: QueryConfig, console: Console) -> None:
         if name not in CONDITIONS:
             raise ConfigError(f"unknown condition {name!r}{suggestion(name, CONDITIONS)}")
     out = output_folder(config.out)
+    with explains_a_full_disk(out):
+        _make_queries(config, names, out, console)
+
+
+def _make_queries(config: QueryConfig, names: tuple[str, ...], out: pathlib.Path, console: Console) -> None:
     tracks = [track for track in read_tracks(config) if config.split in (track.split, ALL_SPLITS)]
     if not tracks:
         raise SourceError(f"{config.music_dir} has no {config.split} tracks")
@@ -109,12 +119,19 @@ def make_queries(config: QueryConfig, console: Console) -> None:
     claim_folder(out, settings)
     make = functools.partial(make_excerpts, config=config, sounds=sounds)
     splits, failures = write_shards(
-        shards, make, sample_rate_hz=config.sample_rate_hz, num_workers=config.num_workers, console=console
+        shards,
+        make,
+        sample_rate_hz=config.sample_rate_hz,
+        bytes_per_track=2 * config.segment_s * config.sample_rate_hz * config.excerpts_per_track,
+        num_workers=config.num_workers,
+        console=console,
     )
     report_failures(failures, out, console)
+    write_manifest(out, shards, splits)
     track_names = {str(track.track_id): track.name for track in tracks}
     summary = DatasetSummary(config.name, config.sample_rate_hz, 0, settings, track_names)
-    write_dataset_metadata(out, summary, splits, description="Distorted excerpts with their true track and position.")
+    about = credits(config, "Distorted excerpts with their true track and position.")
+    write_dataset_metadata(out, summary, splits, credits=about)
     console.print(
         f"{out}: {sum(len(shard.clips) for parts in splits.values() for shard in parts)} queries in {len(splits)} conditions"
     )
@@ -165,4 +182,5 @@ def _chains(name: str, sounds: Sounds) -> tuple[Chain, Chain]:
 
 
 if __name__ == "__main__":
-    command_line.run(main, config_file="configs/queries.py", errors=(SourceError,))
+    flags.DEFINE_bool("verify", False, "Write nothing: read all of --config.out again and compare it with its checksums.")
+    command_line.run(main, config_file="configs/queries.py", errors=(SourceError, DatasetError))
