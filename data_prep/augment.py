@@ -54,12 +54,12 @@ class Chain:
         if config.reverb_p and not sounds.impulse_responses:
             raise SourceError("the chain asks for impulse responses, but there are none; pass --config.ir_dir=FOLDER, or "
                               "--config.chain.reverb_p=0")  # fmt: skip
-        self._steps = [step for step in _steps(config, sounds) if step.p > 0]
+        self.steps = [step for step in _steps(config, sounds) if step.p > 0]
 
     def apply(self, samples: Float32[np.ndarray, " n"], *, sample_rate_hz: int, seed: tuple[int, ...]) -> Distorted:
         """Draws and applies the chain; the same seed gives the same bytes."""
         rate, draws = 1.0, []
-        for step in self._steps:
+        for step in self.steps:
             rng = np.random.default_rng((*seed, zlib.crc32(step.name.encode())))
             if rng.random() >= step.p:
                 continue
