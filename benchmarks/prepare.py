@@ -43,7 +43,8 @@ def main() -> None:
         clean_s, clips = _clean(paths, pathlib.Path(folder))
         sounds = prepare_sounds(arguments.noise, arguments.ir, "train", cache=pathlib.Path(folder), sample_rate_hz=_RATE_HZ)
         replica_s = _replicas(clips, augment.Chain(from_mapping(ChainConfig, get_config().to_dict()["chain"]), sounds), folder)
-    print(f"clean clips: {len(clips) / clean_s:.1f} a second and core (mean length {np.mean([len(c) for c in clips]) / _RATE_HZ:.1f} s)")
+    mean_s = np.mean([len(clip) for clip in clips]) / _RATE_HZ
+    print(f"clean clips: {len(clips) / clean_s:.1f} a second and core (mean length {mean_s:.1f} s)")
     print(f"replicas: {len(clips) / replica_s:.1f} a second and core")
     total_s = _FMA_CLIPS * (clean_s + _FMA_REPLICAS * replica_s) / len(clips)
     print(f"FMA-large, {_FMA_REPLICAS} replicas, {arguments.cores} cores: {total_s / arguments.cores / 60:.0f} minutes")

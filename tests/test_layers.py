@@ -18,6 +18,7 @@ COMMANDS = {  # the files that LAYOUT marks CLI and that parse with absl
     "confp_jax/evaluation/benchmark.py",
     "data_prep/make_train.py",
     "data_prep/make_queries.py",
+    "data_prep/duplicates.py",
 }
 HEAVY = {
     "soundfile": {"confp_jax/audio/decode.py", "data_prep/sounds.py"},  # there it writes the cache of noise as wav

@@ -312,6 +312,10 @@ class ClipSource:
     def __iter__(self) -> Iterator[Clip]:
         return (self[i] for i in range(len(self)))
 
+    def track_ids(self) -> list[int]:
+        """The split's track ids, in the order of its tracks."""
+        return self._table["track_id"][:: 1 + self.summary.num_replicas].tolist()
+
     @property
     def num_tracks(self) -> int:
         """Tracks in the split: each has one clean clip and `num_replicas` replicas, one after the other."""

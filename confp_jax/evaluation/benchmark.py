@@ -22,6 +22,7 @@ from rich.progress import track as progress
 
 from confp_jax import command_line
 from confp_jax.config import from_mapping
+from confp_jax.data.duplicates import read_duplicates
 from confp_jax.data.records import ClipSource, DatasetError, read_splits
 from confp_jax.evaluation.open_set import calibrate, open_set, track_scores
 from confp_jax.evaluation.tables import ConditionResult, markdown_table, plot_hit_rates
@@ -100,12 +101,13 @@ def run(config: BenchmarkConfig, out: pathlib.Path, calibrate_to: str | None = N
 
 
 def embed_index(embedder: Embedder, config: BenchmarkConfig, console: Console) -> Rows:
-    """Fingerprints, 300 ms apart, of all clean clips of the index's splits, in the order of the track ids."""
-    sources = [ClipSource(config.index, split) for split in config.index_splits]
+    """Fingerprints, 300 ms apart, of all clean clips of the index's splits, in the order of the track ids.
+
+    Duplicates (`python -m data_prep.duplicates`) count as one track, so that a hit on a copy is a hit.
+    """
+    sources, group_of = [ClipSource(config.index, split) for split in config.index_splits], read_duplicates(config.index)
     places = [
-        (source[i * (1 + source.summary.num_replicas)].track_id, source, i)
-        for source in sources
-        for i in range(source.num_tracks)
+        (group_of.get(track_id, track_id), source, i) for source in sources for i, track_id in enumerate(source.track_ids())
     ]
     parts, ids = [], []
     for track_id, source, i in progress(sorted(places, key=lambda p: p[0]), "index", console=console, transient=True):
@@ -114,19 +116,23 @@ def embed_index(embedder: Embedder, config: BenchmarkConfig, console: Console) -
         ids.append(track_id)
     lengths = [len(part) for part in parts]
     start_s = np.concatenate([np.arange(n) * HOP_S for n in lengths]).astype(np.float32)
-    first_rows = np.cumsum([0, *lengths[:-1]])
-    return Rows(np.concatenate(parts), np.repeat(np.array(ids), lengths), start_s, first_rows)
+    track_ids = np.repeat(np.array(ids), lengths)
+    return Rows(np.concatenate(parts), track_ids, start_s, np.flatnonzero(np.diff(track_ids, prepend=-1)))
 
 
 def embed_queries(
     embedder: Embedder, config: BenchmarkConfig, condition: str
 ) -> tuple[Float32[np.ndarray, "Q E"], Int64[np.ndarray, " Q"], Float32[np.ndarray, " Q"]]:
     """First fingerprint, true track and true start of every excerpt."""
-    source = ClipSource(config.queries, condition)
+    source, group_of = ClipSource(config.queries, condition), read_duplicates(config.index)
     rate_hz = source.summary.sample_rate_hz
     clips = list(source)
     vectors = np.stack([embedder.embed(clip.samples, sample_rate_hz=rate_hz)[0] for clip in clips])
-    return vectors, np.array([c.track_id for c in clips]), np.array([c.start_s for c in clips], np.float32)
+    return (
+        vectors,
+        np.array([group_of.get(c.track_id, c.track_id) for c in clips]),
+        np.array([c.start_s for c in clips], np.float32),
+    )
 
 
 def _calibrate(queries: list[tuple[np.ndarray, np.ndarray, np.ndarray]], rows: Rows, false_alarm_rate: float):
