@@ -4,7 +4,7 @@
         --config.music_dir=fma_large --config.tracks_csv=fma_metadata/tracks.csv \\
         --config.noise_dir=noise --config.ir_dir=ir --config.out=prepared/fma_large
 
-Any folder of music instead of FMA: leave tracks_csv empty. noise_dir and ir_dir hold train/ and test/.
+Any folder of music instead of FMA: leave tracks_csv empty. noise_dir and ir_dir: see data_prep/sounds.py.
 On the project's 881 shared clips (2 cores): see README, "Train your own".
 """
 
@@ -20,8 +20,8 @@ def get_config(subset: str = "large") -> ConfigDict:
             "tracks_csv": "",  # FMA's tracks.csv; empty: any folder, split by a hash of the content
             "subset": subset,
             "splits": ("training", "validation", "test"),
-            "noise_dir": "",  # holds train/ and test/
-            "ir_dir": "",  # holds train/ and test/
+            "noise_dir": "",  # ESC-50, MS-SNSD or a folder with train/ and test/; several: "a,b"
+            "ir_dir": "",  # the MIT IR Survey or a folder with train/ and test/
             "out": "",
             "num_replicas": 4,  # of every track, beside the clean clip; 0 with data.mix: all is drawn while training
             "seed": 0,
@@ -30,15 +30,24 @@ def get_config(subset: str = "large") -> ConfigDict:
             "max_clip_s": 600.0,  # longer tracks are cut to their middle
             "tracks_per_shard": 16,
             "num_workers": 0,  # processes; 0: one for each core
-            "chain": {  # PAPER's table "draws, start values"
+            "chain": {  # the paper's transforms with PAPER's start values, and ours
                 "stretch": {"p": 0.4, "low": 0.7, "high": 1.3},  # playback rate
                 "pitch": {"p": 0.3, "low": -2.0, "high": 2.0},  # semitones
+                "speaker": {"p": 0.15, "low_hz": (100.0, 500.0), "high_hz": (3500.0, 7000.0)},  # ours, as all without a source
                 "reverb_p": 0.4,
                 "background": {"p": 0.6, "low": -3.0, "high": 20.0},  # dB
+                "varying": {"p": 0.1, "low": -3.0, "high": 20.0},  # dB
                 "coloured": {"p": 0.25, "low": -3.0, "high": 20.0},  # dB
                 "coloured_decay_db": (-6.0, 6.0),  # per octave
+                "gain": {"p": 0.3, "low": -20.0, "high": 0.0},  # dB
                 "tanh": {"p": 0.15, "low": 0.01, "high": 0.7},
+                "clipping": {"p": 0.1, "low": 1.0, "high": 10.0},  # per cent of the samples
                 "polarity_p": 0.5,
+                "telephone": {"p": 0.05, "low_hz": (300.0, 300.0), "high_hz": (3400.0, 3400.0)},
+                "resample": {"p": 0.1, "low": 8000.0, "high": 16_000.0},  # Hz
+                "mp3": {"p": 0.1, "low": 16.0, "high": 64.0},  # kbit/s
+                "opus": {"p": 0.1, "low": 8.0, "high": 32.0},
+                "aac": {"p": 0.1, "low": 16.0, "high": 64.0},
             },
         }
     )

@@ -14,6 +14,23 @@ class Draw:
     low: float = 0.0
     high: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.p <= 1 or self.low > self.high:
+            raise ConfigError(f"p={self.p}, low={self.low}, high={self.high}: p must lie in [0, 1] and low not be above high")
+
+
+@dataclasses.dataclass(frozen=True)
+class Band:
+    """Band limits, applied with probability `p`; each edge is uniform in its range."""
+
+    p: float = 0.0
+    low_hz: tuple[float, float] = (300.0, 300.0)
+    high_hz: tuple[float, float] = (3400.0, 3400.0)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low_hz[0] <= self.low_hz[1] < self.high_hz[0] <= self.high_hz[1]:
+            raise ConfigError(f"low_hz={self.low_hz}, high_hz={self.high_hz}: two rising ranges are needed, one above the other")
+
 
 @dataclasses.dataclass(frozen=True)
 class ChainConfig:
@@ -21,12 +38,21 @@ class ChainConfig:
 
     stretch: Draw = Draw()  # playback rate, pitch kept: 0.7 to 1.3
     pitch: Draw = Draw()  # semitones, tempo kept
+    speaker: Band = Band()  # a small loudspeaker
     reverb_p: float = 0.0  # convolution with an impulse response
     background: Draw = Draw()  # signal-to-noise ratio in dB of a recorded noise
+    varying: Draw = Draw()  # signal-to-noise ratio in dB of recorded noises that take turns at changing levels
     coloured: Draw = Draw()  # signal-to-noise ratio in dB of coloured noise
     coloured_decay_db: tuple[float, float] = (-6.0, 6.0)  # per octave
+    gain: Draw = Draw()  # dB
     tanh: Draw = Draw()  # amount of distortion, 0 to 1
+    clipping: Draw = Draw()  # per cent of the samples that are clipped, whole numbers
     polarity_p: float = 0.0
+    telephone: Band = Band()
+    resample: Draw = Draw()  # Hz: to this rate and back
+    mp3: Draw = Draw()  # kbit/s, and so the two that follow
+    opus: Draw = Draw()
+    aac: Draw = Draw()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +101,8 @@ class QueryConfig:
     seed: int = 0
     sample_rate_hz: int = 16_000
     segment_s: float = 3.0
+    lengths_s: tuple[float, ...] = ()  # several lengths at once, each a query set in a folder of its own
+    seeds: tuple[int, ...] = ()  # and so several seeds
     index_hop_s: float = 0.3
     excerpts_per_track: int = 5
     tracks_per_shard: int = 100

@@ -4,10 +4,19 @@ import csv
 import pathlib
 
 from confp_jax.audio.decode import AUDIO_SUFFIXES
-from data_prep.tracks import SPLITS, SourceError, Track
+from data_prep.tracks import SPLITS, Failure, SourceError, Track
 
 SUBSETS = ("small", "medium", "large", "full")
 _COLUMNS = (("set", "split"), ("set", "subset"), ("track", "title"), ("artist", "name"))
+CITATION = """@inproceedings{fma_dataset,
+  title = {{FMA}: A Dataset for Music Analysis},
+  author = {Defferrard, Micha\"el and Benzi, Kirell and Vandergheynst, Pierre and Bresson, Xavier},
+  booktitle = {18th International Society for Music Information Retrieval Conference (ISMIR)},
+  year = {2017},
+  eprint = {1612.01840}
+}"""
+LICENCE = "Each track under the licence that its artist chose (tracks.csv, track/license); the metadata under CC BY 4.0."
+HOMEPAGE = "https://github.com/mdeff/fma"
 NO_AUDIO = frozenset({99134, 108925, 133297})
 SHORT_OR_BROKEN = frozenset(
     {1486, 2624, 5574, 65753, 80391, *range(98558, 98561), *range(98565, 98570)} | {98571, 105247, 108924, 126981, 127336, 143992}
@@ -20,7 +29,22 @@ def read_tracks(tracks_csv: str | pathlib.Path, music_dir: str | pathlib.Path, *
     Raises:
       SourceError: no file, a missing column, an unknown subset, a track in two splits.
     """
-    path = pathlib.Path(tracks_csv)
+    tracks = _read_table(pathlib.Path(tracks_csv), music_dir, subset)
+    return [track for track in tracks if track.track_id not in NO_AUDIO | SHORT_OR_BROKEN]
+
+
+def known_bad(tracks_csv: str | pathlib.Path, music_dir: str | pathlib.Path, *, subset: str) -> list[Failure]:
+    """The tracks of a subset that `read_tracks` leaves out, each with the reason; the same errors."""
+    reasons = dict.fromkeys(NO_AUDIO, "FMA has no audio of it") | dict.fromkeys(SHORT_OR_BROKEN, "FMA's file is short or broken")
+    tracks = _read_table(pathlib.Path(tracks_csv), music_dir, subset)
+    return [
+        Failure(track.track_id, str(track.path), f"{track.name}: {reasons[track.track_id]} (known-bad id)")
+        for track in tracks
+        if track.track_id in reasons
+    ]
+
+
+def _read_table(path: pathlib.Path, music_dir: str | pathlib.Path, subset: str) -> list[Track]:
     if subset not in SUBSETS:
         raise SourceError(f"subset {subset!r} is none of FMA's: {', '.join(SUBSETS)}")
     if not path.is_file():
@@ -38,7 +62,7 @@ def read_tracks(tracks_csv: str | pathlib.Path, music_dir: str | pathlib.Path, *
         for number, row in enumerate(rows, 4):
             if len(row) != len(columns) or not row[0].isdecimal():
                 raise SourceError(f"{path}, line {number}: {len(row)} cells instead of {len(columns)}; download it again")
-            if row[subset_at] not in wanted or int(row[0]) in NO_AUDIO | SHORT_OR_BROKEN:
+            if row[subset_at] not in wanted:
                 continue
             track_id, split = int(row[0]), row[split_at]
             if split not in SPLITS:

@@ -8,6 +8,7 @@ centres, reverberated ones at the direct sound (PAPER: "query position").
 
 import dataclasses
 import functools
+import pathlib
 import zlib
 
 import numpy as np
@@ -19,12 +20,14 @@ from confp_jax import command_line
 from confp_jax.audio.decode import DecodeError, decode
 from confp_jax.audio.segments import replica_start_s
 from confp_jax.config import ConfigError, from_mapping, suggestion
-from confp_jax.data.records import Clip, DatasetSummary, to_int16, write_dataset_metadata
-from data_prep.augment import Chain, Distorted, Sounds, prepare_sounds
-from data_prep.config import ChainConfig, Draw, QueryConfig
-from data_prep.shards import claim_folder, plan_shards, report_failures, write_shards
-from data_prep.sources import ALL_SPLITS, output_folder, read_tracks, settings_json, sound_part
+from confp_jax.data.records import Clip, DatasetError, DatasetSummary, to_int16, write_dataset_metadata
+from data_prep.augment import Chain, Distorted
+from data_prep.config import Band, ChainConfig, Draw, QueryConfig
+from data_prep.shards import claim_folder, explains_a_full_disk, plan_shards, report_failures, write_manifest, write_shards
+from data_prep.sounds import Sounds, prepare_sounds
+from data_prep.sources import ALL_SPLITS, credits, output_folder, read_tracks, settings_json, sound_part
 from data_prep.tracks import SourceError, Track
+from data_prep.verify import verify
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,22 +43,51 @@ def _always(value: float) -> Draw:
     return Draw(1.0, value, value)
 
 
+_STRETCHES = (70, 80, 85, 90, 110, 115, 120, 130)
+_PITCHES = {"down_2": -2, "down_1": -1, "up_1": 1, "up_2": 2}
 _REVERB = ChainConfig(reverb_p=1.0)
 CONDITIONS: dict[str, Condition] = {
     "clean": Condition(),
-    **{f"shift_{percent}": Condition(shift_s=0.003 * percent) for percent in (10, 20, 30, 40)},
+    **{f"shift_{percent}": Condition(shift_s=0.003 * percent) for percent in (5, 10, 15, 20, 30, 40)},
     "reverb": Condition(clip=_REVERB),
     **{f"background_{db}db": Condition(excerpt=ChainConfig(background=_always(db))) for db in (15, 10, 5, 0)},
-    **{f"coloured_{db}db": Condition(excerpt=ChainConfig(coloured=_always(db))) for db in (15, 10, 5)},
+    **{f"coloured_{db}db": Condition(excerpt=ChainConfig(coloured=_always(db))) for db in (15, 10, 5, 0)},
+    **{f"varying_{db}db": Condition(excerpt=ChainConfig(varying=_always(db))) for db in (10, 5, 0)},
     "reverb_background_10db": Condition(clip=_REVERB, excerpt=ChainConfig(background=_always(10))),
-    **{f"stretch_{percent}": Condition(clip=ChainConfig(stretch=_always(percent / 100))) for percent in (70, 85, 115, 130)},
-    **{f"pitch_{name}": Condition(clip=ChainConfig(pitch=_always(v))) for name, v in (("down_1", -1), ("up_1", 1))},
+    "reverb_background_5db": Condition(clip=_REVERB, excerpt=ChainConfig(background=_always(5))),
+    **{f"stretch_{percent}": Condition(clip=ChainConfig(stretch=_always(percent / 100))) for percent in _STRETCHES},
+    **{f"pitch_{name}": Condition(clip=ChainConfig(pitch=_always(semitones))) for name, semitones in _PITCHES.items()},
+    "mp3_32kbps": Condition(clip=ChainConfig(mp3=_always(32))),
+    "opus_16kbps": Condition(clip=ChainConfig(opus=_always(16))),
+    "aac_32kbps": Condition(clip=ChainConfig(aac=_always(32))),
+    "telephone": Condition(clip=ChainConfig(telephone=Band(1.0))),
 }
 
 
-def main(config: ConfigDict, _: flags.FlagValues) -> None:
-    """Makes the query set that the configuration describes."""
-    make_queries(from_mapping(QueryConfig, config), Console(stderr=True))
+def main(config: ConfigDict, values: flags.FlagValues) -> None:
+    """Makes the query sets that the configuration describes: one, or one in a folder of its own for each length and seed."""
+    for one in query_sets(from_mapping(QueryConfig, config)):
+        if values.verify:
+            verify(pathlib.Path(one.out), Console(stderr=True))
+        else:
+            make_queries(one, Console(stderr=True))
+
+
+def query_sets(config: QueryConfig) -> list[QueryConfig]:
+    """A configuration for each of `lengths_s` and `seeds`, in OUT/3s_seed0 and so on; the configuration itself without them.
+
+    Excerpts are spaced so that a shorter one lies inside the longer one of the same number, in the same room.
+    """
+    if not config.lengths_s and not config.seeds:
+        return [config]
+    output_folder(config.out)
+    return [
+        dataclasses.replace(
+            config, segment_s=length_s, seed=seed, lengths_s=(), seeds=(), out=f"{config.out}/{length_s:g}s_seed{seed}"
+        )
+        for length_s in config.lengths_s or (config.segment_s,)
+        for seed in config.seeds or (config.seed,)
+    ]
 
 
 def make_queries(config: QueryConfig, console: Console) -> None:
@@ -70,6 +102,11 @@ def make_queries(config: QueryConfig, console: Console) -> None:
         if name not in CONDITIONS:
             raise ConfigError(f"unknown condition {name!r}{suggestion(name, CONDITIONS)}")
     out = output_folder(config.out)
+    with explains_a_full_disk(out):
+        _make_queries(config, names, out, console)
+
+
+def _make_queries(config: QueryConfig, names: tuple[str, ...], out: pathlib.Path, console: Console) -> None:
     tracks = [track for track in read_tracks(config) if config.split in (track.split, ALL_SPLITS)]
     if not tracks:
         raise SourceError(f"{config.music_dir} has no {config.split} tracks")
@@ -82,12 +119,19 @@ def make_queries(config: QueryConfig, console: Console) -> None:
     claim_folder(out, settings)
     make = functools.partial(make_excerpts, config=config, sounds=sounds)
     splits, failures = write_shards(
-        shards, make, sample_rate_hz=config.sample_rate_hz, num_workers=config.num_workers, console=console
+        shards,
+        make,
+        sample_rate_hz=config.sample_rate_hz,
+        bytes_per_track=2 * config.segment_s * config.sample_rate_hz * config.excerpts_per_track,
+        num_workers=config.num_workers,
+        console=console,
     )
     report_failures(failures, out, console)
+    write_manifest(out, shards, splits)
     track_names = {str(track.track_id): track.name for track in tracks}
     summary = DatasetSummary(config.name, config.sample_rate_hz, 0, settings, track_names)
-    write_dataset_metadata(out, summary, splits, description="Distorted excerpts with their true track and position.")
+    about = credits(config, "Distorted excerpts with their true track and position.")
+    write_dataset_metadata(out, summary, splits, credits=about)
     console.print(
         f"{out}: {sum(len(shard.clips) for parts in splits.values() for shard in parts)} queries in {len(splits)} conditions"
     )
@@ -138,4 +182,5 @@ def _chains(name: str, sounds: Sounds) -> tuple[Chain, Chain]:
 
 
 if __name__ == "__main__":
-    command_line.run(main, config_file="configs/queries.py", errors=(SourceError,))
+    flags.DEFINE_bool("verify", False, "Write nothing: read all of --config.out again and compare it with its checksums.")
+    command_line.run(main, config_file="configs/queries.py", errors=(SourceError, DatasetError))

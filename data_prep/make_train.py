@@ -2,11 +2,13 @@
 
     python -m data_prep.make_train --config=configs/prepare.py:full --config.music_dir=fma_full ... --config.out=DIR
 
-Killed or interrupted, start it again: complete shards stay.
+Killed or interrupted, start it again: complete shards stay. With --verify it reads everything again instead.
 """
 
+import contextlib
 import functools
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
@@ -18,26 +20,56 @@ from confp_jax import command_line
 from confp_jax.audio.decode import Audio, DecodeError, decode
 from confp_jax.config import from_mapping
 from confp_jax.data.mixing import SOUNDS_FOLDER
-from confp_jax.data.records import Clip, DatasetSummary, shard_path, to_int16, write_dataset_metadata, write_shard
-from data_prep.augment import Chain, Sounds, prepare_sounds, read_sound
+from confp_jax.data.records import (
+    Clip,
+    Credits,
+    DatasetError,
+    DatasetSummary,
+    shard_path,
+    to_int16,
+    write_dataset_metadata,
+    write_shard,
+)
+from data_prep.augment import Chain
 from data_prep.config import PrepareConfig
-from data_prep.shards import claim_folder, plan_shards, report_failures, write_shards
-from data_prep.sources import output_folder, read_tracks, settings_json, sound_part
+from data_prep.shards import (
+    Runner,
+    claim_folder,
+    explains_a_full_disk,
+    plan_shards,
+    report_failures,
+    write_manifest,
+    write_shards,
+)
+from data_prep.sounds import Sounds, prepare_sounds, read_sound
+from data_prep.sources import credits, known_bad, output_folder, read_tracks, settings_json, sound_part
 from data_prep.tracks import SourceError, Track
+from data_prep.verify import verify
+
+_NUM_MEASURED = 8  # tracks decoded for the forecast
 
 
-def main(config: ConfigDict, _: flags.FlagValues) -> None:
-    """Prepares the dataset that the configuration describes."""
-    prepare(from_mapping(PrepareConfig, config), Console(stderr=True))
+def main(config: ConfigDict, values: flags.FlagValues) -> None:
+    """Prepares the dataset that the configuration describes, or reads one again."""
+    chosen, console = from_mapping(PrepareConfig, config), Console(stderr=True)
+    if values.verify:
+        verify(pathlib.Path(chosen.out), console)
+    else:
+        prepare(chosen, console)
 
 
-def prepare(config: PrepareConfig, console: Console) -> None:
+def prepare(config: PrepareConfig, console: Console, run: Runner | None = None) -> None:
     """Writes the TFDS dataset `config.out`: for every track its clean clip and `num_replicas` replicas.
 
     Raises:
-      SourceError: a source cannot be used, or the folder holds something else.
+      SourceError: a source cannot be used, the folder holds something else, or the disk is full.
     """
     out = output_folder(config.out)
+    with explains_a_full_disk(out):
+        _prepare(config, out, console, run)
+
+
+def _prepare(config: PrepareConfig, out: pathlib.Path, console: Console, run: Runner | None) -> None:
     tracks = read_tracks(config)
     sounds = {
         part: prepare_sounds(config.noise_dir, config.ir_dir, part, cache=out / ".sounds", sample_rate_hz=config.sample_rate_hz)
@@ -56,15 +88,22 @@ def prepare(config: PrepareConfig, console: Console) -> None:
         )
     make = functools.partial(make_clips, config=config, sounds=sounds)
     splits, failures = write_shards(
-        shards, make, sample_rate_hz=config.sample_rate_hz, num_workers=config.num_workers, console=console
+        shards,
+        make,
+        sample_rate_hz=config.sample_rate_hz,
+        bytes_per_track=expected_clip_s(tracks, config) * 2 * config.sample_rate_hz * (1 + config.num_replicas),
+        num_workers=config.num_workers,
+        console=console,
+        run=run,
     )
-    report_failures(failures, out, console)
+    report_failures([*known_bad(config), *failures], out, console)
     names = {str(track.track_id): track.name for track in tracks}
     summary = DatasetSummary(config.name, config.sample_rate_hz, config.num_replicas, settings, names)
     description = f"Clean clips and {config.num_replicas} distorted replicas of each, for contrastive audio fingerprinting."
-    write_dataset_metadata(out, summary, splits, description=description)
     if "train" in sounds:
         write_sounds(sounds["train"], out / SOUNDS_FOLDER, sample_rate_hz=config.sample_rate_hz)
+    write_manifest(out, shards, splits)
+    write_dataset_metadata(out, summary, splits, credits=credits(config, description))
     written = [shard for shards in splits.values() for shard in shards]
     total_gb = sum(shard.num_bytes for shard in written) / 1e9
     console.print(f"{out}: {sum(len(shard.clips) for shard in written)} clips, {total_gb:.2f} GB")
@@ -79,7 +118,8 @@ def write_sounds(sounds: Sounds, folder: pathlib.Path, *, sample_rate_hz: int) -
         splits[split] = [write_shard(shard_path(folder, "sounds", split, 0, 1), clips, sample_rate_hz=sample_rate_hz)]
     track_names = {str(i): "/".join(pathlib.PurePath(name).parts[-3:]) for i, name in enumerate(names)}
     summary = DatasetSummary("sounds", sample_rate_hz, 0, "{}", track_names)
-    write_dataset_metadata(folder, summary, splits, description="Noise and impulse responses to mix in while training.")
+    about = Credits("Noise and impulse responses to mix in while training.", licence="As each sound's source says.")
+    write_dataset_metadata(folder, summary, splits, credits=about)
 
 
 def make_clips(track: Track, split: str, *, config: PrepareConfig, sounds: dict[str, Sounds]) -> list[Clip]:
@@ -103,6 +143,16 @@ def make_clips(track: Track, split: str, *, config: PrepareConfig, sounds: dict[
     return clips
 
 
+def expected_clip_s(tracks: Sequence[Track], config: PrepareConfig) -> float:
+    """Mean length of a clip by a few tracks spread over all; 0 where none of them can be read."""
+    lengths_s = []
+    for track in tracks[:: max(1, len(tracks) // _NUM_MEASURED)]:
+        with contextlib.suppress(DecodeError):  # the run itself lists it
+            duration_s = decode(track.path, sample_rate_hz=config.sample_rate_hz).duration_s
+            lengths_s.append(min(duration_s, config.max_clip_s))
+    return float(np.mean(lengths_s)) if lengths_s else 0.0
+
+
 def _middle(audio: Audio, length_s: float) -> tuple[Float32[np.ndarray, " n"], float]:
     """The middle `length_s` of a longer track, and where it begins in seconds."""
     length = round(length_s * audio.sample_rate_hz)
@@ -116,4 +166,5 @@ def _chain(config: PrepareConfig, sounds: Sounds) -> Chain:
 
 
 if __name__ == "__main__":
-    command_line.run(main, config_file="configs/prepare.py", errors=(SourceError,))
+    flags.DEFINE_bool("verify", False, "Write nothing: read all of --config.out again and compare it with its checksums.")
+    command_line.run(main, config_file="configs/prepare.py", errors=(SourceError, DatasetError))

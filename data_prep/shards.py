@@ -1,13 +1,16 @@
 """Parallel, restartable shard writing: a shard exists when it is complete, and its note (.json) says what is in it."""
 
+import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import json
 import os
 import pathlib
+import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context, parent_process
 
@@ -16,16 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from confp_jax.audio.decode import DecodeError
 from confp_jax.data.records import Clip, ClipRow, WrittenShard, shard_path, write_shard
-from data_prep.tracks import SourceError, Track
-
-
-@dataclasses.dataclass(frozen=True)
-class Failure:
-    """A track that was left out."""
-
-    track_id: int
-    path: str
-    why: str
+from data_prep.tracks import Failure, SourceError, Track
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,33 +31,42 @@ class Shard:
     tracks: tuple[Track, ...]
 
 
+Runner = Callable[[list[Shard], Callable[[Shard], object]], Iterable[Shard]]
+
+
 def write_shards(
     shards: Sequence[Shard],
     make_clips: Callable[[Track, str], list[Clip]],
     *,
     sample_rate_hz: int,
+    bytes_per_track: float,
     num_workers: int,
     console: Console,
+    run: Runner | None = None,
 ) -> tuple[dict[str, Sequence[WrittenShard]], list[Failure]]:
     """Makes every shard that is not there yet; returns what each split's shards hold, in order, and the failures.
 
     `make_clips(track, split)` must be picklable. A run that was killed is simply started again: complete shards stay.
+    `run` does the work somewhere else than in this machine's processes (data_prep/beam.py).
+
+    Raises:
+      SourceError: the disk has not enough room.
     """
-    todo = [shard for shard in shards if not (_note(shard).is_file() and shard.path.is_file())]
+    todo = [shard for shard in shards if not _is_written(shard)]
     if len(todo) < len(shards):
         console.print(f"{len(shards) - len(todo)} of {len(shards)} shards are already there")
+    check_room(shards[0].path.parent, bytes_per_track * sum(len(shard.tracks) for shard in todo), console)
+    write = functools.partial(_write_one, make_clips=make_clips, sample_rate_hz=sample_rate_hz)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("tracks", total=sum(len(shard.tracks) for shard in todo))
-        for shard in _write_all(
-            todo, functools.partial(_write_one, make_clips=make_clips, sample_rate_hz=sample_rate_hz), num_workers
-        ):
+        for shard in (run or functools.partial(_run_here, num_workers=num_workers))(todo, write):
             progress.advance(task, len(shard.tracks))
     splits: dict[str, Sequence[WrittenShard]] = {}
     failures: list[Failure] = []
     for shard in shards:
         note = json.loads(_note(shard).read_text())
-        written = WrittenShard([ClipRow(*row) for row in note["clips"]], note["records"], note["bytes"])
+        written = WrittenShard([ClipRow(*row) for row in note["clips"]], note["records"], note["bytes"], note["sha256"])
         splits[shard.split] = [*splits.get(shard.split, []), written]
         failures += [Failure(**failure) for failure in note["failures"]]
     return splits, failures
@@ -88,21 +91,68 @@ def claim_folder(folder: pathlib.Path, settings: str) -> None:
             f"{folder} holds shards made with other settings, other tracks or other sounds; write to another --config.out, "
             "or delete that folder to make it anew"
         )
-    partial = file.with_name("identity.part")
-    partial.write_text(identity)
-    partial.rename(file)
+    write_atomically(file, identity)
+
+
+def check_room(folder: pathlib.Path, needed_bytes: float, console: Console) -> None:
+    """Says how much will be written, and refuses to begin where it does not fit.
+
+    Raises:
+      SourceError: the disk has not enough room.
+    """
+    free_bytes = shutil.disk_usage(folder).free
+    console.print(f"{needed_bytes / 1e9:.2f} GB to write, {free_bytes / 1e9:.1f} GB free", highlight=False)
+    if needed_bytes > free_bytes:
+        raise SourceError(
+            f"{folder}: about {needed_bytes / 1e9:.1f} GB are to be written and {free_bytes / 1e9:.1f} GB are free; make room or "
+            "choose another --config.out, a smaller subset or fewer replicas"
+        )
+
+
+@contextlib.contextmanager
+def explains_a_full_disk(folder: pathlib.Path) -> Iterator[None]:
+    """Turns the system's errors about room into one that says what to do.
+
+    Raises:
+      SourceError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise
+        raise SourceError(f"{folder}: {error.strerror}; make room and start again: finished shards stay") from error
+
+
+def write_manifest(folder: pathlib.Path, shards: Sequence[Shard], splits: Mapping[str, Sequence[WrittenShard]]) -> None:
+    """Lists every shard with its counts and its checksum in manifest.json, for `--verify` and for copies elsewhere."""
+    written = [shard for of_split in splits.values() for shard in of_split]
+    entries = [
+        {"file": str(shard.path.relative_to(folder)), "split": shard.split, "tracks": len(shard.tracks), "clips": len(w.clips)}
+        | {"records": w.num_records, "bytes": w.num_bytes, "sha256": w.sha256}
+        for shard, w in zip(shards, written, strict=True)
+    ]
+    write_atomically(folder / "manifest.json", json.dumps({"shards": entries}, indent=1))
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """The file is the old one or the new one, whatever happens in between."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text)
+    partial.rename(path)
 
 
 def report_failures(failures: Sequence[Failure], folder: pathlib.Path, console: Console) -> None:
     """Lists what was left out, on the screen and in failures.jsonl."""
-    (folder / "failures.jsonl").write_text("".join(json.dumps(dataclasses.asdict(f)) + "\n" for f in failures))
+    lines = [json.dumps(dataclasses.asdict(failure), ensure_ascii=False) + "\n" for failure in failures]
+    write_atomically(folder / "failures.jsonl", "".join(lines))
     for failure in failures[:20]:
         console.print(f"[yellow]left out[/] track {failure.track_id}: {failure.why}", highlight=False)
     if failures:
         console.print(f"{len(failures)} tracks left out; all of them are in {folder / 'failures.jsonl'}")
 
 
-def _write_all(todo: list[Shard], write: Callable[[Shard], None], num_workers: int) -> Iterator[Shard]:
+def _run_here(todo: list[Shard], write: Callable[[Shard], object], *, num_workers: int) -> Iterator[Shard]:
     num_workers = min(num_workers or os.cpu_count() or 1, len(todo))
     if num_workers <= 1:
         for shard in todo:
@@ -141,11 +191,16 @@ def _write_one(shard: Shard, *, make_clips: Callable[[Track, str], list[Clip]], 
                 failures.append(Failure(track.track_id, str(track.path), str(error)))
 
     written = write_shard(shard.path, clips(), sample_rate_hz=sample_rate_hz)
-    contents = {"records": written.num_records, "bytes": written.num_bytes, "clips": written.clips}
+    contents = {"records": written.num_records, "bytes": written.num_bytes, "sha256": written.sha256, "clips": written.clips}
     note = contents | {"failures": [dataclasses.asdict(failure) for failure in failures]}
-    partial = _note(shard).with_suffix(".part")
-    partial.write_text(json.dumps(note))
-    partial.rename(_note(shard))
+    write_atomically(_note(shard), json.dumps(note))
+
+
+def _is_written(shard: Shard) -> bool:
+    try:
+        return shard.path.stat().st_size == json.loads(_note(shard).read_text())["bytes"]
+    except (OSError, ValueError, KeyError):  # not there, or a note of an older form: made again
+        return False
 
 
 def _note(shard: Shard) -> pathlib.Path:

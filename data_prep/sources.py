@@ -5,11 +5,11 @@ import hashlib
 import json
 import pathlib
 
-from confp_jax.data.records import VERSION
+from confp_jax.data.records import VERSION, Credits
 from data_prep import fma, folder
-from data_prep.augment import Sounds
 from data_prep.config import PrepareConfig, QueryConfig
-from data_prep.tracks import SourceError, Track
+from data_prep.sounds import Sounds
+from data_prep.tracks import Failure, SourceError, Track
 
 ALL_SPLITS = "all"
 
@@ -39,9 +39,23 @@ def read_tracks(config: PrepareConfig | QueryConfig) -> list[Track]:
     return folder.read_tracks(config.music_dir)
 
 
+def known_bad(config: PrepareConfig | QueryConfig) -> list[Failure]:
+    """What `read_tracks` leaves out of FMA, with the reasons."""
+    if not config.tracks_csv:
+        return []
+    return fma.known_bad(config.tracks_csv, config.music_dir, subset=config.subset)
+
+
 def sound_part(split: str) -> str:
     """Which noise and rooms a split may hear: what is trained on, or chosen by, never hears the test part."""
     return "train" if split in ("training", "validation") else "test"
+
+
+def credits(config: PrepareConfig | QueryConfig, description: str) -> Credits:
+    """Citation and licence of what is prepared, as TFDS shows them."""
+    if config.tracks_csv:
+        return Credits(description, fma.CITATION, fma.LICENCE, fma.HOMEPAGE)
+    return Credits(description, licence="As the owners of the recordings say: prepared from a folder of audio files.")
 
 
 def settings_json(config: PrepareConfig | QueryConfig, tracks: list[Track], sounds: list[Sounds]) -> str:

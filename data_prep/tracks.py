@@ -18,3 +18,12 @@ class Track:
     path: pathlib.Path
     split: str
     name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A track that was left out."""
+
+    track_id: int
+    path: str
+    why: str

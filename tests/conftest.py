@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from confp_jax.config import from_mapping
-from confp_jax.data.records import Clip, DatasetSummary, shard_path, write_dataset_metadata, write_shard
+from confp_jax.data.records import Clip, Credits, DatasetSummary, shard_path, write_dataset_metadata, write_shard
 from data_prep.config import PrepareConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -119,7 +119,7 @@ def make_dataset(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., path
             ]
         names = {str(clip.track_id): f"track {clip.track_id}" for clips in splits.values() for clip in clips}
         summary = DatasetSummary("made", sample_rate_hz, num_replicas, "{}", names)
-        write_dataset_metadata(folder, summary, sizes, description="hand-made")
+        write_dataset_metadata(folder, summary, sizes, credits=Credits("hand-made"))
         return folder
 
     return make

@@ -20,11 +20,12 @@ COMMANDS = {  # the files that LAYOUT marks CLI and that parse with absl
     "confp_jax/evaluation/open_set.py",
     "data_prep/make_train.py",
     "data_prep/make_queries.py",
+    "data_prep/duplicates.py",
 }
 HEAVY = {
-    "soundfile": {"confp_jax/audio/decode.py", "data_prep/augment.py"},  # there it writes the cache of noise as wav
+    "soundfile": {"confp_jax/audio/decode.py", "data_prep/sounds.py"},  # there it writes the cache of noise as wav
     "soxr": {"confp_jax/audio/decode.py"},
-    "av": {"confp_jax/audio/decode.py"},
+    "av": {"confp_jax/audio/decode.py", "confp_jax/audio/encode.py"},
     "sounddevice": {"confp_jax/audio/microphone.py"},
     "audiomentations": {"data_prep/augment.py"},
     "tensorflow_datasets": {"confp_jax/data/records.py"},

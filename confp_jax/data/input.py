@@ -13,8 +13,9 @@ import numpy as np
 from confp_jax.audio.mel import mel_power
 from confp_jax.audio.segments import PairCrop, draw_pair_crops, replica_start_s
 from confp_jax.config import MixConfig, TrainConfig
+from confp_jax.data.duplicates import places_without_duplicates, read_duplicates
 from confp_jax.data.mixing import Mixer, PitchAndTempo, resample
-from confp_jax.data.records import ClipSource, DatasetError, to_int16
+from confp_jax.data.records import ClipSource, DatasetError, read_splits, to_int16
 
 _NUM_THREADS = 4  # and as many batches read ahead
 
@@ -131,17 +132,18 @@ def train_batches(config: TrainConfig, *, process: int = 0, num_processes: int =
       DatasetError: no dataset, too few tracks for a batch.
     """
     source = ClipSource(config.data.dir, config.data.split)
+    tracks = tracks_to_train(source)
     tracks_per_batch = config.data.batch_size // config.data.crops_per_track
-    if source.num_tracks < tracks_per_batch:
+    if len(tracks) < tracks_per_batch:
         raise DatasetError(
-            f"{source.folder} has {source.num_tracks} {config.data.split} tracks, a batch needs {tracks_per_batch} different "
-            f"ones; use --config.data.batch_size={source.num_tracks * config.data.crops_per_track} or less, or more music"
+            f"{source.folder} has {len(tracks)} {config.data.split} tracks, a batch needs {tracks_per_batch} different "
+            f"ones; use --config.data.batch_size={len(tracks) * config.data.crops_per_track} or less, or more music"
         )
     if tracks_per_batch % num_processes:
         raise DatasetError(f"{tracks_per_batch} tracks a batch do not divide over {num_processes} processes")
     # Whole batches only, other tracks left over in every epoch: a batch across two epochs could hold a track twice.
-    whole = source.num_tracks // tracks_per_batch * tracks_per_batch
-    dataset = grain.MapDataset.range(source.num_tracks).seed(config.seed).shuffle()[:whole].repeat()
+    whole = len(tracks) // tracks_per_batch * tracks_per_batch
+    dataset = grain.MapDataset.source(tracks).seed(config.seed).shuffle()[:whole].repeat()
     dataset = dataset[process::num_processes].random_map(PairCutter(source, config))
     dataset = dataset.batch(tracks_per_batch // num_processes, drop_remainder=True, batch_fn=_join)
     options = grain.ReadOptions(num_threads=_NUM_THREADS, prefetch_buffer_size=_NUM_THREADS)
@@ -151,10 +153,20 @@ def train_batches(config: TrainConfig, *, process: int = 0, num_processes: int =
     return iter(iterable)
 
 
+def tracks_to_train(source: ClipSource) -> Sequence[int]:
+    """Numbers of the split's tracks without duplicates of each other, or of a track in another split (which is measured by)."""
+    group_of = read_duplicates(source.folder)
+    if not group_of:
+        return range(source.num_tracks)
+    others = [ClipSource(source.folder, name) for name in read_splits(source.folder) if name != source.split]
+    held_out = [track_id for other in others for track_id in other.track_ids()]
+    return places_without_duplicates(source.track_ids(), held_out, group_of)
+
+
 def steps_per_epoch(config: TrainConfig) -> int:
     """Batches in an epoch: every track of the split at most once, all of them if the batch divides their number."""
-    tracks = ClipSource(config.data.dir, config.data.split).num_tracks
-    return max(1, tracks // (config.data.batch_size // config.data.crops_per_track))
+    tracks = tracks_to_train(ClipSource(config.data.dir, config.data.split))
+    return max(1, len(tracks) // (config.data.batch_size // config.data.crops_per_track))
 
 
 def _join(elements: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:

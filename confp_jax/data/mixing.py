@@ -49,10 +49,10 @@ class Mixer:
 
     def __init__(self, config: MixConfig, dataset: pathlib.Path, *, sample_rate_hz: int):
         self._config, self._rate_hz = config, sample_rate_hz
-        self._noise = _open_sounds(dataset, "noise") if config.noise_p else None
+        self._noise = _open_sounds(dataset, "noise", sample_rate_hz) if config.noise_p else None
         self._rooms: list[np.ndarray] = []
         if config.room_p and config.synthetic_rooms < 1:
-            self._rooms = [clip.samples.astype(np.float32) / 32768 for clip in _open_sounds(dataset, "ir")]
+            self._rooms = [clip.samples.astype(np.float32) / 32768 for clip in _open_sounds(dataset, "ir", sample_rate_hz)]
 
     @property
     def lead_samples(self) -> int:
@@ -177,7 +177,7 @@ def _mel_centres_hz(mel: MelConfig, sample_rate_hz: int) -> np.ndarray:
     return np.maximum(bins_hz @ filters / np.maximum(filters.sum(axis=0), 1e-20), 20.0)
 
 
-def _open_sounds(dataset: pathlib.Path, kind: str) -> ClipSource:
+def _open_sounds(dataset: pathlib.Path, kind: str, sample_rate_hz: int) -> ClipSource:
     folder = dataset / SOUNDS_FOLDER
     try:
         source = ClipSource(folder, kind)
@@ -188,4 +188,8 @@ def _open_sounds(dataset: pathlib.Path, kind: str) -> ClipSource:
         ) from error
     if not len(source):
         raise DatasetError(f"{folder} holds no {kind} to mix in; prepare {dataset} again with noise and rooms")
+    if source.summary.sample_rate_hz != sample_rate_hz:
+        raise DatasetError(
+            f"{folder} holds sounds at {source.summary.sample_rate_hz} Hz instead of {sample_rate_hz}; prepare it again"
+        )
     return source

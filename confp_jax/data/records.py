@@ -9,11 +9,12 @@ bytes scalar of little-endian int16: an int16 Tensor would be 3x the size and 20
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import io
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -70,6 +71,17 @@ class WrittenShard(NamedTuple):
     clips: Sequence[ClipRow]
     num_records: int
     num_bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Credits:
+    """What TFDS shows beside the features: where the audio comes from, and what may be done with it."""
+
+    description: str
+    citation: str = ""
+    licence: str = ""
+    homepage: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,28 +127,49 @@ def shard_path(folder: pathlib.Path, name: str, split: str, shard: int, num_shar
 
 
 def write_shard(path: pathlib.Path, clips: Iterable[Clip], *, sample_rate_hz: int) -> WrittenShard:
-    """Writes a shard so that it exists only when complete."""
+    """Writes a shard so that it exists only when complete.
+
+    Raises:
+      DatasetError: it cannot be written, because the disk is full for instance.
+    """
     partial = path.with_name(path.name + ".part")
     piece_samples = round(PIECE_S * sample_rate_hz)
     rows, num_records = [], 0
-    writer = ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
-    try:
+    with _writer(partial) as write:
         for clip in clips:
             for record in _pieces(clip, piece_samples):
-                writer.write(_serialize(record))
+                write(_serialize(record))
                 num_records += 1
             rows.append(ClipRow(clip.track_id, clip.replica, clip.rate, clip.start_s, len(clip.samples)))
-    finally:
-        writer.close()
     with open(partial, "rb") as file:
         os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     size = partial.stat().st_size
     partial.rename(path)
-    return WrittenShard(rows, num_records, size)
+    return WrittenShard(rows, num_records, size, digest)
+
+
+@contextlib.contextmanager
+def _writer(path: pathlib.Path) -> Iterator[Callable[[bytes], object]]:
+    writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+
+    def call(action: Callable[..., object], *arguments: object) -> None:
+        try:
+            action(*arguments)
+        except RuntimeError as error:  # so it says that the disk is full
+            raise DatasetError(f"{path} cannot be written ({error}); make room and start again: finished shards stay") from error
+
+    try:
+        yield functools.partial(call, writer.write)
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # the first error is the one to tell
+            writer.close()
+        raise
+    call(writer.close)
 
 
 def write_dataset_metadata(
-    folder: pathlib.Path, summary: DatasetSummary, splits: Mapping[str, Sequence[WrittenShard]], *, description: str
+    folder: pathlib.Path, summary: DatasetSummary, splits: Mapping[str, Sequence[WrittenShard]], *, credits: Credits
 ) -> None:
     """Makes the folder of shards a TFDS dataset. `splits` holds every split's shards in order."""
     infos = [
@@ -153,7 +186,10 @@ def write_dataset_metadata(
             version=VERSION,
             filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
             check_data=False,
-            description=description,
+            description=credits.description,
+            citation=credits.citation or None,
+            license=credits.licence or None,
+            homepage=credits.homepage or None,
         )
     partial = folder / "confp.json.part"
     partial.write_text(json.dumps(dataclasses.asdict(summary), indent=1, ensure_ascii=False))
@@ -212,7 +248,9 @@ class ClipSource:
         splits = builder.info.splits
         if self.split not in splits:
             raise DatasetError(f"{self.folder} has no split {self.split!r}; it has {', '.join(splits)}")
-        for path in splits[self.split].filepaths if splits[self.split].num_examples else []:
+        if not splits[self.split].num_examples:
+            return []  # which tfds cannot open
+        for path in splits[self.split].filepaths:
             if not pathlib.Path(path).is_file():
                 raise DatasetError(f"{path} is missing; start the preparation again, it makes what is not there")
         return cast(Sequence[dict[str, Any]], builder.as_data_source(split=self.split))
@@ -251,6 +289,21 @@ class ClipSource:
         whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         return whole[start - first * size : stop - first * size]
 
+    def check(self, index: int) -> None:
+        """Reads all records of a clip and compares them with the table.
+
+        Raises:
+          DatasetError: a record is not the piece that should stand there.
+        """
+        entry, num_samples = self._table[index], 0
+        for piece in range(_num_pieces(int(entry["num_samples"]), self.summary.piece_samples)):
+            record = self._records[int(entry["first_record"]) + piece]
+            num_samples += len(record["samples"]) // 2
+            if tuple(int(record[key]) for key in ("track_id", "replica", "piece")) != (*entry.item()[:2], piece):
+                raise DatasetError(f"{self.folder}, {self.split}: record {entry['first_record'] + piece} is no piece of its clip")
+        if num_samples != entry["num_samples"]:
+            raise DatasetError(f"{self.folder}, {self.split}: clip {index} has {num_samples} samples, not {entry['num_samples']}")
+
     def draws(self, index: int) -> str:
         """JSON: what was applied to a clip."""
         value = self._records[int(self._table[index]["first_record"])]["draws"]
@@ -258,6 +311,10 @@ class ClipSource:
 
     def __iter__(self) -> Iterator[Clip]:
         return (self[i] for i in range(len(self)))
+
+    def track_ids(self) -> list[int]:
+        """The split's track ids, in the order of its tracks."""
+        return self._table["track_id"][:: 1 + self.summary.num_replicas].tolist()
 
     @property
     def num_tracks(self) -> int:

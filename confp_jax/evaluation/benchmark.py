@@ -71,7 +71,7 @@ def run(config: BenchmarkConfig, out: pathlib.Path) -> list[ConditionResult]:
         right = float(trials.accepted_right(config.false_alarm_rate).mean())
         false = float(trials.false_alarms(config.false_alarm_rate).mean())
         queries = np.stack([excerpt.fingerprints.vectors[0] for excerpt in excerpts])
-        truth = np.array([excerpt.track_id for excerpt in excerpts])
+        truth = np.array([searched.track_ids[searched.number(excerpt.track_id)] for excerpt in excerpts])
         truth_s = np.array([excerpt.start_s for excerpt in excerpts])
         for search, index in indexes.items():
             began = time.perf_counter()

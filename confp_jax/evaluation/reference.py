@@ -9,6 +9,7 @@ from jaxtyping import Int64
 from rich.console import Console
 from rich.progress import track as progress
 
+from confp_jax.data.duplicates import read_duplicates
 from confp_jax.data.records import Clip, ClipSource
 from confp_jax.retrieval.embed import HOP_S, Embedder, Fingerprints
 from confp_jax.retrieval.reference import Reference, make_reference
@@ -16,14 +17,15 @@ from confp_jax.retrieval.reference import Reference, make_reference
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationReference:
-    """A searchable reference, and the track id of each of its tracks (ascending)."""
+    """A searchable reference, and the track id of each of its tracks (ascending); copies of a recording are there once."""
 
     reference: Reference
     track_ids: Int64[np.ndarray, " T"]
+    group_of: dict[int, int] = dataclasses.field(default_factory=dict)  # of the duplicates
 
     def number(self, track_id: int) -> int:
-        """Which of the reference's tracks has this id."""
-        return int(np.searchsorted(self.track_ids, track_id))
+        """Which of the reference's tracks has this id, or is its copy."""
+        return int(np.searchsorted(self.track_ids, self.group_of.get(track_id, track_id)))
 
 
 def embed_reference(
@@ -49,9 +51,18 @@ def embed_reference(
     """
     sources = [ClipSource(folder, split) for split in splits]
     per_track = 1 + sources[0].summary.num_replicas
-    places = [(source[i * per_track].track_id, source, i * per_track) for source in sources for i in range(source.num_tracks)]
+    group_of = read_duplicates(folder)
+    first_of: dict[int, tuple[int, ClipSource, int]] = {}
+    for source in sources:
+        for i, track_id in enumerate(source.track_ids()):
+            group = group_of.get(track_id, track_id)
+            first_of.setdefault(group, (group, source, i * per_track))
+    places = list(first_of.values())
     if most_tracks:
-        first, luck = set(wanted), np.random.default_rng(seed).permutation(len(places))
+        first, luck = (
+            {group_of.get(track_id, track_id) for track_id in wanted},
+            np.random.default_rng(seed).permutation(len(places)),
+        )
         order = sorted(range(len(places)), key=lambda place: (places[place][0] not in first, luck[place]))
         places = [places[place] for place in order[:most_tracks]]
     places.sort(key=lambda place: place[0])
@@ -67,7 +78,7 @@ def embed_reference(
                 np.save(kept, vectors)
         parts.append((str(track_id), vectors.astype(np.float32)))  # by way of float16, as a database stores them
     reference = make_reference(parts, hop_s=HOP_S, segment_s=embedder.config.audio.segment_s)
-    return EvaluationReference(reference, np.array([int(name) for name, _ in parts]))
+    return EvaluationReference(reference, np.array([int(name) for name, _ in parts]), group_of)
 
 
 @dataclasses.dataclass(frozen=True)

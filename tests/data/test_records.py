@@ -13,7 +13,17 @@ import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from confp_jax.data.records import Clip, ClipSource, DatasetError, read_splits, read_summary, shard_path, to_int16, write_shard
+from confp_jax.data.records import (
+    PIECE_S,
+    Clip,
+    ClipSource,
+    DatasetError,
+    read_splits,
+    read_summary,
+    shard_path,
+    to_int16,
+    write_shard,
+)
 
 _CLIPS = st.builds(
     Clip,
@@ -133,3 +143,49 @@ def test_a_shard_that_failed_is_not_there(tmp_path: pathlib.Path) -> None:
     write_shard(whole, [_clip(0), _clip(1)], sample_rate_hz=16_000)
     assert path.read_bytes() == whole.read_bytes(), "the same clips are the same bytes, whatever lay there before"
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.fixture(scope="module")
+def in_pieces(make_dataset) -> tuple[ClipSource, list[Clip]]:
+    """Clips around one, two and three pieces of 3 s at 16 kHz, and a long one."""
+    piece = round(PIECE_S * 16_000)
+    lengths = [0, 1, piece - 1, piece, piece + 1, 2 * piece, 3 * piece - 7, 20 * piece + 5]
+    clips = [_clip(i, num_samples=num) for i, num in enumerate(lengths)]
+    return ClipSource(make_dataset({"training": clips}, num_replicas=0, num_shards=2), "training"), clips
+
+
+@given(data=st.data())
+def test_a_crop_is_a_slice_of_the_whole(in_pieces: tuple[ClipSource, list[Clip]], data: st.DataObject) -> None:
+    source, clips = in_pieces
+    index = data.draw(st.integers(0, len(clips) - 1))
+    num = len(clips[index].samples)
+    start = data.draw(st.integers(0, num))
+    stop = data.draw(st.integers(start, num))
+    np.testing.assert_array_equal(source.crop(index, start, stop), clips[index].samples[start:stop])
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 5), (5, 4), (0, 48_002), (48_002, 48_002)])
+def test_a_crop_outside_the_clip_is_refused(in_pieces: tuple[ClipSource, list[Clip]], start: int, stop: int) -> None:
+    with pytest.raises(DatasetError, match=f"samples {start} to {stop} of a clip of 48001"):
+        in_pieces[0].crop(4, start, stop)
+
+
+def test_a_training_crop_reads_at_most_twice_its_bytes(in_pieces: tuple[ClipSource, list[Clip]]) -> None:
+    """By what the kernel has handed over to this process, not by our own counting; at the worst starts, too."""
+
+    def bytes_read() -> int:
+        return int(pathlib.Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
+
+    source, num = in_pieces[0], 48_000
+    source.crop(7, 0, num)  # opens the shard
+    starts = [*np.random.default_rng(0).integers(0, 19 * num, 97), 0, 1, num - 1]
+    before = bytes_read()
+    for start in starts:
+        source.crop(7, start, start + num)
+    read = (bytes_read() - before) / len(starts)
+    assert 2 * num * 0.99 < read <= 2 * (2 * num) * 1.01 + 500  # a record's own header and fields
+
+
+def test_an_empty_split_is_empty(make_dataset) -> None:
+    source = ClipSource(make_dataset({"training": [_clip(0)], "validation": []}, num_replicas=0), "validation")
+    assert (len(source), source.num_tracks, list(source)) == (0, 0, [])

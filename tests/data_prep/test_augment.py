@@ -10,8 +10,9 @@ import scipy.signal
 import soundfile
 
 from confp_jax.audio.decode import decode
-from data_prep.augment import Chain, Sounds, prepare_sounds
+from data_prep.augment import Chain
 from data_prep.config import ChainConfig, Draw
+from data_prep.sounds import Sounds, prepare_sounds
 from data_prep.tracks import SourceError
 
 _RATE_HZ = 16_000
@@ -204,7 +205,7 @@ def test_silent_noise_is_left_out(tmp_path: pathlib.Path) -> None:
     assert [pathlib.Path(name).name.split(".")[0] for name in found.noise] == ["loud"]
     assert found.impulse_responses == ()
     (tmp_path / "noise" / "train" / "loud.wav").unlink()
-    with pytest.raises(SourceError, match="holds no sound that is not silent"):
+    with pytest.raises(SourceError, match="its train part holds no sound that is not silent"):
         prepare_sounds(folder, "", "train", cache=tmp_path / "other", sample_rate_hz=_RATE_HZ)
 
 

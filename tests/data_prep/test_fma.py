@@ -57,6 +57,11 @@ def test_known_bad_tracks_are_left_out(tmp_path: pathlib.Path) -> None:
     bad += [98571, 105247, 108924, 126981, 127336, 143992]
     path = _write(tmp_path / "tracks.csv", [_row(i) for i in [*bad, 98561, 98564, 98570, 2]])
     assert [track.track_id for track in fma.read_tracks(path, "m", subset="small")] == [2, 98561, 98564, 98570]
+    left_out = {failure.track_id: failure for failure in fma.known_bad(path, "m", subset="small")}
+    assert left_out.keys() == set(bad)
+    assert left_out[1486].path == "m/001/001486.mp3"
+    assert "Ann - Öde: FMA's file is short or broken" in left_out[1486].why
+    assert "no audio" in left_out[99134].why
 
 
 def test_no_such_file(tmp_path: pathlib.Path) -> None:

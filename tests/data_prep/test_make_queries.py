@@ -136,6 +136,34 @@ def test_same_seed_same_bytes(make: Callable, tmp_path: pathlib.Path) -> None:
     assert shards[0] == shards[1] != shards[2]
 
 
+def test_lengths_and_seeds(make: Callable, music_dir: pathlib.Path, root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A folder for each; a shorter excerpt lies inside the longer one, and the room is the same."""
+    from configs.queries import get_config
+    from data_prep.make_queries import make_queries, query_sets
+
+    values = get_config().to_dict() | {
+        "music_dir": str(music_dir),
+        "ir_dir": str(root / "examples/ir"),
+        "out": str(tmp_path / "q"),
+    }
+    values |= {"conditions": ("clean", "reverb"), "lengths_s": (1.0, 5.0), "seeds": (0, 7), "num_workers": 1}
+    sets = query_sets(from_mapping(QueryConfig, values))
+    assert [pathlib.Path(one.out).name for one in sets] == ["1s_seed0", "1s_seed7", "5s_seed0", "5s_seed7"]
+    for one in (sets[0], sets[2]):
+        make_queries(one, _QUIET)
+    for name in ("clean", "reverb"):
+        short, long = (list(ClipSource(one.out, name)) for one in (sets[0], sets[2]))
+        for a, b in zip(short, long, strict=True):
+            assert (len(a.samples), len(b.samples)) == (_RATE_HZ, 5 * _RATE_HZ)
+            assert b.start_s - 1e-4 <= a.start_s <= b.start_s + 4 + 1e-4
+            assert a.draws == b.draws
+            offset = round((a.start_s - b.start_s) * _RATE_HZ)
+            inside = b.samples.astype(float)[max(0, offset - 1) :][: _RATE_HZ + 2]
+            # Each is scaled to fit on its own: the shape must agree.
+            best = np.correlate(inside, a.samples.astype(float), "valid").max()
+            assert best > 0.999 * np.linalg.norm(a.samples.astype(float)) * np.linalg.norm(inside[1:-1]) - 1e-3
+
+
 def test_errors(make: Callable, tmp_path: pathlib.Path) -> None:
     with pytest.raises(ConfigError, match="unknown condition 'clan'; did you mean 'clean'?"):
         make(tmp_path / "a", "clan")
@@ -156,8 +184,9 @@ def test_errors(make: Callable, tmp_path: pathlib.Path) -> None:
 
 def test_every_condition_s_chain_can_be_built(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Conditions are code: each must name sounds and values that audiomentations takes."""
-    from data_prep.augment import Chain, prepare_sounds
+    from data_prep.augment import Chain
     from data_prep.make_queries import CONDITIONS
+    from data_prep.sounds import prepare_sounds
 
     examples = root / "examples"
     sounds = prepare_sounds(str(examples / "noise"), str(examples / "ir"), "test", cache=tmp_path, sample_rate_hz=_RATE_HZ)

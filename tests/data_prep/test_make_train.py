@@ -61,8 +61,8 @@ def test_what_it_writes(prepared: pathlib.Path, music_dir: pathlib.Path) -> None
 
 
 def test_train_and_test_hear_different_noise(prepare_config: Callable[..., PrepareConfig], tmp_path: pathlib.Path) -> None:
-    from data_prep.augment import prepare_sounds
     from data_prep.make_train import make_clips
+    from data_prep.sounds import prepare_sounds
     from data_prep.sources import read_tracks, sound_part
 
     chain = ChainConfig(background=Draw(1, 5, 5), reverb_p=1.0)
