@@ -26,7 +26,7 @@ HEAVY = {
     "audiomentations": {"data_prep/augment.py"},
     "tensorflow_datasets": {"confp_jax/data/records.py"},
     "array_record": {"confp_jax/data/records.py"},
-    "grain": {"confp_jax/data/input.py", "confp_jax/training/checkpoint.py"},  # there for a type
+    "grain": {"confp_jax/data/input.py"},
     "orbax": {"confp_jax/training/checkpoint.py"},
     "scann": {"confp_jax/retrieval/index/scann.py"},
     "faiss": {"confp_jax/retrieval/index/faiss.py"},

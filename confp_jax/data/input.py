@@ -4,7 +4,7 @@ Nothing here may import JAX: Grain's worker processes import it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -124,8 +124,13 @@ class PairCutter(grain.transforms.RandomMap):
         return power if rng is None else self._mixer.colour(power, rng, mel)
 
 
-def train_batches(config: TrainConfig, *, process: int = 0, num_processes: int = 1) -> grain.DatasetIterator:
-    """This process's share of the endless, shuffled stream of batches; no track is in an epoch twice.
+def train_batches(
+    config: TrainConfig, *, process: int = 0, num_processes: int = 1, first_batch: int = 0
+) -> Iterator[dict[str, np.ndarray]]:
+    """This process's share of the endless, shuffled stream of batches from `first_batch` on; no track is in an epoch twice.
+
+    Batch number and seed decide the batch and its draws: where a run stands in its data is its step, whatever the number of
+    processes and workers before and after.
 
     Raises:
       DatasetError: no dataset, too few tracks for a batch.
@@ -142,8 +147,8 @@ def train_batches(config: TrainConfig, *, process: int = 0, num_processes: int =
     # Whole batches only, other tracks left over in every epoch: a batch across two epochs could hold a track twice.
     whole = source.num_tracks // tracks_per_batch * tracks_per_batch
     dataset = grain.MapDataset.range(source.num_tracks).seed(config.seed).shuffle()[:whole].repeat()
-    dataset = dataset[process::num_processes].random_map(PairCutter(source, config))
-    dataset = dataset.batch(tracks_per_batch // num_processes, drop_remainder=True, batch_fn=_join)
+    dataset = dataset.random_map(PairCutter(source, config))[process::num_processes]
+    dataset = dataset.batch(tracks_per_batch // num_processes, drop_remainder=True, batch_fn=_join)[first_batch:]
     options = grain.ReadOptions(num_threads=_NUM_THREADS, prefetch_buffer_size=_NUM_THREADS)
     iterable = dataset.to_iter_dataset(options)
     if config.data.num_workers:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from confp_jax.config import OptimizerConfig, TrainConfig
@@ -22,7 +23,7 @@ from confp_jax.training.step import build_state, train_step
 def problem(tiny: Callable[..., TrainConfig]):
     """One configuration and one batch for the whole module, so that the step is compiled once; dropout and masks are on."""
     config = tiny(optimizer=OptimizerConfig(learning_rate=3e-3))
-    mesh, optimizer = make_mesh(), make_optimizer(config.optimizer, num_steps=60)
+    mesh, optimizer = make_mesh(), make_optimizer(config.optimizer, optax.constant_schedule(3e-3))
     return config, mesh, optimizer, global_batch(next(train_batches(config)), mesh)
 
 

@@ -1,5 +1,6 @@
 """The loop: a run that was stopped, terminated or killed goes on bit for bit; what cannot work is said in a sentence."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from confp_jax.config import ConfigError, TrainConfig
@@ -20,9 +22,9 @@ from confp_jax.data.records import DatasetError
 from confp_jax.training.checkpoint import Checkpoints
 from confp_jax.training.mesh import make_mesh
 from confp_jax.training.metric_log import NonFiniteLossError
-from confp_jax.training.optim import make_optimizer
+from confp_jax.training.optim import make_optimizer, make_schedule
 from confp_jax.training.step import TrainState, build_state
-from confp_jax.training.train import train
+from confp_jax.training.train import stages_of, train
 
 
 def _lines(workdir: pathlib.Path) -> list[dict]:
@@ -33,10 +35,13 @@ def _steps(workdir: pathlib.Path) -> list[int]:
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
 
 
+def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    return make_optimizer(config.optimizer, make_schedule(config.optimizer, stages=stages_of(config)))
+
+
 def _saved_state(workdir: pathlib.Path, config: TrainConfig) -> tuple[TrainState, int]:
     with jax.set_mesh(make_mesh()), Checkpoints.open(workdir, config) as checkpoints:
-        empty = build_state(config, make_optimizer(config.optimizer, num_steps=12))
-        return checkpoints.restore(empty, train_batches(config))
+        return checkpoints.restore(build_state(config, _optimizer(config)))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +76,7 @@ def test_stopped_and_resumed(tiny: Callable[..., TrainConfig], uninterrupted: pa
     _assert_equal(tmp_path, uninterrupted, tiny())
     moved = _saved_state(tmp_path, tiny())[0]
     with jax.set_mesh(make_mesh()):
-        start = build_state(tiny(), make_optimizer(tiny().optimizer, num_steps=12))
+        start = build_state(tiny(), _optimizer(tiny()))
     for now, then in ((moved.params, start.params), (moved.statistics, start.statistics)):
         assert all(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(now), jax.tree.leaves(then), strict=True))
 
@@ -110,7 +115,7 @@ def test_validation_is_logged_and_changes_nothing(
 
 def test_another_encoder_is_refused(tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path) -> None:
     for change in ({"encoder": {"dim": 64}}, {"mel": {"floor": 1e-5}}):
-        with pytest.raises(ConfigError, match=r"was trained as .*use another --workdir, or the old settings"):
+        with pytest.raises(ConfigError, match=r"another model or optimizer: .* -> .*use another --workdir, or the old settings"):
             train(tiny(**change), uninterrupted)
 
 
@@ -128,8 +133,14 @@ def test_a_diverging_run_says_so_and_leaves_a_checkpoint_to_go_on_from(
     for step in (9, 12):
         shutil.rmtree(tmp_path / "run" / "checkpoints" / str(step))
     wild = tiny(optimizer={"learning_rate": 1e30, "clip_norm": 0.0}, checkpoint={"every_steps": 1}, log_every_steps=4)
-    with pytest.raises(NonFiniteLossError, match=r"the loss at step \d+ is .*optimizer\.learning_rate.*clip_norm"):
-        train(wild, tmp_path / "run")
+    with pytest.raises(NonFiniteLossError, match=r"the loss at step \d+ is .*optimizer\.learning_rate.*clip_norm") as caught:
+        train(wild, tmp_path / "run", allow_change=("optimizer.learning_rate", "optimizer.clip_norm"))
+    assert "its batch is" in str(caught.value)
+    with np.load(next((tmp_path / "run" / "nonfinite").glob("*.npz"))) as saved:
+        assert saved["step"] == caught.value.step
+        offending = list(itertools.islice(train_batches(wild), caught.value.step))[-1]
+        np.testing.assert_array_equal(saved["anchor"], offending["anchor"])
+        assert saved["learning_rate"] == pytest.approx(1e30 * (caught.value.step - 1) / 10)
     state, step = _saved_state(tmp_path / "run", wild)
     assert step >= 6
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)), f"the checkpoint of step {step} is not finite"
