@@ -1,5 +1,6 @@
 """Schedules, phases and the optimizer."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ def plan_stages(phases: Sequence[Phase], steps_per_epoch: Sequence[int]) -> tupl
     return tuple(stages)
 
 
-def make_schedule(config: OptimizerConfig, *, stages: Sequence[Stage]) -> optax.Schedule:
+def make_schedule(config: OptimizerConfig, *, stages: tuple[Stage, ...]) -> optax.Schedule:
     """Learning rate by step: a linear warm-up, then each stage's constant (paper), or over all a cosine to `final_fraction`.
 
     The cosine falls from the first stage's rate.
@@ -43,11 +44,13 @@ def make_schedule(config: OptimizerConfig, *, stages: Sequence[Stage]) -> optax.
     return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), after], [warmup])
 
 
-def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+@functools.cache  # the step is compiled for an optimizer: the same settings must give the same object
+def make_optimizer(config: OptimizerConfig, stages: tuple[Stage, ...]) -> optax.GradientTransformation:
     """Adam with L2 in the gradient, as PyTorch's Adam(weight_decay=...) does and the paper uses; AdamW if `decoupled`.
 
     LAMB (You et al., 2020) and LARS (2017) decay and scale the matrices only, biases and norms move as by Adam and momentum.
     """
+    schedule = make_schedule(config, stages=stages)
     # Clipping keeps no state: it may be switched on and off between two runs.
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm > 0 else optax.identity()
     decay = config.weight_decay

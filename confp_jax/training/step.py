@@ -45,15 +45,11 @@ def encoder_graph(config: TrainConfig) -> nnx.GraphDef:
     return nnx.split(nnx.eval_shape(functools.partial(_encoder, config)), nnx.Param, ...)[0]
 
 
+@functools.partial(jax.jit, static_argnames=("config", "optimizer"))
 def build_state(config: TrainConfig, optimizer: optax.GradientTransformation) -> TrainState:
     """The state of step 0, built inside one jit so that every leaf lies on the whole mesh."""
-
-    @jax.jit
-    def build() -> TrainState:
-        _, params, statistics = nnx.split(_encoder(config), nnx.Param, ...)
-        return TrainState(params, params, statistics, optimizer.init(params), jnp.zeros((), jnp.int32))
-
-    return build()
+    _, params, statistics = nnx.split(_encoder(config), nnx.Param, ...)
+    return TrainState(params, params, statistics, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
 @fast_jit(static_argnames=("config", "optimizer"), donated=(0,))

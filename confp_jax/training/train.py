@@ -67,7 +67,7 @@ def train(
     num_steps = stages[-1].last_step
     last_step = min(num_steps, stop_at_step or num_steps)
     schedule = make_schedule(config.optimizer, stages=stages)
-    optimizer = make_optimizer(config.optimizer, schedule)
+    optimizer = make_optimizer(config.optimizer, stages)
     is_writer = jax.process_index() == 0
     log_options: dict[str, Any] = {"num_steps": num_steps, "every_steps": config.log_every_steps, "schedule": schedule}
     with (
@@ -101,8 +101,8 @@ def train(
             with _saves_offending_batch(config, stages, folder, schedule):
                 log.flush()
             checkpoints.save(step, state, force=True)
-    if is_writer:
-        print(f"step {step} of {num_steps} saved in {workdir}" + ("" if step >= num_steps else "; the same command goes on"))
+    ending = "" if step >= num_steps else "; stopped as asked" if step >= last_step else "; the same command goes on"
+    print(f"step {step} of {num_steps} saved in {workdir}{ending}")
 
 
 def stages_of(config: TrainConfig) -> tuple[Stage, ...]:

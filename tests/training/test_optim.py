@@ -8,17 +8,21 @@ import optax
 import pytest
 
 from confp_jax.config import OptimizerConfig, Phase
-from confp_jax.training.optim import make_optimizer, make_schedule, plan_stages
+from confp_jax.training.optim import Stage, make_optimizer, make_schedule, plan_stages
 
 _NUM_STEPS = 7
 
 
 def _schedule(config: OptimizerConfig, *, num_steps: int) -> optax.Schedule:
-    return make_schedule(config, stages=plan_stages([Phase(num_steps, config.learning_rate, 4)], [1]))
+    return make_schedule(config, stages=_stages(config, num_steps))
+
+
+def _stages(config: OptimizerConfig, num_steps: int) -> tuple[Stage, ...]:
+    return plan_stages([Phase(num_steps, config.learning_rate, 4)], [1])
 
 
 def _run(config: OptimizerConfig, gradients: list[dict[str, np.ndarray]], start: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    optimizer = make_optimizer(config, _schedule(config, num_steps=len(gradients)))
+    optimizer = make_optimizer(config, _stages(config, len(gradients)))
     params, state = jax.tree.map(np.asarray, start), optimizer.init(start)
     for gradient in gradients:
         updates, state = optimizer.update(gradient, state, params)

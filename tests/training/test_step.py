@@ -9,13 +9,12 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-import optax
 import pytest
 
-from confp_jax.config import OptimizerConfig, TrainConfig
+from confp_jax.config import OptimizerConfig, Phase, TrainConfig
 from confp_jax.data.input import train_batches
 from confp_jax.training.mesh import global_batch, make_mesh
-from confp_jax.training.optim import make_optimizer
+from confp_jax.training.optim import make_optimizer, plan_stages
 from confp_jax.training.step import build_state, train_step
 
 
@@ -23,7 +22,7 @@ from confp_jax.training.step import build_state, train_step
 def problem(tiny: Callable[..., TrainConfig]):
     """One configuration and one batch for the whole module, so that the step is compiled once; dropout and masks are on."""
     config = tiny(optimizer=OptimizerConfig(learning_rate=3e-3))
-    mesh, optimizer = make_mesh(), make_optimizer(config.optimizer, optax.constant_schedule(3e-3))
+    mesh, optimizer = make_mesh(), make_optimizer(config.optimizer, plan_stages([Phase(60, 3e-3, 4)], [1]))
     return config, mesh, optimizer, global_batch(next(train_batches(config)), mesh)
 
 

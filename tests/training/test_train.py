@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from command_flags import command_flags
 
 from confp_jax.config import ConfigError, TrainConfig
 from confp_jax.data.input import train_batches
@@ -22,7 +23,7 @@ from confp_jax.data.records import DatasetError
 from confp_jax.training.checkpoint import Checkpoints
 from confp_jax.training.mesh import make_mesh
 from confp_jax.training.metric_log import NonFiniteLossError
-from confp_jax.training.optim import make_optimizer, make_schedule
+from confp_jax.training.optim import make_optimizer
 from confp_jax.training.step import TrainState, build_state
 from confp_jax.training.train import stages_of, train
 
@@ -36,7 +37,7 @@ def _steps(workdir: pathlib.Path) -> list[int]:
 
 
 def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    return make_optimizer(config.optimizer, make_schedule(config.optimizer, stages=stages_of(config)))
+    return make_optimizer(config.optimizer, stages_of(config))
 
 
 def _saved_state(workdir: pathlib.Path, config: TrainConfig) -> tuple[TrainState, int]:
@@ -155,25 +156,8 @@ def test_no_data_says_what_to_do(tiny: Callable[..., TrainConfig], tmp_path: pat
 
 
 def _command(config: TrainConfig, workdir: pathlib.Path, *more: str) -> list[str]:
-    """The command line of `tiny`, with every field that differs from configs/fma.py:tiny."""
-    from configs.fma import get_config
-
-    flags, groups = [], json.loads(config.to_json())
-    for name, value in groups.items():
-        for field, inner in value.items() if isinstance(value, dict) else [(None, value)]:
-            path = f"{name}.{field}" if field else name
-            old = get_config("tiny")[name][field] if field else get_config("tiny")[name]
-            if inner != (list(old) if isinstance(old, tuple) else old):
-                flags.append(f"--config.{path}={inner}")
-    return [
-        sys.executable,
-        "-m",
-        "confp_jax.training.train",
-        "--config=configs/fma.py:tiny",
-        f"--workdir={workdir}",
-        *flags,
-        *more,
-    ]
+    module = [sys.executable, "-m", "confp_jax.training.train", f"--workdir={workdir}"]
+    return [*module, *command_flags(config), *more]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
