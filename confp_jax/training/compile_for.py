@@ -19,7 +19,7 @@ import functools
 import json
 import re
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,39 +30,11 @@ from ml_collections import ConfigDict
 
 from confp_jax import command_line
 from confp_jax.config import ConfigError, TrainConfig, from_mapping
-from confp_jax.training.chips import CHIPS, Chip, find_chip
+from confp_jax.training.chips import CHIPS, find_chip
 from confp_jax.training.mesh import AXIS, check_divides
 from confp_jax.training.optim import make_optimizer, plan_stages
 from confp_jax.training.step import build_state, train_step
-
-_COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-_ITEM_BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "f16": 2, "s8": 1, "u8": 1}
-
-
-class Collective(NamedTuple):
-    """One kind of collective in the compiled step: how many instructions, and the bytes that each chip receives of them."""
-
-    num: int
-    num_bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class StepCost:
-    """What one training step costs each chip."""
-
-    num_chips: int
-    batch_size: int  # pairs, of all chips
-    state_bytes: int  # weights, moments, statistics
-    peak_bytes: int  # state, batch and everything between
-    flops: float
-    bytes_moved: float  # to and from the chip's memory
-    collectives: dict[str, Collective]
-    compile_s: float
-
-    def step_s(self, chip: Chip) -> float:
-        """The roofline: arithmetic, memory and links each at their peak, the slowest of them decides."""
-        linked = sum(collective.num_bytes for collective in self.collectives.values())
-        return max(self.flops / chip.bf16_flops, self.bytes_moved / chip.memory_bytes_per_s, linked / chip.link_bytes_per_s)
+from confp_jax.training.step_cost import StepCost, count_collectives, forecast_largest
 
 
 def open_topology(name: str) -> Mesh:
@@ -136,48 +108,6 @@ def _why_not(error: Exception, config: TrainConfig) -> str:
     )
 
 
-def count_collectives(hlo: str) -> dict[str, Collective]:
-    """The collectives of a compiled program's text, by kind, with the bytes of their results."""
-    found: dict[str, Collective] = {}
-    for line in hlo.splitlines():
-        match = re.search(rf" = (.+?) ({'|'.join(_COLLECTIVES)})(-start)?\(", line)
-        if match:
-            shapes = re.findall(r"(\w+)\[([\d,]*)\]", match[1])
-            # The result of a -start holds the operand as well: the last shape is the result's.
-            shapes = shapes[-1:] if match[3] and match[2] == "all-gather" else shapes
-            size = sum(_ITEM_BYTES.get(kind, 4) * _product(dims) for kind, dims in shapes)
-            num, num_bytes = found.get(match[2], (0, 0))
-            found[match[2]] = Collective(num + 1, num_bytes + size)
-    return found
-
-
-def _product(dimensions: str) -> int:
-    out = 1
-    for side in dimensions.split(","):
-        out *= int(side or 1)
-    return out
-
-
-def forecast_largest(small: StepCost, large: StepCost, memory_bytes: float) -> int:
-    """Pairs whose step would fill 90 % of a chip, by a line through two compiled batches and the n^2 logits of the loss.
-
-    Rounded down to what divides over the chips and a multiple of 8 each.
-    """
-    chips = small.num_chips
-
-    def logits(batch: float) -> float:
-        return 3 * 4 * (2 * batch) ** 2 / chips  # the block of a chip and its gradient, float32, kept about three times
-
-    slope = (large.peak_bytes - small.peak_bytes - logits(large.batch_size) + logits(small.batch_size)) / (
-        large.batch_size - small.batch_size
-    )
-    fixed = small.peak_bytes - slope * small.batch_size - logits(small.batch_size)
-    grain, batch = 8 * chips, 0
-    while fixed + slope * (batch + grain) + logits(batch + grain) <= 0.9 * memory_bytes:
-        batch += grain
-    return batch
-
-
 def find_largest(config: TrainConfig, mesh: Mesh) -> StepCost:
     """The compiled step of the largest batch that the forecast says fits (a tenth less, where it was too hopeful)."""
     chip, chips = find_chip(mesh.devices.flat[0].device_kind), mesh.devices.size
@@ -203,7 +133,7 @@ def describe(cost: StepCost, config: TrainConfig, topology: str) -> str:
     gib = 1024**3
     kinds = ", ".join(f"{n.num} {kind} ({n.num_bytes / 1e6:.1f} MB)" for kind, n in sorted(cost.collectives.items()))
     lines = [
-        f"{config.name} on {topology} ({cost.num_chips} chips), {cost.batch_size} pairs a batch, compiled in {cost.compile_s:.0f} s",
+        f"{config.name} on {topology} ({cost.num_chips} chips), {cost.batch_size} pairs (compiled in {cost.compile_s:.0f} s)",
         f"  memory of a chip    {cost.peak_bytes / gib:.2f} GiB, of which state {cost.state_bytes / gib:.2f}",
         f"  work of a chip      {cost.flops / 1e12:.3f} TFLOP, {cost.bytes_moved / 1e9:.2f} GB moved",
         f"  collectives         {kinds or 'none'}",

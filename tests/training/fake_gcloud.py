@@ -1,6 +1,7 @@
 """Stands in for `gcloud`, and for `ssh`, `scp` and `uv`, in test_launch.py: records the call and does the thing here.
 
-A worker is a folder that is HOME for its commands, which really run; gs:// is a folder; a queued resource is a file with its state.
+A worker is a folder that is HOME for its commands, which really run; gs:// is a folder; a queued resource is a file with its
+state.
 """
 
 import json
