@@ -40,6 +40,16 @@ def tiny(prepared: pathlib.Path) -> Callable[..., TrainConfig]:
 
 
 @pytest.fixture(scope="session")
+def uninterrupted(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The run of `tiny()`: twelve steps in one go."""
+    from confp_jax.training.train import train
+
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    train(tiny(), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="session")
 def devices(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> dict:
     """What eight_devices.py found. Without LLVM's slow passes: it compiles a dozen programs and runs each for a moment."""
     folder = pathlib.Path(__file__).parent

@@ -1,5 +1,6 @@
 """The loop: a run that was stopped, terminated or killed goes on bit for bit; what cannot work is said in a sentence."""
 
+import gc
 import itertools
 import json
 import os
@@ -20,7 +21,7 @@ from command_flags import command_flags
 from confp_jax.config import ConfigError, TrainConfig
 from confp_jax.data.input import train_batches
 from confp_jax.data.records import DatasetError
-from confp_jax.training.checkpoint import Checkpoints
+from confp_jax.training.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointWarning
 from confp_jax.training.mesh import make_mesh
 from confp_jax.training.metric_log import NonFiniteLossError
 from confp_jax.training.optim import make_optimizer
@@ -43,14 +44,6 @@ def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
 def _saved_state(workdir: pathlib.Path, config: TrainConfig) -> tuple[TrainState, int]:
     with jax.set_mesh(make_mesh()), Checkpoints.open(workdir, config) as checkpoints:
         return checkpoints.restore(build_state(config, _optimizer(config)))
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Twelve steps in one go."""
-    workdir = tmp_path_factory.mktemp("uninterrupted")
-    train(tiny(), workdir)
-    return workdir
 
 
 def _assert_equal(found: pathlib.Path, expected: pathlib.Path, config: TrainConfig) -> None:
@@ -124,6 +117,98 @@ def test_another_kind_of_optimizer_is_refused(tiny: Callable[..., TrainConfig], 
     """Or taken over: but not an error out of Orbax's depths."""
     with pytest.raises(ConfigError, match="decoupled"):
         train(tiny(optimizer={"decoupled": False}), uninterrupted)
+
+
+def test_another_setting_is_refused_unless_it_is_allowed_by_name(
+    tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path
+) -> None:
+    changed = tiny(optimizer={"learning_rate": 5e-4, "clip_norm": 2.0}, seed=3)
+    with pytest.raises(
+        ConfigError, match=r"seed 0 -> 3, optimizer.learning_rate 0.0012 -> 0.0005, optimizer.clip_norm 1.0 -> 2.0"
+    ):
+        train(changed, uninterrupted)
+    with pytest.raises(ConfigError, match=r"optimizer.clip_norm 1.0 -> 2.0.*--allow_change=optimizer.clip_norm$"):
+        train(changed, uninterrupted, allow_change=("seed", "optimizer.learning_rate"))
+    with pytest.raises(ConfigError, match="did you mean 'optimizer.clip_norm'"):
+        train(changed, uninterrupted, allow_change=("optimizer.clip",))
+    train(changed, uninterrupted, allow_change=("seed", "optimizer.learning_rate", "optimizer.clip_norm"))  # it is finished
+    train(tiny(num_epochs=3, log_every_steps=7, validation={"every_steps": 9}), uninterrupted)  # these are free
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # Orbax, after a read that failed
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("damage", ["cut", "no encoder", "no metadata"])
+def test_a_damaged_newest_checkpoint_is_set_aside(
+    tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path, damage: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    newest = run / "checkpoints" / "12"
+    if damage == "cut":
+        for path in newest.rglob("*"):
+            if path.is_file() and "METADATA" not in path.name and path.stat().st_size > 2000:
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == "no encoder":
+        shutil.rmtree(newest / "encoder")
+    else:
+        for path in newest.rglob("*METADATA*"):
+            path.unlink()
+    with pytest.warns(DamagedCheckpointWarning, match=r"checkpoints/12 "):
+        train(tiny(), run)
+    gc.collect()  # Orbax's coroutine goes here, not in another test
+    assert _steps(run) == [6, 9, 12]
+    assert (run / "checkpoints" / "12.damaged").is_dir()
+    _assert_equal(run, uninterrupted, tiny())
+
+
+def test_no_checkpoint_can_be_read(tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    for path in (tmp_path / "run").rglob("*METADATA*"):
+        path.unlink()
+    with pytest.warns(DamagedCheckpointWarning), pytest.raises(CheckpointError, match="no checkpoint of this run can be read"):
+        train(tiny(), tmp_path / "run")
+    gc.collect()
+
+
+@pytest.mark.parametrize("num_kills", [2, pytest.param(60, marks=pytest.mark.slow)])
+def test_killed_at_random_moments(
+    tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path, root: pathlib.Path, num_kills: int
+) -> None:
+    """SIGKILL while it trains and saves after every step: the loss curve and the last state are those of a quiet run, to the bit."""
+    config, rng = tiny(checkpoint={"every_steps": 1}), np.random.default_rng(0)
+    run, kills = tmp_path / "run", 0
+    while kills < num_kills:
+        if run.exists() and _steps(run) == [10, 11, 12]:
+            shutil.rmtree(run)  # it got to the end in between: from the start
+        before = max(_steps(run), default=0) if (run / "checkpoints").exists() else 0
+        process = subprocess.Popen(_command(config, run), cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        target = before + int(rng.integers(1, 4))
+        while process.poll() is None and not ((run / "checkpoints").exists() and max(_steps(run), default=0) >= target):
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.03))
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+    train(config, run)
+    _assert_equal(run, uninterrupted, config)
+
+
+def test_a_folder_that_cannot_be_written_to(tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written to"):
+        train(tiny(), tmp_path / "file" / "run")
+
+
+def test_phases_change_batch_and_rate(tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path) -> None:
+    """6 tracks: an epoch is 3 steps of 2 tracks, then 1 step of 6. Stopped inside the second phase, it goes on bit for bit."""
+    config = tiny(phases=((1, 1e-3, 4), (3, 5e-4, 12)), optimizer={"schedule": "constant", "warmup_steps": 0})
+    train(config, tmp_path / "one")
+    lines = _lines(tmp_path / "one")
+    assert [line["learning_rate"] for line in lines] == pytest.approx([1e-3] * 3 + [5e-4] * 3)
+    chance = [0.3 * np.log(7)] * 3 + [0.3 * np.log(23)] * 3
+    assert all(line["loss"] > least for line, least in zip(lines, chance, strict=True))
+    train(config, tmp_path / "two", stop_at_step=4)
+    train(config, tmp_path / "two")
+    assert [line["loss"] for line in _lines(tmp_path / "two")] == [line["loss"] for line in lines]
 
 
 def test_a_diverging_run_says_so_and_leaves_a_checkpoint_to_go_on_from(
