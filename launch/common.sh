@@ -52,7 +52,7 @@ cat > ~/train.sh <<'SCRIPT'
 cd ~/confp_jax || exit 1
 tries=0
 while true; do
-  .venv/bin/python -m confp_jax.training.train --workdir=$(quoted "$run") --config.data.dir="\$HOME/data" $(quoted "$@")
+  .venv/bin/python -m confp_jax.training.train --workdir=$(quoted "$run") $(quoted "$@") --config.data.dir="\$HOME/data"
   status=\$?
   if [ -f ~/train.stop ]; then echo "stopped"; exit 0; fi
   if [ "\$status" -eq 0 ]; then

@@ -174,7 +174,7 @@ def test_no_checkpoint_can_be_read(tiny: Callable[..., TrainConfig], uninterrupt
 def test_killed_at_random_moments(
     tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path, root: pathlib.Path, num_kills: int
 ) -> None:
-    """SIGKILL while it trains and saves after every step: the loss curve and the last state are those of a quiet run, to the bit."""
+    """SIGKILL while it trains and saves after every step: loss curve and last state are those of a quiet run, to the bit."""
     config, rng = tiny(checkpoint={"every_steps": 1}), np.random.default_rng(0)
     run, kills = tmp_path / "run", 0
     while kills < num_kills:
