@@ -86,6 +86,7 @@ def get_config(model: str = "small") -> ConfigDict:
                 "shift_alpha": 8.0,  # paper
                 "shift_beta": 2.0,  # paper
                 "max_shift_s": 0.15,  # paper
+                "residency": "host",  # "device": all audio in device memory, for accelerators that outrun the host's cores
                 "mel_on": "device",
                 "num_workers": 0,
                 "mix": {  # drawn anew for every replica (confp_jax/data/mixing.py); all off: stored replicas alone, as the paper

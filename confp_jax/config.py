@@ -159,6 +159,7 @@ class DataConfig:
     shift_alpha: float = 8.0  # time shift of the replica: Beta(8, 2) x 150 ms, either way
     shift_beta: float = 2.0
     max_shift_s: float = 0.15
+    residency: Literal["host", "device"] = "host"  # device: all audio is loaded there once, the host draws only where to cut
     mel_on: Literal["host", "device"] = "device"  # host: scipy's FFT in the input pipeline, 4x faster on a CPU
     num_workers: int = 0  # Grain worker processes; 0 reads on threads of this process
     mix: MixConfig = MixConfig()
@@ -231,6 +232,11 @@ class TrainConfig:
             raise ConfigError(f"audio.segment_s={self.audio.segment_s} is too short: it holds {max(tokens, 0)} tokens")
         if self.data.mix.warps_mel and self.data.mel_on != "host":
             raise ConfigError("data.mix.tempo_p, pitch_p and colour_p work on mel power: set data.mel_on=host, or them to 0")
+        if self.data.residency == "device" and (self.data.mel_on == "host" or self.data.mix != MixConfig()):
+            raise ConfigError(
+                "data.residency=device cuts stored audio on the device: set data.mel_on=device, all probabilities of data.mix "
+                "to 0 and prepare replicas, or set data.residency=host"
+            )
         for phase in self.all_phases:
             if phase.batch_size % self.data.crops_per_track:
                 raise ConfigError(

@@ -34,6 +34,7 @@ from confp_jax.training.checkpoint import CheckpointError, Checkpoints, absolute
 from confp_jax.training.mesh import check_divides, global_batch, join_hosts, make_mesh
 from confp_jax.training.metric_log import LINES, MetricLog, NonFiniteLossError
 from confp_jax.training.optim import Stage, make_optimizer, make_schedule, plan_stages
+from confp_jax.training.resident import cut_crops, load_resident, resident_layout
 from confp_jax.training.run_folder import GrowingFiles, save_arrays
 from confp_jax.training.step import TrainState, build_state, train_step
 from confp_jax.training.validate import validate
@@ -118,8 +119,9 @@ def _with_batch(config: TrainConfig, batch_size: int) -> TrainConfig:
 def _open_batches(config: TrainConfig, stage: Stage, first_batch: int) -> Iterator[dict[str, np.ndarray]]:
     """A stage's batches on this process. Its seed: every stage shuffles by its own, the first by the configuration's."""
     of_stage = dataclasses.replace(_with_batch(config, stage.phase.batch_size), seed=config.seed + stage.first_step)
+    layout = resident_layout(config, jax.device_count()) if config.data.residency == "device" else None
     place = {"process": jax.process_index(), "num_processes": jax.process_count()}
-    return train_batches(of_stage, **place, first_batch=first_batch)
+    return train_batches(of_stage, **place, first_batch=first_batch, layout=layout)
 
 
 def _batches_from(
@@ -129,13 +131,16 @@ def _batches_from(
 
     Steps are dispatched and not waited for, so a batch is read and sent while the devices work on the one before.
     """
+    audio = load_resident(config, mesh) if config.data.residency == "device" else None
     for stage in stages:
         first, last = max(stage.first_step, first_step), min(stage.last_step, last_step)
         batches = _open_batches(config, stage, first - stage.first_step) if first < last else iter(())
         for _ in range(first, last):
             start = time.perf_counter()
             rows = next(batches)
-            yield stage, time.perf_counter() - start, global_batch(rows, mesh)
+            waited_s = time.perf_counter() - start
+            batch = global_batch(rows, mesh)
+            yield stage, waited_s, batch if audio is None else cut_crops(audio, batch)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from confp_jax.config import TrainConfig
 from confp_jax.data.input import train_batches
 from confp_jax.training.losses import nt_xent
 from confp_jax.training.mesh import global_batch, make_mesh
+from confp_jax.training.resident import cut_crops, load_resident, resident_layout
 from confp_jax.training.step import build_state, train_step
 from confp_jax.training.step_cost import count_collectives
 from confp_jax.training.train import train
@@ -102,6 +103,24 @@ def _options(config: TrainConfig, batches: list) -> dict:
     return found
 
 
+def _resident(config: TrainConfig) -> dict:
+    """Batches cut from device memory, on one device and on four, against those that Grain cuts: how many samples differ."""
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, mel_on="device"))
+    expected, found = train_batches(config), {}
+    expected = [next(expected) for _ in range(3)]
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, residency="device"))
+    for num in (1, 4):
+        mesh = make_mesh(num)
+        places = train_batches(config, layout=resident_layout(config, num))
+        with jax.set_mesh(mesh):
+            audio = load_resident(config, mesh)
+            batches = [cut_crops(audio, global_batch(next(places), mesh)) for _ in range(3)]
+        pairs = [(mine[name], theirs[name]) for mine, theirs in zip(batches, expected, strict=True) for name in theirs]
+        found[num] = sum(int((np.asarray(mine) != theirs).sum()) for mine, theirs in pairs)
+        assert batches[0]["anchor"].dtype == np.int16 and len(batches[0]["anchor"].sharding.device_set) == num
+    return found
+
+
 def _refusal(config: TrainConfig, workdir: str) -> str:
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=6))
     try:
@@ -125,6 +144,7 @@ if __name__ == "__main__":
                 "devices": jax.device_count(),
                 "loss": _loss(),
                 "steps": steps,
+                "resident": _resident(tiny),
                 "options": _options(tiny, batches),
                 "refusal": _refusal(tiny, sys.argv[2]),
             }

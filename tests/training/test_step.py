@@ -83,3 +83,7 @@ def test_a_batch_that_does_not_divide(devices: dict) -> None:
     """Six pairs on eight devices: the user's mistake, so one of the errors that the command line turns into a sentence."""
     assert devices["refusal"].startswith("ConfigError"), devices["refusal"]
     assert "does not divide over 8 devices" in devices["refusal"]
+
+
+def test_crops_from_device_memory_are_those_of_the_input_pipeline(devices: dict) -> None:
+    assert devices["resident"] == {"1": 0, "4": 0}
