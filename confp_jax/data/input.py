@@ -54,7 +54,7 @@ class PairCutter(grain.transforms.RandomMap):
         for crop in self._draw_crops(clean, replica, played.tempo, rng):
             if self._layout is not None:
                 spans = ((clean, crop.anchor_start_s), (replica, crop.replica_start_s))
-                pairs.append([self._layout.place(clip, self._span(start_s, clip)[0]) for clip, start_s in spans])
+                pairs.append(tuple(self._layout.place(clip, self._span(start_s, clip)[0]) for clip, start_s in spans))
                 continue
             anchor = self._source.crop(clean, *self._span(crop.anchor_start_s, clean))
             pairs.append((self._feature(anchor), self._replica(replica, crop.replica_start_s, played, rng)))

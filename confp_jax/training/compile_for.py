@@ -16,10 +16,11 @@ os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
 import dataclasses
 import functools
+import inspect
 import json
 import re
 import time
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -70,14 +71,14 @@ def compile_step(config: TrainConfig, mesh: Mesh) -> StepCost:
     with jax.set_mesh(mesh):
         state = jax.eval_shape(functools.partial(build_state, config, optimizer))
         state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), state)
-        step = jax.jit(train_step.__wrapped__, static_argnames=("config", "optimizer"), donate_argnums=0)
+        step = jax.jit(inspect.unwrap(train_step), static_argnames=("config", "optimizer"), donate_argnums=0)
         batch = jax.ShapeDtypeStruct(*_pair_shape(config), sharding=rows)
         lowered = step.lower(state, {"anchor": batch, "replica": batch}, config=config, optimizer=optimizer)
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             raise ConfigError(_why_not(error, config)) from error
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    memory, cost = cast(Any, compiled.memory_analysis()), cast(Any, compiled.cost_analysis())
     peak = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
     return StepCost(
         num_chips=mesh.devices.size,
@@ -86,7 +87,7 @@ def compile_step(config: TrainConfig, mesh: Mesh) -> StepCost:
         peak_bytes=peak + memory.generated_code_size_in_bytes,
         flops=cost["flops"],
         bytes_moved=cost["bytes accessed"],
-        collectives=count_collectives(compiled.as_text()),
+        collectives=count_collectives(compiled.as_text() or ""),
         compile_s=time.perf_counter() - start,
     )
 

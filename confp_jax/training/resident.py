@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ def load_resident(config: TrainConfig, mesh: jax.sharding.Mesh) -> Int16[Array, 
     def read(index: tuple[slice, ...]) -> np.ndarray:
         return read_part(source, layout, range(*index[0].indices(shape[0])))
 
-    return jax.make_array_from_callback(shape, NamedSharding(mesh, PartitionSpec(AXIS)), read)
+    return jax.make_array_from_callback(shape, NamedSharding(mesh, PartitionSpec(AXIS)), cast(Any, read))
 
 
 def resident_layout(config: TrainConfig, num_devices: int) -> Layout:
