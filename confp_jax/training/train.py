@@ -82,16 +82,16 @@ def train(
             print(f"resumed from step {first_step}", file=sys.stderr)
         elif config.init_from:
             state = begin_from(state, config)
-        flops = _flops_per_segment(config)
+        log_options |= {"flops_per_segment": _flops_per_segment(config), "first_step": first_step, "is_writer": is_writer}
         step = first_step
-        with MetricLog.open(
-            files.local, **log_options, flops_per_segment=flops, first_step=first_step, is_writer=is_writer
-        ) as log:
+        with (
+            MetricLog.open(files.local, **log_options) as log,
+            _saves_offending_batch(config, stages, folder, schedule),
+        ):
             for stage, waited_s, batch in _batches_from(first_step, last_step, config, stages, mesh):
                 state, metrics = train_step(state, batch, config=config, optimizer=optimizer)
                 step += 1
-                with _saves_offending_batch(config, stages, folder, schedule):
-                    log.step(step, metrics, num_segments=2 * stage.phase.batch_size, waited_s=waited_s)
+                log.step(step, metrics, num_segments=2 * stage.phase.batch_size, waited_s=waited_s)
                 if checkpoints.save(step, state):
                     log.flush_board()
                     files.publish()
@@ -99,8 +99,7 @@ def train(
                     _log_validation(step, state, config, log)
                 if stopped.is_set(step):
                     break
-            with _saves_offending_batch(config, stages, folder, schedule):
-                log.flush()
+            log.flush()
             checkpoints.save(step, state, force=True)
     ending = "" if step >= num_steps else "; stopped as asked" if step >= last_step else "; the same command goes on"
     print(f"step {step} of {num_steps} saved in {workdir}{ending}")
