@@ -102,7 +102,9 @@ def test_two_hosts_then_one_then_two(
     cloud.wait("finished", num=2)
     assert "resumed from step 6" in cloud.logs()
     assert "finished" in cloud.run("watch")
-    assert cloud.run("status").count("not running") == 2
+    deadline = time.monotonic() + 30
+    while cloud.run("status").count("not running") < 2:  # a process that ended may be waiting for its parent
+        assert time.monotonic() < deadline
 
     train(config, tmp_path / "alone")
     expected = _losses(tmp_path / "alone")
