@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from confp_jax.config import EncoderConfig
+from confp_jax.model.encoder import pooling_weights
 
 
 class FeedForward(nn.Module):
@@ -34,14 +35,17 @@ class Convolution(nn.Module):
         self.layer_norm = nn.LayerNorm(dim)
         self.pointwise_in = nn.Conv1d(dim, 2 * dim, 1)
         self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
-        self.norm = nn.BatchNorm1d(dim)
+        self.has_layer_norm = config.conv_norm == "layer"
+        self.norm = nn.LayerNorm(dim) if self.has_layer_norm else nn.BatchNorm1d(dim)
         self.pointwise_out = nn.Conv1d(dim, dim, 1)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, T, D] to [B, T, D]."""
         y = nn.functional.glu(self.pointwise_in(self.layer_norm(x).transpose(1, 2)), dim=1)
-        y = nn.functional.silu(self.norm(self.depthwise(y)))
+        y = self.depthwise(y)
+        y = self.norm(y.transpose(1, 2)).transpose(1, 2) if self.has_layer_norm else self.norm(y)
+        y = nn.functional.silu(y)
         return self.dropout(self.pointwise_out(y)).transpose(1, 2)
 
 
@@ -68,20 +72,26 @@ class ConformerBlock(nn.Module):
 
 
 class TorchEncoder(nn.Module):
-    """Linear, conformer blocks, mean over time, Linear, L2. Frames a token and pooled parts are 1: the paper's models."""
+    """Linear, conformer blocks, mean over time (of overlapping parts), Linear, L2: all of confp_jax.model.encoder's options."""
 
-    def __init__(self, config: EncoderConfig, *, num_mels: int):
+    def __init__(self, config: EncoderConfig, *, num_mels: int, num_frames: int):
         super().__init__()
-        self.input = nn.Linear(num_mels, config.dim)
+        self.frames_per_token = config.frames_per_token
+        tokens = num_frames // config.frames_per_token
+        self.register_buffer("pooling", torch.from_numpy(pooling_weights(tokens, config.pool_segments)), persistent=False)
+        self.input = nn.Linear(num_mels * config.frames_per_token, config.dim)
         self.layers = nn.ModuleList([ConformerBlock(config) for _ in range(config.num_layers)])
-        self.output = nn.Linear(config.dim, config.embedding_dim)
+        self.output = nn.Linear(config.dim * config.pool_segments, config.embedding_dim)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Log-mel frames [B, T, F] to unit vectors [B, E]."""
-        x = self.input(frames)
+        batch, num_frames, num_mels = frames.shape
+        tokens = num_frames // self.frames_per_token
+        x = self.input(frames[:, : tokens * self.frames_per_token].reshape(batch, tokens, self.frames_per_token * num_mels))
         for layer in self.layers:
             x = layer(x)
-        return nn.functional.normalize(self.output(x.mean(1)), dim=-1)
+        pooled = torch.einsum("pt,btd->bpd", self.pooling, x).reshape(batch, -1)
+        return nn.functional.normalize(self.output(pooled), dim=-1)
 
 
 def compute_nt_xent(embeddings: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -1,9 +1,9 @@
-"""Segments a second of our encoder and of its eager PyTorch twin, in turn on the same machine, batch and threads.
+"""Segments a second of our encoder and of its PyTorch twin, in turn on the same machine, batch and threads.
 
-    python -m benchmarks.train_step --model small --batch 32
+    python -m benchmarks.train_step --model small --batch 32 --compile
 
 forward: eval mode, as for fingerprinting. forward+backward: training mode with the config's dropout, NT-Xent over the batch,
-the gradient of every parameter. Rounds alternate between the two, so that a disturbance meets both; medians are reported.
+the gradient of every parameter. Rounds alternate between the systems, so that a disturbance meets both; medians are reported.
 Our weights are the twin's, and the forward outputs are compared before anything is timed.
 """
 
@@ -26,25 +26,39 @@ from configs.fma import get_config
 from confp_jax.config import TrainConfig, from_mapping
 from confp_jax.model.compiler import compiler_options
 from confp_jax.model.encoder import Encoder
-from confp_jax.model.from_torch import load_torch_encoder
+from confp_jax.model.from_torch import map_torch_names
 from confp_jax.training.losses import nt_xent
 
 Run = Callable[[], object]
 
 
-def build_runs(config: TrainConfig, frames: np.ndarray, *, options: dict[str, str]) -> dict[str, dict[str, Run]]:
+def build_runs(
+    config: TrainConfig, frames: np.ndarray, *, options: dict[str, str], with_compile: bool
+) -> dict[str, dict[str, Run]]:
     """What to time: pass -> system -> a call that returns when the result is there. `options` are XLA's, for our side."""
     torch.manual_seed(0)
-    twin = TorchEncoder(config.encoder, num_mels=config.mel.num_mels)
-    weights = {name: weight.numpy().copy() for name, weight in twin.state_dict().items()}
-    loaded = nnx.state(load_torch_encoder(weights, num_heads=config.encoder.num_heads))
-    encoder = Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(0))  # with the config's dropout
-    nnx.update(encoder, loaded)
-    ours, theirs = _our_passes(encoder, config, frames, options), _twin_passes(twin, config, frames)
+    twin = TorchEncoder(config.encoder, num_mels=config.mel.num_mels, num_frames=frames.shape[1])
+    encoder = Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(0))
+    _take_weights(encoder, twin, config)
+    ours, theirs = _our_passes(encoder, config, frames, options), _twin_passes(twin, twin, config, frames)
     difference = np.abs(np.asarray(ours["forward"]()) - np.asarray(theirs["forward"]())).max()
     if difference > 2e-5:
         raise SystemExit(f"the twins disagree by {difference:.2g}: they are not the same model")
-    return {name: {"ours": ours[name], "twin": theirs[name]} for name in ours}
+    systems = {"ours": ours, "twin": theirs}
+    if with_compile:
+        systems["compiled"] = _twin_passes(twin, torch.compile(twin), config, frames)
+    return {name: {system: passes[name] for system, passes in systems.items()} for name in ours}
+
+
+def _take_weights(encoder: Encoder, twin: TorchEncoder, config: TrainConfig) -> None:
+    """The twin's weights into ours, also where ours has what from_torch does not read: parts, stacked frames, another norm."""
+    weights = {name: weight.numpy().copy() for name, weight in twin.state_dict().items()}
+    flat = dict(nnx.to_flat_state(nnx.state(encoder)))
+    for name, (path, arrange) in map_torch_names(config.encoder.num_layers).items():
+        if name in weights:  # a LayerNorm has no running statistics
+            place = tuple("layer_norm" if part == "batch_norm" and config.encoder.conv_norm == "layer" else part for part in path)
+            flat[place] = flat[place].replace(jax.numpy.asarray(arrange(weights[name])))
+    nnx.update(encoder, nnx.from_flat_state(flat))
 
 
 def _our_passes(encoder: Encoder, config: TrainConfig, frames: np.ndarray, options: dict[str, str]) -> dict[str, Run]:
@@ -72,18 +86,19 @@ def _our_passes(encoder: Encoder, config: TrainConfig, frames: np.ndarray, optio
     }
 
 
-def _twin_passes(twin: TorchEncoder, config: TrainConfig, frames: np.ndarray) -> dict[str, Run]:
+def _twin_passes(twin: TorchEncoder, call: Callable[..., Any], config: TrainConfig, frames: np.ndarray) -> dict[str, Run]:
+    """`call` is the twin, or what torch.compile made of it."""
     batch = torch.from_numpy(frames)
 
     def forward() -> torch.Tensor:
         twin.eval()
         with torch.inference_mode():
-            return twin(batch)
+            return call(batch)
 
     def backward() -> None:
         twin.train()
         twin.zero_grad(set_to_none=True)
-        compute_nt_xent(twin(batch), config.temperature).backward()
+        compute_nt_xent(call(batch), config.temperature).backward()
 
     return {"forward": forward, "forward+backward": backward}
 
@@ -110,26 +125,27 @@ def measure(runs: dict[str, Run], *, num_rounds: int) -> dict[str, list[Times]]:
 
 
 def summarize(times: dict[str, list[Times]], batch: int) -> dict[str, Any]:
-    """Medians: segments a second of each system with their range, and ours over the twin's by the clock and by processor time."""
+    """Medians: segments a second of each system with their range, and how much faster ours is by the clock and by CPU time."""
     wall = {system: statistics.median(t.wall_s for t in runs) for system, runs in times.items()}
     cpu = {system: statistics.median(t.cpu_s for t in runs) for system, runs in times.items()}
     spread = {s: [batch / max(t.wall_s for t in runs), batch / min(t.wall_s for t in runs)] for s, runs in times.items()}
     return {
         "segments_per_s": {system: batch / seconds for system, seconds in wall.items()},
         "range": spread,
-        "ratio": wall["twin"] / wall["ours"],
-        "ratio_cpu": cpu["twin"] / cpu["ours"],
+        "ratio": {system: seconds / wall["ours"] for system, seconds in wall.items()},
+        "ratio_cpu": {system: seconds / cpu["ours"] for system, seconds in cpu.items()},
     }
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="small", choices=("small", "medium", "large"), help="one of configs/fma.py")
+    parser.add_argument("--model", default="small", choices=("small", "medium", "large", "edge"), help="one of configs/fma.py")
     parser.add_argument("--batch", type=int, default=32, help="segments of 3 s, an even number (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="timed runs of each system and pass (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for PyTorch (default: all cores)")
     parser.add_argument("--xla-defaults", action="store_true", help="without the options of confp_jax/model/compiler.py")
+    parser.add_argument("--compile", action="store_true", help="the twin under torch.compile as well (needs a C++ compiler)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     options = parser.parse_args(arguments)
     if options.batch < 2 or options.batch % 2 or options.rounds < 1:
@@ -142,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
     frames = np.random.default_rng(0).standard_normal((options.batch, num_frames, config.mel.num_mels), np.float32)
     results = {}
     xla = {} if options.xla_defaults else compiler_options()
-    for name, runs in build_runs(config, frames, options=xla).items():
+    for name, runs in build_runs(config, frames, options=xla, with_compile=options.compile).items():
         results[name] = summarize(measure(runs, num_rounds=options.rounds), options.batch)
     about = {"model": options.model, "batch": options.batch, "threads": options.threads, "rounds": options.rounds}
     about |= {"frames": num_frames, "jax": jax.__version__, "torch": torch.__version__, "xla": xla}
@@ -150,13 +166,12 @@ def main(arguments: list[str] | None = None) -> None:
         print(json.dumps(about | {"passes": results}))
         return
     print(", ".join(f"{key} {value}" for key, value in about.items()))
-    print(f"{'segments/s, median (range)':28}{'ours':>24}{'PyTorch eager':>24}{'ratio':>8}{'by CPU time':>14}")
+    print(f"{'segments/s, median (range)':28}{'':>10}{'':>24}{'ours faster by':>16}{'by CPU time':>13}")
     for name, result in results.items():
-        cells = [
-            f"{result['segments_per_s'][system]:.1f} ({result['range'][system][0]:.1f}-{result['range'][system][1]:.1f})"
-            for system in ("ours", "twin")
-        ]
-        print(f"{name:28}{cells[0]:>24}{cells[1]:>24}{result['ratio']:8.2f}{result['ratio_cpu']:14.2f}")
+        for system, rate in result["segments_per_s"].items():
+            low, high = result["range"][system]
+            cell = f"{rate:.1f} ({low:.1f}-{high:.1f})"
+            print(f"{name:28}{system:>10}{cell:>24}{result['ratio'][system]:16.2f}{result['ratio_cpu'][system]:13.2f}")
 
 
 if __name__ == "__main__":

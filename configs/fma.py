@@ -33,6 +33,11 @@ def get_config(model: str = "small") -> ConfigDict:
             "temperature": 0.07 if model == "small" else 0.05,  # paper
             "init_from": "",  # a checkpoint folder: fine-tune its encoder instead of beginning at random
             "log_every_steps": 20,
+            # (epochs, learning rate, pairs a batch) one after another, instead of the three fields of that meaning; PAPER's start
+            "phases": ((40, 2e-4, 64), (30, 1e-4, 128), (20, 5e-5, 256), (10, 2.5e-5, 512)) if model == "large" else (),
+            "microbatches": 1,  # parts that a batch is encoded in (GradCache): a large batch on a small device
+            "rematerialise": False,  # blocks computed again in the backward pass: less memory, a third more work
+            "compute_dtype": "auto",  # bfloat16 on accelerators, float32 on a CPU
             "audio": {"sample_rate_hz": 16_000, "segment_s": 3.0},  # paper
             "mel": {
                 "fft_samples": 1024,  # paper
@@ -62,6 +67,7 @@ def get_config(model: str = "small") -> ConfigDict:
                 "anchor_fraction": 0.5,
             },
             "optimizer": {
+                "kind": "adam",  # paper; "lamb" and "lars" for batches of thousands
                 "learning_rate": 1e-4 if model == "small" else 2e-4,  # paper
                 "schedule": "constant",  # paper; "cosine" falls to final_fraction
                 "warmup_steps": 0,
@@ -80,6 +86,7 @@ def get_config(model: str = "small") -> ConfigDict:
                 "shift_alpha": 8.0,  # paper
                 "shift_beta": 2.0,  # paper
                 "max_shift_s": 0.15,  # paper
+                "residency": "host",  # "device": all audio in device memory, for accelerators that outrun the host's cores
                 "mel_on": "device",
                 "num_workers": 0,
                 "mix": {  # drawn anew for every replica (confp_jax/data/mixing.py); all off: stored replicas alone, as the paper

@@ -6,7 +6,7 @@ import json
 import types
 import typing
 from collections.abc import Iterable
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -104,6 +104,7 @@ class SpecAugmentConfig:
 class OptimizerConfig:
     """Adam (0.9, 0.999, 1e-8). `decoupled=False` adds L2 to the gradient as the paper does, True is AdamW."""
 
+    kind: Literal["adam", "lamb", "lars"] = "adam"  # lamb, lars: for batches of thousands, the step scaled by each layer's norm
     learning_rate: float = 1e-4
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: int = 0
@@ -158,6 +159,7 @@ class DataConfig:
     shift_alpha: float = 8.0  # time shift of the replica: Beta(8, 2) x 150 ms, either way
     shift_beta: float = 2.0
     max_shift_s: float = 0.15
+    residency: Literal["host", "device"] = "host"  # device: all audio is loaded there once, the host draws only where to cut
     mel_on: Literal["host", "device"] = "device"  # host: scipy's FFT in the input pipeline, 4x faster on a CPU
     num_workers: int = 0  # Grain worker processes; 0 reads on threads of this process
     mix: MixConfig = MixConfig()
@@ -182,6 +184,14 @@ class CheckpointConfig:
     num_kept: int = 3
 
 
+class Phase(NamedTuple):
+    """A stretch of training with its own learning rate and batch (PAPER: "large model's schedule")."""
+
+    num_epochs: int
+    learning_rate: float
+    batch_size: int  # pairs
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """One training run, complete: the JSON of this travels inside every checkpoint."""
@@ -192,6 +202,10 @@ class TrainConfig:
     temperature: float = 0.07
     init_from: str = ""  # a checkpoint folder whose encoder a new run begins with (fine-tuning)
     log_every_steps: int = 20
+    phases: tuple[tuple[int, float, int], ...] = ()  # (epochs, learning rate, pairs a batch); empty: one, of the fields for these
+    microbatches: int = 1  # parts that a batch is encoded in, for its gradient to fit a small device; the loss sees them together
+    rematerialise: bool = False  # compute each block again in the backward pass instead of keeping it
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the encoder while training; auto: bfloat16 but on CPUs
     audio: AudioConfig = AudioConfig()
     mel: MelConfig = MelConfig()
     encoder: EncoderConfig = EncoderConfig()
@@ -204,7 +218,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.temperature <= 0:
             raise ConfigError(f"temperature={self.temperature} must be positive; the paper uses 0.05 to 0.07")
-        _positive(self, "", "num_epochs", "log_every_steps")
+        _positive(self, "", "num_epochs", "log_every_steps", "microbatches")
+        for phase in self.phases:
+            if min(phase) <= 0:
+                raise ConfigError(f"phases holds {phase}; each is (epochs, learning rate, pairs a batch), all positive")
         _positive(self.data, "data", "batch_size", "crops_per_track")
         _positive(self.checkpoint, "checkpoint", "every_steps", "num_kept")
         _positive(self.validation, "validation", "queries_per_track", "index_hop_s", "max_track_s")
@@ -215,10 +232,25 @@ class TrainConfig:
             raise ConfigError(f"audio.segment_s={self.audio.segment_s} is too short: it holds {max(tokens, 0)} tokens")
         if self.data.mix.warps_mel and self.data.mel_on != "host":
             raise ConfigError("data.mix.tempo_p, pitch_p and colour_p work on mel power: set data.mel_on=host, or them to 0")
-        if self.data.batch_size % self.data.crops_per_track:
+        if self.data.residency == "device" and (self.data.mel_on == "host" or self.data.mix != MixConfig()):
             raise ConfigError(
-                f"data.batch_size={self.data.batch_size} is no multiple of data.crops_per_track={self.data.crops_per_track}"
+                "data.residency=device cuts stored audio on the device: set data.mel_on=device, all probabilities of data.mix "
+                "to 0 and prepare replicas, or set data.residency=host"
             )
+        for phase in self.all_phases:
+            if phase.batch_size % self.data.crops_per_track:
+                raise ConfigError(
+                    f"data.batch_size={phase.batch_size} is no multiple of data.crops_per_track={self.data.crops_per_track}"
+                )
+            if 2 * phase.batch_size % self.microbatches:
+                raise ConfigError(f"a batch of {phase.batch_size} pairs does not divide into microbatches={self.microbatches}")
+
+    @property
+    def all_phases(self) -> tuple[Phase, ...]:
+        """`phases`, or the one that `num_epochs`, `optimizer.learning_rate` and `data.batch_size` make."""
+        if self.phases:
+            return tuple(Phase(*phase) for phase in self.phases)
+        return (Phase(self.num_epochs, self.optimizer.learning_rate, self.data.batch_size),)
 
     def to_json(self) -> str:
         """A string that `from_json` reads back to an equal object."""
@@ -232,6 +264,18 @@ class TrainConfig:
           ConfigError: the text holds a field this version does not know, or of another type.
         """
         return from_mapping(cls, json.loads(text))
+
+
+def flat_fields(config: Any, *, path: str = "") -> dict[str, Any]:
+    """Every field of nested dataclasses by its dotted name."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flat_fields(value, path=f"{path}{field.name}.")
+        else:
+            flat[path + field.name] = value
+    return flat
 
 
 def from_mapping(cls: type[T], values: Fields, *, path: str = "") -> T:

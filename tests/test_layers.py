@@ -15,6 +15,7 @@ ROOMS = ["config", "metrics", "command_line", "audio", "data", "model", "trainin
 PREPARATION_USES = {"config", "command_line", "audio", "data", "retrieval"}
 COMMANDS = {  # the files that LAYOUT marks CLI and that parse with absl
     "confp_jax/training/train.py",
+    "confp_jax/training/compile_for.py",
     "confp_jax/evaluation/benchmark.py",
     "confp_jax/evaluation/calibrate.py",
     "confp_jax/evaluation/open_set.py",
@@ -30,12 +31,18 @@ HEAVY = {
     "audiomentations": {"data_prep/augment.py"},
     "tensorflow_datasets": {"confp_jax/data/records.py"},
     "array_record": {"confp_jax/data/records.py"},
-    "grain": {"confp_jax/data/input.py", "confp_jax/training/checkpoint.py"},  # there for a type
+    "grain": {"confp_jax/data/input.py"},
     "orbax": {"confp_jax/training/checkpoint.py"},
     "scann": {"confp_jax/retrieval/index/scann.py"},
     "faiss": {"confp_jax/retrieval/index/faiss.py"},
     "pyarrow": {"confp_jax/retrieval/exchange.py"},
     "pymilvus": {"confp_jax/retrieval/index/milvus.py"},
+    "etils": {  # paths that may lie in a bucket
+        "confp_jax/training/train.py",
+        "confp_jax/training/checkpoint.py",
+        "confp_jax/training/metric_log.py",
+        "confp_jax/training/run_folder.py",
+    },
     "ml_collections": COMMANDS | {"configs/", "confp_jax/command_line.py"},  # ConfigDict stops at the command line
     "absl": COMMANDS | {"confp_jax/command_line.py"},
     "tensorflow": set(),
@@ -181,6 +188,7 @@ def test_the_rules_speak_of_what_there_is():
         "array_record",
         "grain",
         "orbax",
+        "etils",
         "scann",
         "faiss",
         "pymilvus",

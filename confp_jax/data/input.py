@@ -4,7 +4,7 @@ Nothing here may import JAX: Grain's worker processes import it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -16,6 +16,7 @@ from confp_jax.config import MixConfig, TrainConfig
 from confp_jax.data.duplicates import places_without_duplicates, read_duplicates
 from confp_jax.data.mixing import Mixer, PitchAndTempo, resample
 from confp_jax.data.records import ClipSource, DatasetError, read_splits, to_int16
+from confp_jax.data.resident import Layout
 
 _NUM_THREADS = 4  # and as many batches read ahead
 
@@ -23,11 +24,13 @@ _NUM_THREADS = 4  # and as many batches read ahead
 class PairCutter(grain.transforms.RandomMap):
     """A track number to `crops_per_track` pairs: {"anchor", "replica"}, each [crops, samples] int16 or [crops, T, F] float32.
 
+    With a `layout` of the audio in device memory, the same draws give the crops' places instead: [crops, 3] int32.
+
     Raises:
       DatasetError: the clips' order or rate is not what the configuration needs, or it asks for sounds that are not there.
     """
 
-    def __init__(self, source: ClipSource, config: TrainConfig):
+    def __init__(self, source: ClipSource, config: TrainConfig, layout: Layout | None = None):
         summary = source.summary
         if summary.sample_rate_hz != config.audio.sample_rate_hz:
             raise DatasetError(
@@ -39,7 +42,7 @@ class PairCutter(grain.transforms.RandomMap):
                 f"{source.folder} holds no replicas; prepare it again with --config.num_replicas=4, or draw distortions "
                 "while training with --config.data.mix.noise_p=0.9 and its fellows"
             )
-        self._source, self._config = source, config
+        self._source, self._config, self._layout = source, config, layout
         self._mixer = Mixer(config.data.mix, source.folder, sample_rate_hz=config.audio.sample_rate_hz)
 
     def random_map(  # pyrefly: ignore[bad-override]
@@ -50,6 +53,10 @@ class PairCutter(grain.transforms.RandomMap):
         played = self._mixer.draw_pitch_and_tempo(rng)
         pairs = []
         for crop in self._draw_crops(clean, replica, played.tempo, rng):
+            if self._layout is not None:
+                spans = ((clean, crop.anchor_start_s), (replica, crop.replica_start_s))
+                pairs.append(tuple(self._layout.place(clip, self._span(start_s, clip)[0]) for clip, start_s in spans))
+                continue
             anchor = self._source.crop(clean, *self._span(crop.anchor_start_s, clean))
             pairs.append((self._feature(anchor), self._replica(replica, crop.replica_start_s, played, rng)))
         return {name: np.stack([pair[i] for pair in pairs]) for i, name in enumerate(("anchor", "replica"))}
@@ -125,8 +132,18 @@ class PairCutter(grain.transforms.RandomMap):
         return power if rng is None else self._mixer.colour(power, rng, mel)
 
 
-def train_batches(config: TrainConfig, *, process: int = 0, num_processes: int = 1) -> grain.DatasetIterator:
-    """This process's share of the endless, shuffled stream of batches; no track is in an epoch twice.
+def train_batches(
+    config: TrainConfig,
+    *,
+    process: int = 0,
+    num_processes: int = 1,
+    first_batch: int = 0,
+    layout: Layout | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """This process's share of the endless, shuffled stream of batches from `first_batch` on; no track is in an epoch twice.
+
+    Batch number and seed decide the batch and its draws: where a run stands in its data is its step, whatever the number of
+    processes and workers before and after.
 
     Raises:
       DatasetError: no dataset, too few tracks for a batch.
@@ -144,8 +161,8 @@ def train_batches(config: TrainConfig, *, process: int = 0, num_processes: int =
     # Whole batches only, other tracks left over in every epoch: a batch across two epochs could hold a track twice.
     whole = len(tracks) // tracks_per_batch * tracks_per_batch
     dataset = grain.MapDataset.source(tracks).seed(config.seed).shuffle()[:whole].repeat()
-    dataset = dataset[process::num_processes].random_map(PairCutter(source, config))
-    dataset = dataset.batch(tracks_per_batch // num_processes, drop_remainder=True, batch_fn=_join)
+    dataset = dataset.random_map(PairCutter(source, config, layout))[process::num_processes]
+    dataset = dataset.batch(tracks_per_batch // num_processes, drop_remainder=True, batch_fn=_join)[first_batch:]
     options = grain.ReadOptions(num_threads=_NUM_THREADS, prefetch_buffer_size=_NUM_THREADS)
     iterable = dataset.to_iter_dataset(options)
     if config.data.num_workers:

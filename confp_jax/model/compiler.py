@@ -7,16 +7,21 @@ from typing import Any
 import jax
 
 
-def fast_jit(*, static_argnames: Sequence[str] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def fast_jit(
+    *, static_argnames: Sequence[str] = (), donated: Sequence[int] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """`jax.jit` with `compiler_options()`, made at the first call: importing a module must not start the backend.
 
-    The jitted function itself is `function.jitted()`.
+    The jitted function itself is `function.jitted()`. Arguments with the numbers `donated` give their memory to the results on
+    accelerators; on a CPU they are kept, because what saves them in the background may look at the same memory.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.cache
         def jitted() -> Any:
-            return jax.jit(function, static_argnames=static_argnames, compiler_options=compiler_options())
+            numbers = () if jax.default_backend() == "cpu" else tuple(donated)
+            options = compiler_options()
+            return jax.jit(function, static_argnames=static_argnames, donate_argnums=numbers, compiler_options=options)
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:

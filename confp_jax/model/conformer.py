@@ -61,7 +61,9 @@ class SelfAttention(nnx.Module):
         qkv = self.qkv(self.norm(x)).reshape(batch, frames, 3, self.num_heads, dim // self.num_heads)
         query, keys, values = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         scores = jnp.einsum("bqhd,bkhd->bhqk", query * (1 / math.sqrt(dim // self.num_heads)), keys)
-        weights = self.dropout(jax.nn.softmax(scores, axis=-1), train=train, key=first)
+        # In float32 whatever the layers compute in: bfloat16 has 8 bits to sum 368 weights with.
+        softmax = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(scores.dtype)
+        weights = self.dropout(softmax, train=train, key=first)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, values).reshape(batch, frames, dim)
         return self.dropout(self.outer(mixed), train=train, key=second)
 

@@ -27,9 +27,18 @@ class Encoder(nnx.Module):
         self.output = nnx.Linear(config.dim * config.pool_segments, config.embedding_dim, rngs=rngs)
 
     def __call__(
-        self, frames: Float[Array, "B T F"], *, train: bool = False, key: jax.Array | None = None
+        self,
+        frames: Float[Array, "B T F"],
+        *,
+        train: bool = False,
+        key: jax.Array | None = None,
+        rematerialise: bool = False,
     ) -> Float[Array, "B E"]:
-        """Unit vectors. `train` uses the batch's statistics and needs a `key` for dropout."""
+        """Unit vectors in float32. `train` uses the batch's statistics and needs a `key` for dropout.
+
+        Layers compute in the type of `frames` and the weights. `rematerialise` keeps only each block's input for the backward
+        pass and computes the rest again: a third more work for a fraction of the memory.
+        """
         if train and key is None:
             raise ValueError("training needs a key for dropout")
         keys = jax.random.split(jax.random.key(0) if key is None else key, len(self.layers))
@@ -40,9 +49,14 @@ class Encoder(nnx.Module):
         x = x.reshape(batch, tokens, self.frames_per_token, num_mels).reshape(batch, tokens, -1)
         x = self.input(x)
         for layer, layer_key in zip(self.layers, keys, strict=True):
-            x = layer(x, train=train, key=layer_key)
-        pooled = jnp.einsum("pt,btd->bpd", pooling_weights(tokens, self.pool_segments), x)
-        return unit(self.output(pooled.reshape(batch, -1)))
+            run = functools.partial(_run_block, train=train)
+            x = (nnx.remat(run) if rematerialise else run)(layer, x, layer_key)
+        pooled = jnp.einsum("pt,btd->bpd", pooling_weights(tokens, self.pool_segments), x.astype(jnp.float32))
+        return unit(self.output(pooled.reshape(batch, -1)).astype(jnp.float32))
+
+
+def _run_block(block: ConformerBlock, x: Float[Array, "B T D"], key: jax.Array, *, train: bool) -> Float[Array, "B T D"]:
+    return block(x, train=train, key=key)
 
 
 @functools.lru_cache(maxsize=32)
@@ -59,6 +73,14 @@ def pooling_weights(num_tokens: int, num_segments: int) -> Float32[np.ndarray, "
 def unit(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
     """L2 normalisation; a zero vector stays zero and its gradient finite."""
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-24))
+
+
+def forward_flops(config: EncoderConfig, *, num_frames: int, num_mels: int) -> float:
+    """Floating-point operations of one segment's forward pass: the matrix products, two for each multiplication."""
+    tokens, dim = num_frames // config.frames_per_token, config.dim
+    block = 22 * tokens * dim**2 + 4 * tokens**2 * dim + 2 * tokens * config.conv_kernel * dim
+    ends = tokens * num_mels * config.frames_per_token * dim + config.pool_segments * dim * (tokens + config.embedding_dim)
+    return float(config.num_layers * block + 2 * ends)
 
 
 def num_parameters(encoder: Encoder) -> int:

@@ -4,66 +4,101 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import pathlib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple, cast
 
-import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from confp_jax.config import ConfigError, TrainConfig
+from confp_jax.config import ConfigError, TrainConfig, flat_fields, suggestion
 from confp_jax.model.encoder import Encoder
 from confp_jax.training.step import TrainState
+
+# A run may go on with others of these: they change neither the model nor what a step does.
+FREE_FIELDS = (
+    *("num_epochs", "log_every_steps", "validation", "checkpoint", "init_from"),
+    *("data.dir", "data.num_workers", "rematerialise"),
+)
+# What decides the shapes of the saved arrays, and what they mean.
+_FIXED_FIELDS = (
+    *("audio", "mel", "optimizer.kind", "optimizer.decoupled", "encoder.dim", "encoder.num_layers", "encoder.num_heads"),
+    *("encoder.conv_kernel", "encoder.embedding_dim", "encoder.frames_per_token", "encoder.pool_segments", "encoder.conv_norm"),
+)
+_UNREADABLE = (KeyError, TypeError, ValueError, OSError)  # what Orbax raises for missing, cut and overwritten files
 
 
 class CheckpointError(ValueError):
     """A folder that is no usable checkpoint; the message says why and what to do."""
 
 
+class DamagedCheckpointWarning(UserWarning):
+    """A checkpoint could not be read, and an older one was taken."""
+
+
 class Checkpoints:
     """The checkpoints of one run: `restore`, then `save` at every step (the policy decides which)."""
 
-    def __init__(self, checkpointer: ocp.training.Checkpointer, config: TrainConfig):
-        self._checkpointer, self._config = checkpointer, config
+    def __init__(self, folder: epath.Path, config: TrainConfig, allowed: Collection[str]):
+        self._folder, self._config, self._allowed = folder, config, allowed
+        self._stack = contextlib.ExitStack()
+        self._checkpointer: ocp.training.Checkpointer | None = None
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, workdir: str | pathlib.Path, config: TrainConfig) -> Iterator["Checkpoints"]:
-        """Opens (or begins) the run's folder; leaves only when the last save is complete."""
-        policies = ocp.training.save_decision_policies
-        with ocp.training.Checkpointer(
-            str(pathlib.Path(workdir).resolve() / "checkpoints"),
-            save_decision_policy=cast(Any, policies.FixedIntervalPolicy(config.checkpoint.every_steps)),
-            preservation_policy=cast(Any, ocp.training.preservation_policies.LatestN(config.checkpoint.num_kept)),
-            cleanup_tmp_directories=True,
-        ) as checkpointer:
-            yield cls(checkpointer, config)
+    def open(cls, workdir: epath.PathLike, config: TrainConfig, *, allow_change: Collection[str] = ()) -> Iterator["Checkpoints"]:
+        """Opens (or begins) the run's folder, here or in a bucket; leaves only when the last save is complete.
 
-    def restore(self, state: TrainState, batches: grain.DatasetIterator) -> tuple[TrainState, int]:
-        """The newest checkpoint's state and step, with `batches` set to where it stood; (state, 0) if there is none.
+        `allow_change` names fields that may differ from those the run was begun with (those in `FREE_FIELDS` always may).
+        """
+        checkpoints = cls(absolute_path(workdir) / "checkpoints", config, allow_change)
+        with checkpoints._stack:
+            yield checkpoints
+
+    def restore(self, state: TrainState) -> tuple[TrainState, int]:
+        """The newest checkpoint's state and step; (state, 0) if there is none.
+
+        A damaged one is set aside as STEP.damaged with a warning, and the one before it is taken.
 
         Raises:
-          ConfigError: the run was begun with another model.
+          ConfigError: the run was begun with settings that may not change.
+          CheckpointError: all checkpoints are damaged.
         """
-        latest = self._checkpointer.latest
-        if latest is None:
-            return state, 0
-        saved = _read_config(pathlib.Path(self._checkpointer.directory) / str(latest.step))
-        if (saved.encoder, saved.mel, saved.audio) != (self._config.encoder, self._config.mel, self._config.audio):
-            raise ConfigError(
-                f"{self._checkpointer.directory} was trained as {saved.encoder}, {saved.mel}; now asked for "
-                f"{self._config.encoder}, {self._config.mel}; use another --workdir, or the old settings"
-            )
-        if saved.optimizer.decoupled != self._config.optimizer.decoupled:
-            raise ConfigError(
-                f"{self._checkpointer.directory} was trained with optimizer.decoupled={saved.optimizer.decoupled}; now asked for "
-                f"{self._config.optimizer.decoupled}: another optimizer's state; use another --workdir, or the old setting"
-            )
-        templates = jax.tree.map(_template, _checkpointables(state)) | {"data": batches}
-        found = self._checkpointer.load_checkpointables(latest, templates)
+        found, errors = None, []
+        steps = complete_steps(self._folder)
+        for step in reversed(steps):
+            try:
+                found = self._load(step, state)
+                break
+            except ConfigError:
+                raise
+            except _UNREADABLE as error:
+                errors.append(f"{self._folder / str(step)} ({type(error).__name__}: {_first_line(error)})")
+                warnings.warn(f"damaged checkpoint set aside: {errors[-1]}", DamagedCheckpointWarning, stacklevel=2)
+                self._set_aside(step)
+        if steps and found is None:
+            raise CheckpointError(f"no checkpoint of this run can be read: {'; '.join(errors)}; use another --workdir")
+        self._checkpointer = self._stack.enter_context(self._open_checkpointer())
+        return found or (state, 0)
+
+    def _open_checkpointer(self) -> ocp.training.Checkpointer:
+        policies, settings = ocp.training.save_decision_policies, self._config.checkpoint
+        return ocp.training.Checkpointer(
+            str(self._folder),
+            save_decision_policy=cast(Any, policies.FixedIntervalPolicy(settings.every_steps)),
+            preservation_policy=cast(Any, ocp.training.preservation_policies.LatestN(settings.num_kept)),
+            cleanup_tmp_directories=True,
+        )
+
+    def _load(self, step: int, state: TrainState) -> tuple[TrainState, int]:
+        path = self._folder / str(step)
+        refuse_changes(_read_config(path), self._config, allowed=self._allowed, run=str(self._folder.parent))
+        found = ocp.load_checkpointables(str(path), jax.tree.map(_template, _checkpointables(state)))
         encoder, optimizer = found["encoder"], found["optimizer"]
         restored = TrainState(
             params=optimizer["params"],
@@ -72,17 +107,59 @@ class Checkpoints:
             optimizer=optimizer["state"],
             step=optimizer["step"],
         )
-        return restored, latest.step
+        return restored, step
 
-    def save(self, step: int, state: TrainState, batches: grain.DatasetIterator, *, force: bool = False) -> None:
-        """Saves asynchronously when the policy says so, or `force` does. `step` counts the steps done."""
+    def _set_aside(self, step: int) -> None:
+        """Out of Orbax's sight, which would count it as the newest and never save that step again."""
+        if jax.process_index() == 0:
+            aside = self._folder / f"{step}.damaged"
+            if aside.exists():
+                aside.rmtree()
+            (self._folder / str(step)).rename(aside)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"set aside {step}")
+
+    def save(self, step: int, state: TrainState, *, force: bool = False) -> bool:
+        """Saves asynchronously when the policy says so, or `force` does; whether it did. `step` counts the steps done.
+
+        Nothing else is needed to go on: seed and step decide a step's draws and its batch.
+        """
+        if self._checkpointer is None:
+            raise RuntimeError("call restore first")
         if not force and not self._checkpointer.should_save(step):
-            return
+            return False
         if self._checkpointer.latest is not None and self._checkpointer.latest.step == step:
-            return
-        contents = _checkpointables(state) | {"data": batches}
+            return False
         metadata: Any = {"config": self._config.to_json()}
-        self._checkpointer.save_checkpointables_async(step, contents, force=force, custom_metadata=metadata)
+        self._checkpointer.save_checkpointables_async(step, _checkpointables(state), force=force, custom_metadata=metadata)
+        return True
+
+
+def refuse_changes(saved: TrainConfig, now: TrainConfig, *, allowed: Collection[str], run: str) -> None:
+    """Compares what a run was begun with and what it is asked to go on with.
+
+    Raises:
+      ConfigError: another model or optimizer, or a change that is neither free nor in `allowed`; the message lists them.
+    """
+    old, new = flat_fields(saved), flat_fields(now)
+    unknown = sorted(set(allowed) - set(new))
+    if unknown:
+        raise ConfigError(f"--allow_change={unknown[0]} is no field of the configuration{suggestion(unknown[0], new)}")
+    changed = [name for name in new if old.get(name) != new[name] and not _is_among(name, FREE_FIELDS)]
+    fixed = [name for name in changed if _is_among(name, _FIXED_FIELDS)]
+    refused = [name for name in changed if name not in allowed]
+    differences = ", ".join(f"{name} {old.get(name)!r} -> {new[name]!r}" for name in fixed or refused)
+    if fixed:
+        raise ConfigError(f"{run} holds another model or optimizer: {differences}; use another --workdir, or the old settings")
+    if refused:
+        raise ConfigError(
+            f"{run} was begun with other settings: {differences}; use the old ones, another --workdir, or say "
+            f"--allow_change={','.join(refused)}"
+        )
+
+
+def _is_among(name: str, fields: Collection[str]) -> bool:
+    return any(name == field or name.startswith(field + ".") for field in fields)
 
 
 class EncoderState(NamedTuple):
@@ -92,15 +169,13 @@ class EncoderState(NamedTuple):
     statistics: nnx.State  # BatchNorm's running mean and variance
 
 
-def save_encoder(folder: str | pathlib.Path, config: TrainConfig, state: EncoderState, *, dtype: str = "float32") -> None:
+def save_encoder(folder: epath.PathLike, config: TrainConfig, state: EncoderState, *, dtype: str = "float32") -> None:
     """Writes an encoder alone, for inference, its arrays as `dtype` ("float32", "float16" or "bfloat16")."""
     stored = jax.tree.map(lambda leaf: leaf.astype(dtype), state._asdict())
-    ocp.save_checkpointables(
-        str(pathlib.Path(folder).resolve()), {"encoder": stored}, custom_metadata={"config": config.to_json()}
-    )
+    ocp.save_checkpointables(str(absolute_path(folder)), {"encoder": stored}, custom_metadata={"config": config.to_json()})
 
 
-def load_encoder_state(folder: str | pathlib.Path) -> tuple[TrainConfig, EncoderState]:
+def load_encoder_state(folder: epath.PathLike) -> tuple[TrainConfig, EncoderState]:
     """Configuration and arrays (float32, on the first device) of an encoder.
 
     Args:
@@ -109,12 +184,12 @@ def load_encoder_state(folder: str | pathlib.Path) -> tuple[TrainConfig, Encoder
     Raises:
       CheckpointError: no such folder, or no checkpoint of this project in it.
     """
-    path = _checkpoint_path(pathlib.Path(folder).resolve())
+    path = _checkpoint_path(absolute_path(folder))
     try:
         config = _read_config(path)
         template = jax.tree.map(_template, abstract_encoder(config)._asdict())
         return config, EncoderState(**ocp.load_checkpointables(str(path), {"encoder": template})["encoder"])
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(
             f"{folder}: no confp_jax encoder could be read ({type(error).__name__}: {_first_line(error)})"
         ) from error
@@ -143,7 +218,7 @@ def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
         return jax.device_put(np.asarray(other), leaf.sharding)
 
     params = jax.tree_util.tree_map_with_path(take, state.params)
-    return state._replace(params=params, average=params)
+    return state._replace(params=params, average=jax.tree.map(jnp.copy, params))  # one array may not be given away twice
 
 
 def _norm_free(path: Any) -> str:
@@ -192,7 +267,7 @@ def _template(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _read_config(step_folder: pathlib.Path) -> TrainConfig:
+def _read_config(step_folder: epath.Path) -> TrainConfig:
     """The configuration inside a checkpoint. Only the encoder's metadata is asked for: Grain's iterator has none and warns."""
     metadata = cast(dict[str, str], ocp.metadata(str(step_folder), checkpointable_name="encoder").custom_metadata)
     return TrainConfig.from_json(metadata["config"])
@@ -203,12 +278,23 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:200]
 
 
-def _checkpoint_path(folder: pathlib.Path) -> pathlib.Path:
+def absolute_path(folder: epath.PathLike) -> epath.Path:
+    """A folder of this machine made absolute, as Orbax wants it; a bucket's (gs://) as it is."""
+    path = epath.Path(folder)
+    return path if "://" in str(folder) else path.expanduser().absolute()
+
+
+def complete_steps(folder: epath.Path) -> list[int]:
+    """The steps that a run's `checkpoints` folder holds, ascending; unfinished saves have other names."""
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
+
+
+def _checkpoint_path(folder: epath.Path) -> epath.Path:
     """The step to load: the folder itself, or the newest complete step of a run."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such checkpoint folder; `confp models` lists the models that ship")
     for run in (folder / "checkpoints", folder):
-        steps = [p for p in run.iterdir() if p.name.isdecimal()] if run.is_dir() else []
+        steps = complete_steps(run)
         if steps:
-            return max(steps, key=lambda p: int(p.name))
+            return run / str(steps[-1])
     return folder

@@ -1,12 +1,39 @@
-"""The mesh: batch over "data", parameters replicated."""
+"""Hosts and the mesh: batch over "data", parameters replicated."""
+
+import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Array, Shaped
 
 from confp_jax.config import ConfigError
 
 AXIS = "data"
+
+
+def join_hosts() -> None:
+    """Makes this process one of several. Call it before anything touches a device.
+
+    TPU pods and Slurm say themselves who is who. Elsewhere the environment does: JAX_COORDINATOR_ADDRESS (host:port of process
+    0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+
+    Raises:
+      ConfigError: nothing says how many processes there are, or they did not come together.
+    """
+    num, number = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
+    if (num is None) != (number is None) or not all(value is None or value.isdecimal() for value in (num, number)):
+        raise ConfigError(f"JAX_NUM_PROCESSES={num} and JAX_PROCESS_ID={number} must both be numbers, or both be unset")
+    try:
+        jax.distributed.initialize(
+            num_processes=None if num is None else int(num), process_id=None if number is None else int(number)
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"--distributed: the processes did not come together ({' '.join(str(error).split())[:300]}); on a TPU pod start the "
+            "command on every worker, elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID for each"
+        ) from error
 
 
 def make_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
@@ -15,22 +42,38 @@ def make_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Explicit,), devices=devices)
 
 
+def is_sharded() -> bool:
+    """Whether a mesh is set (`jax.set_mesh`)."""
+    return not jax.sharding.get_abstract_mesh().empty
+
+
 def replicate(x: jax.Array) -> jax.Array:
     """All shards on every device; outside a mesh, x itself."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return x
-    return jax.reshard(x, PartitionSpec(*[None] * x.ndim))
+    return jax.reshard(x, PartitionSpec(*[None] * x.ndim)) if is_sharded() else x
+
+
+def split_rows(x: Shaped[Array, "n ..."], num_parts: int) -> Shaped[Array, "p m ..."]:
+    """Rows in `num_parts` parts, each spread over all devices: part k takes rows k, k + p, ... so that no row moves."""
+    return jnp.moveaxis(x.reshape(len(x) // num_parts, num_parts, *x.shape[1:]), 1, 0)
+
+
+def join_rows(parts: Shaped[Array, "p m ..."]) -> Shaped[Array, "n ..."]:
+    """The inverse of `split_rows`."""
+    return jnp.moveaxis(parts, 0, 1).reshape(-1, *parts.shape[2:])
+
+
+def check_divides(num_pairs: int, mesh: jax.sharding.Mesh, *, num_parts: int = 1) -> None:
+    """Raises ConfigError where a batch of pairs does not divide over the devices, or a device's rows not into `num_parts`."""
+    devices = mesh.devices.size
+    if num_pairs % devices:
+        raise ConfigError(
+            f"a batch of {num_pairs} pairs does not divide over {devices} devices; set data.batch_size to a multiple"
+        )
+    if 2 * num_pairs // devices % num_parts:
+        raise ConfigError(f"{2 * num_pairs // devices} segments a device do not divide into microbatches={num_parts}")
 
 
 def global_batch(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-    """Every process's rows as one array over the mesh, split by rows.
-
-    Raises:
-      ConfigError: the rows do not divide over this process's devices.
-    """
-    rows = len(next(iter(batch.values())))
-    local = len(mesh.local_devices)
-    if rows % local:
-        raise ConfigError(f"a batch of {rows} pairs does not divide over {local} devices; set data.batch_size to a multiple")
+    """Every process's rows as one array over the mesh, split by rows."""
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}

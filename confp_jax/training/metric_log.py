@@ -3,92 +3,163 @@
 import contextlib
 import json
 import math
-import pathlib
+import resource
 import time
 from collections.abc import Iterator
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
+import jax
 import numpy as np
 import optax
+from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from confp_jax.training.chips import find_chip
 from confp_jax.training.step import Metrics
+
+LINES = "metrics.jsonl"
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss is no number any more."""
+    """The loss is no number any more. `step` (counted from 1) is the first whose loss or gradient was not finite."""
+
+    def __init__(self, message: str, *, step: int):
+        super().__init__(message)
+        self.step = step
+
+
+class _Interval(NamedTuple):
+    """What is to be fetched and written when the next interval is over."""
+
+    step: int
+    metrics: Metrics
+    speed: dict[str, float]
+    finite: list[tuple[int, jax.Array]]
 
 
 class MetricLog:
-    """Writes WORKDIR/metrics.jsonl and TensorBoard events, and shows progress with an ETA."""
+    """Writes metrics.jsonl and TensorBoard events, and shows progress with an ETA. Of several processes only one writes."""
 
     def __init__(
         self,
-        lines: TextIO,
-        board: SummaryWriter,
+        lines: TextIO | None,
+        board: SummaryWriter | None,
         progress: Progress,
         *,
         num_steps: int,
         every_steps: int,
         schedule: optax.Schedule,
+        flops_per_segment: float = 0.0,
     ):
         self._lines, self._board, self._progress = lines, board, progress
-        self._every, self._schedule = every_steps, schedule
+        self._every, self._schedule, self._flops = every_steps, schedule, flops_per_segment
         self._task = progress.add_task("training", total=num_steps)
-        self._pending: tuple[int, Metrics, float | None] | None = None
+        self._pending: _Interval | None = None
+        self._finite: list[tuple[int, jax.Array]] = []  # of the steps since the last interval
         self._since: tuple[int, float] | None = None
+        self._waited_s = self._segments = 0.0
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, workdir: pathlib.Path, *, num_steps: int, every_steps: int, schedule: optax.Schedule) -> Iterator["MetricLog"]:
-        """Appends to the run's log; everything pending is written on leaving."""
-        workdir.mkdir(parents=True, exist_ok=True)
+    def open(
+        cls,
+        folder: epath.PathLike,
+        *,
+        num_steps: int,
+        every_steps: int,
+        schedule: optax.Schedule,
+        flops_per_segment: float = 0.0,
+        first_step: int | None = None,
+        is_writer: bool = True,
+    ) -> Iterator["MetricLog"]:
+        """Appends to the run's log, without the lines of steps after `first_step`: a run that was killed makes those again.
+
+        Everything pending is written on leaving. `flops_per_segment` is the encoder's forward pass.
+        """
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-        console = Console(stderr=True)
-        with (
-            open(workdir / "metrics.jsonl", "a", encoding="utf-8") as lines,
-            contextlib.closing(SummaryWriter(str(workdir / "tensorboard"))) as board,
-            Progress(*columns, console=console, disable=not console.is_terminal) as progress,
-        ):
-            log = cls(lines, board, progress, num_steps=num_steps, every_steps=every_steps, schedule=schedule)
+        console = Console(stderr=True, quiet=not is_writer)
+        options = {"num_steps": num_steps, "every_steps": every_steps, "schedule": schedule}
+        with contextlib.ExitStack() as stack:
+            lines = board = None
+            if is_writer:
+                path = epath.Path(folder)
+                path.mkdir(parents=True, exist_ok=True)
+                if first_step is not None:
+                    _drop_lines_after(path / LINES, first_step)
+                lines = stack.enter_context(open(path / LINES, "a", encoding="utf-8"))
+                board = stack.enter_context(contextlib.closing(SummaryWriter(str(path / "tensorboard"))))
+            progress = stack.enter_context(Progress(*columns, console=console, disable=not console.is_terminal))
+            log = cls(lines, board, progress, flops_per_segment=flops_per_segment, **options)
             yield log
             log.flush()
 
-    def step(self, step: int, metrics: Metrics, *, num_segments: int) -> None:
-        """Reports step number `step` (counted from 1). Fetches the interval before.
+    def step(self, step: int, metrics: Metrics, *, num_segments: int, waited_s: float = 0.0) -> None:
+        """Reports step number `step` (counted from 1) and how long the loop waited for its batch. Fetches the interval before.
 
         Raises:
-          NonFiniteLossError: the loss of that interval is not finite.
+          NonFiniteLossError: the loss or gradient of a step in that interval is not finite.
         """
+        self._finite.append((step, metrics.is_finite))
+        self._waited_s += waited_s
+        self._segments += num_segments
         if step % self._every:
             return
+        finite, self._finite = self._finite, []
         self.flush()
         now = time.perf_counter()
-        rate = (step - self._since[0]) * num_segments / (now - self._since[1]) if self._since else None
-        self._since = (step, now)
-        self._pending = (step, metrics, rate)
+        self._pending = _Interval(step, metrics, self._speed(step, now), finite)
+        self._since, self._waited_s, self._segments = (step, now), 0.0, 0.0
+
+    def _speed(self, step: int, now: float) -> dict[str, float]:
+        """Of the interval that ends now; empty right after the start and after a validation."""
+        if self._since is None:
+            return {}
+        seconds = now - self._since[1]
+        speed = {
+            "segments_per_s": round(self._segments / seconds, 1),
+            "steps_per_s": round((step - self._since[0]) / seconds, 3),
+            "input_wait": round(min(1.0, self._waited_s / seconds), 4),  # share of the time
+            "memory_gb": round(_peak_memory_bytes() / 1e9, 3),
+        }
+        if self._flops:
+            done = 3 * self._flops * self._segments / seconds  # the backward pass costs twice the forward pass
+            speed["tflop_per_s"] = round(done / 1e12, 4)
+            chip = find_chip(jax.devices()[0].device_kind)
+            if chip is not None:
+                speed["mfu"] = round(done / (chip.bf16_flops * jax.device_count()), 4)
+        return speed
 
     def flush(self) -> None:
-        """Fetches and writes what is pending."""
-        if self._pending is None:
-            return
-        step, metrics, rate = self._pending
-        self._pending = None
-        values = {name: value.item() for name, value in metrics._asdict().items()}
-        values["learning_rate"] = float(np.asarray(self._schedule(step - 1)))
-        if rate is not None:  # unknown right after the start and after a validation
-            values["segments_per_s"] = round(rate, 1)
-        self.scalars(step, values)
-        if not math.isfinite(values["loss"]):
+        """Fetches and writes what is pending.
+
+        Raises:
+          NonFiniteLossError: see `step`.
+        """
+        finite, self._finite = self._finite, []
+        if self._pending is not None:
+            step, metrics, speed, earlier = self._pending
+            self._pending, finite = None, earlier + finite
+            values = {name: value.item() for name, value in metrics._asdict().items() if name != "is_finite"}
+            self.scalars(step, values | {"learning_rate": self._rate(step)} | speed)
+        bad = next((step for step, is_finite in finite if not np.asarray(is_finite)), None)
+        if bad is not None:
             raise NonFiniteLossError(
-                f"the loss at step {step} is {values['loss']} (learning rate {values['learning_rate']:.3g}); lower "
-                "optimizer.learning_rate or set optimizer.clip_norm=1, and resume from the last checkpoint"
+                f"the loss at step {bad} is not finite, or its gradient (learning rate {self._rate(bad):.3g}); lower "
+                "optimizer.learning_rate or set optimizer.clip_norm=1, and resume from the last checkpoint with "
+                "--allow_change=optimizer.learning_rate,optimizer.clip_norm",
+                step=bad,
             )
+
+    def _rate(self, step: int) -> float:
+        return float(np.asarray(self._schedule(step - 1)))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Writes one line at once and shows it."""
+        self._progress.update(self._task, completed=step)
+        if self._lines is None or self._board is None:
+            return
         # JSON knows no NaN: null stands for it.
         known = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._lines.write(json.dumps({"step": step, "time": round(time.time(), 1)} | known) + "\n")
@@ -96,16 +167,44 @@ class MetricLog:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        self._progress.update(self._task, completed=step)
         line = f"step {step}/{int(self._progress.tasks[0].total or 0)}{self._eta()}  {shown}"
         self._progress.console.print(line, highlight=False, soft_wrap=True)
 
     def pause(self) -> None:
         """Time spent on something else (validation) is not counted as training."""
-        self._since = None
+        self._since, self._waited_s, self._segments = None, 0.0, 0.0
+
+    def flush_board(self) -> None:
+        """Writes TensorBoard's buffer, before the files are copied to a bucket."""
+        if self._board is not None:
+            self._board.flush()
 
     def _eta(self) -> str:
         if not self._progress.disable:
             return ""  # the bar shows it
         remaining = self._progress.tasks[0].time_remaining
         return f" (eta {remaining / 60:.0f} min)" if remaining is not None else ""
+
+
+def _peak_memory_bytes() -> int:
+    """Of the first device; on a CPU, of this process."""
+    stats = jax.local_devices()[0].memory_stats()
+    return stats["peak_bytes_in_use"] if stats else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def read_lines(path: epath.PathLike) -> list[dict[str, float]]:
+    """The log's lines; one that a killed process left unfinished is passed over."""
+    found = []
+    for line in epath.Path(path).read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
+
+
+def _drop_lines_after(path: epath.Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = "".join(json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step)
+    aside = path.with_suffix(".new")
+    aside.write_text(kept)
+    aside.replace(path)

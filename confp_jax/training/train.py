@@ -9,70 +9,156 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: the input's threads must not fight XLA's (FACTS)
 
-import pathlib
+import contextlib
+import dataclasses
 import signal
 import sys
 import threading
+import time
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
+from etils import epath
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from confp_jax import command_line
 from confp_jax.config import TrainConfig, from_mapping
 from confp_jax.data.input import steps_per_epoch, train_batches
 from confp_jax.data.records import DatasetError
-from confp_jax.training.checkpoint import CheckpointError, Checkpoints, begin_from
-from confp_jax.training.mesh import global_batch, make_mesh
-from confp_jax.training.metric_log import MetricLog, NonFiniteLossError
-from confp_jax.training.optim import make_optimizer, make_schedule
+from confp_jax.model.encoder import forward_flops
+from confp_jax.training.checkpoint import CheckpointError, Checkpoints, absolute_path, begin_from
+from confp_jax.training.mesh import check_divides, global_batch, join_hosts, make_mesh
+from confp_jax.training.metric_log import LINES, MetricLog, NonFiniteLossError
+from confp_jax.training.optim import Stage, make_optimizer, make_schedule, plan_stages
+from confp_jax.training.resident import cut_crops, load_resident, resident_layout
+from confp_jax.training.run_folder import GrowingFiles, save_arrays
 from confp_jax.training.step import TrainState, build_state, train_step
 from confp_jax.training.validate import validate
 
 
 def main(config: ConfigDict, values: flags.FlagValues) -> None:
     """Trains what the configuration describes."""
-    train(from_mapping(TrainConfig, config), pathlib.Path(values.workdir), stop_at_step=values.stop_at_step)
+    if values.distributed:
+        join_hosts()
+    built = from_mapping(TrainConfig, config)
+    train(built, values.workdir, stop_at_step=values.stop_at_step, allow_change=values.allow_change)
 
 
-def train(config: TrainConfig, workdir: pathlib.Path, *, stop_at_step: int | None = None) -> None:
+def train(
+    config: TrainConfig, workdir: epath.PathLike, *, stop_at_step: int | None = None, allow_change: Collection[str] = ()
+) -> None:
     """Runs to the end of the schedule, or to `stop_at_step`, or until SIGTERM or Ctrl-C; saves before it leaves.
+
+    `workdir` may lie in a bucket (gs://). A run that was begun there goes on; `allow_change` names fields of the configuration
+    that may differ from those it was begun with.
 
     Raises:
       ConfigError, DatasetError: with what to change.
+      CheckpointError: no checkpoint of the run can be read.
       NonFiniteLossError: training diverged.
     """
-    num_steps = config.num_epochs * steps_per_epoch(config)
+    stages, mesh, folder = stages_of(config), make_mesh(), absolute_path(workdir)
+    for stage in stages:  # what cannot work is told before anything is written
+        check_divides(stage.phase.batch_size, mesh, num_parts=config.microbatches)
+        _open_batches(config, stage, 0)
+    num_steps = stages[-1].last_step
     last_step = min(num_steps, stop_at_step or num_steps)
-    optimizer = make_optimizer(config.optimizer, num_steps=num_steps)
-    batches = train_batches(config, process=jax.process_index(), num_processes=jax.process_count())
-    mesh = make_mesh()
-    schedule = make_schedule(config.optimizer, num_steps=num_steps)
-    log_options = {"num_steps": num_steps, "every_steps": config.log_every_steps, "schedule": schedule}
+    schedule = make_schedule(config.optimizer, stages=stages)
+    optimizer = make_optimizer(config.optimizer, stages)
+    is_writer = jax.process_index() == 0
+    log_options: dict[str, Any] = {"num_steps": num_steps, "every_steps": config.log_every_steps, "schedule": schedule}
     with (
         jax.set_mesh(mesh),
-        Checkpoints.open(workdir, config) as checkpoints,
-        MetricLog.open(workdir, **log_options) as log,
+        GrowingFiles.open(folder, continued=(LINES,) if is_writer else ()) as files,
+        Checkpoints.open(folder, config, allow_change=allow_change) as checkpoints,
         _StopSignal() as stopped,
     ):
-        state, first_step = checkpoints.restore(build_state(config, optimizer), batches)
-        if config.init_from and not first_step:
-            state = begin_from(state, config)
+        state, first_step = checkpoints.restore(build_state(config, optimizer))
         if first_step:
             print(f"resumed from step {first_step}", file=sys.stderr)
+        elif config.init_from:
+            state = begin_from(state, config)
+        log_options |= {"flops_per_segment": _flops_per_segment(config), "first_step": first_step, "is_writer": is_writer}
         step = first_step
-        while step < last_step and not stopped.is_set():
-            batch = global_batch(next(batches), mesh)
-            state, metrics = train_step(state, batch, config=config, optimizer=optimizer)
-            step += 1
-            log.step(step, metrics, num_segments=2 * config.data.batch_size)
-            checkpoints.save(step, state, batches)
-            if config.validation.every_steps and (step % config.validation.every_steps == 0 or step == num_steps):
-                _log_validation(step, state, config, log)
-        log.flush()
-        checkpoints.save(step, state, batches, force=True)
-    print(f"step {step} of {num_steps} saved in {workdir}" + ("" if step >= num_steps else "; the same command goes on"))
+        with (
+            MetricLog.open(files.local, **log_options) as log,
+            _saves_offending_batch(config, stages, folder, schedule),
+        ):
+            for stage, waited_s, batch in _batches_from(first_step, last_step, config, stages, mesh):
+                state, metrics = train_step(state, batch, config=config, optimizer=optimizer)
+                step += 1
+                log.step(step, metrics, num_segments=2 * stage.phase.batch_size, waited_s=waited_s)
+                if checkpoints.save(step, state):
+                    log.flush_board()
+                    files.publish()
+                if config.validation.every_steps and (step % config.validation.every_steps == 0 or step == num_steps):
+                    _log_validation(step, state, config, log)
+                if stopped.is_set(step):
+                    break
+            log.flush()
+            checkpoints.save(step, state, force=True)
+    ending = "" if step >= num_steps else "; stopped as asked" if step >= last_step else "; the same command goes on"
+    print(f"step {step} of {num_steps} saved in {workdir}{ending}")
+
+
+def stages_of(config: TrainConfig) -> tuple[Stage, ...]:
+    """The configuration's phases in steps of its data set."""
+    sizes = [steps_per_epoch(_with_batch(config, phase.batch_size)) for phase in config.all_phases]
+    return plan_stages(config.all_phases, sizes)
+
+
+def _with_batch(config: TrainConfig, batch_size: int) -> TrainConfig:
+    return dataclasses.replace(config, phases=(), data=dataclasses.replace(config.data, batch_size=batch_size))
+
+
+def _open_batches(config: TrainConfig, stage: Stage, first_batch: int) -> Iterator[dict[str, np.ndarray]]:
+    """A stage's batches on this process. Its seed: every stage shuffles by its own, the first by the configuration's."""
+    of_stage = dataclasses.replace(_with_batch(config, stage.phase.batch_size), seed=config.seed + stage.first_step)
+    layout = resident_layout(config, jax.device_count()) if config.data.residency == "device" else None
+    place = {"process": jax.process_index(), "num_processes": jax.process_count()}
+    return train_batches(of_stage, **place, first_batch=first_batch, layout=layout)
+
+
+def _batches_from(
+    first_step: int, last_step: int, config: TrainConfig, stages: Collection[Stage], mesh: jax.sharding.Mesh
+) -> Iterator[tuple[Stage, float, dict[str, jax.Array]]]:
+    """Every step's stage, the seconds its batch was waited for, and the batch on its way to the devices.
+
+    Steps are dispatched and not waited for, so a batch is read and sent while the devices work on the one before.
+    """
+    audio = load_resident(config, mesh) if config.data.residency == "device" else None
+    for stage in stages:
+        first, last = max(stage.first_step, first_step), min(stage.last_step, last_step)
+        batches = _open_batches(config, stage, first - stage.first_step) if first < last else iter(())
+        for _ in range(first, last):
+            start = time.perf_counter()
+            rows = next(batches)
+            waited_s = time.perf_counter() - start
+            batch = global_batch(rows, mesh)
+            yield stage, waited_s, batch if audio is None else cut_crops(audio, batch)
+
+
+@contextlib.contextmanager
+def _saves_offending_batch(config: TrainConfig, stages: Collection[Stage], folder: epath.Path, schedule: Any) -> Iterator[None]:
+    """Cuts the batch of a step that was not finite again, saves it, and says where."""
+    try:
+        yield
+    except NonFiniteLossError as error:
+        stage = next(stage for stage in stages if error.step <= stage.last_step)
+        batch = next(_open_batches(config, stage, error.step - 1 - stage.first_step))
+        path = folder / "nonfinite" / f"step_{error.step}_process_{jax.process_index()}.npz"
+        rate = np.asarray(schedule(error.step - 1))
+        save_arrays(path, batch | {"step": np.int64(error.step), "learning_rate": rate})
+        raise NonFiniteLossError(f"{error}; its batch is {path}", step=error.step) from error
+
+
+def _flops_per_segment(config: TrainConfig) -> float:
+    num_frames = config.mel.num_frames(config.audio.segment_samples)
+    return forward_flops(config.encoder, num_frames=num_frames, num_mels=config.mel.num_mels)
 
 
 def _log_validation(step: int, state: TrainState, config: TrainConfig, log: MetricLog) -> None:
@@ -85,25 +171,39 @@ def _log_validation(step: int, state: TrainState, config: TrainConfig, log: Metr
 
 
 class _StopSignal:
-    """SIGTERM and Ctrl-C ask the loop to save and leave; a second Ctrl-C breaks off."""
+    """SIGTERM and Ctrl-C ask the loop to save and leave; a second Ctrl-C breaks off.
 
-    def __enter__(self) -> threading.Event:
-        self._event = threading.Event()
+    Several processes must leave at the same step: JAX's preemption service takes SIGTERM from the system, tells the others and
+    agrees with them on one.
+    """
+
+    def __enter__(self) -> "_StopSignal":
+        self._asked = threading.Event()
         self._old: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
             self._old = {int(number): signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self._event
+        return self
+
+    def is_set(self, step: int) -> bool:
+        """Whether to leave after step number `step`; asked at every step."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._asked.is_set()
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
     def _ask(self, number: int, _frame: object) -> None:
-        self._event.set()
+        self._asked.set()
         signal.signal(number, self._old[number])
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints, metrics.jsonl, TensorBoard.", required=True)
+    flags.DEFINE_string(
+        "workdir", None, "Folder of this run: checkpoints, metrics.jsonl, TensorBoard; may be gs://.", required=True
+    )
     flags.DEFINE_integer("stop_at_step", None, "Save and stop after this step; the schedule stays as it is.", 1)
+    flags.DEFINE_list("allow_change", [], "Fields that may differ from those the run was begun with: optimizer.learning_rate,...")
+    flags.DEFINE_boolean("distributed", False, "One of several processes (hosts); they all run this command.")
     command_line.run(main, config_file="configs/fma.py:small", errors=(DatasetError, CheckpointError, NonFiniteLossError))

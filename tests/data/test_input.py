@@ -80,28 +80,30 @@ def test_same_seed_same_batches(prepared) -> None:
     assert not all(np.array_equal(a["anchor"], b["anchor"]) for a, b in zip(first, other, strict=True))
 
 
-def test_a_saved_state_goes_on_exactly(prepared) -> None:
+def test_it_goes_on_at_any_batch(prepared) -> None:
     config = _config(prepared, batch_size=2, crops_per_track=2)
-    batches = train_batches(config)
-    _take(batches, 4)  # into the second epoch
-    state = batches.get_state()
-    expected = _take(batches, 4)
-    resumed = train_batches(config)
-    resumed.set_state(state)
-    _assert_equal(_take(resumed, 4), expected)
+    whole = _take(train_batches(config), 8)
+    for first in (1, 4, 7):  # in the first, second and third epoch
+        _assert_equal(_take(train_batches(config, first_batch=first), 8 - first), whole[first:])
 
 
-def test_a_worker_process_gives_the_same_batches_and_resumes(prepared) -> None:
+def test_a_worker_process_gives_the_same_batches_and_goes_on(prepared) -> None:
     flags.FLAGS(["test"])  # Grain's workers ask for absl's flags, and an absl application has parsed them
     config = _config(prepared, batch_size=4, crops_per_track=2)
     expected = _take(train_batches(config), 5)
     with_worker = dataclasses.replace(config, data=dataclasses.replace(config.data, num_workers=1))
-    batches = train_batches(with_worker)
-    _assert_equal(_take(batches, 3), expected[:3])
-    state = batches.get_state()
-    resumed = train_batches(with_worker)
-    resumed.set_state(state)
-    _assert_equal(_take(resumed, 2), expected[3:])
+    _assert_equal(_take(train_batches(with_worker), 3), expected[:3])
+    _assert_equal(_take(train_batches(with_worker, first_batch=3), 2), expected[3:])
+
+
+def test_processes_cut_the_same_pairs_as_one(prepared) -> None:
+    """Whatever their number: a run may go on with another."""
+    config = _config(prepared, batch_size=6)
+    whole = _take(train_batches(config), 2)
+    shares = [_take(train_batches(config, process=p, num_processes=2), 2) for p in range(2)]
+    for step in range(2):
+        for p in range(2):
+            _assert_equal([shares[p][step]], [{name: rows[p::2] for name, rows in whole[step].items()}])
 
 
 def test_every_epoch_holds_each_track_once(numbered) -> None:

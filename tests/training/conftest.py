@@ -1,7 +1,11 @@
 """A configuration small enough to train in a test, and a way to train it."""
 
 import dataclasses
+import json
+import os
 import pathlib
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -33,3 +37,28 @@ def tiny(prepared: pathlib.Path) -> Callable[..., TrainConfig]:
         return built
 
     return build
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The run of `tiny()`: twelve steps in one go."""
+    from confp_jax.training.train import train
+
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    train(tiny(), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def devices(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """What eight_devices.py found. Without LLVM's slow passes: it compiles a dozen programs and runs each for a moment."""
+    folder = pathlib.Path(__file__).parent
+    config = tiny(data={"batch_size": 8, "mel_on": "host"}).to_json()
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(folder.parents[1])}
+    command = [sys.executable, str(folder / "eight_devices.py"), config, str(tmp_path_factory.mktemp("refused") / "run")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(
+        done.stdout.splitlines()[-1], object_hook=lambda d: {int(k) if k.isdecimal() else k: v for k, v in d.items()}
+    )

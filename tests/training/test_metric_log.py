@@ -12,11 +12,13 @@ from confp_jax.training.step import Metrics
 
 
 def _metrics(loss: float) -> Metrics:
-    return Metrics(*(np.float32(value) for value in (loss, 0.5, 2.0)))  # what a device's scalars look like when fetched
+    values = (np.float32(value) for value in (loss, 0.5, 2.0, 0.3, -2.5))  # what a device's scalars look like when fetched
+    return Metrics(*values, is_finite=np.isfinite(loss))
 
 
-def _open(workdir: pathlib.Path, *, every_steps: int = 2):
-    return MetricLog.open(workdir, num_steps=10, every_steps=every_steps, schedule=optax.linear_schedule(0.0, 1.0, 10))
+def _open(workdir: pathlib.Path, *, every_steps: int = 2, first_step: int | None = None):
+    schedule = optax.linear_schedule(0.0, 1.0, 10)
+    return MetricLog.open(workdir, num_steps=10, every_steps=every_steps, schedule=schedule, first_step=first_step)
 
 
 def _lines(workdir: pathlib.Path) -> list[dict]:
@@ -62,11 +64,13 @@ def test_a_second_run_appends(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number(tmp_path: pathlib.Path, loss: float) -> None:
     with (
-        pytest.raises(NonFiniteLossError, match=r"the loss at step 2 is (nan|inf).*learning_rate.*resume"),
+        pytest.raises(NonFiniteLossError, match=r"the loss at step 1 is not finite.*learning_rate.*resume") as caught,
         _open(tmp_path) as log,
     ):
+        log.step(1, _metrics(loss), num_segments=8)  # the first is named, also where it is between two lines
         log.step(2, _metrics(loss), num_segments=8)
         log.step(4, _metrics(1.0), num_segments=8)
+    assert caught.value.step == 1
     lines = _lines(tmp_path)
     assert [line["step"] for line in lines] == [2], "the last thing seen is in the log"
     assert not isinstance(lines[0]["loss"], float)
@@ -75,3 +79,34 @@ def test_a_loss_that_is_no_number(tmp_path: pathlib.Path, loss: float) -> None:
 def test_a_loss_that_is_no_number_in_the_last_interval(tmp_path: pathlib.Path) -> None:
     with pytest.raises(NonFiniteLossError, match="step 2"), _open(tmp_path) as log:
         log.step(2, _metrics(float("nan")), num_segments=8)
+
+
+def test_a_resumed_run_makes_its_steps_once(tmp_path: pathlib.Path) -> None:
+    """Killed after step 3 with its last checkpoint at step 2, in the middle of a line."""
+    with _open(tmp_path, every_steps=1) as log:
+        for step in (1, 2, 3):
+            log.step(step, _metrics(float(step)), num_segments=8)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "lo')
+    with _open(tmp_path, every_steps=1, first_step=2) as log:
+        log.step(3, _metrics(30.0), num_segments=8)
+    assert [(line["step"], line["loss"]) for line in _lines(tmp_path)] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def test_what_it_says_about_speed(tmp_path: pathlib.Path) -> None:
+    options = {"num_steps": 10, "every_steps": 1, "schedule": optax.constant_schedule(1.0)}
+    with MetricLog.open(tmp_path, flops_per_segment=1e9, **options) as log:
+        for step in (1, 2):
+            log.step(step, _metrics(1.0), num_segments=8, waited_s=1e6)
+    line = _lines(tmp_path)[1]
+    assert line["input_wait"] == 1.0
+    assert 0 < line["memory_gb"] < 1000
+    assert line["tflop_per_s"] == pytest.approx(3 * 1e-3 * line["segments_per_s"], rel=0.01, abs=1e-4)
+    assert line["segments_per_s"] == pytest.approx(8 * line["steps_per_s"], rel=0.01)
+
+
+def test_only_one_process_writes(tmp_path: pathlib.Path) -> None:
+    options = {"num_steps": 10, "every_steps": 1, "schedule": optax.constant_schedule(1.0), "is_writer": False}
+    with pytest.raises(NonFiniteLossError), MetricLog.open(tmp_path, **options) as log:
+        log.step(1, _metrics(float("nan")), num_segments=8)
+    assert list(tmp_path.iterdir()) == []

@@ -7,14 +7,22 @@ import numpy as np
 import optax
 import pytest
 
-from confp_jax.config import OptimizerConfig
-from confp_jax.training.optim import make_optimizer, make_schedule
+from confp_jax.config import OptimizerConfig, Phase
+from confp_jax.training.optim import Stage, make_optimizer, make_schedule, plan_stages
 
 _NUM_STEPS = 7
 
 
+def _schedule(config: OptimizerConfig, *, num_steps: int) -> optax.Schedule:
+    return make_schedule(config, stages=_stages(config, num_steps))
+
+
+def _stages(config: OptimizerConfig, num_steps: int) -> tuple[Stage, ...]:
+    return plan_stages([Phase(num_steps, config.learning_rate, 4)], [1])
+
+
 def _run(config: OptimizerConfig, gradients: list[dict[str, np.ndarray]], start: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    optimizer = make_optimizer(config, num_steps=len(gradients))
+    optimizer = make_optimizer(config, _stages(config, len(gradients)))
     params, state = jax.tree.map(np.asarray, start), optimizer.init(start)
     for gradient in gradients:
         updates, state = optimizer.update(gradient, state, params)
@@ -79,12 +87,12 @@ def _cosine(step: int, config: OptimizerConfig, num_steps: int) -> float:
 
 def test_schedules() -> None:
     constant = OptimizerConfig(learning_rate=2e-4)
-    assert [float(make_schedule(constant, num_steps=50)(t)) for t in (0, 25, 50)] == [pytest.approx(2e-4)] * 3
+    assert [float(_schedule(constant, num_steps=50)(t)) for t in (0, 25, 50)] == [pytest.approx(2e-4)] * 3
     warm = OptimizerConfig(learning_rate=2e-4, warmup_steps=10)
-    schedule = make_schedule(warm, num_steps=50)
+    schedule = _schedule(warm, num_steps=50)
     assert [float(schedule(t)) for t in (0, 5, 10, 49)] == pytest.approx([0, 1e-4, 2e-4, 2e-4])
     cosine = OptimizerConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=10, final_fraction=0.1)
-    schedule = make_schedule(cosine, num_steps=50)
+    schedule = _schedule(cosine, num_steps=50)
     steps = range(60)
     np.testing.assert_allclose([float(schedule(t)) for t in steps], [_cosine(t, cosine, 50) for t in steps], rtol=1e-5, atol=1e-9)
     assert float(schedule(30)) == pytest.approx(0.55e-3)  # half-way down
@@ -92,7 +100,47 @@ def test_schedules() -> None:
 
 
 def test_a_run_shorter_than_its_warm_up() -> None:
-    schedule = make_schedule(OptimizerConfig(learning_rate=1.0, schedule="cosine", warmup_steps=100), num_steps=5)
+    schedule = _schedule(OptimizerConfig(learning_rate=1.0, schedule="cosine", warmup_steps=100), num_steps=5)
     values = [float(schedule(t)) for t in range(5)]
     assert all(np.isfinite(values))
     assert values[-1] == pytest.approx(1.0)
+
+
+def test_phases_follow_one_another() -> None:
+    """PAPER, "large model's schedule": the rate falls while the batch grows, so an epoch has fewer steps."""
+    phases = [Phase(2, 2e-4, 64), Phase(3, 1e-4, 128), Phase(1, 5e-5, 256)]
+    stages = plan_stages(phases, [8, 4, 2])
+    assert [(stage.first_step, stage.last_step) for stage in stages] == [(0, 16), (16, 28), (28, 30)]
+    schedule = make_schedule(OptimizerConfig(warmup_steps=4), stages=stages)
+    assert [float(schedule(t)) for t in (0, 2, 4, 15, 16, 27, 28, 29)] == pytest.approx(
+        [0, 1e-4, 2e-4, 2e-4, 1e-4, 1e-4, 5e-5, 5e-5]
+    )
+
+
+@pytest.mark.parametrize("kind", ["lamb", "lars"])
+def test_large_batch_optimizers(problem: tuple, kind: str) -> None:
+    """You et al.: the step of a matrix is as long as the matrix itself, times the rate; vectors move as without it."""
+    gradients, start = problem
+    config = OptimizerConfig(kind=kind, learning_rate=0.01, weight_decay=0.1)
+    expected = {name: value.astype(np.float64) for name, value in start.items()}
+    trace = {name: np.zeros_like(value) for name, value in expected.items()}
+    square = {name: np.zeros_like(value) for name, value in expected.items()}
+    for t, gradient in enumerate(gradients, 1):
+        for name, value in expected.items():
+            g, is_matrix = gradient[name].astype(np.float64), value.ndim > 1
+            if kind == "lars":
+                g = g + 0.1 * value if is_matrix else g
+                g = g * 0.001 * np.linalg.norm(value) / np.linalg.norm(g) if is_matrix else g
+                trace[name] = -0.01 * g + 0.9 * trace[name]
+                expected[name] = value + trace[name]
+                continue
+            trace[name] = 0.9 * trace[name] + 0.1 * g
+            square[name] = 0.999 * square[name] + 0.001 * g * g
+            root = np.sqrt(square[name] / (1 - 0.999**t)) + (1e-6 if is_matrix else 1e-8)
+            step = trace[name] / (1 - 0.9**t) / root
+            if is_matrix:
+                step = step + 0.1 * value
+                step = step * np.linalg.norm(value) / np.linalg.norm(step)
+            expected[name] = value - 0.01 * step
+    for name, value in _run(config, gradients, start).items():
+        np.testing.assert_allclose(value, expected[name], rtol=2e-5, atol=1e-6)

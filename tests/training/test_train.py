@@ -1,5 +1,7 @@
 """The loop: a run that was stopped, terminated or killed goes on bit for bit; what cannot work is said in a sentence."""
 
+import gc
+import itertools
 import json
 import os
 import pathlib
@@ -12,17 +14,19 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+import optax
 import pytest
+from command_flags import command_flags
 
 from confp_jax.config import ConfigError, TrainConfig
 from confp_jax.data.input import train_batches
 from confp_jax.data.records import DatasetError
-from confp_jax.training.checkpoint import Checkpoints
+from confp_jax.training.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointWarning
 from confp_jax.training.mesh import make_mesh
 from confp_jax.training.metric_log import NonFiniteLossError
 from confp_jax.training.optim import make_optimizer
 from confp_jax.training.step import TrainState, build_state
-from confp_jax.training.train import train
+from confp_jax.training.train import stages_of, train
 
 
 def _lines(workdir: pathlib.Path) -> list[dict]:
@@ -33,18 +37,13 @@ def _steps(workdir: pathlib.Path) -> list[int]:
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
 
 
+def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    return make_optimizer(config.optimizer, stages_of(config))
+
+
 def _saved_state(workdir: pathlib.Path, config: TrainConfig) -> tuple[TrainState, int]:
     with jax.set_mesh(make_mesh()), Checkpoints.open(workdir, config) as checkpoints:
-        empty = build_state(config, make_optimizer(config.optimizer, num_steps=12))
-        return checkpoints.restore(empty, train_batches(config))
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Twelve steps in one go."""
-    workdir = tmp_path_factory.mktemp("uninterrupted")
-    train(tiny(), workdir)
-    return workdir
+        return checkpoints.restore(build_state(config, _optimizer(config)))
 
 
 def _assert_equal(found: pathlib.Path, expected: pathlib.Path, config: TrainConfig) -> None:
@@ -71,7 +70,7 @@ def test_stopped_and_resumed(tiny: Callable[..., TrainConfig], uninterrupted: pa
     _assert_equal(tmp_path, uninterrupted, tiny())
     moved = _saved_state(tmp_path, tiny())[0]
     with jax.set_mesh(make_mesh()):
-        start = build_state(tiny(), make_optimizer(tiny().optimizer, num_steps=12))
+        start = build_state(tiny(), _optimizer(tiny()))
     for now, then in ((moved.params, start.params), (moved.statistics, start.statistics)):
         assert all(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(now), jax.tree.leaves(then), strict=True))
 
@@ -110,7 +109,7 @@ def test_validation_is_logged_and_changes_nothing(
 
 def test_another_encoder_is_refused(tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path) -> None:
     for change in ({"encoder": {"dim": 64}}, {"mel": {"floor": 1e-5}}):
-        with pytest.raises(ConfigError, match=r"was trained as .*use another --workdir, or the old settings"):
+        with pytest.raises(ConfigError, match=r"another model or optimizer: .* -> .*use another --workdir, or the old settings"):
             train(tiny(**change), uninterrupted)
 
 
@@ -118,6 +117,98 @@ def test_another_kind_of_optimizer_is_refused(tiny: Callable[..., TrainConfig], 
     """Or taken over: but not an error out of Orbax's depths."""
     with pytest.raises(ConfigError, match="decoupled"):
         train(tiny(optimizer={"decoupled": False}), uninterrupted)
+
+
+def test_another_setting_is_refused_unless_it_is_allowed_by_name(
+    tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path
+) -> None:
+    changed = tiny(optimizer={"learning_rate": 5e-4, "clip_norm": 2.0}, seed=3)
+    with pytest.raises(
+        ConfigError, match=r"seed 0 -> 3, optimizer.learning_rate 0.0012 -> 0.0005, optimizer.clip_norm 1.0 -> 2.0"
+    ):
+        train(changed, uninterrupted)
+    with pytest.raises(ConfigError, match=r"optimizer.clip_norm 1.0 -> 2.0.*--allow_change=optimizer.clip_norm$"):
+        train(changed, uninterrupted, allow_change=("seed", "optimizer.learning_rate"))
+    with pytest.raises(ConfigError, match="did you mean 'optimizer.clip_norm'"):
+        train(changed, uninterrupted, allow_change=("optimizer.clip",))
+    train(changed, uninterrupted, allow_change=("seed", "optimizer.learning_rate", "optimizer.clip_norm"))  # it is finished
+    train(tiny(num_epochs=3, log_every_steps=7, validation={"every_steps": 9}), uninterrupted)  # these are free
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # Orbax, after a read that failed
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("damage", ["cut", "no encoder", "no metadata"])
+def test_a_damaged_newest_checkpoint_is_set_aside(
+    tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path, damage: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    newest = run / "checkpoints" / "12"
+    if damage == "cut":
+        for path in newest.rglob("*"):
+            if path.is_file() and "METADATA" not in path.name and path.stat().st_size > 2000:
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == "no encoder":
+        shutil.rmtree(newest / "encoder")
+    else:
+        for path in newest.rglob("*METADATA*"):
+            path.unlink()
+    with pytest.warns(DamagedCheckpointWarning, match=r"checkpoints/12 "):
+        train(tiny(), run)
+    gc.collect()  # Orbax's coroutine goes here, not in another test
+    assert _steps(run) == [6, 9, 12]
+    assert (run / "checkpoints" / "12.damaged").is_dir()
+    _assert_equal(run, uninterrupted, tiny())
+
+
+def test_no_checkpoint_can_be_read(tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    for path in (tmp_path / "run").rglob("*METADATA*"):
+        path.unlink()
+    with pytest.warns(DamagedCheckpointWarning), pytest.raises(CheckpointError, match="no checkpoint of this run can be read"):
+        train(tiny(), tmp_path / "run")
+    gc.collect()
+
+
+@pytest.mark.parametrize("num_kills", [2, pytest.param(60, marks=pytest.mark.slow)])
+def test_killed_at_random_moments(
+    tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path, root: pathlib.Path, num_kills: int
+) -> None:
+    """SIGKILL while it trains and saves after every step: loss curve and last state are those of a quiet run, to the bit."""
+    config, rng = tiny(checkpoint={"every_steps": 1}), np.random.default_rng(0)
+    run, kills = tmp_path / "run", 0
+    while kills < num_kills:
+        if run.exists() and _steps(run) == [10, 11, 12]:
+            shutil.rmtree(run)  # it got to the end in between: from the start
+        before = max(_steps(run), default=0) if (run / "checkpoints").exists() else 0
+        process = subprocess.Popen(_command(config, run), cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        target = before + int(rng.integers(1, 4))
+        while process.poll() is None and not ((run / "checkpoints").exists() and max(_steps(run), default=0) >= target):
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.03))
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+    train(config, run)
+    _assert_equal(run, uninterrupted, config)
+
+
+def test_a_folder_that_cannot_be_written_to(tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written to"):
+        train(tiny(), tmp_path / "file" / "run")
+
+
+def test_phases_change_batch_and_rate(tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path) -> None:
+    """6 tracks: an epoch is 3 steps of 2 tracks, then 1 step of 6. Stopped inside the second phase, it goes on bit for bit."""
+    config = tiny(phases=((1, 1e-3, 4), (3, 5e-4, 12)), optimizer={"schedule": "constant", "warmup_steps": 0})
+    train(config, tmp_path / "one")
+    lines = _lines(tmp_path / "one")
+    assert [line["learning_rate"] for line in lines] == pytest.approx([1e-3] * 3 + [5e-4] * 3)
+    chance = [0.3 * np.log(7)] * 3 + [0.3 * np.log(23)] * 3
+    assert all(line["loss"] > least for line, least in zip(lines, chance, strict=True))
+    train(config, tmp_path / "two", stop_at_step=4)
+    train(config, tmp_path / "two")
+    assert [line["loss"] for line in _lines(tmp_path / "two")] == [line["loss"] for line in lines]
 
 
 def test_a_diverging_run_says_so_and_leaves_a_checkpoint_to_go_on_from(
@@ -128,8 +219,14 @@ def test_a_diverging_run_says_so_and_leaves_a_checkpoint_to_go_on_from(
     for step in (9, 12):
         shutil.rmtree(tmp_path / "run" / "checkpoints" / str(step))
     wild = tiny(optimizer={"learning_rate": 1e30, "clip_norm": 0.0}, checkpoint={"every_steps": 1}, log_every_steps=4)
-    with pytest.raises(NonFiniteLossError, match=r"the loss at step \d+ is .*optimizer\.learning_rate.*clip_norm"):
-        train(wild, tmp_path / "run")
+    with pytest.raises(NonFiniteLossError, match=r"the loss at step \d+ is .*optimizer\.learning_rate.*clip_norm") as caught:
+        train(wild, tmp_path / "run", allow_change=("optimizer.learning_rate", "optimizer.clip_norm"))
+    assert "its batch is" in str(caught.value)
+    with np.load(next((tmp_path / "run" / "nonfinite").glob("*.npz"))) as saved:
+        assert saved["step"] == caught.value.step
+        offending = list(itertools.islice(train_batches(wild), caught.value.step))[-1]
+        np.testing.assert_array_equal(saved["anchor"], offending["anchor"])
+        assert saved["learning_rate"] == pytest.approx(1e30 * (caught.value.step - 1) / 10)
     state, step = _saved_state(tmp_path / "run", wild)
     assert step >= 6
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)), f"the checkpoint of step {step} is not finite"
@@ -144,25 +241,8 @@ def test_no_data_says_what_to_do(tiny: Callable[..., TrainConfig], tmp_path: pat
 
 
 def _command(config: TrainConfig, workdir: pathlib.Path, *more: str) -> list[str]:
-    """The command line of `tiny`, with every field that differs from configs/fma.py:tiny."""
-    from configs.fma import get_config
-
-    flags, groups = [], json.loads(config.to_json())
-    for name, value in groups.items():
-        for field, inner in value.items() if isinstance(value, dict) else [(None, value)]:
-            path = f"{name}.{field}" if field else name
-            old = get_config("tiny")[name][field] if field else get_config("tiny")[name]
-            if inner != (list(old) if isinstance(old, tuple) else old):
-                flags.append(f"--config.{path}={inner}")
-    return [
-        sys.executable,
-        "-m",
-        "confp_jax.training.train",
-        "--config=configs/fma.py:tiny",
-        f"--workdir={workdir}",
-        *flags,
-        *more,
-    ]
+    module = [sys.executable, "-m", "confp_jax.training.train", f"--workdir={workdir}"]
+    return [*module, *command_flags(config), *more]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])

@@ -1,0 +1,90 @@
+"""The whole set in device memory: which device holds which track, where a crop lies in it, and the audio of one device's part.
+
+Numpy only. The input pipeline draws crops as it always does, but hands on their places instead of their samples; the devices cut
+them (training/resident.py).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int16, Int32
+
+from confp_jax.data.records import ClipSource, DatasetError
+
+_MAX_ROWS = np.iinfo(np.int32).max
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A split's clips as rows of `row_samples` in the memory of `num_devices`; a crop is as long as a row, so it meets two.
+
+    Track by track: a device holds a contiguous share of the tracks, as even as whole tracks make it.
+    """
+
+    row_samples: int
+    rows_per_device: int
+    device_of: Int32[np.ndarray, " clips"]
+    first_row: Int32[np.ndarray, " clips"]  # on that device
+
+    @property
+    def num_devices(self) -> int:
+        """Devices that share the set."""
+        return int(self.device_of.max()) + 1
+
+    @property
+    def bytes_per_device(self) -> int:
+        """Of int16 audio."""
+        return 2 * self.rows_per_device * self.row_samples
+
+    def place(self, clip: int, start: int) -> Int32[np.ndarray, "3"]:
+        """Device, row and sample in it of a crop that begins at sample `start` of a clip."""
+        row, sample = divmod(start, self.row_samples)
+        return np.array([self.device_of[clip], self.first_row[clip] + row, sample], np.int32)
+
+
+def plan_layout(source: ClipSource, *, row_samples: int, num_devices: int) -> Layout:
+    """Deals the tracks of a split out to devices.
+
+    Raises:
+      DatasetError: more devices than tracks.
+    """
+    group = 1 + source.summary.num_replicas
+    if source.num_tracks < num_devices:
+        raise DatasetError(f"{source.folder} has {source.num_tracks} tracks for {num_devices} devices; set data.residency=host")
+    lengths = np.array([source.row(clip).num_samples for clip in range(len(source))])
+    rows = -(-lengths // row_samples)
+    of_track = rows.reshape(source.num_tracks, group).sum(axis=1)
+    middle = np.cumsum(of_track) - of_track / 2
+    device = np.minimum((middle * num_devices / of_track.sum()).astype(int), num_devices - 1)
+    first_row = np.zeros(len(rows), np.int64)
+    device_of, most = np.repeat(device, group), 0
+    for number in range(num_devices):
+        mine = device_of == number
+        first_row[mine] = np.cumsum(rows[mine]) - rows[mine]
+        most = max(most, int(rows[mine].sum()))
+    if most >= _MAX_ROWS:
+        raise DatasetError(f"{source.folder}: {most} rows a device are too many; set data.residency=host")
+    # One more: the last crop's second row.
+    return Layout(row_samples, most + 1, device_of.astype(np.int32), first_row.astype(np.int32))
+
+
+def check_fits(layout: Layout, memory_bytes: int) -> None:
+    """Raises DatasetError where the audio would take more than six tenths of a device's memory: the step needs the rest."""
+    if layout.bytes_per_device > 0.6 * memory_bytes:
+        needed = int(np.ceil(layout.bytes_per_device * layout.num_devices / (0.6 * memory_bytes)))
+        raise DatasetError(
+            f"data.residency=device: {layout.bytes_per_device / 1e9:.1f} GB of audio a device do not fit beside the step in "
+            f"{memory_bytes / 1e9:.1f} GB; train on {needed} devices or more, prepare fewer replicas (--config.num_replicas) or "
+            "shorter clips (--config.max_clip_s), or set data.residency=host"
+        )
+
+
+def read_part(source: ClipSource, layout: Layout, devices: Sequence[int]) -> Int16[np.ndarray, "devices rows samples"]:
+    """The rows of some devices, zero-padded behind every clip."""
+    part = np.zeros((len(devices), layout.rows_per_device, layout.row_samples), np.int16)
+    for number, device in enumerate(devices):
+        for clip in np.flatnonzero(layout.device_of == device):
+            length, first = source.row(int(clip)).num_samples, layout.first_row[clip]
+            part[number, first:].reshape(-1)[:length] = source.crop(int(clip), 0, length)
+    return part

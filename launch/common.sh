@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# What tpu.sh and gpu.sh share: they run one command on every worker. Sourced; the caller defines `on_workers COMMAND`.
+
+die() {
+  echo "error: $1" >&2
+  exit 2
+}
+
+# need NAME...: the environment must set these variables.
+need() {
+  local name missing=()
+  for name in "$@"; do [ -n "${!name:-}" ] || missing+=("$name"); done
+  [ ${#missing[@]} -eq 0 ] || die "set ${missing[*]} first; '$0 help' says what they are"
+}
+
+# quoted WORD...: the words as one string that a remote shell splits back into the same words.
+quoted() { printf '%q ' "$@"; }
+
+# Installs this checkout with the versions of requirements.lock. uv brings Python 3.12: the images' own is older than ours.
+install_command() { # EXTRAS
+  cat <<EOF
+set -euo pipefail
+mkdir -p ~/confp_jax && tar -xzf ~/confp_jax.tar.gz -C ~/confp_jax && cd ~/confp_jax
+command -v uv >/dev/null || [ -x ~/.local/bin/uv ] || curl -LsSf https://astral.sh/uv/install.sh | sh
+export PATH=~/.local/bin:\$PATH
+[ -x .venv/bin/python ] || uv venv --quiet --python 3.12 .venv
+uv pip install --quiet --python .venv/bin/python --constraint requirements.lock --editable ".[$1]"
+EOF
+}
+
+# Copies the shards to this worker's disk. Every worker holds all of them: batches are drawn from the whole set and each worker
+# cuts its rows of every batch, so that a run gives the same batches on any number of hosts.
+data_command() { # BUCKET_FOLDER
+  cat <<EOF
+set -euo pipefail
+mkdir -p ~/data
+gcloud storage rsync --recursive $(quoted "$1") ~/data
+EOF
+}
+
+# Starts training detached, starts it again when it crashed or the machine asked it to leave, and writes one log.
+train_command() { # WORKDIR ARGUMENT...
+  local run=$1
+  shift
+  cat <<EOF
+set -euo pipefail
+cd ~/confp_jax
+if [ -f ~/train.pid ] && kill -0 "\$(cat ~/train.pid)" 2>/dev/null; then echo "already running"; exit 0; fi
+rm -f ~/train.stop
+cat > ~/train.sh <<'SCRIPT'
+#!/usr/bin/env bash
+cd ~/confp_jax || exit 1
+tries=0
+while true; do
+  .venv/bin/python -m confp_jax.training.train --workdir=$(quoted "$run") $(quoted "$@") --config.data.dir="\$HOME/data"
+  status=\$?
+  if [ -f ~/train.stop ]; then echo "stopped"; exit 0; fi
+  if [ "\$status" -eq 0 ]; then
+    # It saved and left because the machine goes away, if it did not get to the end.
+    tail -n 1 ~/train.log | grep -q "the same command goes on" || { echo "finished"; exit 0; }
+  fi
+  tries=\$((tries + 1))
+  # 1 and 2 are errors of the settings or the data: the same command would end the same way.
+  if [ "\$status" -eq 1 ] || [ "\$status" -eq 2 ] || [ "\$tries" -ge 20 ]; then echo "failed with status \$status"; exit "\$status"; fi
+  echo "ended with status \$status; starting again (\$tries)"
+  sleep "\${RESTART_DELAY_S:-30}"
+  [ ! -f ~/train.stop ] || exit 0
+done
+SCRIPT
+chmod +x ~/train.sh
+nohup setsid ~/train.sh >> ~/train.log 2>&1 < /dev/null &
+echo \$! > ~/train.pid
+echo "started; log in ~/train.log"
+EOF
+}
+
+status_command() {
+  cat <<'EOF'
+if [ -f ~/train.pid ] && kill -0 "$(cat ~/train.pid)" 2>/dev/null; then echo "running"; else echo "not running"; fi
+tail -n 1 ~/train.log 2>/dev/null || true
+EOF
+}
+
+# SIGTERM to the trainer: it saves and leaves; the wrapper sees train.stop and does not start it again.
+stop_command() {
+  cat <<'EOF'
+touch ~/train.stop
+[ -f ~/train.pid ] || exit 0
+pid=$(cat ~/train.pid)
+pkill -TERM -P "$pid" 2>/dev/null || true
+for _ in $(seq "${STOP_WAIT_S:-120}"); do kill -0 "$pid" 2>/dev/null || { echo "stopped"; exit 0; }; sleep 1; done
+echo "still saving after ${STOP_WAIT_S:-120} s; see the log" >&2
+exit 1
+EOF
+}
+
+# pack FILE: what git tracks of this checkout.
+pack() { git -C "$(dirname "${BASH_SOURCE[0]}")/.." archive --format=tar.gz --output="$1" HEAD; }

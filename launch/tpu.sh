@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# Trains on a Cloud TPU slice of any number of hosts, through `gcloud compute tpus`.
+set -euo pipefail
+# shellcheck source=launch/common.sh
+source "$(dirname "$0")/common.sh"
+
+usage() {
+  cat <<'EOF'
+usage: launch/tpu.sh COMMAND [ARGUMENT...]
+
+  create            ask for a spot TPU slice as a queued resource, and wait until it is there
+  setup             install Python 3.12, the lock file's packages and this checkout on every worker, and copy the data there
+  train ARGUMENT... start (or go on with) training on every worker, detached: arguments of confp_jax.training.train
+  status            the slice's state, and the last line of each worker's log
+  logs [LINES]      the first worker's log
+  stop              save and stop training
+  resume ARGUMENT... after a preemption: ask for the slice again, set it up and go on with the last `train` (and these)
+  watch             `resume` whenever the slice was preempted, until training has finished
+  delete            give the slice back (checkpoints stay in the bucket)
+
+Variables: TPU_NAME, ZONE, ACCELERATOR (v5litepod-8, v6e-16, ...), RUNTIME (v2-alpha-tpuv5-lite, ...),
+  DATA (gs:// folder that data_prep.make_train's output was copied to), WORKDIR (gs:// folder of this run).
+  PROJECT is optional; SPOT=0 asks for a slice that is not preempted.
+
+  export TPU_NAME=confp ZONE=us-west4-a ACCELERATOR=v5litepod-16 RUNTIME=v2-alpha-tpuv5-lite
+  export DATA=gs://mine/fma WORKDIR=gs://mine/runs/large
+  launch/tpu.sh create && launch/tpu.sh setup && launch/tpu.sh train --config=configs/fma.py:large && launch/tpu.sh watch
+EOF
+}
+
+tpus() { # gcloud compute tpus GROUP COMMAND NAME ..., in the zone
+  gcloud compute tpus "$@" --zone="$ZONE" ${PROJECT:+--project="$PROJECT"}
+}
+
+on_workers() { tpus tpu-vm ssh "$TPU_NAME" --worker="${2:-all}" --command="$1"; }
+
+state() { tpus queued-resources describe "$TPU_NAME" --format="value(state.state)" 2>/dev/null || echo "ABSENT"; }
+
+create() {
+  local spot=(--spot)
+  [ "${SPOT:-1}" = 1 ] || spot=()
+  tpus queued-resources create "$TPU_NAME" --node-id="$TPU_NAME" --accelerator-type="$ACCELERATOR" \
+    --runtime-version="$RUNTIME" "${spot[@]}"
+  wait_until_active
+}
+
+wait_until_active() {
+  local now
+  while now=$(state) && [ "$now" != ACTIVE ]; do
+    case $now in
+      FAILED | SUSPENDED | ABSENT) echo "error: the slice is $now; see gcloud compute tpus queued-resources describe" >&2; return 1 ;;
+    esac
+    echo "waiting for the slice: $now"
+    sleep "${POLL_S:-30}"
+  done
+  echo "the slice is ACTIVE"
+}
+
+setup() {
+  local archive
+  archive=$(mktemp --suffix=.tar.gz)
+  pack "$archive"
+  tpus tpu-vm scp "$archive" "$TPU_NAME:confp_jax.tar.gz" --worker=all
+  rm -f "$archive"
+  on_workers "$(install_command prepare,tpu)"
+  on_workers "$(data_command "$DATA")"
+}
+
+train() {
+  local multi=()
+  [ "$(on_workers 'echo worker' | grep -c worker)" -le 1 ] || multi=(--distributed)
+  # Kept beside the checkpoints, so that `resume` works from any machine.
+  quoted "$@" | gcloud storage cp - "$WORKDIR/train_arguments.txt"
+  on_workers "$(train_command "$WORKDIR" "${multi[@]}" "$@")"
+}
+
+resume() {
+  local arguments
+  if [ "$(state)" != ACTIVE ]; then
+    tpus queued-resources delete "$TPU_NAME" --force --quiet || true # a preempted request stays in the way of the next
+    create
+  fi
+  setup
+  eval "arguments=($(gcloud storage cat "$WORKDIR/train_arguments.txt"))" # quoted by `train`
+  train "${arguments[@]}" "$@"
+}
+
+watch() {
+  while true; do
+    if [ "$(state)" != ACTIVE ]; then
+      echo "preempted: resuming"
+      "$0" resume
+    fi
+    case $(on_workers "tail -n 1 ~/train.log" 0) in
+      finished*) echo "finished"; return 0 ;;
+      failed*) echo "error: training failed; see '$0 logs'" >&2; return 1 ;;
+    esac
+    sleep "${POLL_S:-30}"
+  done
+}
+
+command=${1:-help}
+[ $# -eq 0 ] || shift
+case $command in
+  help | -h | --help) usage; exit 0 ;;
+  create | setup | train | status | logs | stop | resume | watch | delete) ;;
+  *) usage >&2; die "unknown command '$command'" ;;
+esac
+need TPU_NAME ZONE
+case $command in
+  create) need ACCELERATOR RUNTIME ;;
+  setup) need DATA ;;
+  train) need WORKDIR ;;
+  resume | watch) need ACCELERATOR RUNTIME DATA WORKDIR ;;
+esac
+case $command in
+  status)
+    echo "slice: $(state)"
+    on_workers "$(status_command)"
+    ;;
+  logs) on_workers "tail -n ${1:-50} ~/train.log" 0 ;;
+  stop) on_workers "$(stop_command)" ;;
+  delete) tpus queued-resources delete "$TPU_NAME" --force --quiet ;;
+  *) "$command" "$@" ;;
+esac

@@ -1,0 +1,48 @@
+"""Where the set lies in device memory: every sample in its place, whole tracks on a device, and a refusal in numbers."""
+
+import numpy as np
+import pytest
+
+from confp_jax.data.records import Clip, ClipSource, DatasetError
+from confp_jax.data.resident import check_fits, plan_layout, read_part
+
+_ROW = 1000
+
+
+@pytest.fixture(scope="module")
+def source(make_dataset) -> ClipSource:
+    """Five tracks of unlike lengths, each clean and in one replica."""
+    rng, clips = np.random.default_rng(0), []
+    for track, length in enumerate((50_000, 60_100, 50_999, 90_000, 48_000)):
+        clips += [Clip(track, r, 1.0, 0.0, rng.integers(-9000, 9000, length + 7 * r).astype("<i2")) for r in (0, 1)]
+    return ClipSource(make_dataset({"training": clips}), "training")
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 4])
+def test_every_crop_lies_where_its_place_says(source: ClipSource, num_devices: int) -> None:
+    layout = plan_layout(source, row_samples=_ROW, num_devices=num_devices)
+    assert layout.num_devices == num_devices
+    part = read_part(source, layout, range(num_devices))
+    assert part.nbytes == layout.bytes_per_device * num_devices
+    for clip in range(len(source)):
+        length = source.row(clip).num_samples
+        for start in (0, 1, _ROW - 1, _ROW, 12_345, length - _ROW):
+            device, row, sample = layout.place(clip, start)
+            two = part[device, row : row + 2].reshape(-1)
+            np.testing.assert_array_equal(two[sample : sample + _ROW], source.crop(clip, start, start + _ROW))
+
+
+def test_tracks_stay_whole_and_shares_even(source: ClipSource) -> None:
+    layout = plan_layout(source, row_samples=_ROW, num_devices=2)
+    np.testing.assert_array_equal(layout.device_of[::2], layout.device_of[1::2])
+    rows = [sum(-(-source.row(c).num_samples // _ROW) for c in np.flatnonzero(layout.device_of == d)) for d in range(2)]
+    assert max(rows) < 1.5 * min(rows)
+
+
+def test_too_large_is_refused_with_the_sizes(source: ClipSource) -> None:
+    layout = plan_layout(source, row_samples=_ROW, num_devices=1)
+    check_fits(layout, 2 * layout.bytes_per_device)
+    with pytest.raises(DatasetError, match=r"0\.0 GB of audio a device do not fit .*train on 4 devices.*data\.residency=host"):
+        check_fits(layout, layout.bytes_per_device // 2)
+    with pytest.raises(DatasetError, match="5 tracks for 6 devices"):
+        plan_layout(source, row_samples=_ROW, num_devices=6)

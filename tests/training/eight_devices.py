@@ -1,0 +1,152 @@
+"""The loss and the step on 1, 2, 4 and 8 forced CPU devices, and the step's options against the plain step; writes JSON.
+
+Run by the fixture `devices` (conftest.py) in a process of its own: the number of devices is fixed when JAX starts.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec
+
+from confp_jax.config import TrainConfig
+from confp_jax.data.input import train_batches
+from confp_jax.training.losses import nt_xent
+from confp_jax.training.mesh import global_batch, make_mesh
+from confp_jax.training.resident import cut_crops, load_resident, resident_layout
+from confp_jax.training.step import build_state, train_step
+from confp_jax.training.step_cost import count_collectives
+from confp_jax.training.train import train
+
+# Linear in the gradient, so that rounding stays rounding: Adam turns a gradient of 1e-9 into a step of full length.
+_OPTIMIZER = optax.sgd(0.01)
+
+
+def _apart(one: object, other: object) -> float:
+    leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return max(float(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).max()) for a, b in leaves)
+
+
+def _loss() -> dict:
+    """NT-Xent of the same rows: plain and in chunks, on one device and on eight."""
+    z = np.random.default_rng(0).normal(size=(64, 12)).astype(np.float32)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+
+    def value(z, rows_per_chunk):
+        contrast = nt_xent(z, temperature=0.07, rows_per_chunk=rows_per_chunk)
+        return contrast.loss, contrast
+
+    run = jax.jit(jax.value_and_grad(value, has_aux=True), static_argnums=1)
+    single = run(z, None)
+    with jax.set_mesh(make_mesh(8)):
+        sharded = jax.device_put(z, PartitionSpec("data"))
+        compiled = run.lower(sharded, None).compile()
+        eight, chunked_eight = compiled(sharded), run(sharded, 4)
+        counts = {name: found.num for name, found in count_collectives(compiled.as_text()).items()}
+        spec = str(eight[1].sharding.spec)
+    return {
+        "eight": _apart(single, eight),
+        "chunked": _apart(single, run(z, 16)),
+        "chunked_eight": _apart(single, chunked_eight),
+        "collectives": counts,
+        "gradient_spec": spec,
+        "memory": [_temporary_bytes(rows) for rows in (None, 64)],
+    }
+
+
+def _temporary_bytes(rows_per_chunk: int | None) -> int:
+    z = jax.ShapeDtypeStruct((2048, 16), jnp.float32)
+    loss = functools.partial(nt_xent, temperature=0.07, rows_per_chunk=rows_per_chunk)
+    return jax.jit(jax.grad(lambda z: loss(z).loss)).lower(z).compile().memory_analysis().temp_size_in_bytes
+
+
+def _steps(config: TrainConfig, batches: list, num_devices: int) -> dict:
+    mesh, losses, top1 = make_mesh(num_devices), [], []
+    with jax.set_mesh(mesh):
+        state = start = build_state(config, _OPTIMIZER)
+        for batch in batches:
+            state, metrics = train_step(state, global_batch(batch, mesh), config=config, optimizer=_OPTIMIZER)
+            losses.append(float(metrics.loss))
+            top1.append(float(metrics.top1))
+        assert len(jax.tree.leaves(state.params)[0].sharding.device_set) == num_devices
+        found = {"losses": losses, "top1": top1, "moved": _apart(state.params, start.params)}
+        if num_devices == 8:
+            step = train_step.jitted().lower(start, global_batch(batches[0], mesh), config=config, optimizer=_OPTIMIZER)
+            counts = count_collectives(step.compile().as_text())
+            weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(start.params))
+            found |= {"collectives": {name: found.num for name, found in counts.items()}, "weight_bytes": weights}
+            found |= {"reduced_bytes": counts["all-reduce"].num_bytes, "gathered_bytes": counts["all-gather"].num_bytes}
+        return found | {"state": [np.asarray(leaf) for leaf in jax.tree.leaves((state.params, state.statistics))]}
+
+
+def _options(config: TrainConfig, batches: list) -> dict:
+    """One step with each option against the same step without, on four devices; nothing is drawn and LayerNorm normalises."""
+    config = dataclasses.replace(
+        config,
+        encoder=dataclasses.replace(config.encoder, dropout=0.0, conv_norm="layer"),
+        spec_augment=dataclasses.replace(config.spec_augment, num_frequency_masks=0, num_time_masks=0),
+    )
+    plain, found = _steps(config, batches[:1], 4), {}
+    for name, value in (("microbatches", 2), ("rematerialise", True), ("compute_dtype", "bfloat16")):
+        other = _steps(dataclasses.replace(config, **{name: value}), batches[:1], 4)
+        found[name] = {
+            "loss": abs(other["losses"][0] - plain["losses"][0]),
+            "state": _apart(other["state"], plain["state"]),
+            "moved": plain["moved"],
+        }
+    return found
+
+
+def _resident(config: TrainConfig) -> dict:
+    """Batches cut from device memory, on one device and on four, against those that Grain cuts: how many samples differ."""
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, mel_on="device"))
+    expected, found = train_batches(config), {}
+    expected = [next(expected) for _ in range(3)]
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, residency="device"))
+    for num in (1, 4):
+        mesh = make_mesh(num)
+        places = train_batches(config, layout=resident_layout(config, num))
+        with jax.set_mesh(mesh):
+            audio = load_resident(config, mesh)
+            batches = [cut_crops(audio, global_batch(next(places), mesh)) for _ in range(3)]
+        pairs = [(mine[name], theirs[name]) for mine, theirs in zip(batches, expected, strict=True) for name in theirs]
+        found[num] = sum(int((np.asarray(mine) != theirs).sum()) for mine, theirs in pairs)
+        assert batches[0]["anchor"].dtype == np.int16 and len(batches[0]["anchor"].sharding.device_set) == num
+    return found
+
+
+def _refusal(config: TrainConfig, workdir: str) -> str:
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=6))
+    try:
+        train(config, pathlib.Path(workdir))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing was refused"
+
+
+if __name__ == "__main__":
+    tiny, stream = TrainConfig.from_json(sys.argv[1]), None
+    stream = train_batches(tiny)
+    batches = [next(stream) for _ in range(20)]
+    steps = {num: _steps(tiny, batches, num) for num in (1, 2, 4, 8)}
+    states = {num: found.pop("state") for num, found in steps.items()}
+    for num, found in steps.items():
+        found["difference"] = _apart(states[1], states[num])
+    print(
+        json.dumps(
+            {
+                "devices": jax.device_count(),
+                "loss": _loss(),
+                "steps": steps,
+                "resident": _resident(tiny),
+                "options": _options(tiny, batches),
+                "refusal": _refusal(tiny, sys.argv[2]),
+            }
+        )
+    )

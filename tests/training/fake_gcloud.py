@@ -1,0 +1,109 @@
+"""Stands in for `gcloud`, and for `ssh`, `scp` and `uv`, in test_launch.py: records the call and does the thing here.
+
+A worker is a folder that is HOME for its commands, which really run; gs:// is a folder; a queued resource is a file with its
+state.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(os.environ["FAKE_ROOT"])
+WORKERS = [ROOT / f"worker{i}" for i in range(int(os.environ["FAKE_WORKERS"]))]
+
+
+def main(program: str, arguments: list[str]) -> int:
+    with open(ROOT / "calls.jsonl", "a") as file:
+        file.write(json.dumps([program, *arguments]) + "\n")
+    if program == "uv":
+        return _uv(arguments)
+    if program in ("ssh", "scp"):
+        return _ssh(program, arguments)
+    if arguments[0] == "storage":
+        return _storage(arguments[1:])
+    return _tpus(arguments[2:])
+
+
+def _run(worker: pathlib.Path, command: str) -> int:
+    """As on a machine of its own: another HOME, and the environment by which JAX finds its fellows there."""
+    worker.mkdir(exist_ok=True)
+    number = WORKERS.index(worker)
+    environment = os.environ | {"HOME": str(worker)}
+    if len(WORKERS) > 1 and program_of() == "gcloud":
+        environment |= {"JAX_COORDINATOR_ADDRESS": os.environ["FAKE_COORDINATOR"], "JAX_NUM_PROCESSES": str(len(WORKERS))}
+        environment |= {"JAX_PROCESS_ID": str(number)}
+    return subprocess.run(["bash", "-c", command], env=environment, check=False).returncode
+
+
+def _uv(arguments: list[str]) -> int:
+    """A virtual environment whose Python is this one: installing 1.5 GB is not what is tested."""
+    if arguments[0] == "venv":
+        folder = pathlib.Path(arguments[-1]) / "bin"
+        folder.mkdir(parents=True)
+        (folder / "python").write_text(f'#!/bin/sh\nPYTHONPATH=. exec {sys.executable} "$@"\n')
+        (folder / "python").chmod(0o755)
+    return 0
+
+
+def _ssh(program: str, arguments: list[str]) -> int:
+    hosts = {f"me@host{i}": worker for i, worker in enumerate(WORKERS)}
+    if program == "scp":
+        source, target = arguments[-2:]
+        host, _, name = target.partition(":")
+        hosts[host].mkdir(exist_ok=True)
+        shutil.copy(source, hosts[host] / name)
+        return 0
+    host = next(argument for argument in arguments if argument in hosts)
+    return _run(hosts[host], " ".join(arguments[arguments.index(host) + 1 :]))
+
+
+def _here(path: str) -> pathlib.Path:
+    return ROOT / "buckets" / path.removeprefix("gs://") if path.startswith("gs://") else pathlib.Path(path)
+
+
+def _storage(arguments: list[str]) -> int:
+    if arguments[0] == "rsync":
+        shutil.copytree(_here(arguments[-2]), _here(arguments[-1]), dirs_exist_ok=True)
+    elif arguments[0] == "cp":
+        target = _here(arguments[2])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(sys.stdin.buffer.read())
+    else:
+        sys.stdout.write(_here(arguments[1]).read_text())
+    return 0
+
+
+def _tpus(arguments: list[str]) -> int:
+    resource, (group, command, name) = ROOT / "resource", arguments[:3]
+    flags = dict(argument.partition("=")[::2] for argument in arguments[3:])
+    if command == "create":
+        resource.write_text("WAITING_FOR_RESOURCES")
+    elif command == "describe":
+        if not resource.exists():
+            return 1
+        print(resource.read_text())
+        if resource.read_text() == "WAITING_FOR_RESOURCES":
+            resource.write_text("ACTIVE")
+    elif command == "delete":
+        resource.unlink(missing_ok=True)
+    elif resource.exists() and resource.read_text() != "ACTIVE":
+        return 1  # a slice that is gone answers nobody
+    elif (group, command) == ("tpu-vm", "scp"):
+        for worker in WORKERS:
+            worker.mkdir(exist_ok=True)
+            shutil.copy(name, worker / arguments[3].partition(":")[2])
+    else:
+        chosen = WORKERS if flags["--worker"] == "all" else [WORKERS[int(flags["--worker"])]]
+        return max(_run(worker, flags["--command"]) for worker in chosen)
+    return 0
+
+
+def program_of() -> str:
+    return pathlib.Path(sys.argv[0]).name
+
+
+if __name__ == "__main__":
+    sys.exit(main(program_of(), sys.argv[1:]))

@@ -1,0 +1,73 @@
+"""Costs against programs whose costs are known; the real step compiled for a TPU slice where libtpu is installed."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from confp_jax.training.chips import CHIPS, find_chip
+from confp_jax.training.step_cost import Collective, StepCost, count_collectives, forecast_largest
+
+
+def _cost(batch: int, peak: float, **fields: object) -> StepCost:
+    values = {"num_chips": 8, "state_bytes": 0, "flops": 0.0, "bytes_moved": 0.0, "collectives": {}, "compile_s": 0.0}
+    return StepCost(**(values | {"batch_size": batch, "peak_bytes": round(peak)} | fields))
+
+
+def test_collectives_are_counted_with_their_bytes():
+    hlo = """
+  %all-gather = f32[128,128]{1,0} all-gather(f32[16,128]{1,0} %x), dimensions={0}
+  %start = (f32[16,8]{1,0}, f32[128,8]{1,0}) all-gather-start(f32[16,8]{1,0} %y), dimensions={0}
+  %done = f32[128,8]{1,0} all-gather-done((f32[16,8]{1,0}, f32[128,8]{1,0}) %start)
+  %all-reduce.1 = (bf16[4,4]{1,0}, f32[]) all-reduce(bf16[4,4]{1,0} %a, f32[] %b), to_apply=%add
+  %fused = f32[4]{0} fusion(f32[4]{0} %all-reduce.1), kind=kLoop
+"""
+    assert count_collectives(hlo) == {"all-gather": Collective(2, 4 * 128 * (128 + 8)), "all-reduce": Collective(1, 36)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "chip", "expected_s"),
+    [
+        ({"flops": 197e12}, "v5e", 1.0),
+        ({"flops": 197e12, "bytes_moved": 2 * 819e9}, "v5e", 2.0),
+        ({"flops": 1.0, "collectives": {"all-reduce": Collective(1, round(448e9 * 3))}}, "v6e", 3.0),
+    ],
+)
+def test_the_roofline_is_the_slowest_part(fields: dict, chip: str, expected_s: float):
+    assert _cost(8, 0, **fields).step_s(next(c for c in CHIPS if c.name == chip)) == pytest.approx(expected_s)
+
+
+def test_chips_are_found_by_what_jax_calls_them():
+    assert find_chip("TPU v5 lite").name == "v5e"
+    assert find_chip("cpu") is None
+
+
+def test_the_forecast_fills_nine_tenths():
+    """Known: 1 GB, 10 MB a pair, and the loss's logits."""
+
+    def peak(batch: int) -> float:
+        return 1e9 + 10e6 * batch + 12 * (2 * batch) ** 2 / 8
+
+    found = forecast_largest(_cost(64, peak(64)), _cost(128, peak(128)), 16e9)
+    assert found % 64 == 0
+    assert peak(found) <= 0.9 * 16e9 < peak(found + 64)
+
+
+def test_a_step_compiles_for_a_tpu_slice(root):
+    """The real step, all of it: state, features, loss, optimizer, on a topology that is not here."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed (pip install -c requirements.lock -e '.[tpu]')")
+    flags = ["--config=configs/fma.py:tiny", "--config.audio.segment_s=1.0", "--config.encoder.dim=32", "--topology=v5e:2x2"]
+    command = [sys.executable, "-m", "confp_jax.training.compile_for", *flags, "--config.encoder.num_heads=2", "--json"]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["num_chips"] == 4
+    assert found["collectives"]["all-gather"][0] == 1
+    assert 0 < found["state_bytes"] < found["peak_bytes"] < 16 * 1024**3
+    assert found["flops"] > 1e6
+    assert 0 < found["step_s"]["v6e"] < found["step_s"]["v5e"] < 1

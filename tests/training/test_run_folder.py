@@ -1,0 +1,83 @@
+"""A run's files in a bucket: an in-memory one, behind the same etils.epath that speaks to gs://."""
+
+import json
+import pathlib
+import uuid
+from collections.abc import Iterator
+
+import fsspec
+import numpy as np
+import optax
+import pytest
+from etils import epath
+from fsspec.implementations.memory import MemoryFileSystem
+
+from confp_jax.config import ConfigError
+from confp_jax.training.checkpoint import absolute_path, complete_steps
+from confp_jax.training.metric_log import LINES, MetricLog
+from confp_jax.training.run_folder import GrowingFiles, save_arrays
+from confp_jax.training.step import Metrics
+
+
+class _Bucket(MemoryFileSystem):
+    """What gcsfs is to epath, without a network."""
+
+    protocol = ("gcs", "gs")
+    store: dict = {}  # noqa: RUF012
+    pseudo_dirs = [""]  # noqa: RUF012
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[epath.Path]:
+    fsspec.register_implementation("gcs", _Bucket, clobber=True)
+    fsspec.register_implementation("gs", _Bucket, clobber=True)
+    epath.backend.fsspec_backend._get_filesystem.cache_clear() if hasattr(
+        epath.backend.fsspec_backend._get_filesystem, "cache_clear"
+    ) else None
+    yield epath.Path(f"gs://bucket-{uuid.uuid4().hex}/run")
+
+
+def _train_a_little(workdir: epath.Path, steps: range, first_step: int) -> None:
+    with (
+        GrowingFiles.open(workdir, continued=(LINES,)) as files,
+        MetricLog.open(
+            files.local, num_steps=9, every_steps=1, schedule=optax.constant_schedule(0.1), first_step=first_step
+        ) as log,
+    ):
+        for step in steps:
+            log.step(step, Metrics(*[np.float32(step)] * 5, is_finite=np.True_), num_segments=8)
+        log.flush()
+        log.flush_board()
+        files.publish()
+
+
+def test_the_log_of_a_bucket_run_goes_on(bucket: epath.Path) -> None:
+    _train_a_little(bucket, range(1, 4), 0)
+    _train_a_little(bucket, range(3, 6), 2)
+    lines = [json.loads(line) for line in (bucket / LINES).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    assert any("tfevents" in path.name for path in (bucket / "tensorboard").iterdir())
+
+
+def test_arrays_and_steps(bucket: epath.Path) -> None:
+    save_arrays(bucket / "nonfinite" / "step_3.npz", {"anchor": np.arange(3)})
+    with (bucket / "nonfinite" / "step_3.npz").open("rb") as file:
+        np.testing.assert_array_equal(np.load(file)["anchor"], [0, 1, 2])
+    for name in ("3", "12", "15.orbax-checkpoint-tmp", "9.damaged"):
+        (bucket / "checkpoints" / name / "x").parent.mkdir(parents=True)
+        (bucket / "checkpoints" / name / "x").write_text("")
+    assert complete_steps(bucket / "checkpoints") == [3, 12]
+
+
+def test_paths() -> None:
+    assert str(absolute_path("gs://bucket/run")) == "gs://bucket/run"
+    assert absolute_path("runs/small") == epath.Path(pathlib.Path("runs/small").absolute())
+
+
+def test_a_read_only_folder(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ConfigError, match=r"cannot be written to.*free its disk"),
+        GrowingFiles.open(epath.Path(tmp_path / "file" / "run"), continued=()),
+    ):
+        pass
