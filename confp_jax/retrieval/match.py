@@ -98,7 +98,7 @@ class _Seeds:
 
 
 def _seeds(query: Fingerprints, loud: Bool[np.ndarray, " W"], reference: Reference, without: int) -> _Seeds:
-    """The line with most votes of each track. A hit's vote is what it stands out by over its window's last hit."""
+    """The lines with most votes of each track. A hit's vote is what it stands out by over its window's last hit."""
     window, rows, votes = _hits(query.vectors[loud], reference, without)
     tracks = reference.snapshot.row_tracks[rows].astype(np.int64)
     times_s = (rows - reference.first_rows[tracks]) * reference.hop_s + reference.segment_s / 2
@@ -140,9 +140,11 @@ def _hits(
         if k >= num_rows or k >= _MAX_HITS or len(np.unique(tracks[used])) > NUM_RIVALS:
             break
         k *= 8  # one long or repetitive track fills the hits: the decision needs its rivals too
-    least = np.where(hits.rows >= 0, hits.scores, np.inf).min(axis=1, keepdims=True)
+    best = np.maximum(hits.scores.max(axis=1, keepdims=True), 0.0)
+    # In a small database the last hit is like nothing at all: then what is half as near as the best one counts nothing.
+    least = np.maximum(np.where(hits.rows >= 0, hits.scores, np.inf).min(axis=1, keepdims=True), best / 2)
     window, place = np.nonzero(used)
-    return window, hits.rows[window, place], (hits.scores - least)[window, place].astype(np.float64) + 1e-3
+    return window, hits.rows[window, place], np.maximum(hits.scores - least, 0.0)[window, place].astype(np.float64) + 1e-3
 
 
 class _Lines:
