@@ -108,8 +108,11 @@ def _seeds(query: Fingerprints, loud: Bool[np.ndarray, " W"], reference: Referen
         anchors_s = times_s - tempo * from_middle_s
         cells = tracks * (1 << 32) + np.floor(anchors_s / _BIN_S).astype(np.int64) + (1 << 31)
         cell, inverse = np.unique(cells, return_inverse=True)
-        total = np.bincount(inverse, weights=votes)
-        mean_s = np.bincount(inverse, weights=votes * anchors_s) / np.maximum(total, 1e-12)
+        ballots, ballot = np.unique(inverse * len(loud) + window, return_inverse=True)
+        loudest = np.zeros(len(ballots))
+        np.maximum.at(loudest, ballot, votes)  # a window has one vote in a cell, however many of its rows it holds
+        total = np.bincount(ballots // len(loud), weights=loudest)
+        mean_s = np.bincount(inverse, weights=votes * anchors_s) / np.bincount(inverse, weights=votes)
         found.append((cell >> 32, total, mean_s, np.full(len(cell), tempo)))
     cell_tracks, total, anchors_s, tempos = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.argsort(-total, kind="stable")
@@ -140,11 +143,9 @@ def _hits(
         if k >= num_rows or k >= _MAX_HITS or len(np.unique(tracks[used])) > NUM_RIVALS:
             break
         k *= 8  # one long or repetitive track fills the hits: the decision needs its rivals too
-    best = np.maximum(hits.scores.max(axis=1, keepdims=True), 0.0)
-    # In a small database the last hit is like nothing at all: then what is half as near as the best one counts nothing.
-    least = np.maximum(np.where(hits.rows >= 0, hits.scores, np.inf).min(axis=1, keepdims=True), best / 2)
+    least = np.where(hits.rows >= 0, hits.scores, np.inf).min(axis=1, keepdims=True)
     window, place = np.nonzero(used)
-    return window, hits.rows[window, place], np.maximum(hits.scores - least, 0.0)[window, place].astype(np.float64) + 1e-3
+    return window, hits.rows[window, place], (hits.scores - least)[window, place].astype(np.float64) + 1e-3
 
 
 class _Lines:
