@@ -156,7 +156,8 @@ def alarm_pairs(trials: Trials, searched: EvaluationReference, rate: float) -> l
     pairs = np.stack([trials.tracks[alarms], trials.unknown_track[alarms]], axis=1)
     found, counts = np.unique(pairs, axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    return [(*map(int, searched.track_ids[found[i]]), int(counts[i])) for i in order]
+    ids = searched.track_ids[found]
+    return [(int(ids[i, 0]), int(ids[i, 1]), int(counts[i])) for i in order]
 
 
 def summary(trials: Trials, config: OpenSetConfig) -> dict:

@@ -98,7 +98,7 @@ class _Seeds:
 
 
 def _seeds(query: Fingerprints, loud: Bool[np.ndarray, " W"], reference: Reference, without: int) -> _Seeds:
-    """The line with most votes of each track. A hit's vote is what it stands out by over its window's last hit."""
+    """The lines with most votes of each track. A hit's vote is what it stands out by over its window's last hit."""
     window, rows, votes = _hits(query.vectors[loud], reference, without)
     tracks = reference.snapshot.row_tracks[rows].astype(np.int64)
     times_s = (rows - reference.first_rows[tracks]) * reference.hop_s + reference.segment_s / 2
@@ -108,8 +108,11 @@ def _seeds(query: Fingerprints, loud: Bool[np.ndarray, " W"], reference: Referen
         anchors_s = times_s - tempo * from_middle_s
         cells = tracks * (1 << 32) + np.floor(anchors_s / _BIN_S).astype(np.int64) + (1 << 31)
         cell, inverse = np.unique(cells, return_inverse=True)
-        total = np.bincount(inverse, weights=votes)
-        mean_s = np.bincount(inverse, weights=votes * anchors_s) / np.maximum(total, 1e-12)
+        ballots, ballot = np.unique(inverse * len(loud) + window, return_inverse=True)
+        loudest = np.zeros(len(ballots))
+        np.maximum.at(loudest, ballot, votes)  # a window has one vote in a cell, however many of its rows it holds
+        total = np.bincount(ballots // len(loud), weights=loudest)
+        mean_s = np.bincount(inverse, weights=votes * anchors_s) / np.bincount(inverse, weights=votes)
         found.append((cell >> 32, total, mean_s, np.full(len(cell), tempo)))
     cell_tracks, total, anchors_s, tempos = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.argsort(-total, kind="stable")

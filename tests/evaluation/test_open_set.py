@@ -81,10 +81,10 @@ def test_masking_is_removing(searched, excerpts, decision):
 
 
 def trials_of(right, known, unknown, tracks) -> Trials:
-    known, unknown = np.array(known, float), np.array(unknown, float)
-    tail = np.array([0.0, 1.0])
-    return Trials(np.array(tracks), np.array(right), tail_share(known, tail), known, tail_share(unknown, tail), unknown, 49 - np.array(tracks),
-                  np.where(right, 0.1, np.nan))  # fmt: skip
+    known, unknown, tail = np.array(known, float), np.array(unknown, float), np.array([0.0, 1.0])
+    error_s, others = np.where(right, 0.1, np.nan), np.array(tracks) + 1
+    rates = tail_share(known, tail), tail_share(unknown, tail)
+    return Trials(np.array(tracks), np.array(right), rates[0], known, rates[1], unknown, others, error_s)
 
 
 def test_shares_intervals_and_bounds():
@@ -117,7 +117,6 @@ def test_who_is_taken_for_whom(searched):
     unknown = np.full(40, -5.0)
     unknown[[3, 3 + 20, 7]] = 9.0
     trials = trials_of([True] * 40, [9.0] * 40, unknown, np.arange(40) % 20)
-    trials = dataclasses.replace(trials, unknown_track=np.arange(40) % 20 + 1)
     assert open_set.alarm_pairs(trials, searched, 0.001) == [(16, 18, 2), (24, 26, 1)]
 
 
