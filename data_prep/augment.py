@@ -23,6 +23,7 @@ from data_prep.sounds import Sounds, read_sound
 from data_prep.tracks import SourceError
 from data_prep.transforms import Heard
 
+_UNUSED = ("should_apply", "rms_db")  # audiomentations draws a level, and does not use it where an SNR is drawn
 _SNR = {"low": "min_snr_db", "high": "max_snr_db"}
 
 
@@ -132,7 +133,7 @@ def _apply(samples: Float32[np.ndarray, " n"], rng: np.random.Generator, *, samp
     random.seed(int(seeds[0]))
     np.random.seed(int(seeds[1]))
     heard = transform(samples, sample_rate_hz)
-    return Heard(heard, {key: value for key, value in transform.parameters.items() if key != "should_apply"})
+    return Heard(heard, {key: value for key, value in transform.parameters.items() if key not in _UNUSED})
 
 
 def _as_json(draws: dict[str, Any]) -> dict[str, Any]:

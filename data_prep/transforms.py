@@ -104,9 +104,10 @@ def add_coloured_noise(
     snr: Draw,
     decay_db: tuple[float, float],
 ) -> Heard:
-    """Noise that falls or rises by drawn dB per octave; audiomentations' makes 5.4 dB of 6, and nothing below 125 Hz."""
+    """Noise that falls or rises by drawn dB per octave; audiomentations' makes 5.4 dB of 6, most of it below 60 Hz."""
     snr_db, f_decay = float(rng.uniform(snr.low, snr.high)), float(rng.uniform(*decay_db))
-    return Heard(_mix(samples, coloured_noise(len(samples), f_decay, rng), snr_db), {"snr_db": snr_db, "f_decay": f_decay})
+    noise = coloured_noise(len(samples), f_decay, rng, sample_rate_hz=sample_rate_hz)
+    return Heard(_mix(samples, noise, snr_db), {"snr_db": snr_db, "f_decay": f_decay})
 
 
 def _mix(samples: Float32[np.ndarray, " n"], noise: Float32[np.ndarray, " n"], snr_db: float) -> Float32[np.ndarray, " n"]:

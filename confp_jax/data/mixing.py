@@ -20,6 +20,7 @@ from confp_jax.data.records import ClipSource, DatasetError
 SOUNDS_FOLDER = "sounds"  # of a prepared dataset: the training part's noise and impulse responses
 _SEMITONE_STEPS = 8  # pitch is drawn in eighths of a semitone: as many mel filterbanks are kept
 _SILENT_POWER = 1e-10
+_LOWEST_NOISE_HZ = np.float32(50)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Mixer:
                 noise = self._draw_noise(self._noise, len(samples), rng)
                 samples = samples + _scaled(noise, power, rng.uniform(*config.noise_snr_db))
         if rng.random() < config.coloured_p:
-            noise = coloured_noise(len(samples), rng.uniform(*config.coloured_decay_db), rng)
+            noise = coloured_noise(len(samples), rng.uniform(*config.coloured_decay_db), rng, sample_rate_hz=self._rate_hz)
             samples = samples + _scaled(noise, power, rng.uniform(*config.coloured_snr_db))
         if rng.random() < config.tanh_p:
             samples = np.tanh(samples * np.float32(rng.uniform(*config.tanh_drive) / math.sqrt(power)))
@@ -153,14 +154,16 @@ def synthetic_room(rng: np.random.Generator, *, sample_rate_hz: int) -> Float32[
     return tail
 
 
-def coloured_noise(num: int, decay_db: float, rng: np.random.Generator) -> Float32[np.ndarray, " n"]:
-    """Noise whose power density changes by `decay_db` an octave (0 is white, -3 pink), made in the frequency domain."""
+def coloured_noise(num: int, decay_db: float, rng: np.random.Generator, *, sample_rate_hz: int) -> Float32[np.ndarray, " n"]:
+    """Noise whose power density changes by `decay_db` an octave (0 is white, -3 pink), made in the frequency domain.
+
+    Below 50 Hz it is flat: at -6 dB an octave all power would else lie where nobody hears it, and an SNR would mean nothing.
+    """
     size = scipy.fft.next_fast_len(num, real=True)
-    bins = np.arange(size // 2 + 1, dtype=np.float32)
-    bins[0] = 1.0
-    amplitude = bins ** np.float32(decay_db / (20 * math.log10(2)))
+    hz = np.arange(size // 2 + 1, dtype=np.float32) * np.float32(sample_rate_hz / size)
+    amplitude = (np.maximum(hz, _LOWEST_NOISE_HZ) / _LOWEST_NOISE_HZ) ** np.float32(decay_db / (20 * math.log10(2)))
     amplitude[0] = 0.0
-    phase = rng.random(len(bins), dtype=np.float32) * np.float32(2 * math.pi)
+    phase = rng.random(len(hz), dtype=np.float32) * np.float32(2 * math.pi)
     noise = scipy.fft.irfft(amplitude * (np.cos(phase) + 1j * np.sin(phase)).astype(np.complex64), size)[:num]
     return (noise / np.float32(max(float(np.std(noise)), 1e-20))).astype(np.float32)
 

@@ -83,12 +83,13 @@ def test_two_noises_are_3_db_louder_than_one(dataset: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("decay_db", [-6.0, -3.0, 0.0, 5.0])
 def test_coloured_noise_falls_by_the_drawn_decay(decay_db: float) -> None:
-    noise = coloured_noise(8 * _SEGMENT, decay_db, np.random.default_rng(0))
+    noise = coloured_noise(8 * _SEGMENT, decay_db, np.random.default_rng(0), sample_rate_hz=_RATE_HZ)
     assert len(noise) == 8 * _SEGMENT
     assert float(np.std(noise)) == pytest.approx(1.0, rel=1e-3)
     hz, power = scipy.signal.welch(noise, _RATE_HZ, nperseg=2048)
     band = (hz > 100) & (hz < 7000)
     assert np.polyfit(np.log2(hz[band]), 10 * np.log10(power[band]), 1)[0] == pytest.approx(decay_db, abs=0.2)
+    assert power[hz < 40].sum() < 0.7 * power.sum(), "an SNR must be that of what can be heard"
 
 
 @pytest.mark.parametrize("semitones", [-2.0, -0.5, 1.0, 2.0])
