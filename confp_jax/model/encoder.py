@@ -48,15 +48,15 @@ class Encoder(nnx.Module):
         # Split, then merge: one reshape for both loses the batch's sharding.
         x = x.reshape(batch, tokens, self.frames_per_token, num_mels).reshape(batch, tokens, -1)
         x = self.input(x)
+
+        def run_block(block: ConformerBlock, x: Float[Array, "B T D"], key: jax.Array) -> Float[Array, "B T D"]:
+            return block(x, train=train, key=key)
+
+        run_block = nnx.remat(run_block) if rematerialise else run_block
         for layer, layer_key in zip(self.layers, keys, strict=True):
-            run = functools.partial(_run_block, train=train)
-            x = (nnx.remat(run) if rematerialise else run)(layer, x, layer_key)
+            x = run_block(layer, x, layer_key)
         pooled = jnp.einsum("pt,btd->bpd", pooling_weights(tokens, self.pool_segments), x.astype(jnp.float32))
         return unit(self.output(pooled.reshape(batch, -1)).astype(jnp.float32))
-
-
-def _run_block(block: ConformerBlock, x: Float[Array, "B T D"], key: jax.Array, *, train: bool) -> Float[Array, "B T D"]:
-    return block(x, train=train, key=key)
 
 
 @functools.lru_cache(maxsize=32)

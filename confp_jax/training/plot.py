@@ -29,10 +29,9 @@ _MAX_POINTS = 400  # a longer curve is drawn as means of as many stretches
 
 def smooth(steps: Sequence[float], values: Sequence[float], *, max_points: int = _MAX_POINTS) -> tuple[list[float], list[float]]:
     """At most `max_points` means of consecutive stretches: step and value."""
-    size = -(-len(steps) // max_points)
-    starts = range(0, len(steps), size) if size else ()
-    means = [(sum(part) / len(part)) for start in starts if (part := values[start : start + size])]
-    places = [(sum(part) / len(part)) for start in starts if (part := steps[start : start + size])]
+    size = max(1, -(-len(steps) // max_points))
+    parts = [slice(start, start + size) for start in range(0, len(steps), size)]
+    places, means = ([sum(row[part]) / len(row[part]) for part in parts] for row in (steps, values))
     return places, means
 
 
