@@ -296,7 +296,7 @@ class ClipSource:
 
     def _piece(self, record: int) -> Int16[np.ndarray, " n"]:
         """The samples alone: TFDS's parser makes arrays of all seven fields, and was a third of an input pipeline's time."""
-        example = tf_example_pb2.Example.FromString(self._raw[record])
+        example = cast(Any, tf_example_pb2).Example.FromString(self._raw[record])
         return np.frombuffer(example.features.feature["samples"].bytes_list.value[0], "<i2")
 
     def check(self, index: int) -> None:
