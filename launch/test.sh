@@ -6,4 +6,5 @@ source "$(dirname "$0")/setup.sh"
 setup prepare,evaluate,faiss,parquet,milvus,dev
 # Two workers fill two cores only with one BLAS thread each.
 export OPENBLAS_NUM_THREADS=1
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu} # also where libtpu is installed and there is no TPU
 exec .venv/bin/python -m pytest -n auto --dist loadfile "$@"
