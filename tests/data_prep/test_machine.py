@@ -141,8 +141,10 @@ def _limited(*arguments: str, max_bytes: int, root: pathlib.Path) -> subprocess.
     """With a limit on a file's size: the same answer from the system's calls as on a full disk, without a disk."""
     return subprocess.run(
         # By the shell: a fork of this process warns where another test has loaded JAX.
-        ["bash", "-c", f'ulimit -f {max_bytes // 1024} && exec "$@"', "limited", sys.executable]
-        + ["-m", "data_prep.make_train", "--config=configs/prepare.py", *arguments],
+        [
+            *("bash", "-c", f'ulimit -f {max_bytes // 1024} && exec "$@"', "limited"),
+            *(sys.executable, "-m", "data_prep.make_train", "--config=configs/prepare.py", *arguments),
+        ],
         capture_output=True,
         text=True,
         cwd=root,
