@@ -75,14 +75,15 @@ class Chain:
 def _steps(config: ChainConfig, sounds: Sounds) -> list[Step]:
     """In the order in which sound meets them: performance, loudspeaker, room, surroundings, microphone, transmission."""
     varying = functools.partial(transforms.add_varying_noise, snr=config.varying, noises=sounds.noise, read=read_sound)
-    coloured = functools.partial(transforms.add_coloured_noise, snr=config.coloured, decay_db=config.coloured_decay_db)
+    low, high = config.coloured_decay_db
+    coloured = _step(audiomentations.AddColorNoise, config.coloured, **_SNR, min_f_decay=low, max_f_decay=high)
     codecs = (("mp3", config.mp3), ("opus", config.opus), ("aac", config.aac))
     return [
         *_performance(config),
         Step("Speaker", config.speaker.p, functools.partial(transforms.limit_band, band=config.speaker)),
         *_surroundings(config, sounds),
         Step("VaryingNoise", config.varying.p, varying),
-        Step("ColouredNoise", config.coloured.p, coloured),
+        coloured,
         *_microphone(config),
         Step("Telephone", config.telephone.p, functools.partial(transforms.limit_band, band=config.telephone)),
         Step("Resample", config.resample.p, functools.partial(transforms.resample_there_and_back, rate=config.resample)),

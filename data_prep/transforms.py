@@ -14,7 +14,6 @@ from jaxtyping import Float32
 
 from confp_jax.audio.decode import from_samples
 from confp_jax.audio.encode import CodecName, through_codec
-from confp_jax.data.mixing import coloured_noise
 from data_prep.config import Band, Draw
 
 _FILTER_S = 0.032  # of linear phase about its middle: no frequency is late
@@ -94,20 +93,6 @@ def add_varying_noise(
         names.append(name)
         place += num - fade
     return Heard(_mix(samples, noise[: len(samples)], snr_db), {"snr_db": snr_db, "noise_file_paths": names})
-
-
-def add_coloured_noise(
-    samples: Float32[np.ndarray, " n"],
-    rng: np.random.Generator,
-    *,
-    sample_rate_hz: int,
-    snr: Draw,
-    decay_db: tuple[float, float],
-) -> Heard:
-    """Noise that falls or rises by drawn dB per octave; audiomentations' makes 5.4 dB of 6, most of it below 60 Hz."""
-    snr_db, f_decay = float(rng.uniform(snr.low, snr.high)), float(rng.uniform(*decay_db))
-    noise = coloured_noise(len(samples), f_decay, rng, sample_rate_hz=sample_rate_hz)
-    return Heard(_mix(samples, noise, snr_db), {"snr_db": snr_db, "f_decay": f_decay})
 
 
 def _mix(samples: Float32[np.ndarray, " n"], noise: Float32[np.ndarray, " n"], snr_db: float) -> Float32[np.ndarray, " n"]:
