@@ -59,6 +59,4 @@ def devices(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathF
     command = [sys.executable, str(folder / "eight_devices.py"), config, str(tmp_path_factory.mktemp("refused") / "run")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads(
-        done.stdout.splitlines()[-1], object_hook=lambda d: {int(k) if k.isdecimal() else k: v for k, v in d.items()}
-    )
+    return json.loads(done.stdout.splitlines()[-1])

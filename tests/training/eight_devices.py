@@ -25,7 +25,8 @@ from confp_jax.training.step_cost import count_collectives
 from confp_jax.training.train import train
 
 # Linear in the gradient, so that rounding stays rounding: Adam turns a gradient of 1e-9 into a step of full length.
-_OPTIMIZER = optax.sgd(0.01)
+# Clipped: a first step of full length would throw the weights to where all embeddings are alike.
+_OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.01))
 
 
 def _apart(one: object, other: object) -> float:

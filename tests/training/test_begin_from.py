@@ -9,17 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from confp_jax.config import ConfigError, TrainConfig
+from confp_jax.config import ConfigError, Phase, TrainConfig
 from confp_jax.data.input import train_batches
 from confp_jax.training.checkpoint import CheckpointError, EncoderState, begin_from, save_encoder
 from confp_jax.training.mesh import global_batch, make_mesh
-from confp_jax.training.optim import make_optimizer
+from confp_jax.training.optim import make_optimizer, plan_stages
 from confp_jax.training.step import TrainState, build_state, train_step
 
 
 def _build(config: TrainConfig) -> TrainState:
     with jax.set_mesh(make_mesh()):
-        return build_state(config, make_optimizer(config.optimizer, num_steps=9))
+        return build_state(
+            config, make_optimizer(config.optimizer, plan_stages([Phase(9, config.optimizer.learning_rate, 4)], [1]))
+        )
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,10 @@ def test_what_does_not_fit_is_refused(tiny, saved, tmp_path: pathlib.Path) -> No
 def test_the_average_follows_the_weights(tiny) -> None:
     """Oracle: the recursion in numpy."""
     config = tiny(optimizer={"average_decay": 0.4})
-    mesh, optimizer = make_mesh(), make_optimizer(config.optimizer, num_steps=9)
+    mesh, optimizer = (
+        make_mesh(),
+        make_optimizer(config.optimizer, plan_stages([Phase(9, config.optimizer.learning_rate, 4)], [1])),
+    )
     batches = train_batches(config)
     with jax.set_mesh(mesh):
         state = build_state(config, optimizer)
@@ -77,7 +82,10 @@ def test_the_average_follows_the_weights(tiny) -> None:
 
 def test_a_step_that_is_not_finite_changes_nothing(tiny) -> None:
     config = tiny()
-    mesh, optimizer = make_mesh(), make_optimizer(config.optimizer, num_steps=9)
+    mesh, optimizer = (
+        make_mesh(),
+        make_optimizer(config.optimizer, plan_stages([Phase(9, config.optimizer.learning_rate, 4)], [1])),
+    )
     batch = next(train_batches(config))
     broken = batch | {"replica": np.full_like(batch["replica"], np.nan)}
     with jax.set_mesh(mesh):
