@@ -132,7 +132,17 @@ def get_config(model: str = "small") -> ConfigDict:
         config.optimizer.average_decay = 0.998
         config.encoder.conv_norm = "layer"
         config.data.update({"crops_per_track": 2, "mel_on": "host"})
-        config.data.mix.update({"clean_p": 0.5, "tempo_p": 0.4, "pitch_p": 0.35, "room_p": 0.5, "tanh_p": 0.15, "colour_p": 0.3})
+        config.data.mix.update(
+            {
+                "clean_p": 0.5,
+                "tempo_p": 0.4,
+                "pitch_p": 0.35,
+                "room_p": 0.6,
+                "synthetic_rooms": 0.25,
+                "tanh_p": 0.15,
+                "colour_p": 0.3,
+            }
+        )
         config.data.mix.update({"noise_p": 0.85, "second_noise_p": 0.3, "coloured_p": 0.2})
         config.num_epochs = 400
     if model == "tiny":

@@ -273,7 +273,7 @@ class TestIdentify:
         best = answers[0]["matches"][0]
         assert best["track"] == SOURCE
         assert best["offset_s"] == pytest.approx(7.35, abs=0.2)
-        assert best["score"] > 0.98
+        assert best["score"] > 0.95  # half-way between two fingerprints
 
     def test_text(self, confp, answering, tmp_path, clip):
         found = write_clip(tmp_path, "clip.wav", clip)

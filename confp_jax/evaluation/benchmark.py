@@ -72,7 +72,8 @@ def run(config: BenchmarkConfig, out: pathlib.Path) -> list[ConditionResult]:
         false = float(trials.false_alarms(config.false_alarm_rate).mean())
         queries = np.stack([excerpt.fingerprints.vectors[0] for excerpt in excerpts])
         truth = np.array([searched.track_ids[searched.number(excerpt.track_id)] for excerpt in excerpts])
-        truth_s = np.array([excerpt.start_s for excerpt in excerpts])
+        # Of the window that has the excerpt's middle: a stretched excerpt begins elsewhere (PAPER: "query position").
+        truth_s = np.array([e.start_s + (e.rate - 1) * e.fingerprints.segment_s / 2 for e in excerpts])
         for search, index in indexes.items():
             began = time.perf_counter()
             hits = index.search(queries, k=config.top_k)
