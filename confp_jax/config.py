@@ -142,6 +142,12 @@ class MixConfig:
     high_cut_hz: tuple[float, float] = (2500.0, 8000.0)
 
     @property
+    def is_on(self) -> bool:
+        """Whether anything is drawn at all."""
+        probabilities = self.tempo_p, self.pitch_p, self.room_p, self.noise_p, self.coloured_p, self.tanh_p, self.colour_p
+        return any(probabilities)
+
+    @property
     def warps_mel(self) -> bool:
         """Whether mel power has to be made on the host, by a shifted filterbank or with a colour."""
         return bool(self.tempo_p or self.pitch_p or self.colour_p)
@@ -232,7 +238,7 @@ class TrainConfig:
             raise ConfigError(f"audio.segment_s={self.audio.segment_s} is too short: it holds {max(tokens, 0)} tokens")
         if self.data.mix.warps_mel and self.data.mel_on != "host":
             raise ConfigError("data.mix.tempo_p, pitch_p and colour_p work on mel power: set data.mel_on=host, or them to 0")
-        if self.data.residency == "device" and (self.data.mel_on == "host" or self.data.mix != MixConfig()):
+        if self.data.residency == "device" and (self.data.mel_on == "host" or self.data.mix.is_on):
             raise ConfigError(
                 "data.residency=device cuts stored audio on the device: set data.mel_on=device, all probabilities of data.mix "
                 "to 0 and prepare replicas, or set data.residency=host"

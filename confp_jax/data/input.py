@@ -12,7 +12,7 @@ import numpy as np
 
 from confp_jax.audio.mel import mel_power
 from confp_jax.audio.segments import PairCrop, draw_pair_crops, replica_start_s
-from confp_jax.config import MixConfig, TrainConfig
+from confp_jax.config import TrainConfig
 from confp_jax.data.duplicates import places_without_duplicates, read_duplicates
 from confp_jax.data.mixing import Mixer, PitchAndTempo, resample
 from confp_jax.data.records import ClipSource, DatasetError, read_splits, to_int16
@@ -37,7 +37,7 @@ class PairCutter(grain.transforms.RandomMap):
                 f"{source.folder} holds audio at {summary.sample_rate_hz} Hz, the model wants {config.audio.sample_rate_hz}; "
                 "prepare it again with --config.sample_rate_hz"
             )
-        if summary.num_replicas < 1 and config.data.mix == MixConfig():
+        if summary.num_replicas < 1 and not config.data.mix.is_on:
             raise DatasetError(
                 f"{source.folder} holds no replicas; prepare it again with --config.num_replicas=4, or draw distortions "
                 "while training with --config.data.mix.noise_p=0.9 and its fellows"
@@ -108,7 +108,7 @@ class PairCutter(grain.transforms.RandomMap):
         return start, start + length
 
     def _replica(self, clip: int, start_s: float, played: PitchAndTempo, rng: np.random.Generator) -> np.ndarray:
-        if self._config.data.mix == MixConfig():
+        if not self._config.data.mix.is_on:
             return self._feature(self._source.crop(clip, *self._span(start_s, clip)))
         length, lead = self._config.audio.segment_samples, self._mixer.lead_samples
         start = round(start_s * played.tempo * self._config.audio.sample_rate_hz)

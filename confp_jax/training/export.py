@@ -5,6 +5,7 @@ confp add music.db ~/Music --model my_model
 """
 
 import argparse
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CheckpointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    config = dataclasses.replace(config, init_from="", data=dataclasses.replace(config.data, dir=""))
     save_encoder(target, config, state, dtype=args.dtype)
+    # Orbax writes the folder's name into it and asks only whether it is there: no path of this machine travels with a model.
+    (target / "commit_success.txt").write_text("Checkpoint commit was successful.\n")
     config, state = load_encoder_state(target)
     size = sum(p.stat().st_size for p in target.rglob("*") if p.is_file())
     print(f"{args.out}: {config.name}, {size / 1e6:.1f} MB, identity {encoder_identity(config, state)}")
