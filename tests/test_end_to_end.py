@@ -40,8 +40,12 @@ def test_noisy_excerpts_are_identified(excerpts, tmp_path, capsys):
     assert main(["identify", str(tmp_path / "db"), *excerpts, "--json"]) == 0
     answers = json.loads(capsys.readouterr().out)
     assert [answer["query"] for answer in answers] == list(excerpts)
-    right = [a for a in answers if a["verdict"] == "match" and a["matches"][0]["track"] == excerpts[a["query"]][0]]
-    assert len(right) >= 0.9 * len(answers), f"{len(right)} of {len(answers)}"
+    nearest = [a for a in answers if a["matches"] and a["matches"][0]["track"] == excerpts[a["query"]][0]]
+    assert len(nearest) >= 0.9 * len(answers), f"{len(nearest)} of {len(answers)}"
+    right = [
+        a for a in nearest if a["verdict"] == "match"
+    ]  # at one false alarm in 1,000, which not every excerpt is sure enough for
+    assert len(right) >= 0.8 * len(answers), f"{len(right)} of {len(answers)}"
     late = [abs(a["matches"][0]["offset_s"] - excerpts[a["query"]][1]) for a in right]
     assert np.median(late) <= 0.15
 
