@@ -3,13 +3,18 @@
     python -m benchmarks.train_step --model small --batch 32 --compile
 
 forward: eval mode, as for fingerprinting. forward+backward: training mode with the config's dropout, NT-Xent over the batch,
-the gradient of every parameter. Rounds alternate between the systems, so that a disturbance meets both; medians are reported.
-Our weights are the twin's, and the forward outputs are compared before anything is timed.
+the gradient of every parameter. Every system has a process of its own; rounds alternate between them, so that a disturbance meets
+all; medians are reported. Our weights are the twin's, and the forward outputs are compared before anything is timed.
+
+Ours keeps freed memory, as training does (confp_jax/model/compiler.py). "twin" is PyTorch as it comes, "twin, memory kept" is
+PyTorch under the same setting.
 """
 
 import argparse
 import functools
 import json
+import multiprocessing
+import multiprocessing.connection
 import os
 import statistics
 import time
@@ -24,30 +29,68 @@ from flax import nnx
 from benchmarks.torch_twin import TorchEncoder, compute_nt_xent
 from configs.fma import get_config
 from confp_jax.config import TrainConfig, from_mapping
-from confp_jax.model.compiler import compiler_options
+from confp_jax.model.compiler import compiler_options, keep_freed_memory
 from confp_jax.model.encoder import Encoder
 from confp_jax.model.from_torch import map_torch_names
 from confp_jax.training.losses import nt_xent
 
 Run = Callable[[], object]
+OURS, TWIN, KEPT, COMPILED = "ours", "twin", "twin, memory kept", "twin, compiled"
 
 
-def build_runs(
-    config: TrainConfig, frames: np.ndarray, *, options: dict[str, str], with_compile: bool
-) -> dict[str, dict[str, Run]]:
-    """What to time: pass -> system -> a call that returns when the result is there. `options` are XLA's, for our side."""
+class Times(NamedTuple):
+    """Seconds of one run: by the clock, and of processor time over all threads, which a busy machine disturbs less."""
+
+    wall_s: float
+    cpu_s: float
+
+
+class System:
+    """One system in a process of its own, which runs a pass when it is told to."""
+
+    def __init__(self, name: str, options: argparse.Namespace):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(name, options, theirs), daemon=True)
+        self._process.start()
+
+    def run(self, name: str) -> tuple[np.ndarray | None, Times]:
+        """The pass's output (of the forward pass alone) and its times."""
+        self._pipe.send(name)
+        return self._pipe.recv()
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self._process.terminate()
+        self._process.join()
+
+
+def _serve(name: str, options: argparse.Namespace, pipe: multiprocessing.connection.Connection) -> None:
+    if name in (OURS, KEPT):
+        keep_freed_memory()
+    torch.set_num_threads(options.threads)
+    passes = _build_passes(name, options)
+    while True:
+        asked = pipe.recv()
+        run = passes[asked]
+        start, start_cpu = time.perf_counter(), time.process_time()
+        result = run()
+        times = Times(time.perf_counter() - start, time.process_time() - start_cpu)
+        pipe.send((np.asarray(result) if asked == "forward" else None, times))
+
+
+def _build_passes(name: str, options: argparse.Namespace) -> dict[str, Run]:
+    """What a system times: pass -> a call that returns when the result is there."""
+    config = from_mapping(TrainConfig, get_config(options.model))
+    num_frames = config.mel.num_frames(config.audio.segment_samples)
+    frames = np.random.default_rng(0).standard_normal((options.batch, num_frames, config.mel.num_mels), np.float32)
     torch.manual_seed(0)
-    twin = TorchEncoder(config.encoder, num_mels=config.mel.num_mels, num_frames=frames.shape[1])
+    twin = TorchEncoder(config.encoder, num_mels=config.mel.num_mels, num_frames=num_frames)
+    if name != OURS:
+        return _twin_passes(twin, torch.compile(twin) if name == COMPILED else twin, config, frames)
     encoder = Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(0))
     _take_weights(encoder, twin, config)
-    ours, theirs = _our_passes(encoder, config, frames, options), _twin_passes(twin, twin, config, frames)
-    difference = np.abs(np.asarray(ours["forward"]()) - np.asarray(theirs["forward"]())).max()
-    if difference > 2e-5:
-        raise SystemExit(f"the twins disagree by {difference:.2g}: they are not the same model")
-    systems = {"ours": ours, "twin": theirs}
-    if with_compile:
-        systems["compiled"] = _twin_passes(twin, torch.compile(twin), config, frames)
-    return {name: {system: passes[name] for system, passes in systems.items()} for name in ours}
+    return _our_passes(encoder, config, frames, {} if options.xla_defaults else compiler_options())
 
 
 def _take_weights(encoder: Encoder, twin: TorchEncoder, config: TrainConfig) -> None:
@@ -103,25 +146,25 @@ def _twin_passes(twin: TorchEncoder, call: Callable[..., Any], config: TrainConf
     return {"forward": forward, "forward+backward": backward}
 
 
-class Times(NamedTuple):
-    """Seconds of one run: by the clock, and of processor time over all threads, which a busy machine disturbs less."""
-
-    wall_s: float
-    cpu_s: float
-
-
-def measure(runs: dict[str, Run], *, num_rounds: int) -> dict[str, list[Times]]:
-    """The times of every round and system; the order of the systems turns round after each."""
-    for run in runs.values():  # compiles, and warms the caches
-        run()
-        run()
-    times: dict[str, list[Times]] = {name: [] for name in runs}
+def measure(systems: dict[str, System], name: str, *, num_rounds: int) -> dict[str, list[Times]]:
+    """The times of every round and system for one pass; the order of the systems turns round after each."""
+    for system in systems.values():  # compiles, and warms the caches
+        system.run(name)
+        system.run(name)
+    times: dict[str, list[Times]] = {system: [] for system in systems}
     for round_ in range(num_rounds):
-        for name in list(runs)[:: 1 if round_ % 2 == 0 else -1]:
-            start, start_cpu = time.perf_counter(), time.process_time()
-            runs[name]()
-            times[name].append(Times(time.perf_counter() - start, time.process_time() - start_cpu))
+        for system in list(systems)[:: 1 if round_ % 2 == 0 else -1]:
+            times[system].append(systems[system].run(name)[1])
     return times
+
+
+def check_same(systems: dict[str, System]) -> None:
+    """Ends the program unless all systems embed the same frames alike."""
+    outputs = {name: np.asarray(system.run("forward")[0]) for name, system in systems.items()}
+    for name, output in outputs.items():
+        difference = np.abs(output - outputs[OURS]).max()
+        if not difference <= 2e-5:
+            raise SystemExit(f"ours and {name} disagree by {difference:.2g}: they are not the same model")
 
 
 def summarize(times: dict[str, list[Times]], batch: int) -> dict[str, Any]:
@@ -132,8 +175,8 @@ def summarize(times: dict[str, list[Times]], batch: int) -> dict[str, Any]:
     return {
         "segments_per_s": {system: batch / seconds for system, seconds in wall.items()},
         "range": spread,
-        "ratio": {system: seconds / wall["ours"] for system, seconds in wall.items()},
-        "ratio_cpu": {system: seconds / cpu["ours"] for system, seconds in cpu.items()},
+        "ratio": {system: seconds / wall[OURS] for system, seconds in wall.items()},
+        "ratio_cpu": {system: seconds / cpu[OURS] for system, seconds in cpu.items()},
     }
 
 
@@ -152,26 +195,26 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--batch must be even and at least 2, --rounds at least 1")
     if options.threads != len(os.sched_getaffinity(0)):  # XLA takes one thread a core it may run on
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
-    torch.set_num_threads(options.threads)
-    config = from_mapping(TrainConfig, get_config(options.model))
-    num_frames = config.mel.num_frames(config.audio.segment_samples)
-    frames = np.random.default_rng(0).standard_normal((options.batch, num_frames, config.mel.num_mels), np.float32)
+    names = [OURS, TWIN, KEPT] + [COMPILED] * options.compile
+    systems = {name: System(name, options) for name in names}
+    check_same(systems)
     results = {}
-    xla = {} if options.xla_defaults else compiler_options()
-    for name, runs in build_runs(config, frames, options=xla, with_compile=options.compile).items():
-        results[name] = summarize(measure(runs, num_rounds=options.rounds), options.batch)
+    for name in ("forward", "forward+backward"):
+        results[name] = summarize(measure(systems, name, num_rounds=options.rounds), options.batch)
+    for system in systems.values():
+        system.stop()
     about = {"model": options.model, "batch": options.batch, "threads": options.threads, "rounds": options.rounds}
-    about |= {"frames": num_frames, "jax": jax.__version__, "torch": torch.__version__, "xla": xla}
+    about |= {"jax": jax.__version__, "torch": torch.__version__, "xla_defaults": options.xla_defaults}
     if options.json:
         print(json.dumps(about | {"passes": results}))
         return
     print(", ".join(f"{key} {value}" for key, value in about.items()))
-    print(f"{'segments/s, median (range)':28}{'':>10}{'':>24}{'ours faster by':>16}{'by CPU time':>13}")
+    print(f"{'segments/s, median (range)':28}{'':>18}{'':>20}{'ours faster by':>16}{'by CPU time':>13}")
     for name, result in results.items():
         for system, rate in result["segments_per_s"].items():
             low, high = result["range"][system]
             cell = f"{rate:.1f} ({low:.1f}-{high:.1f})"
-            print(f"{name:28}{system:>10}{cell:>24}{result['ratio'][system]:16.2f}{result['ratio_cpu'][system]:13.2f}")
+            print(f"{name:28}{system:>18}{cell:>20}{result['ratio'][system]:16.2f}{result['ratio_cpu'][system]:13.2f}")
 
 
 if __name__ == "__main__":

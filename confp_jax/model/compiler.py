@@ -1,10 +1,14 @@
 """Options for XLA that a backend needs to be fast."""
 
+import ctypes
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h
 
 
 def fast_jit(
@@ -48,3 +52,16 @@ def compiler_options() -> dict[str, str]:
     except jax.errors.JaxRuntimeError:  # an XLA without YNNPACK does not know the option
         return {}
     return options
+
+
+def keep_freed_memory() -> None:
+    """Has the process keep the memory that a step frees for the next step; call it once, before the work.
+
+    XLA allocates a CPU step's intermediate arrays anew each time (1 GB for the small model at 32 segments). glibc gives such
+    sizes back to the system, and every page is faulted in and zeroed again: a quarter of a training step
+    (benchmarks/train_step.py). The price is that memory stays at its peak. Does nothing where the C library is another.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if set_option is not None:
+        for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
+            set_option(option, value)

@@ -1,6 +1,7 @@
 """One conformer block in torchaudio's layout with FFN width = dim (PAPER: "conformer block"): 11 d^2 + 29 d parameters."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,13 +31,24 @@ class Dropout(nnx.Module):
         return jnp.where(draws < self.num_kept, x * (256 / self.num_kept), 0.0)
 
 
+class Linear(nnx.Linear):
+    """`nnx.Linear` on rows [N, D]: XLA folds the transpose of a matrix into a CPU's product, and copies one of [B, T, D].
+
+    The gradient of the weights is such a product; the copies cost a tenth of a training step (benchmarks/train_step.py).
+    """
+
+    def __call__(self, inputs: Float[Array, "... D"], out_sharding: Any = None) -> Float[Array, "... E"]:
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        return super().__call__(rows, out_sharding).reshape(*inputs.shape[:-1], -1)
+
+
 class FeedForward(nnx.Module):
     """LayerNorm, Linear d->d, SiLU, dropout, Linear d->d, dropout; the block adds half of it."""
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         self.norm = nnx.LayerNorm(config.dim, epsilon=_EPSILON, rngs=rngs)
-        self.inner = nnx.Linear(config.dim, config.dim, rngs=rngs)
-        self.outer = nnx.Linear(config.dim, config.dim, rngs=rngs)
+        self.inner = Linear(config.dim, config.dim, rngs=rngs)
+        self.outer = Linear(config.dim, config.dim, rngs=rngs)
         self.dropout = Dropout(config.dropout)
 
     def __call__(self, x: Float[Array, "B T D"], *, train: bool, key: jax.Array) -> Float[Array, "B T D"]:
@@ -51,8 +63,8 @@ class SelfAttention(nnx.Module):
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         self.num_heads = config.num_heads
         self.norm = nnx.LayerNorm(config.dim, epsilon=_EPSILON, rngs=rngs)
-        self.qkv = nnx.Linear(config.dim, 3 * config.dim, rngs=rngs)
-        self.outer = nnx.Linear(config.dim, config.dim, rngs=rngs)
+        self.qkv = Linear(config.dim, 3 * config.dim, rngs=rngs)
+        self.outer = Linear(config.dim, config.dim, rngs=rngs)
         self.dropout = Dropout(config.dropout)
 
     def __call__(self, x: Float[Array, "B T D"], *, train: bool, key: jax.Array) -> Float[Array, "B T D"]:
@@ -73,7 +85,7 @@ class Convolution(nnx.Module):
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         self.norm = nnx.LayerNorm(config.dim, epsilon=_EPSILON, rngs=rngs)
-        self.inner = nnx.Linear(config.dim, 2 * config.dim, rngs=rngs)
+        self.inner = Linear(config.dim, 2 * config.dim, rngs=rngs)
         bound = 1 / math.sqrt(config.conv_kernel)
         initial = jax.random.uniform(rngs.params(), (config.conv_kernel, config.dim), minval=-bound, maxval=bound)
         self.depthwise_kernel = nnx.Param(initial)
@@ -83,7 +95,7 @@ class Convolution(nnx.Module):
             self.layer_norm = nnx.LayerNorm(config.dim, epsilon=_EPSILON, rngs=rngs)
         else:  # PyTorch's momentum 0.1; the variance in one pass loses no accuracy on values of order 1.
             self.batch_norm = nnx.BatchNorm(config.dim, momentum=0.9, epsilon=_EPSILON, rngs=rngs)
-        self.outer = nnx.Linear(config.dim, config.dim, rngs=rngs)
+        self.outer = Linear(config.dim, config.dim, rngs=rngs)
         self.dropout = Dropout(config.dropout)
 
     def __call__(self, x: Float[Array, "B T D"], *, train: bool, key: jax.Array) -> Float[Array, "B T D"]:

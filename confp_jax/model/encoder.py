@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32
 
 from confp_jax.config import EncoderConfig
-from confp_jax.model.conformer import ConformerBlock
+from confp_jax.model.conformer import ConformerBlock, Linear
 
 
 class Encoder(nnx.Module):
@@ -22,9 +22,9 @@ class Encoder(nnx.Module):
     def __init__(self, config: EncoderConfig, *, num_mels: int, rngs: nnx.Rngs):
         self.frames_per_token = config.frames_per_token
         self.pool_segments = config.pool_segments
-        self.input = nnx.Linear(num_mels * config.frames_per_token, config.dim, rngs=rngs)
+        self.input = Linear(num_mels * config.frames_per_token, config.dim, rngs=rngs)
         self.layers = nnx.List([ConformerBlock(config, rngs=rngs) for _ in range(config.num_layers)])
-        self.output = nnx.Linear(config.dim * config.pool_segments, config.embedding_dim, rngs=rngs)
+        self.output = Linear(config.dim * config.pool_segments, config.embedding_dim, rngs=rngs)
 
     def __call__(
         self,

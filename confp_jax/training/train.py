@@ -29,6 +29,7 @@ from confp_jax import command_line
 from confp_jax.config import TrainConfig, from_mapping
 from confp_jax.data.input import steps_per_epoch, train_batches
 from confp_jax.data.records import DatasetError
+from confp_jax.model.compiler import keep_freed_memory
 from confp_jax.model.encoder import forward_flops
 from confp_jax.training.checkpoint import CheckpointError, Checkpoints, absolute_path, begin_from
 from confp_jax.training.mesh import check_divides, global_batch, join_hosts, make_mesh
@@ -42,6 +43,7 @@ from confp_jax.training.validate import validate
 
 def main(config: ConfigDict, values: flags.FlagValues) -> None:
     """Trains what the configuration describes."""
+    keep_freed_memory()
     if values.distributed:
         join_hosts()
     built = from_mapping(TrainConfig, config)
