@@ -31,7 +31,7 @@ HEAVY = {
     "sounddevice": {"confp_jax/audio/microphone.py"},
     "audiomentations": {"data_prep/augment.py"},
     "tensorflow_datasets": {"confp_jax/data/records.py"},
-    "apache_beam": {"data_prep/beam.py"},
+    "apache_beam": {"data_prep/beam.py", "confp_jax/retrieval/bulk.py"},
     "array_record": {"confp_jax/data/records.py"},
     "grain": {"confp_jax/data/input.py"},
     "orbax": {"confp_jax/training/checkpoint.py"},

@@ -70,13 +70,14 @@ def add_paths(
     embedder: Embedder,
     paths: Sequence[pathlib.Path],
     *,
+    fold: bool = True,
     report: Report = lambda added, total: None,
 ) -> list[Added]:
     """Adds files and the audio files of folders; a bad file is reported and the rest goes on.
 
     What was read before and has not changed since (size and time) is not read again; what has the content of a track that is
-    there is not decoded. Commits about every hour of audio, so that a kill loses little. `report(added, total)` is called after
-    every file.
+    there is not decoded. Commits about every hour of audio, so that a kill loses little. Without `fold` the index is left for
+    later. `report(added, total)` is called after every file.
     """
     files = find_audio(list(paths))
     results: list[Added] = []
@@ -103,7 +104,7 @@ def add_paths(
             unread.finish()
         finally:  # Ctrl-C keeps what was done
             commits.commit()
-        _tidy(database)
+        _tidy(database, fold=fold)
     return results
 
 
@@ -212,7 +213,7 @@ def _update(read: ReadFile, tracks: list[StoredTrack], contents: set[str], commi
     return Added(str(read.path), "removed") if stale and not read.track else _added(read, "updated")
 
 
-def _tidy(database: Database) -> None:
-    """Few shards, and an index that holds most rows, whatever was added."""
+def _tidy(database: Database, *, fold: bool = True) -> None:
+    """Few shards, and (with `fold`) an index that holds most rows, whatever was added."""
     merge_small_shards(database)
-    generation.fold_if_due(database)
+    generation.fold_if_due(database, mirror_alone=not fold)

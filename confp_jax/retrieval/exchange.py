@@ -17,6 +17,7 @@ from confp_jax.retrieval.database.catalogue import storable
 from confp_jax.retrieval.database.compact import merge_small_shards
 from confp_jax.retrieval.database.merge import Merged, same_model
 from confp_jax.retrieval.database.shards import write_error
+from confp_jax.retrieval.index import generation
 
 _KEY = b"confp_jax"
 _GROUP_ROWS = 65_536  # fingerprints in a row group: what reading and writing hold in memory
@@ -76,6 +77,7 @@ def import_files(
                 num_added, num_there = num_added + len(new), num_there + len(tracks) - len(new)
             report(done, len(files))
         merge_small_shards(database)
+        generation.fold_if_due(database)
     return Merged(num_added, num_there)
 
 

@@ -108,9 +108,11 @@ def open_or_create(folder: str | pathlib.Path, model: str | None, *, precision: 
 class Searcher:
     """A database made ready to be asked: its snapshot, index and decision of one moment. Threads may share it."""
 
-    def __init__(self, database: Database, embedder: Embedder, *, false_alarm_rate: float | None = None):
+    def __init__(
+        self, database: Database, embedder: Embedder, *, false_alarm_rate: float | None = None, build_index: bool = True
+    ):
         self.embedder = embedder
-        self.reference = open_reference(database, embedder)
+        self.reference = open_reference(database, embedder, build_index=build_index)
         self.decision = database_decision(database, embedder)
         self.false_alarm_rate = FALSE_ALARM_RATE if false_alarm_rate is None else false_alarm_rate
         if not 0 < self.false_alarm_rate < TAIL_SHARE:
@@ -167,10 +169,10 @@ class Searcher:
         return Answer(query, "match" if right else "unknown", matches, round(elapsed_s, 4), len(right), notes)
 
 
-def open_reference(database: Database, embedder: Embedder) -> Reference:
-    """The database as of now, ready to be searched."""
+def open_reference(database: Database, embedder: Embedder, *, build_index: bool = True) -> Reference:
+    """The database as of now, ready to be searched. Without `build_index` a stale index is taken as it is, new rows exactly."""
     snapshot = database.snapshot()
-    index = open_index(database, snapshot)
+    index = open_index(database, snapshot, build=build_index)
     return Reference(snapshot, index, hop_s=database.stamp.hop_s, segment_s=embedder.config.audio.segment_s)
 
 

@@ -1,5 +1,6 @@
 """The Python API: a database that is opened once and asked from any number of threads."""
 
+import logging
 import pathlib
 import threading
 from collections.abc import Sequence
@@ -8,8 +9,11 @@ import numpy as np
 
 from confp_jax.audio.decode import from_samples
 from confp_jax.retrieval.add import Added, add_paths
-from confp_jax.retrieval.database import StoredTrack
+from confp_jax.retrieval.database import DatabaseError, StoredTrack
 from confp_jax.retrieval.identify import Answer, Searcher, open_or_create
+from confp_jax.retrieval.index import generation
+
+_log = logging.getLogger(__name__)
 
 
 class Library:
@@ -29,19 +33,30 @@ class Library:
         self._database, self._embedder = open_or_create(folder, model)
         self._false_alarm_rate = false_alarm_rate
         self._writing = threading.Lock()
+        self._folding: threading.Thread | None = None
         self._searcher = self._new_searcher()
 
     def add(self, paths: Sequence[str | pathlib.Path] | str | pathlib.Path) -> list[Added]:
         """Adds files and the audio files of folders; a bad file is reported in its result and the rest goes on.
+
+        What was added is found when this returns. If the search index has then to be built anew, a thread does it; until it is
+        ready the new fingerprints are searched exactly.
 
         Raises:
           DatabaseError: another process is writing.
         """
         listed = [paths] if isinstance(paths, str | pathlib.Path) else paths
         with self._writing:
-            added = add_paths(self._database, self._embedder, [pathlib.Path(path) for path in listed])
-            self._searcher = self._new_searcher()
+            added = add_paths(self._database, self._embedder, [pathlib.Path(path) for path in listed], fold=False)
+            self._searcher = self._new_searcher(build_index=False)
+            self._folding = threading.Thread(target=self._fold, name="fold", daemon=True)  # a kill loses nothing
+            self._folding.start()
         return added
+
+    def settle(self) -> None:
+        """Returns when no index is being built."""
+        if self._folding is not None:
+            self._folding.join()
 
     def identify(self, samples: np.ndarray, sample_rate_hz: int) -> Answer:
         """Which tracks sound in the samples: [n] or [n, channels], float or integer PCM, at least 1 s long.
@@ -66,5 +81,14 @@ class Library:
         with self._writing:
             self._searcher = self._new_searcher()
 
-    def _new_searcher(self) -> Searcher:
-        return Searcher(self._database, self._embedder, false_alarm_rate=self._false_alarm_rate)
+    def _fold(self) -> None:
+        with self._writing:
+            try:
+                with self._database.writing():
+                    generation.fold_if_due(self._database)
+                self._searcher = self._new_searcher(build_index=False)
+            except DatabaseError as error:
+                _log.warning("the search index was not built: %s", error)
+
+    def _new_searcher(self, *, build_index: bool = True) -> Searcher:
+        return Searcher(self._database, self._embedder, false_alarm_rate=self._false_alarm_rate, build_index=build_index)

@@ -72,15 +72,13 @@ class Checkpoints:
         found, errors = None, []
         steps = complete_steps(self._folder)
         for step in reversed(steps):
-            try:
-                found = self._load(step, state)
+            found, error = self._try_load(step, state)
+            if not _anywhere(error is not None):
                 break
-            except ConfigError:
-                raise
-            except _UNREADABLE as error:
-                errors.append(f"{self._folder / str(step)} ({type(error).__name__}: {_first_line(error)})")
-                warnings.warn(f"damaged checkpoint set aside: {errors[-1]}", DamagedCheckpointWarning, stacklevel=2)
-                self._set_aside(step)
+            found = None
+            errors.append(f"{self._folder / str(step)} ({_told(error)})")
+            warnings.warn(f"damaged checkpoint set aside: {errors[-1]}", DamagedCheckpointWarning, stacklevel=2)
+            self._set_aside(step)
         if steps and found is None:
             raise CheckpointError(f"no checkpoint of this run can be read: {'; '.join(errors)}; use another --workdir")
         self._checkpointer = self._stack.enter_context(self._open_checkpointer())
@@ -94,6 +92,14 @@ class Checkpoints:
             preservation_policy=cast(Any, ocp.training.preservation_policies.LatestN(settings.num_kept)),
             cleanup_tmp_directories=True,
         )
+
+    def _try_load(self, step: int, state: TrainState) -> tuple[tuple[TrainState, int] | None, Exception | None]:
+        try:
+            return self._load(step, state), None
+        except ConfigError:
+            raise
+        except _UNREADABLE as error:
+            return None, error
 
     def _load(self, step: int, state: TrainState) -> tuple[TrainState, int]:
         path = self._folder / str(step)
@@ -190,9 +196,7 @@ def load_encoder_state(folder: epath.PathLike) -> tuple[TrainConfig, EncoderStat
         template = jax.tree.map(_template, abstract_encoder(config)._asdict())
         return config, EncoderState(**ocp.load_checkpointables(str(path), {"encoder": template})["encoder"])
     except _UNREADABLE as error:
-        raise CheckpointError(
-            f"{folder}: no confp_jax encoder could be read ({type(error).__name__}: {_first_line(error)})"
-        ) from error
+        raise CheckpointError(f"{folder}: no confp_jax encoder could be read ({_told(error)})") from error
 
 
 def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
@@ -271,6 +275,15 @@ def _read_config(step_folder: epath.Path) -> TrainConfig:
     """The configuration inside a checkpoint. Only the encoder's metadata is asked for: Grain's iterator has none and warns."""
     metadata = cast(dict[str, str], ocp.metadata(str(step_folder), checkpointable_name="encoder").custom_metadata)
     return TrainConfig.from_json(metadata["config"])
+
+
+def _anywhere(here: bool) -> bool:
+    """Whether it is so on any process. All must take the same checkpoint: one that judged alone would leave the rest waiting."""
+    return here if jax.process_count() == 1 else bool(np.any(multihost_utils.process_allgather(np.array(here))))
+
+
+def _told(error: Exception | None) -> str:
+    return f"{type(error).__name__}: {_first_line(error)}" if error else "another process cannot read it"
 
 
 def _first_line(error: Exception) -> str:

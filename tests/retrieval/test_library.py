@@ -10,11 +10,13 @@ import soundfile
 
 import confp_jax
 from confp_jax.audio.decode import DecodeError, decode
+from confp_jax.retrieval import index as indexes
 from confp_jax.retrieval.calibration import calibrate_database
 from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp, NewTrack
 from confp_jax.retrieval.decision import load_decision
 from confp_jax.retrieval.embed import AudioError, load_encoder
 from confp_jax.retrieval.identify import Searcher, compare_files, database_decision, open_reference
+from confp_jax.retrieval.index import generation
 from confp_jax.retrieval.monitor import monitor
 from confp_jax.retrieval.overlap import shared_sections
 
@@ -105,6 +107,31 @@ class TestLibrary:
         assert wrong == []
         assert library.identify(tracks[3][2 * RATE : 6 * RATE], RATE).matches[0].track == NAMES[3]
         assert len(library.tracks()) == 4
+
+    def test_the_index_is_built_in_the_background(self, folder, tracks, tmp_path, monkeypatch):
+        """What was added is found at once, exactly; then by the new index as well."""
+        import shutil
+
+        library = confp_jax.open(shutil.copytree(folder, tmp_path / "copy.db"))
+        monkeypatch.setattr(indexes, "BRUTE_FORCE_ROWS", 100)
+        begin, go_on = threading.Event(), threading.Event()
+        fold = generation.fold
+
+        def slow_fold(database):
+            begin.set()
+            assert go_on.wait(60)
+            return fold(database)
+
+        monkeypatch.setattr(generation, "fold", slow_fold)
+        library.add(EXAMPLES / f"{NAMES[3]}.mp3")
+        cut = tracks[3][2 * RATE : 6 * RATE]
+        assert begin.wait(60)
+        assert library.identify(cut, RATE).matches[0].track == NAMES[3]
+        go_on.set()
+        library.settle()
+        assert library.identify(cut, RATE).matches[0].track == NAMES[3]
+        database = Database(tmp_path / "copy.db")
+        assert generation.stale_share(database, database.snapshot()) == 0
 
     def test_what_another_process_added_is_seen_after_a_refresh(self, folder, tmp_path):
         import shutil

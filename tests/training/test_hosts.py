@@ -72,7 +72,6 @@ def _losses(workdir: pathlib.Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in lines}
 
 
-@pytest.mark.slow  # minutes, and JAX's shutdown barrier sometimes times out after the resume
 def test_two_hosts_then_one_then_two(
     tiny: Callable[..., TrainConfig],
     prepared: pathlib.Path,

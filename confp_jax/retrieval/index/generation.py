@@ -51,10 +51,11 @@ class Manifest:
     files: dict[str, int]  # CRC-32
 
 
-def open_index(database: Database, snapshot: Snapshot) -> Index:
+def open_index(database: Database, snapshot: Snapshot, *, build: bool = True) -> Index:
     """The index of a snapshot: exact for a small database, else its generation, which is built where it is missing or stale.
 
-    A generation that had to be built is kept for the next time, unless the database cannot be written just now.
+    A generation that had to be built is kept for the next time, unless the database cannot be written just now. Without `build`
+    nothing is: a stale generation is taken as it is, and all rows are searched exactly where there is none.
     """
     kind = wanted_kind(database, snapshot)
     if not kind:
@@ -62,8 +63,10 @@ def open_index(database: Database, snapshot: Snapshot) -> Index:
     if kind.startswith(SCHEME):
         return open_mirror(kind, database, snapshot)
     try:
-        return load_generation(database, snapshot)
+        return load_generation(database, snapshot, max_stale_share=MAX_STALE_SHARE if build else math.inf)
     except StaleGenerationError as error:
+        if not build:
+            return ExactIndex(snapshot.vectors)
         _log.warning("%s: building the search index (%s); `confp compact` does this ahead of time", database.folder, error)
     try:
         with database.writing():
@@ -155,11 +158,14 @@ def _write_generation(database: Database, snapshot: Snapshot, kind: str, partial
     return f"{kind}-{hashlib.sha256(text).hexdigest()[:16]}", manifest
 
 
-def fold_if_due(database: Database) -> None:
-    """After tracks were added: Milvus gets them at once, a generation when many have gathered; only inside `writing`."""
+def fold_if_due(database: Database, *, mirror_alone: bool = False) -> None:
+    """After tracks were added: Milvus gets them at once, a generation when many have gathered; only inside `writing`.
+
+    With `mirror_alone` a generation is left for later: its new rows are searched exactly until then.
+    """
     snapshot = database.snapshot()
-    allowed = 0.0 if wanted_kind(database, snapshot).startswith(SCHEME) else MAX_STALE_SHARE
-    if stale_share(database, snapshot) > allowed:
+    mirrored = wanted_kind(database, snapshot).startswith(SCHEME)
+    if (mirrored or not mirror_alone) and stale_share(database, snapshot) > (0.0 if mirrored else MAX_STALE_SHARE):
         fold(database)
 
 
