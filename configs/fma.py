@@ -8,6 +8,8 @@ tiny: for tests and the quickstart, not for use.
 Measured: see the model card confp_jax/pretrained/edge/README.md for the run that made the shipped weights.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 _MODELS = {
@@ -15,7 +17,7 @@ _MODELS = {
     "small": (256, 2, 4, 80, 1, 1),  # 1,510,272 parameters
     "medium": (512, 3, 8, 80, 1, 1),  # 8,802,432
     "large": (768, 4, 12, 96, 1, 1),  # 26,214,272
-    "edge": (256, 2, 4, 80, 8, 4),  # 1,752,320
+    "edge": (256, 2, 4, 80, 8, 4),  # 1,751,936
     "tiny": (64, 1, 4, 40, 8, 2),
 }
 
@@ -39,15 +41,7 @@ def get_config(model: str = "small") -> ConfigDict:
             "rematerialise": False,  # blocks computed again in the backward pass: less memory, a third more work
             "compute_dtype": "auto",  # bfloat16 on accelerators, float32 on a CPU
             "audio": {"sample_rate_hz": 16_000, "segment_s": 3.0},  # paper
-            "mel": {
-                "fft_samples": 1024,  # paper
-                "hop_samples": 128,  # paper
-                "num_mels": mels,  # paper
-                "fmin_hz": 50.0,  # below is hum
-                "fmax_hz": 8_000.0,
-                "scale": "slaney",
-                "floor": 1e-6,  # of the window's mean power
-            },
+            "mel": _mel(mels),
             "encoder": {
                 "dim": dim,
                 "num_layers": layers,
@@ -59,93 +53,135 @@ def get_config(model: str = "small") -> ConfigDict:
                 "pool_segments": pool_segments,
                 "conv_norm": "batch",  # paper; "layer" also works for windows shorter than it was trained on
             },
-            "spec_augment": {
-                "num_frequency_masks": 2,
-                "max_mels": mels // 8,  # 10 of 80
-                "num_time_masks": 2,
-                "max_frames": 40,  # of 368
-                "anchor_fraction": 0.5,
-            },
-            "optimizer": {
-                "kind": "adam",  # paper; "lamb" and "lars" for batches of thousands
-                "learning_rate": 1e-4 if model == "small" else 2e-4,  # paper
-                "schedule": "constant",  # paper; "cosine" falls to final_fraction
-                "warmup_steps": 0,
-                "final_fraction": 0.02,
-                "weight_decay": 5e-4,  # paper
-                "decoupled": False,  # paper: L2 in the gradient; True is AdamW
-                "clip_norm": 0.0,  # 0: off
-                "average_decay": 0.0,  # moving average of the weights; 0: off
-            },
-            "data": {
-                "dir": "",
-                "split": "training",
-                "batch_size": 64,  # pairs; paper
-                "crops_per_track": 1,  # paper; 2 and more give hard negatives from the same track
-                "crop_spacing_s": (0.3, 3.75),
-                "shift_alpha": 8.0,  # paper
-                "shift_beta": 2.0,  # paper
-                "max_shift_s": 0.15,  # paper
-                "residency": "host",  # "device": all audio in device memory, for accelerators that outrun the host's cores
-                "mel_on": "device",
-                "num_workers": 0,
-                "mix": {  # drawn anew for every replica (confp_jax/data/mixing.py); all off: stored replicas alone, as the paper
-                    "clean_p": 0.0,
-                    "tempo_p": 0.0,
-                    "tempo": (0.7, 1.35),
-                    "turntable": 0.3,  # share of these whose pitch follows
-                    "pitch_p": 0.0,
-                    "pitch_semitones": (-2.0, 2.0),
-                    "room_p": 0.0,
-                    "synthetic_rooms": 0.5,  # share of the rooms
-                    "lead_s": 1.0,
-                    "noise_p": 0.0,
-                    "second_noise_p": 0.0,
-                    "noise_snr_db": (-4.0, 20.0),
-                    "coloured_p": 0.0,
-                    "coloured_snr_db": (-3.0, 20.0),
-                    "coloured_decay_db": (-6.0, 6.0),  # per octave
-                    "tanh_p": 0.0,
-                    "tanh_drive": (0.5, 4.0),
-                    "colour_p": 0.0,
-                    "tilt_db": (-4.0, 4.0),  # per octave
-                    "low_cut_hz": (50.0, 500.0),
-                    "high_cut_hz": (2500.0, 8000.0),
-                },
-            },
-            "validation": {
-                "split": "validation",
-                "every_steps": 1000,
-                "queries_per_track": 5,
-                "index_hop_s": 0.6,
-                "max_track_s": 30.0,
-            },
+            "spec_augment": _spec_augment(mels),
+            "optimizer": _optimizer(1e-4 if model == "small" else 2e-4),  # paper
+            "data": _data() | {"mix": _mix()},
+            "validation": _validation(),
             "checkpoint": {"every_steps": 500, "num_kept": 3},
         }
     )
-    if model in ("edge", "tiny"):  # short runs on little data: FACTS, "What two rough prototypes showed"
-        config.encoder.dropout = 0.0
-        config.optimizer.update(
-            {"learning_rate": 1.2e-3, "schedule": "cosine", "warmup_steps": 100, "decoupled": True, "weight_decay": 0.01}
-        )
-        config.optimizer.clip_norm = 1.0
-        config.optimizer.average_decay = 0.998
-        config.encoder.conv_norm = "layer"
-        config.data.update({"crops_per_track": 2, "mel_on": "host"})
-        config.data.mix.update(
-            {
-                "clean_p": 0.5,
-                "tempo_p": 0.4,
-                "pitch_p": 0.35,
-                "room_p": 0.6,
-                "synthetic_rooms": 0.25,
-                "tanh_p": 0.15,
-                "colour_p": 0.3,
-            }
-        )
-        config.data.mix.update({"noise_p": 0.85, "second_noise_p": 0.3, "coloured_p": 0.2})
-        config.num_epochs = 400
+    if model in ("edge", "tiny"):
+        _train_shortly(config)
     if model == "tiny":
         config.optimizer.warmup_steps = 10
         config.data.batch_size = 16
     return config
+
+
+def _mel(num_mels: int) -> dict[str, Any]:
+    """The features."""
+    return {
+        "fft_samples": 1024,  # paper
+        "hop_samples": 128,  # paper
+        "num_mels": num_mels,  # paper
+        "fmin_hz": 50.0,  # below is hum
+        "fmax_hz": 8_000.0,
+        "scale": "slaney",
+        "floor": 1e-6,  # of the window's mean power
+    }
+
+
+def _spec_augment(num_mels: int) -> dict[str, Any]:
+    """Masks on the log-mel, drawn in every step."""
+    return {
+        "num_frequency_masks": 2,
+        "max_mels": num_mels // 8,  # 10 of 80
+        "num_time_masks": 2,
+        "max_frames": 40,  # of 368
+        "anchor_fraction": 0.5,
+    }
+
+
+def _optimizer(learning_rate: float) -> dict[str, Any]:
+    """The paper's Adam."""
+    return {
+        "kind": "adam",  # paper; "lamb" and "lars" for batches of thousands
+        "learning_rate": learning_rate,
+        "schedule": "constant",  # paper; "cosine" falls to final_fraction
+        "warmup_steps": 0,
+        "final_fraction": 0.02,
+        "weight_decay": 5e-4,  # paper
+        "decoupled": False,  # paper: L2 in the gradient; True is AdamW
+        "clip_norm": 0.0,  # 0: off
+        "average_decay": 0.0,  # moving average of the weights; 0: off
+    }
+
+
+def _data() -> dict[str, Any]:
+    """What a batch is made of."""
+    return {
+        "dir": "",
+        "split": "training",
+        "batch_size": 64,  # pairs; paper
+        "crops_per_track": 1,  # paper; 2 and more give hard negatives from the same track
+        "crop_spacing_s": (0.3, 3.75),
+        "shift_alpha": 8.0,  # paper
+        "shift_beta": 2.0,  # paper
+        "max_shift_s": 0.15,  # paper
+        "residency": "host",  # "device": all audio in device memory, for accelerators that outrun the host's cores
+        "mel_on": "device",
+        "num_workers": 0,
+    }
+
+
+def _mix() -> dict[str, Any]:
+    """Drawn anew for every replica (confp_jax/data/mixing.py); all off: stored replicas alone, as the paper."""
+    return {
+        "clean_p": 0.0,
+        "tempo_p": 0.0,
+        "tempo": (0.7, 1.35),
+        "turntable": 0.3,  # share of these whose pitch follows
+        "pitch_p": 0.0,
+        "pitch_semitones": (-2.0, 2.0),
+        "room_p": 0.0,
+        "synthetic_rooms": 0.5,  # share of the rooms
+        "lead_s": 1.0,
+        "noise_p": 0.0,
+        "second_noise_p": 0.0,
+        "noise_snr_db": (-4.0, 20.0),
+        "coloured_p": 0.0,
+        "coloured_snr_db": (-3.0, 20.0),
+        "coloured_decay_db": (-6.0, 6.0),  # per octave
+        "tanh_p": 0.0,
+        "tanh_drive": (0.5, 4.0),
+        "colour_p": 0.0,
+        "tilt_db": (-4.0, 4.0),  # per octave
+        "low_cut_hz": (50.0, 500.0),
+        "high_cut_hz": (2500.0, 8000.0),
+    }
+
+
+def _validation() -> dict[str, Any]:
+    """Retrieval of held-out tracks while training."""
+    return {
+        "split": "validation",
+        "every_steps": 1000,
+        "queries_per_track": 5,
+        "index_hop_s": 0.6,
+        "max_track_s": 30.0,
+    }
+
+
+def _train_shortly(config: ConfigDict) -> None:
+    """For short runs on little data, all distortion drawn online: FACTS, "What two rough prototypes showed"."""
+    config.encoder.dropout = 0.0
+    config.optimizer.update(
+        {"learning_rate": 1.2e-3, "schedule": "cosine", "warmup_steps": 100, "decoupled": True, "weight_decay": 0.01}
+    )
+    config.optimizer.clip_norm = 1.0
+    config.optimizer.average_decay = 0.998
+    config.encoder.conv_norm = "layer"
+    config.data.update({"crops_per_track": 2, "mel_on": "host"})
+    config.data.mix.update(
+        {
+            "clean_p": 0.5,
+            "tempo_p": 0.4,
+            "pitch_p": 0.35,
+            "room_p": 0.6,
+            "synthetic_rooms": 0.25,
+            "tanh_p": 0.15,
+            "colour_p": 0.3,
+        }
+    )
+    config.data.mix.update({"noise_p": 0.85, "second_noise_p": 0.3, "coloured_p": 0.2})
+    config.num_epochs = 400
