@@ -15,8 +15,8 @@ import numpy as np
 
 from configs.fma import get_config
 from confp_jax.config import MixConfig, TrainConfig, from_mapping
+from confp_jax.data.clips import ClipSource
 from confp_jax.data.input import PairCutter, train_batches
-from confp_jax.data.records import ClipSource
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ from jaxtyping import Float32
 
 from confp_jax.audio.mel import mel_power
 from confp_jax.config import MelConfig
-from confp_jax.data.records import Clip, ClipSource, DatasetError, read_splits
+from confp_jax.data.clips import ClipSource, read_splits
+from confp_jax.data.records import Clip, DatasetError
 
 matplotlib.use("agg")
 from matplotlib import pyplot

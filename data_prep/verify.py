@@ -7,7 +7,8 @@ import pathlib
 from rich.console import Console
 from rich.progress import track as progress
 
-from confp_jax.data.records import ClipSource, DatasetError, read_splits
+from confp_jax.data.clips import ClipSource, read_splits
+from confp_jax.data.records import DatasetError
 
 _REMEDY = "delete that file and start the preparation again: it makes what is not there"
 

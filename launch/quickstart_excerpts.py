@@ -6,7 +6,7 @@ import pathlib
 
 import soundfile
 
-from confp_jax.data.records import ClipSource, read_splits
+from confp_jax.data.clips import ClipSource, read_splits
 
 
 def write_excerpts(queries: pathlib.Path, folder: pathlib.Path) -> None:

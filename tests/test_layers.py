@@ -30,7 +30,7 @@ HEAVY = {
     "av": {"confp_jax/audio/decode.py", "confp_jax/audio/encode.py"},
     "sounddevice": {"confp_jax/audio/microphone.py"},
     "audiomentations": {"data_prep/augment.py"},
-    "tensorflow_datasets": {"confp_jax/data/records.py"},
+    "tensorflow_datasets": {"confp_jax/data/records.py", "confp_jax/data/clips.py"},
     "apache_beam": {"data_prep/beam.py", "confp_jax/retrieval/bulk.py"},
     "array_record": {"confp_jax/data/records.py"},
     "grain": {"confp_jax/data/input.py"},

@@ -13,9 +13,10 @@ import numpy as np
 from confp_jax.audio.mel import mel_power
 from confp_jax.audio.segments import PairCrop, draw_pair_crops, replica_start_s
 from confp_jax.config import TrainConfig
+from confp_jax.data.clips import ClipSource, read_splits
 from confp_jax.data.duplicates import places_without_duplicates, read_duplicates
 from confp_jax.data.mixing import Mixer, PitchAndTempo, resample
-from confp_jax.data.records import ClipSource, DatasetError, read_splits, to_int16
+from confp_jax.data.records import DatasetError, to_int16
 from confp_jax.data.resident import Layout
 
 _NUM_THREADS = 4  # and as many batches read ahead

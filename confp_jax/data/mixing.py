@@ -15,7 +15,8 @@ from jaxtyping import Float32
 
 from confp_jax.audio.mel import mel_filterbank
 from confp_jax.config import MelConfig, MixConfig
-from confp_jax.data.records import ClipSource, DatasetError
+from confp_jax.data.clips import ClipSource
+from confp_jax.data.records import DatasetError
 
 SOUNDS_FOLDER = "sounds"  # of a prepared dataset: the training part's noise and impulse responses
 _SEMITONE_STEPS = 8  # pitch is drawn in eighths of a semitone: as many mel filterbanks are kept

@@ -15,14 +15,13 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from jaxtyping import Int16
 from tensorflow_datasets.core import example_serializer
-from tensorflow_datasets.proto import tf_example_pb2
 
 VERSION = "2.0.0"
 PIECE_S = 3.0
@@ -215,123 +214,6 @@ def read_summary(folder: str | pathlib.Path) -> DatasetSummary:
         raise DatasetError(f"{file} is damaged ({error}); start the preparation again: it keeps the shards") from error
 
 
-def read_splits(folder: str | pathlib.Path) -> list[str]:
-    """The names of a prepared dataset's splits that are not empty.
-
-    Raises:
-      DatasetError: the folder holds no complete dataset.
-    """
-    read_summary(folder)
-    splits = _builder(folder).info.splits
-    return [name for name in splits if splits[name].num_examples]
-
-
-class ClipSource:
-    """Random access to the clips of one split of a prepared dataset: `source[i]` is a whole `Clip`, `crop` a part of one.
-
-    Args:
-      folder: the folder that holds dataset_info.json.
-      split: "training", "validation", "test" or the name of a query condition.
-
-    Raises:
-      DatasetError: no dataset there, one of an older format, no such split, or a shard of it is missing.
-    """
-
-    def __init__(self, folder: str | pathlib.Path, split: str):
-        self.folder, self.split = pathlib.Path(folder), split
-        self.summary = read_summary(folder)
-        self._records = self._open()
-        self._table = _read_table(self.folder / f"clips-{split}.npy")
-
-    def _open(self) -> Sequence[dict[str, Any]]:
-        # Opened by tfds itself: that is the promise that anybody else's tools can open it too.
-        builder = _builder(self.folder)
-        splits = builder.info.splits
-        if self.split not in splits:
-            raise DatasetError(f"{self.folder} has no split {self.split!r}; it has {', '.join(splits)}")
-        if not splits[self.split].num_examples:
-            return []  # which tfds cannot open
-        for path in splits[self.split].filepaths:
-            if not pathlib.Path(path).is_file():
-                raise DatasetError(f"{path} is missing; start the preparation again, it makes what is not there")
-        return cast(Sequence[dict[str, Any]], builder.as_data_source(split=self.split))
-
-    @property
-    def _raw(self) -> Sequence[bytes]:
-        return cast(Any, self._records).data_source
-
-    def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "_records"}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._records = self._open()
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def row(self, index: int) -> ClipRow:
-        """A clip's identity and length, without reading its audio."""
-        *values, _ = self._table[index].item()
-        return ClipRow(*values)
-
-    def __getitem__(self, index: int) -> Clip:
-        row = self.row(index)
-        return Clip(*row[:4], samples=self.crop(index, 0, row.num_samples), draws=self.draws(index))
-
-    def crop(self, index: int, start: int, stop: int) -> Int16[np.ndarray, " n"]:
-        """Samples start..stop of a clip; only the records that hold them are read.
-
-        Raises:
-          DatasetError: the clip does not hold them.
-        """
-        entry = self._table[index]
-        if not 0 <= start <= stop <= entry["num_samples"]:
-            raise DatasetError(f"{self.folder}: samples {start} to {stop} of a clip of {entry['num_samples']} were asked for")
-        size = self.summary.piece_samples
-        first, last = start // size, max(start, stop - 1) // size
-        pieces = [self._piece(int(entry["first_record"]) + i) for i in range(first, last + 1)]
-        whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        return whole[start - first * size : stop - first * size]
-
-    def _piece(self, record: int) -> Int16[np.ndarray, " n"]:
-        """The samples alone: TFDS's parser makes arrays of all seven fields, and was a third of an input pipeline's time."""
-        example = cast(Any, tf_example_pb2).Example.FromString(self._raw[record])
-        return np.frombuffer(example.features.feature["samples"].bytes_list.value[0], "<i2")
-
-    def check(self, index: int) -> None:
-        """Reads all records of a clip and compares them with the table.
-
-        Raises:
-          DatasetError: a record is not the piece that should stand there.
-        """
-        entry, num_samples = self._table[index], 0
-        for piece in range(_num_pieces(int(entry["num_samples"]), self.summary.piece_samples)):
-            record = self._records[int(entry["first_record"]) + piece]
-            num_samples += len(record["samples"]) // 2
-            if tuple(int(record[key]) for key in ("track_id", "replica", "piece")) != (*entry.item()[:2], piece):
-                raise DatasetError(f"{self.folder}, {self.split}: record {entry['first_record'] + piece} is no piece of its clip")
-        if num_samples != entry["num_samples"]:
-            raise DatasetError(f"{self.folder}, {self.split}: clip {index} has {num_samples} samples, not {entry['num_samples']}")
-
-    def draws(self, index: int) -> str:
-        """JSON: what was applied to a clip."""
-        value = self._records[int(self._table[index]["first_record"])]["draws"]
-        return value.decode() if isinstance(value, bytes) else value
-
-    def __iter__(self) -> Iterator[Clip]:
-        return (self[i] for i in range(len(self)))
-
-    def track_ids(self) -> list[int]:
-        """The split's track ids, in the order of its tracks."""
-        return self._table["track_id"][:: 1 + self.summary.num_replicas].tolist()
-
-    @property
-    def num_tracks(self) -> int:
-        """Tracks in the split: each has one clean clip and `num_replicas` replicas, one after the other."""
-        return len(self) // (1 + self.summary.num_replicas)
-
-
 @functools.cache
 def _serializer() -> tuple[tfds.features.FeaturesDict, example_serializer.ExampleSerializer]:
     described = features()
@@ -345,13 +227,14 @@ def _serialize(record: dict[str, Any]) -> bytes:
 
 
 def _pieces(clip: Clip, piece_samples: int) -> Iterator[dict[str, Any]]:
-    for piece in range(_num_pieces(len(clip.samples), piece_samples)):
+    for piece in range(num_pieces(len(clip.samples), piece_samples)):
         part = np.ascontiguousarray(clip.samples[piece * piece_samples : (piece + 1) * piece_samples], "<i2")
         identity = {"track_id": clip.track_id, "replica": clip.replica, "rate": clip.rate, "start_s": clip.start_s}
         yield identity | {"piece": piece, "samples": part.tobytes(), "draws": "" if piece else clip.draws}
 
 
-def _num_pieces(num_samples: int, piece_samples: int) -> int:
+def num_pieces(num_samples: int, piece_samples: int) -> int:
+    """Records that a clip takes; an empty one takes one."""
     return max(1, -(-num_samples // piece_samples))
 
 
@@ -359,24 +242,9 @@ def _write_table(path: pathlib.Path, rows: Sequence[ClipRow], piece_samples: int
     table = np.zeros(len(rows), _TABLE_DTYPE)
     for name, column in zip(ClipRow._fields, zip(*rows, strict=True), strict=False):
         table[name] = column
-    num_records = [_num_pieces(row.num_samples, piece_samples) for row in rows]
+    num_records = [num_pieces(row.num_samples, piece_samples) for row in rows]
     table["first_record"] = np.cumsum([0, *num_records])[:-1]
     partial = path.with_name(path.name + ".part")
     with open(partial, "wb") as file:
         np.save(file, table, allow_pickle=False)
     partial.rename(path)
-
-
-def _read_table(path: pathlib.Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DatasetError(f"{path} is missing or damaged ({error}); start the preparation again: it keeps the shards") from error
-
-
-def _builder(folder: str | pathlib.Path) -> tfds.core.DatasetBuilder:
-    try:
-        return tfds.builder_from_directory(str(folder))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        remedy = "start the preparation again: it keeps the shards"
-        raise DatasetError(f"{folder}: TFDS's dataset_info.json or features.json is missing or damaged; {remedy}") from error

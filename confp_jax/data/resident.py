@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int16, Int32
 
-from confp_jax.data.records import ClipSource, DatasetError
+from confp_jax.data.clips import ClipSource
+from confp_jax.data.records import DatasetError
 
 _MAX_ROWS = np.iinfo(np.int32).max
 

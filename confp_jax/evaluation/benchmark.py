@@ -19,7 +19,8 @@ from rich.console import Console
 
 from confp_jax import command_line
 from confp_jax.config import from_mapping
-from confp_jax.data.records import DatasetError, read_splits
+from confp_jax.data.clips import read_splits
+from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.open_set import measure, read_excerpts
 from confp_jax.evaluation.reference import embed_reference
 from confp_jax.evaluation.tables import ConditionResult, markdown_table, plot_hit_rates

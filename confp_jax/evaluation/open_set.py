@@ -22,7 +22,8 @@ from rich.progress import track as progress
 
 from confp_jax import command_line
 from confp_jax.config import ConfigError, from_mapping
-from confp_jax.data.records import ClipSource, DatasetError, read_splits
+from confp_jax.data.clips import ClipSource, read_splits
+from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.reference import EvaluationReference, Excerpt, cut, embed_reference
 from confp_jax.evaluation.tables import plot_open_set
 from confp_jax.retrieval.decision import Decision, DecisionError, Judgement, confidence, load_decision

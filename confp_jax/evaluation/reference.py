@@ -9,8 +9,9 @@ from jaxtyping import Int64
 from rich.console import Console
 from rich.progress import track as progress
 
+from confp_jax.data.clips import ClipSource
 from confp_jax.data.duplicates import read_duplicates
-from confp_jax.data.records import Clip, ClipSource
+from confp_jax.data.records import Clip
 from confp_jax.retrieval.embed import HOP_S, Embedder, Fingerprints
 from confp_jax.retrieval.reference import Reference, make_reference
 

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int16, Int32
 
 from confp_jax.config import TrainConfig
-from confp_jax.data.records import ClipSource
+from confp_jax.data.clips import ClipSource
 from confp_jax.data.resident import Layout, check_fits, plan_layout, read_part
 from confp_jax.training.mesh import AXIS
 

@@ -6,8 +6,8 @@ from jaxtyping import Float32
 from confp_jax.audio.mel import mel_power
 from confp_jax.audio.segments import num_windows, spaced_starts_s
 from confp_jax.config import TrainConfig
+from confp_jax.data.clips import ClipSource, read_splits
 from confp_jax.data.input import PairCutter
-from confp_jax.data.records import ClipSource, read_splits
 from confp_jax.metrics import HitRates, hit_rates
 from confp_jax.training.step import TrainState, embed
 

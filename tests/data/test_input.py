@@ -11,8 +11,9 @@ import scipy.stats
 from absl import flags
 
 from confp_jax.config import AudioConfig, DataConfig, MelConfig, TrainConfig
+from confp_jax.data.clips import ClipSource
 from confp_jax.data.input import PairCutter, steps_per_epoch, train_batches
-from confp_jax.data.records import Clip, ClipSource, DatasetError
+from confp_jax.data.records import Clip, DatasetError
 from confp_jax.model.features import mel_power as device_mel_power
 
 _RATE_HZ = 16_000

@@ -13,9 +13,10 @@ import scipy.signal
 
 from confp_jax.audio.mel import mel_power
 from confp_jax.config import DataConfig, MelConfig, MixConfig, TrainConfig
+from confp_jax.data.clips import ClipSource
 from confp_jax.data.input import PairCutter, train_batches
 from confp_jax.data.mixing import SOUNDS_FOLDER, Mixer, PitchAndTempo, coloured_noise, convolve, resample, synthetic_room
-from confp_jax.data.records import Clip, ClipSource, DatasetError
+from confp_jax.data.records import Clip, DatasetError
 
 _RATE_HZ, _SEGMENT = 16_000, 48_000
 _EVERYTHING = MixConfig(

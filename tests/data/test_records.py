@@ -13,17 +13,8 @@ import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from confp_jax.data.records import (
-    PIECE_S,
-    Clip,
-    ClipSource,
-    DatasetError,
-    read_splits,
-    read_summary,
-    shard_path,
-    to_int16,
-    write_shard,
-)
+from confp_jax.data.clips import ClipSource, read_splits
+from confp_jax.data.records import PIECE_S, Clip, DatasetError, read_summary, shard_path, to_int16, write_shard
 
 _CLIPS = st.builds(
     Clip,

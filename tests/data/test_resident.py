@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from confp_jax.data.records import Clip, ClipSource, DatasetError
+from confp_jax.data.clips import ClipSource
+from confp_jax.data.records import Clip, DatasetError
 from confp_jax.data.resident import check_fits, plan_layout, read_part
 
 _ROW = 1000

@@ -13,9 +13,10 @@ from rich.console import Console
 from confp_jax.audio.decode import decode
 from confp_jax.audio.encode import through_codec
 from confp_jax.config import DataConfig, TrainConfig
+from confp_jax.data.clips import ClipSource
 from confp_jax.data.duplicates import DUPLICATES_FILE, places_without_duplicates, read_duplicates
 from confp_jax.data.input import steps_per_epoch, tracks_to_train, train_batches
-from confp_jax.data.records import Clip, ClipSource, DatasetError
+from confp_jax.data.records import Clip, DatasetError
 from data_prep import duplicates
 from data_prep.tracks import SourceError, Track
 

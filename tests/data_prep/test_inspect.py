@@ -5,7 +5,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from confp_jax.data.records import ClipSource, DatasetError
+from confp_jax.data.clips import ClipSource
+from confp_jax.data.records import DatasetError
 
 matplotlib = pytest.importorskip("matplotlib")
 

@@ -15,7 +15,8 @@ import soundfile
 import tensorflow_datasets as tfds
 from rich.console import Console
 
-from confp_jax.data.records import ClipSource, DatasetError
+from confp_jax.data.clips import ClipSource
+from confp_jax.data.records import DatasetError
 from data_prep import fma, shards
 from data_prep.config import PrepareConfig
 from data_prep.tracks import SourceError

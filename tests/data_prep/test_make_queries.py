@@ -11,7 +11,8 @@ from rich.console import Console
 
 from confp_jax.audio.decode import decode
 from confp_jax.config import ConfigError, from_mapping
-from confp_jax.data.records import Clip, ClipSource, read_splits, to_int16
+from confp_jax.data.clips import ClipSource, read_splits
+from confp_jax.data.records import Clip, to_int16
 from data_prep.config import QueryConfig
 from data_prep.tracks import SourceError
 

@@ -10,7 +10,8 @@ from configs.benchmark import get_config as benchmark_config
 from configs.fma import get_config as model_config
 from configs.queries import get_config as query_config
 from confp_jax.config import TrainConfig, from_mapping
-from confp_jax.data.records import ClipSource, DatasetError
+from confp_jax.data.clips import ClipSource
+from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.benchmark import BenchmarkConfig, run
 from data_prep.config import QueryConfig
 from data_prep.make_queries import CONDITIONS, make_queries
