@@ -20,8 +20,8 @@ class CommandConfig:
     """A program by its command lines.
 
     `index` may name {folder} (its own, to write in) and {files} (all), {file} (then it runs once a file) or {list} (a text
-    file with a path a line); `query` names {folder} and {query}. `answer` is a regular expression, searched for in each line of what
-    `query` prints, best first, with the groups `track` (a path or a name), `offset` (s, optional) and `score` (optional).
+    file with a path a line); `query` names {folder} and {query}. `answer` is a regular expression, searched for in each line of
+    what `query` prints, best first, with the groups `track` (a path or a name), `offset` (s, optional) and `score` (optional).
     """
 
     name: str = ""

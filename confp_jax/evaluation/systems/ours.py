@@ -22,7 +22,7 @@ class Ours:
         failed = [added for added in add_paths(database, embedder, files) if added.error]
         if failed:
             raise SystemFailedError(
-                f"{len(failed)} of {len(files)} files were not added, first {failed[0].path}: {failed[0].error}"
+                f"{len(failed)} of {len(files)} files were not added; first {failed[0].path}: {failed[0].error}"
             )
 
     def query(self, files: Sequence[pathlib.Path]) -> Iterator[Answer]:
