@@ -33,7 +33,7 @@ def find_query_sets(places: str, conditions: Sequence[str] = ()) -> list[QuerySe
       DatasetError: none there, one is no query set, or none has one of the `conditions`.
     """
     folders = []
-    for place in filter(None, (pathlib.Path(part.strip()) for part in places.split(","))):
+    for place in (pathlib.Path(part.strip()) for part in places.split(",") if part.strip()):
         inside = sorted(path.parent for path in place.glob("*/confp.json"))
         folders += inside if inside and not (place / "confp.json").is_file() else [place]
     found = [_query_set(folder, conditions) for folder in folders]
