@@ -24,7 +24,7 @@ from confp_jax import command_line
 from confp_jax.config import ConfigError, from_mapping, suggestion
 from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.benchmark_config import BenchmarkConfig
-from confp_jax.evaluation.contenders import SystemRow, SystemRun, measure_systems
+from confp_jax.evaluation.contenders import SystemRow, SystemRun, imported_rows, measure_systems
 from confp_jax.evaluation.outcomes import Outcomes, Searched, measure_condition
 from confp_jax.evaluation.pages import Results, write_results
 from confp_jax.evaluation.query_sets import QuerySet, dataset_id, find_query_sets
@@ -178,7 +178,8 @@ def run_systems(
     console: Console,
 ) -> list[SystemRow]:
     """Every system on the first query set of the model's own length (one run, so that a night is enough)."""
-    if not specs:
+    imported = matches_files(config)
+    if not specs and not imported:
         return []
     chosen = next((one for one in sets if one.length_s == embedder.config.audio.segment_s), sets[0])
     names = tuple(name for name in chosen.conditions if not config.system_conditions or name in config.system_conditions)
@@ -198,7 +199,23 @@ def run_systems(
         identities = {config.checkpoint: embedder.identity}
         if config.compare:
             identities[config.compare] = load_encoder(config.compare).identity
-        return measure_systems(specs, asked, identities, console)
+        rows = measure_systems(specs, asked, identities, console)
+        return rows + [row for name, path in imported for row in imported_rows(name, path, asked)]
+
+
+def matches_files(config: BenchmarkConfig) -> list[tuple[str, pathlib.Path]]:
+    """Name and file of each of `matches`.
+
+    Raises:
+      ConfigError: one is not of the form NAME=FILE.
+    """
+    out = []
+    for part in filter(None, config.matches.split(",")):
+        name, _, path = part.partition("=")
+        if not name.strip() or not path.strip():
+            raise ConfigError(f"matches={config.matches!r} must be NAME=FILE.csv, with commas between several")
+        out.append((name.strip(), pathlib.Path(path.strip())))
+    return out
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ class BenchmarkConfig:
     system_conditions: tuple[str, ...] = ()
     system_queries: int = 0
     command: CommandConfig = CommandConfig()
+    matches: str = ""
     index_limit_s: float = 7200.0
     query_limit_s: float = 20.0
     wav_dir: str = ""

@@ -9,7 +9,8 @@ import numpy as np
 from rich.console import Console
 
 from confp_jax.data.duplicates import read_duplicates
-from confp_jax.data.records import ClipSource
+from confp_jax.data.records import ClipSource, DatasetError
+from confp_jax.evaluation.export import query_id, read_pexeso
 from confp_jax.evaluation.query_sets import QuerySet, dataset_id, spread
 from confp_jax.evaluation.rows import Share
 from confp_jax.evaluation.systems.contest import ConditionAnswers, Contender, IndexCost, system_version, write_wav
@@ -89,7 +90,8 @@ class SystemRun:
         source = ClipSource(self.queries.folder, condition)
         rate_hz = source.summary.sample_rate_hz
         return [
-            _written(folder / f"{condition}-{row}.wav", source[row].samples, rate_hz) for row in spread(len(source), self.most)
+            _written(folder / f"{query_id(self.queries, condition, row)}.wav", source[row].samples, rate_hz)
+            for row in spread(len(source), self.most)
         ]
 
     def truths(self, condition: str) -> list[Truth]:
@@ -124,6 +126,27 @@ def measure_systems(
             if asked.failure:
                 console.print(f"[yellow]{spec.name}, {name}: {asked.failure}[/yellow]", highlight=False)
             rows.append(system_row(spec.name, name, run, cost, asked))
+    return rows
+
+
+def imported_rows(name: str, path: pathlib.Path, run: SystemRun) -> list[SystemRow]:
+    """What another program matched, from its file in Pexeso's format; time and memory are not in it.
+
+    Raises:
+      DatasetError: it cannot be read, or none of its queries is one of these.
+    """
+    matched, rows, num_known = read_pexeso(path), [], 0
+    for condition in run.queries.conditions:
+        num = len(ClipSource(run.queries.folder, condition))
+        names = [query_id(run.queries, condition, row) for row in spread(num, run.most)]
+        num_known += sum(one in matched for one in names)
+        answers = tuple(Answer(tuple(matched.get(one, ())), 0.0) for one in names)
+        rows.append(system_row(name, condition, run, IndexCost(0.0, 0, 0), ConditionAnswers(answers, 0)))
+    if not num_known:
+        raise DatasetError(
+            f"{path}: none of its {len(matched)} query_ids is a query of {run.queries.folder}; they are the names of the files "
+            "in wav_dir without their ending"
+        )
     return rows
 
 

@@ -155,7 +155,7 @@ def test_runs_of_several_seeds_and_lengths(checkpoint, prepared, music_dir, tmp_
     assert "by length of query" in page and "Right track first by sequence matching" in page
 
 
-def test_what_others_matched_can_be_read(done, tmp_path):
+def test_what_others_matched_can_be_read(done, checkpoint, prepared, queries, tmp_path):
     out = done[1]
     truth = read_pexeso(out / "annotations.csv")
     assert len(truth) == 64 and all(len(found) == 1 for found in truth.values())
@@ -163,6 +163,12 @@ def test_what_others_matched_can_be_read(done, tmp_path):
         line = next(csv.DictReader(file))
     (found,) = truth[f"{line['query_set']}-{line['condition']}-{line['row']}"]
     assert found.track == line["track_id"] and abs(found.offset_s - float(line["start_s"])) < 1
+    config = config_of(checkpoint, prepared, queries, matches=f"us={out / 'annotations.csv'}", shift_tracks=0)
+    rows = run(dataclasses.replace(config, cache=str(out / "cache")), tmp_path / "out").systems
+    assert [row.condition for row in rows] == list(NAMES) and all(row.track.share == 1 for row in rows)
+    (tmp_path / "other.csv").write_text("reference_id,query_id\n7,of-another-set\n")
+    with pytest.raises(DatasetError, match="none of its 1 query_ids is a query of"):
+        run(dataclasses.replace(config, cache=str(out / "cache"), matches=f"us={tmp_path / 'other.csv'}"), tmp_path / "out")
     (tmp_path / "bad.csv").write_text("reference_id,query_id,reference_begin,query_begin\n7,q,soon,0\n")
     with pytest.raises(DatasetError, match=r"bad.csv, line 2"):
         read_pexeso(tmp_path / "bad.csv")
