@@ -1,22 +1,49 @@
-"""What to measure: a model on query sets against an index of a prepared dataset's clean clips.
+"""What to measure: a model on query sets against an index of a prepared dataset's clean clips, and other systems beside it.
 
-    python -m confp_jax.evaluation.benchmark --config=configs/benchmark.py --config.model=edge \\
+    python -m confp_jax.evaluation.benchmark --config=configs/benchmark.py:paper --config.checkpoint=edge \\
         --config.index=prepared/fma --config.queries=prepared/queries --out=results
+
+`:quick` is a look at the same in a few minutes. Any other program takes part as `command`, without a line of code:
+
+    --config.command.name=olaf --config.command.index='olaf store {files}' --config.command.query='olaf query {query}' \\
+    --config.command.answer='^\\d+, (?P<track>[^,]+), (?P<offset>[\\d.]+), (?P<score>\\d+)'
 """
 
 from ml_collections import ConfigDict
 
+_QUICK_CONDITIONS = (
+    "clean", "shift_40", "reverb", "background_10db", "background_5db", "coloured_5db", "stretch_70", "stretch_130",
+)  # fmt: skip
+_ANSWER = r"^(?P<track>[^,\t]+)[,\t]\s*(?P<offset>[-+.\deE]+)(?:[,\t]\s*(?P<score>[-+.\deE]+))?"
 
-def get_config() -> ConfigDict:
-    """The paper's protocol: index at 300 ms, five 3 s excerpts a track, top-1 and top-5."""
+
+def get_config(variant: str = "paper") -> ConfigDict:
+    """`paper`: index at 300 ms, all conditions and queries of all sets, all systems. `quick`: few queries, the test split."""
+    if variant not in ("paper", "quick"):
+        raise ValueError(f"{variant!r} is no benchmark; known: paper, quick")
+    quick = variant == "quick"
     return ConfigDict(
         {
-            "model": "edge",  # a shipped model or a checkpoint folder
+            "checkpoint": "edge",  # a shipped model or a checkpoint folder
+            "compare": "",  # another one, to be tested against it on the same queries
             "index": "",  # a dataset made by data_prep.make_train: its clean clips
-            "index_splits": ("training", "validation", "test"),
-            "queries": "",  # a query set made by data_prep.make_queries
-            "conditions": (),  # empty: all of the set's
+            "index_splits": ("test",) if quick else ("training", "validation", "test"),
+            "queries": "",  # sets made by data_prep.make_queries, or a folder of them, with commas between
+            "conditions": _QUICK_CONDITIONS if quick else (),  # empty: all of each set's
+            "most_queries": 88 if quick else 0,  # of each condition, evenly; 0: all
             "top_k": 5,
-            "false_alarm_rate": 0.001,  # at which "right and accepted" is counted
+            "systems": ("ours", "audfprint", "chromaprint"),
+            "system_conditions": ("clean", "background_10db") if quick else (),
+            "system_queries": 44 if quick else 0,
+            "command": {"name": "", "index": "", "query": "", "answer": _ANSWER},  # systems/external.py: CommandConfig
+            "matches": "",  # NAME=FILE.csv, what another program matched to the files of wav_dir (Pexeso's format); with commas
+            "index_limit_s": 7200.0,  # of a system
+            "query_limit_s": 20.0,  # of a system, for each query on average
+            "wav_dir": "",  # a folder that keeps the WAV files that the systems are given
+            "cache": "",  # what was measured, by content; empty: OUT/cache
+            "num_failures": 6 if quick else 12,  # shown, worst first
+            "shift_tracks": 10 if quick else 50,  # of the index's last split, for Figure 4; 0: no figure
+            "num_bootstraps": 2000,  # over tracks: excerpts of one track are no independent trials
+            "seed": 0,
         }
     )

@@ -6,7 +6,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confp_jax.metrics import HitRates, hit_rates, wilson_interval
+from confp_jax.metrics import HitRates, bootstrap_interval, hit_rates, mcnemar_exact, wilson_interval
 
 # Multiples of 50 ms: they meet the limits of 150 and 500 ms exactly, and often.
 _PLACES_MS = st.integers(0, 40).map(lambda n: 50 * n)
@@ -69,3 +69,23 @@ def test_wilson_s_default_is_95_percent() -> None:
 def test_no_trials() -> None:
     with pytest.raises(ValueError, match="at least one trial"):
         wilson_interval(0.5, 0)
+
+
+def test_the_paired_test_is_scipys_binomial_test():
+    from scipy.stats import binomtest
+
+    for only_first, only_second in [(0, 0), (10, 0), (3, 9), (25, 25), (7, 41)]:
+        num = only_first + only_second
+        expected = binomtest(only_first, num).pvalue if num else 1.0
+        assert mcnemar_exact(only_first, only_second) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="negative"):
+        mcnemar_exact(-1, 3)
+
+
+def test_the_bootstrap_agrees_with_the_spread_of_group_means():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(400), 5)
+    values = np.repeat(rng.random(400) < 0.3, 5)  # the five of a group are one trial
+    low, high = bootstrap_interval(values, groups)
+    half = 1.96 * np.sqrt(values.mean() * (1 - values.mean()) / 400)
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.005)

@@ -1,47 +1,88 @@
-"""The paper's protocol on query sets: hit rates by ScaNN and by exact search side by side, and the open set.
+"""The benchmark: the paper's tables and figures, the open set, other systems on the same files, one report.
 
-    python -m confp_jax.evaluation.benchmark --config=configs/benchmark.py --config.model=edge \\
+    python -m confp_jax.evaluation.benchmark --config=configs/benchmark.py:paper --config.checkpoint=edge \\
         --config.index=prepared/fma --config.queries=prepared/queries --out=results
 
-Writes OUT/results.json, OUT/results.md and OUT/hit_rates.png.
+Writes into OUT: report.html, results.json, results.md, systems.json, queries.csv and .parquet (a row a query), annotations.csv
+and matches.csv (Pexeso's format), hit_rates.png. What was measured is kept by content in OUT/cache: interrupted, the same command
+goes on, and a second report costs seconds.
 """
 
 import dataclasses
+import functools
+import hashlib
 import json
 import pathlib
-import sys
-import time
+import tempfile
+from collections.abc import Sequence
 
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from confp_jax import command_line
-from confp_jax.config import from_mapping
-from confp_jax.data.clips import read_splits
+from confp_jax.config import ConfigError, from_mapping, suggestion
 from confp_jax.data.records import DatasetError
-from confp_jax.evaluation.open_set import measure, read_excerpts
+from confp_jax.evaluation.benchmark_config import BenchmarkConfig
+from confp_jax.evaluation.contenders import SystemRow, SystemRun, imported_rows, measure_systems
+from confp_jax.evaluation.outcomes import Outcomes, Searched, measure_condition
+from confp_jax.evaluation.pages import Results, write_results
+from confp_jax.evaluation.query_sets import QuerySet, dataset_id, find_query_sets
 from confp_jax.evaluation.reference import embed_reference
-from confp_jax.evaluation.tables import ConditionResult, markdown_table, plot_hit_rates
-from confp_jax.metrics import hit_rates, wilson_interval
-from confp_jax.retrieval.decision import DecisionError, load_decision
+from confp_jax.evaluation.rows import ConditionRow, compare, condition_row
+from confp_jax.evaluation.shift_curve import shift_curve
+from confp_jax.evaluation.systems.external import CommandConfig
+from confp_jax.evaluation.systems.worker import BUILT_IN, OURS, SystemSpec
+from confp_jax.retrieval.decision import Decision, DecisionError, load_decision
 from confp_jax.retrieval.embed import Embedder, UnknownModelError, load_encoder
-from confp_jax.retrieval.index import ExactIndex, Index, build_index
+from confp_jax.retrieval.index import ExactIndex
 from confp_jax.training.checkpoint import CheckpointError
+
+_VERSION = "1"  # of what a measurement is: another one measures anew
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkConfig:
-    """The frozen form of configs/benchmark.py."""
+class Model:
+    """A model on one index: the fingerprints of the index are made when something must be searched."""
 
-    model: str = "edge"
-    index: str = ""
-    index_splits: tuple[str, ...] = ("training", "validation", "test")
-    queries: str = ""
-    conditions: tuple[str, ...] = ()
-    top_k: int = 5
-    false_alarm_rate: float = 0.001
+    embedder: Embedder
+    decision: Decision
+    config: BenchmarkConfig
+    cache: pathlib.Path
+    index_id: str
+    console: Console
+
+    @functools.cached_property
+    def searched(self) -> Searched:
+        """The index's clips, fingerprinted, with both kinds of search."""
+        kept = str(self.cache / "fingerprints" / self.index_id)
+        found = embed_reference(self.embedder, self.config.index, self.config.index_splits, self.console, cache=kept)
+        vectors = found.reference.snapshot.vectors
+        self.console.print(f"{self.embedder.name}: {len(vectors)} fingerprints of {len(found.track_ids)} tracks")
+        # The reference's own index is the approximate one above 20,000 rows, tuned by an exact search: not built twice.
+        indexes = {"exact": ExactIndex(vectors), "index": found.reference.index}
+        return Searched(self.embedder, found, indexes, self.decision)
+
+    def outcomes(self, queries: QuerySet, condition: str) -> Outcomes:
+        """Measured, or what was measured before: by model, calibration, index, queries and settings."""
+        settings = self.config.most_queries, self.config.top_k, self.config.seed, _VERSION
+        content = self.embedder.identity, self.decision.to_json(), self.index_id, dataset_id(queries.folder, [condition])
+        key = hashlib.sha256(json.dumps([*content, condition, *settings]).encode()).hexdigest()[:24]
+        kept = self.cache / "outcomes" / f"{key}.npz"
+        if kept.is_file():
+            return Outcomes.load(kept)
+        self.console.print(f"{self.embedder.name}: {queries.name}, {condition}")
+        measured = measure_condition(
+            self.searched,
+            str(queries.folder),
+            condition,
+            top_k=self.config.top_k,
+            most=self.config.most_queries,
+            seed=self.config.seed,
+            console=self.console,
+        )
+        measured.save(kept)
+        return measured
 
 
 def main(config: ConfigDict, values: flags.FlagValues) -> None:
@@ -49,56 +90,132 @@ def main(config: ConfigDict, values: flags.FlagValues) -> None:
     run(from_mapping(BenchmarkConfig, config), pathlib.Path(values.out))
 
 
-def run(config: BenchmarkConfig, out: pathlib.Path) -> list[ConditionResult]:
-    """Measures every condition and writes the results; returns them.
+def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:
+    """Measures every condition by every model and system, and writes the report.
 
     Raises:
-      DatasetError: the index or the queries are missing, or made at another rate.
+      DatasetError: the index or the queries are missing, made at another rate, or of tracks that are not in the index.
+      ConfigError: an unknown system, or a command that cannot work.
     """
-    console = Console(stderr=True)
-    embedder = load_encoder(config.model)
-    conditions = config.conditions or tuple(read_splits(config.queries))
-    searched = embed_reference(embedder, config.index, config.index_splits, console)
-    reference = searched.reference
-    row_ids, vectors = searched.track_ids[reference.snapshot.row_tracks], reference.snapshot.vectors
-    row_s = (np.arange(len(vectors)) - reference.first_rows[reference.snapshot.row_tracks]) * reference.hop_s
-    console.print(f"index: {len(vectors)} fingerprints of {len(searched.track_ids)} tracks")
-    indexes: dict[str, Index] = {"exact": ExactIndex(vectors), "scann": build_index(vectors)}
-    decision = load_decision(embedder.folder, embedder.identity)
-    results = []
-    for name in conditions:
-        excerpts = read_excerpts(embedder, config.queries, [name], 0.0, console, seed=0)
-        trials = measure(excerpts, searched, decision, console)
-        right = float(trials.accepted_right(config.false_alarm_rate).mean())
-        false = float(trials.false_alarms(config.false_alarm_rate).mean())
-        queries = np.stack([excerpt.fingerprints.vectors[0] for excerpt in excerpts])
-        truth = np.array([searched.track_ids[searched.number(excerpt.track_id)] for excerpt in excerpts])
-        # Of the window that has the excerpt's middle: a stretched excerpt begins elsewhere (PAPER: "query position").
-        truth_s = np.array([e.start_s + (e.rate - 1) * e.fingerprints.segment_s / 2 for e in excerpts])
-        for search, index in indexes.items():
-            began = time.perf_counter()
-            hits = index.search(queries, k=config.top_k)
-            search_ms = (time.perf_counter() - began) / len(queries) * 1000
-            top1, top5 = (hit_rates(row_ids[hits.rows], row_s[hits.rows], truth, truth_s, k=k) for k in (1, config.top_k))
-            interval = wilson_interval(top1.track, top1.num_queries)
-            results.append(ConditionResult(name, search, top1, top5, interval, right, false, round(search_ms, 3)))
-    Console().print(markdown_table(results), markup=False, highlight=False, soft_wrap=True)
-    _write(results, config, embedder, len(vectors), out)
+    console, cache = Console(stderr=True), pathlib.Path(config.cache or out / "cache")
+    specs = system_specs(config)
+    sets = find_query_sets(config.queries, config.conditions)
+    index_id = dataset_id(config.index, config.index_splits)
+    models = [
+        Model(embedder, load_decision(embedder.folder, embedder.identity), config, cache, index_id, console)
+        for embedder in map(load_encoder, filter(None, (config.checkpoint, config.compare)))
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    measured = [{(one, name): model.outcomes(one, name) for one in sets for name in one.conditions} for model in models]
+    first = models[0].embedder
+    curve = None
+    if config.shift_tracks:
+        kept = cache / "shift" / f"{first.identity}-{index_id}-{config.shift_tracks}.json"
+        split = config.index_splits[-1]
+        curve = shift_curve(first, config.index, split, most_tracks=config.shift_tracks, kept=kept, console=console)
+    results = Results(
+        config=config,
+        models=tuple((model.embedder.name, model.embedder.identity, model.decision.calibrated) for model in models),
+        segment_s=first.config.audio.segment_s,
+        index_id=index_id,
+        query_ids={str(one.name): dataset_id(one.folder, one.conditions) for one in sets},
+        rows=tuple(tuple(rows_of(one, config)) for one in measured),
+        comparisons=tuple(comparisons(sets, *measured)) if len(measured) == 2 else (),
+        shift=curve,
+        systems=tuple(run_systems(specs, config, sets, first, cache, console)),
+    )
+    write_results(results, measured, first, out, console)
     return results
 
 
-def _write(results: list[ConditionResult], config: BenchmarkConfig, embedder: Embedder, num_rows: int, out: pathlib.Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    summary = {
-        "model": embedder.name,
-        "identity": embedder.identity,
-        "num_fingerprints": num_rows,
-        "command": " ".join(sys.argv),
-        "results": [dataclasses.asdict(result) for result in results],
-    }
-    (out / "results.json").write_text(json.dumps(summary, indent=1))
-    (out / "results.md").write_text(markdown_table(results) + "\n")
-    plot_hit_rates(results, out / "hit_rates.png", title=f"{config.model}, {num_rows:,} fingerprints")
+def rows_of(measured: dict[tuple[QuerySet, str], Outcomes], config: BenchmarkConfig) -> list[ConditionRow]:
+    """A row for each length and condition; the runs of several seeds are averaged."""
+    runs: dict[tuple[float, str], list[Outcomes]] = {}
+    for (queries, condition), one in measured.items():
+        runs.setdefault((queries.length_s, condition), []).append(one)
+    return [
+        condition_row(condition, length_s, parts, num_bootstraps=config.num_bootstraps, seed=config.seed)
+        for (length_s, condition), parts in runs.items()
+    ]
+
+
+def comparisons(sets: Sequence[QuerySet], first: dict, second: dict) -> list:
+    """The paired tests of the first run of each length: runs share their tracks and are no independent trials."""
+    firsts = {one.length_s: one for one in reversed(sets)}
+    return [
+        compare(name, length_s, first[one, name], second[one, name])
+        for length_s, one in sorted(firsts.items())
+        for name in one.conditions
+    ]
+
+
+def system_specs(config: BenchmarkConfig) -> list[SystemSpec]:
+    """The systems by name; `command` is one more where it has a name.
+
+    Raises:
+      ConfigError: an unknown name, or a command that cannot work.
+    """
+    limits = config.index_limit_s, config.query_limit_s
+    specs = []
+    for name in config.systems:
+        if name not in BUILT_IN:
+            raise ConfigError(f"unknown system {name!r}{suggestion(name, BUILT_IN)}; any other program takes part as `command`")
+        specs.append(SystemSpec(name, name, config.checkpoint if name == OURS else "", CommandConfig(), *limits))
+    if OURS in config.systems and config.compare:
+        specs.append(SystemSpec("compared", OURS, config.compare, CommandConfig(), *limits))
+    if config.command.query:
+        config.command.check()
+        specs.append(SystemSpec(config.command.name, "command", "", config.command, *limits))
+    return specs
+
+
+def run_systems(
+    specs: Sequence[SystemSpec],
+    config: BenchmarkConfig,
+    sets: Sequence[QuerySet],
+    embedder: Embedder,
+    cache: pathlib.Path,
+    console: Console,
+) -> list[SystemRow]:
+    """Every system on the first query set of the model's own length (one run, so that a night is enough)."""
+    imported = matches_files(config)
+    if not specs and not imported:
+        return []
+    chosen = next((one for one in sets if one.length_s == embedder.config.audio.segment_s), sets[0])
+    names = tuple(name for name in chosen.conditions if not config.system_conditions or name in config.system_conditions)
+    chosen = dataclasses.replace(chosen, conditions=names)
+    with tempfile.TemporaryDirectory() as scratch:
+        wavs = pathlib.Path(config.wav_dir or scratch)
+        asked = SystemRun(
+            config.index,
+            config.index_splits,
+            chosen,
+            config.system_queries,
+            wavs,
+            cache / "systems",
+            config.num_bootstraps,
+            config.seed,
+        )
+        identities = {config.checkpoint: embedder.identity}
+        if config.compare:
+            identities[config.compare] = load_encoder(config.compare).identity
+        rows = measure_systems(specs, asked, identities, console)
+        return rows + [row for name, path in imported for row in imported_rows(name, path, asked)]
+
+
+def matches_files(config: BenchmarkConfig) -> list[tuple[str, pathlib.Path]]:
+    """Name and file of each of `matches`.
+
+    Raises:
+      ConfigError: one is not of the form NAME=FILE.
+    """
+    out = []
+    for part in filter(None, config.matches.split(",")):
+        name, _, path = part.partition("=")
+        if not name.strip() or not path.strip():
+            raise ConfigError(f"matches={config.matches!r} must be NAME=FILE.csv, with commas between several")
+        out.append((name.strip(), pathlib.Path(path.strip())))
+    return out
 
 
 if __name__ == "__main__":

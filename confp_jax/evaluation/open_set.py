@@ -24,8 +24,10 @@ from confp_jax import command_line
 from confp_jax.config import ConfigError, from_mapping
 from confp_jax.data.clips import ClipSource, read_splits
 from confp_jax.data.records import DatasetError
+from confp_jax.evaluation.figures import draw_open_set, save
+from confp_jax.evaluation.query_sets import spread
 from confp_jax.evaluation.reference import EvaluationReference, Excerpt, cut, embed_reference
-from confp_jax.evaluation.tables import plot_open_set
+from confp_jax.metrics import bootstrap_interval
 from confp_jax.retrieval.decision import Decision, DecisionError, Judgement, confidence, load_decision
 from confp_jax.retrieval.embed import Embedder, Fingerprints, UnknownModelError, load_encoder
 from confp_jax.retrieval.match import rank
@@ -61,6 +63,8 @@ class Trials:
     unknown_logit: Float64[np.ndarray, " Q"]
     unknown_track: Int64[np.ndarray, " Q"]  # that came first without the own one
     offset_error_s: Float64[np.ndarray, " Q"]  # NaN where another track came first
+    known_track: Int64[np.ndarray, " Q"]  # that came first; -1: none
+    offset_s: Float64[np.ndarray, " Q"]  # where in it the query begins
 
     def accepted_right(self, rate: float) -> Bool[np.ndarray, " Q"]:
         """Which are answered, and rightly."""
@@ -106,23 +110,24 @@ def run(config: OpenSetConfig, out: pathlib.Path) -> dict:
     out.mkdir(parents=True, exist_ok=True)
     (out / "open_set.json").write_text(json.dumps(found | {"alarm_pairs": pairs, "curves": curves}, indent=1))
     (out / "open_set.md").write_text(text + "\n")
-    plot_open_set(curves, out / "open_set.png", title=f"{config.model}: {len(searched.track_ids)} tracks")
+    save(out / "open_set.png", draw_open_set, curves, title=f"{config.model}: {len(searched.track_ids)} tracks")
     return found
 
 
 def read_excerpts(
-    embedder: Embedder, folder: str, conditions: Sequence[str], length_s: float, console: Console, *, seed: int
+    embedder: Embedder, folder: str, conditions: Sequence[str], length_s: float, console: Console, *, seed: int, most: int = 0
 ) -> list[Excerpt]:
-    """All excerpts of a query set, cut to `length_s` at a random place (0: whole)."""
+    """All excerpts of a query set (or `most` of each condition, evenly), cut to `length_s` at a random place (0: whole)."""
     rng, out = np.random.default_rng(seed), []
     for split in progress(conditions or read_splits(folder), "excerpts", console=console, transient=True):
         source = ClipSource(folder, split)
         rate_hz = source.summary.sample_rate_hz
-        for clip in source:
+        for number in spread(len(source), most):
+            clip = source[number]
             whole_s = len(clip.samples) / rate_hz
             used_s = min(length_s, whole_s) or whole_s
             begin_s = rng.uniform(0, whole_s - used_s)
-            out.append(cut(clip, split, embedder, begin_s=begin_s, length_s=used_s, sample_rate_hz=rate_hz))
+            out.append(cut(clip, split, embedder, begin_s=begin_s, length_s=used_s, sample_rate_hz=rate_hz, row=number))
     return out
 
 
@@ -134,7 +139,7 @@ def measure(excerpts: Sequence[Excerpt], searched: EvaluationReference, decision
         best, offset_s, known = first_match(excerpt.fingerprints, searched.reference, decision)
         stranger, _, unknown = first_match(excerpt.fingerprints, searched.reference, decision, masked=own)
         error_s = abs(offset_s - excerpt.start_s) if best == own else np.nan
-        rows.append((own, best == own, *known, *unknown, stranger, error_s))
+        rows.append((own, best == own, *known, *unknown, stranger, error_s, best, offset_s))
     columns = list(zip(*rows, strict=True))
     return Trials(*(np.array(column) for column in columns))
 
@@ -168,7 +173,7 @@ def summary(trials: Trials, config: OpenSetConfig) -> dict:
     errors = trials.offset_error_s[trials.right]
     wanted = {"tracks": len(np.unique(trials.tracks)), "excerpts": len(right), "top1": float(trials.right.mean())}
     intervals = {
-        name: _bootstrap(values, trials.tracks, config.num_bootstraps, config.seed)
+        name: bootstrap_interval(values, trials.tracks, num_bootstraps=config.num_bootstraps, seed=config.seed)
         for name, values in {"accepted_right": right, "false_alarms": alarms}.items()
     }
     sure = confidence(trials.known_logit)
@@ -210,17 +215,6 @@ def markdown(results: Sequence[dict], rate: float) -> str:
             f"{100 * r['false_alarms_upper_95']:.2f} | {offset} |"
         )
     return "\n".join(lines)
-
-
-def _bootstrap(
-    values: Bool[np.ndarray, " Q"], tracks: Int64[np.ndarray, " Q"], num_bootstraps: int, seed: int
-) -> tuple[float, float]:
-    """95 % interval of the mean, by drawing tracks with all their excerpts."""
-    _, inverse = np.unique(tracks, return_inverse=True)
-    sums, counts = np.bincount(inverse, weights=values), np.bincount(inverse)
-    drawn = np.random.default_rng(seed).integers(0, len(counts), (num_bootstraps, len(counts)))
-    low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), (0.025, 0.975))
-    return float(low), float(high)
 
 
 def _rule_of_three(values: Bool[np.ndarray, " Q"], tracks: Int64[np.ndarray, " Q"]) -> float:

@@ -11,7 +11,7 @@ from rich.progress import track as progress
 
 from confp_jax.data.clips import ClipSource
 from confp_jax.data.duplicates import read_duplicates
-from confp_jax.data.records import Clip
+from confp_jax.data.records import Clip, DatasetError
 from confp_jax.retrieval.embed import HOP_S, Embedder, Fingerprints
 from confp_jax.retrieval.reference import Reference, make_reference
 
@@ -25,8 +25,18 @@ class EvaluationReference:
     group_of: dict[int, int] = dataclasses.field(default_factory=dict)  # of the duplicates
 
     def number(self, track_id: int) -> int:
-        """Which of the reference's tracks has this id, or is its copy."""
-        return int(np.searchsorted(self.track_ids, self.group_of.get(track_id, track_id)))
+        """Which of the reference's tracks has this id, or is its copy.
+
+        Raises:
+          DatasetError: none.
+        """
+        place = int(np.searchsorted(self.track_ids, self.group_of.get(track_id, track_id)))
+        if place == len(self.track_ids) or self.track_ids[place] != self.group_of.get(track_id, track_id):
+            raise DatasetError(
+                f"the queries' track {track_id} is not in the index: name the dataset that they were cut from, with its split "
+                "in index_splits"
+            )
+        return place
 
 
 def embed_reference(
@@ -91,14 +101,20 @@ class Excerpt:
     start_s: float
     rate: float
     fingerprints: Fingerprints
+    row: int = -1  # in the query set's split
 
 
-def cut(clip: Clip, condition: str, embedder: Embedder, *, begin_s: float, length_s: float, sample_rate_hz: int) -> Excerpt:
+def cut(
+    clip: Clip, condition: str, embedder: Embedder, *, begin_s: float, length_s: float, sample_rate_hz: int, row: int = -1
+) -> Excerpt:
     """The part of an excerpt that begins at `begin_s`; excerpts are aligned with the original at their middles."""
     begin, num = round(begin_s * sample_rate_hz), round(length_s * sample_rate_hz)
     samples = clip.samples[begin : begin + num].astype(np.float32) / 32768
     if sample_rate_hz != embedder.sample_rate_hz:
-        raise ValueError(f"the query set has {sample_rate_hz} Hz, the model hears {embedder.sample_rate_hz} Hz: make it anew")
+        raise DatasetError(
+            f"the query set has {sample_rate_hz} Hz, the model hears {embedder.sample_rate_hz} Hz; make it anew with "
+            f"--config.sample_rate_hz={embedder.sample_rate_hz}"
+        )
     middle_s = len(clip.samples) / sample_rate_hz / 2
     start_s = clip.start_s + middle_s + (begin_s - middle_s) * clip.rate
-    return Excerpt(condition, clip.track_id, start_s, clip.rate, embedder.fingerprint(samples))
+    return Excerpt(condition, clip.track_id, start_s, clip.rate, embedder.fingerprint(samples), row)

@@ -6,7 +6,7 @@ nothing. (The extra `parquet`.)
 
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +47,13 @@ def write_fingerprints(path: pathlib.Path, stamp: ModelStamp, tracks: Iterable[N
     finally:
         partial.unlink(missing_ok=True)
     return num_tracks
+
+
+def write_columns(path: pathlib.Path, columns: Mapping[str, Sequence[object]]) -> None:
+    """A plain table as Parquet: what the benchmark says of every query."""
+    partial = path.with_name(path.name + ".part")
+    pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), partial)
+    partial.replace(path)
 
 
 def export_database(

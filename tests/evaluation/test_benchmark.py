@@ -1,79 +1,223 @@
 """The whole benchmark on real clips; an untrained encoder still finds an undistorted excerpt that starts on the grid."""
 
+import csv
+import dataclasses
 import json
 import pathlib
+import re
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from configs.benchmark import get_config as benchmark_config
-from configs.fma import get_config as model_config
 from configs.queries import get_config as query_config
-from confp_jax.config import TrainConfig, from_mapping
+from confp_jax.config import ConfigError, from_mapping
 from confp_jax.data.clips import ClipSource
-from confp_jax.data.records import DatasetError
+from confp_jax.data.records import Clip, DatasetError
+from confp_jax.evaluation import benchmark
 from confp_jax.evaluation.benchmark import BenchmarkConfig, run
+from confp_jax.evaluation.export import read_pexeso
+from confp_jax.evaluation.open_set import Trials
+from confp_jax.evaluation.outcomes import Outcomes
+from confp_jax.evaluation.query_sets import dataset_id, find_query_sets
+from confp_jax.evaluation.rows import calibration, compare, condition_row
+from confp_jax.evaluation.shift_curve import make_curve
 from data_prep.config import QueryConfig
-from data_prep.make_queries import CONDITIONS, make_queries
+from data_prep.make_queries import CONDITIONS, make_queries, query_sets
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
+NAMES = ("clean", "shift_40", "stretch_85", "background_5db")
 
 
-@pytest.fixture(scope="module")
-def queries(music_dir, tmp_path_factory):
-    """Two excerpts of each of eight tracks: clean, and with noise at 5 dB."""
+def make_set(music_dir, out, **overrides):
     values = query_config("all").to_dict() | {
         "music_dir": str(music_dir),
         "noise_dir": str(EXAMPLES / "noise"),
         "ir_dir": str(EXAMPLES / "ir"),
-        "out": str(tmp_path_factory.mktemp("queries") / "set"),
+        "out": str(out),
         "excerpts_per_track": 2,
         "num_workers": 1,
-        "conditions": ("clean", "shift_40", "stretch_85", "background_5db"),
+        "conditions": NAMES,
     }
-    config = from_mapping(QueryConfig, values)
-    make_queries(config, Console(quiet=True))
-    return pathlib.Path(config.out)
+    for config in query_sets(from_mapping(QueryConfig, values | overrides)):
+        make_queries(config, Console(quiet=True))
+    return pathlib.Path(out)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    from flax import nnx
-
-    from confp_jax.model.encoder import Encoder
-    from confp_jax.training.checkpoint import EncoderState, save_encoder
-
-    config = from_mapping(TrainConfig, model_config("tiny"))
-    _, params, statistics = nnx.split(Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(7)), nnx.Param, ...)
-    folder = tmp_path_factory.mktemp("model") / "untrained"
-    save_encoder(folder, config, EncoderState(params, statistics))
-    return folder
+def queries(music_dir, tmp_path_factory):
+    """Two excerpts of each of eight tracks."""
+    return make_set(music_dir, tmp_path_factory.mktemp("queries") / "set")
 
 
-def _config(model, prepared, queries, **overrides):
-    values = benchmark_config().to_dict() | {"model": str(model), "index": str(prepared), "queries": str(queries)}
+def config_of(model, prepared, queries, **overrides):
+    values = benchmark_config("quick").to_dict() | {"checkpoint": str(model), "index": str(prepared), "queries": str(queries)}
+    values |= {"index_splits": ("training", "validation", "test"), "conditions": (), "most_queries": 0, "systems": ()}
+    values |= {"num_failures": 2, "shift_tracks": 1, "num_bootstraps": 200}
     return from_mapping(BenchmarkConfig, values | overrides)
 
 
-def test_both_searches_agree_and_the_results_are_written(model, prepared, queries, tmp_path, capsys):
-    results = run(_config(model, prepared, queries, conditions=("clean", "background_5db")), tmp_path / "out")
-    assert [(r.condition, r.search) for r in results] == [
-        (condition, search) for condition in ("clean", "background_5db") for search in ("exact", "scann")
-    ]
-    for exact, scann in zip(results[::2], results[1::2], strict=True):
-        assert exact.top1 == scann.top1  # below 20,000 rows ScaNN's search is exhaustive
-    assert results[0].top1.track >= 0.9
-    assert results[0].top1.num_queries == 16
-    written = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert [row["condition"] for row in written["results"]] == [r.condition for r in results]
-    assert (tmp_path / "out" / "hit_rates.png").stat().st_size > 10_000
-    assert "| clean | exact |" in capsys.readouterr().out
+@pytest.fixture(scope="module")
+def done(checkpoint, prepared, queries, tmp_path_factory):
+    """One run of all four conditions, and its folder."""
+    out = tmp_path_factory.mktemp("results")
+    return run(config_of(checkpoint, prepared, queries), out), out
+
+
+def test_the_rows_and_every_file_are_written(done):
+    results, out = done
+    rows = {row.condition: row for row in results.rows[0]}
+    assert list(rows) == list(NAMES)
+    assert rows["clean"].top1["track"].share >= 0.9 and rows["clean"].num_queries == 16 and rows["clean"].num_tracks == 8
+    for row in rows.values():
+        exact, near, track = (row.top1[kind].share for kind in ("exact", "near", "track"))
+        assert exact <= near <= track <= row.top5["track"]
+        assert row.index_top1 == {kind: share.share for kind, share in row.top1.items()}  # few rows: the index is exact as well
+        low, high = row.matched.bootstrap
+        assert low <= row.matched.share <= high
+    written = json.loads((out / "results.json").read_text())
+    assert [row["condition"] for row in written["rows"][0]] == list(NAMES)
+    assert (out / "hit_rates.png").stat().st_size > 10_000
+    assert "| clean |" in (out / "results.md").read_text()
+
+
+def test_a_row_a_query_agrees_with_the_rows(done, queries):
+    pyarrow = pytest.importorskip("pyarrow.parquet")
+    results, out = done
+    with open(out / "queries.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 4 * 16
+    table = pyarrow.read_table(out / "queries.parquet").to_pylist()
+    assert [row["condition"] for row in table] == [line["condition"] for line in lines]
+    for row in results.rows[0]:
+        own = [line for line in table if line["condition"] == row.condition]
+        assert np.mean([line["top1_exact"] for line in own]) == pytest.approx(row.top1["exact"].share)
+        assert np.mean([line["accepted_right_0.01"] for line in own]) == pytest.approx(row.accepted["0.01"].share)
+    truth = {(row, clip.track_id): clip for row, clip in enumerate(ClipSource(queries, "stretch_85"))}
+    for line in (line for line in table if line["condition"] == "stretch_85"):
+        clip = truth[line["row"], line["track_id"]]
+        assert line["start_s"] == pytest.approx(clip.start_s + 1.5 * (1 - 0.85), abs=1e-3)
+
+
+def test_the_report_is_one_file_with_all_in_it(done):
+    page = (done[1] / "report.html").read_text()
+    assert page.count("<html") == 1 and "Table 2" in page and "98.4 (100.0)" in page  # the paper's shift of 40 %
+    assert page.count("data:image/png;base64,") >= 6
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page) and "<script" not in page and "url(" not in page
+    assert "Environment and command" in page and dataclasses.asdict(done[0])["index_id"] in page
+
+
+def test_a_second_report_measures_nothing_and_is_the_same(done, checkpoint, prepared, queries, monkeypatch):
+    results, out = done
+    before = (out / "results.json").read_bytes(), (out / "queries.csv").read_bytes()
+
+    def never(*_, **__):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(benchmark, "embed_reference", never)
+    monkeypatch.setattr(benchmark, "measure_condition", never)
+    assert run(config_of(checkpoint, prepared, queries), out).rows == results.rows
+    assert before == ((out / "results.json").read_bytes(), (out / "queries.csv").read_bytes())
+    with pytest.raises(AssertionError, match="measured again"):  # other queries are other content
+        run(config_of(checkpoint, prepared, queries, most_queries=4), out)
+
+
+def test_a_fresh_run_gives_the_same_to_the_last_digit(done, checkpoint, prepared, queries, tmp_path):
+    """And an interrupted one goes on with the conditions that are left."""
+    _, out = done
+    run(config_of(checkpoint, prepared, queries, conditions=("background_5db",), shift_tracks=0), tmp_path)
+    kept = list((tmp_path / "cache" / "outcomes").iterdir())
+    run(config_of(checkpoint, prepared, queries), tmp_path)
+    assert kept[0] in (tmp_path / "cache" / "outcomes").iterdir()
+    assert (tmp_path / "results.json").read_bytes() == (out / "results.json").read_bytes()
+    assert (tmp_path / "queries.csv").read_bytes() == (out / "queries.csv").read_bytes()
+
+
+def test_systems_stand_beside_each_other_and_a_bad_one_stops_nobody(checkpoint, prepared, queries, tmp_path):
+    config = config_of(checkpoint, prepared, queries, conditions=("clean",), systems=("ours",), system_queries=6, shift_tracks=0)
+    config = dataclasses.replace(
+        config, command=dataclasses.replace(config.command, name="olaf", index="no-such-olaf {files}", query="olaf {query}")
+    )
+    results = run(config, tmp_path)
+    ours, olaf = results.systems
+    assert ours.track.share >= 0.8 and ours.num_queries == 6 and ours.index_num_bytes > 1000 and ours.query_median_ms > 0
+    assert olaf.track is None and "no-such-olaf is not installed" in olaf.trouble
+    assert "no-such-olaf is not installed" in (tmp_path / "report.html").read_text()
+
+
+def test_runs_of_several_seeds_and_lengths(checkpoint, prepared, music_dir, tmp_path):
+    folder = make_set(music_dir, tmp_path / "sets", conditions=("clean",), seeds=(0, 1), lengths_s=(2.0, 4.0))
+    found = find_query_sets(str(folder))
+    assert [(one.length_s, one.seed) for one in found] == [(2.0, 0), (2.0, 1), (4.0, 0), (4.0, 1)]
+    results = run(config_of(checkpoint, prepared, folder, shift_tracks=0), tmp_path / "out")
+    assert [(row.length_s, row.num_runs, row.num_queries) for row in results.rows[0]] == [(2.0, 2, 16), (4.0, 2, 16)]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "by length of query" in page and "Right track first by sequence matching" in page
+
+
+def test_what_others_matched_can_be_read(done, checkpoint, prepared, queries, tmp_path):
+    out = done[1]
+    truth = read_pexeso(out / "annotations.csv")
+    assert len(truth) == 64 and all(len(found) == 1 for found in truth.values())
+    with open(out / "queries.csv", newline="") as file:
+        line = next(csv.DictReader(file))
+    (found,) = truth[f"{line['query_set']}-{line['condition']}-{line['row']}"]
+    assert found.track == line["track_id"] and abs(found.offset_s - float(line["start_s"])) < 1
+    config = config_of(checkpoint, prepared, queries, matches=f"us={out / 'annotations.csv'}", shift_tracks=0)
+    rows = run(dataclasses.replace(config, cache=str(out / "cache")), tmp_path / "out").systems
+    assert [row.condition for row in rows] == list(NAMES) and all(row.track.share == 1 for row in rows)
+    (tmp_path / "other.csv").write_text("reference_id,query_id\n7,of-another-set\n")
+    with pytest.raises(DatasetError, match="none of its 1 query_ids is a query of"):
+        run(dataclasses.replace(config, cache=str(out / "cache"), matches=f"us={tmp_path / 'other.csv'}"), tmp_path / "out")
+    (tmp_path / "bad.csv").write_text("reference_id,query_id,reference_begin,query_begin\n7,q,soon,0\n")
+    with pytest.raises(DatasetError, match=r"bad.csv, line 2"):
+        read_pexeso(tmp_path / "bad.csv")
+
+
+def outcomes_of(right, tracks, sure=None):
+    """Made-up outcomes: the right track first where `right`."""
+    right, tracks, zeros = np.array(right), np.array(tracks), np.zeros(len(right))
+    found = np.where(right, tracks, tracks + 1)
+    logit = np.where(right, 4.0, -4.0) if sure is None else sure
+    trials = Trials(tracks, right, zeros, logit, zeros + 1, zeros - 9, tracks + 1, zeros, found, zeros)
+    places = found[:, None], zeros[:, None]
+    return Outcomes(np.arange(len(right)), tracks, zeros, zeros + 1, zeros, *places, zeros[:, None], *places, trials)
+
+
+def test_several_runs_are_a_mean_with_the_interval_of_one():
+    tracks = np.repeat(np.arange(20), 5)
+    runs = [outcomes_of(np.arange(100) < 80, tracks), outcomes_of(np.arange(100) < 60, tracks)]
+    row = condition_row("clean", 3.0, runs, num_bootstraps=500, seed=0)
+    assert row.top1["track"].share == pytest.approx(0.7) and row.num_runs == 2 and row.num_queries == 100
+    assert row.top1["track"].wilson == pytest.approx((0.604, 0.781), abs=0.001)  # of 70 in 100: Wilson's formula by hand
+    low, high = row.top1["track"].bootstrap
+    assert low < 0.55 and high > 0.83  # whole tracks fail: wider than independent trials
+
+
+def test_two_models_are_compared_in_pairs():
+    first, second = outcomes_of([True] * 12 + [False] * 3, np.arange(15)), outcomes_of([True] * 2 + [False] * 13, np.arange(15))
+    told = compare("clean", 3.0, first, second)
+    assert (told.only_first, told.only_second) == (10, 0) and told.p_value == pytest.approx(2 / 2**10)
+
+
+def test_calibration_error_of_a_known_case():
+    """80 % sure and right in 60 %; the unknown are as sure of nothing."""
+    sure = np.full(50, np.log(0.8 / 0.2))
+    bins, error = calibration([outcomes_of(np.arange(50) < 30, np.arange(50), sure)])
+    assert [num for _, _, num in bins] == [50, 50]
+    assert bins[1][:2] == (pytest.approx(0.8), pytest.approx(0.6)) and error == pytest.approx(0.1, abs=0.001)
+
+
+def test_the_crossing_lies_where_the_means_are_equal():
+    shifts = [0.0, 0.1, 0.2, 0.3]
+    own, following = np.array([[1.0, 0.9, 0.5, 0.1]] * 3), np.array([[0.1, 0.5, 0.9, 1.0]] * 3)
+    assert make_curve(shifts, own, following).crossing_s == pytest.approx(0.15)
+    assert make_curve(shifts, own, own - 1).crossing_s is None
 
 
 def test_query_records_tell_the_truth(queries, music_dir):
     """A clean excerpt is the decoded file's samples at its start; a shifted start lies 120 ms off the grid."""
-    import numpy as np
-
     from confp_jax.audio.decode import decode
     from data_prep.folder import read_tracks
 
@@ -100,6 +244,27 @@ def test_every_condition_has_a_distinct_name_and_does_something():
     assert CONDITIONS["clean"] not in distortions
 
 
-def test_a_missing_query_set_says_what_to_do(model, prepared, tmp_path):
+def test_bad_input_is_told_of(checkpoint, prepared, queries, make_dataset, tmp_path):
+    out = tmp_path / "out"
     with pytest.raises(DatasetError, match="no prepared dataset here"):
-        run(_config(model, prepared, tmp_path / "nothing"), tmp_path / "out")
+        run(config_of(checkpoint, prepared, tmp_path / "nothing"), out)
+    with pytest.raises(DatasetError, match="queries is empty"):
+        run(config_of(checkpoint, prepared, ""), out)
+    with pytest.raises(DatasetError, match="no query set has the condition 'backgroud_5db'"):
+        run(config_of(checkpoint, prepared, queries, conditions=("backgroud_5db",)), out)
+    with pytest.raises(DatasetError, match=r"queries' track \d+ is not in the index"):
+        run(config_of(checkpoint, prepared, queries, index_splits=("test",), shift_tracks=0), out)
+    with pytest.raises(ConfigError, match="unknown system 'audfprin'; did you mean 'audfprint'"):
+        run(config_of(checkpoint, prepared, queries, systems=("audfprin",)), out)
+    (tmp_path / "music.db").mkdir()
+    (tmp_path / "music.db" / "catalogue.sqlite").touch()
+    with pytest.raises(DatasetError, match="is a database of fingerprints"):
+        dataset_id(tmp_path / "music.db", ("test",))
+    with pytest.raises(DatasetError, match="no query set.*segment_s"):
+        find_query_sets(str(make_dataset({"clean": [Clip(1, 0, 1.0, 0.0, np.ones(48_000, np.int16))]}, num_replicas=0)))
+
+
+def test_queries_at_another_rate_are_refused(checkpoint, prepared, music_dir, tmp_path):
+    folder = make_set(music_dir, tmp_path / "set", conditions=("clean",), sample_rate_hz=8_000, excerpts_per_track=1)
+    with pytest.raises(DatasetError, match="8000 Hz, the model hears 16000 Hz"):
+        run(config_of(checkpoint, prepared, folder, shift_tracks=0), tmp_path / "out")

@@ -84,7 +84,10 @@ def trials_of(right, known, unknown, tracks) -> Trials:
     known, unknown, tail = np.array(known, float), np.array(unknown, float), np.array([0.0, 1.0])
     error_s, others = np.where(right, 0.1, np.nan), np.array(tracks) + 1
     rates = tail_share(known, tail), tail_share(unknown, tail)
-    return Trials(np.array(tracks), np.array(right), rates[0], known, rates[1], unknown, others, error_s)
+    own = np.array(tracks)
+    return Trials(
+        own, np.array(right), rates[0], known, rates[1], unknown, others, error_s, np.where(right, own, others), error_s
+    )
 
 
 def test_shares_intervals_and_bounds():

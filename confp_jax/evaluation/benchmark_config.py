@@ -1,0 +1,32 @@
+"""What a benchmark measures."""
+
+import dataclasses
+
+from confp_jax.evaluation.systems.external import CommandConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig:
+    """The frozen form of configs/benchmark.py."""
+
+    checkpoint: str = "edge"
+    compare: str = ""
+    index: str = ""
+    index_splits: tuple[str, ...] = ("training", "validation", "test")
+    queries: str = ""
+    conditions: tuple[str, ...] = ()
+    most_queries: int = 0
+    top_k: int = 5
+    systems: tuple[str, ...] = ()
+    system_conditions: tuple[str, ...] = ()
+    system_queries: int = 0
+    command: CommandConfig = CommandConfig()
+    matches: str = ""
+    index_limit_s: float = 7200.0
+    query_limit_s: float = 20.0
+    wav_dir: str = ""
+    cache: str = ""
+    num_failures: int = 12
+    shift_tracks: int = 50
+    num_bootstraps: int = 2000
+    seed: int = 0
