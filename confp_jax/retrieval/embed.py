@@ -158,7 +158,10 @@ class Embedder:
         rng, rate_hz = np.random.default_rng(0), self.sample_rate_hz
         segment, hop = self.config.audio.segment_samples, round(HOP_S * rate_hz)
         shapes = [segment + (size - 1) * hop for size in _BATCHES]
-        shapes += [round(steps * _LENGTH_STEP_S * rate_hz) for steps in range(4, math.ceil(segment / rate_hz / _LENGTH_STEP_S))]
+        shapes += [
+            round(steps * _LENGTH_STEP_S * rate_hz)
+            for steps in range(round(SHORTEST_S / _LENGTH_STEP_S), math.ceil(segment / rate_hz / _LENGTH_STEP_S))
+        ]
         for num_samples in shapes:
             self.fingerprint(rng.uniform(-0.5, 0.5, num_samples).astype(np.float32))
 
