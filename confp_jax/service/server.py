@@ -37,6 +37,7 @@ def serve(engine: Engine, settings: Settings, bound: socket.socket, *, started: 
     """Serves until it is told to stop (SIGTERM, Ctrl-C), then finishes what runs."""
     config = uvicorn.Config(
         Service(engine, settings).application(),
+        loop="asyncio",  # the decoders are started by it: uvloop would fork beside JAX's threads
         http=_timed_protocol(settings),
         ws="websockets-sansio",
         ws_max_size=_MESSAGE_BYTES,
