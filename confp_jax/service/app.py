@@ -26,7 +26,7 @@ from confp_jax.service.gate import Gate
 from confp_jax.service.guard import Guard
 from confp_jax.service.listen import listen
 from confp_jax.service.openapi import document
-from confp_jax.service.problems import Problem, busy
+from confp_jax.service.problems import Problem, busy, failed
 from confp_jax.service.replies import answer_reply, track_reply, why_reply
 from confp_jax.service.settings import Settings
 from confp_jax.service.uploads import Upload, Uploads
@@ -185,9 +185,11 @@ class Service:
                 self._num_listeners -= 1
         except WebSocketDisconnect:
             return
-        except (Problem, DecodeError, AudioError, DatabaseError, TimeoutError) as error:
-            await socket.send_json({"type": "problem"} | _problem(error).body())
-        await socket.close()
+        except Exception as error:  # noqa: BLE001 - told to the client, and logged where it is not the client's
+            with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it has gone meanwhile
+                await socket.send_json(_problem(error).body() | {"type": "problem"})
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+            await socket.close()
 
     @contextlib.asynccontextmanager
     async def _admitted(self, request: Request) -> AsyncIterator[Upload]:
@@ -245,8 +247,15 @@ def _problem(error: Exception) -> Problem:
         return Problem(
             503, "the answer took too long", "send a shorter excerpt, or ask again later", headers={"Retry-After": "1"}
         )
+    if not isinstance(error, (DecodeError, AudioError)):
+        _log.error("a connection failed", exc_info=error)
+        return failed()
     detail, _, remedy = str(error).partition("; ")
-    return Problem(422, f"the audio {detail}", remedy or "send a longer or better recording: 3 s and more")
+    return Problem(
+        422,
+        detail if detail[:1].isdigit() else f"the audio {detail}",
+        remedy or "send a longer or better recording: 3 s and more",
+    )
 
 
 def _flag(request: Request, name: str) -> bool:

@@ -1,6 +1,5 @@
 """Around every request: the host that was meant, headers for browsers, CORS, errors as problems, and what is counted."""
 
-import contextlib
 import logging
 import time
 from collections.abc import MutableMapping
@@ -11,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from confp_jax.service.metrics import Metrics
-from confp_jax.service.problems import Problem
+from confp_jax.service.problems import Problem, failed
 from confp_jax.service.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -66,8 +65,7 @@ class Guard:
             _log.exception("a request failed")
             if status:  # too late to say so
                 raise
-            problem = Problem(500, "the service failed", "ask again; if it fails again, its log says why: tell its operator")
-            await problem.response()(scope, receive, sending)
+            await failed().response()(scope, receive, sending)
         finally:
             elapsed_s = time.perf_counter() - began
             self._metrics.request(route=_route(scope), method=_method(scope), status=status, elapsed_s=elapsed_s)
@@ -78,8 +76,7 @@ class Guard:
             await receive()
             await send({"type": "websocket.close", "code": 1008})  # before it is accepted: the client sees 403
             return
-        with contextlib.suppress(RuntimeError):  # the client has gone while it was written to
-            await self._app(scope, receive, send)
+        await self._app(scope, receive, send)
 
     def _is_foreign(self, headers: Headers) -> bool:
         """A page elsewhere may point a name of its own to this machine: only the service's own names count."""

@@ -23,6 +23,11 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's name for it
         return JSONResponse(self.body(), self.status, self.headers, media_type="application/problem+json")
 
 
+def failed() -> Problem:
+    """500: a fault of the service."""
+    return Problem(500, "the service failed", "ask again; if it fails again, its log says why: tell its operator")
+
+
 def busy(what: str) -> Problem:
     """429: more is asked for than can be served."""
-    return Problem(429, f"{what}", "ask again in a second, and less often if it goes on", headers={"Retry-After": "1"})
+    return Problem(429, what, "ask again in a second, and less often if it goes on", headers={"Retry-After": "1"})
