@@ -11,9 +11,9 @@ import hypothesis
 import numpy as np
 import pytest
 import soundfile
-from conftest import KNOWN, MUSIC, RATE, STRANGER, excerpt
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from running_service import KNOWN, MUSIC, RATE, STRANGER, excerpt
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -232,10 +232,10 @@ class TestListen:
 
     def test_clients_that_vanish_leave_nothing(self, server, client):
         for mode in ("clip", "monitor"):
-            ws = connect(listen_address(server))
-            ws.send(json.dumps({"type": "start", "sample_rate_hz": 16_000, "mode": mode}))
-            ws.send(np.zeros(16_000, "<f4").tobytes())
-            ws.socket.close()
+            with connect(listen_address(server)) as ws:
+                ws.send(json.dumps({"type": "start", "sample_rate_hz": 16_000, "mode": mode}))
+                ws.send(np.zeros(16_000, "<f4").tobytes())
+                ws.socket.shutdown(socket.SHUT_RDWR)
         until = time.monotonic() + 30
         while "confp_listeners 0.0" not in client.get("/metrics").text:
             assert time.monotonic() < until
