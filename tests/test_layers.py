@@ -40,6 +40,9 @@ HEAVY = {
     "pyarrow": {"confp_jax/retrieval/exchange.py"},
     "audfprint2": {"confp_jax/evaluation/systems/audfprint.py"},
     "pymilvus": {"confp_jax/retrieval/index/milvus.py"},
+    "starlette": {"confp_jax/service/"},
+    "uvicorn": {"confp_jax/service/server.py"},
+    "prometheus_client": {"confp_jax/service/metrics.py"},
     "etils": {  # paths that may lie in a bucket
         "confp_jax/training/train.py",
         "confp_jax/training/checkpoint.py",
@@ -145,6 +148,8 @@ def test_every_file_keeps_to_its_place(file):
         ("confp_jax/training/train.py", "import orbax.checkpoint"),
         ("confp_jax/retrieval/embed.py", "import soundfile"),
         ("confp_jax/cli/queries.py", "import sounddevice"),
+        ("confp_jax/cli/serve.py", "import uvicorn"),
+        ("confp_jax/evaluation/tables.py", "from confp_jax.service import settings"),
         ("confp_jax/retrieval/index/exact.py", "import scann"),
         ("confp_jax/retrieval/index/__init__.py", "importlib.import_module('faiss')"),
         ("confp_jax/training/train.py", "import grain.python as pygrain"),
@@ -197,6 +202,8 @@ def test_the_rules_speak_of_what_there_is():
         "pymilvus",
         "pyarrow",
         "audfprint2",
+        "uvicorn",
+        "prometheus_client",
     ):
         for file in HEAVY[package]:
             assert any(name.split(".")[0] == package for name in imports(file, sources[file])), f"{file} imports no {package}"

@@ -24,6 +24,8 @@ AUDIO_SUFFIXES = frozenset(
 _SNDFILE_MAGIC = (b"RIFF", b"RF64", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"riff")
 _BLOCK_SAMPLES = 1 << 18
 _RATES_HZ = (4_000, 768_000)
+# A playlist (HLS, concat) would make FFmpeg open what it names: other files of this machine, or addresses.
+_ALONE = {"protocol_whitelist": "none"}
 
 
 class DecodeError(ValueError):
@@ -94,7 +96,7 @@ def read_tags(path: pathlib.Path) -> Tags:
     A file without them, or one whose container FFmpeg does not know, has none: tags are no reason to refuse music.
     """
     try:
-        with open(path, "rb") as file, av.open(file, "r", metadata_errors="replace") as container:
+        with open(path, "rb") as file, av.open(file, "r", options=_ALONE, metadata_errors="replace") as container:
             found = {key.lower(): value for key, value in container.metadata.items()}
             for stream in container.streams.audio:  # Ogg and Opus keep them there
                 found = {key.lower(): value for key, value in stream.metadata.items()} | found
@@ -123,6 +125,30 @@ def from_samples(samples: np.ndarray, *, from_hz: int, to_hz: int) -> Float32[np
     if not np.isfinite(mono).all():
         raise DecodeError("samples contain NaN or infinite values")
     return mono if from_hz == to_hz or not len(mono) else soxr.resample(mono, from_hz, to_hz, quality="HQ")
+
+
+class StreamResampler:
+    """Mono samples at one rate in, at another rate out, piece by piece, for audio that arrives while it is recorded."""
+
+    def __init__(self, *, from_hz: int, to_hz: int):
+        """Begins a stream.
+
+        Raises:
+          DecodeError: a rate outside 4 to 768 kHz.
+        """
+        _check_rate("samples", from_hz)
+        same = from_hz == to_hz
+        self._resampler = None if same else soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ")
+
+    def push(self, samples: Float32[np.ndarray, " n"], *, last: bool = False) -> Float32[np.ndarray, " m"]:
+        """The next samples that are ready; with `last` all that are left.
+
+        Raises:
+          DecodeError: not finite.
+        """
+        if not np.isfinite(samples).all():
+            raise DecodeError("samples contain NaN or infinite values")
+        return samples if self._resampler is None else self._resampler.resample_chunk(samples, last=last)
 
 
 def find_audio(paths: list[pathlib.Path]) -> list[pathlib.Path]:
@@ -161,7 +187,7 @@ def _ffmpeg_blocks(path: pathlib.Path, before: str) -> Iterator[tuple[int, Float
     remedy = "is it audio? convert it to wav, flac, mp3, ogg, opus or m4a"
     num_packets = num_damaged = 0
     try:
-        with open(path, "rb") as file, av.open(file, "r", metadata_errors="ignore") as container:
+        with open(path, "rb") as file, av.open(file, "r", options=_ALONE, metadata_errors="ignore") as container:
             if not container.streams.audio:
                 raise DecodeError(f"{path}: has no audio stream; {remedy}")
             planar = av.AudioResampler(format="fltp")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import confp_jax
-from confp_jax.cli import library, maintenance, models, queries
+from confp_jax.cli import library, maintenance, models, queries, serve
 from confp_jax.cli.output import Commands
 
 _EXAMPLES = """examples:
@@ -21,10 +21,19 @@ _EXAMPLES = """examples:
   confp list music.db                    what is in the database
   confp remove music.db 17               take a track out (update, info, compact, verify, merge, ... : confp COMMAND --help)
   confp models                           the models that ship
+  confp serve music.db                   a page for the microphone, and JSON for programs
   confp embed clip.wav --out clip.npz    fingerprints as arrays
 """
 # Errors that a user can cause, by name: their classes live beside JAX, which must not load for --help.
-_USER_ERRORS = ("DatabaseError", "UnknownModelError", "CheckpointError", "DecodeError", "AudioError", "DecisionError")
+_USER_ERRORS = (
+    "DatabaseError",
+    "UnknownModelError",
+    "CheckpointError",
+    "DecodeError",
+    "AudioError",
+    "DecisionError",
+    "ServiceError",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,6 +75,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"confp_jax {confp_jax.__version__}")
     commands = Commands(parser)
-    for module in (library, queries, maintenance, models):
+    for module in (library, queries, maintenance, models, serve):
         module.register(commands)
     return parser

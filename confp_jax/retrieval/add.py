@@ -9,7 +9,7 @@ from confp_jax.audio.decode import find_audio
 from confp_jax.retrieval.database import Database, NewTrack, StoredTrack
 from confp_jax.retrieval.database.catalogue import storable
 from confp_jax.retrieval.database.compact import merge_small_shards
-from confp_jax.retrieval.database.records import KnownFile
+from confp_jax.retrieval.database.records import UPLOADED, KnownFile
 from confp_jax.retrieval.embed import Embedder
 from confp_jax.retrieval.index import generation
 from confp_jax.retrieval.read_ahead import ReadFile, read_files
@@ -108,6 +108,21 @@ def add_paths(
     return results
 
 
+def add_track(database: Database, track: NewTrack) -> StoredTrack:
+    """Adds one track whose fingerprints are there already, in one commit; the track of the same content if there is one.
+
+    The index is left for later (`generation.fold_if_due`): the track is searched exactly until then.
+
+    Raises:
+      DatabaseError: another process is writing, or the disk is full.
+    """
+    with database.writing():
+        if not database.has(track.sha256):
+            database.add([track])
+            _tidy(database, fold=False)
+    return next(stored for stored in database.tracks() if stored.sha256 == track.sha256)
+
+
 class _Unread:
     """Files that must be read; those that are known are told of in their turn, also while others are read ahead."""
 
@@ -179,7 +194,9 @@ def update_tracks(
         changed: dict[pathlib.Path, list[StoredTrack]] = {}
         for track in tracks:
             path = pathlib.Path(track.path)
-            if not path.is_file():
+            if track.path.startswith(UPLOADED):
+                done(Added(track.path, "unchanged"))
+            elif not path.is_file():
                 done(Added(track.path, "removed" if prune else "vanished"))
                 if prune:
                     commits.remove(track)

@@ -5,10 +5,10 @@ import functools
 import json
 import math
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from confp_jax.audio.decode import from_samples
 from confp_jax.audio.mel import mel_power
@@ -94,15 +94,20 @@ class Embedder:
         """
         if not hop_s * self.sample_rate_hz >= 1:
             raise ValueError(f"hop_s={hop_s} must be at least one sample, 1 / {self.sample_rate_hz} s; 0.3 is usual")
-        samples = samples / max(1.0, float(np.abs(samples).max(initial=0.0)))  # louder than full scale would overflow
-        length = self._window_samples(len(samples))
-        hop = round(hop_s * self.sample_rate_hz)
-        windows = num_windows(len(samples), segment_samples=length, hop_samples=hop)
-        starts = np.arange(windows) * hop
-        loud = window_rms(samples, starts, length) > _SILENT_RMS
-        vectors = np.zeros((windows, self.config.encoder.embedding_dim), np.float32)
-        vectors[loud] = self._encode(samples, starts[loud], length, hop)
-        return Fingerprints(vectors, hop_s, length / self.sample_rate_hz)
+        return self.fingerprint_many([samples], hop_s=hop_s)[0]
+
+    def fingerprint_many(self, clips: Sequence[Float32[np.ndarray, " n"]], *, hop_s: float = HOP_S) -> list[Fingerprints]:
+        """What `fingerprint` gives for each clip; their windows share batches, so many short clips cost little more than one.
+
+        Raises:
+          AudioError: one of them is shorter than 1 s.
+        """
+        if not hop_s * self.sample_rate_hz >= 1:
+            raise ValueError(f"hop_s={hop_s} must be at least one sample, 1 / {self.sample_rate_hz} s; 0.3 is usual")
+        cuts = [self._cut(samples, round(hop_s * self.sample_rate_hz)) for samples in clips]
+        for length in sorted({cut.length for cut in cuts}):
+            self._encode([cut for cut in cuts if cut.length == length], length)
+        return [Fingerprints(cut.vectors, hop_s, cut.length / self.sample_rate_hz) for cut in cuts]
 
     def stream(
         self, blocks: Iterable[Float32[np.ndarray, " n"]], *, hop_s: float = HOP_S, windows_at_once: int = _BATCHES[-1]
@@ -131,7 +136,12 @@ class Embedder:
         if held >= segment or not given:
             yield self.fingerprint(np.concatenate(parts), hop_s=hop_s)
 
-    def _window_samples(self, num_samples: int) -> int:
+    def window_samples(self, num_samples: int) -> int:
+        """How long the windows of audio of this length are: a segment, or less where there is less.
+
+        Raises:
+          AudioError: shorter than 1 s.
+        """
         rate_hz, segment = self.sample_rate_hz, self.config.audio.segment_samples
         if num_samples >= segment:
             return segment
@@ -143,26 +153,61 @@ class Embedder:
             )
         return round(steps * _LENGTH_STEP_S * rate_hz)
 
-    def _encode(self, samples: np.ndarray, starts: np.ndarray, length: int, hop: int) -> Float32[np.ndarray, "N E"]:
-        """Windows begin on `mel_hop / gcd` different phases of the frame grid: one STFT for each (2 for 300 ms)."""
+    def warm_up(self) -> None:
+        """Compiles every shape that audio can have, so that no later call waits for the compiler."""
+        rng, rate_hz = np.random.default_rng(0), self.sample_rate_hz
+        segment, hop = self.config.audio.segment_samples, round(HOP_S * rate_hz)
+        shapes = [segment + (size - 1) * hop for size in _BATCHES]
+        shapes += [
+            round(steps * _LENGTH_STEP_S * rate_hz)
+            for steps in range(round(SHORTEST_S / _LENGTH_STEP_S), math.ceil(segment / rate_hz / _LENGTH_STEP_S))
+        ]
+        for num_samples in shapes:
+            self.fingerprint(rng.uniform(-0.5, 0.5, num_samples).astype(np.float32))
+
+    def _cut(self, samples: Float32[np.ndarray, " n"], hop: int) -> "_Cut":
+        samples = samples / max(1.0, float(np.abs(samples).max(initial=0.0)))  # louder than full scale would overflow
+        length = self.window_samples(len(samples))
+        starts = np.arange(num_windows(len(samples), segment_samples=length, hop_samples=hop)) * hop
+        loud = window_rms(samples, starts, length) > _SILENT_RMS
+        vectors = np.zeros((len(starts), self.config.encoder.embedding_dim), np.float32)
+        power = functools.lru_cache(maxsize=None)(
+            lambda phase: mel_power(samples, self.config.mel, sample_rate_hz=self.sample_rate_hz, offset_samples=phase)
+        )
+        return _Cut(length, starts, np.flatnonzero(loud), vectors, power)
+
+    def _encode(self, cuts: Sequence["_Cut"], length: int) -> None:
+        """Fills the vectors of the loud windows, which are all of one length.
+
+        Windows begin on `mel_hop / gcd` different phases of the frame grid: one STFT for each (2 for 300 ms).
+        """
         mel = self.config.mel
         num_frames = mel.num_frames(length)
-        spectrogram = functools.lru_cache(maxsize=None)(
-            lambda phase: mel_power(samples, mel, sample_rate_hz=self.sample_rate_hz, offset_samples=phase)
-        )
-        out = np.empty((len(starts), self.config.encoder.embedding_dim), np.float32)
+        sizes = _BATCHES if length == self.config.audio.segment_samples else _BATCHES[:1]  # few shapes to compile
+        windows = [(cut, int(row)) for cut in cuts for row in cut.loud]
         first = 0
-        while first < len(starts):
-            size = next((b for b in _BATCHES if b >= len(starts) - first), _BATCHES[-1])
-            chosen = starts[first : first + size]
+        while first < len(windows):
+            size = next((b for b in sizes if b >= len(windows) - first), sizes[-1])
+            chosen = windows[first : first + size]
             power = np.ones((size, num_frames, mel.num_mels), np.float32)  # what is left over is encoded and dropped
-            for row, start in zip(power, chosen, strict=False):
-                frame, phase = divmod(int(start), mel.hop_samples)
-                row[:] = spectrogram(phase)[frame : frame + num_frames]
-            vectors = embed_power(self._state.params, self._state.statistics, power, config=self.config)
-            out[first : first + len(chosen)] = np.asarray(vectors)[: len(chosen)]
+            for place, (cut, row) in zip(power, chosen, strict=False):
+                frame, phase = divmod(int(cut.starts[row]), mel.hop_samples)
+                place[:] = cut.power(phase)[frame : frame + num_frames]
+            vectors = np.asarray(embed_power(self._state.params, self._state.statistics, power, config=self.config))
+            for (cut, row), vector in zip(chosen, vectors, strict=False):
+                cut.vectors[row] = vector
             first += len(chosen)
-        return out
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cut:
+    """A clip cut into windows of `length` samples from `starts` on; `vectors` is filled where it is loud."""
+
+    length: int
+    starts: Int64[np.ndarray, " N"]
+    loud: Int64[np.ndarray, " L"]
+    vectors: Float32[np.ndarray, "N E"]
+    power: Callable[[int], Float32[np.ndarray, "T F"]]  # of a phase in samples
 
 
 def load_encoder(model: str | pathlib.Path = DEFAULT_MODEL) -> Embedder:

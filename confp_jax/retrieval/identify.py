@@ -56,6 +56,15 @@ class Answer:
 
 
 @dataclasses.dataclass(frozen=True)
+class Findings:
+    """What a search found: the spans that are accepted, surest first, the nearest of other tracks, and what was unusual."""
+
+    right: list[Span]
+    others: list[Span]
+    notes: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
 class CommonSection:
     """A stretch of A, from `a_s` on, that sounds like B from `b_s` on; times in seconds."""
 
@@ -136,15 +145,39 @@ class Searcher:
           DecodeError: what `blocks` raises.
         """
         began = time.perf_counter()
+        return self._answer(query, self.search(self.embedder.stream(blocks, hop_s=self.reference.hop_s)), began)
+
+    def search(self, parts: Iterable[Fingerprints], *, share: float = 1.0) -> Findings:
+        """What sounds in consecutive fingerprints of one recording.
+
+        The rate of false alarms is the whole recording's: each of its searches may have its part of it.
+
+        Args:
+          share: of the rate of false alarms that this search may have, where a recording is asked about several times.
+
+        Raises:
+          AudioError: silent throughout.
+        """
         scanning = Scan(self.reference, self.decision, keep_all=True)
         spans, segment_s, silent = [], 0.0, True
-        for block in joined_blocks(self.embedder.stream(blocks, hop_s=self.reference.hop_s)):
+        for block in joined_blocks(parts):
             silent &= not block.fingerprints.vectors.any()
             spans += scanning.push(block)
             segment_s = block.fingerprints.segment_s
         if silent:
             raise AudioError("is silent; record it louder or closer to the source")
-        return self._answer(query, spans, scanning.num_trials, segment_s, time.perf_counter() - began)
+        rate = share * self.false_alarm_rate / scanning.num_trials
+        right = sorted(accepted(spans, false_alarm_rate=rate), key=lambda span: -span.logit)
+        named = {span.track for span in right}
+        others = []
+        for span in sorted(spans, key=lambda span: -span.logit):
+            if span.track not in named and len(right) + len(others) < NUM_MATCHES:
+                named.add(span.track)
+                others.append(span)
+        notes = length_notes(segment_s, self.embedder)
+        if not self.decision.calibrated:
+            notes.append("this model has no calibration (decision.json): the verdict is a guess")
+        return Findings(right, others, notes)
 
     def found(self, span: Span) -> FoundTrack:
         """A span in a user's terms."""
@@ -153,20 +186,10 @@ class Searcher:
         score, sure = round(min(span.score, 1.0), 4), round(span.confidence, 4)
         return FoundTrack(track.name, track.path, round(span.track_s, 3), score, sure, *times)
 
-    def _answer(self, query: str, spans: Sequence[Span], num_trials: int, segment_s: float, elapsed_s: float) -> Answer:
-        """The rate of false alarms is the whole query's: each of its searches may have its share."""
-        right = sorted(accepted(spans, false_alarm_rate=self.false_alarm_rate / num_trials), key=lambda span: -span.logit)
-        named = {span.track for span in right}
-        others = []
-        for span in sorted(spans, key=lambda span: -span.logit):
-            if span.track not in named and len(right) + len(others) < NUM_MATCHES:
-                named.add(span.track)
-                others.append(span)
-        matches = [self.found(span) for span in (*right, *others)]
-        notes = length_notes(segment_s, self.embedder)
-        if not self.decision.calibrated:
-            notes.append("this model has no calibration (decision.json): the verdict is a guess")
-        return Answer(query, "match" if right else "unknown", matches, round(elapsed_s, 4), len(right), notes)
+    def _answer(self, query: str, findings: Findings, began: float) -> Answer:
+        matches = [self.found(span) for span in (*findings.right, *findings.others)]
+        num, elapsed_s = len(findings.right), round(time.perf_counter() - began, 4)
+        return Answer(query, "match" if num else "unknown", matches, elapsed_s, num, findings.notes)
 
 
 def open_reference(database: Database, embedder: Embedder, *, build_index: bool = True) -> Reference:

@@ -10,7 +10,7 @@ import pytest
 import scipy.signal
 import soundfile
 
-from confp_jax.audio.decode import Audio, DecodeError, decode, decode_blocks, find_audio, from_samples
+from confp_jax.audio.decode import Audio, DecodeError, StreamResampler, decode, decode_blocks, find_audio, from_samples
 
 RATE_HZ = 16_000
 
@@ -238,3 +238,25 @@ def test_find_audio_sorts_folders_and_leaves_files_as_given(tmp_path):
     found = find_audio([notes, tmp_path, tmp_path / "a.wav"])
     assert [path.relative_to(tmp_path).as_posix() for path in found] == ["notes.txt", "a.wav", "b/1.flac", "b/2.MP3", "c.ogg"]
     assert find_audio([tmp_path / "b" / "2.MP3", tmp_path / "a.wav"]) == [tmp_path / "b" / "2.MP3", tmp_path / "a.wav"]
+
+
+@pytest.mark.parametrize(
+    "playlist", ["#EXTM3U\n#EXT-X-TARGETDURATION:30\n#EXTINF:30,\n{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile '{}'\n"]
+)
+def test_a_playlist_opens_no_other_file(root, tmp_path, playlist):
+    """FFmpeg would play what it names: a stranger's "audio file" could read ours."""
+    target = (root / "examples" / "music" / "jordan-trudgett_battle2.mp3").resolve()
+    assert decode(target, sample_rate_hz=16_000).duration_s > 10
+    (tmp_path / "list.mp3").write_text(playlist.format(target))
+    with pytest.raises(DecodeError, match="cannot be decoded"):
+        decode(tmp_path / "list.mp3", sample_rate_hz=16_000)
+
+
+@pytest.mark.parametrize("rate_hz", [16_000, 44_100])
+def test_a_stream_is_resampled_as_a_whole_is(rate_hz):
+    samples = np.random.default_rng(0).normal(size=3 * rate_hz).astype(np.float32)
+    resampler = StreamResampler(from_hz=rate_hz, to_hz=16_000)
+    parts = [resampler.push(part) for part in np.array_split(samples, 17)] + [resampler.push(samples[:0], last=True)]
+    np.testing.assert_allclose(np.concatenate(parts), from_samples(samples, from_hz=rate_hz, to_hz=16_000), atol=1e-5)
+    with pytest.raises(DecodeError, match="NaN"):
+        resampler.push(np.full(10, np.nan, np.float32))

@@ -9,10 +9,12 @@ import tracemalloc
 import numpy as np
 import pytest
 import soundfile
+from sample_tracks import track
 
 from confp_jax.retrieval import add, read_ahead
-from confp_jax.retrieval.add import Added, add_paths, update_tracks
+from confp_jax.retrieval.add import Added, add_paths, add_track, update_tracks
 from confp_jax.retrieval.database import Database, ModelStamp
+from confp_jax.retrieval.database.records import UPLOADED
 
 RATE = 16_000
 
@@ -225,3 +227,13 @@ def test_many_corrupt_files_among_good_ones(database, embedder, files, tmp_path)
     assert statuses(results).count("failed") == num and statuses(results).count("added") == 5
     assert all(str(r.path) in r.error for r in results if r.status == "failed")
     assert len(database.tracks()) == 5
+
+
+def test_a_track_without_a_file(filled):
+    """What came by upload is added once, and an update does not take it for vanished."""
+    new = track(7, path=f"{UPLOADED}7")
+    stored = add_track(filled, new)
+    assert add_track(filled, new) == stored and stored in filled.tracks()
+    results = update_tracks(filled, None, prune=True)
+    assert [result.status for result in results] == ["removed"] * 3 + ["unchanged"]
+    assert [kept.id for kept in filled.tracks()] == [stored.id]

@@ -289,3 +289,19 @@ def test_a_stream_holds_no_more_than_it_needs(embedder, music):
 def test_a_stream_of_nothing(embedder, blocks, says):
     with pytest.raises(AudioError, match=says):
         list(embedder.stream(blocks))
+
+
+def test_many_clips_are_encoded_as_each_alone(embedder, music):
+    """Windows of clips of several lengths share batches: each clip's fingerprints are its own."""
+    rate_hz = embedder.sample_rate_hz
+    clips = [
+        music[round(start * rate_hz) : round(end * rate_hz)] for start, end in ((0, 3), (5, 11), (2, 3.5), (20, 21.6), (7, 10))
+    ]
+    clips.insert(2, np.zeros(4 * rate_hz, np.float32))
+    together = embedder.fingerprint_many(clips)
+    for clip, found in zip(clips, together, strict=True):
+        alone = embedder.fingerprint(clip)
+        assert (found.hop_s, found.segment_s, found.num_silent) == (alone.hop_s, alone.segment_s, alone.num_silent)
+        np.testing.assert_allclose(found.vectors, alone.vectors, atol=1e-5)
+    with pytest.raises(AudioError, match="too short"):
+        embedder.fingerprint_many([clips[0], music[:100]])

@@ -7,6 +7,8 @@ from jaxtyping import Float32, Int32
 
 from confp_jax.retrieval.database.vectors import StoredVectors
 
+UPLOADED = "upload:"  # begins the path of a track that came without a file
+
 
 class DatabaseError(ValueError):
     """A folder that is no usable database, or one that is busy; the message says what to do."""

@@ -1,0 +1,281 @@
+"""The routes: each parses, asks the engine, and replies."""
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import pathlib
+import time
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from confp_jax.audio.decode import DecodeError
+from confp_jax.retrieval.database import DatabaseError, NewTrack
+from confp_jax.retrieval.database.records import UPLOADED
+from confp_jax.retrieval.embed import AudioError
+from confp_jax.service.engine import Engine
+from confp_jax.service.gate import Gate
+from confp_jax.service.guard import Guard
+from confp_jax.service.listen import listen
+from confp_jax.service.openapi import document
+from confp_jax.service.problems import Problem, busy, failed
+from confp_jax.service.replies import answer_reply, track_reply, why_reply
+from confp_jax.service.settings import Settings
+from confp_jax.service.uploads import Upload, Uploads
+
+_log = logging.getLogger(__name__)
+_PAGE = pathlib.Path(__file__).parent / "page"
+_MOST_TRACKS, _LONGEST_NAME = 500, 300
+
+
+class Service:
+    """The application's handlers, with what they share."""
+
+    def __init__(self, engine: Engine, settings: Settings):
+        self._engine, self._settings = engine, settings
+        self._gate = Gate(max_running=settings.max_running, max_waiting=settings.max_waiting)
+        self._uploads = Uploads(settings)
+        self._num_listeners = 0
+        engine.metrics.watch("requests_inside", "Requests that run or wait.", lambda: self._gate.num_inside)
+        engine.metrics.watch("listeners", "Open microphones.", lambda: self._num_listeners)
+
+    def application(self) -> Starlette:
+        """All routes behind the guard."""
+        routes = [
+            Route("/healthz", _health),
+            Route("/readyz", self.ready),
+            Route("/metrics", self.metrics),
+            Route("/openapi.json", self.openapi),
+            Route("/v1/identify", self.identify, methods=["POST"]),
+            Route("/v1/tracks", self.tracks, methods=["GET"]),
+            Route("/v1/tracks", self.add_track, methods=["POST"]),
+            Route("/v1/tracks/{id:int}", self.track, methods=["GET"]),
+            Route("/v1/tracks/{id:int}", self.delete_track, methods=["DELETE"]),
+            Route("/v1/tracks/{id:int}/audio", self.audio),
+            WebSocketRoute("/v1/listen", self.listen),
+            Route("/", _page),
+            Route("/docs", _docs),
+            Mount("/page", StaticFiles(directory=_PAGE)),
+        ]
+        errors = (Problem, HTTPException, DecodeError, AudioError, DatabaseError, TimeoutError)
+        return Starlette(
+            routes=routes,
+            middleware=[Middleware(Guard, settings=self._settings, metrics=self._engine.metrics)],
+            exception_handlers=dict.fromkeys(errors, _tell),
+            lifespan=self._lifespan,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        await self._engine.start()
+        try:
+            yield
+        finally:
+            await self._engine.close()
+            self._uploads.close()
+
+    async def ready(self, _: Request) -> Response:
+        """200 when the model is compiled and the decoders answer."""
+        self._check_ready()
+        return PlainTextResponse("ready\n")
+
+    async def metrics(self, _: Request) -> Response:
+        """For Prometheus."""
+        return Response(self._engine.metrics.text(), media_type=self._engine.metrics.content_type)
+
+    async def openapi(self, _: Request) -> Response:
+        """The description of this interface."""
+        return JSONResponse(document(self._settings))
+
+    async def identify(self, request: Request) -> Response:
+        """Which tracks sound in the body's audio."""
+        began = time.perf_counter()
+        limit = asyncio.timeout(self._settings.request_timeout_s)
+        async with self._admitted(request) as upload, limit, self._gate.enter():
+            decoded = await self._engine.decode(upload.path)
+            heard = await self._engine.identify(decoded.samples)
+            reply = answer_reply(heard, self._settings, began=began, sample_rate_hz=self._engine.sample_rate_hz)
+            if _flag(request, "explain"):
+                reply["why"] = await why_reply(self._engine, heard)
+        self._engine.metrics.answer(verdict=reply["verdict"], length_s=reply["length_s"])
+        return JSONResponse(reply)
+
+    async def tracks(self, request: Request) -> Response:
+        """A page of the tracks, or of those that have a text in one of their names."""
+        limit = _number(request, "limit", 50, least=1, most=_MOST_TRACKS)
+        offset = _number(request, "offset", 0, least=0, most=1 << 31)
+        wanted = request.query_params.get("search", "").casefold()
+        found = [
+            track
+            for track in self._engine.view.tracks.values()
+            if not wanted or any(wanted in text.casefold() for text in (track.name, track.title, track.artist, track.album))
+        ]
+        page = [track_reply(track, self._settings) for track in found[offset : offset + limit]]
+        return JSONResponse({"total": len(found), "offset": offset, "tracks": page})
+
+    async def track(self, request: Request) -> Response:
+        """One track."""
+        return JSONResponse(track_reply(self._known(request), self._settings))
+
+    async def add_track(self, request: Request) -> Response:
+        """Adds the body's audio as a track; 201, or 200 with the track that has the same content."""
+        self._check_token(request)
+        async with self._admitted(request) as upload, self._gate.enter():
+            async with asyncio.timeout(self._settings.request_timeout_s):
+                decoded = await self._engine.decode(upload.path)
+                fingerprints = await self._engine.fingerprint(decoded.samples)
+            segment_s = self._engine.view.searcher.reference.segment_s
+            if fingerprints.segment_s < segment_s:
+                raise AudioError(f"is shorter than {segment_s:g} s; a track needs at least that much")
+            if not fingerprints.vectors.any():
+                raise AudioError("is silent; there is nothing to recognise")
+            names = _names(request, upload)
+            name = names.get("name") or names.get("title") or decoded.tags.title or f"upload {upload.sha256[:8]}"
+            before = self._engine.view.tracks
+            track = await self._engine.add(
+                NewTrack(
+                    name=name,
+                    path=f"{UPLOADED}{upload.sha256}",
+                    sha256=upload.sha256,
+                    duration_s=len(decoded.samples) / self._engine.sample_rate_hz,
+                    vectors=fingerprints.vectors,
+                    title=names.get("title") or decoded.tags.title,
+                    artist=names.get("artist") or decoded.tags.artist,
+                    album=names.get("album") or decoded.tags.album,
+                )
+            )
+        status = 200 if track.id in before else 201
+        return JSONResponse(track_reply(track, self._settings), status, {"Location": f"/v1/tracks/{track.id}"})
+
+    async def delete_track(self, request: Request) -> Response:
+        """Removes a track."""
+        self._check_token(request)
+        self._check_ready()
+        await self._engine.remove(self._known(request).id)
+        return Response(status_code=204)
+
+    async def audio(self, request: Request) -> Response:
+        """The track's own file, where sharing is switched on; parts of it too."""
+        track = self._known(request)
+        if not self._settings.share_audio:
+            raise Problem(403, "this service does not share audio", "its operator can start it with --share-audio")
+        if not pathlib.Path(track.path).is_file():
+            raise Problem(404, "the track's audio file is not on this machine", "play your own copy from the same moment on")
+        return FileResponse(track.path)
+
+    async def listen(self, socket: WebSocket) -> None:
+        """A microphone."""
+        await socket.accept()
+        try:
+            self._check_ready()
+            if self._num_listeners >= self._settings.max_listeners:
+                raise busy(f"{self._num_listeners} others are listening, which is all that this service allows")
+            self._num_listeners += 1
+            try:
+                await listen(socket, self._engine, self._settings)
+            finally:
+                self._num_listeners -= 1
+        except WebSocketDisconnect:
+            return
+        except Exception as error:  # noqa: BLE001 - told to the client, and logged where it is not the client's
+            with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it has gone meanwhile
+                await socket.send_json(_problem(error).body() | {"type": "problem"})
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+            await socket.close()
+
+    @contextlib.asynccontextmanager
+    async def _admitted(self, request: Request) -> AsyncIterator[Upload]:
+        """The request's body, if there is room for another request."""
+        self._check_ready()
+        self._gate.check()
+        async with self._uploads.receive(request) as upload:
+            yield upload
+
+    def _check_ready(self) -> None:
+        if not self._engine.is_ready:
+            raise Problem(503, "the model is being compiled", "ask again in a few seconds", headers={"Retry-After": "2"})
+
+    def _check_token(self, request: Request) -> None:
+        if not self._settings.token:
+            raise Problem(403, "writing is switched off", "its operator can start this service with --token-file")
+        given = request.headers.get("authorization", "").encode()
+        if not hmac.compare_digest(given, f"Bearer {self._settings.token}".encode()):
+            remedy = "send the header Authorization: Bearer TOKEN with the token that this service was started with"
+            raise Problem(401, "no token, or a wrong one", remedy, headers={"WWW-Authenticate": "Bearer"})
+
+    def _known(self, request: Request):
+        track = self._engine.view.tracks.get(request.path_params["id"])
+        if track is None:
+            raise Problem(404, "no such track", "GET /v1/tracks lists what there is")
+        return track
+
+
+async def _health(_: Request) -> Response:
+    return PlainTextResponse("alive\n")
+
+
+async def _page(_: Request) -> Response:
+    return FileResponse(_PAGE / "index.html")
+
+
+async def _docs(_: Request) -> Response:
+    return FileResponse(_PAGE / "docs.html")
+
+
+async def _tell(_: Request, error: Exception) -> Response:
+    return _problem(error).response()
+
+
+def _problem(error: Exception) -> Problem:
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, HTTPException):
+        return Problem(error.status_code, error.detail, "see /docs for what this service understands", headers=error.headers)
+    if isinstance(error, DatabaseError):
+        _log.error("the database refused: %s", error)
+        detail = "the database cannot be written just now"
+        return Problem(503, detail, "try again later; the service's log says why", headers={"Retry-After": "5"})
+    if isinstance(error, TimeoutError):
+        return Problem(
+            503, "the answer took too long", "send a shorter excerpt, or ask again later", headers={"Retry-After": "1"}
+        )
+    if not isinstance(error, (DecodeError, AudioError)):
+        _log.error("a connection failed", exc_info=error)
+        return failed()
+    detail, _, remedy = str(error).partition("; ")
+    return Problem(
+        422,
+        detail if detail[:1].isdigit() else f"the audio {detail}",
+        remedy or "send a longer or better recording: 3 s and more",
+    )
+
+
+def _flag(request: Request, name: str) -> bool:
+    return request.query_params.get(name, "").lower() in ("1", "true", "yes")
+
+
+def _number(request: Request, name: str, usual: int, *, least: int, most: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return usual
+    if not (text.isascii() and text.isdecimal() and len(text) < 12 and least <= int(text) <= most):
+        raise Problem(400, f"{name} is no number from {least} to {most}", f"leave it out for {usual}")
+    return int(text)
+
+
+def _names(request: Request, upload: Upload) -> dict[str, str]:
+    """What the client calls the track: plain text of bounded length."""
+    given = dict(request.query_params) | upload.fields
+    cleaned = {key: " ".join(given[key].split()) for key in ("name", "title", "artist", "album") if key in given}
+    for key, text in cleaned.items():
+        if len(text) > _LONGEST_NAME or not text.isprintable():
+            raise Problem(400, f"{key} is longer than {_LONGEST_NAME} characters, or not plain text", "shorten it")
+    return cleaned

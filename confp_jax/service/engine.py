@@ -1,0 +1,221 @@
+"""What answers: the searcher of the moment, the model in batches, the decoders, and the one writer."""
+
+import asyncio
+import dataclasses
+import functools
+import logging
+import os
+import pathlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from jaxtyping import Float32
+
+from confp_jax.retrieval.add import add_track
+from confp_jax.retrieval.database import Database, DatabaseError, NewTrack, StoredTrack
+from confp_jax.retrieval.embed import Embedder, Fingerprints
+from confp_jax.retrieval.identify import CALIBRATION_SETTING, Findings, Searcher
+from confp_jax.retrieval.index import generation
+from confp_jax.service.batching import Batcher
+from confp_jax.service.decoding import Decoded, DecodePool, DecoderGoneError
+from confp_jax.service.metrics import Metrics
+from confp_jax.service.settings import Settings
+
+_log = logging.getLogger(__name__)
+_WATCH_S = 1.0
+_BATCHED_S = 13.5  # longer recordings are encoded by themselves, in parts
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """The database as of one moment, with its tracks by id."""
+
+    searcher: Searcher
+    tracks: dict[int, StoredTrack]
+
+
+@dataclasses.dataclass(frozen=True)
+class Heard:
+    """What was found in one recording, and what it was found with."""
+
+    view: View
+    samples: Float32[np.ndarray, " n"]
+    fingerprints: Fingerprints
+    findings: Findings
+
+
+class Engine:
+    """A database that is served. `start` and all coroutines belong to one event loop."""
+
+    def __init__(self, database: Database, embedder: Embedder, *, settings: Settings, false_alarm_rate: float | None = None):
+        """Opens the index; the model is compiled by `start`.
+
+        Raises:
+          DatabaseError: a shard is missing or damaged.
+        """
+        self._database, self._embedder, self._false_alarm_rate = database, embedder, false_alarm_rate
+        self._seen = self._stamp()
+        self.view = self._new_view(build_index=True)
+        self.metrics = Metrics()
+        self.is_ready = False
+        self._decoding = 0
+        self._decoders = DecodePool(
+            sample_rate_hz=embedder.sample_rate_hz, max_audio_s=settings.max_audio_s, timeout_s=settings.decode_timeout_s
+        )
+        self._batcher = Batcher(
+            embedder,
+            hop_s=self.view.searcher.reference.hop_s,
+            window_s=settings.batch_window_s,
+            on_their_way=lambda: self._decoding,
+            observe=self.metrics.batch,
+        )
+        self._searching = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="search")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._tasks: list[asyncio.Task[None]] = []
+        self.metrics.watch("tracks", "Tracks that can be identified.", lambda: len(self.view.tracks))
+        self.metrics.watch(
+            "fingerprints", "Fingerprints that are searched.", lambda: len(self.view.searcher.reference.snapshot.vectors)
+        )
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """The model's rate."""
+        return self._embedder.sample_rate_hz
+
+    async def start(self) -> None:
+        """Begins to prepare; `is_ready` tells when all is compiled."""
+        self._batcher.start()
+        self._tasks = [asyncio.create_task(self._prepare()), asyncio.create_task(self._watch())]
+
+    async def close(self) -> None:
+        """Waits for a write under way, and ends what runs."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self._writer.shutdown)
+        await self._batcher.close()
+        await self._decoders.close()
+        self._searching.shutdown()
+
+    async def decode(self, path: pathlib.Path, *, start_s: float = 0.0, length_s: float = 0.0) -> Decoded:
+        """Samples at the model's rate.
+
+        Raises:
+          DecodeError: as of `DecodePool.decode`.
+        """
+        self._decoding += 1
+        try:
+            return await self._decoders.decode(path, start_s=start_s, length_s=length_s)
+        except DecoderGoneError:
+            self.metrics.decoder_lost()
+            raise
+        finally:
+            self._decoding -= 1
+
+    async def fingerprint(self, samples: Float32[np.ndarray, " n"]) -> Fingerprints:
+        """All fingerprints of a recording.
+
+        Raises:
+          AudioError: shorter than 1 s.
+        """
+        if len(samples) <= _BATCHED_S * self.sample_rate_hz:
+            return await self._batcher.fingerprint(samples)
+        return await self.in_thread(self._long, samples)
+
+    async def identify(self, samples: Float32[np.ndarray, " n"]) -> Heard:
+        """What sounds in a recording.
+
+        Raises:
+          AudioError: shorter than 1 s, or silent.
+        """
+        return await self.search(samples, await self.fingerprint(samples))
+
+    async def search(self, samples: Float32[np.ndarray, " n"], fingerprints: Fingerprints, *, share: float = 1.0) -> Heard:
+        """As `identify`, of fingerprints that are there already; `share` as of `Searcher.search`."""
+        view = self.view
+        findings = await self.in_thread(functools.partial(view.searcher.search, [fingerprints], share=share))
+        return Heard(view, samples, fingerprints, findings)
+
+    async def in_thread(self, call, *arguments):
+        """Runs what takes long beside the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._searching, call, *arguments)
+
+    async def add(self, track: NewTrack) -> StoredTrack:
+        """Adds a track; when this returns it is on the disk and every later query can find it.
+
+        Raises:
+          DatabaseError: another process is writing, or the disk is full.
+        """
+        added = await self._write(functools.partial(add_track, self._database, track))
+        self._writer.submit(self._fold)
+        return added
+
+    async def remove(self, number: int) -> None:
+        """Removes a track; when this returns no later query finds it.
+
+        Raises:
+          DatabaseError: as of `add`.
+        """
+        await self._write(functools.partial(self._remove, number))
+
+    async def _write(self, change):
+        """One change and the view after it, to their end: also where the client has gone."""
+
+        def run():
+            try:
+                return change()
+            finally:
+                self._refresh()
+
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, run))
+
+    def _remove(self, number: int) -> None:
+        with self._database.writing():
+            self._database.remove([number])
+
+    def _fold(self) -> None:
+        """Builds the index anew when it is due; queries and the answer to who added do not wait for it."""
+        try:
+            if generation.stale_share(self._database, self._database.snapshot()) > generation.MAX_STALE_SHARE:
+                with self._database.writing():
+                    generation.fold_if_due(self._database)
+                self._refresh()
+        except DatabaseError as error:
+            _log.warning("the search index was not built: %s", error)
+
+    def _refresh(self) -> None:
+        self._seen = self._stamp()
+        self.view = self._new_view(build_index=False)
+
+    def _new_view(self, *, build_index: bool) -> View:
+        searcher = Searcher(self._database, self._embedder, false_alarm_rate=self._false_alarm_rate, build_index=build_index)
+        return View(searcher, {track.id: track for track in searcher.reference.snapshot.tracks})
+
+    def _long(self, samples: Float32[np.ndarray, " n"]) -> Fingerprints:
+        hop_s = self.view.searcher.reference.hop_s
+        parts = list(self._embedder.stream([samples], hop_s=hop_s))
+        return dataclasses.replace(parts[0], vectors=np.concatenate([part.vectors for part in parts]))
+
+    async def _prepare(self) -> None:
+        began = time.perf_counter()
+        await asyncio.gather(asyncio.to_thread(self._embedder.warm_up), self._decoders.start())
+        self.is_ready = True
+        _log.info("ready after %.1f s", time.perf_counter() - began)
+
+    async def _watch(self) -> None:
+        """Sees what other processes add, remove and calibrate."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            try:
+                if await loop.run_in_executor(self._writer, self._stamp) != self._seen:
+                    await loop.run_in_executor(self._writer, self._refresh)
+            except DatabaseError as error:
+                _log.error("the database cannot be read, what was read before is still served: %s", error)
+
+    def _stamp(self) -> tuple:
+        """What differs when the database has changed."""
+        with self._database.connect() as connection:
+            tracks = connection.execute("SELECT MAX(id), COUNT(*), SUM(removed_at IS NULL), MAX(shard) FROM tracks").fetchone()
+        return (*tracks, self._database.setting("generation"), self._database.setting(CALIBRATION_SETTING))

@@ -1,0 +1,236 @@
+"""The microphone's end of the service: PCM in by WebSocket, guesses and answers out while it is heard."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import queue
+import time
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float32
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from confp_jax.audio.decode import DecodeError, StreamResampler
+from confp_jax.retrieval.embed import AudioError, Fingerprints
+from confp_jax.retrieval.identify import FoundTrack
+from confp_jax.retrieval.monitor import Event, monitor
+from confp_jax.service.engine import Engine, Heard
+from confp_jax.service.problems import Problem
+from confp_jax.service.replies import answer_reply, why_reply
+from confp_jax.service.settings import Settings
+
+LONGEST_S = 12.0  # of a clip; then it is answered
+_EVERY_S = 1.0
+_NUM_LOOKS = 10  # from 3 s to 12 s
+# Each look at a growing clip may raise a false alarm: the guesses share one half of their rate, the answer has the other.
+_GUESS_SHARE, _ANSWER_SHARE = 0.5 / _NUM_LOOKS, 0.5
+_IDLE_S = 15.0
+_STATE_BYTES = 4_096  # of a text message
+_QUEUED_BLOCKS = 64
+_FORMATS = {"f32le": ("<f4", 1.0), "s16le": ("<i2", 32_768.0)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """The first message."""
+
+    sample_rate_hz: int
+    format: str
+    mode: str  # "clip": one answer; "monitor": events without end
+    explain: bool
+
+
+async def listen(socket: WebSocket, engine: Engine, settings: Settings) -> None:
+    """Serves one connection, from its first message to its last.
+
+    Raises:
+      Problem: what the client did wrong.
+      WebSocketDisconnect: the client has gone.
+    """
+    start = _start(await _receive(socket))
+    resampler = StreamResampler(from_hz=start.sample_rate_hz, to_hz=engine.sample_rate_hz)
+    await socket.send_json({"type": "listening", "longest_s": LONGEST_S if start.mode == "clip" else None})
+    if start.mode == "monitor":
+        return await _monitor(socket, engine, start, resampler)
+    clip = _Clip(engine, settings)
+    while clip.heard_s < LONGEST_S and (samples := await _samples(socket, start)) is not None:
+        clip.push(resampler.push(samples))
+        if clip.is_due:
+            await socket.send_json({"type": "guess"} | await clip.guess())
+    clip.push(resampler.push(np.zeros(0, np.float32), last=True))
+    heard, reply = await clip.answer()
+    why = {"why": await why_reply(engine, heard)} if start.explain else {}
+    await socket.send_json({"type": "answer"} | reply | why)
+
+
+class _Clip:
+    """What has been heard, with the fingerprints of all windows that are complete."""
+
+    def __init__(self, engine: Engine, settings: Settings):
+        self._engine, self._settings, self._began = engine, settings, time.perf_counter()
+        self._samples = np.zeros(0, np.float32)
+        self._fingerprints: Fingerprints | None = None
+        reference = engine.view.searcher.reference
+        self._hop = round(reference.hop_s * engine.sample_rate_hz)
+        self._segment = round(reference.segment_s * engine.sample_rate_hz)
+        self._next_s = reference.segment_s
+
+    @property
+    def heard_s(self) -> float:
+        return len(self._samples) / self._engine.sample_rate_hz
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for a guess."""
+        return self.heard_s >= self._next_s
+
+    def push(self, samples: Float32[np.ndarray, " n"]) -> None:
+        longest = round(LONGEST_S * self._engine.sample_rate_hz)
+        self._samples = np.concatenate([self._samples, samples])[:longest]
+
+    async def guess(self) -> dict:
+        """What it seems to be; the verdict is "match" when it is sure."""
+        self._next_s = self.heard_s + _EVERY_S
+        began = time.perf_counter()
+        try:
+            heard = await self._engine.search(self._samples, await self._windows(), share=_GUESS_SHARE)
+        except AudioError:  # silence so far
+            return {
+                "verdict": "unknown",
+                "matches": [],
+                "num_accepted": 0,
+                "length_s": round(self.heard_s, 3),
+                "notes": ["silence"],
+            }
+        return self._reply(heard, began)
+
+    async def answer(self) -> tuple[Heard, dict]:
+        """The answer to all of it.
+
+        Raises:
+          AudioError: shorter than 1 s, or silent.
+        """
+        began = time.perf_counter()
+        heard = await self._engine.search(self._samples, await self._windows(), share=_ANSWER_SHARE)
+        self._engine.metrics.answer(verdict="match" if heard.findings.right else "unknown", length_s=self.heard_s)
+        return heard, self._reply(heard, began)
+
+    async def _windows(self) -> Fingerprints:
+        """Encodes the windows that have become complete since the last time."""
+        known = 0 if self._fingerprints is None else len(self._fingerprints.vectors)
+        fresh = self._samples[known * self._hop :]
+        if self._fingerprints is None or len(fresh) >= self._segment:
+            new = await self._engine.fingerprint(fresh)
+            if self._fingerprints is not None:
+                new = dataclasses.replace(new, vectors=np.concatenate([self._fingerprints.vectors, new.vectors]))
+            self._fingerprints = new
+        return self._fingerprints
+
+    def _reply(self, heard: Heard, began: float) -> dict:
+        return answer_reply(heard, self._settings, began=began, sample_rate_hz=self._engine.sample_rate_hz)
+
+
+async def _monitor(socket: WebSocket, engine: Engine, start: Start, resampler: StreamResampler) -> None:
+    """Events until the client stops. The search runs in a thread; a client that sends faster than it is served has to wait."""
+    loop = asyncio.get_running_loop()
+    blocks: queue.Queue[np.ndarray | None] = queue.Queue(_QUEUED_BLOCKS)
+    events: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
+    searcher = engine.view.searcher
+
+    def heard() -> Iterator[np.ndarray]:
+        while (block := blocks.get()) is not None:
+            yield block
+
+    def run() -> None:
+        try:
+            for event in monitor(searcher, heard()):
+                loop.call_soon_threadsafe(events.put_nowait, event)
+            loop.call_soon_threadsafe(events.put_nowait, None)
+        except Exception as error:  # noqa: BLE001 - raised where the connection is served
+            loop.call_soon_threadsafe(events.put_nowait, error)
+
+    async def tell() -> None:
+        while (event := await events.get()) is not None:
+            if isinstance(event, Exception):
+                raise event
+            await socket.send_json({"type": event.event, "heard_s": event.heard_s} | _public(event.found))
+
+    async def feed() -> None:
+        try:
+            while (samples := await _samples(socket, start)) is not None:
+                await asyncio.to_thread(blocks.put, resampler.push(samples))
+            await asyncio.to_thread(blocks.put, resampler.push(np.zeros(0, np.float32), last=True))
+        finally:
+            await asyncio.shield(asyncio.to_thread(_end, blocks))
+
+    thread = asyncio.create_task(asyncio.to_thread(run))
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(feed())
+            group.create_task(tell())
+    except* (DecodeError, AudioError, Problem, WebSocketDisconnect) as errors:
+        raise errors.exceptions[0] from None
+    finally:
+        await thread
+    await socket.send_json({"type": "end"})
+
+
+def _end(blocks: "queue.Queue[np.ndarray | None]") -> None:
+    """What waits is dropped where the search has stopped before."""
+    while True:
+        try:
+            return blocks.put(None, timeout=1.0)
+        except queue.Full:
+            with contextlib.suppress(queue.Empty):
+                blocks.get_nowait()
+
+
+def _public(found: FoundTrack) -> dict:
+    return {key: value for key, value in dataclasses.asdict(found).items() if key != "path"}  # it is of this machine
+
+
+async def _receive(socket: WebSocket) -> str | bytes:
+    try:
+        async with asyncio.timeout(_IDLE_S):
+            message = await socket.receive()
+    except TimeoutError as error:
+        raise Problem(408, f"nothing was sent for {_IDLE_S:g} s", "keep sending audio, or send a stop message") from error
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1006))
+    return message["text"] if message.get("text") is not None else message.get("bytes") or b""
+
+
+def _start(message: str | bytes) -> Start:
+    remedy = 'begin with {"type": "start", "sample_rate_hz": 48000, "format": "f32le"}; mode is "clip" or "monitor"'
+    try:
+        if not isinstance(message, str) or len(message) > _STATE_BYTES:
+            raise TypeError("not a start message")
+        values = json.loads(message)
+        start = Start(
+            values["sample_rate_hz"],
+            values.get("format", "f32le"),
+            values.get("mode", "clip"),
+            values.get("explain", False) is True,
+        )
+        rate_ok = type(start.sample_rate_hz) is int and 4_000 <= start.sample_rate_hz <= 768_000
+        if values["type"] != "start" or start.format not in _FORMATS or start.mode not in ("clip", "monitor") or not rate_ok:
+            raise ValueError("a start message with other values than are known")
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise Problem(400, f"the first message is no start message ({error!r})", remedy) from error
+    return start
+
+
+async def _samples(socket: WebSocket, start: Start) -> Float32[np.ndarray, " n"] | None:
+    """The next samples; None when the client has said stop."""
+    message = await _receive(socket)
+    if isinstance(message, str):
+        with contextlib.suppress(ValueError, AttributeError, RecursionError):
+            if json.loads(message[:_STATE_BYTES]).get("type") == "stop":
+                return None
+        raise Problem(400, "a text message that is no stop message", 'send audio as binary messages, {"type": "stop"} at the end')
+    dtype, scale = _FORMATS[start.format]
+    if len(message) % np.dtype(dtype).itemsize:
+        raise Problem(400, f"{len(message)} bytes are no whole number of {start.format} samples", "send whole samples, mono")
+    return np.frombuffer(message, dtype).astype(np.float32) / np.float32(scale)

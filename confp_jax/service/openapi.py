@@ -1,0 +1,164 @@
+"""The OpenAPI document: written by hand beside the routes; the tests hold every answer against it."""
+
+from typing import Any
+
+from confp_jax.service import VERSION
+from confp_jax.service.settings import Settings
+
+_BYTES = {"type": "string", "format": "binary"}
+_STRING, _NUMBER, _INTEGER = {"type": "string"}, {"type": "number"}, {"type": "integer"}
+_AUDIO = {"description": "Where it can be played, if sharing is on and the file is there.", "type": ["string", "null"]}
+_NAMES = {"id": _INTEGER, "track": _STRING, "title": _STRING, "artist": _STRING, "album": _STRING}
+
+
+def _object(properties: dict[str, Any], *, optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _list(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+def _maybe(name: str) -> dict[str, Any]:
+    return {"oneOf": [_ref(name), {"type": "null"}]}
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _described(schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return schema | {"description": description}
+
+
+_MATCH = _NAMES | {
+    "offset_s": _described(_NUMBER, "The track's moment that sounds at query_offset_s."),
+    "query_offset_s": _described(_NUMBER, "Where in the recording the match begins."),
+    "length_s": _described(_NUMBER, "How long it lasts there."),
+    "tempo": _described(_NUMBER, "Above 1 it is played faster than the track."),
+    "score": _described(_NUMBER, "Mean cosine along the match."),
+    "confidence": _described(_NUMBER, "Probability that it is right."),
+    "audio": _AUDIO,
+}
+_SCHEMAS = {
+    "Track": _object(
+        _NAMES | {"duration_s": _NUMBER, "num_fingerprints": _INTEGER, "added_at": _NUMBER, "audio": _AUDIO},
+    ),
+    "Tracks": _object({"total": _INTEGER, "offset": _INTEGER, "tracks": _list(_ref("Track"))}),
+    "Match": _object(_MATCH),
+    "Spectrogram": _object(
+        {"num_bands": _INTEGER, "num_columns": _INTEGER, "length_s": _NUMBER}
+        | {"pixels": _described(_STRING, "Base64 of bytes, bands by columns, low bands first; 255 is loudest.")}
+    ),
+    "Why": _object(
+        {
+            "scores": _list(_object({"query_offset_s": _NUMBER, "score": _NUMBER})),
+            "runner_up": {
+                "oneOf": [
+                    _object({"id": _INTEGER, "track": _STRING, "title": _STRING, "artist": _STRING, "score": _NUMBER}),
+                    {"type": "null"},
+                ]
+            },
+            "margin": _described({"type": ["number", "null"]}, "Score of the best track above the runner-up's."),
+            "query_offset_s": _NUMBER,
+            "offset_s": _NUMBER,
+            "query": _maybe("Spectrogram"),
+            "match": _maybe("Spectrogram"),
+            "no_match_because": _STRING,
+        }
+    ),
+    "Answer": _object(
+        {
+            "verdict": {"enum": ["match", "unknown"]},
+            "num_accepted": _described(_INTEGER, "So many of the matches are answers; the others are the nearest tracks."),
+            "matches": _list(_ref("Match")),
+            "length_s": _NUMBER,
+            "notes": _list(_STRING),
+            "elapsed_s": _NUMBER,
+            "why": _maybe("Why"),
+        },
+        optional=("why",),
+    ),
+    "Problem": _object({"type": _STRING, "title": _STRING, "status": _INTEGER, "detail": _STRING, "remedy": _STRING}),
+}
+_WHAT = {400: "not understood", 401: "no token", 403: "switched off", 404: "not there", 408: "too slow", 413: "too large"}
+_WHAT |= {416: "no such part", 422: "no usable audio", 429: "too many requests", 503: "not ready, or it took too long"}
+
+
+def document(settings: Settings) -> dict[str, Any]:
+    """OpenAPI 3.1 of this service with its limits."""
+    audio = {
+        "description": f"Audio of any format: at most {settings.max_body_bytes >> 20} MiB and {settings.max_audio_s:g} s.",
+        "required": True,
+        "content": {
+            "application/octet-stream": {"schema": _BYTES},
+            "multipart/form-data": {
+                "schema": {"type": "object", "properties": {"audio": {"type": "string", "format": "binary"}}}
+            },
+        },
+    }
+    text = "Of the track; without it, what the file's tags say."
+    names = [_query(name, _STRING, text) for name in ("name", "title", "artist", "album")]
+    paging = [
+        _query("search", _STRING, "Only tracks with this in one of their names."),
+        _query("limit", _INTEGER | {"minimum": 1, "maximum": 500}, "How many (50)."),
+        _query("offset", _INTEGER | {"minimum": 0}, "How many to pass over (0)."),
+    ]
+    number = [{"name": "id", "in": "path", "required": True, "schema": _INTEGER | {"minimum": 0}}]
+    token = {"security": [{"token": []}]}
+    explain = [_query("explain", {"type": "boolean"}, "Also say why: spectrograms, score for each second, runner-up.")]
+    bad_audio = (400, 408, 413, 422, 429, 503)
+    paths = {
+        "/v1/identify": {
+            "post": {"parameters": explain, "requestBody": audio} | _about("Which tracks sound in it?", 200, "Answer", *bad_audio)
+        },
+        "/v1/tracks": {
+            "get": {"parameters": paging} | _about("What can be identified.", 200, "Tracks", 400),
+            "post": {"parameters": names, "requestBody": audio}
+            | token
+            | _about("Add a track. 200: its content was there already.", 201, "Track", *bad_audio, 401, 403, also=200),
+        },
+        "/v1/tracks/{id}": {
+            "get": {"parameters": number} | _about("One track.", 200, "Track", 404),
+            "delete": {"parameters": number} | token | _about("Remove a track.", 204, None, 401, 403, 404, 503),
+        },
+        "/v1/tracks/{id}/audio": {
+            "get": {"parameters": number} | _about("Its audio file.", 200, "audio/*", 403, 404, 416, also=206)
+        },
+        "/healthz": {"get": _about("Whether the process lives.", 200, "text/plain")},
+        "/readyz": {"get": _about("Whether the model is compiled.", 200, "text/plain", 503)},
+        "/metrics": {"get": _about("For Prometheus.", 200, "text/plain")},
+    }
+    listening = (
+        "WebSocket /v1/listen: first a text message "
+        '{"type": "start", "sample_rate_hz": 48000, "format": "f32le" or "s16le", '
+        '"mode": "clip" or "monitor", "explain": false}, '
+        'then mono PCM as binary messages, then {"type": "stop"}. Comes back: {"type": "guess"} about once a second and one '
+        '{"type": "answer"} with the members of Answer (mode clip, at most 12 s), or {"type": "playing"} and {"type": "match"} '
+        'with the members of a match, and {"type": "end"} (mode monitor); {"type": "problem"} with those of Problem.'
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "confp", "version": VERSION, "description": listening},
+        "paths": paths,
+        "components": {"schemas": _SCHEMAS, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+    }
+
+
+def _query(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": schema, "description": description}
+
+
+def _about(summary: str, status: int, result: str | None, *problems: int, also: int | None = None) -> dict[str, Any]:
+    """Summary and responses of one operation; `result` is a schema or a media type."""
+    if result is None:
+        content = {}
+    elif "/" in result:
+        content = {"content": {result: {}}}
+    else:
+        content = {"content": {"application/json": {"schema": _ref(result)}}}
+    good = {str(code): {"description": "done"} | content for code in (status, also) if code}
+    problem = {"content": {"application/problem+json": {"schema": _ref("Problem")}}}
+    bad = {str(code): {"description": _WHAT[code]} | problem for code in sorted(problems)}
+    return {"summary": summary, "responses": good | bad}

@@ -1,0 +1,185 @@
+// What the page does: the button, the files, the history.
+
+import { Listening, Trouble } from "./microphone.js";
+import { clock, hideProblem, nameOf, showAnswer, showProblem } from "./show.js";
+
+const byId = (id) => document.getElementById(id);
+const HISTORY_KEY = "confp-history";
+const HISTORY_LENGTH = 20;
+const IDLE = byId("status").textContent;
+
+let listening = null;
+let asking = null;
+let history = JSON.parse(sessionStorage.getItem(HISTORY_KEY) ?? "[]");
+let shown = null;
+
+function say(text) {
+  byId("status").textContent = text;
+}
+
+async function toggle() {
+  if (listening) {
+    say("Thinking…");
+    listening.stop();
+    return;
+  }
+  asking?.abort();
+  hideProblem();
+  say("Waiting for the microphone…");
+  listening = new Listening({ onLevel: showLevel, onGuess: showGuess, onStart: started });
+  try {
+    remember(await listening.run(), "microphone");
+    say(IDLE);
+  } catch (error) {
+    fail(error);
+  } finally {
+    listening = null;
+    byId("listen").setAttribute("aria-pressed", "false");
+    byId("listen-label").textContent = "Listen";
+    byId("level").hidden = true;
+    showLevel(0);
+  }
+}
+
+function started() {
+  byId("listen").setAttribute("aria-pressed", "true");
+  byId("listen-label").textContent = "Stop";
+  byId("level").hidden = false;
+  say("Listening…");
+}
+
+function showLevel(level) {
+  byId("level").value = level;
+  byId("listen").style.setProperty("--ring", `${Math.round(level * 26)}px`);
+}
+
+function showGuess(guess) {
+  const best = guess.matches[0];
+  if (guess.verdict === "match") {
+    say(`It is ${nameOf(best)}. Making sure…`);
+    listening?.stop();
+  } else if (best && best.confidence >= 0.5) {
+    say(`Listening… perhaps ${nameOf(best)}?`);
+  } else {
+    say(`Listening… ${Math.round(guess.length_s)} s heard, nothing sure yet.`);
+  }
+}
+
+async function askFile(file) {
+  if (!file) return;
+  listening?.stop();
+  asking?.abort();
+  const mine = (asking = new AbortController());
+  hideProblem();
+  say(`Asking about ${file.name}…`);
+  document.body.setAttribute("aria-busy", "true");
+  try {
+    const response = await fetch("/v1/identify?explain=true", { method: "POST", body: file, signal: mine.signal });
+    const reply = await response.json();
+    if (!response.ok) throw new Trouble(reply.detail, reply.remedy);
+    remember(reply, file.name);
+    say(IDLE);
+  } catch (error) {
+    if (error.name !== "AbortError") fail(error);
+  } finally {
+    if (asking === mine) {
+      asking = null;
+      document.body.removeAttribute("aria-busy");
+    }
+  }
+}
+
+function fail(error) {
+  say(IDLE);
+  if (error instanceof Trouble) showProblem(error.message, error.remedy);
+  else if (error instanceof TypeError) showProblem("The service cannot be reached.", "Is it still running? Try again.");
+  else showProblem(`Something failed: ${error.message}`, "Try again, or reload the page.");
+}
+
+function remember(answer, source) {
+  const { type: _, ...result } = answer;
+  history = [{ source, asked: new Date().toISOString(), answer: result }, ...history].slice(0, HISTORY_LENGTH);
+  try {
+    sessionStorage.setItem(HISTORY_KEY, JSON.stringify(history));
+  } catch {
+    sessionStorage.removeItem(HISTORY_KEY); // full: the history then lasts until the page is left
+  }
+  show(history[0]);
+}
+
+function show(entry) {
+  hideProblem();
+  shown = entry;
+  showAnswer(entry.answer);
+  const earlier = history.filter((other) => other !== entry);
+  byId("history").hidden = earlier.length === 0;
+  byId("history").querySelector("ol").replaceChildren(...earlier.map(historyRow));
+}
+
+function historyRow(entry) {
+  const { answer, asked, source } = entry;
+  const row = document.createElement("li");
+  const button = document.createElement("button");
+  const [what, when] = [document.createElement("span"), document.createElement("span")];
+  const best = answer.matches[0];
+  what.textContent = answer.verdict === "match" ? `${nameOf(best)}, ${clock(best.offset_s)} in` : `Unknown (${source})`;
+  when.textContent = new Date(asked).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  button.type = "button";
+  button.append(what, when);
+  button.addEventListener("click", () => show(entry));
+  row.append(button);
+  return row;
+}
+
+async function copy() {
+  const text = JSON.stringify(shown.answer, null, 1);
+  try {
+    await navigator.clipboard.writeText(text);
+    byId("copied").textContent = "Copied.";
+  } catch {
+    byId("copied").textContent = "The browser does not allow it here.";
+  }
+}
+
+async function describeCollection() {
+  try {
+    const ready = await fetch("/readyz");
+    if (!ready.ok) {
+      byId("collection").textContent = "The model is being prepared; this takes up to a minute…";
+      setTimeout(describeCollection, 1000);
+      return;
+    }
+    const { total } = await (await fetch("/v1/tracks?limit=1")).json();
+    byId("collection").textContent = `${total.toLocaleString()} ${total === 1 ? "track" : "tracks"} can be recognised here.`;
+  } catch {
+    byId("collection").textContent = "The service cannot be reached.";
+  }
+}
+
+function watchDrops() {
+  addEventListener("dragover", (event) => {
+    event.preventDefault();
+    document.body.classList.add("dropping");
+  });
+  addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) document.body.classList.remove("dropping");
+  });
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    document.body.classList.remove("dropping");
+    askFile(event.dataTransfer.files[0]);
+  });
+}
+
+byId("listen").addEventListener("click", toggle);
+byId("file").addEventListener("change", ({ target }) => {
+  askFile(target.files[0]);
+  target.value = ""; // the same file may be asked about again
+});
+byId("copy").addEventListener("click", copy);
+addEventListener("keydown", ({ key }) => {
+  if (key === "Escape" && listening) toggle();
+});
+watchDrops();
+describeCollection();
+if (history.length) show(history[0]);

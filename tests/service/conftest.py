@@ -1,0 +1,58 @@
+"""What the service's tests share: one server for all that leave it as it was, its clients, and clips."""
+
+import pathlib
+from collections.abc import Iterator
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+from running_service import KNOWN, MUSIC, RATE, STRANGER, Server, excerpt, start_server
+
+import confp_jax
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory) -> pathlib.Path:
+    """Eight tracks by the model that ships; tests that write take a copy."""
+    folder = tmp_path_factory.mktemp("service") / "music.db"
+    confp_jax.open(folder).add([MUSIC / f"{name}.mp3" for name in KNOWN])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(database, tmp_path_factory) -> Iterator[Server]:
+    """One server for all tests that leave it as it was."""
+    server = start_server(
+        database, tmp_path_factory.mktemp("server"), "--share-audio", "--max-body-mib", "4", "--max-audio-s", "60"
+    )
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def client(server) -> Iterator[httpx.Client]:
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def writer(server) -> Iterator[httpx.Client]:
+    with server.writer() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> dict[str, pathlib.Path]:
+    """Files to ask about: 5 s of a known track in noise, 6 s of a stranger, silence, and what is no audio."""
+    folder = tmp_path_factory.mktemp("clips")
+    files = {
+        "known": excerpt(KNOWN[0], start_s=7.35, length_s=5.0, noise_db=10.0),
+        "stranger": excerpt(STRANGER, start_s=4.0, length_s=6.0),
+        "silence": np.zeros(4 * RATE, np.float32),
+        "short": excerpt(KNOWN[0], start_s=7.0, length_s=0.5),
+    }
+    for name, samples in files.items():
+        soundfile.write(folder / f"{name}.wav", np.clip(samples, -1, 1), RATE)
+    (folder / "text.wav").write_text("this is no audio\n" * 100)
+    return {path.stem: path for path in folder.iterdir()}

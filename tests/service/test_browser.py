@@ -1,0 +1,188 @@
+"""The page in Debian's Chromium, with a microphone that plays a file: what a person sees and can do."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import soundfile
+from running_service import KNOWN, STRANGER, excerpt
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PHONE = {"width": 360, "height": 740}
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; install it: apt install chromium")
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory) -> dict[str, pathlib.Path]:
+    """What the fake microphone plays, over and over: 12 s at 48 kHz."""
+    folder = tmp_path_factory.mktemp("microphone")
+    known = excerpt(KNOWN[0], start_s=6.0, length_s=12.0, noise_db=10.0, rate_hz=48_000)
+    stranger = excerpt(STRANGER, start_s=6.0, length_s=12.0, noise_db=10.0, rate_hz=48_000)
+    for name, samples in {"known": known, "stranger": stranger, "silence": np.zeros(48_000)}.items():
+        soundfile.write(folder / f"{name}.wav", np.clip(samples, -1, 1), 48_000, subtype="PCM_16")
+    return {path.stem: path for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def playwright():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture
+def open_page(playwright, server, sounds) -> Iterator:
+    """`open_page(sound)`: the page with a microphone that plays it; every message of the console must be expected."""
+    browsers, troubles = [], []
+
+    def opened(sound: str = "known", *, allowed: bool = True, **options):
+        arguments = ["--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={sounds[sound]}", "--no-sandbox"]
+        arguments += ["--use-fake-ui-for-media-stream"] if allowed else []
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        browsers.append(browser)
+        context = browser.new_context(**({"viewport": {"width": 900, "height": 1100}} | options))
+        page = context.new_page()
+        page.outside = []
+        page.on("request", lambda request: page.outside.append(request.url) if server.address not in request.url else None)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda said: troubles.append(said.text) if "Content Security" in said.text else None)
+        page.goto(server.address)
+        page.get_by_text("tracks can be recognised").wait_for()
+        return page
+
+    yield opened
+    for browser in browsers:
+        browser.close()
+    assert troubles == []
+
+
+def title(page) -> str:
+    return page.locator("#answer-title").inner_text()
+
+
+def wait_for_answer(page) -> None:
+    page.locator("#answer").wait_for(timeout=60_000)
+
+
+def is_drawn(page, canvas: str) -> bool:
+    """Whether a canvas shows more than one colour."""
+    script = """(id) => {
+      const canvas = document.getElementById(id);
+      const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+      return new Set(Array.from({length: data.length / 4}, (_, i) => data.slice(4 * i, 4 * i + 3).join())).size;
+    }"""
+    return page.evaluate(script, canvas) > 50
+
+
+def test_the_microphone_names_the_track(open_page, root):
+    page = open_page("known")
+    page.get_by_role("button", name="Listen").click()
+    page.get_by_role("button", name="Stop").wait_for()
+    page.wait_for_function("document.getElementById('level').value > 0.2")  # it is alive
+    wait_for_answer(page)
+    assert title(page) == KNOWN[0]
+    seconds = re.fullmatch(r"(\d+):(\d\d) into the track.*", page.locator("#answer-place").inner_text())
+    assert 6 <= int(seconds[1]) * 60 + int(seconds[2]) <= 14
+    assert re.search(r"(Almost certain|Very likely): .*\d %? ?.*confidence", page.locator("#answer-sure").inner_text())
+    assert is_drawn(page, "query-picture") and is_drawn(page, "match-picture")
+    assert page.locator("#scores li").count() >= 3
+    assert "behind" in page.locator("#margin").inner_text()
+    assert page.outside == []
+    page.get_by_role("button", name="Listen").wait_for()  # it can be asked again
+    if pictures := os.environ.get("CONFP_SCREENSHOTS"):
+        page.screenshot(path=f"{pictures}/microphone.png", full_page=True)
+
+
+def test_the_match_can_be_played_and_copied(open_page, clips):
+    page = open_page()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("#file").set_input_files(clips["known"])
+    wait_for_answer(page)
+    player = page.locator("#answer-play audio")
+    player.evaluate("player => { player.muted = true; return player.play(); }")
+    assert player.evaluate("player => player.currentTime") >= 7
+    page.get_by_role("button", name="Copy as JSON").click()
+    page.get_by_text("Copied.").wait_for()
+    copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
+    assert (copied["verdict"], copied["matches"][0]["track"]) == ("match", KNOWN[0])
+
+
+def test_a_dropped_file_and_the_history(open_page, clips):
+    page = open_page()
+    script = """([bytes]) => {
+      const data = new DataTransfer();
+      data.items.add(new File([new Uint8Array(bytes)], "dropped.wav"));
+      document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+    }"""
+    page.evaluate(script, [list(clips["known"].read_bytes())])
+    wait_for_answer(page)
+    assert title(page) == KNOWN[0]
+    page.locator("#file").set_input_files(clips["stranger"])
+    page.get_by_text("I don’t know this one").wait_for()
+    page.locator("#history").get_by_role("button", name=KNOWN[0]).click()
+    assert title(page) == KNOWN[0]
+    page.reload()
+    page.locator("#history").get_by_role("button").first.wait_for()  # it lasts as long as the tab
+
+
+def test_a_stranger_is_unknown(open_page):
+    page = open_page("stranger", color_scheme="dark")
+    page.get_by_role("button", name="Listen").click()
+    page.get_by_text("nothing sure yet").wait_for(timeout=30_000)
+    wait_for_answer(page)
+    assert title(page) == "I don’t know this one"
+    assert "may not be in this collection" in page.locator("#answer-artist").inner_text()
+    if pictures := os.environ.get("CONFP_SCREENSHOTS"):
+        page.screenshot(path=f"{pictures}/unknown.png", full_page=True)
+
+
+def test_what_can_go_wrong_is_said(open_page, server, clips):
+    page = open_page("silence")
+    alert = page.get_by_role("alert")
+    for clip, words in (("text", "cannot be decoded"), ("silence", "silent"), ("short", "too short")):
+        page.locator("#file").set_input_files(clips[clip])
+        alert.get_by_text(words).wait_for()
+    page.get_by_role("button", name="Listen").click()
+    page.get_by_role("button", name="Stop").wait_for()
+    page.keyboard.press("Escape")  # stops as the button does
+    alert.get_by_text(re.compile("silent|too short|no audio")).wait_for()
+    page.context.set_offline(True)
+    page.locator("#file").set_input_files(clips["known"])
+    alert.get_by_text("cannot be reached").wait_for()
+    if pictures := os.environ.get("CONFP_SCREENSHOTS"):
+        page.screenshot(path=f"{pictures}/problem.png", full_page=True)
+
+
+def test_a_refused_microphone(open_page):
+    page = open_page(allowed=False)
+    page.get_by_role("button", name="Listen").click()
+    page.get_by_role("alert").get_by_text("may not use the microphone").wait_for()
+
+
+def test_phone_width_by_keyboard(open_page, clips):
+    page = open_page("known", viewport=PHONE, has_touch=True, is_mobile=True)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "listen"
+    page.keyboard.press("Enter")
+    wait_for_answer(page)
+    assert title(page) == KNOWN[0]
+    assert page.evaluate("document.activeElement.id") == "answer"  # a screen reader reads it
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    if pictures := os.environ.get("CONFP_SCREENSHOTS"):
+        page.screenshot(path=f"{pictures}/phone.png", full_page=True)
+
+
+def test_the_documentation_needs_nobody_else(open_page, server):
+    page = open_page()
+    page.goto(f"{server.address}/docs")
+    page.get_by_text("/v1/identify – Which tracks sound in it?").click()
+    page.get_by_text("Also say why").wait_for()
+    assert page.outside == []
+    if pictures := os.environ.get("CONFP_SCREENSHOTS"):
+        page.screenshot(path=f"{pictures}/docs.png")

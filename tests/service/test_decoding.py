@@ -1,0 +1,87 @@
+"""The decoders' processes: what they return, what they may, and that one which is lost is replaced."""
+
+import asyncio
+import os
+import pathlib
+import signal
+
+import numpy as np
+import pytest
+from running_service import KNOWN, MUSIC
+
+from confp_jax.audio.decode import DecodeError, decode
+from confp_jax.service.decoding import DecodePool, DecoderGoneError
+
+SONG = MUSIC / f"{KNOWN[0]}.mp3"
+
+
+def children() -> set[int]:
+    return set(map(int, pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
+
+
+def with_pool(use, *, timeout_s: float = 60.0, num_workers: int = 1):
+    """Runs `use(pool, its processes)`."""
+
+    async def run():
+        before = children()
+        pool = DecodePool(sample_rate_hz=16_000, max_audio_s=40.0, timeout_s=timeout_s, num_workers=num_workers)
+        await pool.start()
+        try:
+            return await use(pool, children() - before)
+        finally:
+            await pool.close()
+            assert children() <= before  # none is left
+
+    return asyncio.run(run())
+
+
+def test_samples_are_those_of_decode():
+    async def use(pool, _):
+        whole, part = await asyncio.gather(pool.decode(SONG), pool.decode(SONG, start_s=7.5, length_s=2.0))
+        expected = decode(SONG, sample_rate_hz=16_000).samples
+        np.testing.assert_array_equal(whole.samples, expected)
+        np.testing.assert_array_equal(part.samples, expected[120_000:152_000])
+
+    with_pool(use)
+
+
+def test_errors_do_not_name_the_file(tmp_path):
+    (tmp_path / "bad.wav").write_bytes(b"RIFF" + bytes(100))
+
+    async def use(pool, _):
+        with pytest.raises(DecodeError) as caught:
+            await pool.decode(tmp_path / "bad.wav")
+        assert str(tmp_path) not in str(caught.value)
+        assert len((await pool.decode(SONG)).samples) > 400_000
+
+    with_pool(use)
+
+
+def test_a_decoder_that_dies_or_hangs_is_replaced():
+    async def use(pool, processes):
+        (first,) = processes
+        os.kill(first, signal.SIGKILL)
+        with pytest.raises(DecoderGoneError, match="ended its decoder"):
+            await pool.decode(SONG)
+        assert len((await pool.decode(SONG)).samples) > 400_000
+        (second,) = children() & {int(p) for p in os.listdir("/proc") if p.isdigit()} - processes
+        os.kill(second, signal.SIGSTOP)
+        with pytest.raises(DecoderGoneError, match=r"within 6 s"):
+            await pool.decode(SONG)
+
+    with_pool(use, timeout_s=6.0)
+
+
+def test_what_a_decoder_may():
+    """No files, bounded memory, and as much processor time as a job is given."""
+
+    async def use(pool, processes):
+        (worker,) = processes
+        await pool.decode(SONG)
+        lines = pathlib.Path(f"/proc/{worker}/limits").read_text().splitlines()
+        limits = {line[:26].strip(): line[26:47].strip() for line in lines[1:]}
+        assert limits["Max file size"] == "0"
+        assert int(limits["Max address space"]) == 3 << 30
+        assert int(limits["Max cpu time"]) < 90
+
+    with_pool(use)
