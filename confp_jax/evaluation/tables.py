@@ -71,7 +71,9 @@ def published_table(rows: Sequence[ConditionRow], systems: Sequence[SystemRow]) 
         shares = {row.condition: percent(row.matched.share) for row in of_length(rows, length_s)}
         shown = [shares.get(name, "") for name in TABLE_3_CONDITIONS]
         if any(shown):
-            cells.append(("this run: the model under test", f"{length_s:g} s", "this run's", *shown, "right track"))
+            cells.append(
+                ("this run: the model under test", f"{length_s:g} s", "this run's", *shown, "right track, sequence matching")
+            )
     for system in dict.fromkeys(row.system for row in systems):
         shares = {row.condition: percent(row.track.share) for row in systems if row.system == system and row.track}
         shown = [shares.get(name, "") for name in TABLE_3_CONDITIONS]
