@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from confp_jax.evaluation.compression import CompressionRow
 from confp_jax.evaluation.contenders import SystemRow
 from confp_jax.evaluation.outcomes import KINDS
 from confp_jax.evaluation.published import MODELS, PAPER, TABLE_2, TABLE_3, TABLE_3_CONDITIONS, TABLE_4
@@ -112,6 +113,22 @@ def open_set_table(rows: Sequence[ConditionRow]) -> Table:
         alarms = [with_interval(row.false_alarms[rate], 2) for rate in rates]
         cells.append((title(row.condition), f"{row.length_s:g} s", *accepted, *alarms, offset))
     caption = "Open set: every query with its track in the index and with it taken out; percent (95 % by bootstrap over tracks)"
+    return Table(caption, columns, tuple(cells))
+
+
+def compression_table(rows: Sequence[CompressionRow]) -> Table:
+    """Bytes of an hour of audio against top-1, a row a way of storing."""
+    names = list(rows[0].track) if rows else []
+    columns = ("stored as", "MB an hour of audio", *(f"{title(name)}: track / exact" for name in names))
+    cells = [
+        (
+            f"{row.dim} x {row.precision}",
+            f"{row.bytes_per_hour / 1e6:.3f}",
+            *(f"{percent(row.track[name])} / {percent(row.exact[name])}" for name in names),
+        )
+        for row in rows
+    ]
+    caption = "Fewer dimensions (principal axes) and fewer bits, 300 ms apart, exact search, float32 queries; top-1, percent"
     return Table(caption, columns, tuple(cells))
 
 
