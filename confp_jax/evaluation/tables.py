@@ -153,11 +153,13 @@ def system_table(rows: Sequence[SystemRow]) -> Table:
         if row.track is None:
             cells.append((row.system, title(row.condition), *[""] * (len(columns) - 3), row.trouble))
             continue
-        speed = f"{row.query_median_ms:.0f} / {row.query_p95_ms:.0f}"
-        index = [f"{row.index_wall_s:.0f}", _megabytes(row.index_peak_bytes), _megabytes(row.index_num_bytes)]
+        speed, memory, index = "", "", ["", "", ""]  # of a file of matches nothing of it is known
+        if row.index_peak_bytes:
+            speed, memory = f"{row.query_median_ms:.0f} / {row.query_p95_ms:.0f}", _megabytes(row.query_peak_bytes)
+            index = [f"{row.index_wall_s:.0f}", _megabytes(row.index_peak_bytes), _megabytes(row.index_num_bytes)]
         cells.append((
             row.system, title(row.condition), with_interval(row.track), percent(row.exact), percent(row.near),
-            percent(row.track_top5), speed, _megabytes(row.query_peak_bytes), *index, str(row.num_queries), row.trouble,
+            percent(row.track_top5), speed, memory, *index, str(row.num_queries), row.trouble,
         ))  # fmt: skip
     return Table("Systems, each in its own process; percent", columns, tuple(cells))
 
