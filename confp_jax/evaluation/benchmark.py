@@ -24,9 +24,10 @@ from confp_jax import command_line
 from confp_jax.config import ConfigError, from_mapping, suggestion
 from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.benchmark_config import BenchmarkConfig
+from confp_jax.evaluation.compression import CompressionRow, chosen_conditions, compression_rows
 from confp_jax.evaluation.contenders import SystemRow, SystemRun, imported_rows, measure_systems
 from confp_jax.evaluation.outcomes import Outcomes, Searched, measure_condition
-from confp_jax.evaluation.pages import Results, write_results
+from confp_jax.evaluation.pages import Measured, Results, write_results
 from confp_jax.evaluation.query_sets import QuerySet, dataset_id, find_query_sets
 from confp_jax.evaluation.reference import embed_reference
 from confp_jax.evaluation.rows import ConditionRow, compare, condition_row
@@ -34,11 +35,11 @@ from confp_jax.evaluation.shift_curve import shift_curve
 from confp_jax.evaluation.systems.external import CommandConfig
 from confp_jax.evaluation.systems.worker import BUILT_IN, OURS, SystemSpec
 from confp_jax.retrieval.decision import Decision, DecisionError, load_decision
-from confp_jax.retrieval.embed import Embedder, UnknownModelError, load_encoder
+from confp_jax.retrieval.embed import HOP_S, Embedder, UnknownModelError, load_encoder
 from confp_jax.retrieval.index import ExactIndex
 from confp_jax.training.checkpoint import CheckpointError
 
-_VERSION = "1"  # of what a measurement is: another one measures anew
+_VERSION = "2"  # of what a measurement is: another one measures anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,10 +123,31 @@ def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:
         rows=tuple(tuple(rows_of(one, config)) for one in measured),
         comparisons=tuple(comparisons(sets, *measured)) if len(measured) == 2 else (),
         shift=curve,
+        compression=tuple(stored_smaller(models[0], sets, measured[0], cache)) if config.compression else (),
         systems=tuple(run_systems(specs, config, sets, first, cache, console)),
     )
     write_results(results, measured, first, out, console)
     return results
+
+
+def stored_smaller(model: Model, sets: Sequence[QuerySet], measured: Measured, cache: pathlib.Path) -> list[CompressionRow]:
+    """Smaller fingerprints on the first set of the model's own length; kept by content as all is."""
+    one = own_length(sets, model.embedder)
+    names = chosen_conditions(one.conditions)
+    config = model.config
+    content = [model.embedder.identity, model.index_id, dataset_id(one.folder, names), config.most_queries, _VERSION]
+    kept = cache / "compression" / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]}.json"
+    if not kept.is_file():
+        model.console.print(f"{model.embedder.name}: fewer dimensions and bits")
+        found = compression_rows(model.searched, {name: measured[one, name] for name in names}, hop_s=HOP_S)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps([dataclasses.asdict(row) for row in found]))
+    return [CompressionRow(**values) for values in json.loads(kept.read_text())]
+
+
+def own_length(sets: Sequence[QuerySet], embedder: Embedder) -> QuerySet:
+    """The first query set of the model's own length, else the shortest."""
+    return next((one for one in sets if one.length_s == embedder.config.audio.segment_s), sets[0])
 
 
 def rows_of(measured: dict[tuple[QuerySet, str], Outcomes], config: BenchmarkConfig) -> list[ConditionRow]:
@@ -181,7 +203,7 @@ def run_systems(
     imported = matches_files(config)
     if not specs and not imported:
         return []
-    chosen = next((one for one in sets if one.length_s == embedder.config.audio.segment_s), sets[0])
+    chosen = own_length(sets, embedder)
     names = tuple(name for name in chosen.conditions if not config.system_conditions or name in config.system_conditions)
     chosen = dataclasses.replace(chosen, conditions=names)
     with tempfile.TemporaryDirectory() as scratch:

@@ -28,5 +28,6 @@ class BenchmarkConfig:
     cache: str = ""
     num_failures: int = 12
     shift_tracks: int = 50
+    compression: bool = True
     num_bootstraps: int = 2000
     seed: int = 0

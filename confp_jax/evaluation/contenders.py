@@ -44,10 +44,14 @@ class SystemRow:
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """Of a query: the track that it is of, and where in it the query begins."""
+    """Of a query: the track that it is of, and where in it the query begins.
+
+    A system that knows nothing of tempo tells the start of a window with the query's middle: `window_s` is as right.
+    """
 
     track_id: int
     start_s: float
+    window_s: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +105,7 @@ class SystemRun:
         for row in (source.row(number) for number in spread(len(source), self.most)):
             middle_s = row.num_samples / source.summary.sample_rate_hz / 2
             group = self.group_of.get(row.track_id, row.track_id)
-            out.append(Truth(group, row.start_s + middle_s * (1 - row.rate)))
+            out.append(Truth(group, row.start_s + middle_s * (1 - row.rate), row.start_s))
         return out
 
 
@@ -187,7 +191,7 @@ def _hit(answer: Answer, truth: Truth, *, k: int) -> float:
     """How far off the place is where the right track is among the first k, infinity where no place was told; NaN: it is not."""
     for found in answer.found[:k]:
         if found.track == str(truth.track_id):
-            error_s = abs(found.offset_s - truth.start_s)
+            error_s = min(abs(found.offset_s - truth.start_s), abs(found.offset_s - truth.window_s))
             return float("inf") if np.isnan(error_s) else error_s
     return float("nan")
 

@@ -28,6 +28,7 @@ class Outcomes:
     start_s: Float64[np.ndarray, " Q"]  # where the excerpt begins in the original
     rate: Float64[np.ndarray, " Q"]
     segment_s: Float64[np.ndarray, " Q"]  # where the first window does, whose middle is that of its place in the original
+    queries: Float32[np.ndarray, "Q E"]  # the first fingerprint of each
     exact_tracks: Int64[np.ndarray, "Q K"]
     exact_s: Float64[np.ndarray, "Q K"]
     exact_scores: Float32[np.ndarray, "Q K"]
@@ -94,7 +95,7 @@ def measure_condition(
         found[f"{name}_scores"] = hits.scores
     del found["index_scores"]
     start_s, rate = (np.array([getattr(e, name) for e in excerpts], np.float64) for name in ("start_s", "rate"))
-    return Outcomes(rows, own, start_s, rate, segment_s, **found, trials=trials)
+    return Outcomes(rows, own, start_s, rate, segment_s, queries, **found, trials=trials)
 
 
 def joined(parts: Sequence[Outcomes]) -> Outcomes:

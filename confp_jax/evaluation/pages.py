@@ -14,6 +14,7 @@ from rich.console import Console
 
 from confp_jax.evaluation import figures, tables
 from confp_jax.evaluation.benchmark_config import BenchmarkConfig
+from confp_jax.evaluation.compression import CompressionRow
 from confp_jax.evaluation.contenders import SystemRow
 from confp_jax.evaluation.export import query_rows, write_pexeso, write_query_rows
 from confp_jax.evaluation.failures import Failure, Sounds, spectrograms, worst_failures
@@ -41,6 +42,7 @@ class Results:
     rows: tuple[tuple[ConditionRow, ...], ...]
     comparisons: tuple[Comparison, ...]
     shift: ShiftCurve | None
+    compression: tuple[CompressionRow, ...]
     systems: tuple[SystemRow, ...]
 
 
@@ -81,6 +83,7 @@ def table_sections(results: Results) -> list[tuple[str, list[tables.Table]]]:
         ("All conditions", [tables.hit_table(rows, segment_s)]),
         ("Query length", [tables.length_table(rows)] if len({row.length_s for row in rows}) > 1 else []),
         ("Open set", [tables.open_set_table(rows)]),
+        ("Smaller fingerprints", [tables.compression_table(results.compression)]),
         ("Systems", [tables.short_system_table(results.systems), tables.system_table(results.systems)]),
     ]
     if results.comparisons:
@@ -170,7 +173,7 @@ def environment(results: Results) -> dict[str, str]:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "Command": shlex.join([pathlib.PurePath(sys.executable).name, *sys.argv]),
+        "Command": shlex.join(["python", "-m", "confp_jax.evaluation.benchmark", *sys.argv[1:]]),
         "Models": ", ".join(f"{name} ({identity})" for name, identity, _ in results.models),
         "Index": f"{results.config.index} {results.config.index_splits}, content {results.index_id}",
         "Query sets": ", ".join(f"{name}: {content}" for name, content in results.query_ids.items()),

@@ -12,11 +12,11 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 72rem; padding: 1rem; }
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
-.wide { overflow-x: auto; margin: 1rem 0; }
+.wide { overflow-x: auto; margin: 0 0 1rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .875rem; }
-caption { text-align: left; font-weight: 600; padding: .25rem 0; }
+.caption { font-weight: 600; margin: 1.5rem 0 .25rem; font-size: .9rem; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-td:last-child { white-space: normal; }
+td:last-child { white-space: normal; min-width: 6rem; }
 th { vertical-align: bottom; white-space: normal; } th:first-child, td:first-child { text-align: left; }
 tbody tr:nth-child(odd) { background: var(--soft); }
 td:first-child, th:first-child { position: sticky; left: 0; background: Canvas; }
@@ -72,8 +72,9 @@ def _section(section: Section) -> str:
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.columns)
     body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    inside = f"<caption>{html.escape(table.caption)}</caption><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody>"
-    return f'<div class="wide"><table>{inside}</table></div>'
+    caption = html.escape(table.caption)  # outside: what scrolls sideways on a phone must not take it along
+    inside = f"<thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody>"
+    return f'<p class="caption">{caption}</p><div class="wide"><table aria-label="{caption}">{inside}</table></div>'
 
 
 def _picture(picture: Picture) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from confp_jax.evaluation.compression import CompressionRow
 from confp_jax.evaluation.contenders import SystemRow
 from confp_jax.evaluation.outcomes import KINDS
 from confp_jax.evaluation.published import MODELS, PAPER, TABLE_2, TABLE_3, TABLE_3_CONDITIONS, TABLE_4
@@ -71,7 +72,9 @@ def published_table(rows: Sequence[ConditionRow], systems: Sequence[SystemRow]) 
         shares = {row.condition: percent(row.matched.share) for row in of_length(rows, length_s)}
         shown = [shares.get(name, "") for name in TABLE_3_CONDITIONS]
         if any(shown):
-            cells.append(("this run: the model under test", f"{length_s:g} s", "this run's", *shown, "right track"))
+            cells.append(
+                ("this run: the model under test", f"{length_s:g} s", "this run's", *shown, "right track, sequence matching")
+            )
     for system in dict.fromkeys(row.system for row in systems):
         shares = {row.condition: percent(row.track.share) for row in systems if row.system == system and row.track}
         shown = [shares.get(name, "") for name in TABLE_3_CONDITIONS]
@@ -113,6 +116,22 @@ def open_set_table(rows: Sequence[ConditionRow]) -> Table:
     return Table(caption, columns, tuple(cells))
 
 
+def compression_table(rows: Sequence[CompressionRow]) -> Table:
+    """Bytes of an hour of audio against top-1, a row a way of storing."""
+    names = list(rows[0].track) if rows else []
+    columns = ("stored as", "MB an hour of audio", *(f"{title(name)}: track / exact" for name in names))
+    cells = [
+        (
+            f"{row.dim} x {row.precision}",
+            f"{row.bytes_per_hour / 1e6:.3f}",
+            *(f"{percent(row.track[name])} / {percent(row.exact[name])}" for name in names),
+        )
+        for row in rows
+    ]
+    caption = "Fewer dimensions (principal axes) and fewer bits, 300 ms apart, exact search, float32 queries; top-1, percent"
+    return Table(caption, columns, tuple(cells))
+
+
 def comparison_table(comparisons: Sequence[Comparison], names: tuple[str, str]) -> Table:
     """The paired tests of two models."""
     columns = ("condition", "query", f"only {names[0]}", f"only {names[1]}", "queries", "p (McNemar, exact)")
@@ -134,11 +153,13 @@ def system_table(rows: Sequence[SystemRow]) -> Table:
         if row.track is None:
             cells.append((row.system, title(row.condition), *[""] * (len(columns) - 3), row.trouble))
             continue
-        speed = f"{row.query_median_ms:.0f} / {row.query_p95_ms:.0f}"
-        index = [f"{row.index_wall_s:.0f}", _megabytes(row.index_peak_bytes), _megabytes(row.index_num_bytes)]
+        speed, memory, index = "", "", ["", "", ""]  # of a file of matches nothing of it is known
+        if row.index_peak_bytes:
+            speed, memory = f"{row.query_median_ms:.0f} / {row.query_p95_ms:.0f}", _megabytes(row.query_peak_bytes)
+            index = [f"{row.index_wall_s:.0f}", _megabytes(row.index_peak_bytes), _megabytes(row.index_num_bytes)]
         cells.append((
             row.system, title(row.condition), with_interval(row.track), percent(row.exact), percent(row.near),
-            percent(row.track_top5), speed, _megabytes(row.query_peak_bytes), *index, str(row.num_queries), row.trouble,
+            percent(row.track_top5), speed, memory, *index, str(row.num_queries), row.trouble,
         ))  # fmt: skip
     return Table("Systems, each in its own process; percent", columns, tuple(cells))
 

@@ -17,6 +17,7 @@ from confp_jax.data.clips import ClipSource
 from confp_jax.data.records import Clip, DatasetError
 from confp_jax.evaluation import benchmark
 from confp_jax.evaluation.benchmark import BenchmarkConfig, run
+from confp_jax.evaluation.compression import principal_axes
 from confp_jax.evaluation.export import read_pexeso
 from confp_jax.evaluation.open_set import Trials
 from confp_jax.evaluation.outcomes import Outcomes
@@ -54,7 +55,7 @@ def queries(music_dir, tmp_path_factory):
 def config_of(model, prepared, queries, **overrides):
     values = benchmark_config("quick").to_dict() | {"checkpoint": str(model), "index": str(prepared), "queries": str(queries)}
     values |= {"index_splits": ("training", "validation", "test"), "conditions": (), "most_queries": 0, "systems": ()}
-    values |= {"num_failures": 2, "shift_tracks": 1, "num_bootstraps": 200}
+    values |= {"num_failures": 2, "shift_tracks": 1, "num_bootstraps": 200, "compression": True, "system_conditions": ()}
     return from_mapping(BenchmarkConfig, values | overrides)
 
 
@@ -106,6 +107,28 @@ def test_the_report_is_one_file_with_all_in_it(done):
     assert page.count("data:image/png;base64,") >= 6
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page) and "<script" not in page and "url(" not in page
     assert "Environment and command" in page and dataclasses.asdict(done[0])["index_id"] in page
+
+
+def test_smaller_fingerprints_lose_hits_and_the_whole_loses_none(done):
+    results, _ = done
+    rows = {(row.dim, row.precision): row for row in results.compression}
+    clean = next(row for row in results.rows[0] if row.condition == "clean")
+    whole = rows[max(dim for dim, _ in rows), "float32"]
+    assert whole.track["clean"] == clean.top1["track"].share and whole.exact["clean"] == clean.top1["exact"].share
+    for (dim, precision), row in rows.items():
+        assert (
+            row.bytes_per_hour
+            == 12_000 * {"float32": 4 * dim, "float16": 2 * dim, "int8": dim + 2, "binary": dim // 8}[precision]
+        )
+    assert rows[32, "binary"].track["background_5db"] < whole.track["background_5db"]
+
+
+def test_principal_axes_keep_what_lies_in_them():
+    rng = np.random.default_rng(0)
+    rows = (rng.normal(size=(500, 3)) @ rng.normal(size=(3, 16))).astype(np.float32)
+    axes = principal_axes(rows)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(16), atol=1e-5)
+    np.testing.assert_allclose(rows @ axes[:, :3] @ axes[:, :3].T, rows, atol=1e-3)
 
 
 def test_a_second_report_measures_nothing_and_is_the_same(done, checkpoint, prepared, queries, monkeypatch):
@@ -182,7 +205,8 @@ def outcomes_of(right, tracks, sure=None):
     logit = np.where(right, 4.0, -4.0) if sure is None else sure
     trials = Trials(tracks, right, zeros, logit, zeros + 1, zeros - 9, tracks + 1, zeros, found, zeros)
     places = found[:, None], zeros[:, None]
-    return Outcomes(np.arange(len(right)), tracks, zeros, zeros + 1, zeros, *places, zeros[:, None], *places, trials)
+    queries = np.zeros((len(right), 4), np.float32)
+    return Outcomes(np.arange(len(right)), tracks, zeros, zeros + 1, zeros, queries, *places, zeros[:, None], *places, trials)
 
 
 def test_several_runs_are_a_mean_with_the_interval_of_one():

@@ -1,0 +1,93 @@
+"""Smaller fingerprints: what fewer dimensions and fewer bits cost in hits (the paper's future work).
+
+The stored rows are made smaller; the queries stay float32, as a program would keep them.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from confp_jax.evaluation.outcomes import Outcomes, Searched
+from confp_jax.retrieval.index import ExactIndex
+
+DIMS = (128, 64, 32)
+_FIT_ROWS = 20_000  # of the index, evenly: more tell the principal axes no better
+Rows = Float32[np.ndarray, "N E"]
+
+
+def _as_float16(rows: Rows) -> Rows:
+    return rows.astype(np.float16).astype(np.float32)
+
+
+def _as_int8(rows: Rows) -> Rows:
+    scale = np.abs(rows).max(axis=1, keepdims=True) / 127
+    return np.round(rows / np.maximum(scale, 1e-12)).astype(np.int8) * scale.astype(np.float16).astype(np.float32)
+
+
+def _as_bits(rows: Rows) -> Rows:
+    return np.where(rows >= 0, 1, -1).astype(np.float32) / np.float32(np.sqrt(rows.shape[1]))
+
+
+# What of a row is left when it is stored and read again, and its bytes by number of dimensions.
+PRECISIONS: dict[str, tuple[Callable[[Rows], Rows], Callable[[int], int]]] = {
+    "float32": (lambda rows: rows, lambda dim: 4 * dim),
+    "float16": (_as_float16, lambda dim: 2 * dim),
+    "int8": (_as_int8, lambda dim: dim + 2),  # and a float16 scale
+    "binary": (_as_bits, lambda dim: dim // 8),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CompressionRow:
+    """Top-1 shares of one way of storing fingerprints, for each condition."""
+
+    dim: int
+    precision: str
+    bytes_per_hour: int
+    track: dict[str, float]
+    exact: dict[str, float]
+
+
+def compression_rows(searched: Searched, measured: Mapping[str, Outcomes], *, hop_s: float) -> list[CompressionRow]:
+    """All dimensions and precisions on the conditions' queries, by exact search in the whole index."""
+    vectors = np.asarray(searched.evaluation.reference.snapshot.vectors, np.float32)
+    axes, out = principal_axes(vectors), []
+    for dim in (dim for dim in DIMS if dim <= vectors.shape[1]):
+        # All dimensions are the fingerprints themselves: no axes need be stored.
+        turned = axes[:, :dim] if dim < vectors.shape[1] else np.eye(dim, dtype=np.float32)
+        rows = _unit(vectors @ turned)
+        for precision, (stored, num_bytes) in PRECISIONS.items():
+            index = ExactIndex(stored(rows))
+            shares = {name: _shares(index, _unit(one.queries @ turned), one, searched) for name, one in measured.items()}
+            per_hour = round(3600 / hop_s) * num_bytes(dim)
+            track, exact = ({name: pair[i] for name, pair in shares.items()} for i in range(2))
+            out.append(CompressionRow(dim, precision, per_hour, track, exact))
+    return out
+
+
+def principal_axes(vectors: Rows) -> Float32[np.ndarray, "E E"]:
+    """Columns by falling variance, about the origin: a cosine is kept as far as the kept axes hold it."""
+    sample = vectors[np.linspace(0, len(vectors) - 1, min(len(vectors), _FIT_ROWS)).astype(int)].astype(np.float64)
+    variances, axes = np.linalg.eigh(sample.T @ sample)
+    return axes[:, np.argsort(-variances, kind="stable")].astype(np.float32)
+
+
+def _shares(index: ExactIndex, queries: Rows, one: Outcomes, searched: Searched) -> tuple[float, float]:
+    reference = searched.evaluation.reference
+    rows = index.search(queries, k=1).rows
+    tracks = reference.snapshot.row_tracks[rows]
+    found_s: Float64[np.ndarray, "Q 1"] = (rows - reference.first_rows[tracks]) * reference.hop_s
+    again = dataclasses.replace(one, exact_tracks=searched.evaluation.track_ids[tracks], exact_s=found_s)
+    return float(again.hits("track", k=1).mean()), float(again.hits("exact", k=1).mean())
+
+
+def _unit(rows: Rows) -> Rows:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+
+
+def chosen_conditions(names: Sequence[str]) -> list[str]:
+    """What the table shows: one of each kind, where it was measured."""
+    wanted = ("clean", "shift_40", "reverb", "background_10db", "background_5db", "background_0db", "reverb_background_10db")
+    return [name for name in wanted if name in names]
