@@ -48,7 +48,7 @@ def main() -> None:
             [sys.executable, "-m", "confp_jax.cli", "serve", str(database), "--port", "0", "--json"], stdout=subprocess.PIPE
         ) as server:
             try:
-                address = json.loads(server.stdout.readline())["address"]
+                address = json.loads(next(iter(server.stdout or ())))["address"]
                 wait_until_ready(address)
                 over_http(address, clips, args.clients, args.seconds, process_p50_ms)
                 memory(address, server.pid, clips, args.requests)
