@@ -240,9 +240,10 @@ def test_find_audio_sorts_folders_and_leaves_files_as_given(tmp_path):
     assert find_audio([tmp_path / "b" / "2.MP3", tmp_path / "a.wav"]) == [tmp_path / "b" / "2.MP3", tmp_path / "a.wav"]
 
 
-@pytest.mark.parametrize(
-    "playlist", ["#EXTM3U\n#EXT-X-TARGETDURATION:30\n#EXTINF:30,\n{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile '{}'\n"]
-)
+PLAYLISTS = ["#EXTM3U\n#EXT-X-TARGETDURATION:30\n#EXTINF:30,\n{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile '{}'\n"]
+
+
+@pytest.mark.parametrize("playlist", PLAYLISTS)
 def test_a_playlist_opens_no_other_file(root, tmp_path, playlist):
     """FFmpeg would play what it names: a stranger's "audio file" could read ours."""
     target = (root / "examples" / "music" / "jordan-trudgett_battle2.mp3").resolve()
