@@ -1,4 +1,8 @@
-"""audfprint, the landmark fingerprinter (package `audfprint2`), at the settings of its own command line."""
+"""audfprint, the landmark fingerprinter (package `audfprint2`), at the settings of its own command line but one.
+
+Its command line answers from 5 landmarks on. Here, as the other systems do, it tells its nearest track however unsure: of 3 s
+excerpts with noise it would find a quarter less (63.6 % against 86.4 % of 44 at 10 dB).
+"""
 
 import dataclasses
 import pathlib
@@ -7,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from confp_jax.evaluation.systems.protocol import NUM_FOUND, Answer, Found, QueryError, SystemFailedError, answers
 
+LEAST_LANDMARKS = 1  # that agree in time
 _INDEX_SHIFTS, _QUERY_SHIFTS = 1, 4  # part-frame shifts of its `new` and its `match`
 _MAX_RESULTS = 20  # several may be of one track
 
@@ -31,7 +36,7 @@ class Audfprint:
         audfprint2 = _package()
         analyzer, table = _analyzer(_QUERY_SHIFTS), audfprint2.HashTable(str(self.folder / "landmarks.pklz"))
         matcher = audfprint2.Matcher()
-        matcher.window, matcher.threshcount, matcher.search_depth = 2, 5, 100
+        matcher.window, matcher.threshcount, matcher.search_depth = 2, LEAST_LANDMARKS, 100
         frame_s = analyzer.n_hop / analyzer.target_sr
 
         def answer(file: pathlib.Path) -> list[Found]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Int16
 
+from confp_jax.evaluation.systems.audfprint import LEAST_LANDMARKS
 from confp_jax.evaluation.systems.bounded import run_bounded
 from confp_jax.evaluation.systems.protocol import Answer, Found, SystemFailedError
 from confp_jax.evaluation.systems.worker import AUDFPRINT, CHROMAPRINT, SystemSpec
@@ -97,7 +98,7 @@ def system_version(spec: SystemSpec, checkpoint_identity: str) -> str:
         import importlib.metadata
 
         try:
-            return importlib.metadata.version("audfprint2")
+            return f"{importlib.metadata.version('audfprint2')}, from {LEAST_LANDMARKS} landmark on"
         except importlib.metadata.PackageNotFoundError:
             return "not installed"
     if spec.kind == CHROMAPRINT:
