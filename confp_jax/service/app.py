@@ -130,7 +130,7 @@ class Service:
         self._check_token(request)
         async with self._admitted(request) as upload, self._gate.enter():
             async with asyncio.timeout(self._settings.request_timeout_s):
-                decoded = await self._engine.decode(upload.path)
+                decoded = await self._engine.decode(upload.path, with_tags=True)
                 fingerprints = await self._engine.fingerprint(decoded.samples)
             segment_s = self._engine.view.searcher.reference.segment_s
             if fingerprints.segment_s < segment_s:

@@ -13,6 +13,7 @@ from jaxtyping import Float32
 
 from confp_jax.audio.decode import DecodeError, Tags
 
+_BUFFER_BYTES = 1 << 20
 _REMEDY = "convert it to wav, flac, mp3, ogg, opus or m4a"
 
 
@@ -22,7 +23,7 @@ class DecoderGoneError(DecodeError):
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """Mono samples at the model's rate, and what the file says of itself."""
+    """Mono samples at the model's rate, and what the file says of itself if that was asked for."""
 
     samples: Float32[np.ndarray, " n"]
     tags: Tags
@@ -41,7 +42,7 @@ class DecodePool:
         """Starts the workers and waits until each has shown that it answers."""
         for _ in range(self._num_workers):
             await self._spawn()
-        job = self._job(pathlib.Path(os.devnull), 0.0, 0.0)
+        job = self._job(pathlib.Path(os.devnull), 0.0, 0.0, False)
         for worker in list(self._all):
             with contextlib.suppress(DecodeError):
                 await self._ask(worker, job)
@@ -51,7 +52,9 @@ class DecodePool:
         for worker in list(self._all):
             await self._end(worker)
 
-    async def decode(self, path: pathlib.Path, *, start_s: float = 0.0, length_s: float = 0.0) -> Decoded:
+    async def decode(
+        self, path: pathlib.Path, *, start_s: float = 0.0, length_s: float = 0.0, with_tags: bool = False
+    ) -> Decoded:
         """The file's samples, or `length_s` of them from `start_s` on.
 
         Raises:
@@ -60,7 +63,7 @@ class DecodePool:
         worker = await self._idle.get()
         try:
             async with asyncio.timeout(self._timeout_s):
-                decoded = await self._ask(worker, self._job(path, start_s, length_s))
+                decoded = await self._ask(worker, self._job(path, start_s, length_s, with_tags))
         except DecoderGoneError:
             await self._replace(worker)
             raise
@@ -78,8 +81,8 @@ class DecodePool:
         self._idle.put_nowait(worker)
         return decoded
 
-    def _job(self, path: pathlib.Path, start_s: float, length_s: float) -> bytes:
-        limits = {"max_audio_s": self._max_audio_s, "cpu_s": self._timeout_s}
+    def _job(self, path: pathlib.Path, start_s: float, length_s: float, with_tags: bool) -> bytes:
+        limits = {"max_audio_s": self._max_audio_s, "cpu_s": self._timeout_s, "with_tags": with_tags}
         job = {"path": str(path), "sample_rate_hz": self._rate_hz, "start_s": start_s, "length_s": length_s} | limits
         return json.dumps(job).encode() + b"\n"
 
@@ -102,7 +105,9 @@ class DecodePool:
         pipe = asyncio.subprocess.PIPE
         nothing = asyncio.subprocess.DEVNULL
         # A session of its own: Ctrl-C is for the service, which ends its workers when their jobs are done.
-        worker = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=nothing, start_new_session=True)
+        worker = await asyncio.create_subprocess_exec(
+            *command, stdin=pipe, stdout=pipe, stderr=nothing, start_new_session=True, limit=_BUFFER_BYTES
+        )
         self._all.add(worker)
         self._idle.put_nowait(worker)
 

@@ -98,7 +98,9 @@ class Engine:
         await self._decoders.close()
         self._searching.shutdown()
 
-    async def decode(self, path: pathlib.Path, *, start_s: float = 0.0, length_s: float = 0.0) -> Decoded:
+    async def decode(
+        self, path: pathlib.Path, *, start_s: float = 0.0, length_s: float = 0.0, with_tags: bool = False
+    ) -> Decoded:
         """Samples at the model's rate.
 
         Raises:
@@ -106,7 +108,7 @@ class Engine:
         """
         self._decoding += 1
         try:
-            return await self._decoders.decode(path, start_s=start_s, length_s=length_s)
+            return await self._decoders.decode(path, start_s=start_s, length_s=length_s, with_tags=with_tags)
         except DecoderGoneError:
             self.metrics.decoder_lost()
             raise

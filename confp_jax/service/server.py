@@ -68,6 +68,9 @@ def _timed_protocol(settings: Settings) -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(transport)  # type: ignore[arg-type]
+            # asyncio does so for sockets that say they are TCP, which a listening one does not: an answer would wait for the
+            # client's delayed acknowledgement of its headers, 40 ms.
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if len(self.connections) > settings.max_connections:
                 transport.close()
                 return

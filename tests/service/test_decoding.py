@@ -7,9 +7,10 @@ import signal
 
 import numpy as np
 import pytest
+import soundfile
 from running_service import KNOWN, MUSIC
 
-from confp_jax.audio.decode import DecodeError, decode
+from confp_jax.audio.decode import DecodeError, Tags, decode
 from confp_jax.service.decoding import DecodePool, DecoderGoneError
 
 SONG = MUSIC / f"{KNOWN[0]}.mp3"
@@ -41,6 +42,18 @@ def test_samples_are_those_of_decode():
         expected = decode(SONG, sample_rate_hz=16_000).samples
         np.testing.assert_array_equal(whole.samples, expected)
         np.testing.assert_array_equal(part.samples, expected[120_000:152_000])
+
+    with_pool(use)
+
+
+def test_tags_where_they_are_asked_for(tmp_path):
+    with soundfile.SoundFile(tmp_path / "tagged.flac", "w", 16_000, 1) as file:
+        file.title, file.artist = "Ein Lied", "Jemand"
+        file.write(np.full(16_000, 0.1))
+
+    async def use(pool, _):
+        assert (await pool.decode(tmp_path / "tagged.flac", with_tags=True)).tags == Tags("Ein Lied", "Jemand", "")
+        assert (await pool.decode(tmp_path / "tagged.flac")).tags == Tags()
 
     with_pool(use)
 
