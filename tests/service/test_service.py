@@ -178,7 +178,10 @@ def fuzzed(clips) -> dict[str, bytes]:
 @hypothesis.settings(max_examples=40, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @hypothesis.given(st.binary(max_size=300), st.text(max_size=30), st.sampled_from(["multipart/form-data", "audio/wav", ""]))
 def test_broken_forms_are_answered(client, body, boundary, kind):
-    header = f"{kind}; boundary={boundary}".encode("utf-8", "replace").replace(b"\n", b"").replace(b"\r", b"").replace(b"\0", b"")
+    encoded = f"{kind}; boundary={boundary}".encode("utf-8", "replace")
+    header = bytes(
+        byte for byte in encoded if byte >= 0x20 and byte != 0x7F
+    )  # the client itself refuses to send control characters
     assert client.post("/v1/identify", content=body, headers={b"Content-Type": header.strip()}).status_code in (400, 422)
 
 
