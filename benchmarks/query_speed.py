@@ -1,6 +1,6 @@
 """Speed of asking: embedding, a warm `identify`, and the cold start of the command. Prints what was run, and where.
 
-python benchmarks/query_speed.py --model edge --music examples/music --rows 1000000
+python -m benchmarks.query_speed --model edge --music examples/music --rows 1000000
 """
 
 import argparse
@@ -16,6 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import soundfile
 
+from benchmarks.copies import noisy_copies
 from confp_jax.audio.decode import decode, find_audio
 from confp_jax.retrieval.decision import load_decision
 from confp_jax.retrieval.embed import Embedder, load_encoder
@@ -24,7 +25,6 @@ from confp_jax.retrieval.reference import Reference, make_reference
 from confp_jax.retrieval.scan import Scan, joined_blocks
 
 _CLIP_S = 3.0
-_TRACK_ROWS = 600
 
 
 def main() -> None:
@@ -58,16 +58,13 @@ def embedding(embedder: Embedder, files: list[pathlib.Path]) -> list[np.ndarray]
 
 def fill(parts: list[np.ndarray], num_rows: int, segment_s: float) -> Reference:
     """A reference of `num_rows`: the real fingerprints first, then copies with noise (cosine about 0.8)."""
-    rng, real = np.random.default_rng(0), np.concatenate(parts)
-    tracks, total = [(f"real {i}", part) for i, part in enumerate(parts)], len(real)
-    while total < num_rows:
-        rows = real[rng.integers(len(real), size=min(_TRACK_ROWS, num_rows - total))]
-        rows = rows + rng.normal(scale=0.7 / np.sqrt(rows.shape[1]), size=rows.shape).astype(np.float32)
-        tracks.append((f"copy {len(tracks)}", (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)))
-        total += len(rows)
+    real = np.concatenate(parts)
+    tracks = [(f"real {i}", part) for i, part in enumerate(parts)]
+    tracks += [(f"copy {i}", rows) for i, rows in enumerate(noisy_copies(real, num_rows - len(real)))]
     began = time.perf_counter()
     reference = make_reference(tracks, hop_s=0.3, segment_s=segment_s)
-    print(f"database: {total} fingerprints of {len(tracks)} tracks; index made in {time.perf_counter() - began:.1f} s")
+    took_s, num = time.perf_counter() - began, len(reference.snapshot.vectors)
+    print(f"database: {num} fingerprints of {len(tracks)} tracks; index made in {took_s:.1f} s")
     return reference
 
 

@@ -1,6 +1,6 @@
 """Speed of the service: requests per second and latency by number of clients, memory, and HTTP against the call in a process.
 
-python benchmarks/serve.py --music examples/music --rows 100000 --requests 10000
+python -m benchmarks.serve --music examples/music --rows 100000 --requests 10000
 """
 
 import argparse
@@ -20,11 +20,11 @@ import numpy as np
 import soundfile
 
 import confp_jax
+from benchmarks.copies import noisy_copies
 from confp_jax.audio.decode import decode, find_audio
 from confp_jax.retrieval.database import Database, NewTrack
 
 _CLIP_S = 3.0
-_TRACK_ROWS = 600
 
 
 def main() -> None:
@@ -60,20 +60,19 @@ def fill(folder: pathlib.Path, model: str, music: pathlib.Path, num_rows: int) -
     """A database of real tracks, and of copies with noise (cosine about 0.8) up to `num_rows`; its index is built."""
     library = confp_jax.open(folder, model=model)
     library.add(music)
-    database, rng = Database(folder), np.random.default_rng(0)
-    real = np.asarray(database.snapshot().vectors[:])
-    copies, total = [], len(real)
-    while total < num_rows:
-        rows = real[rng.integers(len(real), size=min(_TRACK_ROWS, num_rows - total))]
-        rows = rows + rng.normal(scale=0.7 / np.sqrt(rows.shape[1]), size=rows.shape).astype(np.float32)
-        rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-        copies.append(NewTrack(f"copy {len(copies)}", f"/copy/{len(copies)}", f"{len(copies)}", 0.3 * len(rows), rows))
-        total += len(rows)
+    library.settle()
+    database = Database(folder)
+    real = np.asarray(database.snapshot().vectors[:], np.float32)
+    copies = [
+        NewTrack(f"copy {i}", f"/copy/{i}", str(i), 0.3 * len(rows), rows)
+        for i, rows in enumerate(noisy_copies(real, num_rows - len(real)))
+    ]
     with database.writing():
         database.add(copies)
     began = time.perf_counter()
     library.refresh()
-    print(f"database: {total} fingerprints of {len(library.tracks())} tracks; index made in {time.perf_counter() - began:.1f} s")
+    took_s, num = time.perf_counter() - began, max(num_rows, len(real))
+    print(f"database: {num} fingerprints of {len(library.tracks())} tracks; index made in {took_s:.1f} s")
 
 
 def make_clips(folder: pathlib.Path, music: pathlib.Path) -> list[pathlib.Path]:
