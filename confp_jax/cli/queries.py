@@ -48,6 +48,11 @@ def register(commands: Commands) -> None:
     )
     listen.add_argument("--seconds", type=_positive, default=8.0, metavar="S", help="how long to listen (8)")
     _add_rate(listen)
+    _register_comparing(commands)
+
+
+def _register_comparing(commands: Commands) -> None:
+    """What asks recordings, or a database, about themselves."""
     compare = commands.add(
         "compare",
         _compare,

@@ -88,6 +88,23 @@ _WHAT |= {416: "no such part", 422: "no usable audio", 429: "too many requests",
 
 def document(settings: Settings) -> dict[str, Any]:
     """OpenAPI 3.1 of this service with its limits."""
+    listening = (
+        "WebSocket /v1/listen: first a text message "
+        '{"type": "start", "sample_rate_hz": 48000, "format": "f32le" or "s16le", '
+        '"mode": "clip" or "monitor", "explain": false}, '
+        'then mono PCM as binary messages, then {"type": "stop"}. Comes back: {"type": "guess"} about once a second and one '
+        '{"type": "answer"} with the members of Answer (mode clip, at most 12 s), or {"type": "playing"} and {"type": "match"} '
+        'with the members of a match, and {"type": "end"} (mode monitor); {"type": "problem"} with those of Problem.'
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "confp", "version": VERSION, "description": listening},
+        "paths": _paths(settings),
+        "components": {"schemas": _SCHEMAS, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+    }
+
+
+def _paths(settings: Settings) -> dict[str, Any]:
     audio = {
         "description": f"Audio of any format: at most {settings.max_body_bytes >> 20} MiB and {settings.max_audio_s:g} s.",
         "required": True,
@@ -109,7 +126,7 @@ def document(settings: Settings) -> dict[str, Any]:
     token = {"security": [{"token": []}]}
     explain = [_query("explain", {"type": "boolean"}, "Also say why: spectrograms, score for each second, runner-up.")]
     bad_audio = (400, 408, 413, 422, 429, 503)
-    paths = {
+    return {
         "/v1/identify": {
             "post": {"parameters": explain, "requestBody": audio} | _about("Which tracks sound in it?", 200, "Answer", *bad_audio)
         },
@@ -129,20 +146,6 @@ def document(settings: Settings) -> dict[str, Any]:
         "/healthz": {"get": _about("Whether the process lives.", 200, "text/plain")},
         "/readyz": {"get": _about("Whether the model is compiled.", 200, "text/plain", 503)},
         "/metrics": {"get": _about("For Prometheus.", 200, "text/plain")},
-    }
-    listening = (
-        "WebSocket /v1/listen: first a text message "
-        '{"type": "start", "sample_rate_hz": 48000, "format": "f32le" or "s16le", '
-        '"mode": "clip" or "monitor", "explain": false}, '
-        'then mono PCM as binary messages, then {"type": "stop"}. Comes back: {"type": "guess"} about once a second and one '
-        '{"type": "answer"} with the members of Answer (mode clip, at most 12 s), or {"type": "playing"} and {"type": "match"} '
-        'with the members of a match, and {"type": "end"} (mode monitor); {"type": "problem"} with those of Problem.'
-    )
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "confp", "version": VERSION, "description": listening},
-        "paths": paths,
-        "components": {"schemas": _SCHEMAS, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
     }
 
 
