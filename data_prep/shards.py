@@ -15,10 +15,10 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context, parent_process
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from confp_jax.audio.decode import DecodeError
 from confp_jax.data.records import Clip, ClipRow, WrittenShard, shard_path, write_shard
+from data_prep.progress import counting
 from data_prep.tracks import Failure, SourceError, Track
 
 
@@ -57,11 +57,12 @@ def write_shards(
         console.print(f"{len(shards) - len(todo)} of {len(shards)} shards are already there")
     check_room(shards[0].path.parent, bytes_per_track * sum(len(shard.tracks) for shard in todo), console)
     write = functools.partial(_write_one, make_clips=make_clips, sample_rate_hz=sample_rate_hz)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("tracks", total=sum(len(shard.tracks) for shard in todo))
+    done, total = 0, sum(len(shard.tracks) for shard in todo)
+    with counting(console, "tracks") as report:
+        report(done, total)
         for shard in (run or functools.partial(_run_here, num_workers=num_workers))(todo, write):
-            progress.advance(task, len(shard.tracks))
+            done += len(shard.tracks)
+            report(done, total)
     splits: dict[str, Sequence[WrittenShard]] = {}
     failures: list[Failure] = []
     for shard in shards:

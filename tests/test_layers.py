@@ -232,6 +232,7 @@ def test_audio_records_and_preparation_workers_hold_no_jax():
     modules = [file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in files]
     modules.remove("confp_jax.data.input")  # Grain itself imports JAX where it finds it
     modules.remove("data_prep.beam")  # an extra of its own
+    modules.remove("data_prep.duplicates")  # compares fingerprints, in one process
     assert len(modules) > 8
     assert modules_after("\n".join(f"import {name}" for name in modules)) & (JAX | {"torch", "tensorflow"}) == set()
 

@@ -17,47 +17,62 @@ from confp_jax.data.clips import ClipSource
 from confp_jax.data.duplicates import DUPLICATES_FILE, places_without_duplicates, read_duplicates
 from confp_jax.data.input import steps_per_epoch, tracks_to_train, train_batches
 from confp_jax.data.records import Clip, DatasetError
+from confp_jax.retrieval.database import StoredTrack
+from confp_jax.retrieval.overlap import SharedSection
 from data_prep import duplicates
-from data_prep.tracks import SourceError, Track
+from data_prep.augment import Chain
+from data_prep.config import ChainConfig, Draw
+from data_prep.sounds import Sounds
+from data_prep.tracks import Track
 
 _RATE_HZ = 16_000
 _QUIET = Console(quiet=True)
 
 
-@pytest.mark.skipif(shutil.which("fpcalc") is None, reason="needs fpcalc (libchromaprint-tools)")
 def test_copies_are_found_and_other_music_is_not(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    paths = sorted((root / "examples/music").glob("*.mp3"))
+    """Bits, another encoding begun later, a quiet one at another rate, and a faster one; a part with other music is no copy."""
+    paths = sorted((root / "examples/music").glob("*.mp3"))[:10]
     tracks = [Track(100 + i, path, "training", path.name) for i, path in enumerate(paths)]
     shutil.copy(paths[3], tmp_path / "bits.mp3")
-    tracks.append(Track(1, tmp_path / "bits.mp3", "test", ""))
     samples = decode(paths[5], sample_rate_hz=_RATE_HZ).samples
     low = through_codec(samples, sample_rate_hz=_RATE_HZ, codec="mp3", bitrate_kbps=24)
-    soundfile.write(tmp_path / "low.wav", low[5 * _RATE_HZ : 22 * _RATE_HZ], _RATE_HZ)  # another encoding, begun later
-    tracks.append(Track(2, tmp_path / "low.wav", "test", ""))
+    soundfile.write(tmp_path / "low.wav", low[5 * _RATE_HZ : 22 * _RATE_HZ], _RATE_HZ)
     soundfile.write(tmp_path / "quiet.flac", 0.2 * decode(paths[7], sample_rate_hz=22_050).samples, 22_050)
-    tracks.append(Track(3, tmp_path / "quiet.flac", "training", ""))
+    faster = Chain(ChainConfig(stretch=Draw(1.0, 1.1, 1.1)), Sounds()).apply(
+        decode(paths[8], sample_rate_hz=_RATE_HZ).samples, sample_rate_hz=_RATE_HZ, seed=(0,)
+    )
+    soundfile.write(tmp_path / "faster.flac", faster.samples, _RATE_HZ)
+    first, second = (decode(path, sample_rate_hz=_RATE_HZ).samples for path in (paths[9], paths[1]))
+    soundfile.write(tmp_path / "jingle.flac", np.concatenate([first[: 12 * _RATE_HZ], second[-12 * _RATE_HZ :]]), _RATE_HZ)
     (tmp_path / "broken.mp3").write_text("nothing")
-    tracks += [Track(4, tmp_path / "broken.mp3", "training", ""), Track(5, tmp_path / "missing.mp3", "training", "")]
-    assert duplicates.find_duplicates(tracks, _QUIET) == [[1, 103], [2, 105], [3, 107]]
+    names = ("bits.mp3", "low.wav", "quiet.flac", "faster.flac", "jingle.flac", "broken.mp3", "missing.mp3")
+    tracks += [Track(i, tmp_path / name, "test", "") for i, name in enumerate(names, start=1)]
+    found = duplicates.find_duplicates(tracks, tmp_path / "prints", _QUIET)
+    assert found == [[1, 103], [2, 105], [3, 107], [4, 108]]
+    (tmp_path / "bits.mp3").unlink()  # the fingerprints are kept; what is no track any more is in no group
+    assert duplicates.find_duplicates(tracks, tmp_path / "prints", _QUIET) == found[1:]
 
 
-def test_near_duplicates_of_fingerprints() -> None:
-    rng = np.random.default_rng(0)
-    prints = {i: rng.integers(2**32, size=240, dtype=np.uint32) for i in range(20)}
-    noisy = prints[4][50:200].copy()
-    noisy[::3] ^= np.uint32(1 << 7)
-    prints[30] = noisy
-    prints[31] = np.concatenate([prints[9][:30], rng.integers(2**32, size=200, dtype=np.uint32)])  # a jingle at the beginning
-    prints[32] = prints[33] = np.full(240, 7, np.uint32)  # silence is no music
-    prints[40] = np.zeros(0, np.uint32)
-    assert duplicates.near_duplicates({i: values for i, values in prints.items() if len(values)}) == [(4, 30)]
-    assert duplicates.near_duplicates({}) == []
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (SharedSection(0, 1, 0.0, 0.0, 28.5, 1.0, 0.95, 1.0), True),
+        (SharedSection(0, 1, 0.0, 0.0, 28.5, 1.0, 0.79, 1.0), False),  # another arrangement
+        (SharedSection(0, 1, 3.0, 1.0, 12.0, 1.0, 0.95, 1.0), False),  # 28 s sound beside each other, 12 are equal
+        (SharedSection(0, 1, 18.0, 0.0, 11.5, 1.0, 0.95, 1.0), True),  # the end of one is the beginning of the other
+        (SharedSection(0, 2, 6.0, 0.0, 9.0, 1.0, 0.95, 1.0), True),  # a short one within a long one
+        (SharedSection(0, 1, 0.0, 0.0, 20.0, 1.4, 0.95, 1.0), True),  # at 1.4 times the speed the other one ends after 21.4 s
+    ],
+)
+def test_a_copy_sounds_alike_all_along(found: SharedSection, expected: bool) -> None:
+    tracks = [
+        StoredTrack(name="", path="", sha256="", duration_s=length_s, first_row=0, num_rows=0) for length_s in (30.0, 30.0, 10.0)
+    ]
+    assert duplicates.is_copy(found, tracks) is expected
 
 
-def test_without_fpcalc(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SourceError, match=r"fpcalc is not installed; .*libchromaprint-tools"):
-        duplicates.find_duplicates([], _QUIET)
+def test_groups() -> None:
+    assert duplicates.groups_of([[5, 3], [1], [4, 5], [9, 8], []]) == [[3, 4, 5], [8, 9]]
 
 
 def test_one_of_each_group_and_none_that_is_held_out() -> None:
