@@ -15,8 +15,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from confp_jax.audio.decode import DecodeError, StreamResampler
 from confp_jax.retrieval.embed import AudioError, Fingerprints
 from confp_jax.retrieval.identify import FoundTrack
-from confp_jax.retrieval.monitor import Event, monitor
+from confp_jax.retrieval.monitor import Event
 from confp_jax.service.engine import Engine, Heard
+from confp_jax.service.following import follow
 from confp_jax.service.problems import Problem
 from confp_jax.service.replies import answer_reply, why_reply
 from confp_jax.service.settings import Settings
@@ -137,7 +138,6 @@ async def _monitor(socket: WebSocket, engine: Engine, start: Start, resampler: S
     loop = asyncio.get_running_loop()
     blocks: queue.Queue[np.ndarray | None] = queue.Queue(_QUEUED_BLOCKS)
     events: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
-    searcher = engine.view.searcher
 
     def heard() -> Iterator[np.ndarray]:
         while (block := blocks.get()) is not None:
@@ -145,7 +145,7 @@ async def _monitor(socket: WebSocket, engine: Engine, start: Start, resampler: S
 
     def run() -> None:
         try:
-            for event in monitor(searcher, heard()):
+            for event in follow(engine, heard()):
                 loop.call_soon_threadsafe(events.put_nowait, event)
             loop.call_soon_threadsafe(events.put_nowait, None)
         except Exception as error:  # noqa: BLE001 - raised where the connection is served

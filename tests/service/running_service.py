@@ -47,9 +47,13 @@ class Server:
 def start_server(database: pathlib.Path, folder: pathlib.Path, *options: str, ready: bool = True) -> Server:
     """Starts a server with the token, and waits until it is ready."""
     (folder / "token").write_text(TOKEN + "\n")
-    log = folder / "serve.log"
     command = [sys.executable, "-m", "confp_jax.cli", "serve", str(database), "--port", "0", "--json"]
     command += ["--token-file", str(folder / "token"), *options]
+    return launch(command, folder / "serve.log", ready=ready)
+
+
+def launch(command: list[str], log: pathlib.Path, *, ready: bool = True) -> Server:
+    """Starts what prints its address as JSON."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error::RuntimeWarning"}
     with open(log, "ab") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment)

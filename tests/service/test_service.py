@@ -2,6 +2,7 @@
 
 import base64
 import concurrent.futures
+import contextlib
 import json
 import socket
 import time
@@ -211,6 +212,32 @@ class TestListen:
             messages = [json.loads(message) for message in ws]
         matches = [message for message in messages if message["type"] == "match"]
         assert [match["track"] for match in matches] == [KNOWN[1]] and messages[-1]["type"] == "end"
+
+    def test_monitoring_heeds_what_is_added_and_removed(self, server, writer):
+        """What is added is heard in a session that goes on; what is removed while it plays is told of no more."""
+        names, body = (KNOWN[1], KNOWN[2], STRANGER), (MUSIC / f"{STRANGER}.mp3").read_bytes()
+        music = np.concatenate([excerpt(name, start_s=0, length_s=20, rate_hz=16_000) for name in names])
+        told: list[dict] = []
+        with connect(listen_address(server)) as ws:
+            ws.send(json.dumps({"type": "start", "sample_rate_hz": 16_000, "mode": "monitor"}))
+            told.append(json.loads(ws.recv(60)))
+            added = writer.post("/v1/tracks", params={"name": STRANGER}, content=body).json()["id"]
+            try:
+                for block in np.array_split(music.astype("<f4"), 100):
+                    ws.send(block.tobytes())
+                until = time.monotonic() + 100
+                while (told[-1]["type"], told[-1].get("track")) != ("playing", STRANGER):
+                    ws.send(np.zeros(1600, "<f4").tobytes())  # it hangs up on who sends nothing
+                    with contextlib.suppress(TimeoutError):
+                        told.append(json.loads(ws.recv(0.5)))
+                    assert time.monotonic() < until, told
+            finally:
+                assert writer.delete(f"/v1/tracks/{added}").status_code == 204
+            ws.send(json.dumps({"type": "stop"}))
+            after = [json.loads(message) for message in ws]
+        assert after[-1]["type"] == "end" and STRANGER not in {message.get("track") for message in after}
+        begins = {message["track"]: message["query_offset_s"] - message["offset_s"] for message in told if "track" in message}
+        assert begins == pytest.approx({name: 20.0 * i for i, name in enumerate(names)}, abs=0.5)
 
     @pytest.mark.parametrize(
         "messages",
