@@ -44,6 +44,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
             "num_failures": 6 if quick else 12,  # shown, worst first
             "shift_tracks": 10 if quick else 50,  # of the index's last split, for Figure 4; 0: no figure
             "compression": not quick,  # fewer dimensions and bits: bytes an hour of audio against hits
+            "distractors": () if quick else (250_000, 1_000_000, 2_000_000),  # synthetic, to fill the index up to
             "num_bootstraps": 2000,  # over tracks: excerpts of one track are no independent trials
             "seed": 0,
         }

@@ -3,9 +3,9 @@
     python -m confp_jax.evaluation.benchmark --config=configs/benchmark.py:paper --config.checkpoint=edge \\
         --config.index=prepared/fma --config.queries=prepared/queries --out=results
 
-Writes into OUT: report.html, results.json, results.md, systems.json, queries.csv and .parquet (a row a query), annotations.csv
-and matches.csv (Pexeso's format), hit_rates.png. What was measured is kept by content in OUT/cache: interrupted, the same command
-goes on, and a second report costs seconds.
+Writes into OUT: report.html, results.json, results.md, systems.json and scale.json (which hold times), queries.csv and .parquet
+(a row a query), annotations.csv and matches.csv (Pexeso's format), hit_rates.png. What was measured is kept by content in
+OUT/cache: interrupted, the same command goes on, and a second report costs seconds.
 """
 
 import dataclasses
@@ -31,6 +31,7 @@ from confp_jax.evaluation.pages import Measured, Results, write_results
 from confp_jax.evaluation.query_sets import QuerySet, dataset_id, find_query_sets
 from confp_jax.evaluation.reference import embed_reference
 from confp_jax.evaluation.rows import ConditionRow, compare, condition_row
+from confp_jax.evaluation.scale import ScaleRow, scale_rows
 from confp_jax.evaluation.shift_curve import shift_curve
 from confp_jax.evaluation.systems.external import CommandConfig
 from confp_jax.evaluation.systems.worker import BUILT_IN, OURS, SystemSpec
@@ -124,6 +125,7 @@ def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:
         comparisons=tuple(comparisons(sets, *measured)) if len(measured) == 2 else (),
         shift=curve,
         compression=tuple(stored_smaller(models[0], sets, measured[0], cache)) if config.compression else (),
+        scale=tuple(larger_indexes(models[0], sets, measured[0], cache)) if config.distractors else (),
         systems=tuple(run_systems(specs, config, sets, first, cache, console)),
     )
     write_results(results, measured, first, out, console)
@@ -143,6 +145,21 @@ def stored_smaller(model: Model, sets: Sequence[QuerySet], measured: Measured, c
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps([dataclasses.asdict(row) for row in found]))
     return [CompressionRow(**values) for values in json.loads(kept.read_text())]
+
+
+def larger_indexes(model: Model, sets: Sequence[QuerySet], measured: Measured, cache: pathlib.Path) -> list[ScaleRow]:
+    """Hits and time against the size of the index, on the same queries; kept by content as all is."""
+    one, config = own_length(sets, model.embedder), model.config
+    names = chosen_conditions(one.conditions)
+    content = [model.embedder.identity, model.index_id, dataset_id(one.folder, names), config.most_queries, config.seed, _VERSION]
+    key = hashlib.sha256(json.dumps([*content, config.distractors]).encode()).hexdigest()[:24]
+    kept = cache / "scale" / f"{key}.json"
+    if not kept.is_file():
+        model.console.print(f"{model.embedder.name}: larger indexes")
+        found = scale_rows(model.searched, {name: measured[one, name] for name in names}, config.distractors, seed=config.seed)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps([dataclasses.asdict(row) for row in found]))
+    return [ScaleRow(**values) for values in json.loads(kept.read_text())]
 
 
 def own_length(sets: Sequence[QuerySet], embedder: Embedder) -> QuerySet:

@@ -29,5 +29,6 @@ class BenchmarkConfig:
     num_failures: int = 12
     shift_tracks: int = 50
     compression: bool = True
+    distractors: tuple[int, ...] = ()
     num_bootstraps: int = 2000
     seed: int = 0

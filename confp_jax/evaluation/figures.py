@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 if TYPE_CHECKING:
     from confp_jax.evaluation.rows import ConditionRow, Share
+    from confp_jax.evaluation.scale import ScaleRow
     from confp_jax.evaluation.shift_curve import ShiftCurve
 
 BLUE, RED, YELLOW, GREEN = "#4477aa", "#ee6677", "#ccbb44", "#228833"
@@ -116,6 +117,29 @@ def draw_stretch(figure: Any, rows: "Sequence[ConditionRow]") -> None:
     axes.set_title("Figure 5: time stretch")
     axes.grid(alpha=0.3)
     axes.legend()
+
+
+def draw_scale(figure: Any, rows: "Sequence[ScaleRow]") -> None:
+    """Top-1 track hits, and the time of a search, against the number of fingerprints; exact search and the index."""
+    left, right = figure.subplots(1, 2)
+    for search, style in (("exact", "-"), ("index", "--")):
+        chosen = [row for row in rows if row.search == search]
+        sizes = [row.num_rows for row in chosen]
+        for number, name in enumerate(chosen[0].track):
+            shares = [100 * row.track[name] for row in chosen]
+            label = name.replace("_", " ") if search == "exact" else None
+            left.plot(sizes, shares, style, marker=".", color=f"C{number}", label=label)
+        right.plot(
+            sizes, [row.query_ms for row in chosen], style, marker="o", color=BLUE if search == "exact" else RED, label=search
+        )
+    left.set_ylabel("top-1 track (%); exact search solid, index dashed")
+    right.set_ylabel("one search (ms)")
+    right.set_yscale("log")
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.set_xlabel("fingerprints in the index")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
 
 
 def draw_calibration(figure: Any, bins: Sequence[tuple[float, float, int]], *, error: float) -> None:

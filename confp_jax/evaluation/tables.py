@@ -8,6 +8,7 @@ from confp_jax.evaluation.contenders import SystemRow
 from confp_jax.evaluation.outcomes import KINDS
 from confp_jax.evaluation.published import MODELS, PAPER, TABLE_2, TABLE_3, TABLE_3_CONDITIONS, TABLE_4
 from confp_jax.evaluation.rows import RATES, Comparison, ConditionRow, Share
+from confp_jax.evaluation.scale import ScaleRow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +131,23 @@ def compression_table(rows: Sequence[CompressionRow]) -> Table:
     ]
     caption = "Fewer dimensions (principal axes) and fewer bits, 300 ms apart, exact search, float32 queries; top-1, percent"
     return Table(caption, columns, tuple(cells))
+
+
+def scale_table(rows: Sequence[ScaleRow]) -> Table:
+    """Top-1 and time against the number of fingerprints."""
+    names = list(rows[0].track) if rows else []
+    columns = ("fingerprints", "search", *(f"{title(name)}: track / exact" for name in names), "query, ms", "index made in, s")
+    cells = [
+        (
+            f"{row.num_rows:,}" + (f" ({row.num_synthetic:,} synthetic)" if row.num_synthetic else ""),
+            row.search,
+            *(f"{percent(row.track[name])} / {percent(row.exact[name])}" for name in names),
+            f"{row.query_ms:.2f}",
+            f"{row.build_s:.1f}",
+        )
+        for row in rows
+    ]
+    return Table("Hits by one fingerprint against the size of the index; top-1, percent", columns, tuple(cells))
 
 
 def comparison_table(comparisons: Sequence[Comparison], names: tuple[str, str]) -> Table:

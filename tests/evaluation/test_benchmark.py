@@ -20,10 +20,13 @@ from confp_jax.evaluation.benchmark import BenchmarkConfig, run
 from confp_jax.evaluation.compression import principal_axes
 from confp_jax.evaluation.export import read_pexeso
 from confp_jax.evaluation.open_set import Trials
-from confp_jax.evaluation.outcomes import Outcomes
+from confp_jax.evaluation.outcomes import Outcomes, Searched
 from confp_jax.evaluation.query_sets import dataset_id, find_query_sets
+from confp_jax.evaluation.reference import EvaluationReference
 from confp_jax.evaluation.rows import calibration, compare, condition_row
+from confp_jax.evaluation.scale import fill_up, scale_rows
 from confp_jax.evaluation.shift_curve import make_curve
+from confp_jax.retrieval.reference import make_reference
 from data_prep.config import QueryConfig
 from data_prep.make_queries import CONDITIONS, make_queries, query_sets
 
@@ -121,6 +124,56 @@ def test_smaller_fingerprints_lose_hits_and_the_whole_loses_none(done):
             == 12_000 * {"float32": 4 * dim, "float16": 2 * dim, "int8": dim + 2, "binary": dim // 8}[precision]
         )
     assert rows[32, "binary"].track["background_5db"] < whole.track["background_5db"]
+
+
+def test_larger_indexes_are_in_the_results(checkpoint, prepared, music_dir, tmp_path):
+    asked = make_set(music_dir, tmp_path / "set", split="training", conditions=("clean", "background_5db"))
+    out = tmp_path / "out"
+    results = run(config_of(checkpoint, prepared, asked, distractors=(100, 3000), compression=False, shift_tracks=0), out)
+    clean = next(row for row in results.rows[0] if row.condition == "clean")
+    exact = [row for row in results.scale if row.search == "exact"]
+    assert [row.num_rows for row in exact] == sorted({row.num_rows for row in exact}) and exact[-1].num_rows == 3000
+    real = next(row for row in exact[::-1] if not row.num_synthetic)
+    assert real.num_rows == 3000 - exact[-1].num_synthetic and exact[0].num_rows < real.num_rows
+    assert real.track["clean"] == clean.top1["track"].share and real.exact["clean"] == clean.top1["exact"].share
+    assert all(row.query_ms > 0 for row in results.scale)
+    assert len(json.loads((out / "scale.json").read_text())) == len(results.scale)
+    assert "3,000 (2,817 synthetic)" in (out / "report.html").read_text()
+
+
+def test_distractors_take_hits_away():
+    """Queries of five of ten tracks, so noisy that a random vector of 20,000 is sometimes nearer than the true one."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(300, 16))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    made = make_reference([(str(i), rows[30 * i : 30 * i + 30].astype(np.float32)) for i in range(10)], hop_s=0.3, segment_s=3.0)
+    asked = rng.permutation(150)[:100]
+    queries = rows[asked] + rng.normal(scale=0.2, size=(100, 16))
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    one = dataclasses.replace(
+        outcomes_of([True] * 100, asked // 30), queries=queries.astype(np.float32), segment_s=0.3 * (asked % 30)
+    )
+    searched = Searched(None, EvaluationReference(made, np.arange(10)), {}, None)
+    found = [row for row in scale_rows(searched, {"clean": one}, (200, 1000, 19_000), seed=0) if row.search == "exact"]
+    assert [(row.num_rows, row.num_synthetic) for row in found] == [(150, 0), (300, 0), (1000, 700), (19_000, 18_700)]
+    shares = [row.track["clean"] for row in found]
+    assert shares == sorted(shares, reverse=True) and shares[0] > 0.9 > shares[-1] > 0.1
+    assert [row.exact["clean"] for row in found] == pytest.approx(shares, abs=0.05)
+
+
+def test_distractors_lie_near_real_rows_of_other_tracks():
+    rng = np.random.default_rng(0)
+    rows = np.zeros((6000, 64), np.float32)
+    rows[:200] = rng.normal(size=(200, 64))
+    rows[:200] /= np.linalg.norm(rows[:200], axis=1, keepdims=True)
+    real, again = rows[:200].copy(), rows.copy()
+    for one in (rows, again):
+        fill_up(one, first_other=50, num_real=200, seed=3)
+    np.testing.assert_array_equal(rows, again)
+    np.testing.assert_array_equal(rows[:200], real)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    nearest = rows[200:] @ real.T
+    assert (nearest.argmax(axis=1) >= 50).mean() > 0.99 and 0.75 < nearest.max(axis=1).mean() < 0.87
 
 
 def test_principal_axes_keep_what_lies_in_them():
