@@ -137,14 +137,14 @@ class Service:
                 raise AudioError(f"is shorter than {segment_s:g} s; a track needs at least that much")
             if not fingerprints.vectors.any():
                 raise AudioError("is silent; there is nothing to recognise")
-            names = _names(request, upload)
-            name = names.get("name") or names.get("title") or decoded.tags.title or f"upload {upload.sha256[:8]}"
+            names, sha256 = _names(request, upload), await self._engine.in_thread(upload.sha256)
+            name = names.get("name") or names.get("title") or decoded.tags.title or f"upload {sha256[:8]}"
             before = self._engine.view.tracks
             track = await self._engine.add(
                 NewTrack(
                     name=name,
-                    path=f"{UPLOADED}{upload.sha256}",
-                    sha256=upload.sha256,
+                    path=f"{UPLOADED}{sha256}",
+                    sha256=sha256,
                     duration_s=len(decoded.samples) / self._engine.sample_rate_hz,
                     vectors=fingerprints.vectors,
                     title=names.get("title") or decoded.tags.title,

@@ -27,8 +27,12 @@ class Upload:
     """A body that lies in a file for as long as it is needed."""
 
     path: pathlib.Path
-    sha256: str
     fields: dict[str, str]  # of a form, beside the file
+
+    def sha256(self) -> str:
+        """Of the body."""
+        with open(self.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Uploads:
@@ -58,7 +62,7 @@ class Uploads:
         counted = _Counted(request, self)
         try:
             async with asyncio.timeout(self._settings.body_timeout_s):
-                fields, sha256 = await self._store(counted.request, path)
+                fields = await self._store(counted.request, path)
         except TimeoutError as error:
             counted.release()
             path.unlink(missing_ok=True)
@@ -68,7 +72,7 @@ class Uploads:
             path.unlink(missing_ok=True)
             raise
         try:
-            yield Upload(path, sha256, fields)
+            yield Upload(path, fields)
         finally:
             counted.release()
             path.unlink(missing_ok=True)
@@ -93,16 +97,14 @@ class Uploads:
         limit = self._settings.max_body_bytes >> 20
         return Problem(413, f"the body is larger than {limit} MiB", "send an excerpt: 3 to 10 s are enough, compressed or not")
 
-    async def _store(self, request: Request, path: pathlib.Path) -> tuple[dict[str, str], str]:
-        digest = hashlib.sha256()
+    async def _store(self, request: Request, path: pathlib.Path) -> dict[str, str]:
         fields: dict[str, str] = {}
         with open(path, "wb") as file:
             async for chunk in _audio_chunks(request, fields):
-                digest.update(chunk)
                 file.write(chunk)
         if not path.stat().st_size:
             raise Problem(400, "the body is empty", "send audio as the body (curl --data-binary @clip.wav), or as a form's file")
-        return fields, digest.hexdigest()
+        return fields
 
 
 class _Counted:
