@@ -152,6 +152,11 @@ class MixConfig:
         """Whether mel power has to be made on the host, by a shifted filterbank or with a colour."""
         return bool(self.tempo_p or self.pitch_p or self.colour_p)
 
+    @property
+    def needs_host(self) -> bool:
+        """Whether samples are changed by what a device does not do."""
+        return bool(self.room_p or self.coloured_p or self.tanh_p)
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -238,10 +243,11 @@ class TrainConfig:
             raise ConfigError(f"audio.segment_s={self.audio.segment_s} is too short: it holds {max(tokens, 0)} tokens")
         if self.data.mix.warps_mel and self.data.mel_on != "host":
             raise ConfigError("data.mix.tempo_p, pitch_p and colour_p work on mel power: set data.mel_on=host, or them to 0")
-        if self.data.residency == "device" and (self.data.mel_on == "host" or self.data.mix.is_on):
+        mix = self.data.mix
+        if self.data.residency == "device" and (self.data.mel_on == "host" or mix.warps_mel or mix.needs_host):
             raise ConfigError(
-                "data.residency=device cuts stored audio on the device: set data.mel_on=device, all probabilities of data.mix "
-                "to 0 and prepare replicas, or set data.residency=host"
+                "data.residency=device cuts stored audio on the device and mixes in noise, no more: set data.mel_on=device, all "
+                "probabilities of data.mix but noise_p and second_noise_p to 0, or set data.residency=host"
             )
         for phase in self.all_phases:
             if phase.batch_size % self.data.crops_per_track:

@@ -15,9 +15,9 @@ from confp_jax.audio.segments import PairCrop, draw_pair_crops, replica_start_s
 from confp_jax.config import TrainConfig
 from confp_jax.data.clips import ClipSource, read_splits
 from confp_jax.data.duplicates import places_without_duplicates, read_duplicates
-from confp_jax.data.mixing import Mixer, PitchAndTempo, resample
+from confp_jax.data.mixing import Mixer, NoiseDraw, PitchAndTempo, resample
 from confp_jax.data.records import DatasetError, to_int16
-from confp_jax.data.resident import Layout
+from confp_jax.data.resident import Layout, first_noise_rows
 
 _NUM_THREADS = 4  # and as many batches read ahead
 
@@ -25,7 +25,8 @@ _NUM_THREADS = 4  # and as many batches read ahead
 class PairCutter(grain.transforms.RandomMap):
     """A track number to `crops_per_track` pairs: {"anchor", "replica"}, each [crops, samples] int16 or [crops, T, F] float32.
 
-    With a `layout` of the audio in device memory, the same draws give the crops' places instead: [crops, 3] int32.
+    With a `layout` of the audio in device memory, the same draws give the crops' places instead, [crops, 3] int32, and those of
+    the noises to mix in: "noise" [crops, 2, 2] int32 (row, sample) and "noise_snr_db" [crops, 2] (infinity: none).
 
     Raises:
       DatasetError: the clips' order or rate is not what the configuration needs, or it asks for sounds that are not there.
@@ -45,6 +46,8 @@ class PairCutter(grain.transforms.RandomMap):
             )
         self._source, self._config, self._layout = source, config, layout
         self._mixer = Mixer(config.data.mix, source.folder, sample_rate_hz=config.audio.sample_rate_hz)
+        if layout is not None and self._mixer.noise is not None:
+            self._noise_rows = first_noise_rows(self._mixer.noise, config.audio.segment_samples)
 
     def random_map(  # pyrefly: ignore[bad-override]
         self, element: Any, rng: np.random.Generator
@@ -52,15 +55,16 @@ class PairCutter(grain.transforms.RandomMap):
         """Grain's hook: the same (element, rng) gives the same pairs."""
         clean, replica = self._draw_clips(int(element), rng)
         played = self._mixer.draw_pitch_and_tempo(rng)
-        pairs = []
-        for crop in self._draw_crops(clean, replica, played.tempo, rng):
-            if self._layout is not None:
-                spans = ((clean, crop.anchor_start_s), (replica, crop.replica_start_s))
-                pairs.append(tuple(self._layout.place(clip, self._span(start_s, clip)[0]) for clip, start_s in spans))
-                continue
-            anchor = self._source.crop(clean, *self._span(crop.anchor_start_s, clean))
-            pairs.append((self._feature(anchor), self._replica(replica, crop.replica_start_s, played, rng)))
-        return {name: np.stack([pair[i] for pair in pairs]) for i, name in enumerate(("anchor", "replica"))}
+        crops = self._draw_crops(clean, replica, played.tempo, rng)
+        noises = [self._mixer.draw_noises(rng, self._config.audio.segment_samples) for _ in crops]
+        if self._layout is not None:
+            return self._places(self._layout, clean, replica, crops, noises)
+        anchors = [self._feature(self._source.crop(clean, *self._span(crop.anchor_start_s, clean))) for crop in crops]
+        replicas = [
+            self._replica(replica, crop.replica_start_s, played, of_crop, rng)
+            for crop, of_crop in zip(crops, noises, strict=True)
+        ]
+        return {"anchor": np.stack(anchors), "replica": np.stack(replicas)}
 
     def cut_replica(self, track: int, anchor_start_s: float, rng: np.random.Generator) -> np.ndarray:
         """The replica of the window at `anchor_start_s` of the clean clip, without a shift, as `random_map` gives it."""
@@ -68,7 +72,24 @@ class PairCutter(grain.transforms.RandomMap):
         played = self._mixer.draw_pitch_and_tempo(rng)
         rate = self._source.row(replica).rate * played.tempo
         start_s = replica_start_s(anchor_start_s, shift_s=0.0, rate=rate, segment_s=self._config.audio.segment_s)
-        return self._replica(replica, max(start_s, 0.0), played, rng)
+        noises = self._mixer.draw_noises(rng, self._config.audio.segment_samples)
+        return self._replica(replica, max(start_s, 0.0), played, noises, rng)
+
+    def _places(
+        self, layout: Layout, clean: int, replica: int, crops: Sequence[PairCrop], noises: Sequence[Sequence[NoiseDraw]]
+    ) -> dict[str, np.ndarray]:
+        """Where a device finds what `random_map` would have cut and mixed."""
+        anchors = [layout.place(clean, self._span(crop.anchor_start_s, clean)[0]) for crop in crops]
+        replicas = [layout.place(replica, self._span(crop.replica_start_s, replica)[0]) for crop in crops]
+        places = {"anchor": np.stack(anchors), "replica": np.stack(replicas)}
+        if self._mixer.noise is None:
+            return places
+        noise, snr_db = np.zeros((len(crops), 2, 2), np.int32), np.full((len(crops), 2), np.inf, np.float32)
+        for crop, of_crop in enumerate(noises):
+            for i, drawn in enumerate(of_crop):
+                row, sample = divmod(drawn.start, layout.row_samples)
+                noise[crop, i], snr_db[crop, i] = (self._noise_rows[drawn.number] + row, sample), drawn.snr_db
+        return places | {"noise": noise, "noise_snr_db": snr_db}
 
     def _draw_clips(self, track: int, rng: np.random.Generator) -> tuple[int, int]:
         """Numbers of the clean clip and of a replica (which is the clean clip where there are none, and with `clean_p`)."""
@@ -108,7 +129,9 @@ class PairCutter(grain.transforms.RandomMap):
         start = min(max(round(start_s * self._config.audio.sample_rate_hz), 0), last)
         return start, start + length
 
-    def _replica(self, clip: int, start_s: float, played: PitchAndTempo, rng: np.random.Generator) -> np.ndarray:
+    def _replica(
+        self, clip: int, start_s: float, played: PitchAndTempo, noises: Sequence[NoiseDraw], rng: np.random.Generator
+    ) -> np.ndarray:
         if not self._config.data.mix.is_on:
             return self._feature(self._source.crop(clip, *self._span(start_s, clip)))
         length, lead = self._config.audio.segment_samples, self._mixer.lead_samples
@@ -119,7 +142,7 @@ class PairCutter(grain.transforms.RandomMap):
         before = round((start - first) / played.tempo)  # less than `lead` at the beginning of a track
         samples = resample(samples, played.tempo, before + length)
         samples = np.concatenate([np.zeros(lead - before, np.float32), samples]) if before < lead else samples
-        return self._feature(self._mixer.distort(samples, rng), played.mel_pitch, rng)
+        return self._feature(self._mixer.distort(samples, noises, rng), played.mel_pitch, rng)
 
     def _feature(self, samples: np.ndarray, pitch: float = 1.0, rng: np.random.Generator | None = None) -> np.ndarray:
         """Mel power where the host makes it, else the samples as 16-bit PCM; `rng` colours the mel power."""

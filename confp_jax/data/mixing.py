@@ -8,10 +8,12 @@ import dataclasses
 import functools
 import math
 import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
-from jaxtyping import Float32
+from jaxtyping import Float32, Int16
 
 from confp_jax.audio.mel import mel_filterbank
 from confp_jax.config import MelConfig, MixConfig
@@ -20,7 +22,7 @@ from confp_jax.data.records import DatasetError
 
 SOUNDS_FOLDER = "sounds"  # of a prepared dataset: the training part's noise and impulse responses
 _SEMITONE_STEPS = 8  # pitch is drawn in eighths of a semitone: as many mel filterbanks are kept
-_SILENT_POWER = 1e-10
+SILENT_POWER = 1e-10  # of samples in [-1, 1]: nothing is mixed into silence
 _LOWEST_NOISE_HZ = np.float32(50)
 
 
@@ -38,6 +40,14 @@ class PitchAndTempo:
         return 2 ** (round(math.log2(self.pitch / self.tempo) * steps) / steps)
 
 
+class NoiseDraw(NamedTuple):
+    """A recorded noise of a window: from sample `start` of noise number `number` on, from its beginning again where it ends."""
+
+    number: int
+    start: int
+    snr_db: float
+
+
 class Mixer:
     """Draws and applies what a `MixConfig` describes.
 
@@ -51,7 +61,7 @@ class Mixer:
 
     def __init__(self, config: MixConfig, dataset: pathlib.Path, *, sample_rate_hz: int):
         self._config, self._rate_hz = config, sample_rate_hz
-        self._noise = _open_sounds(dataset, "noise", sample_rate_hz) if config.noise_p else None
+        self.noise = _open_sounds(dataset, "noise", sample_rate_hz) if config.noise_p else None
         self._rooms: list[np.ndarray] = []
         if config.room_p and config.synthetic_rooms < 1:
             self._rooms = [clip.samples.astype(np.float32) / 32768 for clip in _open_sounds(dataset, "ir", sample_rate_hz)]
@@ -69,7 +79,20 @@ class Mixer:
         together = tempo != 1.0 and rng.random() < config.turntable
         return PitchAndTempo(tempo, tempo if together else pitch)
 
-    def distort(self, samples: Float32[np.ndarray, " m"], rng: np.random.Generator) -> Float32[np.ndarray, " n"]:
+    def draw_noises(self, rng: np.random.Generator, num_samples: int) -> list[NoiseDraw]:
+        """The recorded noises of a window, at most two; nothing of them depends on what the window holds."""
+        drawn = []
+        for probability in (self._config.noise_p, self._config.second_noise_p):
+            if self.noise is not None and rng.random() < probability:
+                number = int(rng.integers(len(self.noise)))
+                length = self.noise.row(number).num_samples
+                start = int(rng.integers(length - num_samples + 1 if length >= num_samples else length))
+                drawn.append(NoiseDraw(number, start, rng.uniform(*self._config.noise_snr_db)))
+        return drawn
+
+    def distort(
+        self, samples: Float32[np.ndarray, " m"], noises: Sequence[NoiseDraw], rng: np.random.Generator
+    ) -> Float32[np.ndarray, " n"]:
         """Room, noise and overload on `lead_samples` + n samples; the n of the window are returned."""
         config = self._config
         lead = min(self.lead_samples, len(samples))
@@ -80,12 +103,10 @@ class Mixer:
             samples = convolve(samples, self._draw_room(rng))
         samples = samples[lead:]
         power = float(np.mean(np.square(samples)))
-        if power < _SILENT_POWER:
+        if power < SILENT_POWER:
             return samples
-        for probability in (config.noise_p, config.second_noise_p):
-            if self._noise is not None and rng.random() < probability:
-                noise = self._draw_noise(self._noise, len(samples), rng)
-                samples = samples + _scaled(noise, power, rng.uniform(*config.noise_snr_db))
+        for drawn in noises:
+            samples = samples + _scaled(self._noise_of(drawn, len(samples)), power, drawn.snr_db)
         if rng.random() < config.coloured_p:
             noise = coloured_noise(len(samples), rng.uniform(*config.coloured_decay_db), rng, sample_rate_hz=self._rate_hz)
             samples = samples + _scaled(noise, power, rng.uniform(*config.coloured_snr_db))
@@ -110,15 +131,18 @@ class Mixer:
             return synthetic_room(rng, sample_rate_hz=self._rate_hz)
         return self._rooms[int(rng.integers(len(self._rooms)))]
 
-    @staticmethod
-    def _draw_noise(noise: ClipSource, num: int, rng: np.random.Generator) -> Float32[np.ndarray, " n"]:
-        index = int(rng.integers(len(noise)))
-        length = noise.row(index).num_samples
-        if length >= num:
-            start = int(rng.integers(length - num + 1))
-            return noise.crop(index, start, start + num).astype(np.float32)
-        whole = noise.crop(index, 0, length).astype(np.float32)
-        return np.resize(np.roll(whole, int(rng.integers(length))), num)
+    def _noise_of(self, drawn: NoiseDraw, num: int) -> Float32[np.ndarray, " n"]:
+        if self.noise is None:
+            raise ValueError("a noise was drawn by another mixer")
+        return repeated_crop(self.noise, drawn.number, drawn.start, num).astype(np.float32)
+
+
+def repeated_crop(source: ClipSource, number: int, start: int, num: int) -> Int16[np.ndarray, " n"]:
+    """Samples of a clip from `start` on; where it ends, it begins again."""
+    length = source.row(number).num_samples
+    if start + num <= length:
+        return source.crop(number, start, start + num)
+    return np.take(source.crop(number, 0, length), np.arange(start, start + num), mode="wrap")
 
 
 def resample(samples: Float32[np.ndarray, " m"], tempo: float, num: int) -> Float32[np.ndarray, " n"]:

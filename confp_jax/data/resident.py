@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int16, Int32
 
 from confp_jax.data.clips import ClipSource
+from confp_jax.data.mixing import repeated_crop
 from confp_jax.data.records import DatasetError
 
 _MAX_ROWS = np.iinfo(np.int32).max
@@ -70,15 +71,43 @@ def plan_layout(source: ClipSource, *, row_samples: int, num_devices: int) -> La
     return Layout(row_samples, most + 1, device_of.astype(np.int32), first_row.astype(np.int32))
 
 
-def check_fits(layout: Layout, memory_bytes: int) -> None:
-    """Raises DatasetError where the audio would take more than six tenths of a device's memory: the step needs the rest."""
-    if layout.bytes_per_device > 0.6 * memory_bytes:
-        needed = int(np.ceil(layout.bytes_per_device * layout.num_devices / (0.6 * memory_bytes)))
+def check_fits(layout: Layout, memory_bytes: int, *, noise_bytes: int = 0) -> None:
+    """Raises DatasetError where the audio would take more than six tenths of a device's memory: the step needs the rest.
+
+    Args:
+      noise_bytes: of the noise to mix in, all of which is on every device.
+    """
+    room = 0.6 * memory_bytes - noise_bytes
+    if layout.bytes_per_device > room:
+        needed = int(np.ceil(layout.bytes_per_device * layout.num_devices / max(room, 1.0)))
+        size_gb = (layout.bytes_per_device + noise_bytes) / 1e9
         raise DatasetError(
-            f"data.residency=device: {layout.bytes_per_device / 1e9:.1f} GB of audio a device do not fit beside the step in "
+            f"data.residency=device: {size_gb:.1f} GB of audio a device do not fit beside the step in "
             f"{memory_bytes / 1e9:.1f} GB; train on {needed} devices or more, prepare fewer replicas (--config.num_replicas) or "
             "shorter clips (--config.max_clip_s), or set data.residency=host"
         )
+
+
+def first_noise_rows(noise: ClipSource, row_samples: int) -> Int32[np.ndarray, " noises+1"]:
+    """The first row of every noise where all lie one behind the other; last, how many rows there are.
+
+    A noise that is shorter than a row goes on from its beginning until a row that begins anywhere in it is whole.
+    """
+    lengths = np.array([noise.row(number).num_samples for number in range(len(noise))])
+    rows = -(-np.where(lengths < row_samples, lengths + row_samples, lengths) // row_samples)
+    # One more: the last crop's second row.
+    return np.concatenate([[0], np.cumsum(rows)[:-1], [rows.sum() + 1]]).astype(np.int32)
+
+
+def read_noise(noise: ClipSource, row_samples: int) -> Int16[np.ndarray, "rows samples"]:
+    """All noises in the rows of `first_noise_rows`, zero-padded behind every one."""
+    first_rows = first_noise_rows(noise, row_samples)
+    out = np.zeros((int(first_rows[-1]), row_samples), np.int16)
+    for number in range(len(noise)):
+        length = noise.row(number).num_samples
+        num = length if length >= row_samples else length + row_samples
+        out[first_rows[number] :].reshape(-1)[:num] = repeated_crop(noise, number, 0, num)
+    return out
 
 
 def read_part(source: ClipSource, layout: Layout, devices: Sequence[int]) -> Int16[np.ndarray, "devices rows samples"]:

@@ -2,6 +2,8 @@
 
     python -m confp_jax.training.compile_for --config=configs/fma.py:large --topology=v5e:2x4 --config.data.batch_size=512
 
+With data.residency=device and data.dir the set's own bytes on each chip are counted too.
+
 Needs the extra `tpu` (libtpu compiles on any Linux host) and no TPU. With --largest it searches the largest batch whose step fits
 and checks the forecast by compiling that as well; --json prints numbers for programs.
 """
@@ -31,9 +33,11 @@ from ml_collections import ConfigDict
 
 from confp_jax import command_line
 from confp_jax.config import ConfigError, TrainConfig, from_mapping
+from confp_jax.data.records import DatasetError
 from confp_jax.training.chips import CHIPS, find_chip
 from confp_jax.training.mesh import AXIS, check_divides
 from confp_jax.training.optim import make_optimizer, plan_stages
+from confp_jax.training.resident import resident_bytes
 from confp_jax.training.step import build_state, train_step
 from confp_jax.training.step_cost import StepCost, count_collectives, forecast_largest
 
@@ -80,11 +84,13 @@ def compile_step(config: TrainConfig, mesh: Mesh) -> StepCost:
             raise ConfigError(_why_not(error, config)) from error
     memory, cost = cast(Any, compiled.memory_analysis()), cast(Any, compiled.cost_analysis())
     peak = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+    audio_bytes = resident_bytes(config, mesh.devices.size)
     return StepCost(
         num_chips=mesh.devices.size,
         batch_size=config.data.batch_size,
         state_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
-        peak_bytes=peak + memory.generated_code_size_in_bytes,
+        audio_bytes=audio_bytes,
+        peak_bytes=audio_bytes + peak + memory.generated_code_size_in_bytes,
         flops=cost["flops"],
         bytes_moved=cost["bytes accessed"],
         collectives=count_collectives(compiled.as_text() or ""),
@@ -133,9 +139,10 @@ def describe(cost: StepCost, config: TrainConfig, topology: str) -> str:
     """The report, for people."""
     gib = 1024**3
     kinds = ", ".join(f"{n.num} {kind} ({n.num_bytes / 1e6:.1f} MB)" for kind, n in sorted(cost.collectives.items()))
+    audio = f", audio {cost.audio_bytes / gib:.2f}" if cost.audio_bytes else ""
     lines = [
         f"{config.name} on {topology} ({cost.num_chips} chips), {cost.batch_size} pairs (compiled in {cost.compile_s:.0f} s)",
-        f"  memory of a chip    {cost.peak_bytes / gib:.2f} GiB, of which state {cost.state_bytes / gib:.2f}",
+        f"  memory of a chip    {cost.peak_bytes / gib:.2f} GiB, of which state {cost.state_bytes / gib:.2f}{audio}",
         f"  work of a chip      {cost.flops / 1e12:.3f} TFLOP, {cost.bytes_moved / 1e9:.2f} GB moved",
         f"  collectives         {kinds or 'none'}",
     ]
@@ -162,4 +169,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("topology", "v5e:2x4", "Chips and their arrangement: v5e:1x1, v5e:2x4, v6e:16x16, v4:2x2x1, ...")
     flags.DEFINE_boolean("largest", False, "Search the largest batch that fits instead of taking data.batch_size.")
     flags.DEFINE_boolean("json", False, "One JSON object.")
-    command_line.run(main, config_file="configs/fma.py:small", errors=())
+    command_line.run(main, config_file="configs/fma.py:small", errors=(DatasetError,))

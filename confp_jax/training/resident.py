@@ -1,41 +1,73 @@
 """The training set in device memory: loaded once, its crops cut by the device that holds the track."""
 
 import os
+import pathlib
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Int16, Int32
+from jaxtyping import Array, Float32, Int16, Int32
 
 from confp_jax.config import TrainConfig
 from confp_jax.data.clips import ClipSource
-from confp_jax.data.resident import Layout, check_fits, plan_layout, read_part
+from confp_jax.data.mixing import SILENT_POWER, Mixer
+from confp_jax.data.resident import Layout, check_fits, first_noise_rows, plan_layout, read_noise, read_part
 from confp_jax.training.mesh import AXIS
 
 
-def load_resident(config: TrainConfig, mesh: jax.sharding.Mesh) -> Int16[Array, "devices rows samples"]:
-    """The split's audio over the mesh by track; every process reads only what its own devices hold.
+class Resident(NamedTuple):
+    """The split's audio over the mesh by track, and on every device the noise to mix in."""
+
+    audio: Int16[Array, "devices rows samples"]
+    noise: Int16[Array, "noise_rows samples"] | None
+
+
+def load_resident(config: TrainConfig, mesh: jax.sharding.Mesh) -> Resident:
+    """Every process reads only what its own devices hold.
 
     Raises:
       DatasetError: it does not fit (with the sizes and what to do), or there are fewer tracks than devices.
     """
     source, layout = ClipSource(config.data.dir, config.data.split), resident_layout(config, mesh.devices.size)
-    check_fits(layout, device_memory_bytes())
+    sounds = _noise(config)
+    noise = None if sounds is None else read_noise(sounds, layout.row_samples)
+    check_fits(layout, device_memory_bytes(), noise_bytes=0 if noise is None else noise.nbytes)
     shape = (mesh.devices.size, layout.rows_per_device, layout.row_samples)
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
         return read_part(source, layout, range(*index[0].indices(shape[0])))
 
-    return jax.make_array_from_callback(shape, NamedSharding(mesh, PartitionSpec(AXIS)), cast(Any, read))
+    audio = jax.make_array_from_callback(shape, NamedSharding(mesh, PartitionSpec(AXIS)), cast(Any, read))
+    if noise is None:
+        return Resident(audio, None)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return Resident(audio, jax.make_array_from_callback(noise.shape, everywhere, lambda index: noise[index]))
 
 
 def resident_layout(config: TrainConfig, num_devices: int) -> Layout:
     """Where the split's clips lie on `num_devices`."""
     source = ClipSource(config.data.dir, config.data.split)
     return plan_layout(source, row_samples=config.audio.segment_samples, num_devices=num_devices)
+
+
+def resident_bytes(config: TrainConfig, num_devices: int) -> int:
+    """What the set takes of each device's memory; 0 where it stays on the host.
+
+    Raises:
+      DatasetError: no set there, or fewer tracks than devices.
+    """
+    if config.data.residency == "host":
+        return 0
+    layout, sounds = resident_layout(config, num_devices), _noise(config)
+    num_rows = 0 if sounds is None else int(first_noise_rows(sounds, layout.row_samples)[-1])
+    return layout.bytes_per_device + 2 * num_rows * layout.row_samples
+
+
+def _noise(config: TrainConfig) -> ClipSource | None:
+    return Mixer(config.data.mix, pathlib.Path(config.data.dir), sample_rate_hz=config.audio.sample_rate_hz).noise
 
 
 def device_memory_bytes() -> int:
@@ -47,21 +79,46 @@ def device_memory_bytes() -> int:
 
 
 @jax.jit
-def cut_crops(audio: Int16[Array, "devices rows samples"], places: Mapping[str, Int32[Array, "B 3"]]) -> dict[str, Array]:
-    """The crops at these places (device, row, sample), split over the devices like any batch: int16 [B, samples].
+def cut_crops(resident: Resident, places: Mapping[str, Array]) -> dict[str, Array]:
+    """The crops at these places, noise mixed in, split over the devices like any batch: int16 [B, samples].
 
-    Every device cuts what it holds of the whole batch, and their sum gives each its own rows: one exchange of the batch's bytes.
+    Args:
+      places: what the input pipeline draws (`PairCutter`): "anchor" and "replica", [B, 3]; with noise "noise", "noise_snr_db".
     """
+    by_rows = PartitionSpec(AXIS)
+    crops = {name: jax.shard_map(_cut, out_specs=by_rows)(resident.audio, places[name]) for name in ("anchor", "replica")}
+    if resident.noise is not None:
+        mix = jax.shard_map(jax.vmap(_mix, in_axes=(0, None, 0, 0)), out_specs=by_rows)
+        crops["replica"] = mix(crops["replica"], resident.noise, places["noise"], places["noise_snr_db"])
+    return crops
 
-    def cut(part: Int16[Array, "1 rows samples"], place: Int32[Array, "B 3"]) -> Int16[Array, "b samples"]:
-        length = part.shape[2]
-        place = jax.lax.all_gather(place, AXIS, tiled=True)
 
-        def one(where: Int32[Array, "3"]) -> Int16[Array, " samples"]:
-            mine = where[0] == jax.lax.axis_index(AXIS)
-            rows = jax.lax.dynamic_slice_in_dim(part[0], jnp.where(mine, where[1], 0), 2).reshape(-1)
-            return jnp.where(mine, jax.lax.dynamic_slice_in_dim(rows, where[2], length), 0)
+def _cut(part: Int16[Array, "1 rows samples"], place: Int32[Array, "B 3"]) -> Int16[Array, "b samples"]:
+    """Every device cuts what it holds of the whole batch, and their sum gives each its own rows: one exchange of the bytes."""
+    length = part.shape[2]
+    place = jax.lax.all_gather(place, AXIS, tiled=True)
 
-        return jax.lax.psum_scatter(jax.vmap(one)(place), AXIS, scatter_dimension=0, tiled=True)
+    def one(where: Int32[Array, "3"]) -> Int16[Array, " samples"]:
+        mine = where[0] == jax.lax.axis_index(AXIS)
+        rows = jax.lax.dynamic_slice_in_dim(part[0], jnp.where(mine, where[1], 0), 2).reshape(-1)
+        return jnp.where(mine, jax.lax.dynamic_slice_in_dim(rows, where[2], length), 0)
 
-    return {name: jax.shard_map(cut, out_specs=PartitionSpec(AXIS))(audio, place) for name, place in places.items()}
+    return jax.lax.psum_scatter(jax.vmap(one)(place), AXIS, scatter_dimension=0, tiled=True)
+
+
+def _mix(
+    crop: Int16[Array, " samples"],
+    noise: Int16[Array, "noise_rows samples"],
+    places: Int32[Array, "2 2"],
+    snr_db: Float32[Array, "2"],
+) -> Int16[Array, " samples"]:
+    """As `Mixer.distort` mixes and `to_int16` rounds."""
+    music = crop.astype(jnp.float32) / 32768
+    power = jnp.mean(jnp.square(music))
+    mixed = music
+    for place, at_db in zip(places, snr_db, strict=True):
+        rows = jax.lax.dynamic_slice_in_dim(noise, place[0], 2).reshape(-1)
+        sound = jax.lax.dynamic_slice_in_dim(rows, place[1], len(crop)).astype(jnp.float32)
+        gain = jnp.sqrt(power / jnp.maximum(jnp.mean(jnp.square(sound)), 1e-20)) * 10 ** (-at_db / 20)
+        mixed = mixed + jnp.where(power < SILENT_POWER, 0, gain) * sound
+    return jnp.round(mixed * (32767 / jnp.maximum(jnp.max(jnp.abs(mixed)), 1))).astype(jnp.int16)

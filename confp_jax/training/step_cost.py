@@ -24,7 +24,8 @@ class StepCost:
     num_chips: int
     batch_size: int  # pairs, of all chips
     state_bytes: int  # weights, moments, statistics
-    peak_bytes: int  # state, batch and everything between
+    audio_bytes: int  # the set, where it is in the chips' memory (data.residency=device)
+    peak_bytes: int  # audio, state, batch and everything between
     flops: float
     bytes_moved: float  # to and from the chip's memory
     collectives: dict[str, Collective]

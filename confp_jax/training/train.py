@@ -132,7 +132,7 @@ def _batches_from(
 
     Steps are dispatched and not waited for, so a batch is read and sent while the devices work on the one before.
     """
-    audio = load_resident(config, mesh) if config.data.residency == "device" else None
+    resident = load_resident(config, mesh) if config.data.residency == "device" else None
     for stage in stages:
         first, last = max(stage.first_step, first_step), min(stage.last_step, last_step)
         batches = _open_batches(config, stage, first - stage.first_step) if first < last else iter(())
@@ -141,7 +141,7 @@ def _batches_from(
             rows = next(batches)
             waited_s = time.perf_counter() - start
             batch = global_batch(rows, mesh)
-            yield stage, waited_s, batch if audio is None else cut_crops(audio, batch)
+            yield stage, waited_s, batch if resident is None else cut_crops(resident, batch)
 
 
 @contextlib.contextmanager

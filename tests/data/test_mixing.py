@@ -58,7 +58,8 @@ def dataset(with_sounds: Callable) -> pathlib.Path:
 
 
 def _distort(config: MixConfig, folder: pathlib.Path, samples: np.ndarray, seed: int = 0) -> np.ndarray:
-    return Mixer(config, folder, sample_rate_hz=_RATE_HZ).distort(samples, np.random.default_rng(seed))
+    mixer, rng = Mixer(config, folder, sample_rate_hz=_RATE_HZ), np.random.default_rng(seed)
+    return mixer.distort(samples, mixer.draw_noises(rng, len(samples) - mixer.lead_samples), rng)
 
 
 def _snr_db(clean: np.ndarray, noisy: np.ndarray) -> float:

@@ -5,7 +5,7 @@ import pytest
 
 from confp_jax.data.clips import ClipSource
 from confp_jax.data.records import Clip, DatasetError
-from confp_jax.data.resident import check_fits, plan_layout, read_part
+from confp_jax.data.resident import check_fits, first_noise_rows, plan_layout, read_noise, read_part
 
 _ROW = 1000
 
@@ -47,3 +47,25 @@ def test_too_large_is_refused_with_the_sizes(source: ClipSource) -> None:
         check_fits(layout, layout.bytes_per_device // 2)
     with pytest.raises(DatasetError, match="5 tracks for 6 devices"):
         plan_layout(source, row_samples=_ROW, num_devices=6)
+
+
+def test_every_noise_lies_where_its_row_says(make_dataset) -> None:
+    """Also the short ones, from any of their samples on, for a whole row."""
+    rng, lengths = np.random.default_rng(1), (2500, 300, 1000, 999, 1)
+    sounds = [rng.integers(-9000, 9000, length).astype("<i2") for length in lengths]
+    clips = [Clip(i, 0, 1.0, 0.0, samples) for i, samples in enumerate(sounds)]
+    noise = ClipSource(make_dataset({"noise": clips}, num_replicas=0), "noise")
+    rows, first_rows = read_noise(noise, _ROW), first_noise_rows(noise, _ROW)
+    assert first_rows[-1] == len(rows)
+    for number, length in enumerate(lengths):
+        for start in range(0, length - _ROW + 1 if length >= _ROW else length, 7):
+            row, sample = divmod(start, _ROW)
+            two = rows[first_rows[number] + row :][:2].reshape(-1)
+            expected = np.take(sounds[number], np.arange(start, start + _ROW), mode="wrap")
+            np.testing.assert_array_equal(two[sample : sample + _ROW], expected)
+
+
+def test_the_noise_takes_room_as_well(source: ClipSource) -> None:
+    layout = plan_layout(source, row_samples=_ROW, num_devices=1)
+    with pytest.raises(DatasetError, match="do not fit"):
+        check_fits(layout, 2 * layout.bytes_per_device, noise_bytes=layout.bytes_per_device)

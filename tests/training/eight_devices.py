@@ -105,8 +105,16 @@ def _options(config: TrainConfig, batches: list) -> dict:
 
 
 def _resident(config: TrainConfig) -> dict:
-    """Batches cut from device memory, on one device and on four, against those that Grain cuts: how many samples differ."""
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, mel_on="device"))
+    """Batches of device memory, on one device and on four, against those that Grain cuts and mixes: how far samples differ."""
+    plain = dataclasses.replace(config, data=dataclasses.replace(config.data, mel_on="device"))
+    mix = dataclasses.replace(config.data.mix, noise_p=0.7, second_noise_p=0.5)
+    noisy = dataclasses.replace(plain, data=dataclasses.replace(plain.data, mix=mix))
+    stored, mixed = (next(train_batches(one))["replica"] for one in (plain, noisy))
+    changed = float((stored != mixed).any(axis=1).mean())
+    return {"plain": _resident_batches(plain), "noisy": _resident_batches(noisy), "changed": changed}
+
+
+def _resident_batches(config: TrainConfig) -> dict:
     expected, found = train_batches(config), {}
     expected = [next(expected) for _ in range(3)]
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, residency="device"))
@@ -114,10 +122,11 @@ def _resident(config: TrainConfig) -> dict:
         mesh = make_mesh(num)
         places = train_batches(config, layout=resident_layout(config, num))
         with jax.set_mesh(mesh):
-            audio = load_resident(config, mesh)
-            batches = [cut_crops(audio, global_batch(next(places), mesh)) for _ in range(3)]
+            resident = load_resident(config, mesh)
+            batches = [cut_crops(resident, global_batch(next(places), mesh)) for _ in range(3)]
         pairs = [(mine[name], theirs[name]) for mine, theirs in zip(batches, expected, strict=True) for name in theirs]
-        found[num] = sum(int((np.asarray(mine) != theirs).sum()) for mine, theirs in pairs)
+        apart = [np.abs(np.asarray(mine, np.int32) - theirs) for mine, theirs in pairs]
+        found[num] = {"most": int(max(part.max() for part in apart)), "mean": float(np.mean([part.mean() for part in apart]))}
         assert batches[0]["anchor"].dtype == np.int16 and len(batches[0]["anchor"].sharding.device_set) == num
     return found
 

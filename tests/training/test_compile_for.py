@@ -1,5 +1,6 @@
 """Costs against programs whose costs are known; the real step compiled for a TPU slice where libtpu is installed."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -8,13 +9,17 @@ import sys
 
 import pytest
 
+from confp_jax.config import MixConfig
+from confp_jax.data.clips import ClipSource
 from confp_jax.training.chips import CHIPS, find_chip
 from confp_jax.training.step_cost import Collective, StepCost, count_collectives, forecast_largest
 
+MIXED = [field.name for field in dataclasses.fields(MixConfig) if field.name.endswith("_p")]
+
 
 def _cost(batch: int, peak: float, **fields: object) -> StepCost:
-    values = {"num_chips": 8, "state_bytes": 0, "flops": 0.0, "bytes_moved": 0.0, "collectives": {}, "compile_s": 0.0}
-    return StepCost(**(values | {"batch_size": batch, "peak_bytes": round(peak)} | fields))
+    values = {"num_chips": 8, "state_bytes": 0, "audio_bytes": 0, "flops": 0.0, "bytes_moved": 0.0, "compile_s": 0.0}
+    return StepCost(**(values | {"collectives": {}, "batch_size": batch, "peak_bytes": round(peak)} | fields))
 
 
 def test_collectives_are_counted_with_their_bytes():
@@ -56,12 +61,18 @@ def test_the_forecast_fills_nine_tenths():
     assert peak(found) <= 0.9 * 16e9 < peak(found + 64)
 
 
-def test_a_step_compiles_for_a_tpu_slice(root):
+def test_a_step_compiles_for_a_tpu_slice(root, prepared):
     """The real step, all of it: state, features, loss, optimizer, on a topology that is not here."""
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed (pip install -c requirements.lock -e '.[tpu]')")
     flags = ["--config=configs/fma.py:tiny", "--config.audio.segment_s=1.0", "--config.encoder.dim=32", "--topology=v5e:2x2"]
-    command = [sys.executable, "-m", "confp_jax.training.compile_for", *flags, "--config.encoder.num_heads=2", "--json"]
+    flags += ["--config.encoder.num_heads=2", f"--config.data.dir={prepared}", "--config.data.residency=device"]
+    flags += [
+        "--config.data.mel_on=device",
+        *(f"--config.data.mix.{name}=0.0" for name in MIXED),
+        "--config.data.mix.noise_p=0.5",
+    ]
+    command = [sys.executable, "-m", "confp_jax.training.compile_for", *flags, "--json"]
     environment = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -70,4 +81,7 @@ def test_a_step_compiles_for_a_tpu_slice(root):
     assert found["collectives"]["all-gather"][0] == 1
     assert 0 < found["state_bytes"] < found["peak_bytes"] < 16 * 1024**3
     assert found["flops"] > 1e6
+    source = ClipSource(prepared, "training")
+    all_audio = 2 * sum(source.row(clip).num_samples for clip in range(len(source)))
+    assert all_audio / 4 < found["audio_bytes"] < found["peak_bytes"]
     assert 0 < found["step_s"]["v6e"] < found["step_s"]["v5e"] < 1
