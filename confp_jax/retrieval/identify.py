@@ -104,12 +104,13 @@ def open_or_create(folder: str | pathlib.Path, model: str | None, *, precision: 
     Raises:
       DatabaseError: as there, or the database stores its vectors in another precision.
     """
-    if (pathlib.Path(folder) / "catalogue.sqlite").exists():
+    catalogue = pathlib.Path(folder) / "catalogue.sqlite"
+    embedder = None if catalogue.exists() else load_encoder(model or DEFAULT_MODEL)
+    if embedder is None or catalogue.exists():  # also where another process has made it meanwhile
         database, embedder = open_database(folder, model)
         if precision not in (None, database.precision):
             raise DatabaseError(f"{folder} stores vectors as {database.precision}; leave --precision out, or make a new database")
         return database, embedder
-    embedder = load_encoder(model or DEFAULT_MODEL)
     stamp = ModelStamp(embedder.name, embedder.identity, HOP_S)
     return Database.create(folder, stamp, precision=precision or "float16"), embedder
 

@@ -7,6 +7,7 @@ import pytest
 import soundfile
 
 from confp_jax.audio.decode import decode
+from confp_jax.retrieval import identify
 from confp_jax.retrieval.add import add_paths
 from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp
 from confp_jax.retrieval.decision import Decision
@@ -131,6 +132,23 @@ def test_a_nan_in_a_stream_and_nothing_at_all(database, embedder, files):
         searcher.identify_blocks([], query="nothing")
     with pytest.raises(AudioError, match="silent"):
         searcher.identify_blocks([np.zeros(40 * RATE, np.float32)], query="silence")
+
+
+def test_another_process_makes_the_database_first(checkpoint, tmp_path, monkeypatch):
+    """While this one loads the model: what is there then is opened; half made, this one is told so."""
+    load = identify.load_encoder
+
+    def slowly(model):
+        embedder = load(model)
+        if not (tmp_path / "db").exists():
+            other = Database.create(tmp_path / "db", ModelStamp(embedder.name, embedder.identity, 0.3))
+            (other.folder / "vectors" / "000001.npy").write_bytes(b"its first track")
+        return embedder
+
+    monkeypatch.setattr(identify, "load_encoder", slowly)
+    assert open_or_create(tmp_path / "db", str(checkpoint))[0].tracks() == []
+    with pytest.raises(DatabaseError, match="another process has just made it; try again"):
+        Database.create(tmp_path / "db", ModelStamp("edge", "0", 0.3))
 
 
 def test_a_database_opens_with_its_model_and_no_other(checkpoint, embedder, tmp_path):

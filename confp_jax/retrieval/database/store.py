@@ -54,7 +54,10 @@ class Database:
         path = pathlib.Path(folder)
         if precision not in PRECISIONS:
             raise DatabaseError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+        made = DatabaseError(f"{folder}: another process has just made it; try again")
         if path.exists() and (not path.is_dir() or not all(_is_leftover(p) for p in path.iterdir())):
+            if (path / "catalogue.sqlite").exists():
+                raise made
             raise DatabaseError(f"{folder} exists and is no fingerprint database; choose another name")
         try:
             (path / "vectors").mkdir(parents=True, exist_ok=True)
@@ -66,7 +69,7 @@ class Database:
         try:
             (path / "catalogue.sqlite").hardlink_to(partial)  # unlike a rename, never over another process's catalogue
         except FileExistsError as error:
-            raise DatabaseError(f"{folder}: another process has just made it; try again") from error
+            raise made from error
         finally:
             partial.unlink()
         return cls(path)
