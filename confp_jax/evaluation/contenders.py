@@ -13,6 +13,7 @@ from confp_jax.data.duplicates import read_duplicates
 from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.export import query_id, read_pexeso
 from confp_jax.evaluation.query_sets import QuerySet, dataset_id, spread
+from confp_jax.evaluation.reference import one_of_each
 from confp_jax.evaluation.rows import Share
 from confp_jax.evaluation.systems.contest import ConditionAnswers, Contender, IndexCost, system_version, write_wav
 from confp_jax.evaluation.systems.protocol import Answer, SystemFailedError
@@ -77,16 +78,10 @@ class SystemRun:
         """The clean clips, named by track id; written when they are first needed."""
         folder = self.wav_dir / f"index-{dataset_id(self.index, self.index_splits)}"
         folder.mkdir(parents=True, exist_ok=True)
-        files, known = [], set()
-        for split in self.index_splits:
-            source = ClipSource(self.index, split)
-            for i, track_id in enumerate(source.track_ids()):
-                group = self.group_of.get(track_id, track_id)
-                if group not in known:
-                    known.add(group)
-                    clip = source[i * (1 + source.summary.num_replicas)]
-                    files.append(_written(folder / f"{group}.wav", clip.samples, source.summary.sample_rate_hz))
-        return files
+        return [
+            _written(folder / f"{group}.wav", source[record].samples, source.summary.sample_rate_hz)
+            for group, source, record in one_of_each(self.index, self.index_splits)
+        ]
 
     def query_files(self, condition: str) -> list[pathlib.Path]:
         """The queries of a condition, named by set, condition and row."""

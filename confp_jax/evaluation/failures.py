@@ -10,10 +10,10 @@ from jaxtyping import Float32
 from confp_jax.audio.mel import mel_power
 from confp_jax.config import AudioConfig, MelConfig
 from confp_jax.data.clips import ClipSource
-from confp_jax.data.duplicates import read_duplicates
 from confp_jax.evaluation import figures
 from confp_jax.evaluation.outcomes import Outcomes
 from confp_jax.evaluation.query_sets import QuerySet
+from confp_jax.evaluation.reference import one_of_each
 from confp_jax.evaluation.rows import RATES
 
 
@@ -64,16 +64,10 @@ class Sounds:
     @classmethod
     def of(cls, folder: str | pathlib.Path, splits: Sequence[str]) -> "Sounds":
         """Of a prepared dataset; copies of a recording under their group's id."""
-        group_of = read_duplicates(folder)
-        places: dict[int, tuple[ClipSource, int]] = {}
-        names: dict[int, str] = {}
-        for split in splits:
-            source = ClipSource(folder, split)
-            for i, track_id in enumerate(source.track_ids()):
-                group = group_of.get(track_id, track_id)
-                places.setdefault(group, (source, i * (1 + source.summary.num_replicas)))
-                names.setdefault(group, source.summary.track_names.get(str(track_id), str(track_id)))
-        return cls(places, names)
+        clips = one_of_each(folder, splits)
+        ids = {group: str(source.row(record).track_id) for group, source, record in clips}
+        names = {group: source.summary.track_names.get(ids[group], ids[group]) for group, source, _ in clips}
+        return cls({group: (source, record) for group, source, record in clips}, names)
 
     def part(self, track_id: int, begin_s: float, length_s: float) -> Float32[np.ndarray, " n"]:
         """A part of a clip, padded with silence beyond its ends."""

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -39,6 +40,31 @@ class EvaluationReference:
         return place
 
 
+class IndexedClip(NamedTuple):
+    """A clean clip to search: record number `record` of its split, under the id of its group."""
+
+    group: int
+    source: ClipSource
+    record: int
+
+
+def one_of_each(folder: str | pathlib.Path, splits: Sequence[str]) -> list[IndexedClip]:
+    """The clean clips of a prepared dataset's splits, one of each recording.
+
+    Of copies that of the last split: held-out queries are cut from it, and a copy may run at another speed from another moment.
+
+    Raises:
+      DatasetError: no dataset there, or no such split.
+    """
+    group_of, found = read_duplicates(folder), {}
+    for split in reversed(splits):
+        source = ClipSource(folder, split)
+        for i, track_id in enumerate(source.track_ids()):
+            group = group_of.get(track_id, track_id)
+            found.setdefault(group, IndexedClip(group, source, i * (1 + source.summary.num_replicas)))
+    return sorted(found.values(), key=lambda clip: clip.group)
+
+
 def embed_reference(
     embedder: Embedder,
     folder: str,
@@ -60,26 +86,19 @@ def embed_reference(
     Raises:
       DatasetError: no dataset there, or no such split.
     """
-    sources = [ClipSource(folder, split) for split in splits]
-    per_track = 1 + sources[0].summary.num_replicas
-    group_of = read_duplicates(folder)
-    first_of: dict[int, tuple[int, ClipSource, int]] = {}
-    for source in sources:
-        for i, track_id in enumerate(source.track_ids()):
-            group = group_of.get(track_id, track_id)
-            first_of.setdefault(group, (group, source, i * per_track))
-    places = list(first_of.values())
+    group_of, places = read_duplicates(folder), one_of_each(folder, splits)
     if most_tracks:
         first, luck = (
             {group_of.get(track_id, track_id) for track_id in wanted},
             np.random.default_rng(seed).permutation(len(places)),
         )
-        order = sorted(range(len(places)), key=lambda place: (places[place][0] not in first, luck[place]))
+        order = sorted(range(len(places)), key=lambda place: (places[place].group not in first, luck[place]))
         places = [places[place] for place in order[:most_tracks]]
-    places.sort(key=lambda place: place[0])
+    places.sort(key=lambda place: place.group)
     parts = []
-    for track_id, source, record in progress(places, "index", console=console, transient=True):
-        kept = pathlib.Path(cache) / embedder.identity / pathlib.Path(folder).name / f"{track_id}.npy" if cache else None
+    for group, source, record in progress(places, "index", console=console, transient=True):
+        name = f"{source.row(record).track_id}.npy"
+        kept = pathlib.Path(cache) / embedder.identity / pathlib.Path(folder).name / name if cache else None
         vectors = np.load(kept) if kept and kept.is_file() else None
         if vectors is None:
             samples = source[record].samples
@@ -87,7 +106,7 @@ def embed_reference(
             if kept:
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 np.save(kept, vectors)
-        parts.append((str(track_id), vectors.astype(np.float32)))  # by way of float16, as a database stores them
+        parts.append((str(group), vectors.astype(np.float32)))  # by way of float16, as a database stores them
     reference = make_reference(parts, hop_s=HOP_S, segment_s=embedder.config.audio.segment_s)
     return EvaluationReference(reference, np.array([int(name) for name, _ in parts]), group_of)
 

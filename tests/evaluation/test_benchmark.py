@@ -19,10 +19,11 @@ from confp_jax.evaluation import benchmark
 from confp_jax.evaluation.benchmark import BenchmarkConfig, run
 from confp_jax.evaluation.compression import principal_axes
 from confp_jax.evaluation.export import read_pexeso
+from confp_jax.evaluation.failures import Sounds
 from confp_jax.evaluation.open_set import Trials
 from confp_jax.evaluation.outcomes import Outcomes, Searched
 from confp_jax.evaluation.query_sets import dataset_id, find_query_sets
-from confp_jax.evaluation.reference import EvaluationReference
+from confp_jax.evaluation.reference import EvaluationReference, one_of_each
 from confp_jax.evaluation.rows import calibration, compare, condition_row
 from confp_jax.evaluation.scale import fill_up, scale_rows
 from confp_jax.evaluation.shift_curve import make_curve
@@ -124,6 +125,22 @@ def test_smaller_fingerprints_lose_hits_and_the_whole_loses_none(done):
             == 12_000 * {"float32": 4 * dim, "float16": 2 * dim, "int8": dim + 2, "binary": dim // 8}[precision]
         )
     assert rows[32, "binary"].track["background_5db"] < whole.track["background_5db"]
+
+
+def test_of_copies_the_held_out_one_is_searched(make_dataset):
+    """The other may run at another speed: a query would not lie in it where the truth says."""
+    clips = {split: [Clip(i, r, 1.0, 0.0, np.full(9, 10 * i + r, "<i2")) for i in ids for r in (0, 1)]
+             for split, ids in {"training": (3, 4, 5), "test": (6, 7)}.items()}  # fmt: skip
+    folder = make_dataset(clips)
+    (folder / "manifest.json").write_text(json.dumps({"shards": []}))
+    before = dataset_id(folder, ("training", "test"))
+    (folder / "duplicates.json").write_text(json.dumps({"groups": [[3, 7], [4, 5]]}))
+    found = one_of_each(folder, ("training", "test"))
+    assert [(one.group, one.source.row(one.record).track_id, one.source.row(one.record).replica) for one in found] == [
+        (3, 7, 0), (4, 4, 0), (6, 6, 0),
+    ]  # fmt: skip
+    assert dataset_id(folder, ("training", "test")) != before
+    assert Sounds.of(folder, ("training", "test")).part(3, 0.0, 1.0)[0] * 32768 == 70
 
 
 def test_larger_indexes_are_in_the_results(checkpoint, prepared, music_dir, tmp_path):
