@@ -319,7 +319,9 @@ class TestKilled:
         for seed in range(4):
             for kind, num in killed_writer("random", tmp_path / str(seed) / "db", 100, seed)["killed_in"].items():
                 kinds[kind] = kinds.get(kind, 0) + num
-        assert min(kinds.values()) > 5, kinds
+        # How many fall into which operation is the clock's choice (a remove takes a hundredth of the time); test_before_each_line
+        # kills in every one of them.
+        assert sum(kinds.values()) == 400 and len(kinds) > 2, kinds
 
     @pytest.mark.parametrize("step", [23, pytest.param(2, marks=pytest.mark.slow)])
     def test_before_each_line(self, tmp_path, step):
