@@ -1,4 +1,4 @@
-"""Adding from Python: commits, interruptions. Files of every kind: tests/test_cli.py."""
+"""Adding from Python: commits, interruptions. Files of every kind: tests/cli."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Adding and identifying from Python: commits, interruptions, the model's stamp. Files of every kind: tests/test_cli.py."""
+"""Adding and identifying from Python: commits, interruptions, the model's stamp. Files of every kind: tests/cli."""
 
 import pathlib
 
