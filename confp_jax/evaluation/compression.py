@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32
 
 from confp_jax.evaluation.outcomes import Outcomes, Searched
 from confp_jax.retrieval.index import ExactIndex
@@ -75,11 +75,8 @@ def principal_axes(vectors: Rows) -> Float32[np.ndarray, "E E"]:
 
 
 def _shares(index: ExactIndex, queries: Rows, one: Outcomes, searched: Searched) -> tuple[float, float]:
-    reference = searched.evaluation.reference
-    rows = index.search(queries, k=1).rows
-    tracks = reference.snapshot.row_tracks[rows]
-    found_s: Float64[np.ndarray, "Q 1"] = (rows - reference.first_rows[tracks]) * reference.hop_s
-    again = dataclasses.replace(one, exact_tracks=searched.evaluation.track_ids[tracks], exact_s=found_s)
+    tracks, offsets_s = searched.places(index.search(queries, k=1).rows)
+    again = dataclasses.replace(one, exact_tracks=tracks, exact_s=offsets_s)
     return float(again.hits("track", k=1).mean()), float(again.hits("exact", k=1).mean())
 
 

@@ -69,6 +69,13 @@ class Searched:
     indexes: dict[str, Index]  # "exact" and "index"
     decision: Decision
 
+    def places(self, rows: Int64[np.ndarray, "Q k"]) -> tuple[Int64[np.ndarray, "Q k"], Float64[np.ndarray, "Q k"]]:
+        """Track ids (-1 where a row is none of the reference's) and offsets in seconds of rows that a search found."""
+        reference = self.evaluation.reference
+        is_row = (rows >= 0) & (rows < len(reference.snapshot.vectors))
+        tracks = reference.snapshot.row_tracks[np.where(is_row, rows, 0)]
+        return np.where(is_row, self.evaluation.track_ids[tracks], -1), (rows - reference.first_rows[tracks]) * reference.hop_s
+
 
 def measure_condition(
     searched: Searched, folder: str, condition: str, *, top_k: int, most: int, seed: int, console: Console
@@ -80,7 +87,7 @@ def measure_condition(
     """
     excerpts = read_excerpts(searched.embedder, folder, [condition], 0.0, console, seed=seed, most=most)
     rows = np.array([excerpt.row for excerpt in excerpts])
-    ids, reference = searched.evaluation.track_ids, searched.evaluation.reference
+    ids = searched.evaluation.track_ids
     own = ids[[searched.evaluation.number(excerpt.track_id) for excerpt in excerpts]]
     trials = _by_id(measure(excerpts, searched.evaluation, searched.decision, console), ids)
     queries = np.stack([excerpt.fingerprints.vectors[0] for excerpt in excerpts])
@@ -89,9 +96,7 @@ def measure_condition(
     found: dict[str, np.ndarray] = {}
     for name, index in searched.indexes.items():
         hits = index.search(queries, k=top_k)
-        tracks = reference.snapshot.row_tracks[hits.rows]
-        found[f"{name}_tracks"] = np.where(hits.rows >= 0, ids[tracks], -1)
-        found[f"{name}_s"] = (hits.rows - reference.first_rows[tracks]) * reference.hop_s
+        found[f"{name}_tracks"], found[f"{name}_s"] = searched.places(hits.rows)
         found[f"{name}_scores"] = hits.scores
     del found["index_scores"]
     start_s, rate = (np.array([getattr(e, name) for e in excerpts], np.float64) for name in ("start_s", "rate"))

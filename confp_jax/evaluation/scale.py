@@ -76,14 +76,11 @@ def fill_up(rows: Float32[np.ndarray, "N E"], *, first_other: int, num_real: int
 
 
 def _again(index: Index, one: Outcomes, searched: Searched, order: Int64[np.ndarray, " N"]) -> Outcomes:
-    """The outcomes with this index's first hit; a distractor is of track -1."""
-    reference = searched.evaluation.reference
+    """The outcomes with this index's first hit; a distractor is none of the reference's rows."""
     found = index.search(one.queries, k=1).rows
     is_real = (found >= 0) & (found < len(order))
-    real = order[np.where(is_real, found, 0)]
-    tracks = reference.snapshot.row_tracks[real]
-    ids = np.where(is_real, searched.evaluation.track_ids[tracks], -1)
-    return dataclasses.replace(one, exact_tracks=ids, exact_s=(real - reference.first_rows[tracks]) * reference.hop_s)
+    tracks, offsets_s = searched.places(np.where(is_real, order[np.where(is_real, found, 0)], -1))
+    return dataclasses.replace(one, exact_tracks=tracks, exact_s=offsets_s)
 
 
 def _median_ms(index: Index, measured: Mapping[str, Outcomes]) -> float:
