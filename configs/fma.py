@@ -115,6 +115,7 @@ def _data() -> dict[str, Any]:
         "batch_size": 64,  # pairs; paper
         "crops_per_track": 1,  # paper; 2 and more give hard negatives from the same track
         "crop_spacing_s": (0.3, 3.75),
+        "tracks_per_album": 1,  # 2 and more stand together in a batch, hard negatives as well
         "shift_alpha": 8.0,  # paper
         "shift_beta": 2.0,  # paper
         "max_shift_s": 0.15,  # paper

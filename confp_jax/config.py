@@ -167,6 +167,7 @@ class DataConfig:
     batch_size: int = 64  # pairs
     crops_per_track: int = 1  # 2 and more: neighbours of one track become each other's hard negatives
     crop_spacing_s: tuple[float, float] = (0.3, 3.75)  # distance of such neighbours
+    tracks_per_album: int = 1  # 2 and more: so many of an album stand together in a batch, hard negatives as well
     shift_alpha: float = 8.0  # time shift of the replica: Beta(8, 2) x 150 ms, either way
     shift_beta: float = 2.0
     max_shift_s: float = 0.15
@@ -233,7 +234,7 @@ class TrainConfig:
         for phase in self.phases:
             if min(phase) <= 0:
                 raise ConfigError(f"phases holds {phase}; each is (epochs, learning rate, pairs a batch), all positive")
-        _positive(self.data, "data", "batch_size", "crops_per_track")
+        _positive(self.data, "data", "batch_size", "crops_per_track", "tracks_per_album")
         _positive(self.checkpoint, "checkpoint", "every_steps", "num_kept")
         _positive(self.validation, "validation", "queries_per_track", "index_hop_s", "max_track_s")
         if not 0 <= self.optimizer.average_decay < 1:

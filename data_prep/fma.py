@@ -7,7 +7,8 @@ from confp_jax.audio.decode import AUDIO_SUFFIXES
 from data_prep.tracks import SPLITS, Failure, SourceError, Track
 
 SUBSETS = ("small", "medium", "large", "full")
-_COLUMNS = (("set", "split"), ("set", "subset"), ("track", "title"), ("artist", "name"))
+_COLUMNS = (("set", "split"), ("set", "subset"), ("track", "title"), ("artist", "name"), ("album", "id"))
+_NO_ALBUM = ("", "-1")
 CITATION = """@inproceedings{fma_dataset,
   title = {{FMA}: A Dataset for Music Analysis},
   author = {Defferrard, Micha\"el and Benzi, Kirell and Vandergheynst, Pierre and Bresson, Xavier},
@@ -57,7 +58,7 @@ def _read_table(path: pathlib.Path, music_dir: str | pathlib.Path, subset: str) 
         missing = [c for c in _COLUMNS if c not in columns]
         if missing:
             raise SourceError(f"{path}: columns {missing} are missing; is it FMA's tracks.csv with its two header rows?")
-        split_at, subset_at, title_at, artist_at = (columns.index(c) for c in _COLUMNS)
+        split_at, subset_at, title_at, artist_at, album_at = (columns.index(c) for c in _COLUMNS)
         next(rows, None)  # the row that names the index
         for number, row in enumerate(rows, 4):
             if len(row) != len(columns) or not row[0].isdecimal():
@@ -70,7 +71,8 @@ def _read_table(path: pathlib.Path, music_dir: str | pathlib.Path, subset: str) 
             if track_id in tracks and tracks[track_id].split != split:
                 raise SourceError(f"{path}, line {number}: track {track_id} is in {tracks[track_id].split} and in {split}")
             name = " - ".join(part for part in (row[artist_at], row[title_at]) if part)
-            tracks[track_id] = Track(track_id, audio_path(music_dir, track_id), split, name)
+            album = row[album_at] if row[album_at] not in _NO_ALBUM else ""
+            tracks[track_id] = Track(track_id, audio_path(music_dir, track_id), split, name, album)
     return sorted(tracks.values(), key=lambda track: track.track_id)
 
 

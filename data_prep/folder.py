@@ -12,7 +12,7 @@ _VALIDATION, _TEST = 0.1, 0.1  # shares; the rest is training
 def read_tracks(music_dir: str | pathlib.Path) -> list[Track]:
     """Every audio file below the folder; the split follows from the file's bytes, so adding files moves none.
 
-    Bit-identical files are one track. The track id is 62 bits of the content's SHA-256.
+    Bit-identical files are one track; a folder below this one is an album. The track id is 62 bits of the content's SHA-256.
 
     Raises:
       SourceError: no such folder, or nothing in it.
@@ -27,7 +27,9 @@ def read_tracks(music_dir: str | pathlib.Path) -> list[Track]:
         place = int.from_bytes(digest[8:12], "big") / 2**32
         split = "test" if place < _TEST else "validation" if place < _TEST + _VALIDATION else "training"
         track_id = int.from_bytes(digest[:8], "big") >> 2
-        tracks.setdefault(track_id, Track(track_id, path, split, path.relative_to(root).as_posix()))
+        name = path.relative_to(root)
+        album = name.parent.as_posix() if name.parent.name else ""
+        tracks.setdefault(track_id, Track(track_id, path, split, name.as_posix(), album))
     if not tracks:
         raise SourceError(f"{root}: holds no audio file")
     return sorted(tracks.values(), key=lambda track: track.track_id)

@@ -98,7 +98,8 @@ def _prepare(config: PrepareConfig, out: pathlib.Path, console: Console, run: Ru
     )
     report_failures([*known_bad(config), *failures], out, console)
     names = {str(track.track_id): track.name for track in tracks}
-    summary = DatasetSummary(config.name, config.sample_rate_hz, config.num_replicas, settings, names)
+    albums = {str(track.track_id): track.album for track in tracks if track.album}
+    summary = DatasetSummary(config.name, config.sample_rate_hz, config.num_replicas, settings, names, albums)
     description = f"Clean clips and {config.num_replicas} distorted replicas of each, for contrastive audio fingerprinting."
     if "train" in sounds:
         write_sounds(sounds["train"], out / SOUNDS_FOLDER, sample_rate_hz=config.sample_rate_hz)

@@ -18,6 +18,7 @@ class Track:
     path: pathlib.Path
     split: str
     name: str
+    album: str = ""  # what tells it from other albums; "": not known
 
 
 @dataclasses.dataclass(frozen=True)

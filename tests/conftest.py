@@ -103,7 +103,12 @@ def make_dataset(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., path
     """`make_dataset({split: clips}, num_replicas=1)`: a data set of hand-made clips; returns its folder."""
 
     def make(
-        splits: Mapping[str, Sequence[Clip]], *, num_replicas: int = 1, sample_rate_hz: int = 16_000, num_shards: int = 1
+        splits: Mapping[str, Sequence[Clip]],
+        *,
+        num_replicas: int = 1,
+        sample_rate_hz: int = 16_000,
+        num_shards: int = 1,
+        albums: Mapping[str, str] | None = None,
     ) -> pathlib.Path:
         folder = tmp_path_factory.mktemp("dataset")
         sizes = {}
@@ -118,7 +123,7 @@ def make_dataset(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., path
                 for i in range(num_shards)
             ]
         names = {str(clip.track_id): f"track {clip.track_id}" for clips in splits.values() for clip in clips}
-        summary = DatasetSummary("made", sample_rate_hz, num_replicas, "{}", names)
+        summary = DatasetSummary("made", sample_rate_hz, num_replicas, "{}", names, dict(albums or {}))
         write_dataset_metadata(folder, summary, sizes, credits=Credits("hand-made"))
         return folder
 

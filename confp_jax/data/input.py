@@ -13,9 +13,9 @@ import numpy as np
 from confp_jax.audio.mel import mel_power
 from confp_jax.audio.segments import PairCrop, draw_pair_crops, replica_start_s
 from confp_jax.config import TrainConfig
-from confp_jax.data.clips import ClipSource, read_splits
-from confp_jax.data.duplicates import places_without_duplicates, read_duplicates
+from confp_jax.data.clips import ClipSource
 from confp_jax.data.mixing import Mixer, NoiseDraw, PitchAndTempo, resample
+from confp_jax.data.order import AlbumOrder, tracks_to_train
 from confp_jax.data.records import DatasetError, to_int16
 from confp_jax.data.resident import Layout, first_noise_rows
 
@@ -170,7 +170,7 @@ def train_batches(
     processes and workers before and after.
 
     Raises:
-      DatasetError: no dataset, too few tracks for a batch.
+      DatasetError: no dataset, too few tracks for a batch, no albums where they are asked for.
     """
     source = ClipSource(config.data.dir, config.data.split)
     tracks = tracks_to_train(source)
@@ -184,7 +184,11 @@ def train_batches(
         raise DatasetError(f"{tracks_per_batch} tracks a batch do not divide over {num_processes} processes")
     # Whole batches only, other tracks left over in every epoch: a batch across two epochs could hold a track twice.
     whole = len(tracks) // tracks_per_batch * tracks_per_batch
-    dataset = grain.MapDataset.source(tracks).seed(config.seed).shuffle()[:whole].repeat()
+    if config.data.tracks_per_album > 1:
+        order = AlbumOrder(source, tracks, whole, together=config.data.tracks_per_album, seed=config.seed)
+        dataset = grain.MapDataset.source(order).seed(config.seed)
+    else:
+        dataset = grain.MapDataset.source(tracks).seed(config.seed).shuffle()[:whole].repeat()
     dataset = dataset.random_map(PairCutter(source, config, layout))[process::num_processes]
     dataset = dataset.batch(tracks_per_batch // num_processes, drop_remainder=True, batch_fn=_join)[first_batch:]
     options = grain.ReadOptions(num_threads=_NUM_THREADS, prefetch_buffer_size=_NUM_THREADS)
@@ -192,16 +196,6 @@ def train_batches(
     if config.data.num_workers:
         iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.data.num_workers))
     return iter(iterable)
-
-
-def tracks_to_train(source: ClipSource) -> Sequence[int]:
-    """Numbers of the split's tracks without duplicates of each other, or of a track in another split (which is measured by)."""
-    group_of = read_duplicates(source.folder)
-    if not group_of:
-        return range(source.num_tracks)
-    others = [ClipSource(source.folder, name) for name in read_splits(source.folder) if name != source.split]
-    held_out = [track_id for other in others for track_id in other.track_ids()]
-    return places_without_duplicates(source.track_ids(), held_out, group_of)
 
 
 def steps_per_epoch(config: TrainConfig) -> int:

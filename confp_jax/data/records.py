@@ -93,6 +93,7 @@ class DatasetSummary:
     num_replicas: int  # beside the clean clip; clips of a track stand together
     settings: str  # JSON of the configuration that made it
     track_names: dict[str, str] = dataclasses.field(default_factory=dict)
+    albums: dict[str, str] = dataclasses.field(default_factory=dict)  # by track id, where one is known
 
     @property
     def piece_samples(self) -> int:

@@ -10,9 +10,9 @@ from data_prep import fma
 from data_prep.tracks import SourceError
 
 _HEADER = [
-    ["", "artist", "set", "set", "track", "track"],
-    ["", "name", "split", "subset", "bit_rate", "title"],
-    ["track_id", "", "", "", "", ""],
+    ["", "artist", "set", "set", "track", "album", "track"],
+    ["", "name", "split", "subset", "bit_rate", "id", "title"],
+    ["track_id", "", "", "", "", "", ""],
 ]
 
 
@@ -22,8 +22,10 @@ def _write(path: pathlib.Path, rows: list[list[object]], *, header: list[list[st
     return path
 
 
-def _row(track_id: int, split: str = "training", subset: str = "small", name: str = "Ann", title: str = "Öde") -> list[object]:
-    return [track_id, name, split, subset, 40_000, title]
+def _row(
+    track_id: int, split: str = "training", subset: str = "small", name: str = "Ann", title: str = "Öde", album: str = "9"
+) -> list[object]:
+    return [track_id, name, split, subset, 40_000, album, title]
 
 
 def test_the_real_table(shared: pathlib.Path) -> None:
@@ -35,7 +37,7 @@ def test_the_real_table(shared: pathlib.Path) -> None:
     assert ids[0] < ids[1] < ids[2]
     assert [track.track_id for track in found["large"]] == sorted(ids[2])
     assert all(track.path.is_file() for track in found["large"])
-    assert found["large"][0].name == "Cubulo - foxrun"
+    assert (found["large"][0].name, found["large"][0].album) == ("Cubulo - foxrun", "105")
 
 
 def test_path_and_name(tmp_path: pathlib.Path) -> None:
@@ -43,6 +45,11 @@ def test_path_and_name(tmp_path: pathlib.Path) -> None:
     tracks = fma.read_tracks(path, "music", subset="small")
     assert [track.path.as_posix() for track in tracks] == ["music/000/000007.mp3", "music/000/000008.mp3", "music/123/123456.mp3"]
     assert [track.name for track in tracks] == ["Öde", 'Ann - a, "b"\nc', "Ann - Öde"]
+
+
+def test_albums(tmp_path: pathlib.Path) -> None:
+    path = _write(tmp_path / "tracks.csv", [_row(2), _row(3, album="-1"), _row(4, album=""), _row(5, album="10")])
+    assert [track.album for track in fma.read_tracks(path, "m", subset="small")] == ["9", "", "", "10"]
 
 
 def test_subsets_are_nested(tmp_path: pathlib.Path) -> None:
@@ -85,7 +92,7 @@ def test_truncated_row(tmp_path: pathlib.Path) -> None:
     """A download that broke off: the last line ends in the middle."""
     path = _write(tmp_path / "tracks.csv", [_row(1), _row(2), _row(3)])
     path.write_bytes(path.read_bytes()[:-12])
-    with pytest.raises(SourceError, match=r"line 6: \d cells instead of 6; download it again"):
+    with pytest.raises(SourceError, match=r"line 6: \d cells instead of 7; download it again"):
         fma.read_tracks(path, "m", subset="small")
 
 

@@ -50,6 +50,13 @@ def test_a_copy_is_the_same_track(tmp_path: pathlib.Path) -> None:
     assert all(track.path == tmp_path / track.name for track in tracks)
 
 
+def test_folders_are_albums(tmp_path: pathlib.Path) -> None:
+    _fill(tmp_path, range(8))
+    (tmp_path / "single.mp3").write_bytes(b"x")
+    albums = {track.name: track.album for track in folder.read_tracks(tmp_path)}
+    assert albums == {f"{i % 7}/{i}.mp3": f"{i % 7}" for i in range(8)} | {"single.mp3": ""}
+
+
 def test_only_audio_counts(tmp_path: pathlib.Path) -> None:
     _fill(tmp_path, range(2))
     (tmp_path / "cover.jpg").write_bytes(b"x")
