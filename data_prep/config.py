@@ -105,6 +105,7 @@ class QueryConfig:
     seeds: tuple[int, ...] = ()  # and so several seeds
     index_hop_s: float = 0.3
     excerpts_per_track: int = 5
+    max_clip_s: float = 600.0  # of longer tracks the middle is asked for, which is what the index holds
     tracks_per_shard: int = 100
     num_workers: int = 0
     conditions: tuple[str, ...] = ()  # empty: all of data_prep.make_queries.CONDITIONS

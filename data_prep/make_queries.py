@@ -26,7 +26,7 @@ from data_prep.config import Band, ChainConfig, Draw, QueryConfig
 from data_prep.shards import claim_folder, explains_a_full_disk, plan_shards, report_failures, write_manifest, write_shards
 from data_prep.sounds import Sounds, prepare_sounds
 from data_prep.sources import ALL_SPLITS, credits, output_folder, read_tracks, settings_json, sound_part
-from data_prep.tracks import SourceError, Track
+from data_prep.tracks import SourceError, Track, middle
 from data_prep.verify import verify
 
 
@@ -144,21 +144,22 @@ def make_excerpts(track: Track, name: str, *, config: QueryConfig, sounds: Sound
       DecodeError: the file cannot be used, or is too short; the caller lists it.
     """
     condition, rate_hz = CONDITIONS[name], config.sample_rate_hz
-    clip = decode(track.path, sample_rate_hz=rate_hz)
-    if clip.duration_s < config.segment_s + 2:
-        raise DecodeError(f"{track.path}: {clip.duration_s:.1f} s is too short for a query set")
+    audio = decode(track.path, sample_rate_hz=rate_hz)
+    if audio.duration_s < config.segment_s + 2:
+        raise DecodeError(f"{track.path}: {audio.duration_s:.1f} s is too short for a query set")
+    clip, clip_start_s = middle(audio, config.max_clip_s)
     seed = (config.seed, zlib.crc32(name.encode()), track.track_id)
     clip_chain, excerpt_chain = _chains(name, sounds)
-    whole = clip_chain.apply(clip.samples, sample_rate_hz=rate_hz, seed=seed)
+    whole = clip_chain.apply(clip, sample_rate_hz=rate_hz, seed=seed)
     signs = np.random.default_rng(seed).choice((-1.0, 1.0), size=config.excerpts_per_track)
     excerpts = []
-    for number, start_s in enumerate(_starts_s(clip.duration_s, whole, condition, signs, config)):
+    for number, start_s in enumerate(_starts_s(len(clip) / rate_hz, whole, condition, signs, config)):
         begin_s = replica_start_s(start_s, shift_s=0.0, rate=whole.rate, segment_s=config.segment_s)
         begin = min(max(round(begin_s * rate_hz), 0), len(whole.samples) - round(config.segment_s * rate_hz))
         window = whole.samples[begin : begin + round(config.segment_s * rate_hz)]
         noisy = excerpt_chain.apply(window, sample_rate_hz=rate_hz, seed=(*seed, number))
         draws = whole.draws[:-1] + ("," if min(len(whole.draws), len(noisy.draws)) > 2 else "") + noisy.draws[1:]
-        excerpts.append(Clip(track.track_id, number, whole.rate, start_s, to_int16(noisy.samples), draws))
+        excerpts.append(Clip(track.track_id, number, whole.rate, clip_start_s + start_s, to_int16(noisy.samples), draws))
     return excerpts
 
 

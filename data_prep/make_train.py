@@ -12,12 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
-from jaxtyping import Float32
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from confp_jax import command_line
-from confp_jax.audio.decode import Audio, DecodeError, decode
+from confp_jax.audio.decode import DecodeError, decode
 from confp_jax.config import from_mapping
 from confp_jax.data.mixing import SOUNDS_FOLDER
 from confp_jax.data.records import (
@@ -43,7 +42,7 @@ from data_prep.shards import (
 )
 from data_prep.sounds import Sounds, prepare_sounds, read_sound
 from data_prep.sources import credits, known_bad, output_folder, read_tracks, settings_json, sound_part
-from data_prep.tracks import SourceError, Track
+from data_prep.tracks import SourceError, Track, middle
 from data_prep.verify import verify
 
 _NUM_MEASURED = 8  # tracks decoded for the forecast
@@ -135,7 +134,7 @@ def make_clips(track: Track, split: str, *, config: PrepareConfig, sounds: dict[
     if abs(audio.samples).max() < 1e-4:
         raise DecodeError(f"{track.path}: is silent")
     chain = _chain(config, sounds[sound_part(split)])
-    samples, start_s = _middle(audio, config.max_clip_s)
+    samples, start_s = middle(audio, config.max_clip_s)
     clips = [Clip(track.track_id, 0, 1.0, start_s, to_int16(samples))]
     for replica in range(1, config.num_replicas + 1):
         seed = (config.seed, track.track_id, replica)
@@ -152,13 +151,6 @@ def expected_clip_s(tracks: Sequence[Track], config: PrepareConfig) -> float:
             duration_s = decode(track.path, sample_rate_hz=config.sample_rate_hz).duration_s
             lengths_s.append(min(duration_s, config.max_clip_s))
     return float(np.mean(lengths_s)) if lengths_s else 0.0
-
-
-def _middle(audio: Audio, length_s: float) -> tuple[Float32[np.ndarray, " n"], float]:
-    """The middle `length_s` of a longer track, and where it begins in seconds."""
-    length = round(length_s * audio.sample_rate_hz)
-    start = max(0, len(audio.samples) - length) // 2
-    return audio.samples[start : start + length], start / audio.sample_rate_hz
 
 
 @functools.lru_cache(maxsize=4)

@@ -26,11 +26,12 @@ from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.benchmark_config import BenchmarkConfig
 from confp_jax.evaluation.compression import CompressionRow, chosen_conditions, compression_rows
 from confp_jax.evaluation.contenders import SystemRow, SystemRun, imported_rows, measure_systems
+from confp_jax.evaluation.kept import kept_rows
 from confp_jax.evaluation.outcomes import Outcomes, Searched, measure_condition
 from confp_jax.evaluation.pages import Measured, Results, write_results
 from confp_jax.evaluation.query_sets import QuerySet, dataset_id, find_query_sets
-from confp_jax.evaluation.reference import embed_reference
-from confp_jax.evaluation.rows import ConditionRow, compare, condition_row
+from confp_jax.evaluation.reference import embed_reference, one_of_each
+from confp_jax.evaluation.rows import Comparison, ConditionRow, compare, condition_row
 from confp_jax.evaluation.scale import ScaleRow, scale_rows
 from confp_jax.evaluation.shift_curve import shift_curve
 from confp_jax.evaluation.systems.external import CommandConfig
@@ -40,7 +41,7 @@ from confp_jax.retrieval.embed import HOP_S, Embedder, UnknownModelError, load_e
 from confp_jax.retrieval.index import ExactIndex
 from confp_jax.training.checkpoint import CheckpointError
 
-_VERSION = "2"  # of what a measurement is: another one measures anew
+_VERSION = "3"  # of what a measurement is: another one measures anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +113,7 @@ def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:
     first = models[0].embedder
     curve = None
     if config.shift_tracks:
-        kept = cache / "shift" / f"{first.identity}-{index_id}-{config.shift_tracks}.json"
+        kept = cache / "shift" / f"{first.identity}-{index_id}-{config.shift_tracks}-{_VERSION}.json"
         split = config.index_splits[-1]
         curve = shift_curve(first, config.index, split, most_tracks=config.shift_tracks, kept=kept, console=console)
     results = Results(
@@ -120,9 +121,10 @@ def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:
         models=tuple((model.embedder.name, model.embedder.identity, model.decision.calibrated) for model in models),
         segment_s=first.config.audio.segment_s,
         index_id=index_id,
+        num_tracks=len(one_of_each(config.index, config.index_splits)),
         query_ids={str(one.name): dataset_id(one.folder, one.conditions) for one in sets},
         rows=tuple(tuple(rows_of(one, config)) for one in measured),
-        comparisons=tuple(comparisons(sets, *measured)) if len(measured) == 2 else (),
+        comparisons=tuple(comparisons(sets, config, *measured)) if len(measured) == 2 else (),
         shift=curve,
         compression=tuple(stored_smaller(models[0], sets, measured[0], cache)) if config.compression else (),
         scale=tuple(larger_indexes(models[0], sets, measured[0], cache)) if config.distractors else (),
@@ -134,32 +136,33 @@ def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:
 
 def stored_smaller(model: Model, sets: Sequence[QuerySet], measured: Measured, cache: pathlib.Path) -> list[CompressionRow]:
     """Smaller fingerprints on the first set of the model's own length; kept by content as all is."""
-    one = own_length(sets, model.embedder)
-    names = chosen_conditions(one.conditions)
-    config = model.config
-    content = [model.embedder.identity, model.index_id, dataset_id(one.folder, names), config.most_queries, _VERSION]
-    kept = cache / "compression" / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]}.json"
-    if not kept.is_file():
+    one, names, key = chosen_queries(model, sets)
+
+    def measure() -> list[CompressionRow]:
         model.console.print(f"{model.embedder.name}: fewer dimensions and bits")
-        found = compression_rows(model.searched, {name: measured[one, name] for name in names}, hop_s=HOP_S)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps([dataclasses.asdict(row) for row in found]))
-    return [CompressionRow(**values) for values in json.loads(kept.read_text())]
+        return compression_rows(model.searched, {name: measured[one, name] for name in names}, hop_s=HOP_S)
+
+    return kept_rows(cache / "compression" / f"{key}.json", CompressionRow, measure) if names else []
 
 
 def larger_indexes(model: Model, sets: Sequence[QuerySet], measured: Measured, cache: pathlib.Path) -> list[ScaleRow]:
     """Hits and time against the size of the index, on the same queries; kept by content as all is."""
+    sizes = model.config.distractors
+    one, names, key = chosen_queries(model, sets, *sizes)
+
+    def measure() -> list[ScaleRow]:
+        model.console.print(f"{model.embedder.name}: larger indexes")
+        return scale_rows(model.searched, {name: measured[one, name] for name in names}, sizes, seed=model.config.seed)
+
+    return kept_rows(cache / "scale" / f"{key}.json", ScaleRow, measure) if names else []
+
+
+def chosen_queries(model: Model, sets: Sequence[QuerySet], *settings: int) -> tuple[QuerySet, list[str], str]:
+    """The set and the conditions that tables of few columns show, and a key for what is measured with them."""
     one, config = own_length(sets, model.embedder), model.config
     names = chosen_conditions(one.conditions)
     content = [model.embedder.identity, model.index_id, dataset_id(one.folder, names), config.most_queries, config.seed, _VERSION]
-    key = hashlib.sha256(json.dumps([*content, config.distractors]).encode()).hexdigest()[:24]
-    kept = cache / "scale" / f"{key}.json"
-    if not kept.is_file():
-        model.console.print(f"{model.embedder.name}: larger indexes")
-        found = scale_rows(model.searched, {name: measured[one, name] for name in names}, config.distractors, seed=config.seed)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps([dataclasses.asdict(row) for row in found]))
-    return [ScaleRow(**values) for values in json.loads(kept.read_text())]
+    return one, names, hashlib.sha256(json.dumps([*content, *settings]).encode()).hexdigest()[:24]
 
 
 def own_length(sets: Sequence[QuerySet], embedder: Embedder) -> QuerySet:
@@ -178,11 +181,11 @@ def rows_of(measured: dict[tuple[QuerySet, str], Outcomes], config: BenchmarkCon
     ]
 
 
-def comparisons(sets: Sequence[QuerySet], first: dict, second: dict) -> list:
+def comparisons(sets: Sequence[QuerySet], config: BenchmarkConfig, first: Measured, second: Measured) -> list[Comparison]:
     """The paired tests of the first run of each length: runs share their tracks and are no independent trials."""
     firsts = {one.length_s: one for one in reversed(sets)}
     return [
-        compare(name, length_s, first[one, name], second[one, name])
+        compare(name, length_s, first[one, name], second[one, name], num_bootstraps=config.num_bootstraps, seed=config.seed)
         for length_s, one in sorted(firsts.items())
         for name in one.conditions
     ]
@@ -235,11 +238,15 @@ def run_systems(
             config.num_bootstraps,
             config.seed,
         )
-        identities = {config.checkpoint: embedder.identity}
-        if config.compare:
-            identities[config.compare] = load_encoder(config.compare).identity
-        rows = measure_systems(specs, asked, identities, console)
+        versions = {name: model_version(load_encoder(name)) for name in filter(None, (config.checkpoint, config.compare))}
+        rows = measure_systems(specs, asked, versions, console)
         return rows + [row for name, path in imported for row in imported_rows(name, path, asked)]
+
+
+def model_version(embedder: Embedder) -> str:
+    """What decides a model's answers: its weights and its calibration."""
+    decision = load_decision(embedder.folder, embedder.identity).to_json()
+    return f"{embedder.identity}-{hashlib.sha256(decision.encode()).hexdigest()[:16]}-{_VERSION}"
 
 
 def matches_files(config: BenchmarkConfig) -> list[tuple[str, pathlib.Path]]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from confp_jax.config import ConfigError
 from confp_jax.evaluation.systems.external import CommandConfig
 
 
@@ -32,3 +33,7 @@ class BenchmarkConfig:
     distractors: tuple[int, ...] = ()
     num_bootstraps: int = 2000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.top_k < 5:
+            raise ConfigError(f"top_k={self.top_k} is too few: the tables show top-5")

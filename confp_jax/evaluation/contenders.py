@@ -12,8 +12,9 @@ from confp_jax.data.clips import ClipSource
 from confp_jax.data.duplicates import read_duplicates
 from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.export import query_id, read_pexeso
+from confp_jax.evaluation.kept import write_whole
 from confp_jax.evaluation.query_sets import QuerySet, dataset_id, spread
-from confp_jax.evaluation.reference import one_of_each
+from confp_jax.evaluation.reference import IndexedClip, one_of_each
 from confp_jax.evaluation.rows import Share
 from confp_jax.evaluation.systems.contest import ConditionAnswers, Contender, IndexCost, system_version, write_wav
 from confp_jax.evaluation.systems.protocol import Answer, SystemFailedError
@@ -45,7 +46,7 @@ class SystemRow:
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """Of a query: the track that it is of, and where in it the query begins.
+    """Of a query: the track that it is of, and where in its indexed clip the query begins.
 
     A system that knows nothing of tempo tells the start of a window with the query's middle: `window_s` is as right.
     """
@@ -77,16 +78,19 @@ class SystemRun:
     def index_files(self) -> list[pathlib.Path]:
         """The clean clips, named by track id; written when they are first needed."""
         folder = self.wav_dir / f"index-{dataset_id(self.index, self.index_splits)}"
-        folder.mkdir(parents=True, exist_ok=True)
         return [
             _written(folder / f"{group}.wav", source[record].samples, source.summary.sample_rate_hz)
-            for group, source, record in one_of_each(self.index, self.index_splits)
+            for group, source, record in self.indexed
         ]
+
+    @functools.cached_property
+    def indexed(self) -> list[IndexedClip]:
+        """What is searched: one of each recording."""
+        return one_of_each(self.index, self.index_splits)
 
     def query_files(self, condition: str) -> list[pathlib.Path]:
         """The queries of a condition, named by set, condition and row."""
         folder = self.wav_dir / f"{self.queries.name}-{dataset_id(self.queries.folder, [condition])}"
-        folder.mkdir(parents=True, exist_ok=True)
         source = ClipSource(self.queries.folder, condition)
         rate_hz = source.summary.sample_rate_hz
         return [
@@ -97,21 +101,27 @@ class SystemRun:
     def truths(self, condition: str) -> list[Truth]:
         """In the order of the files. Excerpts are aligned with the original at their middles."""
         source, out = ClipSource(self.queries.folder, condition), []
+        starts_s = {group: clips.row(record).start_s for group, clips, record in self.indexed}
         for row in (source.row(number) for number in spread(len(source), self.most)):
             middle_s = row.num_samples / source.summary.sample_rate_hz / 2
             group = self.group_of.get(row.track_id, row.track_id)
-            out.append(Truth(group, row.start_s + middle_s * (1 - row.rate), row.start_s))
+            start_s = row.start_s - starts_s.get(group, 0.0)
+            out.append(Truth(group, start_s + middle_s * (1 - row.rate), start_s))
         return out
 
 
 def measure_systems(
-    specs: Sequence[SystemSpec], run: SystemRun, identities: Mapping[str, str], console: Console
+    specs: Sequence[SystemSpec], run: SystemRun, versions: Mapping[str, str], console: Console
 ) -> list[SystemRow]:
-    """Every system on every condition; one that fails has rows that say so."""
+    """Every system on every condition; one that fails has rows that say so, and one that hangs is asked no more.
+
+    Args:
+      versions: what decides the answers of each checkpoint.
+    """
     rows = []
     index_id = dataset_id(run.index, run.index_splits)
     for spec in specs:
-        contender = Contender.of(spec, run.cache, f"{index_id} {system_version(spec, identities.get(spec.checkpoint, ''))}")
+        contender = Contender.of(spec, run.cache, f"{index_id} {system_version(spec, versions.get(spec.checkpoint, ''))}")
         try:
             console.print(f"{spec.name}: index")
             cost = contender.index(lambda: run.index_files)
@@ -119,12 +129,17 @@ def measure_systems(
             console.print(f"[yellow]{error}[/yellow]", highlight=False)
             rows += [SystemRow(spec.name, name, run.queries.length_s, trouble=str(error)) for name in run.queries.conditions]
             continue
+        hung = ""
         for name in run.queries.conditions:
+            if hung:
+                rows.append(SystemRow(spec.name, name, run.queries.length_s, trouble=f"not asked: it hung in {hung}"))
+                continue
             console.print(f"{spec.name}: {name}")
             content = f"{dataset_id(run.queries.folder, [name])}-{run.most}"
             asked = contender.ask(name, content, functools.partial(run.query_files, name))
             if asked.failure:
                 console.print(f"[yellow]{spec.name}, {name}: {asked.failure}[/yellow]", highlight=False)
+            hung = name if asked.hung else ""
             rows.append(system_row(spec.name, name, run, cost, asked))
     return rows
 
@@ -192,4 +207,4 @@ def _hit(answer: Answer, truth: Truth, *, k: int) -> float:
 
 
 def _written(path: pathlib.Path, samples: np.ndarray, sample_rate_hz: int) -> pathlib.Path:
-    return path if path.is_file() else write_wav(path, samples, sample_rate_hz)
+    return path if path.is_file() else write_whole(path, lambda file: write_wav(file, samples, sample_rate_hz))

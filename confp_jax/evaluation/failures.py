@@ -70,10 +70,10 @@ class Sounds:
         return cls({group: (source, record) for group, source, record in clips}, names)
 
     def part(self, track_id: int, begin_s: float, length_s: float) -> Float32[np.ndarray, " n"]:
-        """A part of a clip, padded with silence beyond its ends."""
+        """A part of a recording, padded with silence beyond the ends of its clip."""
         source, index = self.places[track_id]
-        rate_hz, total = source.summary.sample_rate_hz, source.row(index).num_samples
-        begin, num = round(begin_s * rate_hz), round(length_s * rate_hz)
+        rate_hz, row = source.summary.sample_rate_hz, source.row(index)
+        begin, num, total = round((begin_s - row.start_s) * rate_hz), round(length_s * rate_hz), row.num_samples
         first, last = (min(max(at, 0), total) for at in (begin, begin + num))
         out = np.zeros(num, np.float32)
         out[first - begin : last - begin] = source.crop(index, first, last).astype(np.float32) / 32768

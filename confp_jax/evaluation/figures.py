@@ -168,5 +168,5 @@ def draw_spectrograms(figure: Any, parts: Sequence[tuple[str, Float[np.ndarray, 
 
 
 def _errors(shares: "Sequence[Share]") -> list[list[float]]:
-    below = [max(0.0, 100 * (s.share - s.bootstrap[0])) for s in shares]
-    return [below, [max(0.0, 100 * (s.bootstrap[1] - s.share)) for s in shares]]
+    below = [max(0.0, 100 * (s.share - s.interval[0])) for s in shares]
+    return [below, [max(0.0, 100 * (s.interval[1] - s.share)) for s in shares]]

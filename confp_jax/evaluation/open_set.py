@@ -12,6 +12,7 @@ import json
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from absl import flags
@@ -62,7 +63,7 @@ class Trials:
     unknown_rate: Float64[np.ndarray, " Q"]
     unknown_logit: Float64[np.ndarray, " Q"]
     unknown_track: Int64[np.ndarray, " Q"]  # that came first without the own one
-    offset_error_s: Float64[np.ndarray, " Q"]  # NaN where another track came first
+    offset_error_s: Float64[np.ndarray, " Q"]  # at the query's middle; NaN where another track came first
     known_track: Int64[np.ndarray, " Q"]  # that came first; -1: none
     offset_s: Float64[np.ndarray, " Q"]  # where in it the query begins
 
@@ -136,24 +137,38 @@ def measure(excerpts: Sequence[Excerpt], searched: EvaluationReference, decision
     rows = []
     for excerpt in progress(excerpts, "searching", console=console, transient=True):
         own = searched.number(excerpt.track_id)
-        best, offset_s, known = first_match(excerpt.fingerprints, searched.reference, decision)
+        best, place, known = first_match(excerpt.fingerprints, searched.reference, decision)
         stranger, _, unknown = first_match(excerpt.fingerprints, searched.reference, decision, masked=own)
-        error_s = abs(offset_s - excerpt.start_s) if best == own else np.nan
-        rows.append((own, best == own, *known, *unknown, stranger, error_s, best, offset_s))
+        start_s, half_s = float(searched.starts_s[best]), excerpt.fingerprints.duration_s / 2
+        # At the query's middle: the tempo of a short query is not estimated, and the truth is aligned there.
+        error_s = abs(start_s + place.at(half_s) - excerpt.start_s - excerpt.rate * half_s) if best == own else np.nan
+        rows.append((own, best == own, *known, *unknown, stranger, error_s, best, start_s + place.offset_s))
     columns = list(zip(*rows, strict=True))
     return Trials(*(np.array(column) for column in columns))
 
 
+class Place(NamedTuple):
+    """Where in an indexed clip a query was found to begin, and how fast it plays it."""
+
+    offset_s: float
+    tempo: float
+
+    def at(self, moment_s: float) -> float:
+        """Where in the clip the query's moment lies."""
+        return self.offset_s + self.tempo * moment_s
+
+
 def first_match(
     query: Fingerprints, reference: Reference, decision: Decision, *, masked: int = -1
-) -> tuple[int, float, tuple[float, float]]:
-    """The best track (-1: none) but the `masked` one, where the query begins in it, and its (alarm rate, logit)."""
+) -> tuple[int, Place, tuple[float, float]]:
+    """The best track (-1: none) but the `masked` one, the place in it, and its (alarm rate, logit)."""
     ranking = rank(query, reference, without=masked)
     if not len(ranking.tracks):
-        return -1, np.nan, (1.0, -np.inf)
+        return -1, Place(np.nan, np.nan), (1.0, -np.inf)
     num_tracks = reference.num_tracks - (masked >= 0)
     judged: Judgement = decision.judge(ranking, length_s=query.loud_s, num_tracks=num_tracks)
-    return int(ranking.tracks[0]), float(ranking.offsets_s[0]), (float(judged.alarm_rates[0]), float(judged.logits[0]))
+    place = Place(float(ranking.offsets_s[0]), float(ranking.tempos[0]))
+    return int(ranking.tracks[0]), place, (float(judged.alarm_rates[0]), float(judged.logits[0]))
 
 
 def alarm_pairs(trials: Trials, searched: EvaluationReference, rate: float) -> list[tuple[int, int, int]]:

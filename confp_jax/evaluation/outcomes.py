@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 from rich.console import Console
 
+from confp_jax.evaluation.kept import write_whole
 from confp_jax.evaluation.open_set import Trials, measure, read_excerpts
 from confp_jax.evaluation.reference import EvaluationReference
 from confp_jax.metrics import EXACT_S, NEAR_S
@@ -27,7 +28,7 @@ class Outcomes:
     track_ids: Int64[np.ndarray, " Q"]
     start_s: Float64[np.ndarray, " Q"]  # where the excerpt begins in the original
     rate: Float64[np.ndarray, " Q"]
-    segment_s: Float64[np.ndarray, " Q"]  # where the first window does, whose middle is that of its place in the original
+    segment_s: Float64[np.ndarray, " Q"]  # where the index's window does whose middle is that of the query's first window
     queries: Float32[np.ndarray, "Q E"]  # the first fingerprint of each
     exact_tracks: Int64[np.ndarray, "Q K"]
     exact_s: Float64[np.ndarray, "Q K"]
@@ -46,11 +47,9 @@ class Outcomes:
 
     def save(self, path: pathlib.Path) -> None:
         """Keeps them; the file appears when it is complete."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "trials"}
-        partial = path.with_name(path.stem + ".part.npz")
-        np.savez(partial, **values, **{f"trials_{name}": getattr(self.trials, name) for name in _TRIALS})
-        partial.replace(path)
+        values |= {f"trials_{name}": getattr(self.trials, name) for name in _TRIALS}
+        write_whole(path, lambda file: np.savez(file, **values))
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "Outcomes":
@@ -74,7 +73,8 @@ class Searched:
         reference = self.evaluation.reference
         is_row = (rows >= 0) & (rows < len(reference.snapshot.vectors))
         tracks = reference.snapshot.row_tracks[np.where(is_row, rows, 0)]
-        return np.where(is_row, self.evaluation.track_ids[tracks], -1), (rows - reference.first_rows[tracks]) * reference.hop_s
+        offsets_s = self.evaluation.starts_s[tracks] + (rows - reference.first_rows[tracks]) * reference.hop_s
+        return np.where(is_row, self.evaluation.track_ids[tracks], -1), offsets_s
 
 
 def measure_condition(
@@ -87,12 +87,12 @@ def measure_condition(
     """
     excerpts = read_excerpts(searched.embedder, folder, [condition], 0.0, console, seed=seed, most=most)
     rows = np.array([excerpt.row for excerpt in excerpts])
-    ids = searched.evaluation.track_ids
+    ids, reference = searched.evaluation.track_ids, searched.evaluation.reference
     own = ids[[searched.evaluation.number(excerpt.track_id) for excerpt in excerpts]]
     trials = _by_id(measure(excerpts, searched.evaluation, searched.decision, console), ids)
     queries = np.stack([excerpt.fingerprints.vectors[0] for excerpt in excerpts])
-    # Of the window that has the excerpt's middle: a stretched excerpt begins elsewhere (PAPER: "query position").
-    segment_s = np.array([e.start_s + (e.rate - 1) * e.fingerprints.segment_s / 2 for e in excerpts])
+    # Aligned at the middles: a stretched window, or one shorter than the index's, begins elsewhere (PAPER: "query position").
+    segment_s = np.array([e.start_s + (e.rate * e.fingerprints.segment_s - reference.segment_s) / 2 for e in excerpts])
     found: dict[str, np.ndarray] = {}
     for name, index in searched.indexes.items():
         hits = index.search(queries, k=top_k)

@@ -39,6 +39,7 @@ class Results:
     models: tuple[tuple[str, str, bool], ...]  # name, identity, calibrated
     segment_s: float
     index_id: str
+    num_tracks: int  # of the index
     query_ids: Mapping[str, str]
     rows: tuple[tuple[ConditionRow, ...], ...]
     comparisons: tuple[Comparison, ...]
@@ -117,7 +118,8 @@ def page(
         "Larger indexes": "The queries' own tracks, then all real ones, then synthetic distractors: each near a real fingerprint "
         "of a track that no query is of (cosine about 0.8), moved in a direction in which such fingerprints differ.",
         "Systems": "Each system was given the same WAV files in a process of its own, one at a time; the time of a query is "
-        "measured inside it, after its index was loaded (a command line: with its start). Memory is the peak of the process.",
+        "measured inside it, after its index was loaded (a command line: with its start). Memory is the peak of the process. "
+        "Every system tells its nearest track however unsure; audfprint answers from one landmark on here, not from its five.",
     }
     parts = [Section(title, texts.get(title, ""), [*found, *pictures.get(title, [])]) for title, found in sections]
     failed = worst_failures(measured, most=config.num_failures)
@@ -184,7 +186,8 @@ def environment(results: Results) -> dict[str, str]:
     return {
         "Command": shlex.join(["python", "-m", "confp_jax.evaluation.benchmark", *sys.argv[1:]]),
         "Models": ", ".join(f"{name} ({identity})" for name, identity, _ in results.models),
-        "Index": f"{results.config.index} {results.config.index_splits}, content {results.index_id}",
+        "Index": f"{results.config.index} {results.config.index_splits}: {results.num_tracks:,} recordings, content "
+        f"{results.index_id}",
         "Query sets": ", ".join(f"{name}: {content}" for name, content in results.query_ids.items()),
         "Machine": f"{platform.platform()}, {os.cpu_count()} cores, {names[0] if names else platform.processor()}",
         "Python": f"{platform.python_version()}; {', '.join(versions)}",

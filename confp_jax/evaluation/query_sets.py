@@ -40,10 +40,13 @@ def find_query_sets(places: str, conditions: Sequence[str] = ()) -> list[QuerySe
     found = [_query_set(folder, conditions) for folder in folders]
     if not found:
         raise DatasetError("queries is empty; name query sets made by data_prep.make_queries, with a comma between them")
+    names = [one.name for one in found]
+    if len(set(names)) < len(names):
+        raise DatasetError(f"two query sets have one name ({', '.join(names)}), which names their queries; rename a folder")
     for condition in conditions:
         if not any(condition in one.conditions for one in found):
             raise DatasetError(f"no query set has the condition {condition!r}; they have {', '.join(read_splits(folders[0]))}")
-    return sorted(found, key=lambda one: (one.length_s, one.seed, str(one.folder)))
+    return sorted((one for one in found if one.conditions), key=lambda one: (one.length_s, one.seed, str(one.folder)))
 
 
 def dataset_id(folder: str | pathlib.Path, splits: Sequence[str]) -> str:

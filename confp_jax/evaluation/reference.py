@@ -1,18 +1,21 @@
 """What the evaluation searches: the clean clips of a prepared dataset, fingerprinted; and query sets as fingerprints."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from rich.console import Console
 from rich.progress import track as progress
 
 from confp_jax.data.clips import ClipSource
 from confp_jax.data.duplicates import read_duplicates
 from confp_jax.data.records import Clip, DatasetError
+from confp_jax.evaluation.kept import write_whole
+from confp_jax.evaluation.query_sets import dataset_id
 from confp_jax.retrieval.embed import HOP_S, Embedder, Fingerprints
 from confp_jax.retrieval.reference import Reference, make_reference
 
@@ -23,6 +26,7 @@ class EvaluationReference:
 
     reference: Reference
     track_ids: Int64[np.ndarray, " T"]
+    starts_s: Float64[np.ndarray, " T"]  # where in the recording its clip begins: of long ones the middle is indexed
     group_of: dict[int, int] = dataclasses.field(default_factory=dict)  # of the duplicates
 
     def number(self, track_id: int) -> int:
@@ -95,20 +99,20 @@ def embed_reference(
         order = sorted(range(len(places)), key=lambda place: (places[place].group not in first, luck[place]))
         places = [places[place] for place in order[:most_tracks]]
     places.sort(key=lambda place: place.group)
-    parts = []
+    parts, known_by = [], dataset_id(folder, splits) if cache else ""
     for group, source, record in progress(places, "index", console=console, transient=True):
         name = f"{source.row(record).track_id}.npy"
-        kept = pathlib.Path(cache) / embedder.identity / pathlib.Path(folder).name / name if cache else None
+        kept = pathlib.Path(cache) / embedder.identity / known_by / name if cache else None
         vectors = np.load(kept) if kept and kept.is_file() else None
         if vectors is None:
             samples = source[record].samples
             vectors = embedder.embed(samples, sample_rate_hz=source.summary.sample_rate_hz).astype(np.float16)
             if kept:
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                np.save(kept, vectors)
+                write_whole(kept, functools.partial(np.save, arr=vectors))
         parts.append((str(group), vectors.astype(np.float32)))  # by way of float16, as a database stores them
     reference = make_reference(parts, hop_s=HOP_S, segment_s=embedder.config.audio.segment_s)
-    return EvaluationReference(reference, np.array([int(name) for name, _ in parts]), group_of)
+    starts_s = np.array([source.row(record).start_s for _, source, record in places], np.float64)
+    return EvaluationReference(reference, np.array([int(name) for name, _ in parts]), starts_s, group_of)
 
 
 @dataclasses.dataclass(frozen=True)

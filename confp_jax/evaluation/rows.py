@@ -21,6 +21,11 @@ class Share:
     wilson: tuple[float, float]
     bootstrap: tuple[float, float]
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """By bootstrap; Wilson's where that has no width (all or none were hits)."""
+        return self.bootstrap if self.bootstrap[0] < self.bootstrap[1] else self.wilson
+
 
 @dataclasses.dataclass(frozen=True)
 class ConditionRow:
@@ -50,7 +55,9 @@ class Comparison:
     num_queries: int
     only_first: int
     only_second: int
-    p_value: float  # McNemar's exact test, two-sided
+    p_value: float  # McNemar's exact test, two-sided, of the queries as if they were independent
+    difference: float  # of the shares, first minus second
+    interval: tuple[float, float]  # its 95 %, by bootstrap over tracks: the excerpts of one are not independent
 
 
 def condition_row(condition: str, length_s: float, runs: Sequence[Outcomes], *, num_bootstraps: int, seed: int) -> ConditionRow:
@@ -81,13 +88,15 @@ def condition_row(condition: str, length_s: float, runs: Sequence[Outcomes], *, 
     )
 
 
-def compare(condition: str, length_s: float, first: Outcomes, second: Outcomes) -> Comparison:
+def compare(condition: str, length_s: float, first: Outcomes, second: Outcomes, *, num_bootstraps: int, seed: int) -> Comparison:
     """The paired test of two models' outcomes of one run."""
     if not np.array_equal(first.rows, second.rows):
         raise ValueError(f"{condition}: the two models were measured on different queries")
     one, other = first.hits("track", k=1), second.hits("track", k=1)
     only = int((one & ~other).sum()), int((other & ~one).sum())
-    return Comparison(condition, length_s, len(one), *only, mcnemar_exact(*only))
+    difference = one.astype(np.float64) - other
+    interval = bootstrap_interval(difference, first.track_ids, num_bootstraps=num_bootstraps, seed=seed)
+    return Comparison(condition, length_s, len(one), *only, mcnemar_exact(*only), float(difference.mean()), interval)
 
 
 def calibration(outcomes: Sequence[Outcomes], *, num_bins: int = 10) -> tuple[list[tuple[float, float, int]], float]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track as progress
 
 from confp_jax.data.clips import ClipSource
+from confp_jax.evaluation.kept import write_json
 from confp_jax.evaluation.query_sets import spread
 from confp_jax.retrieval.embed import HOP_S, Embedder
 
@@ -55,8 +56,7 @@ def shift_curve(
                 own.append(vectors @ vectors[0])
                 following.append(vectors @ vectors[-1])
     curve = make_curve(shifts_s, np.array(own), np.array(following))
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(dataclasses.asdict(curve)))
+    write_json(kept, dataclasses.asdict(curve))
     return curve
 
 

@@ -32,7 +32,7 @@ def percent(share: float, digits: int = 1) -> str:
 
 def with_interval(share: Share, digits: int = 1) -> str:
     """The share with its interval by bootstrap over tracks; Wilson's where that has no width (all or none were hits)."""
-    low, high = share.bootstrap if share.bootstrap[0] < share.bootstrap[1] else share.wilson
+    low, high = share.interval
     return f"{percent(share.share, digits)} ({percent(low, digits)}-{percent(high, digits)})"
 
 
@@ -152,11 +152,15 @@ def scale_table(rows: Sequence[ScaleRow]) -> Table:
 
 def comparison_table(comparisons: Sequence[Comparison], names: tuple[str, str]) -> Table:
     """The paired tests of two models."""
-    columns = ("condition", "query", f"only {names[0]}", f"only {names[1]}", "queries", "p (McNemar, exact)")
-    cells = [
-        (title(c.condition), f"{c.length_s:g} s", str(c.only_first), str(c.only_second), str(c.num_queries), f"{c.p_value:.2g}")
-        for c in comparisons
-    ]
+    columns = (
+        "condition", "query", f"only {names[0]}", f"only {names[1]}", "queries", "p (McNemar, exact)",
+        f"{names[0]} minus {names[1]}, points (95 % by bootstrap over tracks)",
+    )  # fmt: skip
+    cells = []
+    for c in comparisons:
+        counts = str(c.only_first), str(c.only_second), str(c.num_queries), f"{c.p_value:.2g}"
+        low, high = (f"{100 * bound:+.1f}" for bound in c.interval)
+        cells.append((title(c.condition), f"{c.length_s:g} s", *counts, f"{100 * c.difference:+.1f} ({low} to {high})"))
     return Table("Top-1 track hits that only one of the two models has", columns, tuple(cells))
 
 

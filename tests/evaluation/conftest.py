@@ -3,11 +3,23 @@
 import pathlib
 
 import pytest
+from small_benchmarks import make_set
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A `tiny` encoder with its initial weights, saved by `save_encoder`."""
+    return save_untrained(tmp_path_factory.mktemp("model") / "untrained", seed=7)
+
+
+@pytest.fixture(scope="session")
+def other_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Other initial weights."""
+    return save_untrained(tmp_path_factory.mktemp("model") / "other", seed=8)
+
+
+def save_untrained(folder: pathlib.Path, *, seed: int) -> pathlib.Path:
+    """Returns the folder of a `tiny` encoder."""
     from flax import nnx
 
     from configs.fma import get_config
@@ -16,7 +28,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     from confp_jax.training.checkpoint import EncoderState, save_encoder
 
     config = from_mapping(TrainConfig, get_config("tiny"))
-    _, params, statistics = nnx.split(Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(7)), nnx.Param, ...)
-    folder = tmp_path_factory.mktemp("model") / "untrained"
+    _, params, statistics = nnx.split(Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(seed)), nnx.Param, ...)
     save_encoder(folder / "checkpoint", config, EncoderState(params, statistics))
     return folder
+
+
+@pytest.fixture(scope="session")
+def queries(music_dir, tmp_path_factory):
+    """Two excerpts of each of eight tracks."""
+    return make_set(music_dir, tmp_path_factory.mktemp("queries") / "set")

@@ -3,64 +3,24 @@
 import csv
 import dataclasses
 import json
-import pathlib
 import re
 
 import numpy as np
 import pytest
 from rich.console import Console
+from small_benchmarks import NAMES, config_of, make_set
 
-from configs.benchmark import get_config as benchmark_config
-from configs.queries import get_config as query_config
-from confp_jax.config import ConfigError, from_mapping
+from confp_jax.config import ConfigError
 from confp_jax.data.clips import ClipSource
 from confp_jax.data.records import Clip, DatasetError
 from confp_jax.evaluation import benchmark
-from confp_jax.evaluation.benchmark import BenchmarkConfig, run
-from confp_jax.evaluation.compression import principal_axes
+from confp_jax.evaluation.benchmark import run
 from confp_jax.evaluation.export import read_pexeso
 from confp_jax.evaluation.failures import Sounds
-from confp_jax.evaluation.open_set import Trials
-from confp_jax.evaluation.outcomes import Outcomes, Searched
+from confp_jax.evaluation.outcomes import Outcomes
 from confp_jax.evaluation.query_sets import dataset_id, find_query_sets
-from confp_jax.evaluation.reference import EvaluationReference, one_of_each
-from confp_jax.evaluation.rows import calibration, compare, condition_row
-from confp_jax.evaluation.scale import fill_up, scale_rows
-from confp_jax.evaluation.shift_curve import make_curve
-from confp_jax.retrieval.reference import make_reference
-from data_prep.config import QueryConfig
-from data_prep.make_queries import CONDITIONS, make_queries, query_sets
-
-EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
-NAMES = ("clean", "shift_40", "stretch_85", "background_5db")
-
-
-def make_set(music_dir, out, **overrides):
-    values = query_config("all").to_dict() | {
-        "music_dir": str(music_dir),
-        "noise_dir": str(EXAMPLES / "noise"),
-        "ir_dir": str(EXAMPLES / "ir"),
-        "out": str(out),
-        "excerpts_per_track": 2,
-        "num_workers": 1,
-        "conditions": NAMES,
-    }
-    for config in query_sets(from_mapping(QueryConfig, values | overrides)):
-        make_queries(config, Console(quiet=True))
-    return pathlib.Path(out)
-
-
-@pytest.fixture(scope="module")
-def queries(music_dir, tmp_path_factory):
-    """Two excerpts of each of eight tracks."""
-    return make_set(music_dir, tmp_path_factory.mktemp("queries") / "set")
-
-
-def config_of(model, prepared, queries, **overrides):
-    values = benchmark_config("quick").to_dict() | {"checkpoint": str(model), "index": str(prepared), "queries": str(queries)}
-    values |= {"index_splits": ("training", "validation", "test"), "conditions": (), "most_queries": 0, "systems": ()}
-    values |= {"num_failures": 2, "shift_tracks": 1, "num_bootstraps": 200, "compression": True, "system_conditions": ()}
-    return from_mapping(BenchmarkConfig, values | overrides)
+from confp_jax.evaluation.reference import one_of_each
+from data_prep.make_train import prepare
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +68,16 @@ def test_a_row_a_query_agrees_with_the_rows(done, queries):
 def test_the_report_is_one_file_with_all_in_it(done):
     page = (done[1] / "report.html").read_text()
     assert page.count("<html") == 1 and "Table 2" in page and "98.4 (100.0)" in page  # the paper's shift of 40 %
-    assert page.count("data:image/png;base64,") >= 6
+    assert page.count("data:image/png;base64,") >= 6 and page.count("was mistaken for ") == 2 * 2  # as caption and as alt
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page) and "<script" not in page and "url(" not in page
     assert "Environment and command" in page and dataclasses.asdict(done[0])["index_id"] in page
+
+
+def test_a_window_is_most_like_itself(done):
+    """Figure 4 begins at the window itself and ends at the next one on the grid."""
+    shift = done[0].shift
+    assert shift.own[0] == pytest.approx((1, 1, 1), abs=1e-5) and shift.following[-1] == pytest.approx((1, 1, 1), abs=1e-5)
+    assert shift.own[-1][1] < 1 and shift.own[-1][1] == pytest.approx(shift.following[0][1], abs=1e-6)
 
 
 def test_smaller_fingerprints_lose_hits_and_the_whole_loses_none(done):
@@ -158,49 +125,6 @@ def test_larger_indexes_are_in_the_results(checkpoint, prepared, music_dir, tmp_
     assert "3,000 (2,817 synthetic)" in (out / "report.html").read_text()
 
 
-def test_distractors_take_hits_away():
-    """Queries of five of ten tracks, so noisy that a random vector of 20,000 is sometimes nearer than the true one."""
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(300, 16))
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    made = make_reference([(str(i), rows[30 * i : 30 * i + 30].astype(np.float32)) for i in range(10)], hop_s=0.3, segment_s=3.0)
-    asked = rng.permutation(150)[:100]
-    queries = rows[asked] + rng.normal(scale=0.2, size=(100, 16))
-    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    one = dataclasses.replace(
-        outcomes_of([True] * 100, asked // 30), queries=queries.astype(np.float32), segment_s=0.3 * (asked % 30)
-    )
-    searched = Searched(None, EvaluationReference(made, np.arange(10)), {}, None)
-    found = [row for row in scale_rows(searched, {"clean": one}, (200, 1000, 19_000), seed=0) if row.search == "exact"]
-    assert [(row.num_rows, row.num_synthetic) for row in found] == [(150, 0), (300, 0), (1000, 700), (19_000, 18_700)]
-    shares = [row.track["clean"] for row in found]
-    assert shares == sorted(shares, reverse=True) and shares[0] > 0.9 > shares[-1] > 0.1
-    assert [row.exact["clean"] for row in found] == pytest.approx(shares, abs=0.05)
-
-
-def test_distractors_lie_near_real_rows_of_other_tracks():
-    rng = np.random.default_rng(0)
-    rows = np.zeros((6000, 64), np.float32)
-    rows[:200] = rng.normal(size=(200, 64))
-    rows[:200] /= np.linalg.norm(rows[:200], axis=1, keepdims=True)
-    real, again = rows[:200].copy(), rows.copy()
-    for one in (rows, again):
-        fill_up(one, first_other=50, num_real=200, seed=3)
-    np.testing.assert_array_equal(rows, again)
-    np.testing.assert_array_equal(rows[:200], real)
-    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
-    nearest = rows[200:] @ real.T
-    assert (nearest.argmax(axis=1) >= 50).mean() > 0.99 and 0.75 < nearest.max(axis=1).mean() < 0.87
-
-
-def test_principal_axes_keep_what_lies_in_them():
-    rng = np.random.default_rng(0)
-    rows = (rng.normal(size=(500, 3)) @ rng.normal(size=(3, 16))).astype(np.float32)
-    axes = principal_axes(rows)
-    np.testing.assert_allclose(axes.T @ axes, np.eye(16), atol=1e-5)
-    np.testing.assert_allclose(rows @ axes[:, :3] @ axes[:, :3].T, rows, atol=1e-3)
-
-
 def test_a_second_report_measures_nothing_and_is_the_same(done, checkpoint, prepared, queries, monkeypatch):
     results, out = done
     before = (out / "results.json").read_bytes(), (out / "queries.csv").read_bytes()
@@ -220,9 +144,10 @@ def test_a_fresh_run_gives_the_same_to_the_last_digit(done, checkpoint, prepared
     """And an interrupted one goes on with the conditions that are left."""
     _, out = done
     run(config_of(checkpoint, prepared, queries, conditions=("background_5db",), shift_tracks=0), tmp_path)
-    kept = list((tmp_path / "cache" / "outcomes").iterdir())
+    (kept,) = (tmp_path / "cache" / "outcomes").iterdir()
+    written = kept.stat().st_mtime_ns
     run(config_of(checkpoint, prepared, queries), tmp_path)
-    assert kept[0] in (tmp_path / "cache" / "outcomes").iterdir()
+    assert kept.stat().st_mtime_ns == written
     assert (tmp_path / "results.json").read_bytes() == (out / "results.json").read_bytes()
     assert (tmp_path / "queries.csv").read_bytes() == (out / "queries.csv").read_bytes()
 
@@ -247,6 +172,45 @@ def test_runs_of_several_seeds_and_lengths(checkpoint, prepared, music_dir, tmp_
     assert [(row.length_s, row.num_runs, row.num_queries) for row in results.rows[0]] == [(2.0, 2, 16), (4.0, 2, 16)]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "by length of query" in page and "Right track first by sequence matching" in page
+    for one in map(Outcomes.load, (tmp_path / "out" / "cache" / "outcomes").iterdir()):
+        # Queries of 2 s have one window of 2 s, with the middle of an index's window of 3 s; those of 4 s begin with one of 3 s.
+        late_s = one.start_s - one.segment_s
+        assert late_s == pytest.approx(0.5) or late_s == pytest.approx(0.0)
+
+
+def test_long_tracks_are_asked_for_where_they_are_indexed(checkpoint, prepare_config, music_dir, tmp_path):
+    """Both cut the same middle out of them, and both tell places in the whole recording."""
+    prepare(prepare_config(tmp_path / "index", max_clip_s=6.6, num_replicas=0), Console(quiet=True))
+    asked = make_set(music_dir, tmp_path / "set", conditions=("clean",), max_clip_s=6.6)
+    assert all(1.4 < clip.start_s < 5.2 for clip in ClipSource(asked, "clean"))
+    results = run(config_of(checkpoint, tmp_path / "index", asked, systems=("ours",), num_failures=0), tmp_path / "out")
+    (row,), (ours,) = results.rows[0], results.systems
+    assert row.top1["exact"].share >= 0.8 and row.offset_median_ms < 150
+    assert ours.exact >= 0.8
+
+
+def test_conditions_that_no_small_table_shows(checkpoint, prepared, queries, tmp_path):
+    config = config_of(checkpoint, prepared, queries, conditions=("stretch_85",), distractors=(1000,), shift_tracks=0)
+    results = run(config, tmp_path)
+    assert (results.compression, results.scale) == ((), ()) and (tmp_path / "report.html").is_file()
+
+
+def test_two_models_side_by_side(checkpoint, other_checkpoint, prepared, queries, tmp_path):
+    chosen = {
+        "conditions": ("clean", "background_5db"),
+        "systems": ("ours",),
+        "system_conditions": ("clean",),
+        "system_queries": 4,
+    }
+    config = config_of(checkpoint, prepared, queries, compare=str(other_checkpoint), compression=False, shift_tracks=0, **chosen)
+    results = run(config, tmp_path)
+    assert len({identity for _, identity, _ in results.models}) == len(results.rows) == 2
+    for told, one, other in zip(results.comparisons, *results.rows, strict=True):
+        assert told.difference == pytest.approx(one.top1["track"].share - other.top1["track"].share)
+        assert told.only_first - told.only_second == round(told.difference * told.num_queries)
+    assert [row.system for row in results.systems] == ["ours", "compared"]
+    page = (tmp_path / "report.html").read_text()
+    assert "Two models" in page and "points (95 % by bootstrap over tracks)" in page
 
 
 def test_what_others_matched_can_be_read(done, checkpoint, prepared, queries, tmp_path):
@@ -268,76 +232,6 @@ def test_what_others_matched_can_be_read(done, checkpoint, prepared, queries, tm
         read_pexeso(tmp_path / "bad.csv")
 
 
-def outcomes_of(right, tracks, sure=None):
-    """Made-up outcomes: the right track first where `right`."""
-    right, tracks, zeros = np.array(right), np.array(tracks), np.zeros(len(right))
-    found = np.where(right, tracks, tracks + 1)
-    logit = np.where(right, 4.0, -4.0) if sure is None else sure
-    trials = Trials(tracks, right, zeros, logit, zeros + 1, zeros - 9, tracks + 1, zeros, found, zeros)
-    places = found[:, None], zeros[:, None]
-    queries = np.zeros((len(right), 4), np.float32)
-    return Outcomes(np.arange(len(right)), tracks, zeros, zeros + 1, zeros, queries, *places, zeros[:, None], *places, trials)
-
-
-def test_several_runs_are_a_mean_with_the_interval_of_one():
-    tracks = np.repeat(np.arange(20), 5)
-    runs = [outcomes_of(np.arange(100) < 80, tracks), outcomes_of(np.arange(100) < 60, tracks)]
-    row = condition_row("clean", 3.0, runs, num_bootstraps=500, seed=0)
-    assert row.top1["track"].share == pytest.approx(0.7) and row.num_runs == 2 and row.num_queries == 100
-    assert row.top1["track"].wilson == pytest.approx((0.604, 0.781), abs=0.001)  # of 70 in 100: Wilson's formula by hand
-    low, high = row.top1["track"].bootstrap
-    assert low < 0.55 and high > 0.83  # whole tracks fail: wider than independent trials
-
-
-def test_two_models_are_compared_in_pairs():
-    first, second = outcomes_of([True] * 12 + [False] * 3, np.arange(15)), outcomes_of([True] * 2 + [False] * 13, np.arange(15))
-    told = compare("clean", 3.0, first, second)
-    assert (told.only_first, told.only_second) == (10, 0) and told.p_value == pytest.approx(2 / 2**10)
-
-
-def test_calibration_error_of_a_known_case():
-    """80 % sure and right in 60 %; the unknown are as sure of nothing."""
-    sure = np.full(50, np.log(0.8 / 0.2))
-    bins, error = calibration([outcomes_of(np.arange(50) < 30, np.arange(50), sure)])
-    assert [num for _, _, num in bins] == [50, 50]
-    assert bins[1][:2] == (pytest.approx(0.8), pytest.approx(0.6)) and error == pytest.approx(0.1, abs=0.001)
-
-
-def test_the_crossing_lies_where_the_means_are_equal():
-    shifts = [0.0, 0.1, 0.2, 0.3]
-    own, following = np.array([[1.0, 0.9, 0.5, 0.1]] * 3), np.array([[0.1, 0.5, 0.9, 1.0]] * 3)
-    assert make_curve(shifts, own, following).crossing_s == pytest.approx(0.15)
-    assert make_curve(shifts, own, own - 1).crossing_s is None
-
-
-def test_query_records_tell_the_truth(queries, music_dir):
-    """A clean excerpt is the decoded file's samples at its start; a shifted start lies 120 ms off the grid."""
-    from confp_jax.audio.decode import decode
-    from data_prep.folder import read_tracks
-
-    paths = {track.track_id: track.path for track in read_tracks(music_dir)}
-    for clip in ClipSource(queries, "clean"):
-        whole = decode(paths[clip.track_id], sample_rate_hz=16_000).samples
-        begin = round(clip.start_s * 16_000)
-        np.testing.assert_allclose(clip.samples / 32767, whole[begin : begin + 48_000], atol=2 / 32768)
-    for clip in ClipSource(queries, "shift_40"):
-        off_grid = clip.start_s / 0.3 - round(clip.start_s / 0.3)
-        assert abs(abs(off_grid) - 0.4) < 1e-3
-    for clip in ClipSource(queries, "stretch_85"):
-        assert clip.rate == pytest.approx(0.85)
-        assert len(clip.samples) == 48_000
-    for clip in ClipSource(queries, "background_5db"):
-        (draw,) = json.loads(clip.draws)
-        assert draw["transform"] == "AddBackgroundNoise" and draw["snr_db"] == pytest.approx(5)
-        assert draw["noise_file_path"].startswith("test/")  # never the training part
-
-
-def test_every_condition_has_a_distinct_name_and_does_something():
-    distortions = [condition for name, condition in CONDITIONS.items() if name != "clean"]
-    assert len({repr(c) for c in distortions}) == len(distortions)
-    assert CONDITIONS["clean"] not in distortions
-
-
 def test_bad_input_is_told_of(checkpoint, prepared, queries, make_dataset, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(DatasetError, match="no prepared dataset here"):
@@ -348,6 +242,8 @@ def test_bad_input_is_told_of(checkpoint, prepared, queries, make_dataset, tmp_p
         run(config_of(checkpoint, prepared, queries, conditions=("backgroud_5db",)), out)
     with pytest.raises(DatasetError, match=r"queries' track \d+ is not in the index"):
         run(config_of(checkpoint, prepared, queries, index_splits=("test",), shift_tracks=0), out)
+    with pytest.raises(ConfigError, match="top_k=3 is too few"):
+        config_of(checkpoint, prepared, queries, top_k=3)
     with pytest.raises(ConfigError, match="unknown system 'audfprin'; did you mean 'audfprint'"):
         run(config_of(checkpoint, prepared, queries, systems=("audfprin",)), out)
     (tmp_path / "music.db").mkdir()

@@ -33,7 +33,7 @@ def unit_rows(rng, num, dim=64):
 def searched() -> EvaluationReference:
     rng = np.random.default_rng(0)
     parts = [(str(10 + 2 * i), unit_rows(rng, 12)) for i in range(40)]
-    return EvaluationReference(make_reference(parts, hop_s=0.3, segment_s=3.0, exact=True), np.arange(10, 90, 2))
+    return EvaluationReference(make_reference(parts, hop_s=0.3, segment_s=3.0, exact=True), np.arange(10, 90, 2), np.zeros(40))
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,17 @@ def test_measured_against_plain_loops(searched, excerpts, decision):
     assert trials.right[::3].all() and np.nanmedian(trials.offset_error_s[::3]) < 0.05
     assert (trials.known_logit >= trials.unknown_logit - 1.0).all()
     assert (trials.known_rate[::3] < 1e-3).mean() > 0.9
+
+
+def test_the_offset_of_a_stretched_excerpt_is_right_at_its_middle(searched, decision):
+    """One window tells nothing of the tempo: found is where a window of the original's tempo with that middle begins."""
+    window = Fingerprints(searched.reference.rows_of(7)[4][None], 0.3, 3.0)
+    stretched = [Excerpt("stretch", 24, 0.3 * 4 + 1.5 * (1 - rate), rate, window) for rate in (0.7, 1.0, 1.3)]
+    trials = measure(stretched, searched, decision, QUIET)
+    assert trials.right.all() and (trials.offset_error_s < 0.05).all()
+    middle_of_30_s = dataclasses.replace(searched, starts_s=np.full(40, 100.0))  # the index holds a long track's middle
+    later = [dataclasses.replace(one, start_s=one.start_s + 100) for one in stretched]
+    np.testing.assert_allclose(measure(later, middle_of_30_s, decision, QUIET).offset_error_s, trials.offset_error_s, atol=1e-6)
 
 
 def test_masking_is_removing(searched, excerpts, decision):

@@ -8,14 +8,18 @@ import time
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from confp_jax.audio.decode import decode
 from confp_jax.config import ConfigError
 from confp_jax.data.records import to_int16
+from confp_jax.evaluation.contenders import SystemRun, measure_systems
+from confp_jax.evaluation.query_sets import find_query_sets
+from confp_jax.evaluation.systems import contest as contest_module
 from confp_jax.evaluation.systems import external
 from confp_jax.evaluation.systems.bounded import run_bounded
 from confp_jax.evaluation.systems.chromaprint import best_alignments
-from confp_jax.evaluation.systems.contest import Contender, write_wav
+from confp_jax.evaluation.systems.contest import Contender, system_version, write_wav
 from confp_jax.evaluation.systems.external import CommandConfig
 from confp_jax.evaluation.systems.protocol import SystemFailedError
 from confp_jax.evaluation.systems.worker import SystemSpec
@@ -30,10 +34,12 @@ def wavs(music_dir, tmp_path_factory):
     index, queries = [], []
     for path in sorted(music_dir.glob("*.mp3"))[:4]:
         samples = decode(path, sample_rate_hz=16_000).samples
-        index.append(write_wav(folder / f"{path.stem}.wav", to_int16(samples), 16_000))
+        index.append(folder / f"{path.stem}.wav")
+        write_wav(str(index[-1]), to_int16(samples), 16_000)
         part = samples[round(QUERY_BEGIN_S * 16_000) :][: round(QUERY_S * 16_000)]
         noisy = part + rng.normal(scale=0.02 * np.sqrt(np.mean(part**2)), size=len(part)).astype(np.float32)
-        queries.append(write_wav(folder / f"{path.stem}_query.wav", to_int16(noisy), 16_000))
+        queries.append(folder / f"{path.stem}_query.wav")
+        write_wav(str(queries[-1]), to_int16(noisy), 16_000)
     return index, queries
 
 
@@ -118,20 +124,50 @@ def test_one_crash_costs_one_query_and_three_end_it(wavs, tmp_path):
     assert asked.answers == () and "after 2 of 4 queries" in asked.failure and "it broke" in asked.failure
 
 
+def has_ended(pid: int) -> bool:
+    """Within 20 s."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            if "\nState:\tZ" in pathlib.Path(f"/proc/{pid}/status").read_text():
+                return True  # whoever adopted it has not looked yet
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def test_a_hang_is_ended_with_all_that_it_started(tmp_path):
     child = tmp_path / "child"
     started = f"p = subprocess.Popen(['sleep', '300']); open({str(child)!r}, 'w').write(str(p.pid))"
     code = f"import subprocess, time; {started}; time.sleep(300)"
     began = time.monotonic()
     ran = run_bounded([sys.executable, "-c", code], limit_s=3)
-    assert ran.status is None and "its limit" in ran.trouble and time.monotonic() - began < 60
-    deadline = time.monotonic() + 20
-    while pathlib.Path(f"/proc/{child.read_text()}").exists() and time.monotonic() < deadline:
-        if "\nState:\tZ" in pathlib.Path(f"/proc/{child.read_text()}/status").read_text():
-            break  # ended; whoever adopted it has not looked yet
-        time.sleep(0.05)
-    else:
-        assert not pathlib.Path(f"/proc/{child.read_text()}").exists()
+    assert ran.status is None and "beyond its limit" in ran.trouble and time.monotonic() - began < 60
+    assert has_ended(int(child.read_text()))
+
+
+def test_a_system_that_hangs_is_asked_no_more(wavs, prepared, queries, tmp_path, monkeypatch):
+    """Neither for the other conditions, nor does its program go on."""
+    pid = tmp_path / "pid"
+    hang = f"import os, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(300)"
+    monkeypatch.setattr(contest_module, "_START_S", -20.0)  # of the 30 s that an answer may take 10 are left
+    run = SystemRun(str(prepared), ("training", "validation", "test"), *find_query_sets(str(queries)), 4, tmp_path / "wavs",
+                    tmp_path / "cache", 100, 0)  # fmt: skip
+    began = time.monotonic()
+    rows = measure_systems([command(tmp_path, hang, query_limit_s=30.0)], run, {}, Console(quiet=True))
+    assert time.monotonic() - began < 60
+    assert "after 0 of 4 queries" in rows[0].trouble and "beyond its limit" in rows[0].trouble
+    assert [row.trouble for row in rows[1:]] == ["not asked: it hung in clean"] * 3
+    assert has_ended(int(pid.read_text()))
+
+
+def test_a_program_that_has_changed_is_asked_again(tmp_path):
+    spec = command(tmp_path)
+    before = system_version(spec, "")
+    assert system_version(spec, "") == before
+    (tmp_path / "peer program.py").write_text("another")
+    assert system_version(spec, "") != before
 
 
 def test_memory_is_the_commands_own(tmp_path):

@@ -14,10 +14,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 _LAST_CHARACTERS = 600
+_LOOK_S = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +40,22 @@ class Ran:
             return ""
         last = " ".join(self.stderr.split())[-_LAST_CHARACTERS:]
         if self.status is None:
-            return f"it was ended after {self.wall_s:.0f} s, its limit{'; it last said: ' + last if last else ''}"
+            return f"it was ended after {self.wall_s:.0f} s, beyond its limit{'; it last said: ' + last if last else ''}"
         how = f"signal {-self.status}" if self.status < 0 else f"status {self.status}"
         return f"it ended with {how}{': ' + last if last else ''}"
 
 
-def run_bounded(argv: Sequence[str], *, limit_s: float, environment: dict[str, str] | None = None) -> Ran:
-    """Runs a command without a shell; at the limit it is killed with all that it started.
+class Grows(NamedTuple):
+    """A file that a command writes to as it goes on: one that does not grow for so long means that it hangs."""
+
+    path: pathlib.Path
+    within_s: float
+
+
+def run_bounded(
+    argv: Sequence[str], *, limit_s: float, environment: dict[str, str] | None = None, grows: Grows | None = None
+) -> Ran:
+    """Runs a command without a shell; at the limit, or where it hangs, it is killed with all that it started.
 
     Raises:
       FileNotFoundError: there is no such program.
@@ -57,8 +69,7 @@ def run_bounded(argv: Sequence[str], *, limit_s: float, environment: dict[str, s
                 launcher, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True, env=environment
             )
             try:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(limit_s)
+                _wait(child, limit_s, grows)
             finally:
                 _end(child)
         wall_s = time.perf_counter() - began
@@ -71,6 +82,22 @@ def run_bounded(argv: Sequence[str], *, limit_s: float, environment: dict[str, s
         return Ran(found["status"], wall_s, found["peak_bytes"], *texts)
 
 
+def _wait(child: subprocess.Popen, limit_s: float, grows: Grows | None) -> None:
+    """Until it ends, or must be ended."""
+    until, size, grown_at = time.monotonic() + limit_s, 0, time.monotonic()
+    while time.monotonic() < until:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(min(_LOOK_S if grows else limit_s, max(0.0, until - time.monotonic())))
+            return
+        if grows is None:
+            return
+        now = grows.path.stat().st_size if grows.path.is_file() else 0
+        if now != size:
+            size, grown_at = now, time.monotonic()
+        elif time.monotonic() - grown_at > grows.within_s:
+            return
+
+
 def _end(child: subprocess.Popen) -> None:
     """All of its session, also what outlives a command that has ended."""
     with contextlib.suppress(ProcessLookupError):
@@ -78,7 +105,15 @@ def _end(child: subprocess.Popen) -> None:
     child.wait()
 
 
+def _die_with(parent: int) -> None:
+    """Ends the group when who started it has gone: a limit around this one kills the parent only."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
 def _launch(report: str, argv: Sequence[str]) -> None:
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
     found: dict[str, object] = {"status": None}
     try:
         found["status"] = subprocess.call(argv)  # noqa: S603

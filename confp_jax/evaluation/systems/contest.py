@@ -4,19 +4,22 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import shlex
 import shutil
 import sys
 import tempfile
 import wave
 from collections.abc import Callable, Mapping, Sequence
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Int16
 
+from confp_jax.evaluation.kept import write_json
 from confp_jax.evaluation.systems.audfprint import LEAST_LANDMARKS
-from confp_jax.evaluation.systems.bounded import run_bounded
+from confp_jax.evaluation.systems.bounded import Grows, run_bounded
 from confp_jax.evaluation.systems.protocol import Answer, Found, SystemFailedError
-from confp_jax.evaluation.systems.worker import AUDFPRINT, CHROMAPRINT, SystemSpec
+from confp_jax.evaluation.systems.worker import AUDFPRINT, CHROMAPRINT, OURS, SystemSpec
 
 _START_S = 120.0  # of a worker, on a busy machine
 
@@ -37,6 +40,7 @@ class ConditionAnswers:
     answers: tuple[Answer, ...]
     peak_bytes: int
     failure: str = ""
+    hung: bool = False  # it was ended because no more answers came
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Contender:
             raise SystemFailedError(f"{self.spec.name}, making the index: {_reason(ran.trouble, ran.stderr)}")
         num_bytes = sum(path.stat().st_size for path in own.rglob("*") if path.is_file())
         cost = IndexCost(round(ran.wall_s, 3), ran.peak_bytes, num_bytes)
-        _write(told, dataclasses.asdict(cost))
+        write_json(told, dataclasses.asdict(cost))
         return cost
 
     def ask(self, name: str, content: str, files: Callable[[], Sequence[pathlib.Path]]) -> ConditionAnswers:
@@ -86,13 +90,13 @@ class Contender:
             lines = out.read_text().splitlines() if out.is_file() else []
         if ran.trouble:
             done = f"after {len(lines)} of {len(queries)} queries"
-            return ConditionAnswers((), ran.peak_bytes, f"{done}: {_reason(ran.trouble, ran.stderr)}")
+            return ConditionAnswers((), ran.peak_bytes, f"{done}: {_reason(ran.trouble, ran.stderr)}", ran.status is None)
         values = {"answers": [json.loads(line) for line in lines], "peak_bytes": ran.peak_bytes}
-        _write(kept, values)
+        write_json(kept, values)
         return _from_json(values)
 
 
-def system_version(spec: SystemSpec, checkpoint_identity: str) -> str:
+def system_version(spec: SystemSpec, model_version: str) -> str:
     """What must change for the answers to change: the weights, the package, the program."""
     if spec.kind == AUDFPRINT:
         import importlib.metadata
@@ -106,17 +110,20 @@ def system_version(spec: SystemSpec, checkpoint_identity: str) -> str:
             return " ".join(run_bounded(["fpcalc", "-version"], limit_s=30).stdout.split()[:3])
         except FileNotFoundError:
             return "not installed"
-    return checkpoint_identity if spec.checkpoint else ""
+    if spec.kind == OURS:
+        return model_version
+    words = sorted({word for line in (spec.command.index, spec.command.query) for word in shlex.split(line)})
+    files = [path for path in (pathlib.Path(shutil.which(word) or word) for word in words) if path.is_file()]
+    return "; ".join(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
 
 
-def write_wav(path: pathlib.Path, samples: Int16[np.ndarray, " n"], sample_rate_hz: int) -> pathlib.Path:
+def write_wav(file: str | BinaryIO, samples: Int16[np.ndarray, " n"], sample_rate_hz: int) -> None:
     """16-bit PCM, mono."""
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(sample_rate_hz)
-        file.writeframes(np.ascontiguousarray(samples, "<i2").tobytes())
-    return path
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(sample_rate_hz)
+        out.writeframes(np.ascontiguousarray(samples, "<i2").tobytes())
 
 
 def _work(spec: SystemSpec, step: str, folder: pathlib.Path, files: Sequence[pathlib.Path], *, limit_s: float, answers=None):
@@ -124,7 +131,12 @@ def _work(spec: SystemSpec, step: str, folder: pathlib.Path, files: Sequence[pat
         job = pathlib.Path(scratch) / "job.json"
         values = {"system": dataclasses.asdict(spec), "step": step, "folder": str(folder.resolve()), "answers": str(answers)}
         job.write_text(json.dumps(values | {"files": [str(file.resolve()) for file in files]}))
-        return run_bounded([sys.executable, "-m", "confp_jax.evaluation.systems.worker", str(job)], limit_s=limit_s)
+        silent_s = _START_S + spec.query_limit_s
+        return run_bounded(
+            [sys.executable, "-m", "confp_jax.evaluation.systems.worker", str(job)],
+            limit_s=limit_s,
+            grows=Grows(answers, silent_s) if answers else None,
+        )
 
 
 def _reason(trouble: str, stderr: str) -> str:
@@ -138,9 +150,3 @@ def _from_json(values: Mapping) -> ConditionAnswers:
         Answer(tuple(Found(**found) for found in one["found"]), one["elapsed_s"], one["error"]) for one in values["answers"]
     )
     return ConditionAnswers(answers, values["peak_bytes"])
-
-
-def _write(path: pathlib.Path, values: Mapping) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(values))
-    partial.replace(path)
