@@ -4,8 +4,9 @@
         --config.index=prepared/fma --config.queries=prepared/queries --out=results
 
 Writes into OUT: report.html, results.json, results.md, systems.json and scale.json (which hold times), queries.csv and .parquet
-(a row a query), annotations.csv and matches.csv (Pexeso's format), hit_rates.png. What was measured is kept by content in
-OUT/cache: interrupted, the same command goes on, and a second report costs seconds.
+(a row a query), system_queries.csv and .parquet (a row an answer of a system), annotations.csv and matches.csv (Pexeso's format),
+hit_rates.png. What was measured is kept by content in OUT/cache: interrupted, the same command goes on, and a second report costs
+seconds.
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ from confp_jax.evaluation.query_sets import QuerySet, dataset_id, find_query_set
 from confp_jax.evaluation.reference import embed_reference, one_of_each
 from confp_jax.evaluation.rows import Comparison, ConditionRow, compare, condition_row
 from confp_jax.evaluation.scale import ScaleRow, scale_rows
-from confp_jax.evaluation.shift_curve import shift_curve
+from confp_jax.evaluation.shift_curve import ShiftCurve, shift_curve
 from confp_jax.evaluation.systems.external import CommandConfig
 from confp_jax.evaluation.systems.worker import BUILT_IN, OURS, SystemSpec
 from confp_jax.retrieval.decision import Decision, DecisionError, load_decision
@@ -111,11 +112,7 @@ def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:
     out.mkdir(parents=True, exist_ok=True)
     measured = [{(one, name): model.outcomes(one, name) for one in sets for name in one.conditions} for model in models]
     first = models[0].embedder
-    curve = None
-    if config.shift_tracks:
-        kept = cache / "shift" / f"{first.identity}-{index_id}-{config.shift_tracks}-{_VERSION}.json"
-        split = config.index_splits[-1]
-        curve = shift_curve(first, config.index, split, most_tracks=config.shift_tracks, kept=kept, console=console)
+    system_rows, told = run_systems(specs, config, sets, first, cache, console)
     results = Results(
         config=config,
         models=tuple((model.embedder.name, model.embedder.identity, model.decision.calibrated) for model in models),
@@ -125,13 +122,21 @@ def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:
         query_ids={str(one.name): dataset_id(one.folder, one.conditions) for one in sets},
         rows=tuple(tuple(rows_of(one, config)) for one in measured),
         comparisons=tuple(comparisons(sets, config, *measured)) if len(measured) == 2 else (),
-        shift=curve,
+        shift=figure_4(models[0]) if config.shift_tracks else None,
         compression=tuple(stored_smaller(models[0], sets, measured[0], cache)) if config.compression else (),
         scale=tuple(larger_indexes(models[0], sets, measured[0], cache)) if config.distractors else (),
-        systems=tuple(run_systems(specs, config, sets, first, cache, console)),
+        systems=tuple(system_rows),
     )
-    write_results(results, measured, first, out, console)
+    write_results(results, measured, told, first, out, console)
     return results
+
+
+def figure_4(model: Model) -> ShiftCurve:
+    """Of the index's last split; kept by content as all is."""
+    config = model.config
+    kept = model.cache / "shift" / f"{model.embedder.identity}-{model.index_id}-{config.shift_tracks}-{_VERSION}.json"
+    split, most = config.index_splits[-1], config.shift_tracks
+    return shift_curve(model.embedder, config.index, split, most_tracks=most, kept=kept, console=model.console)
 
 
 def stored_smaller(model: Model, sets: Sequence[QuerySet], measured: Measured, cache: pathlib.Path) -> list[CompressionRow]:
@@ -218,11 +223,11 @@ def run_systems(
     embedder: Embedder,
     cache: pathlib.Path,
     console: Console,
-) -> list[SystemRow]:
+) -> tuple[list[SystemRow], list[dict[str, object]]]:
     """Every system on the first query set of the model's own length (one run, so that a night is enough)."""
     imported = matches_files(config)
     if not specs and not imported:
-        return []
+        return [], []
     chosen = own_length(sets, embedder)
     names = tuple(name for name in chosen.conditions if not config.system_conditions or name in config.system_conditions)
     chosen = dataclasses.replace(chosen, conditions=names)
@@ -239,8 +244,8 @@ def run_systems(
             config.seed,
         )
         versions = {name: model_version(load_encoder(name)) for name in filter(None, (config.checkpoint, config.compare))}
-        rows = measure_systems(specs, asked, versions, console)
-        return rows + [row for name, path in imported for row in imported_rows(name, path, asked)]
+        rows, told = measure_systems(specs, asked, versions, console)
+        return rows + [row for name, path in imported for row in imported_rows(name, path, asked)], told
 
 
 def model_version(embedder: Embedder) -> str:

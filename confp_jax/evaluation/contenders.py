@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -95,14 +96,18 @@ class SystemRun:
         rate_hz = source.summary.sample_rate_hz
         return [
             _written(folder / f"{query_id(self.queries, condition, row)}.wav", source[row].samples, rate_hz)
-            for row in spread(len(source), self.most)
+            for row in self.rows(condition)
         ]
+
+    def rows(self, condition: str) -> list[int]:
+        """Which queries are asked."""
+        return spread(len(ClipSource(self.queries.folder, condition)), self.most)
 
     def truths(self, condition: str) -> list[Truth]:
         """In the order of the files. Excerpts are aligned with the original at their middles."""
         source, out = ClipSource(self.queries.folder, condition), []
         starts_s = {group: clips.row(record).start_s for group, clips, record in self.indexed}
-        for row in (source.row(number) for number in spread(len(source), self.most)):
+        for row in map(source.row, self.rows(condition)):
             middle_s = row.num_samples / source.summary.sample_rate_hz / 2
             group = self.group_of.get(row.track_id, row.track_id)
             start_s = row.start_s - starts_s.get(group, 0.0)
@@ -112,13 +117,16 @@ class SystemRun:
 
 def measure_systems(
     specs: Sequence[SystemSpec], run: SystemRun, versions: Mapping[str, str], console: Console
-) -> list[SystemRow]:
+) -> tuple[list[SystemRow], list[dict[str, object]]]:
     """Every system on every condition; one that fails has rows that say so, and one that hangs is asked no more.
 
     Args:
       versions: what decides the answers of each checkpoint.
+
+    Returns:
+      A row for each system and condition, and a dictionary for each answer.
     """
-    rows = []
+    rows, told = [], []
     index_id = dataset_id(run.index, run.index_splits)
     for spec in specs:
         contender = Contender.of(spec, run.cache, f"{index_id} {system_version(spec, versions.get(spec.checkpoint, ''))}")
@@ -141,7 +149,30 @@ def measure_systems(
                 console.print(f"[yellow]{spec.name}, {name}: {asked.failure}[/yellow]", highlight=False)
             hung = name if asked.hung else ""
             rows.append(system_row(spec.name, name, run, cost, asked))
-    return rows
+            told += answer_rows(spec.name, name, run, asked)
+    return rows, told
+
+
+def answer_rows(system: str, condition: str, run: SystemRun, asked: ConditionAnswers) -> list[dict[str, object]]:
+    """The first result of each query beside the truth; places are in the indexed clip, as the system was given it."""
+    out: list[dict[str, object]] = []
+    for row, answer, truth in zip(run.rows(condition), asked.answers, run.truths(condition), strict=not asked.failure):
+        first = answer.found[0] if answer.found else None
+        out.append(
+            {
+                "system": system,
+                "query_id": query_id(run.queries, condition, row),
+                "condition": condition,
+                "track_id": truth.track_id,
+                "start_s": round(truth.start_s, 4),
+                "found_track": first.track if first else "",
+                "found_s": round(first.offset_s, 4) if first and math.isfinite(first.offset_s) else None,
+                "score": first.score if first else None,
+                "elapsed_ms": round(1000 * answer.elapsed_s, 2),
+                "error": answer.error,
+            }
+        )
+    return out
 
 
 def imported_rows(name: str, path: pathlib.Path, run: SystemRun) -> list[SystemRow]:
@@ -152,8 +183,7 @@ def imported_rows(name: str, path: pathlib.Path, run: SystemRun) -> list[SystemR
     """
     matched, rows, num_known = read_pexeso(path), [], 0
     for condition in run.queries.conditions:
-        num = len(ClipSource(run.queries.folder, condition))
-        names = [query_id(run.queries, condition, row) for row in spread(num, run.most)]
+        names = [query_id(run.queries, condition, row) for row in run.rows(condition)]
         num_known += sum(one in matched for one in names)
         answers = tuple(Answer(tuple(matched.get(one, ())), 0.0) for one in names)
         rows.append(system_row(name, condition, run, IndexCost(0.0, 0, 0), ConditionAnswers(answers, 0)))

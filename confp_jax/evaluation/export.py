@@ -54,9 +54,11 @@ def query_rows(model: str, measured: Mapping[tuple[QuerySet, str], Outcomes]) ->
     return out
 
 
-def write_query_rows(out: pathlib.Path, rows: Sequence[Mapping[str, object]]) -> bool:
-    """queries.csv and queries.parquet; returns whether the latter was: pyarrow comes with the extra `evaluate`."""
-    with open(out / "queries.csv", "w", newline="") as file:
+def write_rows(path: pathlib.Path, rows: Sequence[Mapping[str, object]]) -> bool:
+    """As .csv and .parquet; returns whether the latter could be: pyarrow comes with the extra `evaluate`. Of no rows, no file."""
+    if not rows:
+        return True
+    with open(path.with_suffix(".csv"), "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -64,7 +66,7 @@ def write_query_rows(out: pathlib.Path, rows: Sequence[Mapping[str, object]]) ->
         from confp_jax.retrieval.exchange import write_columns
     except ImportError:
         return False
-    write_columns(out / "queries.parquet", {name: [row[name] for row in rows] for name in rows[0]})
+    write_columns(path.with_suffix(".parquet"), {name: [row[name] for row in rows] for name in rows[0]})
     return True
 
 

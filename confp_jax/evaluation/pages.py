@@ -16,7 +16,7 @@ from confp_jax.evaluation import figures, tables
 from confp_jax.evaluation.benchmark_config import BenchmarkConfig
 from confp_jax.evaluation.compression import CompressionRow
 from confp_jax.evaluation.contenders import SystemRow
-from confp_jax.evaluation.export import query_rows, write_pexeso, write_query_rows
+from confp_jax.evaluation.export import query_rows, write_pexeso, write_rows
 from confp_jax.evaluation.failures import Failure, Sounds, spectrograms, worst_failures
 from confp_jax.evaluation.open_set import curve as alarm_curve
 from confp_jax.evaluation.outcomes import Outcomes, joined
@@ -50,9 +50,18 @@ class Results:
 
 
 def write_results(
-    results: Results, measured: Sequence[Measured], embedder: Embedder, out: pathlib.Path, console: Console
+    results: Results,
+    measured: Sequence[Measured],
+    told: Sequence[Mapping[str, object]],
+    embedder: Embedder,
+    out: pathlib.Path,
+    console: Console,
 ) -> None:
-    """All files of the folder; results.json holds nothing that a second run would not repeat to the last digit."""
+    """All files of the folder; results.json holds nothing that a second run would not repeat to the last digit.
+
+    Args:
+      told: the systems' answers.
+    """
     values = dataclasses.asdict(results)
     timed = {name: values.pop(name) for name in ("systems", "scale")}
     values["calibration"] = dict(zip(("bins", "expected_error"), calibration(list(measured[0].values())), strict=True))
@@ -60,8 +69,8 @@ def write_results(
     for name, found in timed.items():
         (out / f"{name}.json").write_text(json.dumps(found, indent=1))
     rows = [row for (name, *_), one in zip(results.models, measured, strict=True) for row in query_rows(name, one)]
-    if not write_query_rows(out, rows):
-        console.print("queries.parquet is not written: pyarrow is missing; pip install 'confp-jax[evaluate]'")
+    if not all([write_rows(out / "queries", rows), write_rows(out / "system_queries", told)]):
+        console.print("no Parquet is written: pyarrow is missing; pip install 'confp-jax[evaluate]'")
     write_pexeso(out, measured[0], rate=RATES[0])
     sections = table_sections(results)
     text = "\n\n".join(part.markdown() for _, parts in sections for part in parts)

@@ -162,6 +162,11 @@ def test_systems_stand_beside_each_other_and_a_bad_one_stops_nobody(checkpoint, 
     assert ours.track.share >= 0.8 and ours.num_queries == 6 and ours.index_num_bytes > 1000 and ours.query_median_ms > 0
     assert olaf.track is None and "no-such-olaf is not installed" in olaf.trouble
     assert "no-such-olaf is not installed" in (tmp_path / "report.html").read_text()
+    with open(tmp_path / "system_queries.csv", newline="") as file:
+        told = list(csv.DictReader(file))
+    assert [row["system"] for row in told] == ["ours"] * 6
+    assert sum(row["found_track"] == row["track_id"] for row in told) == round(6 * ours.track.share)
+    assert sum(abs(float(row["found_s"]) - float(row["start_s"])) <= 0.15 for row in told) >= round(6 * ours.exact)
 
 
 def test_runs_of_several_seeds_and_lengths(checkpoint, prepared, music_dir, tmp_path):

@@ -155,10 +155,10 @@ def test_a_system_that_hangs_is_asked_no_more(wavs, prepared, queries, tmp_path,
     run = SystemRun(str(prepared), ("training", "validation", "test"), *find_query_sets(str(queries)), 4, tmp_path / "wavs",
                     tmp_path / "cache", 100, 0)  # fmt: skip
     began = time.monotonic()
-    rows = measure_systems([command(tmp_path, hang, query_limit_s=30.0)], run, {}, Console(quiet=True))
+    rows, told = measure_systems([command(tmp_path, hang, query_limit_s=30.0)], run, {}, Console(quiet=True))
     assert time.monotonic() - began < 60
     assert "after 0 of 4 queries" in rows[0].trouble and "beyond its limit" in rows[0].trouble
-    assert [row.trouble for row in rows[1:]] == ["not asked: it hung in clean"] * 3
+    assert [row.trouble for row in rows[1:]] == ["not asked: it hung in clean"] * 3 and told == []
     assert has_ended(int(pid.read_text()))
 
 
