@@ -114,8 +114,8 @@ def open_set_table(rows: Sequence[ConditionRow]) -> Table:
         alarms = [with_interval(row.false_alarms[rate], 2) for rate in rates]
         cells.append((title(row.condition), f"{row.length_s:g} s", *accepted, *alarms, offset))
     caption = (
-        "Open set: every query with its track in the index and with it taken out, at the model's own thresholds, set beforehand for "
-        "the rates in the headings; percent (95 % by bootstrap over tracks)"
+        "Open set: every query with its track in the index and with it taken out, at the model's own thresholds, which were set "
+        "beforehand for the rates in the headings; percent (95 % by bootstrap over tracks)"
     )
     return Table(caption, columns, tuple(cells))
 
