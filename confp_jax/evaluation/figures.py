@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from confp_jax.evaluation.query_sets import title as condition_title
+
 if TYPE_CHECKING:
     from confp_jax.evaluation.rows import ConditionRow, Share
     from confp_jax.evaluation.scale import ScaleRow
@@ -54,7 +56,8 @@ def draw_hit_rates(figure: Any, rows: "Sequence[ConditionRow]", *, title: str) -
     axes.plot([100 * row.top1["exact"].share for row in rows], places, "D", color=RED, label="within 150 ms")
     accepted = [100 * next(iter(row.accepted.values())).share for row in rows]
     axes.plot(accepted, places, "o", color=YELLOW, markeredgecolor="black", label="right, and accepted as a match")
-    axes.set_yticks(list(places), [row.condition.replace("_", " ") for row in rows])
+    axes.set_yticks(list(places), [condition_title(row.condition) for row in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlim(0, 101)
     axes.set_xlabel("top-1 (%)")
     axes.set_title(title)
@@ -66,7 +69,7 @@ def draw_open_set(figure: Any, curves: Mapping[str, Sequence[tuple[float, float]
     """False alarms against misses, a line for each query set or condition."""
     axes = figure.add_subplot()
     for number, (name, points) in enumerate(curves.items()):
-        style = ("-", "--", ":")[number // 10 % 3]
+        style = "-" if number < 10 else "--"
         axes.plot([100 * max(x, 1e-5) for x, _ in points], [100 * y for _, y in points], style, label=name)
     axes.axvline(0.1, color="grey", linestyle=":", label="1 in 1,000")
     axes.set_xscale("log")
@@ -75,7 +78,7 @@ def draw_open_set(figure: Any, curves: Mapping[str, Sequence[tuple[float, float]
     axes.set_ylabel("known excerpts not answered rightly (%)")
     axes.set_title(title)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, ncols=1 if len(curves) < 8 else 2)
+    figure.legend(loc="outside right upper", fontsize=8)
 
 
 def draw_shift(figure: Any, curve: "ShiftCurve", *, hop_s: float) -> None:
@@ -127,7 +130,7 @@ def draw_scale(figure: Any, rows: "Sequence[ScaleRow]") -> None:
         sizes = [row.num_rows for row in chosen]
         for number, name in enumerate(chosen[0].track):
             shares = [100 * row.track[name] for row in chosen]
-            label = name.replace("_", " ") if search == "exact" else None
+            label = condition_title(name) if search == "exact" else None
             left.plot(sizes, shares, style, marker=".", color=f"C{number}", label=label)
         right.plot(
             sizes, [row.query_ms for row in chosen], style, marker="o", color=BLUE if search == "exact" else RED, label=search
@@ -139,7 +142,8 @@ def draw_scale(figure: Any, rows: "Sequence[ScaleRow]") -> None:
         axes.set_xscale("log")
         axes.set_xlabel("fingerprints in the index")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=4, fontsize=8, frameon=False)
+    right.legend(fontsize=8)
 
 
 def draw_calibration(figure: Any, bins: Sequence[tuple[float, float, int]], *, error: float) -> None:

@@ -20,7 +20,7 @@ from confp_jax.evaluation.export import query_rows, write_pexeso, write_rows
 from confp_jax.evaluation.failures import Failure, Sounds, spectrograms, worst_failures
 from confp_jax.evaluation.open_set import curve as alarm_curve
 from confp_jax.evaluation.outcomes import Outcomes, joined
-from confp_jax.evaluation.query_sets import QuerySet
+from confp_jax.evaluation.query_sets import QuerySet, title
 from confp_jax.evaluation.report import Picture, Section, render
 from confp_jax.evaluation.rows import RATES, Comparison, ConditionRow, calibration
 from confp_jax.evaluation.scale import ScaleRow
@@ -28,6 +28,7 @@ from confp_jax.evaluation.shift_curve import ShiftCurve
 from confp_jax.retrieval.embed import HOP_S, Embedder
 
 _PACKAGES = ("confp-jax", "jax", "flax", "numpy", "scipy", "scann", "faiss-cpu", "audfprint2", "matplotlib", "pyarrow")
+_MOST_CURVES = 10  # in one figure
 Measured = Mapping[tuple[QuerySet, str], Outcomes]
 
 
@@ -104,7 +105,7 @@ def table_sections(results: Results) -> list[tuple[str, list[tables.Table]]]:
         names = results.models[0][0], results.models[1][0]
         sections.append(("Two models", [tables.hit_table(results.rows[1], segment_s)]))
         sections[-1][1].append(tables.comparison_table(results.comparisons, names))
-    return [(title, [table for table in found if table.rows]) for title, found in sections]
+    return [(name, [table for table in found if table.rows]) for name, found in sections]
 
 
 def page(
@@ -130,7 +131,7 @@ def page(
         "measured inside it, after its index was loaded (a command line: with its start). Memory is the peak of the process. "
         "Every system tells its nearest track however unsure; audfprint answers from one landmark on here, not from its five.",
     }
-    parts = [Section(title, texts.get(title, ""), [*found, *pictures.get(title, [])]) for title, found in sections]
+    parts = [Section(name, texts.get(name, ""), [*found, *pictures.get(name, [])]) for name, found in sections]
     failed = worst_failures(measured, most=config.num_failures)
     sounds = Sounds.of(config.index, config.index_splits)
     shown = [_failure_picture(one, sounds, embedder) for one in failed]
@@ -168,13 +169,15 @@ def open_set_pictures(measured: Measured) -> list[Picture]:
     conditions: dict[str, list[Outcomes]] = {}
     for (queries, condition), one in measured.items():
         lengths.setdefault(f"{queries.length_s:g} s, all conditions", []).append(one)
-        conditions.setdefault(tables.title(condition), []).append(one)
+        conditions.setdefault(title(condition), []).append(one)
     out = []
-    for runs, title in ((lengths, "by length of query"), (conditions, "by condition")):
+    worst = sorted(conditions, key=lambda name: float(joined(conditions[name]).trials.accepted_right(RATES[0]).mean()))
+    shown = {name: parts for name, parts in conditions.items() if name in worst[:_MOST_CURVES]}
+    by_condition = "by condition" if len(shown) == len(conditions) else f"the {len(shown)} conditions with most misses"
+    for runs, text in ((lengths, "by length of query"), (shown, by_condition)):
         curves = {name: alarm_curve(joined(parts).trials) for name, parts in runs.items()}
-        size = (8, 5) if len(curves) < 8 else (8, 8)
-        drawn = figures.png(figures.draw_open_set, curves, title=f"False alarms against misses, {title}", size=size)
-        out.append(Picture(drawn, f"Misses against false alarms, {title}."))
+        drawn = figures.png(figures.draw_open_set, curves, title=f"False alarms against misses, {text}", size=(9, 5))
+        out.append(Picture(drawn, f"Misses against false alarms, {text}."))
     bins, error = calibration(list(measured.values()))
     drawn = figures.png(figures.draw_calibration, bins, error=error, size=(6, 5))
     out.append(Picture(drawn, f"What the confidence promises and keeps; expected calibration error {100 * error:.2f} points."))
@@ -208,7 +211,7 @@ def _failure_picture(failure: Failure, sounds: Sounds, embedder: Embedder) -> Pi
     names = [sounds.names.get(track, str(track)) for track in (failure.track_id, failure.mistaken_id)]
     told = "accepted at 1 false alarm in 1,000" if failure.accepted else "not accepted"
     caption = (
-        f"{tables.title(failure.condition)}, {failure.queries.name} row {failure.row}: {names[0]} at {failure.start_s:.1f} s "
+        f"{title(failure.condition)}, {failure.queries.name} row {failure.row}: {names[0]} at {failure.start_s:.1f} s "
         f"was mistaken for {names[1]} at {failure.mistaken_s:.1f} s (log odds {failure.logit:.1f}, {told})"
     )
     return Picture(spectrograms(failure, sounds, embedder.config.audio, embedder.config.mel), caption)

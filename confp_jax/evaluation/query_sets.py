@@ -81,6 +81,11 @@ def spread(num: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, num - 1, min(most or num, num)).round().astype(int)).tolist() if num else []
 
 
+def title(condition: str) -> str:
+    """A condition's name for readers: "background_10db" as "background 10 dB"."""
+    return condition.replace("_", " ").replace("db", " dB").replace("kbps", " kbit/s")
+
+
 def _query_set(folder: pathlib.Path, conditions: Sequence[str]) -> QuerySet:
     there = read_splits(folder)
     try:

@@ -7,6 +7,7 @@ from confp_jax.evaluation.compression import CompressionRow
 from confp_jax.evaluation.contenders import SystemRow
 from confp_jax.evaluation.outcomes import KINDS
 from confp_jax.evaluation.published import MODELS, PAPER, TABLE_2, TABLE_3, TABLE_3_CONDITIONS, TABLE_4
+from confp_jax.evaluation.query_sets import title
 from confp_jax.evaluation.rows import RATES, Comparison, ConditionRow, Share
 from confp_jax.evaluation.scale import ScaleRow
 
@@ -211,11 +212,6 @@ def short_system_table(rows: Sequence[SystemRow]) -> Table:
 def of_length(rows: Sequence[ConditionRow], length_s: float) -> list[ConditionRow]:
     """The rows at one length of query."""
     return [row for row in rows if row.length_s == length_s]
-
-
-def title(condition: str) -> str:
-    """A condition's name for readers: "background_10db" as "background 10 dB"."""
-    return condition.replace("_", " ").replace("db", " dB").replace("kbps", " kbit/s")
 
 
 def _megabytes(num_bytes: int) -> str:
