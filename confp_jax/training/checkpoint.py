@@ -63,26 +63,41 @@ class Checkpoints:
     def restore(self, state: TrainState) -> tuple[TrainState, int]:
         """The newest checkpoint's state and step; (state, 0) if there is none.
 
-        A damaged one is set aside as STEP.damaged with a warning, and the one before it is taken.
+        Damaged ones are set aside as STEP.damaged, with a warning, once an older one has been read: where none can be read, the
+        place may be at fault and not the files.
 
         Raises:
           ConfigError: the run was begun with settings that may not change.
-          CheckpointError: all checkpoints are damaged.
+          CheckpointError: there are checkpoints, and none of them can be read; they stay as they are.
         """
-        found, errors = None, []
-        steps = complete_steps(self._folder)
-        for step in reversed(steps):
+        found, unreadable = None, {}
+        for step in reversed(complete_steps(self._folder)):
             found, error = self._try_load(step, state)
             if not _anywhere(error is not None):
                 break
             found = None
-            errors.append(f"{self._folder / str(step)} ({_told(error)})")
-            warnings.warn(f"damaged checkpoint set aside: {errors[-1]}", DamagedCheckpointWarning, stacklevel=2)
+            unreadable[step] = f"{self._folder / str(step)} ({_told(error)})"
+        if found is None:
+            self._refuse_to_begin_anew(list(unreadable.values()))
+        for step, told in unreadable.items():
+            warnings.warn(f"damaged checkpoint set aside: {told}", DamagedCheckpointWarning, stacklevel=2)
             self._set_aside(step)
-        if steps and found is None:
-            raise CheckpointError(f"no checkpoint of this run can be read: {'; '.join(errors)}; use another --workdir")
         self._checkpointer = self._stack.enter_context(self._open_checkpointer())
         return found or (state, 0)
+
+    def _refuse_to_begin_anew(self, unreadable: list[str]) -> None:
+        """Raises CheckpointError where a run that has checkpoints would begin at step 0 and write over them."""
+        if unreadable:
+            raise CheckpointError(
+                f"no checkpoint of this run can be read: {'; '.join(unreadable)}; they were left as they are: try again when "
+                "the disk or the bucket answers, or use another --workdir to start anew"
+            )
+        aside = sorted(path.name for path in self._folder.glob("*.damaged")) if self._folder.is_dir() else []
+        if aside:
+            raise CheckpointError(
+                f"{self._folder} holds only what was set aside as damaged ({', '.join(aside)}); to try one again rename it to "
+                "its step alone, to start anew use another --workdir or delete them"
+            )
 
     def _open_checkpointer(self) -> ocp.training.Checkpointer:
         policies, settings = ocp.training.save_decision_policies, self._config.checkpoint

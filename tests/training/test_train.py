@@ -161,13 +161,38 @@ def test_a_damaged_newest_checkpoint_is_set_aside(
     _assert_equal(run, uninterrupted, tiny())
 
 
-def test_no_checkpoint_can_be_read(tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    shutil.copytree(uninterrupted, tmp_path / "run")
-    for path in (tmp_path / "run").rglob("*METADATA*"):
-        path.unlink()
-    with pytest.warns(DamagedCheckpointWarning), pytest.raises(CheckpointError, match="no checkpoint of this run can be read"):
-        train(tiny(), tmp_path / "run")
+@pytest.mark.filterwarnings("error::confp_jax.training.checkpoint.DamagedCheckpointWarning")
+def test_where_no_checkpoint_can_be_read_none_is_lost(
+    tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """A disk or a bucket that does not answer: every start says so, and when it answers again the run goes on."""
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    hidden = list((run / "checkpoints").rglob("*METADATA*"))
+    for path in hidden:
+        path.rename(path.with_name("hidden" + path.name))
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"no checkpoint of this run can be read.*left as they are"):
+            train(tiny(), run)
+        assert (_steps(run), _lines(run)) == (_steps(uninterrupted), _lines(uninterrupted))
     gc.collect()
+    for path in hidden:
+        path.with_name("hidden" + path.name).rename(path)
+    _assert_equal(run, uninterrupted, tiny())
+
+
+def test_a_run_of_damaged_checkpoints_does_not_begin_anew(
+    tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    for step in _steps(run):
+        (run / "checkpoints" / str(step)).rename(run / "checkpoints" / f"{step}.damaged")
+    with pytest.raises(CheckpointError, match=r"12\.damaged.*rename it to its step alone, to start anew use another --workdir"):
+        train(tiny(), run)
+    assert _lines(run) == _lines(uninterrupted)
+    (run / "checkpoints" / "12.damaged").rename(run / "checkpoints" / "12")
+    _assert_equal(run, uninterrupted, tiny())
 
 
 @pytest.mark.parametrize("num_kills", [2, pytest.param(60, marks=pytest.mark.slow)])
