@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,7 +34,7 @@ class GrowingFiles:
         """
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            probe = workdir / ".writable"
+            probe = workdir / f".writable_{uuid.uuid4().hex}"  # every host tries at the same time
             probe.write_text("")
             probe.unlink()
         except OSError as error:

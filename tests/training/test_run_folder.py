@@ -1,7 +1,9 @@
 """A run's files in a bucket: an in-memory one, behind the same etils.epath that speaks to gs://."""
 
+import concurrent.futures
 import json
 import pathlib
+import threading
 import uuid
 from collections.abc import Iterator
 
@@ -81,3 +83,18 @@ def test_a_read_only_folder(tmp_path: pathlib.Path) -> None:
         GrowingFiles.open(epath.Path(tmp_path / "file" / "run"), continued=()),
     ):
         pass
+
+
+def test_hosts_that_begin_together(tmp_path: pathlib.Path) -> None:
+    """Each asks whether the folder can be written to, and none removes what another is about to remove."""
+    num, together = 8, threading.Barrier(8)
+
+    def begin(_: int) -> None:
+        for _ in range(50):
+            together.wait(60)
+            with GrowingFiles.open(epath.Path(tmp_path / "run"), continued=()):
+                pass
+
+    with concurrent.futures.ThreadPoolExecutor(num) as pool:
+        list(pool.map(begin, range(num)))
+    assert list((tmp_path / "run").iterdir()) == []
