@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -9,11 +10,18 @@ from ml_collections import ConfigDict, config_flags
 from confp_jax.config import ConfigError
 
 
-def run(action: Callable[[ConfigDict, flags.FlagValues], None], *, config_file: str, errors: tuple[type[Exception], ...]) -> None:
+def run(
+    action: Callable[[ConfigDict, flags.FlagValues], None],
+    *,
+    config_file: str,
+    errors: tuple[type[Exception], ...],
+    passing: tuple[type[Exception], ...] = (),
+) -> None:
     """Parses the flags and calls `action(config, flags)`.
 
-    One of `errors` ends with its message and status 1, wrong usage with status 2. Flags are defined when a command runs, not
-    when its module is imported: two commands may be imported together.
+    One of `errors` ends with its message and status 2, as wrong usage does: the same command would end the same way. What may be
+    over at the next start is `passing`: its message and status 1, which is Python's own for what nobody expected. Flags are
+    defined when a command runs, not when its module is imported: two commands may be imported together.
     """
     holder = config_flags.DEFINE_config_file(
         "config", config_file, "FILE.py[:VARIANT], then --config.FIELD=VALUE.", lock_config=True
@@ -25,19 +33,27 @@ def run(action: Callable[[ConfigDict, flags.FlagValues], None], *, config_file: 
             if argv[1:]:
                 raise ConfigError(f"unexpected argument {argv[1]!r}; settings are given as --config.FIELD=VALUE")
             action(holder.value, flags.FLAGS)
-        except (ConfigError, *errors) as error:
+        except passing as error:
             sys.exit(f"error: {error}")
+        except (ConfigError, *errors) as error:
+            _refuse(str(error))
 
     app.run(main, flags_parser=_parse)
+
+
+def _refuse(reason: str) -> NoReturn:
+    print(f"error: {reason}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _parse(argv: list[str]) -> list[str]:
     """absl's parser; what ml_collections raises for an override (unknown field, wrong type, unknown variant) becomes a line."""
     try:
         return app.parse_flags_with_usage(argv)
+    except SystemExit:  # absl has told of an unknown flag, with status 1
+        sys.exit(2)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason: object = error
         while isinstance(reason, Exception) and reason.args:  # ml_collections wraps one in another
             reason = reason.args[0]
-        print(f"error: a --config override is wrong: {' '.join(str(reason).split())}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(f"a --config override is wrong: {' '.join(str(reason).split())}")

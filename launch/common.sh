@@ -60,8 +60,8 @@ while true; do
     tail -n 1 ~/train.log | grep -q "the same command goes on" || { echo "finished"; exit 0; }
   fi
   tries=\$((tries + 1))
-  # 1 and 2 are errors of the settings or the data: the same command would end the same way.
-  if [ "\$status" -eq 1 ] || [ "\$status" -eq 2 ] || [ "\$tries" -ge 20 ]; then echo "failed with status \$status"; exit "\$status"; fi
+  # 2 is an error of the settings or the data: the same command would end the same way. All else may pass.
+  if [ "\$status" -eq 2 ] || [ "\$tries" -ge 20 ]; then echo "failed with status \$status"; exit "\$status"; fi
   echo "ended with status \$status; starting again (\$tries)"
   sleep "\${RESTART_DELAY_S:-30}"
   [ ! -f ~/train.stop ] || exit 0

@@ -37,6 +37,10 @@ class CheckpointError(ValueError):
     """A folder that is no usable checkpoint; the message says why and what to do."""
 
 
+class UnreadableRunError(CheckpointError):
+    """A run's checkpoints are there and none could be read; at the next start they may be."""
+
+
 class DamagedCheckpointWarning(UserWarning):
     """A checkpoint could not be read, and an older one was taken."""
 
@@ -68,7 +72,8 @@ class Checkpoints:
 
         Raises:
           ConfigError: the run was begun with settings that may not change.
-          CheckpointError: there are checkpoints, and none of them can be read; they stay as they are.
+          UnreadableRunError: there are checkpoints, and none of them can be read; they stay as they are.
+          CheckpointError: there are only damaged ones, set aside.
         """
         found, unreadable = None, {}
         for step in reversed(complete_steps(self._folder)):
@@ -88,7 +93,7 @@ class Checkpoints:
     def _refuse_to_begin_anew(self, unreadable: list[str]) -> None:
         """Raises CheckpointError where a run that has checkpoints would begin at step 0 and write over them."""
         if unreadable:
-            raise CheckpointError(
+            raise UnreadableRunError(
                 f"no checkpoint of this run can be read: {'; '.join(unreadable)}; they were left as they are: try again when "
                 "the disk or the bucket answers, or use another --workdir to start anew"
             )

@@ -31,7 +31,7 @@ from confp_jax.data.input import steps_per_epoch, train_batches
 from confp_jax.data.records import DatasetError
 from confp_jax.model.compiler import keep_freed_memory
 from confp_jax.model.encoder import forward_flops
-from confp_jax.training.checkpoint import CheckpointError, Checkpoints, absolute_path, begin_from
+from confp_jax.training.checkpoint import CheckpointError, Checkpoints, UnreadableRunError, absolute_path, begin_from
 from confp_jax.training.mesh import check_divides, global_batch, join_hosts, make_mesh
 from confp_jax.training.metric_log import LINES, MetricLog, NonFiniteLossError
 from confp_jax.training.optim import Stage, make_optimizer, make_schedule, plan_stages
@@ -208,4 +208,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("stop_at_step", None, "Save and stop after this step; the schedule stays as it is.", 1)
     flags.DEFINE_list("allow_change", [], "Fields that may differ from those the run was begun with: optimizer.learning_rate,...")
     flags.DEFINE_boolean("distributed", False, "One of several processes (hosts); they all run this command.")
-    command_line.run(main, config_file="configs/fma.py:small", errors=(DatasetError, CheckpointError, NonFiniteLossError))
+    user_errors = (DatasetError, CheckpointError, NonFiniteLossError)
+    command_line.run(main, config_file="configs/fma.py:small", errors=user_errors, passing=(UnreadableRunError,))

@@ -159,7 +159,7 @@ def test_a_full_disk_in_the_middle(small: dict, prepare: Callable, tmp_path: pat
     off += ["--config.chain.reverb_p=0", "--config.num_replicas=1", "--config.num_workers=1", "--config.tracks_per_shard=1"]
     folders = [f"--config.music_dir={small['music_dir']}", f"--config.out={small['out']}"]
     done = _limited(*off, *folders, max_bytes=300_000, root=root)
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 2, done.stderr
     assert "cannot be written" in done.stderr
     assert "make room and start again" in done.stderr
     assert "Traceback" not in done.stderr

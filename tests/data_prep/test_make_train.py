@@ -296,7 +296,7 @@ def test_command_line(prepare_config: Callable[..., PrepareConfig], tmp_path: pa
     }
     processes = {name: subprocess.Popen(c, cwd=root, stderr=subprocess.PIPE, text=True) for name, c in runs.items()}
     errors = {name: process.communicate()[1] for name, process in processes.items()}
-    assert {name: process.returncode for name, process in processes.items()} == {"field": 2, "folder": 1}, errors
+    assert {name: process.returncode for name, process in processes.items()} == {"field": 2, "folder": 2}, errors
     assert "num_replicas" in errors["field"].split("num_replica", 1)[1], errors["field"]
     assert errors["folder"].startswith(f"error: {tmp_path / 'nowhere'}: no such folder"), errors["folder"]
     assert not any("Traceback" in error for error in errors.values()), errors

@@ -306,10 +306,11 @@ def test_command_line(tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path, 
     runs = {
         "field": _command(tiny(), tmp_path / "run", "--config.encoder.num_layer=2"),
         "data": _command(tiny(data={"dir": str(tmp_path / "nowhere")}), tmp_path / "run"),
+        "flag": _command(tiny(), tmp_path / "run", "--stop_after=2"),
     }
     processes = {name: subprocess.Popen(c, cwd=root, stderr=subprocess.PIPE, text=True) for name, c in runs.items()}
     errors = {name: process.communicate()[1] for name, process in processes.items()}
-    assert {name: process.returncode for name, process in processes.items()} == {"field": 2, "data": 1}, errors
+    assert {name: process.returncode for name, process in processes.items()} == {"field": 2, "data": 2, "flag": 2}, errors
     assert "num_layers" in errors["field"], errors["field"]
     assert errors["data"].startswith(f"error: {tmp_path / 'nowhere'}: no prepared dataset here"), errors["data"]
     assert "python -m data_prep.make_train" in errors["data"]
