@@ -34,7 +34,20 @@ tpus() { # gcloud compute tpus GROUP COMMAND NAME ..., in the zone
 
 on_workers() { tpus tpu-vm ssh "$TPU_NAME" --worker="${2:-all}" --command="$1"; }
 
-state() { tpus queued-resources describe "$TPU_NAME" --format="value(state.state)" 2>/dev/null || echo "ABSENT"; }
+# state: the queued resource's; ABSENT where there is none, UNKNOWN where gcloud could not say.
+state() {
+  local now errors
+  errors=$(mktemp)
+  if now=$(tpus queued-resources describe "$TPU_NAME" --format="value(state.state)" 2>"$errors"); then
+    echo "$now"
+  elif grep -q NOT_FOUND "$errors"; then
+    echo ABSENT
+  else
+    cat "$errors" >&2
+    echo UNKNOWN
+  fi
+  rm -f "$errors"
+}
 
 create() {
   local spot=(--spot)
@@ -48,7 +61,7 @@ wait_until_active() {
   local now
   while now=$(state) && [ "$now" != ACTIVE ]; do
     case $now in
-      FAILED | SUSPENDED | ABSENT) echo "error: the slice is $now; see gcloud compute tpus queued-resources describe" >&2; return 1 ;;
+      FAILED | SUSPENDED | PREEMPTED | ABSENT) echo "error: the slice is $now; see gcloud compute tpus queued-resources describe" >&2; return 1 ;;
     esac
     echo "waiting for the slice: $now"
     sleep "${POLL_S:-30}"
@@ -74,27 +87,41 @@ train() {
   on_workers "$(train_command "$WORKDIR" "${multi[@]}" "$@")"
 }
 
+delete() { tpus queued-resources delete "$TPU_NAME" --force --quiet; }
+
 resume() {
   local arguments
-  if [ "$(state)" != ACTIVE ]; then
-    tpus queued-resources delete "$TPU_NAME" --force --quiet || true # a preempted request stays in the way of the next
-    create
-  fi
+  case $(state) in
+    ACTIVE) ;;
+    FAILED | SUSPENDED | PREEMPTED) # a request that is over stays in the way of the next
+      delete
+      create
+      ;;
+    ABSENT) create ;;
+    UNKNOWN) echo "error: gcloud does not say how the slice is; try again" >&2; return 1 ;;
+    *) wait_until_active ;;
+  esac
   setup
   eval "arguments=($(gcloud storage cat "$WORKDIR/train_arguments.txt"))" # quoted by `train`
   train "${arguments[@]}" "$@"
 }
 
 watch() {
+  local now resumed=yes
   while true; do
-    if [ "$(state)" != ACTIVE ]; then
-      echo "preempted: resuming"
-      "$0" resume
+    now=$(state)
+    if [ "$now" = UNKNOWN ]; then
+      echo "gcloud does not answer: waiting"
+    elif [ "$now" != ACTIVE ] || [ "$resumed" = no ]; then
+      echo "the slice is $now: resuming"
+      resumed=yes
+      "$0" resume || resumed=no # no capacity, or lost again meanwhile
+    else
+      case $(on_workers "tail -n 1 ~/train.log" 0) in
+        finished*) echo "finished"; return 0 ;;
+        failed*) echo "error: training failed; see '$0 logs'" >&2; return 1 ;;
+      esac
     fi
-    case $(on_workers "tail -n 1 ~/train.log" 0) in
-      finished*) echo "finished"; return 0 ;;
-      failed*) echo "error: training failed; see '$0 logs'" >&2; return 1 ;;
-    esac
     sleep "${POLL_S:-30}"
   done
 }
@@ -120,6 +147,5 @@ case $command in
     ;;
   logs) on_workers "tail -n ${1:-50} ~/train.log" 0 ;;
   stop) on_workers "$(stop_command)" ;;
-  delete) tpus queued-resources delete "$TPU_NAME" --force --quiet ;;
   *) "$command" "$@" ;;
 esac

@@ -1,7 +1,7 @@
 """Stands in for `gcloud`, and for `ssh`, `scp` and `uv`, in test_launch.py: records the call and does the thing here.
 
-A worker is a folder that is HOME for its commands, which really run; gs:// is a folder; a queued resource is a file with its
-state.
+A worker is a folder that is HOME for its commands, which really run; gs:// is a folder; a queued resource is a file with the
+states that it will be in, one line each time it is asked for. The file `fails` says which verbs fail next, a line each.
 """
 
 import json
@@ -43,7 +43,8 @@ def _uv(arguments: list[str]) -> int:
     if arguments[0] == "venv":
         folder = pathlib.Path(arguments[-1]) / "bin"
         folder.mkdir(parents=True)
-        (folder / "python").write_text(f'#!/bin/sh\nPYTHONPATH=. exec {sys.executable} "$@"\n')
+        trainer = os.environ.get("FAKE_PYTHON", f'PYTHONPATH=. exec {sys.executable} "$@"')
+        (folder / "python").write_text(f"#!/bin/sh\n{trainer}\n")
         (folder / "python").chmod(0o755)
     return 0
 
@@ -79,18 +80,22 @@ def _storage(arguments: list[str]) -> int:
 def _tpus(arguments: list[str]) -> int:
     resource, (group, command, name) = ROOT / "resource", arguments[:3]
     flags = dict(argument.partition("=")[::2] for argument in arguments[3:])
+    states = resource.read_text().splitlines() if resource.exists() else []
+    if _fails(command):
+        return _refuse("UNAVAILABLE: the service is not there")
     if command == "create":
-        resource.write_text("WAITING_FOR_RESOURCES")
+        if states:
+            return _refuse("ALREADY_EXISTS")
+        resource.write_text("WAITING_FOR_RESOURCES\nACTIVE")
+    elif command in ("describe", "delete") and not states:
+        return _refuse("NOT_FOUND: Resource was not found")
     elif command == "describe":
-        if not resource.exists():
-            return 1
-        print(resource.read_text())
-        if resource.read_text() == "WAITING_FOR_RESOURCES":
-            resource.write_text("ACTIVE")
+        print(states[0])
+        resource.write_text("\n".join(states[1:] or states))
     elif command == "delete":
-        resource.unlink(missing_ok=True)
-    elif resource.exists() and resource.read_text() != "ACTIVE":
-        return 1  # a slice that is gone answers nobody
+        resource.unlink()
+    elif states[:1] != ["ACTIVE"]:
+        return _refuse("a slice that is not there answers nobody")
     elif (group, command) == ("tpu-vm", "scp"):
         for worker in WORKERS:
             worker.mkdir(exist_ok=True)
@@ -99,6 +104,21 @@ def _tpus(arguments: list[str]) -> int:
         chosen = WORKERS if flags["--worker"] == "all" else [WORKERS[int(flags["--worker"])]]
         return max(_run(worker, flags["--command"]) for worker in chosen)
     return 0
+
+
+def _fails(command: str) -> bool:
+    file = ROOT / "fails"
+    due = file.read_text().splitlines() if file.exists() else []
+    if command not in due:
+        return False
+    due.remove(command)
+    file.write_text("\n".join(due))
+    return True
+
+
+def _refuse(reason: str) -> int:
+    print(f"ERROR: (gcloud) {reason}", file=sys.stderr)
+    return 1
 
 
 def program_of() -> str:
