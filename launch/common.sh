@@ -14,7 +14,7 @@ need() {
 }
 
 # quoted WORD...: the words as one string that a remote shell splits back into the same words.
-quoted() { printf '%q ' "$@"; }
+quoted() { [ $# -eq 0 ] || printf '%q ' "$@"; }
 
 # Installs this checkout with the versions of requirements.lock. uv brings Python 3.12: the images' own is older than ours.
 install_command() { # EXTRAS
