@@ -16,20 +16,11 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from confp_jax.config import ConfigError, TrainConfig, flat_fields, suggestion
+from confp_jax.config import ConfigError, TrainConfig
 from confp_jax.model.encoder import Encoder
+from confp_jax.training.changes import refuse_changes
 from confp_jax.training.step import TrainState
 
-# A run may go on with others of these: they change neither the model nor what a step does.
-FREE_FIELDS = (
-    *("num_epochs", "log_every_steps", "validation", "checkpoint", "init_from"),
-    *("data.dir", "data.num_workers", "rematerialise"),
-)
-# What decides the shapes of the saved arrays, and what they mean.
-_FIXED_FIELDS = (
-    *("audio", "mel", "optimizer.kind", "optimizer.decoupled", "encoder.dim", "encoder.num_layers", "encoder.num_heads"),
-    *("encoder.conv_kernel", "encoder.embedding_dim", "encoder.frames_per_token", "encoder.pool_segments", "encoder.conv_norm"),
-)
 _UNREADABLE = (KeyError, TypeError, ValueError, OSError)  # what Orbax raises for missing, cut and overwritten files
 
 
@@ -58,7 +49,7 @@ class Checkpoints:
     def open(cls, workdir: epath.PathLike, config: TrainConfig, *, allow_change: Collection[str] = ()) -> Iterator["Checkpoints"]:
         """Opens (or begins) the run's folder, here or in a bucket; leaves only when the last save is complete.
 
-        `allow_change` names fields that may differ from those the run was begun with (those in `FREE_FIELDS` always may).
+        `allow_change` names fields that may differ from those the run was begun with (`changes.free_fields` always may).
         """
         checkpoints = cls(absolute_path(workdir) / "checkpoints", config, allow_change)
         with checkpoints._stack:
@@ -159,33 +150,6 @@ class Checkpoints:
         metadata: Any = {"config": self._config.to_json()}
         self._checkpointer.save_checkpointables_async(step, _checkpointables(state), force=force, custom_metadata=metadata)
         return True
-
-
-def refuse_changes(saved: TrainConfig, now: TrainConfig, *, allowed: Collection[str], run: str) -> None:
-    """Compares what a run was begun with and what it is asked to go on with.
-
-    Raises:
-      ConfigError: another model or optimizer, or a change that is neither free nor in `allowed`; the message lists them.
-    """
-    old, new = flat_fields(saved), flat_fields(now)
-    unknown = sorted(set(allowed) - set(new))
-    if unknown:
-        raise ConfigError(f"--allow_change={unknown[0]} is no field of the configuration{suggestion(unknown[0], new)}")
-    changed = [name for name in new if old.get(name) != new[name] and not _is_among(name, FREE_FIELDS)]
-    fixed = [name for name in changed if _is_among(name, _FIXED_FIELDS)]
-    refused = [name for name in changed if name not in allowed]
-    differences = ", ".join(f"{name} {old.get(name)!r} -> {new[name]!r}" for name in fixed or refused)
-    if fixed:
-        raise ConfigError(f"{run} holds another model or optimizer: {differences}; use another --workdir, or the old settings")
-    if refused:
-        raise ConfigError(
-            f"{run} was begun with other settings: {differences}; use the old ones, another --workdir, or say "
-            f"--allow_change={','.join(refused)}"
-        )
-
-
-def _is_among(name: str, fields: Collection[str]) -> bool:
-    return any(name == field or name.startswith(field + ".") for field in fields)
 
 
 class EncoderState(NamedTuple):

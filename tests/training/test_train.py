@@ -1,5 +1,6 @@
 """The loop: a run that was stopped, terminated or killed goes on bit for bit; what cannot work is said in a sentence."""
 
+import contextlib
 import gc
 import itertools
 import json
@@ -21,6 +22,7 @@ from command_flags import command_flags
 from confp_jax.config import ConfigError, TrainConfig
 from confp_jax.data.input import train_batches
 from confp_jax.data.records import DatasetError
+from confp_jax.training.changes import refuse_changes
 from confp_jax.training.checkpoint import CheckpointError, Checkpoints, DamagedCheckpointWarning
 from confp_jax.training.mesh import make_mesh
 from confp_jax.training.metric_log import NonFiniteLossError
@@ -132,7 +134,18 @@ def test_another_setting_is_refused_unless_it_is_allowed_by_name(
     with pytest.raises(ConfigError, match="did you mean 'optimizer.clip_norm'"):
         train(changed, uninterrupted, allow_change=("optimizer.clip",))
     train(changed, uninterrupted, allow_change=("seed", "optimizer.learning_rate", "optimizer.clip_norm"))  # it is finished
-    train(tiny(num_epochs=3, log_every_steps=7, validation={"every_steps": 9}), uninterrupted)  # these are free
+    train(tiny(log_every_steps=7, validation={"every_steps": 9}), uninterrupted)  # these are free
+
+
+def test_the_length_is_free_where_it_changes_no_learning_rate(tiny: Callable[..., TrainConfig]) -> None:
+    for schedule, refusal in (
+        ("constant", contextlib.nullcontext()),
+        ("cosine", pytest.raises(ConfigError, match="num_epochs 4 -> 3")),
+    ):
+        begun, shorter = (tiny(num_epochs=num, optimizer={"schedule": schedule}) for num in (4, 3))
+        with refusal:
+            refuse_changes(begun, shorter, allowed=(), run="here")
+    refuse_changes(begun, shorter, allowed=("num_epochs",), run="here")
 
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # Orbax, after a read that failed
