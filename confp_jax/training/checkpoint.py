@@ -37,7 +37,7 @@ class DamagedCheckpointWarning(UserWarning):
 
 
 class Checkpoints:
-    """The checkpoints of one run: `restore`, then `save` at every step (the policy decides which)."""
+    """The checkpoints of one run: `restore` once, then `save` whenever one `is_due`."""
 
     def __init__(self, folder: epath.Path, config: TrainConfig, allowed: Collection[str]):
         self._folder, self._config, self._allowed = folder, config, allowed
@@ -136,20 +136,23 @@ class Checkpoints:
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"set aside {step}")
 
-    def save(self, step: int, state: TrainState, *, force: bool = False) -> bool:
-        """Saves asynchronously when the policy says so, or `force` does; whether it did. `step` counts the steps done.
+    def is_due(self, step: int) -> bool:
+        """Whether the policy wants the state after step number `step`."""
+        return self._restored().should_save(step)
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Saves asynchronously, unless that step is saved already. `step` counts the steps done.
 
         Nothing else is needed to go on: seed and step decide a step's draws and its batch.
         """
+        checkpointer, metadata = self._restored(), cast(Any, {"config": self._config.to_json()})
+        if checkpointer.latest is None or checkpointer.latest.step != step:
+            checkpointer.save_checkpointables_async(step, _checkpointables(state), force=True, custom_metadata=metadata)
+
+    def _restored(self) -> ocp.training.Checkpointer:
         if self._checkpointer is None:
             raise RuntimeError("call restore first")
-        if not force and not self._checkpointer.should_save(step):
-            return False
-        if self._checkpointer.latest is not None and self._checkpointer.latest.step == step:
-            return False
-        metadata: Any = {"config": self._config.to_json()}
-        self._checkpointer.save_checkpointables_async(step, _checkpointables(state), force=force, custom_metadata=metadata)
-        return True
+        return self._checkpointer
 
 
 class EncoderState(NamedTuple):

@@ -94,15 +94,13 @@ def train(
                 state, metrics = train_step(state, batch, config=config, optimizer=optimizer)
                 step += 1
                 log.step(step, metrics, num_segments=2 * stage.phase.batch_size, waited_s=waited_s)
-                if checkpoints.save(step, state):
-                    log.flush_board()
-                    files.publish()
                 if config.validation.every_steps and (step % config.validation.every_steps == 0 or step == num_steps):
                     _log_validation(step, state, config, log)
+                if checkpoints.is_due(step):
+                    _save(step, state, checkpoints, log, files)
                 if stopped.is_set(step):
                     break
-            log.flush()
-            checkpoints.save(step, state, force=True)
+            _save(step, state, checkpoints, log, files)
     ending = "" if step >= num_steps else "; stopped as asked" if step >= last_step else "; the same command goes on"
     print(f"step {step} of {num_steps} saved in {workdir}{ending}")
 
@@ -170,6 +168,14 @@ def _log_validation(step: int, state: TrainState, config: TrainConfig, log: Metr
         names = {"exact": rates.exact, "near": rates.near, "track": rates.track}
         log.scalars(step, {f"validation_{name}_top1": round(value, 4) for name, value in names.items()})
     log.pause()
+
+
+def _save(step: int, state: TrainState, checkpoints: Checkpoints, log: MetricLog, files: GrowingFiles) -> None:
+    """What was logged first: nobody makes the lines of a checkpoint's steps again."""
+    log.flush()
+    log.flush_board()
+    files.publish()
+    checkpoints.save(step, state)
 
 
 class _StopSignal:

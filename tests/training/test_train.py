@@ -19,6 +19,7 @@ import optax
 import pytest
 from command_flags import command_flags
 
+import confp_jax.training.train as train_module
 from confp_jax.config import ConfigError, TrainConfig
 from confp_jax.data.input import train_batches
 from confp_jax.data.records import DatasetError
@@ -228,6 +229,32 @@ def test_killed_at_random_moments(
         kills += process.wait() == -signal.SIGKILL
     train(config, run)
     _assert_equal(run, uninterrupted, config)
+
+
+class _KilledError(Exception):
+    """Leaves the loop as it stands; the save under way is completed, as it may be when a process is killed."""
+
+
+@pytest.mark.parametrize("where", ["train_step", "validate"])
+def test_a_kill_right_after_a_save_leaves_no_hole_in_the_log(
+    tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Log, validation and checkpoint at the same steps. Killed in the step after a save, or in the validation beside it."""
+    config = tiny(log_every_steps=4, checkpoint={"every_steps": 4}, validation={"every_steps": 4})
+    function, calls = getattr(train_module, where), itertools.count(1)
+
+    def killed(*args: object, **kwargs: object) -> object:
+        if next(calls) == {"train_step": 5, "validate": 2}[where]:
+            raise _KilledError
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(train_module, where, killed)
+    with pytest.raises(_KilledError):
+        train(config, tmp_path)
+    assert _steps(tmp_path) == [4]
+    train(config, tmp_path)
+    for name in ("loss", "validation_track_top1"):
+        assert [line["step"] for line in _lines(tmp_path) if name in line] == [4, 8, 12]
 
 
 def test_a_folder_that_cannot_be_written_to(tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path) -> None:
