@@ -80,7 +80,8 @@ def _compare_rows(
 
 def _compare(rows: tuple[jax.Array, jax.Array], *, everyone: Float[Array, "2B E"], temperature: float) -> _Rows:
     mine, numbers = rows
-    cosine = jnp.einsum("id,jd->ij", mine, everyone)
+    # In float32 everywhere: TPUs would round the embeddings to bfloat16, GPUs to TF32, and a temperature of 0.07 shows it.
+    cosine = jnp.einsum("id,jd->ij", mine, everyone, precision=jax.lax.Precision.HIGHEST)
     others = jnp.arange(len(everyone))[None, :]
     is_self, is_partner = numbers[:, None] == others, (numbers ^ 1)[:, None] == others
     logits = jnp.where(is_self, -jnp.inf, cosine / temperature)  # nobody is compared to itself

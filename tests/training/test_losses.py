@@ -30,6 +30,13 @@ def test_value_and_gradient_are_optaxs(points, temperature):
     np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-3, atol=1e-5 * np.abs(theirs[1]).max())
 
 
+def test_products_are_float32_on_every_chip(points):
+    """On a CPU they are in any case: so the program is looked at, forward and backward."""
+    program = str(jax.make_jaxpr(jax.grad(lambda z: nt_xent(z, temperature=0.07).loss))(points))
+    num_products = program.count("dot_general[")
+    assert num_products == program.count("precision=Precision.HIGHEST") + program.count("precision=(Precision.HIGHEST") > 1
+
+
 def test_value_is_equation_1(points):
     z = np.asarray(embed(points), np.float64)
     similarity = z @ z.T / 0.07
@@ -93,6 +100,26 @@ def test_eight_devices_and_chunks_give_the_same(devices):
 
 def test_there_is_exactly_one_all_gather(devices):
     assert devices["loss"]["collectives"]["all-gather"] == 1
+
+
+def test_large_batches_are_compared_in_chunks():
+    """Over 2^28 logits. Shapes alone: nothing is computed."""
+
+    def program(num_rows: int) -> str:
+        z = jax.ShapeDtypeStruct((num_rows, 8), jnp.float32)
+        return str(jax.make_jaxpr(lambda z: nt_xent(z, temperature=0.07).loss)(z))
+
+    assert "scan[" not in program(1 << 14)
+    large = program(1 << 15)
+    assert "scan[" in large
+    assert "f32[8192,32768]" in large and "f32[32768,32768]" not in large
+
+
+def test_memory_of_the_loss_is_shared_by_the_devices(devices):
+    """4 B^2 / n logits each."""
+    memory = {int(num): size for num, size in devices["loss"]["memory_of_devices"].items()}
+    for num, size in memory.items():
+        assert 1 / 1.3 < num * size / memory[1] < 1.3, memory
 
 
 def test_chunks_never_hold_all_rows(devices):
