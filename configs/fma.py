@@ -33,7 +33,7 @@ def get_config(model: str = "small") -> ConfigDict:
             "seed": 0,
             "num_epochs": 100,  # paper
             "temperature": 0.07 if model == "small" else 0.05,  # paper
-            "init_from": "",  # a checkpoint folder: fine-tune its encoder instead of beginning at random
+            "init_from": "",  # a shipped model ("edge") or a checkpoint folder: its encoder is fine-tuned
             "log_every_steps": 20,
             # (epochs, learning rate, pairs a batch) one after another, instead of the three fields of that meaning; PAPER's start
             "phases": ((40, 2e-4, 64), (30, 1e-4, 128), (20, 5e-5, 256), (10, 2.5e-5, 512)) if model == "large" else (),

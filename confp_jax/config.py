@@ -212,7 +212,7 @@ class TrainConfig:
     seed: int = 0
     num_epochs: int = 100
     temperature: float = 0.07
-    init_from: str = ""  # a checkpoint folder whose encoder a new run begins with (fine-tuning)
+    init_from: str = ""  # a shipped model or checkpoint folder: a new run begins with its encoder (fine-tuning)
     log_every_steps: int = 20
     phases: tuple[tuple[int, float, int], ...] = ()  # (epochs, learning rate, pairs a batch); empty: one, of the fields for these
     microbatches: int = 1  # parts that a batch is encoded in, for its gradient to fit a small device; the loss sees them together

@@ -14,10 +14,10 @@ from confp_jax.audio.decode import from_samples
 from confp_jax.audio.mel import mel_power
 from confp_jax.audio.segments import num_windows
 from confp_jax.config import TrainConfig, suggestion
+from confp_jax.model.shipped import shipped_folder, shipped_models
 from confp_jax.training.checkpoint import EncoderState, encoder_identity, load_encoder_state
 from confp_jax.training.step import embed as embed_power
 
-PRETRAINED = pathlib.Path(__file__).resolve().parent.parent / "pretrained"
 DEFAULT_MODEL = "edge"
 HOP_S = 0.3  # between fingerprints (paper)
 SHORTEST_S = 1.0  # what can be encoded at all
@@ -218,24 +218,19 @@ def load_encoder(model: str | pathlib.Path = DEFAULT_MODEL) -> Embedder:
       CheckpointError: the folder holds no encoder of this project.
     """
     name = str(model)
-    folder = PRETRAINED / name if name in shipped_models() else pathlib.Path(model)
+    is_shipped = name in shipped_models()
+    folder = shipped_folder(name) if is_shipped else pathlib.Path(model)
     if not folder.is_dir():
         raise UnknownModelError(
             f"{name!r} is neither a shipped model nor a checkpoint folder{suggestion(name, shipped_models())}"
         )
     config, state = load_encoder_state(folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder)
-    name = name if folder.parent == PRETRAINED else str(folder.resolve())
-    return Embedder(name, config, state, folder=folder)
-
-
-def shipped_models() -> list[str]:
-    """Names of the models inside the package."""
-    return sorted(p.name for p in PRETRAINED.iterdir() if (p / "checkpoint").is_dir()) if PRETRAINED.is_dir() else []
+    return Embedder(name if is_shipped else str(folder.resolve()), config, state, folder=folder)
 
 
 def model_card(name: str) -> dict:
     """What card.json says of a shipped model: parameters, data, measured hit rates, licence."""
-    file = PRETRAINED / name / "card.json"
+    file = shipped_folder(name) / "card.json"
     return json.loads(file.read_text()) if file.is_file() else {}
 
 

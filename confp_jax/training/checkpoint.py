@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
@@ -186,36 +185,6 @@ def load_encoder_state(folder: epath.PathLike) -> tuple[TrainConfig, EncoderStat
         raise CheckpointError(f"{folder}: no confp_jax encoder could be read ({_told(error)})") from error
 
 
-def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
-    """The state of step 0 with the encoder of `config.init_from` instead of random weights.
-
-    Its normalisation in the convolution may be the other kind: scale and offset are taken over.
-
-    Raises:
-      ConfigError: that encoder has other sizes, or sees other features.
-      CheckpointError: there is none.
-    """
-    source, encoder = load_encoder_state(config.init_from)
-    if (source.mel, source.audio.sample_rate_hz) != (config.mel, config.audio.sample_rate_hz):
-        raise ConfigError(f"init_from={config.init_from} was trained on {source.mel}, this run on {config.mel}; set --config.mel")
-    found = {_norm_free(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(encoder.params)}
-
-    def take(path: Any, leaf: jax.Array) -> jax.Array:
-        other = found.get(_norm_free(path))
-        if other is None or other.shape != leaf.shape:
-            raise ConfigError(
-                f"init_from={config.init_from} is {source.encoder}, this run {config.encoder}; set --config.encoder to its values"
-            )
-        return jax.device_put(np.asarray(other), leaf.sharding)
-
-    params = jax.tree_util.tree_map_with_path(take, state.params)
-    return state._replace(params=params, average=jax.tree.map(jnp.copy, params))  # one array may not be given away twice
-
-
-def _norm_free(path: Any) -> str:
-    return jax.tree_util.keystr(path).replace("batch_norm", "norm").replace("layer_norm", "norm")
-
-
 def encoder_identity(config: TrainConfig, state: EncoderState) -> str:
     """16 hex digits that name the weights and everything before them: two encoders with the same identity agree."""
     groups = [_distinguishing(group) for group in (config.audio, config.mel, config.encoder)]
@@ -251,10 +220,10 @@ def _checkpointables(state: TrainState) -> dict[str, Any]:
 
 
 def _template(leaf: Any) -> jax.ShapeDtypeStruct:
-    """What to restore: an array's shape, type and place; the first device where it has none yet."""
+    """What to restore: an array's shape, type and place; the first of this process where it has none yet."""
     sharding = getattr(leaf, "sharding", None)
     if not isinstance(leaf, jax.Array):
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 

@@ -31,7 +31,8 @@ from confp_jax.data.input import steps_per_epoch, train_batches
 from confp_jax.data.records import DatasetError
 from confp_jax.model.compiler import keep_freed_memory
 from confp_jax.model.encoder import forward_flops
-from confp_jax.training.checkpoint import CheckpointError, Checkpoints, UnreadableRunError, absolute_path, begin_from
+from confp_jax.training.checkpoint import CheckpointError, Checkpoints, UnreadableRunError, absolute_path
+from confp_jax.training.fine_tune import begin_from
 from confp_jax.training.mesh import check_divides, global_batch, join_hosts, make_mesh
 from confp_jax.training.metric_log import LINES, MetricLog, NonFiniteLossError
 from confp_jax.training.optim import Stage, make_optimizer, make_schedule, plan_stages

@@ -232,7 +232,7 @@ class TestLoadEncoder:
             load_encoder("no-such-model")
 
     def test_a_misspelt_name_is_corrected(self, tmp_path, checkpoint, monkeypatch):
-        import confp_jax.retrieval.embed as module
+        import confp_jax.model.shipped as module
 
         shutil.copytree(checkpoint, tmp_path / "edge" / "checkpoint")
         monkeypatch.setattr(module, "PRETRAINED", tmp_path)

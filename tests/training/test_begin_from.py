@@ -11,10 +11,12 @@ import pytest
 
 from confp_jax.config import ConfigError, Phase, TrainConfig
 from confp_jax.data.input import train_batches
-from confp_jax.training.checkpoint import CheckpointError, EncoderState, begin_from, save_encoder
+from confp_jax.training.checkpoint import CheckpointError, EncoderState, load_encoder_state, save_encoder
+from confp_jax.training.fine_tune import begin_from
 from confp_jax.training.mesh import global_batch, make_mesh
 from confp_jax.training.optim import make_optimizer, plan_stages
 from confp_jax.training.step import TrainState, build_state, train_step
+from confp_jax.training.train import train
 
 
 def _build(config: TrainConfig) -> TrainState:
@@ -29,7 +31,8 @@ def saved(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFac
     """An encoder that is not what the seed gives, as a checkpoint folder."""
     config = tiny()
     state = _build(config)
-    state = state._replace(params=jax.tree.map(lambda leaf: leaf + 0.25, state.params))
+    moved = {name: jax.tree.map(lambda leaf: leaf + 0.25, getattr(state, name)) for name in ("params", "statistics")}
+    state = state._replace(**moved)
     folder = tmp_path_factory.mktemp("model")
     save_encoder(folder / "checkpoint", config, EncoderState(state.params, state.statistics))
     return folder, state
@@ -45,8 +48,29 @@ def test_weights_are_taken_over(tiny, saved, conv_norm: str) -> None:
         expected, found = jax.tree.leaves(source.params), jax.tree.leaves(taken)
         assert len(found) == len(expected)
         assert sorted(float(leaf.sum()) for leaf in found) == pytest.approx(sorted(float(leaf.sum()) for leaf in expected))
+    expected = source.statistics if conv_norm == "batch" else _build(config).statistics
+    for one, other in zip(jax.tree.leaves(begun.statistics), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
     names = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(begun.params)}
     assert any("layer_norm" in name for name in names) == (conv_norm == "layer")
+
+
+def test_a_run_begins_with_it(tiny, saved, tmp_path: pathlib.Path) -> None:
+    """The warm-up's first learning rate is 0: after one step the weights are still those taken over. Resumed, they stay."""
+    folder, source = saved
+    config = tiny(init_from=str(folder / "checkpoint"))
+    train(config, tmp_path, stop_at_step=1)
+    for one, other in zip(jax.tree.leaves(load_encoder_state(tmp_path)[1].params), jax.tree.leaves(source.params), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    train(dataclasses.replace(config, init_from="gone"), tmp_path, stop_at_step=2)
+
+
+def test_a_shipped_model_by_name(tiny, root: pathlib.Path) -> None:
+    source, encoder = load_encoder_state(root / "confp_jax" / "pretrained" / "edge" / "checkpoint")
+    config = dataclasses.replace(source, init_from="edge", phases=())
+    begun = begin_from(_build(config), config)
+    for one, other in zip(jax.tree.leaves(begun.params), jax.tree.leaves(encoder.params), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_what_does_not_fit_is_refused(tiny, saved, tmp_path: pathlib.Path) -> None:
