@@ -16,6 +16,7 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -124,10 +125,11 @@ def find_largest(config: TrainConfig, mesh: Mesh) -> StepCost:
     small, large = (compile_step(_with_batch(config, n * chips), mesh) for n in per_chip)
     batch, grain = forecast_largest(small, large, chip.memory_bytes), 8 * chips
     while batch > 0:
-        try:
-            return compile_step(_with_batch(config, batch), mesh)
-        except ConfigError:
-            batch = min(batch - grain, round(0.9 * batch) // grain * grain)
+        with contextlib.suppress(ConfigError):
+            cost = compile_step(_with_batch(config, batch), mesh)
+            if cost.peak_bytes <= chip.memory_bytes:  # the compiler knows nothing of the set's audio
+                return cost
+        batch = min(batch - grain, round(0.9 * batch) // grain * grain)
     raise ConfigError(f"not even {grain} pairs fit {chips} x {chip.name}; set rematerialise=True or microbatches=4")
 
 
@@ -146,6 +148,8 @@ def describe(cost: StepCost, config: TrainConfig, topology: str) -> str:
         f"  work of a chip      {cost.flops / 1e12:.3f} TFLOP, {cost.bytes_moved / 1e9:.2f} GB moved",
         f"  collectives         {kinds or 'none'}",
     ]
+    if config.microbatches > 1:
+        lines.append(f"  work and collectives count one of the {config.microbatches} microbatches: the times below are too short")
     for chip in (chip for chip in CHIPS if chip.name.startswith("v")):
         fits = "" if cost.peak_bytes <= chip.memory_bytes else "; does not fit its memory"
         step_s = cost.step_s(chip)

@@ -11,7 +11,7 @@ _ITEM_BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "f16": 2, "s8
 
 
 class Collective(NamedTuple):
-    """One kind of collective in the compiled step: how many instructions, and the bytes that each chip receives of them."""
+    """One kind of collective in the compiled step: how many instructions, and the bytes of their results on each chip."""
 
     num: int
     num_bytes: int
@@ -33,8 +33,15 @@ class StepCost:
 
     def step_s(self, chip: Chip) -> float:
         """The roofline: arithmetic, memory and links each at their peak, the slowest of them decides."""
-        linked = sum(collective.num_bytes for collective in self.collectives.values())
-        return max(self.flops / chip.bf16_flops, self.bytes_moved / chip.memory_bytes_per_s, linked / chip.link_bytes_per_s)
+        linked_s = self.linked_bytes / chip.link_bytes_per_s
+        return max(self.flops / chip.bf16_flops, self.bytes_moved / chip.memory_bytes_per_s, linked_s)
+
+    @property
+    def linked_bytes(self) -> float:
+        """What each chip sends to the next in a ring. An all-reduce is a reduce-scatter and an all-gather: twice its result."""
+        of_others = (self.num_chips - 1) / self.num_chips
+        factors = {"all-reduce": 2 * of_others, "reduce-scatter": self.num_chips - 1, "collective-permute": 1}
+        return sum(factors.get(kind, of_others) * found.num_bytes for kind, found in self.collectives.items())
 
 
 def count_collectives(hlo: str) -> dict[str, Collective]:

@@ -1,20 +1,31 @@
 """Costs against programs whose costs are known; the real step compiled for a TPU slice where libtpu is installed."""
 
 import dataclasses
+import importlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 
-from confp_jax.config import MixConfig
+from confp_jax.config import MixConfig, TrainConfig
 from confp_jax.data.clips import ClipSource
 from confp_jax.training.chips import CHIPS, find_chip
 from confp_jax.training.step_cost import Collective, StepCost, count_collectives, forecast_largest
 
 MIXED = [field.name for field in dataclasses.fields(MixConfig) if field.name.endswith("_p")]
+
+
+@pytest.fixture
+def compile_for(monkeypatch) -> ModuleType:
+    """The command's module, which sets the environment for libtpu before JAX: here for one test."""
+    for name in ("JAX_PLATFORMS", "TPU_SKIP_MDS_QUERY", "TPU_ACCELERATOR_TYPE", "TPU_WORKER_HOSTNAMES"):
+        monkeypatch.setenv(name, os.environ.get(name, "cpu"))
+    return importlib.import_module("confp_jax.training.compile_for")
 
 
 def _cost(batch: int, peak: float, **fields: object) -> StepCost:
@@ -38,14 +49,40 @@ def test_collectives_are_counted_with_their_bytes():
     [
         ({"flops": 197e12}, "v5e", 1.0),
         ({"flops": 197e12, "bytes_moved": 2 * 819e9}, "v5e", 2.0),
-        ({"flops": 1.0, "collectives": {"all-reduce": Collective(1, round(448e9 * 3))}}, "v6e", 3.0),
+        ({"flops": 1.0, "collectives": {"all-reduce": Collective(1, round(448e9 * 4))}}, "v6e", 7.0),
+        ({"flops": 1.0, "collectives": {"all-gather": Collective(1, round(448e9 * 4))}}, "v6e", 3.5),
+        ({"flops": 1.0, "collectives": {"reduce-scatter": Collective(1, round(448e9))}}, "v6e", 7.0),
     ],
 )
 def test_the_roofline_is_the_slowest_part(fields: dict, chip: str, expected_s: float):
     assert _cost(8, 0, **fields).step_s(next(c for c in CHIPS if c.name == chip)) == pytest.approx(expected_s)
 
 
+def test_the_largest_batch_leaves_room_for_the_audio(tiny, compile_for, monkeypatch):
+    """The compiler fits more than the chip holds beside the set: 4 GB of audio, and more for each pair the more there are."""
+    tried = []
+
+    def compile_step(config: TrainConfig, mesh: object) -> StepCost:
+        batch = config.data.batch_size
+        tried.append(batch)
+        audio, growing = 4 * 1024**3, 30e6 * batch if batch <= 128 else 60e6 * batch
+        return _cost(batch, audio + growing, audio_bytes=audio)
+
+    monkeypatch.setattr(compile_for, "compile_step", compile_step)
+    found = compile_for.find_largest(tiny(), SimpleNamespace(devices=np.full(8, SimpleNamespace(device_kind="TPU v5 lite"))))
+    assert found.peak_bytes <= 16 * 1024**3 < 4 * 1024**3 + 60e6 * tried[2]
+    assert found.batch_size == tried[-1] < tried[2]
+
+
+def test_what_is_counted_once_is_said(tiny, compile_for):
+    """XLA counts the body of a loop once, and microbatches are a loop."""
+    cost = _cost(4, 1e9, flops=1e9)
+    assert "one of the 2 microbatches" in compile_for.describe(cost, tiny(microbatches=2), "v5e:2x4")
+    assert "microbatches" not in compile_for.describe(cost, tiny(), "v5e:2x4")
+
+
 def test_chips_are_found_by_what_jax_calls_them():
+    assert find_chip("NVIDIA A100-SXM4-40GB").memory_bytes == 40e9
     assert find_chip("TPU v5 lite").name == "v5e"
     assert find_chip("cpu") is None
 
