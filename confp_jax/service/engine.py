@@ -7,6 +7,7 @@ import logging
 import os
 import pathlib
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -72,6 +73,7 @@ class Engine:
         )
         self._searching = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="search")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._monitoring = ThreadPoolExecutor(settings.max_listeners, thread_name_prefix="monitor")
         self._tasks: list[asyncio.Task[None]] = []
         self.metrics.watch("tracks", "Tracks that can be identified.", lambda: len(self.view.tracks))
         self.metrics.watch(
@@ -97,6 +99,7 @@ class Engine:
         await self._batcher.close()
         await self._decoders.close()
         self._searching.shutdown()
+        self._monitoring.shutdown(wait=False)
 
     async def decode(
         self, path: pathlib.Path, *, start_s: float = 0.0, length_s: float = 0.0, with_tags: bool = False
@@ -142,6 +145,10 @@ class Engine:
     async def in_thread(self, call, *arguments):
         """Runs what takes long beside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._searching, call, *arguments)
+
+    def start_monitor(self, run: Callable[[], None]) -> asyncio.Future[None]:
+        """Runs what lasts as long as a connection: each listener that is allowed has a thread of its own."""
+        return asyncio.get_running_loop().run_in_executor(self._monitoring, run)
 
     async def add(self, track: NewTrack) -> StoredTrack:
         """Adds a track; when this returns it is on the disk and every later query can find it.

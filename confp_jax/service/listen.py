@@ -30,6 +30,7 @@ _GUESS_SHARE, _ANSWER_SHARE = 0.5 / _NUM_LOOKS, 0.5
 _IDLE_S = 15.0
 _STATE_BYTES = 4_096  # of a text message
 _QUEUED_BLOCKS = 64
+_FULL_S = 0.02  # until a full queue is looked at again
 _FORMATS = {"f32le": ("<f4", 1.0), "s16le": ("<i2", 32_768.0)}
 
 
@@ -160,12 +161,14 @@ async def _monitor(socket: WebSocket, engine: Engine, start: Start, resampler: S
     async def feed() -> None:
         try:
             while (samples := await _samples(socket, start)) is not None:
-                await asyncio.to_thread(blocks.put, resampler.push(samples))
-            await asyncio.to_thread(blocks.put, resampler.push(np.zeros(0, np.float32), last=True))
-        finally:
-            await asyncio.shield(asyncio.to_thread(_end, blocks))
+                await _put(blocks, resampler.push(samples))
+            await _put(blocks, resampler.push(np.zeros(0, np.float32), last=True))
+            await _put(blocks, None)
+        except BaseException:
+            _give_up(blocks)
+            raise
 
-    thread = asyncio.create_task(asyncio.to_thread(run))
+    thread = engine.start_monitor(run)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(feed())
@@ -177,14 +180,21 @@ async def _monitor(socket: WebSocket, engine: Engine, start: Start, resampler: S
     await socket.send_json({"type": "end"})
 
 
-def _end(blocks: "queue.Queue[np.ndarray | None]") -> None:
-    """What waits is dropped where the search has stopped before."""
+async def _put(blocks: "queue.Queue[np.ndarray | None]", block: np.ndarray | None) -> None:
+    """Waits for room without a thread: those of a pool that all sessions share could all be waiting for one another."""
     while True:
         try:
-            return blocks.put(None, timeout=1.0)
+            return blocks.put_nowait(block)
         except queue.Full:
-            with contextlib.suppress(queue.Empty):
-                blocks.get_nowait()
+            await asyncio.sleep(_FULL_S)
+
+
+def _give_up(blocks: "queue.Queue[np.ndarray | None]") -> None:
+    """Ends the search; what waits is dropped. Nobody else puts anything in, so that there is room afterwards."""
+    with contextlib.suppress(queue.Empty):
+        while True:
+            blocks.get_nowait()
+    blocks.put_nowait(None)
 
 
 def _public(found: FoundTrack) -> dict:

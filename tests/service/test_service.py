@@ -4,6 +4,7 @@ import base64
 import concurrent.futures
 import contextlib
 import json
+import os
 import socket
 import time
 
@@ -212,6 +213,26 @@ class TestListen:
             messages = [json.loads(message) for message in ws]
         matches = [message for message in messages if message["type"] == "match"]
         assert [match["track"] for match in matches] == [KNOWN[1]] and messages[-1]["type"] == "end"
+
+    def test_many_monitors_at_once(self, server):
+        """More than the event loop's own pool has threads: each hears its music to the end."""
+        music = excerpt(KNOWN[1], start_s=0, length_s=20, rate_hz=16_000).astype("<f4")
+
+        def session(_: int) -> list[dict]:
+            with connect(listen_address(server)) as ws:
+                ws.send(json.dumps({"type": "start", "sample_rate_hz": 16_000, "mode": "monitor"}))
+                messages = [json.loads(ws.recv(60))]
+                for block in np.array_split(music, 100):  # more blocks than may wait
+                    ws.send(block.tobytes())
+                ws.send(json.dumps({"type": "stop"}))
+                while messages[-1]["type"] != "end":
+                    messages.append(json.loads(ws.recv(60)))
+            return messages
+
+        num_sessions = min(16, (os.cpu_count() or 1) + 6)
+        with concurrent.futures.ThreadPoolExecutor(num_sessions) as pool:
+            for messages in pool.map(session, range(num_sessions)):
+                assert [message["track"] for message in messages if message["type"] == "match"] == [KNOWN[1]]
 
     def test_monitoring_heeds_what_is_added_and_removed(self, server, writer):
         """What is added is heard in a session that goes on; what is removed while it plays is told of no more."""
