@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
 from confp_jax.audio.decode import find_audio
-from confp_jax.retrieval.database import Database, NewTrack, StoredTrack
+from confp_jax.retrieval.database import Database, ModelStamp, NewTrack, StoredTrack
 from confp_jax.retrieval.database.catalogue import storable
 from confp_jax.retrieval.database.compact import merge_small_shards
 from confp_jax.retrieval.database.records import UPLOADED, KnownFile
@@ -108,15 +108,17 @@ def add_paths(
     return results
 
 
-def add_track(database: Database, track: NewTrack) -> StoredTrack:
-    """Adds one track whose fingerprints are there already, in one commit; the track of the same content if there is one.
+def add_track(database: Database, track: NewTrack, *, model: ModelStamp) -> StoredTrack:
+    """Adds one track whose fingerprints (by `model`) are there already, in one commit; the same content's track if there is one.
 
     The index is left for later (`generation.fold_if_due`): the track is searched exactly until then.
 
     Raises:
+      OtherModelError: the database is not of this model.
       DatabaseError: another process is writing, or the disk is full.
     """
     with database.writing():
+        database.stamp.must_fit(model)
         if not database.has(track.sha256):
             database.add([track])
             _tidy(database, fold=False)

@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from confp_jax.audio.decode import DecodeError
-from confp_jax.retrieval.database import DatabaseError, NewTrack
+from confp_jax.retrieval.database import DatabaseError, NewTrack, OtherModelError
 from confp_jax.retrieval.database.records import UPLOADED
 from confp_jax.retrieval.embed import AudioError
 from confp_jax.service.engine import Engine
@@ -26,7 +26,7 @@ from confp_jax.service.gate import Gate
 from confp_jax.service.guard import Guard
 from confp_jax.service.listen import listen
 from confp_jax.service.openapi import document
-from confp_jax.service.problems import Problem, busy, failed
+from confp_jax.service.problems import Problem, busy, failed, not_ready
 from confp_jax.service.replies import answer_reply, track_reply, why_reply
 from confp_jax.service.settings import Settings
 from confp_jax.service.uploads import Upload, Uploads
@@ -200,8 +200,8 @@ class Service:
             yield upload
 
     def _check_ready(self) -> None:
-        if not self._engine.is_ready:
-            raise Problem(503, "the model is being compiled", "ask again in a few seconds", headers={"Retry-After": "2"})
+        if self._engine.state != "ready":
+            raise not_ready(self._engine.state)
 
     def _check_token(self, request: Request) -> None:
         if not self._settings.token:
@@ -239,6 +239,8 @@ def _problem(error: Exception) -> Problem:
         return error
     if isinstance(error, HTTPException):
         return Problem(error.status_code, error.detail, "see /docs for what this service understands", headers=error.headers)
+    if isinstance(error, OtherModelError):
+        return not_ready("reindexed")
     if isinstance(error, DatabaseError):
         _log.error("the database refused: %s", error)
         detail = "the database cannot be written just now"

@@ -9,12 +9,13 @@ import pathlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32
 
 from confp_jax.retrieval.add import add_track
-from confp_jax.retrieval.database import Database, DatabaseError, NewTrack, StoredTrack
+from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp, NewTrack, OtherModelError, StoredTrack
 from confp_jax.retrieval.embed import Embedder, Fingerprints
 from confp_jax.retrieval.identify import CALIBRATION_SETTING, Findings, Searcher
 from confp_jax.retrieval.index import generation
@@ -25,6 +26,7 @@ from confp_jax.service.settings import Settings
 
 _log = logging.getLogger(__name__)
 _WATCH_S = 1.0
+State = Literal["preparing", "ready", "failed", "reindexed"]
 _BATCHED_S = 13.5  # longer recordings are encoded by themselves, in parts
 
 
@@ -53,13 +55,14 @@ class Engine:
         """Opens the index; the model is compiled by `start`.
 
         Raises:
-          DatabaseError: a shard is missing or damaged.
+          DatabaseError: a shard is missing or damaged, or the database is another model's.
         """
         self._database, self._embedder, self._false_alarm_rate = database, embedder, false_alarm_rate
+        self._model = ModelStamp(embedder.name, embedder.identity, database.stamp.hop_s)
         self._seen = self._stamp()
         self.view = self._new_view(build_index=True)
         self.metrics = Metrics()
-        self.is_ready = False
+        self.state: State = "preparing"
         self._decoding = 0
         self._decoders = DecodePool(
             sample_rate_hz=embedder.sample_rate_hz, max_audio_s=settings.max_audio_s, timeout_s=settings.decode_timeout_s
@@ -86,7 +89,7 @@ class Engine:
         return self._embedder.sample_rate_hz
 
     async def start(self) -> None:
-        """Begins to prepare; `is_ready` tells when all is compiled."""
+        """Begins to prepare; `state` tells when all is compiled."""
         self._batcher.start()
         self._tasks = [asyncio.create_task(self._prepare()), asyncio.create_task(self._watch())]
 
@@ -154,9 +157,10 @@ class Engine:
         """Adds a track; when this returns it is on the disk and every later query can find it.
 
         Raises:
+          OtherModelError: the database was reindexed meanwhile.
           DatabaseError: another process is writing, or the disk is full.
         """
-        added = await self._write(functools.partial(add_track, self._database, track))
+        added = await self._write(functools.partial(add_track, self._database, track, model=self._model))
         self._writer.submit(self._fold)
         return added
 
@@ -194,11 +198,19 @@ class Engine:
             _log.warning("the search index was not built: %s", error)
 
     def _refresh(self) -> None:
-        self._seen = self._stamp()
-        self.view = self._new_view(build_index=False)
+        """The view of now. Where it cannot be had, the old one stays and the next look tries again."""
+        seen = self._stamp()
+        try:
+            self.view = self._new_view(build_index=False)
+        except OtherModelError as error:  # the old view and the model still belong together; nothing new can come to it
+            _log.error("restart the service: %s", error)
+            self.state = "reindexed"
+        self._seen = seen
 
     def _new_view(self, *, build_index: bool) -> View:
+        self._database.stamp.must_fit(self._model)
         searcher = Searcher(self._database, self._embedder, false_alarm_rate=self._false_alarm_rate, build_index=build_index)
+        self._database.stamp.must_fit(self._model)  # nor did it change while it was read
         return View(searcher, {track.id: track for track in searcher.reference.snapshot.tracks})
 
     def _long(self, samples: Float32[np.ndarray, " n"]) -> Fingerprints:
@@ -208,23 +220,33 @@ class Engine:
 
     async def _prepare(self) -> None:
         began = time.perf_counter()
-        await asyncio.gather(asyncio.to_thread(self._embedder.warm_up), self._decoders.start())
-        self.is_ready = True
+        try:
+            await asyncio.gather(asyncio.to_thread(self._embedder.warm_up), self._decoders.start())
+        except Exception:  # noqa: BLE001 - told by /readyz and in the log
+            _log.exception("the service cannot become ready; restart it when the reason is gone")
+            self.state = "failed"
+            return
+        if self.state == "preparing":
+            self.state = "ready"
         _log.info("ready after %.1f s", time.perf_counter() - began)
 
     async def _watch(self) -> None:
         """Sees what other processes add, remove and calibrate."""
-        loop = asyncio.get_running_loop()
+        loop, told = asyncio.get_running_loop(), ""
         while True:
             await asyncio.sleep(_WATCH_S)
             try:
                 if await loop.run_in_executor(self._writer, self._stamp) != self._seen:
                     await loop.run_in_executor(self._writer, self._refresh)
-            except DatabaseError as error:
-                _log.error("the database cannot be read, what was read before is still served: %s", error)
+                told = ""
+            except Exception as error:  # noqa: BLE001 - whatever it was, the next look may succeed
+                if repr(error) != told:  # not once a second
+                    _log.exception("the database cannot be read; what was read before is still served")
+                told = repr(error)
 
     def _stamp(self) -> tuple:
         """What differs when the database has changed."""
         with self._database.connect() as connection:
             tracks = connection.execute("SELECT MAX(id), COUNT(*), SUM(removed_at IS NULL), MAX(shard) FROM tracks").fetchone()
-        return (*tracks, self._database.setting("generation"), self._database.setting(CALIBRATION_SETTING))
+        settings = ("identity", "hop_s", "generation", CALIBRATION_SETTING)
+        return (*tracks, *(self._database.setting(key) for key in settings))

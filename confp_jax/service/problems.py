@@ -23,6 +23,19 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's name for it
         return JSONResponse(self.body(), self.status, self.headers, media_type="application/problem+json")
 
 
+_NOT_READY = {
+    "preparing": ("the model is being compiled", "ask again in a few seconds"),
+    "failed": ("the service could not be prepared", "its log says why: tell its operator to restart it when that is mended"),
+    "reindexed": ("the database was reindexed with another model", "restart the service"),
+}
+
+
+def not_ready(state: str) -> Problem:
+    """503: nothing can be answered, for now or until it is restarted."""
+    detail, remedy = _NOT_READY[state]
+    return Problem(503, detail, remedy, headers={"Retry-After": "2"} if state == "preparing" else None)
+
+
 def failed() -> Problem:
     """500: a fault of the service."""
     return Problem(500, "the service failed", "ask again; if it fails again, its log says why: tell its operator")

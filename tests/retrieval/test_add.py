@@ -13,7 +13,7 @@ from sample_tracks import track
 
 from confp_jax.retrieval import add, read_ahead
 from confp_jax.retrieval.add import Added, add_paths, add_track, update_tracks
-from confp_jax.retrieval.database import Database, ModelStamp
+from confp_jax.retrieval.database import Database, ModelStamp, OtherModelError
 from confp_jax.retrieval.database.records import UPLOADED
 
 RATE = 16_000
@@ -232,8 +232,10 @@ def test_many_corrupt_files_among_good_ones(database, embedder, files, tmp_path)
 def test_a_track_without_a_file(filled):
     """What came by upload is added once, and an update does not take it for vanished."""
     new = track(7, path=f"{UPLOADED}7")
-    stored = add_track(filled, new)
-    assert add_track(filled, new) == stored and stored in filled.tracks()
+    stored = add_track(filled, new, model=filled.stamp)
+    assert add_track(filled, new, model=filled.stamp) == stored and stored in filled.tracks()
+    with pytest.raises(OtherModelError, match="open it anew"):
+        add_track(filled, track(8), model=ModelStamp("other", "0123", filled.stamp.hop_s))
     results = update_tracks(filled, None, prune=True)
     assert [result.status for result in results] == ["removed"] * 3 + ["unchanged"]
     assert [kept.id for kept in filled.tracks()] == [stored.id]

@@ -5,8 +5,18 @@ process dies at, the folder opens with all that was committed. Files that no tra
 """
 
 from confp_jax.retrieval.database.catalogue import FORMAT
-from confp_jax.retrieval.database.records import DatabaseError, ModelStamp, NewTrack, Snapshot, StoredTrack
+from confp_jax.retrieval.database.records import DatabaseError, ModelStamp, NewTrack, OtherModelError, Snapshot, StoredTrack
 from confp_jax.retrieval.database.store import Database
 from confp_jax.retrieval.database.vectors import StoredVectors
 
-__all__ = ["FORMAT", "Database", "DatabaseError", "ModelStamp", "NewTrack", "Snapshot", "StoredTrack", "StoredVectors"]
+__all__ = [
+    "FORMAT",
+    "Database",
+    "DatabaseError",
+    "ModelStamp",
+    "NewTrack",
+    "OtherModelError",
+    "Snapshot",
+    "StoredTrack",
+    "StoredVectors",
+]

@@ -14,6 +14,10 @@ class DatabaseError(ValueError):
     """A folder that is no usable database, or one that is busy; the message says what to do."""
 
 
+class OtherModelError(DatabaseError):
+    """The database has become another model's, by `confp reindex`, since it was opened."""
+
+
 @dataclasses.dataclass(frozen=True)
 class NewTrack:
     """A track to add. `size_bytes` and `mtime_ns` are its file's, so that a later run can skip it without reading it."""
@@ -54,6 +58,11 @@ class ModelStamp:
     name: str  # a shipped name or a checkpoint folder
     identity: str
     hop_s: float
+
+    def must_fit(self, expected: "ModelStamp") -> None:
+        """Raises OtherModelError where vectors of `expected` cannot be compared with this database's."""
+        if (self.identity, self.hop_s) != (expected.identity, expected.hop_s):
+            raise OtherModelError(f"the database is of {self.name} ({self.identity}) now, not of {expected.name}; open it anew")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,133 @@
+"""The engine when something fails beneath it: what it serves then, and that it gets over it."""
+
+import asyncio
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import numpy as np
+import pytest
+from running_service import start_server
+
+from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp
+from confp_jax.retrieval.database.stage import begin_staging, stage, swap
+from confp_jax.retrieval.decision import DecisionError
+from confp_jax.retrieval.embed import Embedder
+from confp_jax.retrieval.identify import open_database
+from confp_jax.service import engine as engine_module
+from confp_jax.service.app import Service
+from confp_jax.service.engine import Engine
+from confp_jax.service.settings import Settings
+
+
+@pytest.fixture
+def copied(database, tmp_path) -> pathlib.Path:
+    return shutil.copytree(database, tmp_path / "music.db")
+
+
+@pytest.fixture
+def engine(copied, monkeypatch) -> Iterator[Engine]:
+    monkeypatch.setattr(engine_module, "_WATCH_S", 0.01)
+    yield Engine(*open_database(copied, None), settings=Settings())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def remove_one(folder: pathlib.Path) -> int:
+    database = Database(folder)
+    number = database.tracks()[0].id
+    with database.writing():
+        database.remove([number])
+    return number
+
+
+def test_a_view_that_fails_is_tried_again(engine, copied, monkeypatch, caplog):
+    """Whatever the error was: one look later the change is seen."""
+    failures = [DatabaseError("a shard is missing"), OSError(5, "input/output error"), DecisionError("damaged"), KeyError("x")]
+    new_view = engine._new_view
+
+    def sometimes(**options):
+        if failures:
+            raise failures.pop()
+        return new_view(**options)
+
+    async def run() -> None:
+        monkeypatch.setattr(engine, "_new_view", sometimes)
+        watching = asyncio.create_task(engine._watch())
+        gone = remove_one(copied)
+        await until(lambda: gone not in engine.view.tracks)
+        watching.cancel()
+
+    asyncio.run(run())
+    assert not failures and "what was read before is still served" in caplog.text
+
+
+def test_what_cannot_be_prepared_is_told(engine, monkeypatch, caplog):
+    def fails(self) -> None:
+        raise RuntimeError("no such device")
+
+    monkeypatch.setattr(Embedder, "warm_up", fails)
+    application = Service(engine, Settings()).application()
+
+    async def run() -> None:
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://service")
+        async with application.router.lifespan_context(application), client:
+            await until(lambda: engine.state != "preparing")
+            ready = await client.get("/readyz")
+            assert ready.status_code == 503 and "restart" in ready.json()["remedy"]
+            assert "could not be prepared" in ready.json()["detail"]
+
+    asyncio.run(run())
+    assert "no such device" in caplog.text
+
+
+def reindexed(folder: pathlib.Path) -> None:
+    """What `confp reindex` does, with vectors of no matter what model."""
+    database, rng = Database(folder), np.random.default_rng(0)
+    stamp, dim = ModelStamp("other", "0123456789abcdef", 0.3), database.snapshot().vectors.shape[1]
+    with database.writing():
+        tracks = begin_staging(database, stamp)
+        stage(database, [(track.id, rng.normal(size=(20, dim)).astype(np.float32)) for track in tracks])
+        swap(database, stamp)
+
+
+def test_another_models_database_is_not_written_to(engine, copied):
+    """Also in the second before the change is seen."""
+    reindexed(copied)
+    old = engine.view
+
+    async def add() -> None:
+        vectors = np.ones((3, 8), np.float32)
+        with pytest.raises(engine_module.OtherModelError):
+            await engine.add(engine_module.NewTrack("new", "upload:1", "1" * 64, 3.0, vectors))
+
+    asyncio.run(add())
+    assert len(Database(copied).tracks()) == len(old.tracks)
+    assert engine.state == "reindexed" and engine.view is old
+
+
+def test_a_reindex_beside_it_stops_the_answers(copied, clips, tmp_path):
+    """The model of the service and the vectors of another one must not be compared: it says so until it is restarted."""
+    server = start_server(copied, tmp_path)
+    body = clips["known"].read_bytes()
+    try:
+        with server.writer() as client:
+            assert client.post("/v1/identify", content=body).json()["verdict"] == "match"
+            reindexed(copied)
+            deadline = time.monotonic() + 30
+            while (ready := client.get("/readyz")).status_code == 200:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            asked = [client.post(f"/v1/{route}", content=body) for route in ("identify", "tracks")]
+            for refused in (ready, *asked, client.delete("/v1/tracks/1")):
+                assert refused.status_code == 503 and refused.headers["content-type"] == "application/problem+json"
+                assert "another model" in refused.json()["detail"] and refused.json()["remedy"] == "restart the service"
+    finally:
+        server.stop()
+    assert "restart the service" in server.log.read_text()
