@@ -128,8 +128,8 @@ class Service:
     async def add_track(self, request: Request) -> Response:
         """Adds the body's audio as a track; 201, or 200 with the track that has the same content."""
         self._check_token(request)
-        async with self._admitted(request) as upload, self._gate.enter():
-            async with asyncio.timeout(self._settings.request_timeout_s):
+        async with self._admitted(request) as upload:
+            async with asyncio.timeout(self._settings.request_timeout_s), self._gate.enter():
                 decoded = await self._engine.decode(upload.path, with_tags=True)
                 fingerprints = await self._engine.fingerprint(decoded.samples)
             segment_s = self._engine.view.searcher.reference.segment_s

@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from confp_jax.retrieval.add import add_track
-from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp, NewTrack, OtherModelError, StoredTrack
+from confp_jax.retrieval.database import Database, ModelStamp, NewTrack, OtherModelError, StoredTrack
 from confp_jax.retrieval.embed import Embedder, Fingerprints
 from confp_jax.retrieval.identify import CALIBRATION_SETTING, Findings, Searcher
-from confp_jax.retrieval.index import generation
+from confp_jax.retrieval.index.aside import built_aside, is_due
 from confp_jax.service.batching import Batcher
 from confp_jax.service.decoding import Decoded, DecodePool, DecoderGoneError
 from confp_jax.service.metrics import Metrics
@@ -76,6 +76,7 @@ class Engine:
         )
         self._searching = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="search")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._folding = ThreadPoolExecutor(1, thread_name_prefix="fold")
         self._monitoring = ThreadPoolExecutor(settings.max_listeners, thread_name_prefix="monitor")
         self._tasks: list[asyncio.Task[None]] = []
         self.metrics.watch("tracks", "Tracks that can be identified.", lambda: len(self.view.tracks))
@@ -98,6 +99,7 @@ class Engine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(functools.partial(self._folding.shutdown, cancel_futures=True))
         await asyncio.to_thread(self._writer.shutdown)
         await self._batcher.close()
         await self._decoders.close()
@@ -161,7 +163,7 @@ class Engine:
           DatabaseError: another process is writing, or the disk is full.
         """
         added = await self._write(functools.partial(add_track, self._database, track, model=self._model))
-        self._writer.submit(self._fold)
+        self._folding.submit(self._fold)
         return added
 
     async def remove(self, number: int) -> None:
@@ -188,13 +190,18 @@ class Engine:
             self._database.remove([number])
 
     def _fold(self) -> None:
-        """Builds the index anew when it is due; queries and the answer to who added do not wait for it."""
+        """Builds the index anew when it is due; neither queries nor writes wait for it."""
+
+        def make_known(commit: Callable[[], object]) -> None:
+            with self._database.writing():
+                commit()
+            self._refresh()
+
         try:
-            if generation.stale_share(self._database, self._database.snapshot()) > generation.MAX_STALE_SHARE:
-                with self._database.writing():
-                    generation.fold_if_due(self._database)
-                self._refresh()
-        except DatabaseError as error:
+            if is_due(self._database):
+                with built_aside(self._database) as commit:
+                    self._writer.submit(make_known, commit).result()
+        except Exception as error:  # noqa: BLE001 - the rows are searched exactly until the next add tries again
             _log.warning("the search index was not built: %s", error)
 
     def _refresh(self) -> None:

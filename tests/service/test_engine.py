@@ -3,6 +3,7 @@
 import asyncio
 import pathlib
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -11,11 +12,14 @@ import numpy as np
 import pytest
 from running_service import start_server
 
-from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp
+from confp_jax.retrieval import index as indexes
+from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp, NewTrack, OtherModelError
 from confp_jax.retrieval.database.stage import begin_staging, stage, swap
 from confp_jax.retrieval.decision import DecisionError
 from confp_jax.retrieval.embed import Embedder
 from confp_jax.retrieval.identify import open_database
+from confp_jax.retrieval.index import ApproximateIndex, generation
+from confp_jax.retrieval.maintain import verify
 from confp_jax.service import engine as engine_module
 from confp_jax.service.app import Service
 from confp_jax.service.engine import Engine
@@ -87,6 +91,42 @@ def test_what_cannot_be_prepared_is_told(engine, monkeypatch, caplog):
     assert "no such device" in caplog.text
 
 
+def test_nobody_waits_for_the_index(engine, copied, monkeypatch):
+    """While it is built, tracks are added, removed and found; then it is there, and nothing is lost."""
+    monkeypatch.setattr(indexes, "BRUTE_FORCE_ROWS", 100)
+    building, may_go_on = threading.Event(), threading.Event()
+    write_generation = generation.write_generation
+
+    def slowly(*arguments):
+        building.set()
+        assert may_go_on.wait(60)
+        return write_generation(*arguments)
+
+    dim = engine.view.searcher.reference.snapshot.vectors.shape[1]
+
+    def new(number: int) -> NewTrack:
+        vectors = np.random.default_rng(number).normal(size=(10, dim)).astype(np.float32)
+        return NewTrack(f"new {number}", f"upload:{number}", f"{number}" * 64, 6.0, vectors)
+
+    async def run() -> None:
+        monkeypatch.setattr(generation, "write_generation", slowly)
+        ids = {(await engine.add(new(1))).id}
+        await until(building.is_set)
+        async with asyncio.timeout(30):
+            ids |= {(await engine.add(new(number))).id for number in (2, 3)}
+            await engine.remove(gone := min(engine.view.tracks))
+        assert ids <= set(engine.view.tracks) and gone not in engine.view.tracks
+        assert not Database(copied).setting("generation")
+        may_go_on.set()
+        await until(lambda: bool(Database(copied).setting("generation")))
+        await until(lambda: isinstance(engine.view.searcher.reference.index, ApproximateIndex))
+        assert ids <= set(engine.view.tracks) and gone not in engine.view.tracks
+
+    asyncio.run(run())
+    assert verify(Database(copied))[0] == []
+    assert [path.name for path in (copied / "index").iterdir()] == [Database(copied).setting("generation")]
+
+
 def reindexed(folder: pathlib.Path) -> None:
     """What `confp reindex` does, with vectors of no matter what model."""
     database, rng = Database(folder), np.random.default_rng(0)
@@ -104,8 +144,8 @@ def test_another_models_database_is_not_written_to(engine, copied):
 
     async def add() -> None:
         vectors = np.ones((3, 8), np.float32)
-        with pytest.raises(engine_module.OtherModelError):
-            await engine.add(engine_module.NewTrack("new", "upload:1", "1" * 64, 3.0, vectors))
+        with pytest.raises(OtherModelError):
+            await engine.add(NewTrack("new", "upload:1", "1" * 64, 3.0, vectors))
 
     asyncio.run(add())
     assert len(Database(copied).tracks()) == len(old.tracks)

@@ -1,6 +1,7 @@
 """Shard files: written once, flushed before they are named, checked by their checksum."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import pathlib
@@ -100,3 +101,18 @@ def live_runs(ranges: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int
         run = (shard, first, num)
     if run:
         yield run
+
+
+def is_held(folder: pathlib.Path) -> bool:
+    """Whether a process that lives has locked it: it builds an index in there without the writer's lock."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # it has just been given up
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False

@@ -16,7 +16,7 @@ import numpy as np
 from confp_jax.retrieval.database import catalogue
 from confp_jax.retrieval.database.catalogue import FORMAT, storable
 from confp_jax.retrieval.database.records import DatabaseError, KnownFile, ModelStamp, NewTrack, Snapshot, StoredTrack
-from confp_jax.retrieval.database.shards import REMEDY, live_runs, open_shard, write_shard
+from confp_jax.retrieval.database.shards import REMEDY, is_held, live_runs, open_shard, write_shard
 from confp_jax.retrieval.database.vectors import PRECISIONS, StoredVectors, encode
 
 _NUM_ATTEMPTS = 5  # to read what a writer tidies away meanwhile
@@ -254,7 +254,7 @@ class Database:
             if path.name not in known:
                 path.unlink()
         for path in (self.folder / "index").glob("*"):
-            if path.name != generation:
+            if path.name != generation and not is_held(path):
                 shutil.rmtree(path, ignore_errors=True)
 
     def _required(self, key: str) -> str:

@@ -128,7 +128,7 @@ def fold(database: Database) -> Manifest | None:
     partial = database.folder / "index" / f"{uuid.uuid4().hex}.part"
     try:
         partial.mkdir(parents=True)
-        name, manifest = _write_generation(database, snapshot, kind, partial)
+        name, manifest = write_generation(database, snapshot, kind, partial)
         if not (partial.parent / name).exists():  # the very same one may be there
             partial.rename(partial.parent / name)
         flush_folder(partial.parent)
@@ -140,7 +140,9 @@ def fold(database: Database) -> Manifest | None:
     return manifest
 
 
-def _write_generation(database: Database, snapshot: Snapshot, kind: str, partial: pathlib.Path) -> tuple[str, Manifest]:
+def write_generation(database: Database, snapshot: Snapshot, kind: str, partial: pathlib.Path) -> tuple[str, Manifest]:
+    """Builds a generation of the snapshot's rows in this folder; its name and what it is."""
+    identity = database.stamp.identity
     coarse = indexes.build_coarse(snapshot.vectors, kind)
     coarse.save(partial)
     num_rows, dim = snapshot.vectors.shape
@@ -149,7 +151,6 @@ def _write_generation(database: Database, snapshot: Snapshot, kind: str, partial
     effort = tune(coarse, snapshot.vectors, recall=wanted_recall(database))
     np.save(partial / _TRACKS, np.array([(t.id, t.num_rows) for t in snapshot.tracks], np.int64), allow_pickle=False)
     files = {path.name: _flushed_crc32(path) for path in sorted(partial.iterdir())}
-    identity = database.stamp.identity
     manifest = Manifest(kind, indexes.library(kind), identity, num_rows, coarse.num_cells, dim, effort, files)
     text = json.dumps(dataclasses.asdict(manifest), indent=1).encode()
     (partial / _MANIFEST).write_bytes(text)
