@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 import sys
@@ -13,7 +14,9 @@ from jaxtyping import Float32
 
 from confp_jax.audio.decode import DecodeError, Tags
 
+_log = logging.getLogger(__name__)
 _BUFFER_BYTES = 1 << 20
+_RETRY_S = 1.0
 _REMEDY = "convert it to wav, flac, mp3, ogg, opus or m4a"
 
 
@@ -37,18 +40,36 @@ class DecodePool:
         self._num_workers = num_workers or min(4, os.cpu_count() or 1)
         self._idle: asyncio.Queue[asyncio.subprocess.Process] = asyncio.Queue()
         self._all: set[asyncio.subprocess.Process] = set()
+        self._refilling: set[asyncio.Task[None]] = set()
+        self._fails = False
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether there is a worker, or one on its way."""
+        return bool(self._all) or not self._fails
 
     async def start(self) -> None:
-        """Starts the workers and waits until each has shown that it answers."""
+        """Starts the workers and waits until each has shown that it answers.
+
+        Raises:
+          DecoderGoneError: one does not.
+        """
         for _ in range(self._num_workers):
             await self._spawn()
         job = self._job(pathlib.Path(os.devnull), 0.0, 0.0, False)
         for worker in list(self._all):
-            with contextlib.suppress(DecodeError):
+            try:
                 await self._ask(worker, job)
+            except DecoderGoneError:
+                raise
+            except DecodeError:  # it is no audio, and the worker said so
+                continue
 
     async def close(self) -> None:
         """Ends the workers."""
+        for task in self._refilling:
+            task.cancel()
+        await asyncio.gather(*self._refilling, return_exceptions=True)
         for worker in list(self._all):
             await self._end(worker)
 
@@ -112,8 +133,22 @@ class DecodePool:
         self._idle.put_nowait(worker)
 
     async def _replace(self, worker: asyncio.subprocess.Process) -> None:
+        """Ends a worker; another one comes as soon as there can be one."""
         await self._end(worker)
-        await self._spawn()
+        task = asyncio.create_task(self._refill())
+        self._refilling.add(task)
+        task.add_done_callback(self._refilling.discard)
+
+    async def _refill(self) -> None:
+        while True:
+            try:
+                await self._spawn()
+                self._fails = False
+                return
+            except OSError as error:  # no memory, or no more processes, just now
+                _log.error("no decoder could be started, trying again: %s", error)
+                self._fails = True
+            await asyncio.sleep(_RETRY_S)
 
     async def _end(self, worker: asyncio.subprocess.Process) -> None:
         self._all.discard(worker)

@@ -26,7 +26,7 @@ from confp_jax.service.settings import Settings
 
 _log = logging.getLogger(__name__)
 _WATCH_S = 1.0
-State = Literal["preparing", "ready", "failed", "reindexed"]
+State = Literal["preparing", "ready", "failed", "reindexed", "without decoders"]
 _BATCHED_S = 13.5  # longer recordings are encoded by themselves, in parts
 
 
@@ -62,7 +62,7 @@ class Engine:
         self._seen = self._stamp()
         self.view = self._new_view(build_index=True)
         self.metrics = Metrics()
-        self.state: State = "preparing"
+        self._state: State = "preparing"
         self._decoding = 0
         self._decoders = DecodePool(
             sample_rate_hz=embedder.sample_rate_hz, max_audio_s=settings.max_audio_s, timeout_s=settings.decode_timeout_s
@@ -83,6 +83,11 @@ class Engine:
         self.metrics.watch(
             "fingerprints", "Fingerprints that are searched.", lambda: len(self.view.searcher.reference.snapshot.vectors)
         )
+
+    @property
+    def state(self) -> State:
+        """Whether it can answer, or what keeps it from that."""
+        return "without decoders" if self._state == "ready" and not self._decoders.is_usable else self._state
 
     @property
     def sample_rate_hz(self) -> int:
@@ -211,7 +216,7 @@ class Engine:
             self.view = self._new_view(build_index=False)
         except OtherModelError as error:  # the old view and the model still belong together; nothing new can come to it
             _log.error("restart the service: %s", error)
-            self.state = "reindexed"
+            self._state = "reindexed"
         self._seen = seen
 
     def _new_view(self, *, build_index: bool) -> View:
@@ -231,10 +236,10 @@ class Engine:
             await asyncio.gather(asyncio.to_thread(self._embedder.warm_up), self._decoders.start())
         except Exception:  # noqa: BLE001 - told by /readyz and in the log
             _log.exception("the service cannot become ready; restart it when the reason is gone")
-            self.state = "failed"
+            self._state = "failed"
             return
-        if self.state == "preparing":
-            self.state = "ready"
+        if self._state == "preparing":
+            self._state = "ready"
         _log.info("ready after %.1f s", time.perf_counter() - began)
 
     async def _watch(self) -> None:

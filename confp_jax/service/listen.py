@@ -57,13 +57,19 @@ async def listen(socket: WebSocket, engine: Engine, settings: Settings) -> None:
     if start.mode == "monitor":
         return await _monitor(socket, engine, start, resampler)
     clip = _Clip(engine, settings)
-    while clip.heard_s < LONGEST_S and (samples := await _samples(socket, start)) is not None:
-        clip.push(resampler.push(samples))
-        if clip.is_due:
-            await socket.send_json({"type": "guess"} | await clip.guess())
+    try:
+        async with asyncio.timeout(settings.clip_timeout_s):
+            while clip.heard_s < LONGEST_S and (samples := await _samples(socket, start)) is not None:
+                clip.push(resampler.push(samples))
+                if clip.is_due:
+                    await socket.send_json({"type": "guess"} | await clip.guess())
+    except TimeoutError as error:
+        detail = f"the clip was not complete within {settings.clip_timeout_s:g} s"
+        raise Problem(408, detail, "send audio as fast as it is recorded, and a stop message") from error
     clip.push(resampler.push(np.zeros(0, np.float32), last=True))
-    heard, reply = await clip.answer()
-    why = {"why": await why_reply(engine, heard)} if start.explain else {}
+    async with asyncio.timeout(settings.request_timeout_s):
+        heard, reply = await clip.answer()
+        why = {"why": await why_reply(engine, heard)} if start.explain else {}
     await socket.send_json({"type": "answer"} | reply | why)
 
 

@@ -26,6 +26,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's name for it
 _NOT_READY = {
     "preparing": ("the model is being compiled", "ask again in a few seconds"),
     "failed": ("the service could not be prepared", "its log says why: tell its operator to restart it when that is mended"),
+    "without decoders": ("no decoder can be started just now", "ask again in a few seconds"),
     "reindexed": ("the database was reindexed with another model", "restart the service"),
 }
 
@@ -33,7 +34,7 @@ _NOT_READY = {
 def not_ready(state: str) -> Problem:
     """503: nothing can be answered, for now or until it is restarted."""
     detail, remedy = _NOT_READY[state]
-    return Problem(503, detail, remedy, headers={"Retry-After": "2"} if state == "preparing" else None)
+    return Problem(503, detail, remedy, headers={"Retry-After": "2"} if state in ("preparing", "without decoders") else None)
 
 
 def failed() -> Problem:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from confp_jax.service.app import Service
 from confp_jax.service.engine import Engine
@@ -39,7 +40,7 @@ def serve(engine: Engine, settings: Settings, bound: socket.socket, *, started: 
         Service(engine, settings).application(),
         loop="asyncio",  # the decoders are started by it: uvloop would fork beside JAX's threads
         http=_timed_protocol(settings),
-        ws="websockets-sansio",
+        ws=_listening_protocol(settings),
         ws_max_size=_MESSAGE_BYTES,
         h11_max_incomplete_event_size=_HEADER_BYTES,
         timeout_keep_alive=round(settings.header_timeout_s),
@@ -60,10 +61,48 @@ def serve(engine: Engine, settings: Settings, bound: socket.socket, *, started: 
     Server(config).run(sockets=[bound])
 
 
+class _BoundedWrites(asyncio.Protocol):
+    """Hangs up on a client that does not read: uvicorn would keep the connection, and what is to be sent, for ever."""
+
+    send_timeout_s: float
+    _unsent: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self._transport.set_write_buffer_limits(high=0)  # to be told of the first byte that the system does not take
+
+    def pause_writing(self) -> None:
+        """The timer runs from there until all has been taken, also where the connection is closed meanwhile."""
+        super().pause_writing()
+        self._unsent = asyncio.get_running_loop().call_later(self.send_timeout_s, self._transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._forget()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._unsent is not None:
+            self._unsent.cancel()
+            self._unsent = None
+
+
+def _listening_protocol(settings: Settings) -> type[asyncio.Protocol]:
+    class ListeningProtocol(_BoundedWrites, WebSocketsSansIOProtocol):
+        send_timeout_s = settings.send_timeout_s
+
+    return ListeningProtocol
+
+
 def _timed_protocol(settings: Settings) -> type[asyncio.Protocol]:
     """HTTP with what uvicorn leaves open: a client that connects and sends its headers slowly, or never, is hung up on."""
 
-    class TimedProtocol(H11Protocol):
+    class TimedProtocol(_BoundedWrites, H11Protocol):
+        send_timeout_s = settings.send_timeout_s
         _timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:

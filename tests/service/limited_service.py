@@ -10,6 +10,9 @@ SETTINGS = Settings(
     origins=("https://pages.example",),
     body_timeout_s=1.0,
     request_timeout_s=0.3,
+    send_timeout_s=1.0,
+    clip_timeout_s=6.0,
+    share_audio=True,
     max_listeners=1,
     max_connections=4,
 )

@@ -11,6 +11,7 @@ import soundfile
 from running_service import KNOWN, MUSIC
 
 from confp_jax.audio.decode import DecodeError, Tags, decode
+from confp_jax.service import decoding
 from confp_jax.service.decoding import DecodePool, DecoderGoneError
 
 SONG = MUSIC / f"{KNOWN[0]}.mp3"
@@ -83,6 +84,32 @@ def test_a_decoder_that_dies_or_hangs_is_replaced():
             await pool.decode(SONG)
 
     with_pool(use, timeout_s=6.0)
+
+
+def test_a_decoder_that_cannot_be_replaced_is_tried_again(monkeypatch, caplog):
+    """Where no process can be started for a while, the pool is not empty for ever."""
+    monkeypatch.setattr(decoding, "_RETRY_S", 0.05)
+
+    async def use(pool, processes):
+        spawn, may_start = pool._spawn, asyncio.Event()
+
+        async def no_more():
+            if not may_start.is_set():
+                raise BlockingIOError("no more processes")
+            await spawn()
+
+        monkeypatch.setattr(pool, "_spawn", no_more)
+        os.kill(processes.pop(), signal.SIGKILL)
+        with pytest.raises(DecoderGoneError):
+            await pool.decode(SONG)
+        await asyncio.sleep(0.2)
+        assert not pool.is_usable and "no more processes" in caplog.text
+        may_start.set()
+        async with asyncio.timeout(60):
+            assert len((await pool.decode(SONG)).samples) > 400_000
+        assert pool.is_usable
+
+    with_pool(use)
 
 
 def test_what_a_decoder_may():

@@ -111,6 +111,34 @@ def test_microphones_beyond_the_limit_are_told(limited):
         time.sleep(0.2)
 
 
+def test_a_clip_that_never_ends(limited):
+    """A word now and then, but no audio: the place goes to somebody else."""
+    address = limited.address.replace("http", "ws") + "/v1/listen"
+    with connect(address) as ws:
+        began, last = time.monotonic(), {"type": "listening"}
+        ws.send(json.dumps({"type": "start", "sample_rate_hz": 16_000}))
+        while last["type"] == "listening":
+            assert time.monotonic() - began < 30
+            with contextlib.suppress(ConnectionClosed):
+                ws.send(b"")
+            with contextlib.suppress(TimeoutError):
+                last = json.loads(ws.recv(0.3))
+    assert (last["type"], last["status"]) == ("problem", 408) and "within 6 s" in last["detail"] and last["remedy"]
+
+
+def test_a_client_that_does_not_read(limited):
+    """Answers that nobody takes: neither they nor the connection are kept."""
+    ask = b"GET /v1/tracks/1/audio HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with raw(limited) as silent:
+        silent.settimeout(0.5)
+        until = time.monotonic() + 30
+        with pytest.raises(ConnectionError):
+            while time.monotonic() < until:
+                with contextlib.suppress(TimeoutError):
+                    silent.sendall(ask * 20)
+                time.sleep(0.1)
+
+
 def test_sites_that_may_ask(limited):
     with limited.client() as client:
         asked = {"Origin": SITE, "Access-Control-Request-Method": "POST"}
