@@ -108,8 +108,10 @@ def add_paths(
     return results
 
 
-def add_track(database: Database, track: NewTrack, *, model: ModelStamp) -> StoredTrack:
-    """Adds one track whose fingerprints (by `model`) are there already, in one commit; the same content's track if there is one.
+def add_track(database: Database, track: NewTrack, *, model: ModelStamp) -> tuple[StoredTrack, bool]:
+    """Adds one track whose fingerprints (by `model`) are there already, in one commit: the track, and whether it is new.
+
+    It is not where there is a track of the same content, which is then returned.
 
     The index is left for later (`generation.fold_if_due`): the track is searched exactly until then.
 
@@ -119,10 +121,12 @@ def add_track(database: Database, track: NewTrack, *, model: ModelStamp) -> Stor
     """
     with database.writing():
         database.stamp.must_fit(model)
-        if not database.has(track.sha256):
+        is_new = not database.has(track.sha256)
+        if is_new:
             database.add([track])
             _tidy(database, fold=False)
-    return next(stored for stored in database.tracks() if stored.sha256 == track.sha256)
+        stored = next(stored for stored in database.tracks() if stored.sha256 == track.sha256)
+    return stored, is_new
 
 
 class _Unread:

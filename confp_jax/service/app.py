@@ -28,12 +28,12 @@ from confp_jax.service.listen import listen
 from confp_jax.service.openapi import document
 from confp_jax.service.problems import Problem, busy, failed, not_ready
 from confp_jax.service.replies import answer_reply, track_reply, why_reply
-from confp_jax.service.settings import Settings
+from confp_jax.service.settings import LONGEST_NAME, Settings
 from confp_jax.service.uploads import Upload, Uploads
 
 _log = logging.getLogger(__name__)
 _PAGE = pathlib.Path(__file__).parent / "page"
-_MOST_TRACKS, _LONGEST_NAME = 500, 300
+_MOST_TRACKS = 500
 
 
 class Service:
@@ -139,8 +139,7 @@ class Service:
                 raise AudioError("is silent; there is nothing to recognise")
             names, sha256 = _names(request, upload), await self._engine.in_thread(upload.sha256)
             name = names.get("name") or names.get("title") or decoded.tags.title or f"upload {sha256[:8]}"
-            before = self._engine.view.tracks
-            track = await self._engine.add(
+            track, is_new = await self._engine.add(
                 NewTrack(
                     name=name,
                     path=f"{UPLOADED}{sha256}",
@@ -152,8 +151,7 @@ class Service:
                     album=names.get("album") or decoded.tags.album,
                 )
             )
-        status = 200 if track.id in before else 201
-        return JSONResponse(track_reply(track, self._settings), status, {"Location": f"/v1/tracks/{track.id}"})
+        return JSONResponse(track_reply(track, self._settings), 201 if is_new else 200, {"Location": f"/v1/tracks/{track.id}"})
 
     async def delete_track(self, request: Request) -> Response:
         """Removes a track."""
@@ -278,6 +276,6 @@ def _names(request: Request, upload: Upload) -> dict[str, str]:
     given = dict(request.query_params) | upload.fields
     cleaned = {key: " ".join(given[key].split()) for key in ("name", "title", "artist", "album") if key in given}
     for key, text in cleaned.items():
-        if len(text) > _LONGEST_NAME or not text.isprintable():
-            raise Problem(400, f"{key} is longer than {_LONGEST_NAME} characters, or not plain text", "shorten it")
+        if len(text) > LONGEST_NAME or not text.isprintable():
+            raise Problem(400, f"{key} is longer than {LONGEST_NAME} characters, or not plain text", "shorten it")
     return cleaned

@@ -16,9 +16,11 @@ import numpy as np
 from jaxtyping import Float32
 
 from confp_jax.audio.decode import DecodeError, Tags, decode_blocks, read_tags
+from confp_jax.service.settings import LONGEST_NAME
 
 _MEMORY_BYTES = 3 << 30  # of addresses, most of which are the libraries'
 _OPEN_FILES = 32
+_MOST_OF_A_TAG = 10 * LONGEST_NAME  # what is looked at: files may hold megabytes
 _PIPE_BYTES = 1 << 20
 
 
@@ -46,12 +48,18 @@ def answer(job: dict) -> tuple[dict, bytes]:
     try:
         samples = _samples(path, job)
         tags = dataclasses.asdict(read_tags(path) if job["with_tags"] else Tags())
+        tags = {key: _plain(text) for key, text in tags.items()}
     except DecodeError as error:
         return {"error": str(error).removeprefix(f"{path}: ")}, b""
     except MemoryError:
         return {"error": "needs more memory than decoding may take; convert it to wav, flac or mp3"}, b""
     payload = np.ascontiguousarray(samples, "<f4").tobytes()
     return {"num_bytes": len(payload), "tags": tags}, payload
+
+
+def _plain(tag: str) -> str:
+    """What a file says of itself within the limits of what a client may say."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in tag[:_MOST_OF_A_TAG]).split())[:LONGEST_NAME]
 
 
 def _samples(path: pathlib.Path, job: dict) -> Float32[np.ndarray, " n"]:

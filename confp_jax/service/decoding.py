@@ -117,7 +117,7 @@ class DecodePool:
             if "error" in header:
                 raise DecodeError(header["error"])
             payload = await worker.stdout.readexactly(header["num_bytes"])
-        except (asyncio.IncompleteReadError, ConnectionError) as error:
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError) as error:
             raise DecoderGoneError(f"ended its decoder; it is damaged, or needs too much memory or time: {_REMEDY}") from error
         return Decoded(np.frombuffer(payload, "<f4"), Tags(**header["tags"]))
 

@@ -160,8 +160,8 @@ class Engine:
         """Runs what lasts as long as a connection: each listener that is allowed has a thread of its own."""
         return asyncio.get_running_loop().run_in_executor(self._monitoring, run)
 
-    async def add(self, track: NewTrack) -> StoredTrack:
-        """Adds a track; when this returns it is on the disk and every later query can find it.
+    async def add(self, track: NewTrack) -> tuple[StoredTrack, bool]:
+        """Adds a track, as `add_track`; when this returns it is on the disk and every later query can find it.
 
         Raises:
           OtherModelError: the database was reindexed meanwhile.

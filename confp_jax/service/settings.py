@@ -3,6 +3,8 @@
 import dataclasses
 import os
 
+LONGEST_NAME = 300  # of a track, its artist and its album, in characters
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:

@@ -70,6 +70,8 @@ def run(
         bound = listening_socket(host, port)
     except OSError as error:
         raise ServiceError(f"{host}:{port} cannot be served ({error.strerror}); choose another --port or --host") from error
+    except OverflowError as error:
+        raise ServiceError(f"port {port} is none; choose a --port from 1 to 65535, or 0 for any that is free") from error
     with bound:
         database, embedder = (open_or_create if settings.token else open_database)(folder, model)
         engine = Engine(database, embedder, settings=settings, false_alarm_rate=false_alarm_rate)

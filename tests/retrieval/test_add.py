@@ -232,8 +232,9 @@ def test_many_corrupt_files_among_good_ones(database, embedder, files, tmp_path)
 def test_a_track_without_a_file(filled):
     """What came by upload is added once, and an update does not take it for vanished."""
     new = track(7, path=f"{UPLOADED}7")
-    stored = add_track(filled, new, model=filled.stamp)
-    assert add_track(filled, new, model=filled.stamp) == stored and stored in filled.tracks()
+    stored, is_new = add_track(filled, new, model=filled.stamp)
+    assert is_new and stored in filled.tracks()
+    assert add_track(filled, new, model=filled.stamp) == (stored, False)
     with pytest.raises(OtherModelError, match="open it anew"):
         add_track(filled, track(8), model=ModelStamp("other", "0123", filled.stamp.hop_s))
     results = update_tracks(filled, None, prune=True)

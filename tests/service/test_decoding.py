@@ -4,6 +4,7 @@ import asyncio
 import os
 import pathlib
 import signal
+import struct
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from running_service import KNOWN, MUSIC
 from confp_jax.audio.decode import DecodeError, Tags, decode
 from confp_jax.service import decoding
 from confp_jax.service.decoding import DecodePool, DecoderGoneError
+from confp_jax.service.settings import LONGEST_NAME
 
 SONG = MUSIC / f"{KNOWN[0]}.mp3"
 
@@ -55,6 +57,22 @@ def test_tags_where_they_are_asked_for(tmp_path):
     async def use(pool, _):
         assert (await pool.decode(tmp_path / "tagged.flac", with_tags=True)).tags == Tags("Ein Lied", "Jemand", "")
         assert (await pool.decode(tmp_path / "tagged.flac")).tags == Tags()
+
+    with_pool(use)
+
+
+def test_a_huge_tag_is_cut(tmp_path):
+    title = b"Ein\tLied  " + b"la " * 1_000_000
+    info = b"INFOINAM" + struct.pack("<I", len(title)) + title
+    soundfile.write(tmp_path / "tagged.wav", np.full(16_000, 0.1), 16_000)
+    sound = (tmp_path / "tagged.wav").read_bytes()[12:]
+    body = b"WAVELIST" + struct.pack("<I", len(info)) + info + sound
+    (tmp_path / "tagged.wav").write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+
+    async def use(pool, _):
+        decoded = await pool.decode(tmp_path / "tagged.wav", with_tags=True)
+        assert decoded.tags.title.startswith("Ein Lied la la") and 290 < len(decoded.tags.title) <= LONGEST_NAME
+        assert len(decoded.samples) == 16_000
 
     with_pool(use)
 

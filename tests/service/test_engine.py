@@ -110,10 +110,10 @@ def test_nobody_waits_for_the_index(engine, copied, monkeypatch):
 
     async def run() -> None:
         monkeypatch.setattr(generation, "write_generation", slowly)
-        ids = {(await engine.add(new(1))).id}
+        ids = {(await engine.add(new(1)))[0].id}
         await until(building.is_set)
         async with asyncio.timeout(30):
-            ids |= {(await engine.add(new(number))).id for number in (2, 3)}
+            ids |= {(await engine.add(new(number)))[0].id for number in (2, 3)}
             await engine.remove(gone := min(engine.view.tracks))
         assert ids <= set(engine.view.tracks) and gone not in engine.view.tracks
         assert not Database(copied).setting("generation")

@@ -120,6 +120,7 @@ def test_kills_under_load_lose_no_accepted_write(copied, clips, tmp_path, num_ki
         (["missing.db", "--token-file", "nothing"], "cannot be read"),
         (["missing.db", "--token-file", "short"], "holds no token"),
         (["missing.db", "--host", "203.0.113.1"], "cannot be served"),
+        (["missing.db", "--port", "99999"], "from 1 to 65535"),
         (["missing.db", "--max-body-mib", "0"], "must be above 0"),
     ],
 )

@@ -333,6 +333,15 @@ class TestTracks:
         assert writer.delete(f"/v1/tracks/{track['id']}").status_code == 404
         assert client.post("/v1/identify", content=query).json()["verdict"] == "unknown"
 
+    def test_the_same_twice_at_once(self, writer, valid):
+        """Of several that send the same, one is told that it was new."""
+        body = (MUSIC / f"{STRANGER}.mp3").read_bytes()
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(lambda _: writer.post("/v1/tracks", content=body), range(4)))
+        assert {valid(reply)["id"] for reply in made} == {(number := made[0].json()["id"])}
+        assert writer.delete(f"/v1/tracks/{number}").status_code == 204
+        assert sorted(reply.status_code for reply in made) == [200, 200, 200, 201]
+
     def test_what_is_no_track(self, writer, clips, valid):
         for clip in ("silence", "short", "text"):
             assert valid(writer.post("/v1/tracks", content=clips[clip].read_bytes()))["status"] == 422
