@@ -125,7 +125,7 @@ def over_http(address: str, clips: list[pathlib.Path], numbers: list[int], secon
 
 
 def memory(address: str, pid: int, clips: list[pathlib.Path], num_requests: int) -> None:
-    """Resident memory of the server as requests go by."""
+    """Resident memory of the server and its decoders as requests go by."""
     bodies = [clip.read_bytes() for clip in clips]
     with httpx.Client(base_url=address, timeout=60) as client, concurrent.futures.ThreadPoolExecutor(8) as pool:
         for part in range(5):
@@ -148,8 +148,15 @@ def wait_until_ready(address: str) -> None:
 
 
 def _resident_mib(pid: int) -> float:
-    lines = io.StringIO(pathlib.Path(f"/proc/{pid}/status").read_text())
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+    """Of a process and all that it started; pages that they share count for each."""
+    process = pathlib.Path(f"/proc/{pid}")
+    try:
+        lines = io.StringIO((process / "status").read_text())
+        children = [int(child) for file in process.glob("task/*/children") for child in file.read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):  # a decoder that was just replaced
+        return 0.0
+    own_kib = next((int(line.split()[1]) for line in lines if line.startswith("VmRSS")), 0)
+    return own_kib / 1024 + sum(map(_resident_mib, children))
 
 
 def _report(name: str, times_ms: list[float], seconds: float) -> None:
