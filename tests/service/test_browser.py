@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import soundfile
-from running_service import KNOWN, STRANGER, excerpt
+from running_service import KNOWN, MUSIC, STRANGER, excerpt
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PHONE = {"width": 360, "height": 740}
@@ -79,6 +79,12 @@ def wait_for_level(page) -> None:
         page.wait_for_timeout(50)
 
 
+def brightness(page) -> float:
+    """Of the page's background, 0 to 255."""
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
+
+
 def is_drawn(page, canvas: str) -> bool:
     """Whether a canvas shows more than one colour."""
     script = """(id) => {
@@ -108,6 +114,60 @@ def test_the_microphone_names_the_track(open_page, root):
         page.screenshot(path=f"{pictures}/microphone.png", full_page=True)
 
 
+def test_a_listening_button_and_what_is_read_aloud(open_page):
+    """The button says what it does by its label alone; the status changes when there is news, not every second."""
+    page = open_page("stranger")
+    script = """() => {
+      window.said = [];
+      const status = document.getElementById("status");
+      new MutationObserver(() => window.said.push(status.textContent)).observe(status, { childList: true });
+    }"""
+    page.evaluate(script)
+    page.get_by_role("button", name="Listen").click()
+    page.get_by_role("button", name="Stop").wait_for()
+    assert page.locator("#listen").get_attribute("aria-pressed") is None
+    page.locator("#heard").get_by_text(re.compile(r"[5-9] s heard")).wait_for(timeout=30_000)
+    page.get_by_role("button", name="Stop").click()
+    wait_for_answer(page)
+    said = page.evaluate("window.said")
+    assert "Listening…" in said and len(said) <= 6 and not any(re.search(r"\d+ s", text) for text in said), said
+    assert page.locator("#heard").is_hidden()
+
+
+def test_a_file_instead_of_the_microphone(open_page, clips):
+    """What was heard until then is not answered, and the microphone is given back."""
+    page = open_page("known")
+    page.get_by_role("button", name="Listen").click()
+    page.get_by_role("button", name="Stop").wait_for()
+    wait_for_level(page)
+    page.locator("#file").set_input_files(clips["stranger"])
+    page.get_by_role("button", name="Listen").wait_for()
+    wait_for_answer(page)
+    page.wait_for_timeout(3000)
+    assert title(page) == "I don’t know this one"
+    assert page.locator("#history").is_hidden() and page.get_by_role("alert").is_hidden()
+    page.get_by_role("button", name="Listen").click()
+    page.get_by_text(KNOWN[0]).first.wait_for(timeout=60_000)
+
+
+def test_the_artist_and_a_copy_by_hand(open_page, clips, writer):
+    """Pages by plain http may not copy: the answer is shown, and selected."""
+    body = (MUSIC / f"{STRANGER}.mp3").read_bytes()
+    added = writer.post("/v1/tracks", params={"title": "The Protagonist", "artist": "Tim Beek"}, content=body).json()
+    try:
+        page = open_page()
+        page.locator("#file").set_input_files(clips["stranger"])
+        wait_for_answer(page)
+        assert (title(page), page.locator("#answer-artist").inner_text()) == ("The Protagonist", "by Tim Beek")
+        page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+        page.get_by_role("button", name="Copy as JSON").click()
+        page.get_by_text("select it below").wait_for()
+        assert json.loads(page.locator("#to-copy").inner_text())["matches"][0]["artist"] == "Tim Beek"
+        assert json.loads(page.evaluate("getSelection().toString()"))["verdict"] == "match"
+    finally:
+        assert writer.delete(f"/v1/tracks/{added['id']}").status_code == 204
+
+
 def test_the_match_can_be_played_and_copied(open_page, clips):
     page = open_page()
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -116,6 +176,8 @@ def test_the_match_can_be_played_and_copied(open_page, clips):
     player = page.locator("#answer-play audio")
     player.evaluate("player => { player.muted = true; return player.play(); }")
     assert player.evaluate("player => player.currentTime") >= 7
+    link = page.get_by_role("link", name=re.compile("Play from 0:0[78]"))
+    assert re.search(r"/v1/tracks/\d+/audio#t=7\.\d$", link.get_attribute("href"))
     page.get_by_role("button", name="Copy as JSON").click()
     page.get_by_text("Copied.").wait_for()
     copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
@@ -138,10 +200,13 @@ def test_a_dropped_file_and_the_history(open_page, clips):
     assert title(page) == KNOWN[0]
     page.reload()
     page.locator("#history").get_by_role("button").first.wait_for()  # it lasts as long as the tab
+    assert page.locator("#answer").is_visible()
+    assert page.evaluate("document.activeElement.id") != "answer"  # which nobody has just asked for
 
 
 def test_a_stranger_is_unknown(open_page):
     page = open_page("stranger", color_scheme="dark")
+    assert brightness(page) < 40
     page.get_by_role("button", name="Listen").click()
     page.get_by_text("nothing sure yet").wait_for(timeout=30_000)
     wait_for_answer(page)
@@ -176,6 +241,7 @@ def test_a_refused_microphone(open_page):
 
 def test_phone_width_by_keyboard(open_page, clips):
     page = open_page("known", viewport=PHONE, has_touch=True, is_mobile=True)
+    assert brightness(page) > 215
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "listen"
     page.keyboard.press("Enter")

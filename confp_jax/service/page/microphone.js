@@ -19,6 +19,8 @@ export class Listening {
   #context = null;
   #stream = null;
   #stopped = false;
+  #cancelled = false;
+  #reject = null;
 
   // onLevel(0..1), onGuess(answer), onStart() are called while it listens.
   constructor({ onLevel, onGuess, onStart }) {
@@ -31,6 +33,7 @@ export class Listening {
   async run() {
     try {
       await this.#openMicrophone();
+      if (this.#cancelled) throw new DOMException("cancelled", "AbortError");
       return await this.#converse();
     } finally {
       this.#release();
@@ -43,6 +46,13 @@ export class Listening {
     this.#stopped = true;
     this.#releaseMicrophone();
     if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify({ type: "stop" }));
+  }
+
+  // Ends it without an answer: `run` rejects with an AbortError.
+  cancel() {
+    this.#stopped = this.#cancelled = true;
+    this.#release();
+    this.#reject?.(new DOMException("cancelled", "AbortError"));
   }
 
   async #openMicrophone() {
@@ -68,6 +78,7 @@ export class Listening {
     address.protocol = address.protocol.replace("http", "ws");
     const socket = (this.#socket = new WebSocket(address));
     return new Promise((resolve, reject) => {
+      this.#reject = reject;
       const lost = () => reject(new Trouble("The connection to the service was lost.", "Is it still running? Try again."));
       socket.onclose = lost;
       socket.onerror = lost;

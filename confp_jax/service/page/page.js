@@ -1,7 +1,7 @@
 // What the page does: the button, the files, the history.
 
 import { Listening, Trouble } from "./microphone.js";
-import { clock, hideProblem, nameOf, showAnswer, showProblem } from "./show.js";
+import { clock, goToAnswer, hideProblem, nameOf, showAnswer, showProblem } from "./show.js";
 
 const byId = (id) => document.getElementById(id);
 const HISTORY_KEY = "confp-history";
@@ -14,7 +14,7 @@ let history = JSON.parse(sessionStorage.getItem(HISTORY_KEY) ?? "[]");
 let shown = null;
 
 function say(text) {
-  byId("status").textContent = text;
+  if (byId("status").textContent !== text) byId("status").textContent = text; // what is said again is read again
 }
 
 async function toggle() {
@@ -26,26 +26,31 @@ async function toggle() {
   asking?.abort();
   hideProblem();
   say("Waiting for the microphone…");
-  listening = new Listening({ onLevel: showLevel, onGuess: showGuess, onStart: started });
+  const mine = (listening = new Listening({ onLevel: showLevel, onGuess: showGuess, onStart: () => showListening(true) }));
   try {
-    remember(await listening.run(), "microphone");
+    remember(await mine.run(), "microphone");
     say(IDLE);
   } catch (error) {
-    fail(error);
+    if (listening === mine) fail(error); // else it was cancelled
   } finally {
-    listening = null;
-    byId("listen").setAttribute("aria-pressed", "false");
-    byId("listen-label").textContent = "Listen";
-    byId("level").hidden = true;
-    showLevel(0);
+    if (listening === mine) showListening(false);
   }
 }
 
-function started() {
-  byId("listen").setAttribute("aria-pressed", "true");
-  byId("listen-label").textContent = "Stop";
-  byId("level").hidden = false;
-  say("Listening…");
+function showListening(on) {
+  if (!on) listening = null;
+  byId("listen").classList.toggle("listening", on);
+  byId("listen-label").textContent = on ? "Stop" : "Listen";
+  for (const id of ["level", "heard"]) byId(id).hidden = !on;
+  byId("heard").textContent = "";
+  showLevel(0);
+  if (on) say("Listening…");
+}
+
+// The place is a file's now: what the microphone heard is not answered any more.
+function cancelListening() {
+  listening?.cancel();
+  showListening(false);
 }
 
 function showLevel(level) {
@@ -55,19 +60,20 @@ function showLevel(level) {
 
 function showGuess(guess) {
   const best = guess.matches[0];
+  byId("heard").textContent = `${Math.round(guess.length_s)} s heard`; // not in the status: that would be read aloud each second
   if (guess.verdict === "match") {
     say(`It is ${nameOf(best)}. Making sure…`);
     listening?.stop();
   } else if (best && best.confidence >= 0.5) {
     say(`Listening… perhaps ${nameOf(best)}?`);
   } else {
-    say(`Listening… ${Math.round(guess.length_s)} s heard, nothing sure yet.`);
+    say("Listening… nothing sure yet.");
   }
 }
 
 async function askFile(file) {
   if (!file) return;
-  listening?.stop();
+  cancelListening();
   asking?.abort();
   const mine = (asking = new AbortController());
   hideProblem();
@@ -105,6 +111,7 @@ function remember(answer, source) {
     sessionStorage.removeItem(HISTORY_KEY); // full: the history then lasts until the page is left
   }
   show(history[0]);
+  goToAnswer();
 }
 
 function show(entry) {
@@ -126,7 +133,10 @@ function historyRow(entry) {
   when.textContent = new Date(asked).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
   button.type = "button";
   button.append(what, when);
-  button.addEventListener("click", () => show(entry));
+  button.addEventListener("click", () => {
+    show(entry);
+    goToAnswer(); // the button that had the focus is gone
+  });
   row.append(button);
   return row;
 }
@@ -137,7 +147,10 @@ async function copy() {
     await navigator.clipboard.writeText(text);
     byId("copied").textContent = "Copied.";
   } catch {
-    byId("copied").textContent = "The browser does not allow it here.";
+    byId("copied").textContent = "The browser does not copy here (it does on https pages): select it below.";
+    byId("to-copy").textContent = text;
+    byId("to-copy").hidden = false;
+    getSelection().selectAllChildren(byId("to-copy"));
   }
 }
 

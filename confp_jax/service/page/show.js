@@ -121,6 +121,11 @@ export function showAnswer(answer) {
   showPlayer(known ? best : null);
   showWhy(answer, best);
   byId("copied").textContent = "";
+  byId("to-copy").hidden = true;
+}
+
+// To the answer that was waited for: a screen reader reads it.
+export function goToAnswer() {
   byId("answer").focus({ preventScroll: true });
   byId("answer").scrollIntoView({ block: "nearest" });
 }
