@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
+from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from confp_jax.audio.decode import DecodeError
@@ -28,7 +29,7 @@ from confp_jax.service.listen import listen
 from confp_jax.service.openapi import document
 from confp_jax.service.problems import Problem, busy, failed, not_ready
 from confp_jax.service.replies import answer_reply, track_reply, why_reply
-from confp_jax.service.settings import LONGEST_NAME, Settings
+from confp_jax.service.settings import LONGEST_NAME, NAME_FIELDS, Settings
 from confp_jax.service.uploads import Upload, Uploads
 
 _log = logging.getLogger(__name__)
@@ -167,7 +168,7 @@ class Service:
             raise Problem(403, "this service does not share audio", "its operator can start it with --share-audio")
         if not pathlib.Path(track.path).is_file():
             raise Problem(404, "the track's audio file is not on this machine", "play your own copy from the same moment on")
-        return FileResponse(track.path)
+        return _AudioFile(track.path)
 
     async def listen(self, socket: WebSocket) -> None:
         """A microphone."""
@@ -214,6 +215,19 @@ class Service:
         if track is None:
             raise Problem(404, "no such track", "GET /v1/tracks lists what there is")
         return track
+
+
+class _AudioFile(FileResponse):
+    """A file, or the part of it that is asked for."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] in (400, 416):  # in plain text
+                detail = "the Range header asks for no part of this file"
+                raise Problem(message["status"], detail, "leave it out, or ask for bytes that are there")
+            await send(message)
+
+        await super().__call__(scope, receive, sending)
 
 
 async def _health(_: Request) -> Response:
@@ -274,7 +288,7 @@ def _number(request: Request, name: str, usual: int, *, least: int, most: int) -
 def _names(request: Request, upload: Upload) -> dict[str, str]:
     """What the client calls the track: plain text of bounded length."""
     given = dict(request.query_params) | upload.fields
-    cleaned = {key: " ".join(given[key].split()) for key in ("name", "title", "artist", "album") if key in given}
+    cleaned = {key: " ".join(given[key].split()) for key in NAME_FIELDS if key in given}
     for key, text in cleaned.items():
         if len(text) > LONGEST_NAME or not text.isprintable():
             raise Problem(400, f"{key} is longer than {LONGEST_NAME} characters, or not plain text", "shorten it")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from confp_jax.service import VERSION
-from confp_jax.service.settings import Settings
+from confp_jax.service.settings import LONGEST_NAME, NAME_FIELDS, Settings
 
 _BYTES = {"type": "string", "format": "binary"}
 _STRING, _NUMBER, _INTEGER = {"type": "string"}, {"type": "number"}, {"type": "integer"}
@@ -83,7 +83,9 @@ _SCHEMAS = {
     "Problem": _object({"type": _STRING, "title": _STRING, "status": _INTEGER, "detail": _STRING, "remedy": _STRING}),
 }
 _WHAT = {400: "not understood", 401: "no token", 403: "switched off", 404: "not there", 408: "too slow", 413: "too large"}
-_WHAT |= {416: "no such part", 422: "no usable audio", 429: "too many requests", 503: "not ready, or it took too long"}
+_WHAT |= {416: "no such part", 421: "not this service's host name", 422: "no usable audio", 429: "too many requests"}
+_WHAT |= {500: "a fault of the service", 503: "not ready, or it took too long"}
+_ALWAYS = (421, 500)
 
 
 def document(settings: Settings) -> dict[str, Any]:
@@ -94,7 +96,8 @@ def document(settings: Settings) -> dict[str, Any]:
         '"mode": "clip" or "monitor", "explain": false}, '
         'then mono PCM as binary messages, then {"type": "stop"}. Comes back: {"type": "guess"} about once a second and one '
         '{"type": "answer"} with the members of Answer (mode clip, at most 12 s), or {"type": "playing"} and {"type": "match"} '
-        'with the members of a match, and {"type": "end"} (mode monitor); {"type": "problem"} with those of Problem.'
+        'with the members of a match, and {"type": "end"} (mode monitor); {"type": "problem"} with those of Problem. '
+        "Over HTTP, too, every refusal is a Problem: also 404 for a path and 405 for a method that is not described here."
     )
     return {
         "openapi": "3.1.0",
@@ -105,18 +108,9 @@ def document(settings: Settings) -> dict[str, Any]:
 
 
 def _paths(settings: Settings) -> dict[str, Any]:
-    audio = {
-        "description": f"Audio of any format: at most {settings.max_body_bytes >> 20} MiB and {settings.max_audio_s:g} s.",
-        "required": True,
-        "content": {
-            "application/octet-stream": {"schema": _BYTES},
-            "multipart/form-data": {
-                "schema": {"type": "object", "properties": {"audio": {"type": "string", "format": "binary"}}}
-            },
-        },
-    }
     text = "Of the track; without it, what the file's tags say."
-    names = [_query(name, _STRING, text) for name in ("name", "title", "artist", "album")]
+    name = _STRING | {"maxLength": LONGEST_NAME}
+    names = [_query(field, name, text) for field in NAME_FIELDS]
     paging = [
         _query("search", _STRING, "Only tracks with this in one of their names."),
         _query("limit", _INTEGER | {"minimum": 1, "maximum": 500}, "How many (50)."),
@@ -128,11 +122,12 @@ def _paths(settings: Settings) -> dict[str, Any]:
     bad_audio = (400, 408, 413, 422, 429, 503)
     return {
         "/v1/identify": {
-            "post": {"parameters": explain, "requestBody": audio} | _about("Which tracks sound in it?", 200, "Answer", *bad_audio)
+            "post": {"parameters": explain, "requestBody": _audio(settings)}
+            | _about("Which tracks sound in it?", 200, "Answer", *bad_audio)
         },
         "/v1/tracks": {
             "get": {"parameters": paging} | _about("What can be identified.", 200, "Tracks", 400),
-            "post": {"parameters": names, "requestBody": audio}
+            "post": {"parameters": names, "requestBody": _audio(settings, **dict.fromkeys(NAME_FIELDS, _described(name, text)))}
             | token
             | _about("Add a track. 200: its content was there already.", 201, "Track", *bad_audio, 401, 403, also=200),
         },
@@ -141,11 +136,21 @@ def _paths(settings: Settings) -> dict[str, Any]:
             "delete": {"parameters": number} | token | _about("Remove a track.", 204, None, 401, 403, 404, 503),
         },
         "/v1/tracks/{id}/audio": {
-            "get": {"parameters": number} | _about("Its audio file.", 200, "audio/*", 403, 404, 416, also=206)
+            "get": {"parameters": number} | _about("Its audio file.", 200, "audio/*", 400, 403, 404, 416, also=206)
         },
         "/healthz": {"get": _about("Whether the process lives.", 200, "text/plain")},
         "/readyz": {"get": _about("Whether the model is compiled.", 200, "text/plain", 503)},
         "/metrics": {"get": _about("For Prometheus.", 200, "text/plain")},
+    }
+
+
+def _audio(settings: Settings, **fields: dict[str, Any]) -> dict[str, Any]:
+    """A body: the audio itself, or a form with it and these fields."""
+    form = {"type": "object", "properties": {"audio": _BYTES} | fields}
+    return {
+        "description": f"Audio of any format: at most {settings.max_body_bytes >> 20} MiB and {settings.max_audio_s:g} s.",
+        "required": True,
+        "content": {"application/octet-stream": {"schema": _BYTES}, "multipart/form-data": {"schema": form}},
     }
 
 
@@ -163,5 +168,5 @@ def _about(summary: str, status: int, result: str | None, *problems: int, also: 
         content = {"content": {"application/json": {"schema": _ref(result)}}}
     good = {str(code): {"description": "done"} | content for code in (status, also) if code}
     problem = {"content": {"application/problem+json": {"schema": _ref("Problem")}}}
-    bad = {str(code): {"description": _WHAT[code]} | problem for code in sorted(problems)}
+    bad = {str(code): {"description": _WHAT[code]} | problem for code in sorted((*problems, *_ALWAYS))}
     return {"summary": summary, "responses": good | bad}

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+NAME_FIELDS = ("name", "title", "artist", "album")
 LONGEST_NAME = 300  # of a track, its artist and its album, in characters
 
 

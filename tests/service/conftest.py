@@ -30,6 +30,13 @@ def server(database, tmp_path_factory) -> Iterator[Server]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def document(server) -> dict:
+    """The OpenAPI document."""
+    with server.client() as client:
+        return client.get("/openapi.json").json()
+
+
 @pytest.fixture
 def client(server) -> Iterator[httpx.Client]:
     with server.client() as client:

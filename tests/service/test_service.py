@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import threading
 import time
 
 import httpx
@@ -25,10 +26,8 @@ PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:30\n#EXTINF:30,\n{}\n#EXT-X-ENDLIST\n
 
 
 @pytest.fixture(scope="module")
-def valid(server):
+def valid(document):
     """`valid(reply)`: whether an answer is what the OpenAPI document promises; returns its JSON."""
-    with server.client() as client:
-        document = client.get("/openapi.json").json()
 
     def check(reply: httpx.Response):
         path = reply.url.path.replace("/v1/tracks/999999", "/v1/tracks/{id}")
@@ -341,6 +340,41 @@ class TestTracks:
         assert {valid(reply)["id"] for reply in made} == {(number := made[0].json()["id"])}
         assert writer.delete(f"/v1/tracks/{number}").status_code == 204
         assert sorted(reply.status_code for reply in made) == [200, 200, 200, 201]
+
+    def test_adding_and_removing_while_others_ask(self, server, client, writer, clips):
+        """A known clip is always right; a removed track is in no answer to what was asked after its 204."""
+        stranger, known = clips["stranger"].read_bytes(), clips["known"].read_bytes()
+        removed_at: dict[int, float] = {}
+        done = threading.Event()
+
+        def ask(body: bytes, right: str) -> int:
+            num_asked = 0
+            with server.client() as own:
+                while not done.is_set():
+                    asked_at = time.monotonic()
+                    answer = own.post("/v1/identify", content=body).json()
+                    accepted = answer["matches"][: answer["num_accepted"]]
+                    assert {match["track"] for match in accepted} <= {right} and (accepted or right == STRANGER)
+                    gone = {number for number, when in list(removed_at.items()) if when < asked_at}
+                    assert not gone & {match["id"] for match in answer["matches"]}
+                    num_asked += 1
+            return num_asked
+
+        body = (MUSIC / f"{STRANGER}.mp3").read_bytes()
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            asking = [pool.submit(ask, *what) for what in [(known, KNOWN[0]), (stranger, STRANGER)] * 2]
+            try:
+                for _ in range(5):
+                    made = writer.post("/v1/tracks", params={"name": STRANGER}, content=body)
+                    number = made.json()["id"]
+                    found = client.post("/v1/identify", content=stranger).json()
+                    assert (made.status_code, found["verdict"], found["matches"][0]["id"]) == (201, "match", number)
+                    assert writer.delete(f"/v1/tracks/{number}").status_code == 204
+                    removed_at[number] = time.monotonic()
+                    assert client.post("/v1/identify", content=stranger).json()["verdict"] == "unknown"
+            finally:
+                done.set()
+            assert all(future.result() > 0 for future in asking)
 
     def test_what_is_no_track(self, writer, clips, valid):
         for clip in ("silence", "short", "text"):
