@@ -12,7 +12,7 @@ import time
 import httpx
 import pytest
 import soundfile
-from running_service import KNOWN, ROOT, STRANGER, excerpt, start_server
+from running_service import KNOWN, ROOT, STRANGER, TOKEN, excerpt, launch, start_server
 
 from confp_jax.retrieval.database import Database
 from confp_jax.retrieval.maintain import verify
@@ -109,6 +109,25 @@ def test_kills_under_load_lose_no_accepted_write(copied, clips, tmp_path, num_ki
     try:
         with server.client() as client:
             assert client.post("/v1/identify", content=clips["known"].read_bytes()).json()["matches"][0]["track"] == KNOWN[0]
+    finally:
+        server.stop()
+
+
+def test_what_is_switched_off(database, clips, tmp_path):
+    """Without a token nobody writes, and without sharing nobody gets a track's file: 403, and who can change it."""
+    command = [sys.executable, "-m", "confp_jax.cli", "serve", str(database), "--port", "0", "--json"]
+    server = launch(command, tmp_path / "serve.log")
+    try:
+        with server.client() as client:
+            body = clips["known"].read_bytes()
+            for headers in ({}, {"Authorization": "Bearer"}, {"Authorization": f"Bearer {TOKEN}"}):
+                written = client.post("/v1/tracks", content=body, headers=headers), client.delete("/v1/tracks/1", headers=headers)
+                for refused in written:
+                    assert refused.status_code == 403 and "--token-file" in refused.json()["remedy"]
+            refused = client.get("/v1/tracks/1/audio")
+            assert refused.status_code == 403 and "--share-audio" in refused.json()["remedy"]
+            found = client.post("/v1/identify", content=body).json()["matches"][0]
+            assert (found["track"], found["audio"]) == (KNOWN[0], None)
     finally:
         server.stop()
 
