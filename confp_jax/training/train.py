@@ -145,12 +145,13 @@ def _batches_from(
 
 @contextlib.contextmanager
 def _saves_offending_batch(config: TrainConfig, stages: Collection[Stage], folder: epath.Path, schedule: Any) -> Iterator[None]:
-    """Cuts the batch of a step that was not finite again, saves it, and says where."""
+    """Cuts the batch of a step that was not finite again (on the host: its samples, not their places), and says where it is."""
     try:
         yield
     except NonFiniteLossError as error:
         stage = next(stage for stage in stages if error.step <= stage.last_step)
-        batch = next(_open_batches(config, stage, error.step - 1 - stage.first_step))
+        on_host = dataclasses.replace(config, data=dataclasses.replace(config.data, residency="host"))
+        batch = next(_open_batches(on_host, stage, error.step - 1 - stage.first_step))
         path = folder / "nonfinite" / f"step_{error.step}_process_{jax.process_index()}.npz"
         rate = np.asarray(schedule(error.step - 1))
         save_arrays(path, batch | {"step": np.int64(error.step), "learning_rate": rate})
