@@ -31,6 +31,10 @@ class UnreadableRunError(CheckpointError):
     """A run's checkpoints are there and none could be read; at the next start they may be."""
 
 
+class SaveError(OSError):
+    """A checkpoint could not be written; those before it are whole."""
+
+
 class DamagedCheckpointWarning(UserWarning):
     """A checkpoint could not be read, and an older one was taken."""
 
@@ -77,7 +81,8 @@ class Checkpoints:
         for step, told in unreadable.items():
             warnings.warn(f"damaged checkpoint set aside: {told}", DamagedCheckpointWarning, stacklevel=2)
             self._set_aside(step)
-        self._checkpointer = self._stack.enter_context(self._open_checkpointer())
+        self._checkpointer = self._open_checkpointer()
+        self._stack.callback(self._close)
         return found or (state, 0)
 
     def _refuse_to_begin_anew(self, unreadable: list[str]) -> None:
@@ -146,7 +151,21 @@ class Checkpoints:
         """
         checkpointer, metadata = self._restored(), cast(Any, {"config": self._config.to_json()})
         if checkpointer.latest is None or checkpointer.latest.step != step:
-            checkpointer.save_checkpointables_async(step, _checkpointables(state), force=True, custom_metadata=metadata)
+            with self._names_save_errors():
+                checkpointer.save_checkpointables_async(step, _checkpointables(state), force=True, custom_metadata=metadata)
+
+    def _close(self) -> None:
+        """Waits for the last save."""
+        with self._names_save_errors():
+            self._restored().close()
+
+    @contextlib.contextmanager
+    def _names_save_errors(self) -> Iterator[None]:
+        """Orbax raises what the save before it ended with; TensorStore's answer to a full disk is a ValueError."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            raise SaveError(f"{self._folder}: a checkpoint could not be written ({_told(error)})") from error
 
     def _restored(self) -> ocp.training.Checkpointer:
         if self._checkpointer is None:

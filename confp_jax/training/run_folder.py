@@ -14,6 +14,19 @@ from etils import epath
 from confp_jax.config import ConfigError
 
 
+class RunFolderError(RuntimeError):
+    """The run's folder could not be written to while it trained. What it holds is whole."""
+
+
+@contextlib.contextmanager
+def names_a_full_disk(workdir: epath.Path) -> Iterator[None]:
+    """Raises RunFolderError, with what to do, in place of an error of the file system."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(f"{error}; make room for {workdir}: the same command goes on from its last checkpoint") from error
+
+
 class GrowingFiles:
     """A local folder for files that are appended to; `publish` copies what changed.
 

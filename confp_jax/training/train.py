@@ -37,7 +37,7 @@ from confp_jax.training.mesh import check_divides, global_batch, join_hosts, mak
 from confp_jax.training.metric_log import LINES, MetricLog, NonFiniteLossError
 from confp_jax.training.optim import Stage, make_optimizer, make_schedule, plan_stages
 from confp_jax.training.resident import cut_crops, load_resident, resident_layout
-from confp_jax.training.run_folder import GrowingFiles, save_arrays
+from confp_jax.training.run_folder import GrowingFiles, RunFolderError, names_a_full_disk, save_arrays
 from confp_jax.training.step import TrainState, build_state, train_step
 from confp_jax.training.validate import validate
 
@@ -63,6 +63,7 @@ def train(
       ConfigError, DatasetError: with what to change.
       CheckpointError: no checkpoint of the run can be read.
       NonFiniteLossError: training diverged.
+      RunFolderError: the disk is full.
     """
     stages, mesh, folder = stages_of(config), make_mesh(), absolute_path(workdir)
     for stage in stages:  # what cannot work is told before anything is written
@@ -76,6 +77,7 @@ def train(
     log_options: dict[str, Any] = {"num_steps": num_steps, "every_steps": config.log_every_steps, "schedule": schedule}
     with (
         jax.set_mesh(mesh),
+        names_a_full_disk(folder),
         GrowingFiles.open(folder, continued=(LINES,) if is_writer else ()) as files,
         Checkpoints.open(folder, config, allow_change=allow_change) as checkpoints,
         _StopSignal() as stopped,
@@ -217,4 +219,4 @@ if __name__ == "__main__":
     flags.DEFINE_list("allow_change", [], "Fields that may differ from those the run was begun with: optimizer.learning_rate,...")
     flags.DEFINE_boolean("distributed", False, "One of several processes (hosts); they all run this command.")
     user_errors = (DatasetError, CheckpointError, NonFiniteLossError)
-    command_line.run(main, config_file="configs/fma.py:small", errors=user_errors, passing=(UnreadableRunError,))
+    command_line.run(main, config_file="configs/fma.py:small", errors=user_errors, passing=(UnreadableRunError, RunFolderError))

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import json
 import pathlib
-import re
 import sys
 
 import jax
@@ -83,13 +82,9 @@ def _steps(config: TrainConfig, batches: list, num_devices: int) -> dict:
         found = {"losses": losses, "top1": top1, "moved": _apart(state.params, start.params)}
         if num_devices == 8:
             step = train_step.jitted().lower(start, global_batch(batches[0], mesh), config=config, optimizer=_OPTIMIZER)
-            text = step.compile().as_text()
-            counts = count_collectives(text)
+            counts = count_collectives(step.compile().as_text())
             weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(start.params))
             found |= {"collectives": {name: found.num for name, found in counts.items()}, "weight_bytes": weights}
-            lines = [line for line in text.splitlines() if re.search(r" all-reduce(-start)?\(", line)]
-            found["weights_reduced_by"] = [len(re.findall(r"f32\[[\d,]+\]", line.split(" all-reduce")[0])) for line in lines]
-            print(*lines, sep="\n", file=sys.stderr)
             found |= {"reduced_bytes": counts["all-reduce"].num_bytes, "gathered_bytes": counts["all-gather"].num_bytes}
         return found | {"state": [np.asarray(leaf) for leaf in jax.tree.leaves((state.params, state.statistics))]}
 
@@ -102,7 +97,6 @@ def _options(config: TrainConfig, batches: list) -> dict:
         spec_augment=dataclasses.replace(config.spec_augment, num_frequency_masks=0, num_time_masks=0),
     )
     plain, found = _steps(config, batches[:1], 4), {}
-    found["temporary_bytes"] = [_step_bytes(config, batches[0], rematerialise) for rematerialise in (False, True)]
     for name, value in (("microbatches", 2), ("rematerialise", True), ("compute_dtype", "bfloat16")):
         other = _steps(dataclasses.replace(config, **{name: value}), batches[:1], 4)
         found[name] = {
@@ -111,16 +105,6 @@ def _options(config: TrainConfig, batches: list) -> dict:
             "moved": plain["moved"],
         }
     return found
-
-
-def _step_bytes(config: TrainConfig, batch: dict, rematerialise: bool) -> int:
-    """Of what a step of many blocks keeps between its passes."""
-    config = dataclasses.replace(config, rematerialise=rematerialise, encoder=dataclasses.replace(config.encoder, num_layers=6))
-    mesh = make_mesh(1)
-    with jax.set_mesh(mesh):
-        state = build_state(config, _OPTIMIZER)
-        step = train_step.jitted().lower(state, global_batch(batch, mesh), config=config, optimizer=_OPTIMIZER)
-        return step.compile().memory_analysis().temp_size_in_bytes
 
 
 def _resident(config: TrainConfig) -> dict:
