@@ -154,4 +154,4 @@ class DecodePool:
         self._all.discard(worker)
         with contextlib.suppress(ProcessLookupError):
             worker.kill()
-        await worker.wait()
+        await worker.communicate()  # not wait(): that needs the pipes at their end, and nobody else reads the rest of an answer

@@ -49,4 +49,5 @@ def _folder(source: str) -> str | pathlib.Path:
 
 
 def _norm_free(path: Any) -> str:
-    return jax.tree_util.keystr(path).replace("batch_norm", "norm").replace("layer_norm", "norm")
+    """A name that is the same for either kind, and no other array's (the convolution has a `norm` of its own before it)."""
+    return jax.tree_util.keystr(path).replace("batch_norm", "either_norm").replace("layer_norm", "either_norm")

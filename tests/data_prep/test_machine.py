@@ -196,8 +196,8 @@ def test_tfds_tells_what_it_is(small: dict, prepare: Callable, tmp_path: pathlib
     source = sorted(pathlib.Path(str(small["music_dir"])).glob("[0-9]*.wav"))[0]
     (music / "000").mkdir(parents=True)
     shutil.copy(source, music / "000" / "000007.wav")
-    rows = [",set,set,track,artist", ",split,subset,title,name", "track_id,,,,"]
-    rows += ["7,training,small,Song,Ann", "1486,training,small,Other,Bob"]
+    rows = [",set,set,track,artist,album", ",split,subset,title,name,id", "track_id,,,,,"]
+    rows += ["7,training,small,Song,Ann,3", "1486,training,small,Other,Bob,3"]
     (music / "tracks.csv").write_text("\n".join(rows) + "\n")
     out = prepare(small, music_dir=str(music), tracks_csv=str(music / "tracks.csv"), out=str(tmp_path / "fma_out"))
     info = tfds.builder_from_directory(str(out)).info

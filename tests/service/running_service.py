@@ -34,6 +34,11 @@ class Server:
     def client(self, **options) -> httpx.Client:
         return httpx.Client(base_url=self.address, timeout=120, **options)
 
+    @property
+    def listen_address(self) -> str:
+        """Of the microphone's WebSocket."""
+        return self.address.replace("http", "ws") + "/v1/listen"
+
     def writer(self) -> httpx.Client:
         return self.client(headers={"Authorization": f"Bearer {TOKEN}"})
 

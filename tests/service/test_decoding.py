@@ -104,6 +104,33 @@ def test_a_decoder_that_dies_or_hangs_is_replaced():
     with_pool(use, timeout_s=6.0)
 
 
+def test_a_request_given_up_in_the_midst_of_an_answer(tmp_path, monkeypatch):
+    """More has come than a pipe's reader takes unasked: the decoder is replaced all the same, and nothing waits for it."""
+    soundfile.write(tmp_path / "long.wav", np.resize(decode(SONG, sample_rate_hz=16_000).samples, 39 * 16_000), 16_000)
+
+    async def use(pool, _):
+        ask, has_begun = pool._ask, asyncio.Event()
+
+        async def ask_and_stall(worker, job):
+            worker.stdin.write(job)
+            await worker.stdout.readuntil(b"\n")
+            has_begun.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(pool, "_ask", ask_and_stall)
+        request = asyncio.create_task(pool.decode(tmp_path / "long.wav"))
+        await has_begun.wait()
+        await asyncio.sleep(0.5)  # the rest of the answer comes as far as it may
+        request.cancel()
+        async with asyncio.timeout(30):
+            with pytest.raises(asyncio.CancelledError):
+                await request
+        monkeypatch.setattr(pool, "_ask", ask)
+        assert len((await pool.decode(SONG)).samples) > 400_000
+
+    with_pool(use)
+
+
 def test_a_decoder_that_cannot_be_replaced_is_tried_again(monkeypatch, caplog):
     """Where no process can be started for a while, the pool is not empty for ever."""
     monkeypatch.setattr(decoding, "_RETRY_S", 0.05)

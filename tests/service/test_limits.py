@@ -89,17 +89,16 @@ def test_connections_beyond_the_limit_are_hung_up_on(limited):
 
 
 def test_microphones_beyond_the_limit_are_told(limited):
-    address = limited.address.replace("http", "ws") + "/v1/listen"
     start = json.dumps({"type": "start", "sample_rate_hz": 16_000})
 
     def first_message(*, after_s: float = 0.0) -> dict:
-        with connect(address) as ws:
+        with connect(limited.listen_address) as ws:
             time.sleep(after_s)
             with contextlib.suppress(ConnectionClosed):  # it may be refused before it has said a word
                 ws.send(start)
             return json.loads(ws.recv())
 
-    with connect(address) as ws:
+    with connect(limited.listen_address) as ws:
         ws.send(start)
         assert json.loads(ws.recv())["type"] == "listening"
         for after_s in (0.0, 0.5):
@@ -113,8 +112,7 @@ def test_microphones_beyond_the_limit_are_told(limited):
 
 def test_a_clip_that_never_ends(limited):
     """A word now and then, but no audio: the place goes to somebody else."""
-    address = limited.address.replace("http", "ws") + "/v1/listen"
-    with connect(address) as ws:
+    with connect(limited.listen_address) as ws:
         began, last = time.monotonic(), {"type": "listening"}
         ws.send(json.dumps({"type": "start", "sample_rate_hz": 16_000}))
         while last["type"] == "listening":
@@ -154,11 +152,10 @@ def test_sites_that_may_ask(limited):
             answer = client.get("/v1/tracks", headers={"Origin": other})
             assert "access-control-allow-origin" not in answer.headers
             assert "access-control-allow-origin" not in client.options("/v1/identify", headers=asked | {"Origin": other}).headers
-    address = limited.address.replace("http", "ws") + "/v1/listen"
-    with connect(address, origin=SITE) as ws:
+    with connect(limited.listen_address, origin=SITE) as ws:
         ws.send("?")
         assert json.loads(ws.recv())["status"] == 400
-    with pytest.raises(InvalidStatus, match="403"), connect(address, origin="https://other.example"):
+    with pytest.raises(InvalidStatus, match="403"), connect(limited.listen_address, origin="https://other.example"):
         pass
 
 

@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 class TestListen:
     def test_it_firms_up_and_answers(self, server, clips):
         samples, rate_hz = soundfile.read(clips["known"], dtype="float32")
-        with connect(listen_address(server)) as ws:
+        with connect(server.listen_address) as ws:
             ws.send(json.dumps({"type": "start", "sample_rate_hz": rate_hz, "format": "s16le"}))
             for block in np.array_split(np.round(samples * 32_767).astype("<i2"), 40):
                 ws.send(block.tobytes())
@@ -32,7 +32,7 @@ class TestListen:
 
     def test_monitoring(self, server):
         music = np.concatenate([excerpt(KNOWN[1], start_s=0, length_s=20, rate_hz=16_000), np.zeros(16_000, np.float32)])
-        with connect(listen_address(server)) as ws:
+        with connect(server.listen_address) as ws:
             ws.send(json.dumps({"type": "start", "sample_rate_hz": 16_000, "mode": "monitor"}))
             for block in np.array_split(music.astype("<f4"), 50):
                 ws.send(block.tobytes())
@@ -46,7 +46,7 @@ class TestListen:
         music = excerpt(KNOWN[1], start_s=0, length_s=20, rate_hz=16_000).astype("<f4")
 
         def session(_: int) -> list[dict]:
-            with connect(listen_address(server)) as ws:
+            with connect(server.listen_address) as ws:
                 ws.send(json.dumps({"type": "start", "sample_rate_hz": 16_000, "mode": "monitor"}))
                 messages = [json.loads(ws.recv(60))]
                 for block in np.array_split(music, 100):  # more blocks than may wait
@@ -66,7 +66,7 @@ class TestListen:
         names, body = (KNOWN[1], KNOWN[2], STRANGER), (MUSIC / f"{STRANGER}.mp3").read_bytes()
         music = np.concatenate([excerpt(name, start_s=0, length_s=20, rate_hz=16_000) for name in names])
         told: list[dict] = []
-        with connect(listen_address(server)) as ws:
+        with connect(server.listen_address) as ws:
             ws.send(json.dumps({"type": "start", "sample_rate_hz": 16_000, "mode": "monitor"}))
             told.append(json.loads(ws.recv(60)))
             added = writer.post("/v1/tracks", params={"name": STRANGER}, content=body).json()["id"]
@@ -102,7 +102,7 @@ class TestListen:
         ],
     )
     def test_what_is_wrong_is_said(self, server, messages):
-        with connect(listen_address(server)) as ws:
+        with connect(server.listen_address) as ws:
             for message in messages:
                 ws.send(message)
             last = [json.loads(message) for message in ws][-1]
@@ -110,7 +110,7 @@ class TestListen:
 
     def test_clients_that_vanish_leave_nothing(self, server, client):
         for mode in ("clip", "monitor"):
-            with connect(listen_address(server)) as ws:
+            with connect(server.listen_address) as ws:
                 ws.send(json.dumps({"type": "start", "sample_rate_hz": 16_000, "mode": mode}))
                 ws.send(np.zeros(16_000, "<f4").tobytes())
                 ws.socket.shutdown(socket.SHUT_RDWR)

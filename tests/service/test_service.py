@@ -119,7 +119,7 @@ class TestRefusals:
     def test_other_hosts_and_sites(self, server, client):
         assert client.get("/v1/tracks", headers={"Host": "rebound.example"}).status_code == 421
         assert "access-control-allow-origin" not in client.get("/v1/tracks", headers={"Origin": "https://other.example"}).headers
-        with pytest.raises(InvalidStatus, match="403"), connect(listen_address(server), origin="https://other.example"):
+        with pytest.raises(InvalidStatus, match="403"), connect(server.listen_address, origin="https://other.example"):
             pass
         policy = client.get("/").headers["content-security-policy"]
         assert "default-src 'none'" in policy and "unsafe" not in policy
@@ -303,7 +303,3 @@ def soundfile_bytes(samples: np.ndarray) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples, RATE, format="WAV")
     return file.getvalue()
-
-
-def listen_address(server) -> str:
-    return server.address.replace("http", "ws") + "/v1/listen"
