@@ -154,4 +154,7 @@ class DecodePool:
         self._all.discard(worker)
         with contextlib.suppress(ProcessLookupError):
             worker.kill()
-        await worker.communicate()  # not wait(): that needs the pipes at their end, and nobody else reads the rest of an answer
+        if worker.stdout is not None:
+            with contextlib.suppress(RuntimeError):  # whoever asked it is still reading
+                await worker.stdout.read()  # what is left of an answer: wait() needs the pipe at its end
+        await worker.wait()
