@@ -44,7 +44,7 @@ def nt_xent(embeddings: Float[Array, "2B E"], *, temperature: float, rows_per_ch
         jnp.mean(sums.loss),
         jnp.mean(sums.is_hit),
         jnp.mean(2 - 2 * sums.partner),
-        jnp.log(jnp.sum(sums.potential) / (num * (num - 1))),
+        jnp.log(jnp.sum(sums.potential) / (num * (num - 1.0))),  # as floats: of 46,341 rows and more int32 is too small
     )
 
 

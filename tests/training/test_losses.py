@@ -1,5 +1,7 @@
 """NT-Xent against optax and against equation 1 in float64; on eight devices as on one."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,6 +115,12 @@ def test_large_batches_are_compared_in_chunks():
     large = program(1 << 15)
     assert "scan[" in large
     assert "f32[8192,32768]" in large and "f32[32768,32768]" not in large
+
+
+def test_a_batch_of_a_large_slice():
+    """Its pairs of rows are more than an int32 counts."""
+    rows = jax.ShapeDtypeStruct((160_000, 8), jnp.float32)
+    assert jax.eval_shape(functools.partial(nt_xent, temperature=0.1), rows).uniformity.dtype == jnp.float32
 
 
 def test_memory_of_the_loss_is_shared_by_the_devices(devices):
