@@ -21,7 +21,9 @@ def mel_power(samples: Float[Array, "B n"], config: MelConfig, *, sample_rate_hz
     hops = samples[:, :used].reshape(samples.shape[0], -1, config.hop_samples)
     frames = jnp.concatenate([hops[:, i : i + num_frames] for i in range(hops_per_frame)], axis=-1)
     spectrum = jnp.fft.rfft(frames * hann_window(config.fft_samples))
-    return (jnp.square(spectrum.real) + jnp.square(spectrum.imag)) @ mel_filterbank(config, sample_rate_hz)
+    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+    # In float32 everywhere: TPUs would round the power to bfloat16, GPUs to TF32, and the host's features would not be theirs.
+    return jnp.matmul(power, mel_filterbank(config, sample_rate_hz), precision=jax.lax.Precision.HIGHEST)
 
 
 def log_mel(power: Float[Array, "B T F"], config: MelConfig) -> Float[Array, "B T F"]:

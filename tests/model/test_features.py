@@ -52,6 +52,12 @@ def test_device_and_host_agree(samples):
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-6 * expected.max())
 
 
+def test_the_product_is_float32_on_every_chip(samples):
+    """On a CPU it is in any case: so the program is looked at."""
+    program = str(jax.make_jaxpr(lambda x: mel_power(x, CONFIG, sample_rate_hz=RATE_HZ))(samples))
+    assert program.count("dot_general[") == program.count("precision=(Precision.HIGHEST") == 1
+
+
 @pytest.mark.parametrize("num_samples", [48_000, 1024, 1151, 1152])
 def test_frames_are_those_wholly_inside(num_samples):
     power = jax.eval_shape(lambda x: mel_power(x, CONFIG, sample_rate_hz=RATE_HZ), np.zeros((1, num_samples), np.float32))
