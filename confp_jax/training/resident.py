@@ -1,5 +1,6 @@
 """The training set in device memory: loaded once, its crops cut by the device that holds the track."""
 
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -94,16 +95,36 @@ def cut_crops(resident: Resident, places: Mapping[str, Array]) -> dict[str, Arra
 
 
 def _cut(part: Int16[Array, "1 rows samples"], place: Int32[Array, "B 3"]) -> Int16[Array, "b samples"]:
-    """Every device cuts what it holds of the whole batch, and their sum gives each its own rows: one exchange of the bytes."""
-    length = part.shape[2]
-    place = jax.lax.all_gather(place, AXIS, tiled=True)
+    """Every device asks the holders for its own rows' crops, and cuts what it is asked for: b and a little, not the whole batch.
 
-    def one(where: Int32[Array, "3"]) -> Int16[Array, " samples"]:
-        mine = where[0] == jax.lax.axis_index(AXIS)
-        rows = jax.lax.dynamic_slice_in_dim(part[0], jnp.where(mine, where[1], 0), 2).reshape(-1)
-        return jnp.where(mine, jax.lax.dynamic_slice_in_dim(rows, where[2], length), 0)
+    A round answers so many rows for each pair of devices as even draws seldom exceed; rows that go beyond wait for the next
+    round. Tracks are drawn at random, so there is mostly one.
+    """
+    num, length = jax.lax.axis_size(AXIS), part.shape[2]
 
-    return jax.lax.psum_scatter(jax.vmap(one)(place), AXIS, scatter_dimension=0, tiled=True)
+    def one(where: Int32[Array, "2"]) -> Int16[Array, " samples"]:
+        rows = jax.lax.dynamic_slice_in_dim(part[0], where[0], 2).reshape(-1)
+        return jax.lax.dynamic_slice_in_dim(rows, where[1], length)
+
+    if num == 1:
+        return jax.vmap(one)(place[:, 1:])
+    even = len(place) / num
+    capacity = min(len(place), math.ceil(even + 3 * math.sqrt(even)))
+    holder = place[:, 0]
+    rank = jnp.sum(jnp.tril(holder[:, None] == holder[None, :], -1), axis=1)  # among this device's rows of the same holder
+
+    def answer(number: Array, cut: Int16[Array, "b samples"]) -> Int16[Array, "b samples"]:
+        turn = rank - number * capacity
+        is_due = (turn >= 0) & (turn < capacity)
+        slot = jnp.where(is_due, holder * capacity + turn, num * capacity)  # those that are not due fall off the end
+        asked = jnp.zeros((num * capacity, 2), jnp.int32).at[slot].set(place[:, 1:], mode="drop")
+        crops = jax.vmap(one)(jax.lax.all_to_all(asked, AXIS, 0, 0, tiled=True))
+        crops = jax.lax.all_to_all(crops, AXIS, 0, 0, tiled=True)
+        return jnp.where(is_due[:, None], crops.at[slot].get(mode="clip"), cut)
+
+    num_rounds = jax.lax.pmax(jnp.max(rank), AXIS) // capacity + 1
+    nothing = jax.lax.pcast(jnp.zeros((len(place), length), jnp.int16), AXIS, to="varying")
+    return jax.lax.fori_loop(0, num_rounds, answer, nothing)
 
 
 def _mix(
