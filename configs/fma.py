@@ -34,10 +34,11 @@ def get_config(model: str = "small") -> ConfigDict:
             "num_epochs": 100,  # paper
             "temperature": 0.07 if model == "small" else 0.05,  # paper
             "init_from": "",  # a shipped model ("edge") or a checkpoint folder: its encoder is fine-tuned
+            "freeze_statistics": False,  # while fine-tuning: BatchNorm keeps the statistics of init_from
             "log_every_steps": 20,
             # (epochs, learning rate, pairs a batch) one after another, instead of the three fields of that meaning; PAPER's start
             "phases": ((40, 2e-4, 64), (30, 1e-4, 128), (20, 5e-5, 256), (10, 2.5e-5, 512)) if model == "large" else (),
-            "microbatches": 1,  # parts that a batch is encoded in (GradCache): a large batch on a small device
+            "microbatches": 1,  # parts that a batch is encoded in (GradCache): large batches on small devices; BatchNorm: by part
             "rematerialise": False,  # blocks computed again in the backward pass: less memory, a third more work
             "compute_dtype": "auto",  # bfloat16 on accelerators, float32 on a CPU
             "audio": {"sample_rate_hz": 16_000, "segment_s": 3.0},  # paper

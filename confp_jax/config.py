@@ -213,6 +213,7 @@ class TrainConfig:
     num_epochs: int = 100
     temperature: float = 0.07
     init_from: str = ""  # a shipped model or checkpoint folder: a new run begins with its encoder (fine-tuning)
+    freeze_statistics: bool = False  # BatchNorm normalises by the statistics of init_from, and leaves them as they are
     log_every_steps: int = 20
     phases: tuple[tuple[int, float, int], ...] = ()  # (epochs, learning rate, pairs a batch); empty: one, of the fields for these
     microbatches: int = 1  # parts that a batch is encoded in, for its gradient to fit a small device; the loss sees them together
@@ -239,6 +240,11 @@ class TrainConfig:
         _positive(self.validation, "validation", "queries_per_track", "index_hop_s", "max_track_s")
         if not 0 <= self.optimizer.average_decay < 1:
             raise ConfigError(f"optimizer.average_decay={self.optimizer.average_decay} must lie in [0, 1); 0.998 is usual")
+        if self.freeze_statistics and (self.encoder.conv_norm != "batch" or not self.init_from):
+            raise ConfigError(
+                "freeze_statistics=True keeps the BatchNorm statistics of an encoder: set init_from to one that has them and "
+                "encoder.conv_norm=batch, or freeze_statistics=False"
+            )
         tokens = self.mel.num_frames(self.audio.segment_samples) // self.encoder.frames_per_token
         if tokens < self.encoder.pool_segments:
             raise ConfigError(f"audio.segment_s={self.audio.segment_s} is too short: it holds {max(tokens, 0)} tokens")

@@ -151,6 +151,8 @@ def test_wrong_values(values: dict, message: str) -> None:
         ({"data": {"batch_size": 0}}, "batch_size"),
         ({"data": {"crops_per_track": 0}}, "crops_per_track"),
         ({"log_every_steps": 0}, "log_every_steps"),
+        ({"freeze_statistics": True}, "freeze_statistics=True .* set init_from"),
+        ({"freeze_statistics": True, "init_from": "x", "encoder": {"conv_norm": "layer"}}, "encoder.conv_norm=batch"),
         ({"num_epochs": 0}, "num_epochs"),
         ({"checkpoint": {"every_steps": 0}}, "every_steps"),
         ({"checkpoint": {"num_kept": 0}}, "num_kept"),

@@ -98,15 +98,18 @@ class Convolution(nnx.Module):
         self.outer = Linear(config.dim, config.dim, rngs=rngs)
         self.dropout = Dropout(config.dropout)
 
-    def __call__(self, x: Float[Array, "B T D"], *, train: bool, key: jax.Array) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "B T D"], *, train: bool, key: jax.Array, is_frozen: bool) -> Float[Array, "B T D"]:
         value, gate = jnp.split(self.inner(self.norm(x)), 2, axis=-1)
         x = depthwise(value * nnx.sigmoid(gate), self.depthwise_kernel[...]) + self.depthwise_bias[...]
-        x = self.layer_norm(x) if self.has_layer_norm else self.batch_norm(x, use_running_average=not train)
+        x = self.layer_norm(x) if self.has_layer_norm else self.batch_norm(x, use_running_average=is_frozen or not train)
         return self.dropout(self.outer(nnx.silu(x)), train=train, key=key)
 
 
 class ConformerBlock(nnx.Module):
-    """x + FFN/2, + attention, + convolution, + FFN/2, LayerNorm."""
+    """x + FFN/2, + attention, + convolution, + FFN/2, LayerNorm.
+
+    `is_frozen`: BatchNorm takes its running statistics also when training, and leaves them as they are.
+    """
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         self.feed_forward_1 = FeedForward(config, rngs=rngs)
@@ -115,11 +118,13 @@ class ConformerBlock(nnx.Module):
         self.feed_forward_2 = FeedForward(config, rngs=rngs)
         self.norm = nnx.LayerNorm(config.dim, epsilon=_EPSILON, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B T D"], *, train: bool, key: jax.Array) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x: Float[Array, "B T D"], *, train: bool, key: jax.Array, is_frozen: bool = False
+    ) -> Float[Array, "B T D"]:
         keys = jax.random.split(key, 4)
         x = x + 0.5 * self.feed_forward_1(x, train=train, key=keys[0])
         x = x + self.attention(x, train=train, key=keys[1])
-        x = x + self.convolution(x, train=train, key=keys[2])
+        x = x + self.convolution(x, train=train, key=keys[2], is_frozen=is_frozen)
         x = x + 0.5 * self.feed_forward_2(x, train=train, key=keys[3])
         return self.norm(x)
 

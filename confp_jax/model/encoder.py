@@ -33,11 +33,13 @@ class Encoder(nnx.Module):
         train: bool = False,
         key: jax.Array | None = None,
         rematerialise: bool = False,
+        freeze_statistics: bool = False,
     ) -> Float[Array, "B E"]:
         """Unit vectors in float32. `train` uses the batch's statistics and needs a `key` for dropout.
 
         Layers compute in the type of `frames` and the weights. `rematerialise` keeps only each block's input for the backward
-        pass and computes the rest again: a third more work for a fraction of the memory.
+        pass and computes the rest again: a third more work for a fraction of the memory. With `freeze_statistics` BatchNorm
+        takes the running statistics while training as well.
         """
         if train and key is None:
             raise ValueError("training needs a key for dropout")
@@ -50,7 +52,7 @@ class Encoder(nnx.Module):
         x = self.input(x)
 
         def run_block(block: ConformerBlock, x: Float[Array, "B T D"], key: jax.Array) -> Float[Array, "B T D"]:
-            return block(x, train=train, key=key)
+            return block(x, train=train, key=key, is_frozen=freeze_statistics)
 
         run_block = nnx.remat(run_block) if rematerialise else run_block
         for layer, layer_key in zip(self.layers, keys, strict=True):

@@ -39,6 +39,8 @@ def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
     params = jax.tree_util.tree_map_with_path(take, state.params)
     average = jax.tree.map(jnp.copy, params)  # one array may not be given away twice
     if not jax.tree.leaves(encoder.statistics):
+        if config.freeze_statistics:
+            raise ConfigError(f"init_from={config.init_from} has no BatchNorm statistics to keep; set freeze_statistics=False")
         return state._replace(params=params, average=average)
     found = {_norm_free(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(encoder.statistics)}
     return state._replace(params=params, average=average, statistics=jax.tree_util.tree_map_with_path(take, state.statistics))

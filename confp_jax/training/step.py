@@ -93,7 +93,7 @@ def _cached_gradient(state: TrainState, frames: Float[Array, "2B T F"], key: PRN
     """The gradient of the whole batch's loss, its rows encoded in `microbatches` parts (GradCache: Gao et al., 2021).
 
     All parts are embedded first without keeping anything, the loss of all embeddings gives their gradients, and each part is
-    embedded again to pass its own on. Exact with LayerNorm; BatchNorm takes the statistics of each part.
+    embedded again to pass its own on. Exact with LayerNorm or frozen statistics; live BatchNorm takes those of each part.
     """
     parts = split_rows(frames, config.microbatches), jax.random.split(key, config.microbatches)
     # BatchNorm's running statistics play no part in training: every part may begin with the same.
@@ -123,7 +123,8 @@ def _encode(
     """Embeddings in training mode, and BatchNorm's new running statistics. Weights, their gradient and the loss are float32."""
     dtype = compute_dtype(config)
     encoder = nnx.merge(encoder_graph(config), jax.tree.map(lambda leaf: leaf.astype(dtype), params), statistics, copy=True)
-    embeddings = encoder(frames.astype(dtype), train=True, key=key, rematerialise=config.rematerialise)
+    options = {"rematerialise": config.rematerialise, "freeze_statistics": config.freeze_statistics}
+    embeddings = encoder(frames.astype(dtype), train=True, key=key, **options)
     _, _, statistics = nnx.split(encoder, nnx.Param, ...)
     return embeddings, statistics
 

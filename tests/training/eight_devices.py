@@ -19,7 +19,7 @@ from confp_jax.config import TrainConfig
 from confp_jax.data.input import train_batches
 from confp_jax.training.losses import nt_xent
 from confp_jax.training.mesh import global_batch, make_mesh
-from confp_jax.training.resident import cut_crops, load_resident, resident_layout
+from confp_jax.training.resident import Resident, cut_crops, load_resident, resident_layout
 from confp_jax.training.step import build_state, train_step
 from confp_jax.training.step_cost import count_collectives
 from confp_jax.training.train import train
@@ -73,7 +73,10 @@ def _temporary_bytes(rows_per_chunk: int | None, num_devices: int = 1) -> int:
 def _steps(config: TrainConfig, batches: list, num_devices: int) -> dict:
     mesh, losses, top1 = make_mesh(num_devices), [], []
     with jax.set_mesh(mesh):
-        state = start = build_state(config, _OPTIMIZER)
+        state = build_state(config, _OPTIMIZER)
+        if config.freeze_statistics:  # not those of step 0, by which nothing is normalised
+            state = state._replace(statistics=jax.tree.map(lambda leaf: leaf + 0.25, state.statistics))
+        start = state
         for batch in batches:
             state, metrics = train_step(state, global_batch(batch, mesh), config=config, optimizer=_OPTIMIZER)
             losses.append(float(metrics.loss))
@@ -82,22 +85,37 @@ def _steps(config: TrainConfig, batches: list, num_devices: int) -> dict:
         found = {"losses": losses, "top1": top1, "moved": _apart(state.params, start.params)}
         if num_devices == 8:
             step = train_step.jitted().lower(start, global_batch(batches[0], mesh), config=config, optimizer=_OPTIMIZER)
-            counts = count_collectives(step.compile().as_text())
+            program = step.compile().as_text()
+            counts, lines = count_collectives(program), program.splitlines()
             weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(start.params))
             found |= {"collectives": {name: found.num for name, found in counts.items()}, "weight_bytes": weights}
-            found |= {"reduced_bytes": counts["all-reduce"].num_bytes, "gathered_bytes": counts["all-gather"].num_bytes}
+            found |= {"gathered_bytes": counts["all-gather"].num_bytes}
+            each = [count_collectives(line).get("all-reduce") for line in lines]
+            found |= {"reduced_bytes": sorted(one.num_bytes for one in each if one)}
         return found | {"state": [np.asarray(leaf) for leaf in jax.tree.leaves((state.params, state.statistics))]}
 
 
 def _options(config: TrainConfig, batches: list) -> dict:
-    """One step with each option against the same step without, on four devices; nothing is drawn and LayerNorm normalises."""
+    """One step with each option against the same step without, on four devices; nothing is drawn.
+
+    LayerNorm normalises, or BatchNorm by frozen statistics, or BatchNorm by the batch's, which are not the parts'.
+    """
     config = dataclasses.replace(
-        config,
-        encoder=dataclasses.replace(config.encoder, dropout=0.0, conv_norm="layer"),
-        spec_augment=dataclasses.replace(config.spec_augment, num_frequency_masks=0, num_time_masks=0),
+        config, spec_augment=dataclasses.replace(config.spec_augment, num_frequency_masks=0, num_time_masks=0)
     )
+    layer, batch = (
+        dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, dropout=0.0, conv_norm=norm))
+        for norm in ("layer", "batch")
+    )
+    frozen = dataclasses.replace(batch, freeze_statistics=True, init_from="another")
+    parts = {"microbatches": 2}
+    found = _option(layer, batches, microbatches=2, rematerialise=True, compute_dtype="bfloat16")
+    return found | {"frozen": _option(frozen, batches, **parts), "live": _option(batch, batches, **parts)}
+
+
+def _option(config: TrainConfig, batches: list, **options: object) -> dict:
     plain, found = _steps(config, batches[:1], 4), {}
-    for name, value in (("microbatches", 2), ("rematerialise", True), ("compute_dtype", "bfloat16")):
+    for name, value in options.items():
         other = _steps(dataclasses.replace(config, **{name: value}), batches[:1], 4)
         found[name] = {
             "loss": abs(other["losses"][0] - plain["losses"][0]),
@@ -134,6 +152,28 @@ def _resident_batches(config: TrainConfig) -> dict:
     return found
 
 
+def _cut_anywhere() -> dict:
+    """Crops of random audio against numpy's, drawn evenly and half of them from one device; memory by number of devices."""
+    rng, found = np.random.default_rng(0), {}
+    num_rows, length, num_crops = 20, 500, 256
+    for num in (1, 2, 4, 8):
+        audio, mesh, wrong = rng.integers(-9000, 9000, (num, num_rows, length)).astype(np.int16), make_mesh(num), 0
+        with jax.set_mesh(mesh):
+            resident = Resident(jax.device_put(audio, PartitionSpec("data")), None)
+            for num_on_last in (0, num_crops // 2):
+                drawn = [rng.integers(0, most, 2 * num_crops) for most in (num, num_rows - 1, length)]
+                even = np.stack(drawn, axis=1).astype(np.int32)
+                even[:num_on_last, 0] = num - 1
+                places = {"anchor": even[:num_crops], "replica": even[num_crops:]}
+                crops = cut_crops(resident, global_batch(places, mesh))
+                for name, where in places.items():
+                    wanted = [audio[d].reshape(-1)[row * length + start :][:length] for d, row, start in where]
+                    wrong += int((np.asarray(crops[name]) != np.stack(wanted)).any(axis=1).sum())
+            memory = cut_crops.lower(resident, global_batch(places, mesh)).compile().memory_analysis()
+        found[num] = {"wrong": wrong, "bytes": memory.temp_size_in_bytes}
+    return found | {"batch_bytes": 2 * length * num_crops}
+
+
 def _refusal(config: TrainConfig, workdir: str) -> str:
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=6))
     try:
@@ -158,6 +198,7 @@ if __name__ == "__main__":
                 "loss": _loss(),
                 "steps": steps,
                 "resident": _resident(tiny),
+                "cut": _cut_anywhere(),
                 "options": _options(tiny, batches),
                 "refusal": _refusal(tiny, sys.argv[2]),
             }

@@ -11,6 +11,7 @@ import pytest
 
 from confp_jax.config import ConfigError, Phase, TrainConfig
 from confp_jax.data.input import train_batches
+from confp_jax.model.shipped import shipped_folder
 from confp_jax.training.checkpoint import CheckpointError, EncoderState, load_encoder_state, save_encoder
 from confp_jax.training.fine_tune import begin_from
 from confp_jax.training.mesh import global_batch, make_mesh
@@ -79,8 +80,26 @@ def test_what_does_not_fit_is_refused(tiny, saved, tmp_path: pathlib.Path) -> No
         config = tiny(init_from=folder, **change)
         with pytest.raises(ConfigError, match=message):
             begin_from(_build(config), config)
+    config = tiny(init_from="edge", freeze_statistics=True)
+    sizes = load_encoder_state(shipped_folder("edge") / "checkpoint")[0]
+    config = dataclasses.replace(config, mel=sizes.mel, encoder=dataclasses.replace(sizes.encoder, conv_norm="batch"))
+    with pytest.raises(ConfigError, match="no BatchNorm statistics to keep"):
+        begin_from(_build(config), config)
     with pytest.raises(CheckpointError, match="no such checkpoint folder"):
         begin_from(_build(tiny()), tiny(init_from=str(tmp_path / "nowhere")))
+
+
+def test_frozen_statistics_stay_as_they_came(tiny, saved, tmp_path: pathlib.Path) -> None:
+    """While the weights move; without it both do."""
+    folder, source = saved
+    for frozen in (True, False):
+        config = tiny(init_from=str(folder / "checkpoint"), freeze_statistics=frozen)
+        train(config, tmp_path / str(frozen), stop_at_step=2)
+        _, after = load_encoder_state(tmp_path / str(frozen))
+        for part, stays in ((after.statistics, frozen), (after.params, False)):
+            before = source.statistics if part is after.statistics else source.params
+            same = [np.array_equal(a, b) for a, b in zip(jax.tree.leaves(part), jax.tree.leaves(before), strict=True)]
+            assert all(same) if stays else not any(same)
 
 
 def test_the_average_follows_the_weights(tiny) -> None:
