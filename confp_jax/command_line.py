@@ -1,5 +1,6 @@
 """What the `python -m` commands share: flags in, one line of reason out when something cannot be done."""
 
+import logging as python_logging
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -29,6 +30,7 @@ def run(
 
     def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax tells its whole life at INFO
+        logging.get_absl_handler().addFilter(_is_news)
         try:
             if argv[1:]:
                 raise ConfigError(f"unexpected argument {argv[1]!r}; settings are given as --config.FIELD=VALUE")
@@ -39,6 +41,11 @@ def run(
             _refuse(str(error))
 
     app.run(main, flags_parser=_parse)
+
+
+def _is_news(record: python_logging.LogRecord) -> bool:
+    """Orbax logs an exception's traceback in each of its threads before it raises it: who catches it tells it, in one line."""
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf import message
 from jaxtyping import Int16
 from tensorflow_datasets.proto import tf_example_pb2
 
@@ -93,8 +94,18 @@ class ClipSource:
 
     def _piece(self, record: int) -> Int16[np.ndarray, " n"]:
         """The samples alone: TFDS's parser makes arrays of all seven fields, and was a third of an input pipeline's time."""
-        example = cast(Any, tf_example_pb2).Example.FromString(self._raw[record])
+        try:
+            example = cast(Any, tf_example_pb2).Example.FromString(self._raw[record])
+        except (RuntimeError, ValueError, IndexError, OSError, message.DecodeError) as error:  # a shard cut short, or overwritten
+            raise DatasetError(
+                f"{self._shard_of(record)} is damaged ({' '.join(str(error).split())[:200]}); copy it again, or delete it and "
+                "start the preparation again: it makes what is not there"
+            ) from error
         return np.frombuffer(example.features.feature["samples"].bytes_list.value[0], "<i2")
+
+    def _shard_of(self, record: int) -> str:
+        info = _builder(self.folder).info.splits[self.split]
+        return str(info.filepaths[int(np.searchsorted(np.cumsum(info.shard_lengths), record, side="right"))])
 
     def check(self, index: int) -> None:
         """Reads all records of a clip and compares them with the table.

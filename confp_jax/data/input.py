@@ -37,7 +37,7 @@ class PairCutter(grain.transforms.RandomMap):
         if summary.sample_rate_hz != config.audio.sample_rate_hz:
             raise DatasetError(
                 f"{source.folder} holds audio at {summary.sample_rate_hz} Hz, the model wants {config.audio.sample_rate_hz}; "
-                "prepare it again with --config.sample_rate_hz"
+                f"prepare it again with --config.sample_rate_hz={config.audio.sample_rate_hz}"
             )
         if summary.num_replicas < 1 and not config.data.mix.is_on:
             raise DatasetError(

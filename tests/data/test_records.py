@@ -96,6 +96,19 @@ def test_a_missing_shard_is_a_dataset_error(make_dataset) -> None:
         list(ClipSource(folder, "training"))
 
 
+@pytest.mark.parametrize("how", ["cut short", "overwritten"])
+def test_a_damaged_shard_is_named(make_dataset, how: str) -> None:
+    rng = np.random.default_rng(0)
+    clips = [Clip(i, 0, 1.0, 0.0, rng.integers(-9000, 9000, 48_000).astype("<i2")) for i in range(6)]
+    folder = make_dataset({"training": clips}, num_replicas=0, num_shards=2)
+    path = shard_path(folder, "made", "training", 1, 2)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if how == "cut short" else whole[:1000] + bytes(len(whole) - 1000))
+    source = ClipSource(folder, "training")
+    with pytest.raises(DatasetError, match=rf"{path.name} is damaged .*; copy it again, or delete it and start the preparation"):
+        [source[i] for i in range(6)]
+
+
 def test_damaged_metadata_is_a_dataset_error(make_dataset) -> None:
     folder = make_dataset({"training": [_clip(0)]}, num_replicas=0)
     (folder / "confp.json").write_text('{"name": "cut off')

@@ -168,6 +168,7 @@ def test_a_disk_that_is_full_for_a_checkpoint(
     (told,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))  # TensorStore's threads may say more
     assert "a checkpoint could not be written" in told
     assert "make room" in told and "the same command goes on" in told
+    assert "Traceback" not in done.stderr
     train(tiny(num_epochs=2), tmp_path / "run")
     assert saved_steps(tmp_path / "run") == [3, 6]
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import os
 import pathlib
 import shutil
 import subprocess
@@ -160,12 +161,19 @@ def test_command_line(tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path, 
         "field": train_command(tiny(), tmp_path / "run", "--config.encoder.num_layer=2"),
         "data": train_command(tiny(data={"dir": str(tmp_path / "nowhere")}), tmp_path / "run"),
         "flag": train_command(tiny(), tmp_path / "run", "--stop_after=2"),
+        "hosts": train_command(tiny(), tmp_path / "run", "--distributed"),
+        "folder": train_command(tiny(), tmp_path / "file" / "run"),
     }
-    processes = {name: subprocess.Popen(c, cwd=root, stderr=subprocess.PIPE, text=True) for name, c in runs.items()}
+    (tmp_path / "file").write_text("")
+    environment = os.environ | {"JAX_COORDINATOR_ADDRESS": "localhost:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"}
+    options = {"cwd": root, "env": environment, "stderr": subprocess.PIPE, "text": True}
+    processes = {name: subprocess.Popen(command, **options) for name, command in runs.items()}
     errors = {name: process.communicate()[1] for name, process in processes.items()}
-    assert {name: process.returncode for name, process in processes.items()} == {"field": 2, "data": 2, "flag": 2}, errors
+    assert {process.returncode for process in processes.values()} == {2}, errors
     assert "num_layers" in errors["field"], errors["field"]
     assert errors["data"].startswith(f"error: {tmp_path / 'nowhere'}: no prepared dataset here"), errors["data"]
     assert "python -m data_prep.make_train" in errors["data"]
+    assert "the processes did not come together" in errors["hosts"] and "JAX_NUM_PROCESSES" in errors["hosts"]
+    assert errors["folder"].startswith(f"error: --workdir={tmp_path / 'file' / 'run'} cannot be written to"), errors["folder"]
     assert not any("Traceback" in error for error in errors.values()), errors
     assert not (tmp_path / "run").exists()
