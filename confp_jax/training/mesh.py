@@ -1,6 +1,8 @@
 """Hosts and the mesh: batch over "data", parameters replicated."""
 
 import os
+import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +13,15 @@ from jaxtyping import Array, Shaped
 from confp_jax.config import ConfigError
 
 AXIS = "data"
+_JOIN_S = 300.0  # as long as JAX itself would wait
 
 
 def join_hosts() -> None:
     """Makes this process one of several. Call it before anything touches a device.
 
     TPU pods and Slurm say themselves who is who. Elsewhere the environment does: JAX_COORDINATOR_ADDRESS (host:port of process
-    0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    0), JAX_NUM_PROCESSES and JAX_PROCESS_ID. Where others do not come in time the process ends with a reason and status 1: at the
+    next start they may.
 
     Raises:
       ConfigError: nothing says how many processes there are, or they did not come together.
@@ -25,15 +29,32 @@ def join_hosts() -> None:
     num, number = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
     if (num is None) != (number is None) or not all(value is None or value.isdecimal() for value in (num, number)):
         raise ConfigError(f"JAX_NUM_PROCESSES={num} and JAX_PROCESS_ID={number} must both be numbers, or both be unset")
+    patience = threading.Timer(_JOIN_S, _give_up)
+    patience.start()
     try:
         jax.distributed.initialize(
-            num_processes=None if num is None else int(num), process_id=None if number is None else int(number)
+            num_processes=None if num is None else int(num),
+            process_id=None if number is None else int(number),
+            initialization_timeout=round(2 * _JOIN_S),
         )
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
             f"--distributed: the processes did not come together ({' '.join(str(error).split())[:300]}); on a TPU pod start the "
             "command on every worker, elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID for each"
         ) from error
+    finally:
+        patience.cancel()
+
+
+def _give_up() -> None:
+    """Before JAX does: it aborts the process from C++, with a stack of its own and no word of what to do."""
+    print(
+        f"error: --distributed: not all processes came within {_JOIN_S:.0f} s; start the command on every host, with the same "
+        "JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES (how many there are) where these are set",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
 
 
 def make_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:

@@ -6,7 +6,9 @@ import itertools
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
+import sys
 from collections.abc import Callable
 
 import jax
@@ -153,6 +155,20 @@ def test_no_data_says_what_to_do(tiny: Callable[..., TrainConfig], tmp_path: pat
     with pytest.raises(DatasetError, match=r"has 6 training tracks, a batch needs 32"):
         train(tiny(data={"batch_size": 64}), tmp_path / "run")
     assert not (tmp_path / "run").exists(), "a run that never began leaves nothing behind"
+
+
+def test_hosts_that_do_not_come(root: pathlib.Path) -> None:
+    """JAX would end it with SIGABRT and a stack."""
+    program = "from confp_jax.training import mesh; mesh._JOIN_S = 1.0; mesh.join_hosts()"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = os.environ | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("error: --distributed: not all processes came") and "JAX_NUM_PROCESSES" in done.stderr
 
 
 def test_command_line(tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path, root: pathlib.Path) -> None:
