@@ -117,6 +117,7 @@ def _data() -> dict[str, Any]:
         "crops_per_track": 1,  # paper; 2 and more give hard negatives from the same track
         "crop_spacing_s": (0.3, 3.75),
         "tracks_per_album": 1,  # 2 and more stand together in a batch, hard negatives as well
+        "num_shares": 1,  # of the shards, even in every batch: hosts that divide it need only their own on their disk
         "shift_alpha": 8.0,  # paper
         "shift_beta": 2.0,  # paper
         "max_shift_s": 0.15,  # paper

@@ -168,6 +168,7 @@ class DataConfig:
     crops_per_track: int = 1  # 2 and more: neighbours of one track become each other's hard negatives
     crop_spacing_s: tuple[float, float] = (0.3, 3.75)  # distance of such neighbours
     tracks_per_album: int = 1  # 2 and more: so many of an album stand together in a batch, hard negatives as well
+    num_shares: int = 1  # of the shards, even in every batch: hosts whose number divides it need only their own on their disk
     shift_alpha: float = 8.0  # time shift of the replica: Beta(8, 2) x 150 ms, either way
     shift_beta: float = 2.0
     max_shift_s: float = 0.15
@@ -235,11 +236,13 @@ class TrainConfig:
         for phase in self.phases:
             if min(phase) <= 0:
                 raise ConfigError(f"phases holds {phase}; each is (epochs, learning rate, pairs a batch), all positive")
-        _positive(self.data, "data", "batch_size", "crops_per_track", "tracks_per_album")
+        _positive(self.data, "data", "batch_size", "crops_per_track", "tracks_per_album", "num_shares")
         _positive(self.checkpoint, "checkpoint", "every_steps", "num_kept")
         _positive(self.validation, "validation", "queries_per_track", "index_hop_s", "max_track_s")
         if not 0 <= self.optimizer.average_decay < 1:
             raise ConfigError(f"optimizer.average_decay={self.optimizer.average_decay} must lie in [0, 1); 0.998 is usual")
+        if self.data.num_shares > 1 and self.data.tracks_per_album > 1:
+            raise ConfigError("data.tracks_per_album=2 and more needs all shards on every host: set data.num_shares=1")
         if self.freeze_statistics and (self.encoder.conv_norm != "batch" or not self.init_from):
             raise ConfigError(
                 "freeze_statistics=True keeps the BatchNorm statistics of an encoder: set init_from to one that has them and "
@@ -260,6 +263,11 @@ class TrainConfig:
             if phase.batch_size % self.data.crops_per_track:
                 raise ConfigError(
                     f"data.batch_size={phase.batch_size} is no multiple of data.crops_per_track={self.data.crops_per_track}"
+                )
+            if phase.batch_size // self.data.crops_per_track % self.data.num_shares:
+                raise ConfigError(
+                    f"a batch of {phase.batch_size // self.data.crops_per_track} tracks does not divide into "
+                    f"data.num_shares={self.data.num_shares}; set data.batch_size to a multiple"
                 )
             if 2 * phase.batch_size % self.microbatches:
                 raise ConfigError(f"a batch of {phase.batch_size} pairs does not divide into microbatches={self.microbatches}")

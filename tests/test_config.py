@@ -151,6 +151,8 @@ def test_wrong_values(values: dict, message: str) -> None:
         ({"data": {"batch_size": 0}}, "batch_size"),
         ({"data": {"crops_per_track": 0}}, "crops_per_track"),
         ({"log_every_steps": 0}, "log_every_steps"),
+        ({"data": {"num_shares": 3}}, "num_shares=3; set data.batch_size to a multiple"),
+        ({"data": {"num_shares": 2, "tracks_per_album": 2}}, "set data.num_shares=1"),
         ({"freeze_statistics": True}, "freeze_statistics=True .* set init_from"),
         ({"freeze_statistics": True, "init_from": "x", "encoder": {"conv_norm": "layer"}}, "encoder.conv_norm=batch"),
         ({"num_epochs": 0}, "num_epochs"),

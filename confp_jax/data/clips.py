@@ -7,7 +7,8 @@ from typing import Any, cast
 import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf import message
-from jaxtyping import Int16
+from jaxtyping import Int16, Int64
+from numpy.typing import ArrayLike
 from tensorflow_datasets.proto import tf_example_pb2
 
 from confp_jax.data.records import Clip, ClipRow, DatasetError, num_pieces, read_summary
@@ -30,13 +31,14 @@ class ClipSource:
     Args:
       folder: the folder that holds dataset_info.json.
       split: "training", "validation", "test" or the name of a query condition.
+      part: (k, n): only shards k, k + n, k + 2 n, ... need to be here. The other shards' clips are known but cannot be read.
 
     Raises:
       DatasetError: no dataset there, one of an older format, no such split, or a shard of it is missing.
     """
 
-    def __init__(self, folder: str | pathlib.Path, split: str):
-        self.folder, self.split = pathlib.Path(folder), split
+    def __init__(self, folder: str | pathlib.Path, split: str, *, part: tuple[int, int] = (0, 1)):
+        self.folder, self.split, self._part = pathlib.Path(folder), split, part
         self.summary = read_summary(folder)
         self._records = self._open()
         self._table = _read_table(self.folder / f"clips-{split}.npy")
@@ -49,9 +51,11 @@ class ClipSource:
             raise DatasetError(f"{self.folder} has no split {self.split!r}; it has {', '.join(splits)}")
         if not splits[self.split].num_examples:
             return []  # which tfds cannot open
-        for path in splits[self.split].filepaths:
+        first, every = self._part
+        for path in splits[self.split].filepaths[first::every]:
             if not pathlib.Path(path).is_file():
-                raise DatasetError(f"{path} is missing; start the preparation again, it makes what is not there")
+                other = f", or copy to this host every {every}th shard from number {first} on" if every > 1 else ""
+                raise DatasetError(f"{path} is missing; start the preparation again, it makes what is not there{other}")
         return cast(Sequence[dict[str, Any]], builder.as_data_source(split=self.split))
 
     @property
@@ -97,15 +101,23 @@ class ClipSource:
         try:
             example = cast(Any, tf_example_pb2).Example.FromString(self._raw[record])
         except (RuntimeError, ValueError, IndexError, OSError, message.DecodeError) as error:  # a shard cut short, or overwritten
+            path = self._split_info().filepaths[int(self.shards_of(record))]
             raise DatasetError(
-                f"{self._shard_of(record)} is damaged ({' '.join(str(error).split())[:200]}); copy it again, or delete it and "
+                f"{path} is damaged ({' '.join(str(error).split())[:200]}); copy it again, or delete it and "
                 "start the preparation again: it makes what is not there"
             ) from error
         return np.frombuffer(example.features.feature["samples"].bytes_list.value[0], "<i2")
 
-    def _shard_of(self, record: int) -> str:
-        info = _builder(self.folder).info.splits[self.split]
-        return str(info.filepaths[int(np.searchsorted(np.cumsum(info.shard_lengths), record, side="right"))])
+    def shards_of(self, records: ArrayLike) -> Int64[np.ndarray, "..."]:
+        """The numbers of the shards that hold these records."""
+        return np.searchsorted(np.cumsum(self._split_info().shard_lengths), records, side="right")
+
+    def track_shards(self) -> Int64[np.ndarray, " tracks"]:
+        """The number of the shard that holds each track; a shard holds whole tracks."""
+        return self.shards_of(self._table["first_record"][:: 1 + self.summary.num_replicas])
+
+    def _split_info(self) -> Any:
+        return _builder(self.folder).info.splits[self.split]
 
     def check(self, index: int) -> None:
         """Reads all records of a clip and compares them with the table.

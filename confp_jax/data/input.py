@@ -15,7 +15,7 @@ from confp_jax.audio.segments import PairCrop, draw_pair_crops, replica_start_s
 from confp_jax.config import TrainConfig
 from confp_jax.data.clips import ClipSource
 from confp_jax.data.mixing import Mixer, NoiseDraw, PitchAndTempo, resample
-from confp_jax.data.order import AlbumOrder, tracks_to_train
+from confp_jax.data.order import AlbumDraw, EpochOrder, ShareDraw, tracks_to_train
 from confp_jax.data.records import DatasetError, to_int16
 from confp_jax.data.resident import Layout, first_noise_rows
 
@@ -172,7 +172,7 @@ def train_batches(
     Raises:
       DatasetError: no dataset, too few tracks for a batch, no albums where they are asked for.
     """
-    source = ClipSource(config.data.dir, config.data.split)
+    source = open_split(config, process=process, num_processes=num_processes)
     tracks = tracks_to_train(source)
     tracks_per_batch = config.data.batch_size // config.data.crops_per_track
     if len(tracks) < tracks_per_batch:
@@ -185,7 +185,11 @@ def train_batches(
     # Whole batches only, other tracks left over in every epoch: a batch across two epochs could hold a track twice.
     whole = len(tracks) // tracks_per_batch * tracks_per_batch
     if config.data.tracks_per_album > 1:
-        order = AlbumOrder(source, tracks, whole, together=config.data.tracks_per_album, seed=config.seed)
+        order = EpochOrder(whole, AlbumDraw.of(source, tracks, config.data.tracks_per_album), seed=config.seed)
+        dataset = grain.MapDataset.source(order).seed(config.seed)
+    elif config.data.num_shares > 1:
+        draw = ShareDraw.of(source, tracks, num_shares=config.data.num_shares, tracks_per_batch=tracks_per_batch)
+        order = EpochOrder(draw.num_batches * tracks_per_batch, draw, seed=config.seed)
         dataset = grain.MapDataset.source(order).seed(config.seed)
     else:
         dataset = grain.MapDataset.source(tracks).seed(config.seed).shuffle()[:whole].repeat()
@@ -198,10 +202,24 @@ def train_batches(
     return iter(iterable)
 
 
-def steps_per_epoch(config: TrainConfig) -> int:
-    """Batches in an epoch: every track of the split at most once, all of them if the batch divides their number."""
-    tracks = tracks_to_train(ClipSource(config.data.dir, config.data.split))
-    return max(1, len(tracks) // (config.data.batch_size // config.data.crops_per_track))
+def steps_per_epoch(config: TrainConfig, *, process: int = 0, num_processes: int = 1) -> int:
+    """Batches in an epoch: every track of the split at most once, all of them if the batch divides their number.
+
+    Raises:
+      DatasetError: no dataset, or a share of its shards too small for a batch.
+    """
+    source = open_split(config, process=process, num_processes=num_processes)
+    tracks, tracks_per_batch = tracks_to_train(source), config.data.batch_size // config.data.crops_per_track
+    if config.data.num_shares > 1:
+        draw = ShareDraw.of(source, tracks, num_shares=config.data.num_shares, tracks_per_batch=tracks_per_batch)
+        return draw.num_batches
+    return max(1, len(tracks) // tracks_per_batch)
+
+
+def open_split(config: TrainConfig, *, process: int, num_processes: int) -> ClipSource:
+    """What is trained on; only the shards that this process reads (`ShareDraw`) need to be on its machine."""
+    every = math.gcd(config.data.num_shares, num_processes)
+    return ClipSource(config.data.dir, config.data.split, part=(process % every, every))
 
 
 def _join(elements: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""Which tracks are trained on, and in which order where those of an album are to meet in a batch."""
+"""Which tracks are trained on, and in which order where those of an album are to meet, or every share of the shards."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Int64
@@ -22,26 +23,16 @@ def tracks_to_train(source: ClipSource) -> Sequence[int]:
     return places_without_duplicates(source.track_ids(), held_out, group_of)
 
 
-class AlbumOrder:
-    """Track numbers, epoch after epoch: `together` tracks of an album stand side by side, all else is shuffled anew every time.
+class EpochOrder:
+    """Track numbers, epoch after epoch, each in an order of its own.
 
     Args:
-      tracks: numbers of the source's tracks that may be trained on.
-      per_epoch: how many of them an epoch has.
-
-    Raises:
-      DatasetError: the set does not know its tracks' albums.
+      per_epoch: how many tracks of a drawn order an epoch has.
+      draw: an order of at least so many.
     """
 
-    def __init__(self, source: ClipSource, tracks: Sequence[int], per_epoch: int, *, together: int, seed: int):
-        known, ids = source.summary.albums, source.track_ids()
-        self._albums = [known.get(str(ids[track]), "") for track in tracks]
-        if not any(self._albums):
-            raise DatasetError(
-                f"{source.folder} does not know its tracks' albums, which data.tracks_per_album={together} needs; prepare it "
-                "again, of FMA with its tracks.csv or of music with a folder for every album"
-            )
-        self._tracks, self._per_epoch, self._together, self._seed = np.array(tracks), per_epoch, together, seed
+    def __init__(self, per_epoch: int, draw: Callable[[np.random.Generator], Int64[np.ndarray, " tracks"]], *, seed: int):
+        self._per_epoch, self._draw, self._seed = per_epoch, draw, seed
         self._orders: dict[int, Int64[np.ndarray, " tracks"]] = {}
 
     def __len__(self) -> int:
@@ -51,9 +42,62 @@ class AlbumOrder:
         epoch, place = divmod(index, self._per_epoch)
         if epoch not in self._orders:  # a few threads may be in two epochs at a time
             kept = {number: order for number, order in self._orders.items() if abs(number - epoch) <= 1}
-            order = album_order(self._albums, together=self._together, rng=np.random.default_rng([self._seed, epoch]))
-            self._orders = kept | {epoch: self._tracks[order]}
+            self._orders = kept | {epoch: self._draw(np.random.default_rng([self._seed, epoch]))}
         return int(self._orders[epoch][place])
+
+
+@dataclasses.dataclass(frozen=True)
+class AlbumDraw:
+    """Orders of `tracks` in which `together` tracks of an album stand side by side, all else shuffled."""
+
+    tracks: Int64[np.ndarray, " tracks"]
+    albums: Sequence[str]
+    together: int
+
+    @classmethod
+    def of(cls, source: ClipSource, tracks: Sequence[int], together: int) -> "AlbumDraw":
+        """Raises DatasetError where the set does not know its tracks' albums."""
+        known, ids = source.summary.albums, source.track_ids()
+        albums = [known.get(str(ids[track]), "") for track in tracks]
+        if not any(albums):
+            raise DatasetError(
+                f"{source.folder} does not know its tracks' albums, which data.tracks_per_album={together} needs; prepare it "
+                "again, of FMA with its tracks.csv or of music with a folder for every album"
+            )
+        return cls(np.array(tracks), albums, together)
+
+    def __call__(self, rng: np.random.Generator) -> Int64[np.ndarray, " tracks"]:
+        return self.tracks[album_order(self.albums, together=self.together, rng=rng)]
+
+
+@dataclasses.dataclass(frozen=True)
+class ShareDraw:
+    """Orders in which place j of every batch is a track of share j % n, each of the n shares shuffled by itself.
+
+    Share k holds the tracks of shards k, k + n, k + 2 n, ... So a host that takes every m-th place of a batch reads every m-th
+    shard alone, for any m that divides n, and the batches are the same for every m.
+    """
+
+    shares: Sequence[Int64[np.ndarray, " tracks"]]
+    num_batches: int  # an epoch
+    each: int  # tracks of a share in a batch
+
+    @classmethod
+    def of(cls, source: ClipSource, tracks: Sequence[int], *, num_shares: int, tracks_per_batch: int) -> "ShareDraw":
+        """Raises DatasetError where a share has too few tracks for a batch."""
+        share = source.track_shards()[np.asarray(tracks)] % num_shares
+        shares = [np.asarray(tracks)[share == number] for number in range(num_shares)]
+        each, fewest = tracks_per_batch // num_shares, min(map(len, shares))
+        if fewest < each:
+            raise DatasetError(
+                f"{source.folder}: a share of its shards has {fewest} tracks, and a batch takes {each} of each of "
+                f"data.num_shares={num_shares}; prepare it again with fewer --config.tracks_per_shard, or set fewer shares"
+            )
+        return cls(shares, fewest // each, each)
+
+    def __call__(self, rng: np.random.Generator) -> Int64[np.ndarray, " tracks"]:
+        drawn = np.stack([rng.permutation(share)[: self.num_batches * self.each] for share in self.shares])
+        return drawn.reshape(len(self.shares), self.num_batches, self.each).transpose(1, 2, 0).reshape(-1)
 
 
 def album_order(albums: Sequence[str], *, together: int, rng: np.random.Generator) -> Int64[np.ndarray, " tracks"]:

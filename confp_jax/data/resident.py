@@ -21,7 +21,7 @@ _MAX_ROWS = np.iinfo(np.int32).max
 class Layout:
     """A split's clips as rows of `row_samples` in the memory of `num_devices`; a crop is as long as a row, so it meets two.
 
-    Track by track: a device holds a contiguous share of the tracks, as even as whole tracks make it.
+    Track by track: a device holds a contiguous share of the tracks (that its host has), as even as whole tracks make it.
     """
 
     row_samples: int
@@ -45,8 +45,11 @@ class Layout:
         return np.array([self.device_of[clip], self.first_row[clip] + row, sample], np.int32)
 
 
-def plan_layout(source: ClipSource, *, row_samples: int, num_devices: int) -> Layout:
+def plan_layout(source: ClipSource, *, row_samples: int, num_devices: int, part_of: Sequence[int] = ()) -> Layout:
     """Deals the tracks of a split out to devices.
+
+    Args:
+      part_of: where hosts have only their part of the shards (shards k, k + n, ...), the part k of every device's host.
 
     Raises:
       DatasetError: more devices than tracks.
@@ -57,8 +60,13 @@ def plan_layout(source: ClipSource, *, row_samples: int, num_devices: int) -> La
     lengths = np.array([source.row(clip).num_samples for clip in range(len(source))])
     rows = -(-lengths // row_samples)
     of_track = rows.reshape(source.num_tracks, group).sum(axis=1)
-    middle = np.cumsum(of_track) - of_track / 2
-    device = np.minimum((middle * num_devices / of_track.sum()).astype(int), num_devices - 1)
+    part_of_device = np.array(part_of or [0] * num_devices)
+    part_of_track, device = source.track_shards() % (1 + part_of_device.max()), np.zeros(source.num_tracks, int)
+    for part in np.unique(part_of_track):
+        tracks, devices = np.flatnonzero(part_of_track == part), np.flatnonzero(part_of_device == part)
+        middle = np.cumsum(of_track[tracks]) - of_track[tracks] / 2
+        place = (middle * len(devices) / of_track[tracks].sum()).astype(int)
+        device[tracks] = devices[np.minimum(place, len(devices) - 1)]
     first_row = np.zeros(len(rows), np.int64)
     device_of, most = np.repeat(device, group), 0
     for number in range(num_devices):

@@ -86,7 +86,7 @@ def compile_step(config: TrainConfig, mesh: Mesh) -> StepCost:
             raise ConfigError(_why_not(error, config)) from error
     memory, cost = cast(Any, compiled.memory_analysis()), cast(Any, compiled.cost_analysis())
     peak = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
-    audio_bytes = resident_bytes(config, mesh.devices.size)
+    audio_bytes = resident_bytes(config, mesh)
     return StepCost(
         num_chips=mesh.devices.size,
         batch_size=config.data.batch_size,

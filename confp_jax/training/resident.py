@@ -14,6 +14,7 @@ from jaxtyping import Array, Float32, Int16, Int32
 
 from confp_jax.config import TrainConfig
 from confp_jax.data.clips import ClipSource
+from confp_jax.data.input import open_split
 from confp_jax.data.mixing import SILENT_POWER, Mixer
 from confp_jax.data.resident import Layout, check_fits, first_noise_rows, plan_layout, read_noise, read_part
 from confp_jax.training.mesh import AXIS
@@ -32,7 +33,7 @@ def load_resident(config: TrainConfig, mesh: jax.sharding.Mesh) -> Resident:
     Raises:
       DatasetError: it does not fit (with the sizes and what to do), or there are fewer tracks than devices.
     """
-    source, layout = ClipSource(config.data.dir, config.data.split), resident_layout(config, mesh.devices.size)
+    source, layout = _source(config), resident_layout(config, mesh)
     sounds = _noise(config)
     noise = None if sounds is None else read_noise(sounds, layout.row_samples)
     check_fits(layout, device_memory_bytes(), noise_bytes=0 if noise is None else noise.nbytes)
@@ -48,13 +49,19 @@ def load_resident(config: TrainConfig, mesh: jax.sharding.Mesh) -> Resident:
     return Resident(audio, jax.make_array_from_callback(noise.shape, everywhere, lambda index: noise[index]))
 
 
-def resident_layout(config: TrainConfig, num_devices: int) -> Layout:
-    """Where the split's clips lie on `num_devices`."""
-    source = ClipSource(config.data.dir, config.data.split)
-    return plan_layout(source, row_samples=config.audio.segment_samples, num_devices=num_devices)
+def resident_layout(config: TrainConfig, mesh: jax.sharding.Mesh) -> Layout:
+    """Where the split's clips lie on the mesh: each with a host that has its shard, should hosts have only their own."""
+    hosts = [device.process_index for device in mesh.devices.flat]
+    every = math.gcd(config.data.num_shares, 1 + max(hosts))
+    sizes = {"row_samples": config.audio.segment_samples, "num_devices": len(hosts)}
+    return plan_layout(_source(config), **sizes, part_of=[host % every for host in hosts])
 
 
-def resident_bytes(config: TrainConfig, num_devices: int) -> int:
+def _source(config: TrainConfig) -> ClipSource:
+    return open_split(config, process=jax.process_index(), num_processes=jax.process_count())
+
+
+def resident_bytes(config: TrainConfig, mesh: jax.sharding.Mesh) -> int:
     """What the set takes of each device's memory; 0 where it stays on the host.
 
     Raises:
@@ -62,7 +69,7 @@ def resident_bytes(config: TrainConfig, num_devices: int) -> int:
     """
     if config.data.residency == "host":
         return 0
-    layout, sounds = resident_layout(config, num_devices), _noise(config)
+    layout, sounds = resident_layout(config, mesh), _noise(config)
     num_rows = 0 if sounds is None else int(first_noise_rows(sounds, layout.row_samples)[-1])
     return layout.bytes_per_device + 2 * num_rows * layout.row_samples
 

@@ -110,7 +110,8 @@ def train(
 
 def stages_of(config: TrainConfig) -> tuple[Stage, ...]:
     """The configuration's phases in steps of its data set."""
-    sizes = [steps_per_epoch(_with_batch(config, phase.batch_size)) for phase in config.all_phases]
+    place = {"process": jax.process_index(), "num_processes": jax.process_count()}
+    sizes = [steps_per_epoch(_with_batch(config, phase.batch_size), **place) for phase in config.all_phases]
     return plan_stages(config.all_phases, sizes)
 
 
@@ -121,7 +122,7 @@ def _with_batch(config: TrainConfig, batch_size: int) -> TrainConfig:
 def _open_batches(config: TrainConfig, stage: Stage, first_batch: int) -> Iterator[dict[str, np.ndarray]]:
     """A stage's batches on this process. Its seed: every stage shuffles by its own, the first by the configuration's."""
     of_stage = dataclasses.replace(_with_batch(config, stage.phase.batch_size), seed=config.seed + stage.first_step)
-    layout = resident_layout(config, jax.device_count()) if config.data.residency == "device" else None
+    layout = resident_layout(config, make_mesh()) if config.data.residency == "device" else None
     place = {"process": jax.process_index(), "num_processes": jax.process_count()}
     return train_batches(of_stage, **place, first_batch=first_batch, layout=layout)
 

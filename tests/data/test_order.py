@@ -1,7 +1,8 @@
-"""Tracks of an album side by side: still a permutation of every epoch, the same for every process, and hard for the loss."""
+"""Tracks of an album side by side, or even shares of the shards: still permutations, and the same on any number of processes."""
 
 import collections
 import itertools
+import shutil
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from confp_jax.config import DataConfig, TrainConfig
-from confp_jax.data.input import train_batches
+from confp_jax.data.input import steps_per_epoch, train_batches
 from confp_jax.data.order import album_order
 from confp_jax.data.records import Clip, DatasetError
 
@@ -72,3 +73,53 @@ def test_any_number_of_processes_from_any_batch_on(albums):
 def test_without_albums_it_says_what_is_missing(make_dataset: Callable):
     with pytest.raises(DatasetError, match=r"does not know its tracks' albums.*tracks_per_album=2.*folder for every album"):
         train_batches(_config(make_dataset({"training": _clips(4)})))
+
+
+@pytest.fixture(scope="module")
+def shards(make_dataset: Callable):
+    """Tracks 0 to 12 in shards of one track each."""
+    return make_dataset({"training": _clips(13)}, num_shards=13)
+
+
+def _in_shares(folder, **data) -> TrainConfig:
+    return _config(folder, **({"batch_size": 8, "tracks_per_album": 1, "num_shares": 4} | data))
+
+
+def test_every_batch_has_as_much_of_every_share(shards):
+    """Shares of 4, 3, 3 and 3 tracks: an epoch is one batch of two of each, and then the next begins."""
+    assert steps_per_epoch(_in_shares(shards)) == 1
+    batches = _tracks(_in_shares(shards), 60)
+    for batch in batches:
+        assert [track % 4 for track in batch] == [0, 1, 2, 3] * 2
+        assert len(set(batch)) == 8
+    assert {track for batch in batches for track in batch} == set(range(13))
+    assert steps_per_epoch(_in_shares(shards, batch_size=4)) == 3
+    epochs = np.array(_tracks(_in_shares(shards, batch_size=4), 30)).reshape(10, 12)
+    assert all(len(set(epoch)) == 12 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 10
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 4])
+def test_a_process_reads_its_shards_alone(shards, tmp_path, num_processes: int):
+    """And all of them together the batches of one process, from any batch on."""
+    whole = _tracks(_in_shares(shards), 7)
+    for process in range(num_processes):
+        here = tmp_path / str(process)
+        shutil.copytree(shards, here)
+        for number, path in enumerate(sorted(here.glob("*.array_record-*"))):
+            if number % num_processes != process:
+                path.unlink()
+        config, place = _in_shares(here), {"process": process, "num_processes": num_processes}
+        assert steps_per_epoch(config, **place) == 1
+        assert _tracks(config, 3, first_batch=4, **place) == [batch[process::num_processes] for batch in whole[4:]]
+        if num_processes > 1:
+            with pytest.raises(DatasetError, match=rf"is missing.*every {num_processes}th shard from number \d on"):
+                train_batches(config, process=process + 1, num_processes=num_processes)
+
+
+def test_shares_that_cannot_be(shards, make_dataset: Callable):
+    few = make_dataset({"training": _clips(8)}, num_shards=2)
+    with pytest.raises(DatasetError, match=r"a share of its shards has 0 tracks.*data.num_shares=4.*tracks_per_shard"):
+        train_batches(_in_shares(few))
+    with pytest.raises(DatasetError, match="has 3 tracks, and a batch takes 4 of each"):
+        steps_per_epoch(_in_shares(shards, batch_size=16))

@@ -40,6 +40,18 @@ def test_tracks_stay_whole_and_shares_even(source: ClipSource) -> None:
     assert max(rows) < 1.5 * min(rows)
 
 
+def test_a_device_holds_shards_of_its_host(make_dataset) -> None:
+    """Two hosts with every second shard each; host 1 has the middle one of three devices."""
+    clips = [Clip(track, r, 1.0, 0.0, np.full(3 * _ROW, track, "<i2")) for track in range(8) for r in (0, 1)]
+    source = ClipSource(make_dataset({"training": clips}, num_shards=8), "training")
+    layout = plan_layout(source, row_samples=_ROW, num_devices=3, part_of=(0, 1, 0))
+    assert layout.device_of[::2].tolist() == [0, 1, 0, 1, 2, 1, 2, 1]
+    part = read_part(source, layout, range(3))
+    for clip in range(16):
+        device, row, _ = layout.place(clip, 0)
+        np.testing.assert_array_equal(part[device, row : row + 3], clip // 2)
+
+
 def test_too_large_is_refused_with_the_sizes(source: ClipSource) -> None:
     layout = plan_layout(source, row_samples=_ROW, num_devices=1)
     check_fits(layout, 2 * layout.bytes_per_device)

@@ -141,7 +141,7 @@ def _resident_batches(config: TrainConfig) -> dict:
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, residency="device"))
     for num in (1, 4):
         mesh = make_mesh(num)
-        places = train_batches(config, layout=resident_layout(config, num))
+        places = train_batches(config, layout=resident_layout(config, mesh))
         with jax.set_mesh(mesh):
             resident = load_resident(config, mesh)
             batches = [cut_crops(resident, global_batch(next(places), mesh)) for _ in range(3)]
