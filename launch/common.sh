@@ -28,14 +28,28 @@ uv pip install --quiet --python .venv/bin/python --constraint requirements.lock 
 EOF
 }
 
-# Copies the shards to this worker's disk. Every worker holds all of them: batches are drawn from the whole set and each worker
-# cuts its rows of every batch, so that a run gives the same batches on any number of hosts.
-data_command() { # BUCKET_FOLDER
+# Copies the data to this worker's disk, of the training split only the shards number PART, PART + EVERY, PART + 2 EVERY, ...
+# (confp_jax/data/order.py, ShareDraw: worker number PART draws its rows of every batch from those). EVERY of 1 is the whole set.
+data_command() { # BUCKET_FOLDER PART EVERY
   cat <<EOF
 set -euo pipefail
 mkdir -p ~/data
-gcloud storage rsync --recursive $(quoted "$1") ~/data
+data=$(quoted "${1%/}")
+others=()
+if [ $3 -gt 1 ]; then
+  num=\$(gcloud storage ls "\$data/*-training.array_record-00000-of-*" | sed 's/.*-of-0*//')
+  numbers=\$(seq -f %05.0f 0 \$((num - 1)) | awk 'NR % $3 != ($2 + 1) % $3' | paste -sd '|')
+  others=(--exclude=".*-training[.]array_record-(\$numbers)-of-.*")
+fi
+gcloud storage rsync --recursive "\${others[@]}" "\$data" ~/data
 EOF
+}
+
+# parts NUM_WORKERS: in how many parts the workers can divide SHARES shares of the training shards.
+parts() {
+  local a=${SHARES:-1} b=$1
+  while [ "$b" -gt 0 ]; do set -- "$b" $((a % b)) && a=$1 b=$2; done
+  echo "$a"
 }
 
 # Starts training detached, starts it again when it crashed or the machine asked it to leave, and writes one log.

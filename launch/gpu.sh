@@ -16,7 +16,8 @@ usage: launch/gpu.sh COMMAND [ARGUMENT...]
   resume ARGUMENT... go on with the last `train` (and these)
 
 Variables: HOSTS ("user@one user@two"), DATA (gs:// folder of the shards), WORKDIR (of this run; gs:// for several hosts).
-  PORT, of the first host that the others join (default 8476).
+  PORT, of the first host that the others join (default 8476). SHARES (a multiple of the number of hosts) has each host copy its
+  share of the training shards only; batches are then drawn evenly from so many shares, on any number of hosts alike.
 EOF
 }
 
@@ -30,18 +31,23 @@ on_workers() {
 first_host() { echo "${HOSTS%% *}"; }
 
 setup() {
-  local archive host
+  local archive host every number=0
   archive=$(mktemp --suffix=.tar.gz)
   pack "$archive"
   for host in $HOSTS; do scp -q "$archive" "$host:confp_jax.tar.gz"; done
   rm -f "$archive"
   on_workers "$(install_command prepare,gpu)"
-  on_workers "$(data_command "$DATA")"
+  every=$(parts "$(wc -w <<<"$HOSTS")")
+  for host in $HOSTS; do
+    on_host "$host" "$(data_command "$DATA" $((number % every)) "$every")"
+    number=$((number + 1))
+  done
 }
 
 train() {
   local host number=0 num address
   num=$(wc -w <<<"$HOSTS")
+  [ "${SHARES:-1}" -le 1 ] || set -- "$@" "--config.data.num_shares=$SHARES"
   address=$(first_host)
   for host in $HOSTS; do
     on_host "$host" "$(quoted printf '%s\n' "$(quoted "$@")") > ~/train_arguments.txt"

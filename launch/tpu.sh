@@ -20,7 +20,8 @@ usage: launch/tpu.sh COMMAND [ARGUMENT...]
 
 Variables: TPU_NAME, ZONE, ACCELERATOR (v5litepod-8, v6e-16, ...), RUNTIME (v2-alpha-tpuv5-lite, ...),
   DATA (gs:// folder that data_prep.make_train's output was copied to), WORKDIR (gs:// folder of this run).
-  PROJECT is optional; SPOT=0 asks for a slice that is not preempted.
+  PROJECT is optional; SPOT=0 asks for a slice that is not preempted. SHARES (a multiple of the number of hosts) has each host
+  copy its share of the training shards only; batches are then drawn evenly from so many shares, on any number of hosts alike.
 
   export TPU_NAME=confp ZONE=us-west4-a ACCELERATOR=v5litepod-16 RUNTIME=v2-alpha-tpuv5-lite
   export DATA=gs://mine/fma WORKDIR=gs://mine/runs/large
@@ -76,12 +77,29 @@ setup() {
   tpus tpu-vm scp "$archive" "$TPU_NAME:confp_jax.tar.gz" --worker=all
   rm -f "$archive"
   on_workers "$(install_command prepare,tpu)"
-  on_workers "$(data_command "$DATA")"
+  copy_data "$(num_workers)"
+}
+
+num_workers() { on_workers 'echo worker' | grep -c worker; }
+
+copy_data() { # NUM_WORKERS
+  local worker every copying=()
+  every=$(parts "$1")
+  if [ "$every" -eq 1 ]; then
+    on_workers "$(data_command "$DATA" 0 1)"
+    return
+  fi
+  for ((worker = 0; worker < $1; worker++)); do
+    on_workers "$(data_command "$DATA" $((worker % every)) "$every")" "$worker" &
+    copying+=($!)
+  done
+  for worker in "${copying[@]}"; do wait "$worker"; done
 }
 
 train() {
   local multi=()
-  [ "$(on_workers 'echo worker' | grep -c worker)" -le 1 ] || multi=(--distributed)
+  [ "$(num_workers)" -le 1 ] || multi=(--distributed)
+  [ "${SHARES:-1}" -le 1 ] || set -- "$@" "--config.data.num_shares=$SHARES"
   # Kept beside the checkpoints, so that `resume` works from any machine.
   quoted "$@" | gcloud storage cp - "$WORKDIR/train_arguments.txt"
   on_workers "$(train_command "$WORKDIR" "${multi[@]}" "$@")"

@@ -7,6 +7,7 @@ states that it will be in, one line each time it is asked for. The file `fails` 
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -67,7 +68,17 @@ def _here(path: str) -> pathlib.Path:
 
 def _storage(arguments: list[str]) -> int:
     if arguments[0] == "rsync":
-        shutil.copytree(_here(arguments[-2]), _here(arguments[-1]), dirs_exist_ok=True)
+        source = _here(arguments[-2])
+        unwanted = [argument.partition("=")[2] for argument in arguments if argument.startswith("--exclude=")]
+
+        def excluded(folder: str, names: list[str]) -> list[str]:
+            paths = {name: str((pathlib.Path(folder) / name).relative_to(source)) for name in names}
+            return [name for name, path in paths.items() if any(re.match(regex, path) for regex in unwanted)]
+
+        shutil.copytree(source, _here(arguments[-1]), dirs_exist_ok=True, ignore=excluded)
+    elif arguments[0] == "ls":
+        folder, _, pattern = arguments[1].rpartition("/")
+        print("\n".join(f"{folder}/{path.name}" for path in sorted(_here(folder).glob(pattern))))
     elif arguments[0] == "cp":
         target = _here(arguments[2])
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """Two hosts: launch/tpu.sh starts two real processes that train together, are preempted, and go on as one, two or none."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -82,19 +83,23 @@ def test_two_hosts_then_one_then_two(
 ) -> None:
     """The losses are those of one process that was never stopped: hosts cut their rows of the same batches.
 
-    Begun with another run's encoder; without dropout and masks, which are drawn by row: two hosts hold a batch's rows in another
-    order. What is left is rounding.
+    Each host has half of the training shards only, the process that goes on alone all of them. Begun with another run's encoder;
+    without dropout and masks, which are drawn by row: two hosts hold a batch's rows in another order. What is left is rounding.
     """
     still = {"num_frequency_masks": 0, "num_time_masks": 0}
     config = tiny(encoder={"dropout": 0.0}, spec_augment=still, validation={"every_steps": 12}, init_from=str(uninterrupted))
-    cloud, workdir = Cloud(tmp_path, root, **variables), tmp_path / "run"
+    cloud, workdir = Cloud(tmp_path, root, SHARES="2", **variables), tmp_path / "run"
     shutil.copytree(prepared, tmp_path / "buckets" / "bucket" / "data")
     cloud.run("create")
     cloud.run("setup")
+    for number in 0, 1:
+        shards = [path.name for path in sorted((tmp_path / f"worker{number}" / "data").glob("*-training.array_record-*"))]
+        assert [int(name.split("-")[-3]) for name in shards] == [number, number + 2, number + 4]
     cloud.run("train", *command_flags(config), "--stop_at_step=3")
     cloud.wait("finished", num=2)
     assert sorted(_losses(workdir)) == [1, 2, 3]
 
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, num_shares=2))
     train(config, workdir, stop_at_step=6)
 
     for worker in tmp_path.glob("worker*"):
