@@ -10,9 +10,9 @@ and checks the forecast by compiling that as well; --json prints numbers for pro
 
 import os
 
-# Before JAX: the host's own devices are not asked, and libtpu looks for no TPU around it, which another process might use.
+# Before JAX: the host's own devices are not asked, and libtpu looks for no TPU around it.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # any other process that uses JAX on this host may have locked it
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

@@ -23,6 +23,8 @@ PANELS = {
     "learning_rate": "learning rate",
     "segments_per_s": "segments / s",
     "input_wait": "share of time waiting for input",
+    "mfu": "share of the chips' peak arithmetic (MFU)",
+    "memory_gb": "most memory so far, GB",
 }
 _MAX_POINTS = 400  # a longer curve is drawn as means of as many stretches
 

@@ -23,7 +23,13 @@ MIXED = [field.name for field in dataclasses.fields(MixConfig) if field.name.end
 @pytest.fixture
 def compile_for(monkeypatch) -> ModuleType:
     """The command's module, which sets the environment for libtpu before JAX: here for one test."""
-    for name in ("JAX_PLATFORMS", "TPU_SKIP_MDS_QUERY", "TPU_ACCELERATOR_TYPE", "TPU_WORKER_HOSTNAMES"):
+    for name in (
+        "JAX_PLATFORMS",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD",
+        "TPU_SKIP_MDS_QUERY",
+        "TPU_ACCELERATOR_TYPE",
+        "TPU_WORKER_HOSTNAMES",
+    ):
         monkeypatch.setenv(name, os.environ.get(name, "cpu"))
     return importlib.import_module("confp_jax.training.compile_for")
 

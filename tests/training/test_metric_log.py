@@ -7,7 +7,10 @@ import numpy as np
 import optax
 import pytest
 
+from confp_jax.training import metric_log
+from confp_jax.training.chips import CHIPS
 from confp_jax.training.metric_log import MetricLog, NonFiniteLossError
+from confp_jax.training.plot import PANELS
 from confp_jax.training.step import Metrics
 
 
@@ -103,6 +106,18 @@ def test_what_it_says_about_speed(tmp_path: pathlib.Path) -> None:
     assert 0 < line["memory_gb"] < 1000
     assert line["tflop_per_s"] == pytest.approx(3 * 1e-3 * line["segments_per_s"], rel=0.01, abs=1e-4)
     assert line["segments_per_s"] == pytest.approx(8 * line["steps_per_s"], rel=0.01)
+
+
+def test_the_share_of_the_peak(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a chip of 1 GFLOP/s; every picture's panel shows something that is logged."""
+    monkeypatch.setattr(metric_log, "find_chip", lambda _: CHIPS[0]._replace(bf16_flops=1e9))
+    options = {"num_steps": 10, "every_steps": 1, "schedule": optax.constant_schedule(1.0)}
+    with MetricLog.open(tmp_path, flops_per_segment=1e9, **options) as log:
+        for step in (1, 2):
+            log.step(step, _metrics(1.0), num_segments=8)
+    line = _lines(tmp_path)[1]
+    assert line["mfu"] == pytest.approx(3 * line["segments_per_s"], rel=0.01)
+    assert set(PANELS) - {"validation_track_top1"} <= line.keys()
 
 
 def test_only_one_process_writes(tmp_path: pathlib.Path) -> None:
