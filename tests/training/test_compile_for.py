@@ -87,6 +87,12 @@ def test_what_is_counted_once_is_said(tiny, compile_for):
     assert "microbatches" not in compile_for.describe(cost, tiny(), "v5e:2x4")
 
 
+def test_the_audio_of_each_chip_is_said(tiny, compile_for):
+    told = compile_for.describe(_cost(4, 3e9, flops=1e9, audio_bytes=2 * 1024**3), tiny(), "v5e:2x4")
+    assert "of which state 0.00, audio 2.00" in told
+    assert "audio" not in compile_for.describe(_cost(4, 3e9, flops=1e9), tiny(), "v5e:2x4")
+
+
 def test_chips_are_found_by_what_jax_calls_them():
     assert find_chip("NVIDIA A100-SXM4-40GB").memory_bytes == 40e9
     assert find_chip("TPU v5 lite").name == "v5e"
