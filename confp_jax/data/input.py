@@ -181,7 +181,10 @@ def train_batches(
             f"ones; use --config.data.batch_size={len(tracks) * config.data.crops_per_track} or less, or more music"
         )
     if tracks_per_batch % num_processes:
-        raise DatasetError(f"{tracks_per_batch} tracks a batch do not divide over {num_processes} processes")
+        raise DatasetError(
+            f"{tracks_per_batch} tracks a batch do not divide over {num_processes} processes; set data.batch_size to a "
+            f"multiple of {num_processes * config.data.crops_per_track}"
+        )
     # Whole batches only, other tracks left over in every epoch: a batch across two epochs could hold a track twice.
     whole = len(tracks) // tracks_per_batch * tracks_per_batch
     if config.data.tracks_per_album > 1:

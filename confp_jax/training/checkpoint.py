@@ -201,7 +201,10 @@ def load_encoder_state(folder: epath.PathLike) -> tuple[TrainConfig, EncoderStat
         template = jax.tree.map(_template, abstract_encoder(config)._asdict())
         return config, EncoderState(**ocp.load_checkpointables(str(path), {"encoder": template})["encoder"])
     except _UNREADABLE as error:
-        raise CheckpointError(f"{folder}: no confp_jax encoder could be read ({_told(error)})") from error
+        raise CheckpointError(
+            f"{folder}: no confp_jax encoder could be read ({_told(error)}); name a run's workdir, one of its checkpoints, or "
+            "a model that ships (`confp models`)"
+        ) from error
 
 
 def encoder_identity(config: TrainConfig, state: EncoderState) -> str:

@@ -243,7 +243,7 @@ def test_too_few_tracks(numbered) -> None:
 
 
 def test_batches_that_do_not_divide_over_the_processes(numbered) -> None:
-    with pytest.raises(DatasetError, match="4 tracks a batch do not divide over 3 processes"):
+    with pytest.raises(DatasetError, match="4 tracks a batch do not divide over 3 processes; set .* a multiple of 3"):
         train_batches(_config(numbered, batch_size=4), num_processes=3)
 
 
