@@ -28,7 +28,8 @@ from flax import nnx
 
 from benchmarks.torch_twin import TorchEncoder, compute_nt_xent
 from configs.fma import get_config
-from confp_jax.config import TrainConfig, from_mapping
+from confp_jax.config import TrainConfig
+from confp_jax.mapping import from_mapping
 from confp_jax.model.compiler import compiler_options, keep_freed_memory
 from confp_jax.model.encoder import Encoder
 from confp_jax.model.from_torch import map_torch_names

@@ -1,26 +1,10 @@
 """Frozen configuration. `ml_collections.ConfigDict` stops at the command line; everything else receives these."""
 
 import dataclasses
-import difflib
 import json
-import types
-import typing
-from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Self
 
-T = TypeVar("T")
-
-
-class Fields(Protocol):
-    """Named values: a dict or a ConfigDict."""
-
-    def items(self) -> Iterable[tuple[str, Any]]:
-        """Pairs of name and value."""
-        ...
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message says which field and what to write instead."""
+from confp_jax.mapping import ConfigError, from_mapping
 
 
 def _positive(config: Any, group: str, *names: str) -> None:
@@ -177,6 +161,33 @@ class DataConfig:
     num_workers: int = 0  # Grain worker processes; 0 reads on threads of this process
     mix: MixConfig = MixConfig()
 
+    def __post_init__(self) -> None:
+        _positive(self, "data", "batch_size", "crops_per_track", "tracks_per_album", "num_shares")
+        if self.num_shares > 1 and self.tracks_per_album > 1:
+            raise ConfigError("data.tracks_per_album=2 and more needs all shards on every host: set data.num_shares=1")
+        if self.mix.warps_mel and self.mel_on != "host":
+            raise ConfigError("data.mix.tempo_p, pitch_p and colour_p work on mel power: set data.mel_on=host, or them to 0")
+        if self.residency == "device" and (self.mel_on == "host" or self.mix.warps_mel or self.mix.needs_host):
+            raise ConfigError(
+                "data.residency=device cuts stored audio on the device and mixes in noise, no more: set data.mel_on=device, all "
+                "probabilities of data.mix but noise_p and second_noise_p to 0, or set data.residency=host"
+            )
+
+    def check_divides(self, batch_size: int) -> None:
+        """Whether a batch of so many pairs can be made of this data.
+
+        Raises:
+          ConfigError: it is no multiple of what comes from one track, or from the shares.
+        """
+        num_tracks, rest = divmod(batch_size, self.crops_per_track)
+        if rest:
+            raise ConfigError(f"data.batch_size={batch_size} is no multiple of data.crops_per_track={self.crops_per_track}")
+        if num_tracks % self.num_shares:
+            raise ConfigError(
+                f"a batch of {num_tracks} tracks does not divide into data.num_shares={self.num_shares}; "
+                "set data.batch_size to a multiple"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class ValidationConfig:
@@ -236,13 +247,10 @@ class TrainConfig:
         for phase in self.phases:
             if min(phase) <= 0:
                 raise ConfigError(f"phases holds {phase}; each is (epochs, learning rate, pairs a batch), all positive")
-        _positive(self.data, "data", "batch_size", "crops_per_track", "tracks_per_album", "num_shares")
         _positive(self.checkpoint, "checkpoint", "every_steps", "num_kept")
         _positive(self.validation, "validation", "queries_per_track", "index_hop_s", "max_track_s")
         if not 0 <= self.optimizer.average_decay < 1:
             raise ConfigError(f"optimizer.average_decay={self.optimizer.average_decay} must lie in [0, 1); 0.998 is usual")
-        if self.data.num_shares > 1 and self.data.tracks_per_album > 1:
-            raise ConfigError("data.tracks_per_album=2 and more needs all shards on every host: set data.num_shares=1")
         if self.freeze_statistics and (self.encoder.conv_norm != "batch" or not self.init_from):
             raise ConfigError(
                 "freeze_statistics=True keeps the BatchNorm statistics of an encoder: set init_from to one that has them and "
@@ -251,24 +259,8 @@ class TrainConfig:
         tokens = self.mel.num_frames(self.audio.segment_samples) // self.encoder.frames_per_token
         if tokens < self.encoder.pool_segments:
             raise ConfigError(f"audio.segment_s={self.audio.segment_s} is too short: it holds {max(tokens, 0)} tokens")
-        if self.data.mix.warps_mel and self.data.mel_on != "host":
-            raise ConfigError("data.mix.tempo_p, pitch_p and colour_p work on mel power: set data.mel_on=host, or them to 0")
-        mix = self.data.mix
-        if self.data.residency == "device" and (self.data.mel_on == "host" or mix.warps_mel or mix.needs_host):
-            raise ConfigError(
-                "data.residency=device cuts stored audio on the device and mixes in noise, no more: set data.mel_on=device, all "
-                "probabilities of data.mix but noise_p and second_noise_p to 0, or set data.residency=host"
-            )
         for phase in self.all_phases:
-            if phase.batch_size % self.data.crops_per_track:
-                raise ConfigError(
-                    f"data.batch_size={phase.batch_size} is no multiple of data.crops_per_track={self.data.crops_per_track}"
-                )
-            if phase.batch_size // self.data.crops_per_track % self.data.num_shares:
-                raise ConfigError(
-                    f"a batch of {phase.batch_size // self.data.crops_per_track} tracks does not divide into "
-                    f"data.num_shares={self.data.num_shares}; set data.batch_size to a multiple"
-                )
+            self.data.check_divides(phase.batch_size)
             if 2 * phase.batch_size % self.microbatches:
                 raise ConfigError(f"a batch of {phase.batch_size} pairs does not divide into microbatches={self.microbatches}")
 
@@ -291,65 +283,3 @@ class TrainConfig:
           ConfigError: the text holds a field this version does not know, or of another type.
         """
         return from_mapping(cls, json.loads(text))
-
-
-def flat_fields(config: Any, *, path: str = "") -> dict[str, Any]:
-    """Every field of nested dataclasses by its dotted name."""
-    flat: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            flat |= flat_fields(value, path=f"{path}{field.name}.")
-        else:
-            flat[path + field.name] = value
-    return flat
-
-
-def from_mapping(cls: type[T], values: Fields, *, path: str = "") -> T:
-    """Builds the dataclass `cls` from nested mappings (a ConfigDict is one), every field checked.
-
-    Raises:
-      ConfigError: an unknown field (the nearest known one is named) or a value of the wrong type.
-    """
-    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
-    hints = typing.get_type_hints(cls)
-    arguments: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in fields:
-            raise ConfigError(f"unknown field {path + key!r}{suggestion(key, fields)}")
-        arguments[key] = _checked(hints[key], value, path=path + key)
-    return cls(**arguments)
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """'; did you mean ...?' for a mistyped word, or the list of what there is."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-
-
-def _checked(kind: Any, value: Any, *, path: str) -> Any:
-    origin = typing.get_origin(kind)
-    if dataclasses.is_dataclass(kind):
-        if not hasattr(value, "items"):
-            raise ConfigError(f"{path} must be a group of fields, found {value!r}")
-        return from_mapping(typing.cast(type, kind), value, path=path + ".")
-    if origin is Literal:
-        if value not in typing.get_args(kind):
-            raise ConfigError(f"{path}={value!r} must be one of {', '.join(map(repr, typing.get_args(kind)))}")
-        return value
-    if origin is tuple:
-        inner = typing.get_args(kind)
-        if isinstance(value, str) or not hasattr(value, "__iter__"):
-            raise ConfigError(f"{path} must be a list of values, found {value!r}")
-        items = tuple(value)
-        inner = (inner[0],) * len(items) if len(inner) == 2 and inner[1] is Ellipsis else inner
-        if len(items) != len(inner):
-            raise ConfigError(f"{path} needs {len(inner)} values, found {len(items)}")
-        return tuple(_checked(k, v, path=f"{path}[{i}]") for i, (k, v) in enumerate(zip(inner, items, strict=True)))
-    if origin in (typing.Union, types.UnionType):
-        return None if value is None else _checked(typing.get_args(kind)[0], value, path=path)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigError(f"{path} must be {kind.__name__}, found {value!r}")
-    return value

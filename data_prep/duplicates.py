@@ -18,8 +18,8 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from confp_jax import command_line
-from confp_jax.config import from_mapping
 from confp_jax.data.duplicates import DUPLICATES_FILE
+from confp_jax.mapping import from_mapping
 from confp_jax.retrieval.add import add_paths
 from confp_jax.retrieval.database import DatabaseError, StoredTrack
 from confp_jax.retrieval.embed import load_encoder

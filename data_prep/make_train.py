@@ -17,7 +17,6 @@ from rich.console import Console
 
 from confp_jax import command_line
 from confp_jax.audio.decode import DecodeError, decode
-from confp_jax.config import from_mapping
 from confp_jax.data.mixing import SOUNDS_FOLDER
 from confp_jax.data.records import (
     Clip,
@@ -29,6 +28,7 @@ from confp_jax.data.records import (
     write_dataset_metadata,
     write_shard,
 )
+from confp_jax.mapping import from_mapping
 from data_prep.augment import Chain
 from data_prep.config import PrepareConfig
 from data_prep.shards import (

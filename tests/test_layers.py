@@ -10,9 +10,11 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Left to right: a room imports from itself and from what stands before it.
-# command_line is what the `python -m` commands share; LAYOUT's picture does not show it yet.
-ROOMS = ["config", "metrics", "command_line", "audio", "data", "model", "training", "retrieval", "evaluation", "service", "cli"]
-PREPARATION_USES = {"config", "command_line", "audio", "data", "retrieval"}
+# mapping (settings into dataclasses) and command_line (what the `python -m` commands share) are not in LAYOUT's picture yet.
+ROOMS = ["mapping", "config", "metrics", "command_line", "audio", "data", "model"]
+ROOMS += ["training", "retrieval", "evaluation", "service", "cli"]
+WITHOUT_JAX = {"mapping", "config", "metrics", "audio", "data", "cli"}
+PREPARATION_USES = {"mapping", "config", "command_line", "audio", "data", "retrieval"}
 COMMANDS = {  # the files that LAYOUT marks CLI and that parse with absl
     "confp_jax/training/train.py",
     "confp_jax/training/compile_for.py",
@@ -101,7 +103,9 @@ def violations(file: str, source: str) -> list[str]:
             found.append(f"{file} imports {name}, which belongs in {', '.join(sorted(HEAVY[package])) or 'no file'}")
         if top == "confp_jax" and package in ("data_prep", "benchmarks", "tests", "configs"):
             found.append(f"{file} imports {name}")
-        if package in JAX and (room in ("config", "metrics", "audio", "data", "cli") or top in ("data_prep", "configs")):
+        if package in JAX and (
+            room in ("mapping", "config", "metrics", "audio", "data", "cli") or top in ("data_prep", "configs")
+        ):
             found.append(f"{file} imports {name}: no JAX there")
         if package == "confp_jax":
             other = room_of(name)

@@ -22,7 +22,6 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from confp_jax import command_line
-from confp_jax.config import ConfigError, from_mapping, suggestion
 from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.benchmark_config import BenchmarkConfig
 from confp_jax.evaluation.compression import CompressionRow, chosen_conditions, compression_rows
@@ -37,6 +36,7 @@ from confp_jax.evaluation.scale import ScaleRow, scale_rows
 from confp_jax.evaluation.shift_curve import ShiftCurve, shift_curve
 from confp_jax.evaluation.systems.external import CommandConfig
 from confp_jax.evaluation.systems.worker import BUILT_IN, OURS, SystemSpec
+from confp_jax.mapping import ConfigError, from_mapping, suggestion
 from confp_jax.retrieval.decision import Decision, DecisionError, load_decision
 from confp_jax.retrieval.embed import HOP_S, Embedder, UnknownModelError, load_encoder
 from confp_jax.retrieval.index import ExactIndex

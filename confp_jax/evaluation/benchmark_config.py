@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from confp_jax.config import ConfigError
 from confp_jax.evaluation.systems.external import CommandConfig
+from confp_jax.mapping import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.progress import track as progress
 
 from confp_jax import command_line
-from confp_jax.config import ConfigError, from_mapping
 from confp_jax.data.clips import ClipSource, read_splits
 from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.reference import EvaluationReference, Excerpt, cut, embed_reference
+from confp_jax.mapping import ConfigError, from_mapping
 from confp_jax.retrieval.decision import Decision, features, fit_logistic, fit_tail
 from confp_jax.retrieval.embed import Embedder, UnknownModelError, load_encoder
 from confp_jax.retrieval.match import rank

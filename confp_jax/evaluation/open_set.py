@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.progress import track as progress
 
 from confp_jax import command_line
-from confp_jax.config import ConfigError, from_mapping
 from confp_jax.data.clips import ClipSource, read_splits
 from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.figures import draw_open_set, save
 from confp_jax.evaluation.query_sets import spread
 from confp_jax.evaluation.reference import EvaluationReference, Excerpt, cut, embed_reference
+from confp_jax.mapping import ConfigError, from_mapping
 from confp_jax.metrics import bootstrap_interval
 from confp_jax.retrieval.decision import Decision, DecisionError, Judgement, confidence, load_decision
 from confp_jax.retrieval.embed import Embedder, Fingerprints, UnknownModelError, load_encoder

@@ -20,7 +20,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float32
 
-from confp_jax.config import EncoderConfig, suggestion
+from confp_jax.config import EncoderConfig
+from confp_jax.mapping import suggestion
 from confp_jax.model.encoder import Encoder, num_parameters
 
 TOLERANCE = 2e-5  # float32, on coordinates of unit vectors

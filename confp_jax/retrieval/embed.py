@@ -13,7 +13,8 @@ from jaxtyping import Float32, Int64
 from confp_jax.audio.decode import from_samples
 from confp_jax.audio.mel import mel_power
 from confp_jax.audio.segments import num_windows
-from confp_jax.config import TrainConfig, suggestion
+from confp_jax.config import TrainConfig
+from confp_jax.mapping import suggestion
 from confp_jax.model.shipped import shipped_folder, shipped_models
 from confp_jax.training.checkpoint import EncoderState, encoder_identity, load_encoder_state
 from confp_jax.training.step import embed as embed_power

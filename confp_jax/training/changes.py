@@ -2,7 +2,8 @@
 
 from collections.abc import Collection
 
-from confp_jax.config import ConfigError, TrainConfig, flat_fields, suggestion
+from confp_jax.config import TrainConfig
+from confp_jax.mapping import ConfigError, flat_fields, suggestion
 
 # A run may go on with others of these: they change neither the model nor what a step does.
 _FREE_FIELDS = (

@@ -15,7 +15,8 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from confp_jax.config import ConfigError, TrainConfig
+from confp_jax.config import TrainConfig
+from confp_jax.mapping import ConfigError
 from confp_jax.model.encoder import Encoder
 from confp_jax.training.changes import refuse_changes
 from confp_jax.training.step import TrainState

@@ -34,8 +34,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from confp_jax import command_line
-from confp_jax.config import ConfigError, TrainConfig, from_mapping
+from confp_jax.config import TrainConfig
 from confp_jax.data.records import DatasetError
+from confp_jax.mapping import ConfigError, from_mapping
 from confp_jax.training.chips import CHIPS, find_chip
 from confp_jax.training.mesh import AXIS, check_divides
 from confp_jax.training.optim import make_optimizer, plan_stages

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from confp_jax.config import ConfigError, TrainConfig
+from confp_jax.config import TrainConfig
+from confp_jax.mapping import ConfigError
 from confp_jax.model.shipped import shipped_folder, shipped_models
 from confp_jax.training.checkpoint import load_encoder_state
 from confp_jax.training.step import TrainState

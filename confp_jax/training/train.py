@@ -26,9 +26,10 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from confp_jax import command_line
-from confp_jax.config import TrainConfig, from_mapping
+from confp_jax.config import TrainConfig
 from confp_jax.data.input import steps_per_epoch, train_batches
 from confp_jax.data.records import DatasetError
+from confp_jax.mapping import from_mapping
 from confp_jax.model.compiler import keep_freed_memory
 from confp_jax.model.encoder import forward_flops
 from confp_jax.training.checkpoint import CheckpointError, Checkpoints, UnreadableRunError, absolute_path

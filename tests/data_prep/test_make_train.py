@@ -19,8 +19,8 @@ import soundfile
 from rich.console import Console
 
 from confp_jax.audio.decode import decode
-from confp_jax.config import ConfigError
 from confp_jax.data.clips import ClipSource, read_splits
+from confp_jax.mapping import ConfigError
 from data_prep.config import ChainConfig, Draw, PrepareConfig
 from data_prep.tracks import SourceError
 

@@ -10,7 +10,6 @@ import pytest
 from rich.console import Console
 from small_benchmarks import NAMES, config_of, make_set
 
-from confp_jax.config import ConfigError
 from confp_jax.data.clips import ClipSource
 from confp_jax.data.records import Clip, DatasetError
 from confp_jax.evaluation import benchmark
@@ -20,6 +19,7 @@ from confp_jax.evaluation.failures import Sounds
 from confp_jax.evaluation.outcomes import Outcomes
 from confp_jax.evaluation.query_sets import dataset_id, find_query_sets
 from confp_jax.evaluation.reference import one_of_each
+from confp_jax.mapping import ConfigError
 from data_prep.make_train import prepare
 
 

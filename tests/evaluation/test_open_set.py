@@ -11,11 +11,11 @@ from rich.console import Console
 from configs.calibrate import get_config as calibrate_config
 from configs.open_set import get_config as open_set_config
 from configs.queries import get_config as query_config
-from confp_jax.config import ConfigError, from_mapping
 from confp_jax.evaluation import open_set
 from confp_jax.evaluation.calibrate import CalibrationConfig, Outcomes, calibrate, fit_cell, search_all
 from confp_jax.evaluation.open_set import OpenSetConfig, Trials, curve, measure, summary
 from confp_jax.evaluation.reference import EvaluationReference, Excerpt, embed_reference
+from confp_jax.mapping import ConfigError, from_mapping
 from confp_jax.retrieval.decision import Decision, confidence, load_decision, tail_share
 from confp_jax.retrieval.embed import Fingerprints
 from confp_jax.retrieval.reference import make_reference

@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console
 
 from confp_jax.audio.decode import decode
-from confp_jax.config import ConfigError
 from confp_jax.data.records import to_int16
 from confp_jax.evaluation.contenders import SystemRun, measure_systems
 from confp_jax.evaluation.query_sets import find_query_sets
@@ -23,6 +22,7 @@ from confp_jax.evaluation.systems.contest import Contender, system_version, writ
 from confp_jax.evaluation.systems.external import CommandConfig
 from confp_jax.evaluation.systems.protocol import SystemFailedError
 from confp_jax.evaluation.systems.worker import SystemSpec
+from confp_jax.mapping import ConfigError
 
 QUERY_BEGIN_S, QUERY_S = 3.2, 4.0
 

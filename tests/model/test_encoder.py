@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.fma import get_config
-from confp_jax.config import EncoderConfig, TrainConfig, from_mapping
+from confp_jax.config import EncoderConfig, TrainConfig
+from confp_jax.mapping import from_mapping
 from confp_jax.model.conformer import Dropout, depthwise
 from confp_jax.model.encoder import Encoder, num_parameters, pooling_weights, unit
 

@@ -17,7 +17,8 @@ def save_untrained(folder: pathlib.Path, seed: int) -> pathlib.Path:
     from flax import nnx
 
     from configs.fma import get_config
-    from confp_jax.config import TrainConfig, from_mapping
+    from confp_jax.config import TrainConfig
+    from confp_jax.mapping import from_mapping
     from confp_jax.model.encoder import Encoder
     from confp_jax.training.checkpoint import EncoderState, save_encoder
 

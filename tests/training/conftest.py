@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from confp_jax.config import TrainConfig, from_mapping
+from confp_jax.config import TrainConfig
+from confp_jax.mapping import from_mapping
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from confp_jax.config import ConfigError, Phase, TrainConfig
+from confp_jax.config import Phase, TrainConfig
 from confp_jax.data.input import train_batches
+from confp_jax.mapping import ConfigError
 from confp_jax.model.shipped import shipped_folder
 from confp_jax.training.checkpoint import CheckpointError, EncoderState, load_encoder_state, save_encoder
 from confp_jax.training.fine_tune import begin_from

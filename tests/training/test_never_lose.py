@@ -17,7 +17,8 @@ import pytest
 from run_checks import assert_equal_runs, logged_lines, optimizer_of, saved_state, saved_steps, train_command
 
 import confp_jax.training.train as train_module
-from confp_jax.config import ConfigError, TrainConfig
+from confp_jax.config import TrainConfig
+from confp_jax.mapping import ConfigError
 from confp_jax.training.checkpoint import CheckpointError, DamagedCheckpointWarning
 from confp_jax.training.mesh import make_mesh
 from confp_jax.training.metric_log import MetricLog

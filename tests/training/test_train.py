@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from run_checks import logged_lines, saved_state, saved_steps, train_command
 
-from confp_jax.config import ConfigError, TrainConfig
+from confp_jax.config import TrainConfig
 from confp_jax.data.input import train_batches
 from confp_jax.data.records import DatasetError
+from confp_jax.mapping import ConfigError
 from confp_jax.training.changes import refuse_changes
 from confp_jax.training.metric_log import NonFiniteLossError
 from confp_jax.training.step import train_step
