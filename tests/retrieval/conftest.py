@@ -4,10 +4,11 @@ import pathlib
 
 import numpy as np
 import pytest
+import soundfile
 from sample_tracks import STAMP, track
 
 from confp_jax.audio.decode import decode
-from confp_jax.retrieval.database import Database
+from confp_jax.retrieval.database import Database, ModelStamp
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples" / "music"
 
@@ -52,6 +53,22 @@ def embedder(checkpoint: pathlib.Path):
 def music() -> np.ndarray:
     """30 s of real music at 16 kHz."""
     return decode(EXAMPLES / "jordan-trudgett_battle2.mp3", sample_rate_hz=16_000).samples
+
+
+@pytest.fixture
+def files(music, tmp_path) -> list[pathlib.Path]:
+    """Five different tracks of 5 s."""
+    paths = [tmp_path / "music" / f"{i}.wav" for i in range(5)]
+    paths[0].parent.mkdir()
+    for i, path in enumerate(paths):
+        soundfile.write(path, music[i * 5 * 16_000 : (i + 1) * 5 * 16_000], 16_000)
+    return paths
+
+
+@pytest.fixture
+def database(embedder, tmp_path) -> Database:
+    """An empty one, for the untrained encoder."""
+    return Database.create(tmp_path / "music.db", ModelStamp(embedder.name, embedder.identity, 0.3))
 
 
 @pytest.fixture

@@ -13,25 +13,10 @@ from sample_tracks import track
 
 from confp_jax.retrieval import add, read_ahead
 from confp_jax.retrieval.add import Added, add_paths, add_track, update_tracks
-from confp_jax.retrieval.database import Database, ModelStamp, OtherModelError
+from confp_jax.retrieval.database import ModelStamp, OtherModelError
 from confp_jax.retrieval.database.records import UPLOADED
 
 RATE = 16_000
-
-
-@pytest.fixture
-def files(music, tmp_path) -> list[pathlib.Path]:
-    """Five different tracks of 5 s."""
-    paths = [tmp_path / "music" / f"{i}.wav" for i in range(5)]
-    paths[0].parent.mkdir()
-    for i, path in enumerate(paths):
-        soundfile.write(path, music[i * 5 * RATE : (i + 1) * 5 * RATE], RATE)
-    return paths
-
-
-@pytest.fixture
-def database(embedder, tmp_path) -> Database:
-    return Database.create(tmp_path / "music.db", ModelStamp(embedder.name, embedder.identity, 0.3))
 
 
 def test_every_file_is_reported_as_it_is_done(database, embedder, files):

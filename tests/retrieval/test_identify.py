@@ -18,21 +18,6 @@ EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples" / "music"
 RATE = 16_000
 
 
-@pytest.fixture
-def files(music, tmp_path) -> list[pathlib.Path]:
-    """Five different tracks of 5 s."""
-    paths = [tmp_path / "music" / f"{i}.wav" for i in range(5)]
-    paths[0].parent.mkdir()
-    for i, path in enumerate(paths):
-        soundfile.write(path, music[i * 5 * RATE : (i + 1) * 5 * RATE], RATE)
-    return paths
-
-
-@pytest.fixture
-def database(embedder, tmp_path) -> Database:
-    return Database.create(tmp_path / "music.db", ModelStamp(embedder.name, embedder.identity, 0.3))
-
-
 def test_queries_are_answered_one_by_one_in_order(database, embedder, files):
     add_paths(database, embedder, files)
     answers = identify_files(database, embedder, [files[3], pathlib.Path("missing"), files[1]])
