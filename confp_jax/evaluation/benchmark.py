@@ -24,7 +24,7 @@ from rich.console import Console
 from confp_jax import command_line
 from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.benchmark_config import BenchmarkConfig
-from confp_jax.evaluation.compression import CompressionRow, chosen_conditions, compression_rows
+from confp_jax.evaluation.compression import DIMS, CompressionRow, chosen_conditions, compression_rows
 from confp_jax.evaluation.contenders import SystemRow, SystemRun, imported_rows, measure_systems
 from confp_jax.evaluation.kept import kept_rows
 from confp_jax.evaluation.outcomes import Outcomes, Searched, measure_condition
@@ -141,7 +141,7 @@ def figure_4(model: Model) -> ShiftCurve:
 
 def stored_smaller(model: Model, sets: Sequence[QuerySet], measured: Measured, cache: pathlib.Path) -> list[CompressionRow]:
     """Smaller fingerprints on the first set of the model's own length; kept by content as all is."""
-    one, names, key = chosen_queries(model, sets)
+    one, names, key = chosen_queries(model, sets, *DIMS)
 
     def measure() -> list[CompressionRow]:
         model.console.print(f"{model.embedder.name}: fewer dimensions and bits")

@@ -4,7 +4,7 @@ The stored rows are made smaller; the queries stay float32, as a program would k
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float32
@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from confp_jax.evaluation.outcomes import Outcomes, Searched
 from confp_jax.retrieval.index import ExactIndex
 
-DIMS = (128, 64, 32)
+DIMS = (64, 32)
 _FIT_ROWS = 20_000  # of the index, evenly: more tell the principal axes no better
 Rows = Float32[np.ndarray, "N E"]
 
@@ -44,6 +44,7 @@ class CompressionRow:
     """Top-1 shares of one way of storing fingerprints, for each condition."""
 
     dim: int
+    axes: str  # "all", of the fewer the "principal" ones or the "first"
     precision: str
     bytes_per_hour: int
     track: dict[str, float]
@@ -52,19 +53,26 @@ class CompressionRow:
 
 def compression_rows(searched: Searched, measured: Mapping[str, Outcomes], *, hop_s: float) -> list[CompressionRow]:
     """All dimensions and precisions on the conditions' queries, by exact search in the whole index."""
-    vectors = np.asarray(searched.evaluation.reference.snapshot.vectors, np.float32)
-    axes, out = principal_axes(vectors), []
-    for dim in (dim for dim in DIMS if dim <= vectors.shape[1]):
-        # All dimensions are the fingerprints themselves: no axes need be stored.
-        turned = axes[:, :dim] if dim < vectors.shape[1] else np.eye(dim, dtype=np.float32)
+    vectors, out = np.asarray(searched.evaluation.reference.snapshot.vectors, np.float32), []
+    for dim, axes, turned in _fewer(vectors):
         rows = _unit(vectors @ turned)
         for precision, (stored, num_bytes) in PRECISIONS.items():
             index = ExactIndex(stored(rows))
             shares = {name: _shares(index, _unit(one.queries @ turned), one, searched) for name, one in measured.items()}
             per_hour = round(3600 / hop_s) * num_bytes(dim)
             track, exact = ({name: pair[i] for name, pair in shares.items()} for i in range(2))
-            out.append(CompressionRow(dim, precision, per_hour, track, exact))
+            out.append(CompressionRow(dim, axes, precision, per_hour, track, exact))
     return out
+
+
+def _fewer(vectors: Rows) -> Iterator[tuple[int, str, Float32[np.ndarray, "E D"]]]:
+    """Number, name and matrix of the axes that are kept: all, then fewer, by PCA or simply cut off."""
+    whole = vectors.shape[1]
+    own, principal = np.eye(whole, dtype=np.float32), principal_axes(vectors)
+    yield whole, "all", own
+    for dim in (dim for dim in DIMS if dim < whole):
+        yield dim, "principal", principal[:, :dim]
+        yield dim, "first", own[:, :dim]
 
 
 def principal_axes(vectors: Rows) -> Float32[np.ndarray, "E E"]:

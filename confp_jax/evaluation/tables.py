@@ -127,13 +127,16 @@ def compression_table(rows: Sequence[CompressionRow]) -> Table:
     columns = ("stored as", "MB an hour of audio", *(f"{title(name)}: track / exact" for name in names))
     cells = [
         (
-            f"{row.dim} x {row.precision}",
+            f"{row.dim} x {row.precision}" if row.axes == "all" else f"{row.axes} {row.dim} x {row.precision}",
             f"{row.bytes_per_hour / 1e6:.3f}",
             *(f"{percent(row.track[name])} / {percent(row.exact[name])}" for name in names),
         )
         for row in rows
     ]
-    caption = "Fewer dimensions (principal axes) and fewer bits, 300 ms apart, exact search, float32 queries; top-1, percent"
+    caption = (
+        "Fewer dimensions (principal axes, or simply the first) and fewer bits, 300 ms apart, exact search, float32 queries; "
+        "top-1, percent"
+    )
     return Table(caption, columns, tuple(cells))
 
 

@@ -82,16 +82,17 @@ def test_a_window_is_most_like_itself(done):
 
 def test_smaller_fingerprints_lose_hits_and_the_whole_loses_none(done):
     results, _ = done
-    rows = {(row.dim, row.precision): row for row in results.compression}
+    rows = {(row.dim, row.axes, row.precision): row for row in results.compression}
     clean = next(row for row in results.rows[0] if row.condition == "clean")
-    whole = rows[max(dim for dim, _ in rows), "float32"]
+    (whole,) = (row for row in results.compression if (row.axes, row.precision) == ("all", "float32"))
     assert whole.track["clean"] == clean.top1["track"].share and whole.exact["clean"] == clean.top1["exact"].share
-    for (dim, precision), row in rows.items():
+    for (dim, _, precision), row in rows.items():
         assert (
             row.bytes_per_hour
             == 12_000 * {"float32": 4 * dim, "float16": 2 * dim, "int8": dim + 2, "binary": dim // 8}[precision]
         )
-    assert rows[32, "binary"].track["background_5db"] < whole.track["background_5db"]
+    for axes in ("principal", "first"):
+        assert rows[32, axes, "binary"].track["background_5db"] < whole.track["background_5db"]
 
 
 def test_of_copies_the_held_out_one_is_searched(make_dataset):
