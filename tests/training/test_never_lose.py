@@ -3,6 +3,7 @@
 import errno
 import gc
 import itertools
+import logging
 import os
 import pathlib
 import shutil
@@ -17,6 +18,7 @@ import pytest
 from run_checks import assert_equal_runs, logged_lines, optimizer_of, saved_state, saved_steps, train_command
 
 import confp_jax.training.train as train_module
+from confp_jax import command_line
 from confp_jax.config import TrainConfig
 from confp_jax.mapping import ConfigError
 from confp_jax.training.checkpoint import CheckpointError, DamagedCheckpointWarning
@@ -169,9 +171,16 @@ def test_a_disk_that_is_full_for_a_checkpoint(
     (told,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))  # TensorStore's threads may say more
     assert "a checkpoint could not be written" in told
     assert "make room" in told and "the same command goes on" in told
-    assert "Traceback" not in done.stderr
     train(tiny(num_epochs=2), tmp_path / "run")
     assert saved_steps(tmp_path / "run") == [3, 6]
+
+
+def test_orbaxs_tracebacks_are_not_logged() -> None:
+    """It logs one in each of its threads before it raises the error, which is told in a line; what it warns of is logged."""
+    error = (ValueError, ValueError("disk full"), None)
+    for name, exc_info, is_told in (("orbax/a.py", error, False), ("orbax/a.py", None, True), ("confp_jax/a.py", error, True)):
+        record = logging.LogRecord("absl", logging.ERROR, f"/site-packages/{name}", 1, "saving failed", None, exc_info)
+        assert command_line._is_news(record) == is_told
 
 
 def test_a_disk_that_is_full_for_the_log(
