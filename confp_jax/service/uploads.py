@@ -61,17 +61,11 @@ class Uploads:
         path = pathlib.Path(self._folder.name) / f"{next(self._numbers)}"
         counted = _Counted(request, self)
         try:
-            async with asyncio.timeout(self._settings.body_timeout_s):
-                fields = await self._store(counted.request, path)
-        except TimeoutError as error:
-            counted.release()
-            path.unlink(missing_ok=True)
-            raise Problem(408, "the body did not arrive in time", "send it faster, or send a shorter excerpt") from error
-        except BaseException:
-            counted.release()
-            path.unlink(missing_ok=True)
-            raise
-        try:
+            try:
+                async with asyncio.timeout(self._settings.body_timeout_s):
+                    fields = await self._store(counted.request, path)
+            except TimeoutError as error:
+                raise Problem(408, "the body did not arrive in time", "send it faster, or send a shorter excerpt") from error
             yield Upload(path, fields)
         finally:
             counted.release()
