@@ -17,7 +17,7 @@ from confp_jax.training.checkpoint import CheckpointError, EncoderState, load_en
 from confp_jax.training.fine_tune import begin_from
 from confp_jax.training.mesh import global_batch, make_mesh
 from confp_jax.training.optim import make_optimizer, plan_stages
-from confp_jax.training.step import TrainState, build_state, train_step
+from confp_jax.training.step import TrainState, build_state, embed, train_step
 from confp_jax.training.train import train
 
 
@@ -73,6 +73,28 @@ def test_a_shipped_model_by_name(tiny, root: pathlib.Path) -> None:
     begun = begin_from(_build(config), config)
     for one, other in zip(jax.tree.leaves(begun.params), jax.tree.leaves(encoder.params), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("conv_norm", ["batch", "layer"])
+def test_layers_that_are_added_change_nothing_at_first(tiny, tmp_path: pathlib.Path, conv_norm: str) -> None:
+    """Until they are trained; fewer layers than there were are refused."""
+    config = tiny(encoder={"conv_norm": conv_norm})
+    state = _build(config)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: leaf + rng.normal(0, 0.1, leaf.shape).astype(np.float32), state.params)
+    save_encoder(tmp_path / "model", config, EncoderState(params, state.statistics))
+    power = rng.uniform(0.1, 1, (2, config.mel.num_frames(config.audio.segment_samples), config.mel.num_mels)).astype(np.float32)
+    expected = embed(params, state.statistics, power, config=config)
+    for more in (1, 2):
+        deeper = tiny(
+            encoder={"conv_norm": conv_norm, "num_layers": config.encoder.num_layers + more}, init_from=str(tmp_path / "model")
+        )
+        begun = begin_from(_build(deeper), deeper)
+        np.testing.assert_allclose(embed(begun.params, begun.statistics, power, config=deeper), expected, atol=1e-5)
+    save_encoder(tmp_path / "deeper", deeper, EncoderState(begun.params, begun.statistics))
+    shallow = tiny(encoder={"conv_norm": conv_norm}, init_from=str(tmp_path / "deeper"))
+    with pytest.raises(ConfigError, match="num_layers may be more"):
+        begin_from(_build(shallow), shallow)
 
 
 def test_what_does_not_fit_is_refused(tiny, saved, tmp_path: pathlib.Path) -> None:
