@@ -9,26 +9,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from confp_jax.config import EncoderConfig
+from confp_jax.model.dropout import Dropout
 
 _EPSILON = 1e-5  # PyTorch's, of LayerNorm and BatchNorm
-
-
-class Dropout(nnx.Module):
-    """Zeroes a random share `rate` of the values, rounded to 1/256, and scales the rest so that the mean stays.
-
-    Every value takes one byte of a drawn word. `nnx.Dropout` draws a word for each: a quarter of the small model's step on a CPU.
-    """
-
-    def __init__(self, rate: float):
-        self.num_kept = max(1, round((1 - rate) * 256))
-
-    def __call__(self, x: Float[Array, "... D"], *, train: bool, key: jax.Array) -> Float[Array, "... D"]:
-        if not train or self.num_kept == 256:
-            return x
-        *rows, width = x.shape
-        words = jax.random.bits(key, (*rows, -(-width // 4)), jnp.uint32, out_sharding=jax.typeof(x).sharding)
-        draws = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(*rows, -1)[..., :width]
-        return jnp.where(draws < self.num_kept, x * (256 / self.num_kept), 0.0)
 
 
 class Linear(nnx.Linear):
