@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from confp_jax.retrieval import match
@@ -92,6 +92,7 @@ class TestCosines:
 class TestPlanted:
     @settings(deadline=None, max_examples=30)
     @given(st.integers(0, 2**32 - 1), st.integers(1, 20))
+    @example(128061758, 1)  # the last row of a track
     def test_the_start_of_an_excerpt_is_found(self, seed, num_windows):
         rng = np.random.default_rng(seed)
         parts = [unit_rows(rng, int(n)) for n in rng.integers(20, 40, 15)]
@@ -99,7 +100,8 @@ class TestPlanted:
         start = int(rng.integers(len(parts[track]) - num_windows + 1))
         ranking = ranked(parts[track][start : start + num_windows], parts)
         assert ranking.tracks[0] == track
-        assert ranking.scores[0] == pytest.approx(1.0, abs=1e-3)
+        # A place 20 ms off costs 0.002 between two rows, and 0.05 * 20 ms / HOP_S beyond a track's end.
+        assert ranking.scores[0] == pytest.approx(1.0, abs=3.5e-3)
         assert ranking.offsets_s[0] == pytest.approx(start * HOP_S, abs=0.02)
         assert ranking.tempos[0] == pytest.approx(1.0, abs=0.01)
 
