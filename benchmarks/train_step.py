@@ -91,7 +91,7 @@ def _build_passes(name: str, options: argparse.Namespace) -> dict[str, Run]:
         return _twin_passes(twin, torch.compile(twin) if name == COMPILED else twin, config, frames)
     encoder = Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(0))
     _take_weights(encoder, twin, config)
-    return _our_passes(encoder, config, frames, {} if options.xla_defaults else compiler_options())
+    return _our_passes(encoder, config, frames, xla_defaults=options.xla_defaults)
 
 
 def _take_weights(encoder: Encoder, twin: TorchEncoder, config: TrainConfig) -> None:
@@ -105,15 +105,15 @@ def _take_weights(encoder: Encoder, twin: TorchEncoder, config: TrainConfig) -> 
     nnx.update(encoder, nnx.from_flat_state(flat))
 
 
-def _our_passes(encoder: Encoder, config: TrainConfig, frames: np.ndarray, options: dict[str, str]) -> dict[str, Run]:
+def _our_passes(encoder: Encoder, config: TrainConfig, frames: np.ndarray, *, xla_defaults: bool) -> dict[str, Run]:
     graphdef, params, rest = nnx.split(encoder, nnx.Param, ...)
     batch, keys = jax.device_put(frames), iter(range(1 << 30))
 
-    @functools.partial(jax.jit, compiler_options=options)
+    @functools.partial(jax.jit, compiler_options={} if xla_defaults else compiler_options())
     def forward(params: nnx.State, rest: nnx.State, batch: jax.Array) -> jax.Array:
         return nnx.merge(graphdef, params, rest)(batch)
 
-    @functools.partial(jax.jit, compiler_options=options)
+    @functools.partial(jax.jit, compiler_options={} if xla_defaults else compiler_options(is_training=True))
     def backward(params: nnx.State, rest: nnx.State, batch: jax.Array, step: int) -> object:
         key = jax.random.fold_in(jax.random.key(config.seed), step)
 

@@ -91,9 +91,15 @@ def open_database(folder: str | pathlib.Path, model: str | None) -> tuple[Databa
             raise
         raise DatabaseError(f"{folder} was made with {stamp.name}: {error}; say where it is now with --model") from error
     if embedder.identity != stamp.identity:
+        other = f"{folder} was made with model {stamp.name!r} ({stamp.identity}), "
+        if model:
+            raise DatabaseError(
+                f"{other}not with {embedder.name!r} ({embedder.identity}): their fingerprints cannot be compared; leave --model "
+                f"out, or make the database one of {model} with `confp reindex {folder} --model {model}`"
+            )
         raise DatabaseError(
-            f"{folder} was made with model {stamp.name!r} ({stamp.identity}), not with {embedder.name!r} "
-            f"({embedder.identity}): their fingerprints cannot be compared; leave --model out, or add the music to a new database"
+            f"{other}which has other weights now ({embedder.identity}): their fingerprints cannot be compared; "
+            f"`confp reindex {folder} --model {stamp.name}` makes those of its files anew"
         )
     return database, embedder
 

@@ -10,10 +10,12 @@ import numpy as np
 from flax import nnx
 
 from confp_jax.config import EncoderConfig, TrainConfig
-from confp_jax.mapping import ConfigError
+from confp_jax.mapping import ConfigError, flat_fields
 from confp_jax.model.shipped import shipped_folder, shipped_models
 from confp_jax.training.checkpoint import load_encoder_state
 from confp_jax.training.step import TrainState
+
+_ADAPTED = ("encoder.dropout", "encoder.conv_norm", "encoder.num_layers")  # an encoder that differs in these can be taken over
 
 
 def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
@@ -23,19 +25,13 @@ def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
     where both have them. It may have fewer layers: those that are added change nothing until they are trained (`_origin`).
 
     Raises:
-      ConfigError: that encoder has other sizes, or sees other features.
+      ConfigError: that encoder has other sizes, or hears other features; the message lists what to set.
       CheckpointError: there is none.
     """
     source, encoder = load_encoder_state(_folder(config.init_from))
-    if (source.mel, source.audio.sample_rate_hz) != (config.mel, config.audio.sample_rate_hz):
-        raise ConfigError(f"init_from={config.init_from} was trained on {source.mel}, this run on {config.mel}; set --config.mel")
-    try:
-        params = _taken(state.params, encoder.params, source.encoder, config.encoder)
-    except _MisfitError as error:
-        raise ConfigError(
-            f"init_from={config.init_from} is {source.encoder}, this run {config.encoder}; set --config.encoder to its values "
-            "(num_layers may be more)"
-        ) from error
+    if misfits := _misfits(source, config):
+        raise ConfigError(f"init_from={config.init_from} is of other settings than this run: {'; '.join(misfits)}")
+    params = _taken(state.params, encoder.params, source.encoder, config.encoder)
     average = jax.tree.map(jnp.copy, params)  # one array may not be given away twice
     if not jax.tree.leaves(encoder.statistics):
         if config.freeze_statistics:
@@ -45,22 +41,24 @@ def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
     return state._replace(params=params, average=average, statistics=statistics)
 
 
-class _MisfitError(ValueError):
-    """An array that the other encoder lacks, or has in another shape."""
+def _misfits(source: TrainConfig, config: TrainConfig) -> list[str]:
+    """What has to be set so that the encoder of `source` can be taken over."""
+    old, new = flat_fields(source), flat_fields(config)
+    shared = [name for name in new if name.startswith(("mel.", "encoder.")) and name not in _ADAPTED]
+    misfits = [f"set --config.{n}={old[n]} (not {new[n]})" for n in (*shared, "audio.sample_rate_hz") if old[n] != new[n]]
+    if source.encoder.num_layers > config.encoder.num_layers:
+        misfits.append(f"set --config.encoder.num_layers={source.encoder.num_layers} or more (not {config.encoder.num_layers})")
+    return misfits
 
 
 def _taken(new: nnx.State, old: nnx.State, old_sizes: EncoderConfig, sizes: EncoderConfig) -> nnx.State:
     """The arrays of `old` in the places of `new`."""
     found = {_norm_free(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
-    if old_sizes.num_layers > sizes.num_layers:
-        raise _MisfitError
 
     def take(path: Any, leaf: jax.Array) -> jax.Array:
         name = _origin(_norm_free(path), old_sizes.num_layers, sizes.num_layers)
         if name is None:
             return jnp.zeros_like(leaf) if "['outer']" in jax.tree_util.keystr(path) else leaf
-        if name not in found or found[name].shape != leaf.shape:
-            raise _MisfitError
         return jax.device_put(np.asarray(found[name]), leaf.sharding)
 
     return jax.tree_util.tree_map_with_path(take, new)

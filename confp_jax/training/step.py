@@ -52,7 +52,7 @@ def build_state(config: TrainConfig, optimizer: optax.GradientTransformation) ->
     return TrainState(params, params, statistics, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
-@fast_jit(static_argnames=("config", "optimizer"), donated=(0,))
+@fast_jit(static_argnames=("config", "optimizer"), donated=(0,), is_training=True)
 def train_step(
     state: TrainState, batch: dict[str, Array], *, config: TrainConfig, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, Metrics]:

@@ -17,8 +17,24 @@ class TestModels:
         status, out, err = confp(command, made, path, "--model", other)
         assert (status, out) == (1, "")
         assert err.startswith(f"error: {made} was made with model {str(model)!r}") and str(other) in err
-        assert "leave --model out, or add the music to a new database" in err
+        assert f"leave --model out, or make the database one of {other} with `confp reindex {made} --model {other}`" in err
         assert err.count("\n") == 1
+
+    def test_the_models_weights_have_changed(self, confp, model, other, tmp_path, clip):
+        """As after an update of this package: what the message says to do makes the database one of the new weights."""
+        path = write_clip(tmp_path, "clip.wav", clip)
+        named, database = tmp_path / "model", tmp_path / "music.db"
+        shutil.copytree(model, named)
+        assert confp("add", database, path, "--model", named)[0] == 0
+        shutil.rmtree(named)
+        shutil.copytree(other, named)
+        for command in (("identify", database, path), ("add", database, path)):
+            status, _, err = confp(*command)
+            assert status == 1 and "has other weights now" in err
+            assert f"`confp reindex {database} --model {named}`" in err and err.count("\n") == 1
+        assert confp("reindex", database, "--model", named)[0] == 0
+        status, answers, _ = confp("identify", database, path, "--json")
+        assert (status, answers[0]["verdict"]) == (0, "match")
 
     def test_the_same_model_elsewhere_will_do(self, confp, made, model, tmp_path, clip):
         shutil.copytree(model, tmp_path / "copy")

@@ -93,13 +93,21 @@ def test_layers_that_are_added_change_nothing_at_first(tiny, tmp_path: pathlib.P
         np.testing.assert_allclose(embed(begun.params, begun.statistics, power, config=deeper), expected, atol=1e-5)
     save_encoder(tmp_path / "deeper", deeper, EncoderState(begun.params, begun.statistics))
     shallow = tiny(encoder={"conv_norm": conv_norm}, init_from=str(tmp_path / "deeper"))
-    with pytest.raises(ConfigError, match="num_layers may be more"):
+    with pytest.raises(ConfigError, match=r"set --config.encoder.num_layers=3 or more \(not 1\)$"):
         begin_from(_build(shallow), shallow)
 
 
 def test_what_does_not_fit_is_refused(tiny, saved, tmp_path: pathlib.Path) -> None:
     folder = str(saved[0] / "checkpoint")
-    for change, message in (({"encoder": {"dim": 64}}, "set --config.encoder"), ({"mel": {"floor": 1e-5}}, "set --config.mel")):
+    refused = (
+        ({"encoder": {"dim": 64}}, r"set --config.encoder.dim=32 \(not 64\)$"),
+        ({"encoder": {"num_heads": 4}}, r"set --config.encoder.num_heads=2 \(not 4\)$"),  # its arrays would fit
+        (
+            {"encoder": {"dim": 64, "dropout": 0.3}, "mel": {"floor": 1e-5}},
+            r"mel.floor=1e-06 \(not 1e-05\); set --config.encoder.dim=32",
+        ),
+    )
+    for change, message in refused:
         config = tiny(init_from=folder, **change)
         with pytest.raises(ConfigError, match=message):
             begin_from(_build(config), config)
