@@ -16,8 +16,9 @@ def fast_jit(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """`jax.jit` with `compiler_options()`, made at the first call: importing a module must not start the backend.
 
-    The jitted function itself is `function.jitted()`. Arguments with the numbers `donated` give their memory to the results on
-    accelerators; on a CPU they are kept, because what saves them in the background may look at the same memory.
+    `is_training`: the function computes gradients, and is compiled for that. The jitted function itself is `function.jitted()`.
+    Arguments with the numbers `donated` give their memory to the results on accelerators; on a CPU they are kept, because what
+    saves them in the background may look at the same memory.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:

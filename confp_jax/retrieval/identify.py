@@ -92,7 +92,7 @@ def open_database(folder: str | pathlib.Path, model: str | None) -> tuple[Databa
         raise DatabaseError(f"{folder} was made with {stamp.name}: {error}; say where it is now with --model") from error
     if embedder.identity != stamp.identity:
         other = f"{folder} was made with model {stamp.name!r} ({stamp.identity}), "
-        if model:
+        if embedder.name != stamp.name:
             raise DatabaseError(
                 f"{other}not with {embedder.name!r} ({embedder.identity}): their fingerprints cannot be compared; leave --model "
                 f"out, or make the database one of {model} with `confp reindex {folder} --model {model}`"

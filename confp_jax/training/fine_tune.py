@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from confp_jax.config import EncoderConfig, TrainConfig
+from confp_jax.config import TrainConfig
 from confp_jax.mapping import ConfigError, flat_fields
 from confp_jax.model.shipped import shipped_folder, shipped_models
 from confp_jax.training.checkpoint import load_encoder_state
@@ -31,13 +31,14 @@ def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
     source, encoder = load_encoder_state(_folder(config.init_from))
     if misfits := _misfits(source, config):
         raise ConfigError(f"init_from={config.init_from} is of other settings than this run: {'; '.join(misfits)}")
-    params = _taken(state.params, encoder.params, source.encoder, config.encoder)
+    depths = source.encoder.num_layers, config.encoder.num_layers
+    params = _taken(state.params, encoder.params, *depths)
     average = jax.tree.map(jnp.copy, params)  # one array may not be given away twice
     if not jax.tree.leaves(encoder.statistics):
         if config.freeze_statistics:
             raise ConfigError(f"init_from={config.init_from} has no BatchNorm statistics to keep; set freeze_statistics=False")
         return state._replace(params=params, average=average)
-    statistics = _taken(state.statistics, encoder.statistics, source.encoder, config.encoder)
+    statistics = _taken(state.statistics, encoder.statistics, *depths)
     return state._replace(params=params, average=average, statistics=statistics)
 
 
@@ -51,12 +52,12 @@ def _misfits(source: TrainConfig, config: TrainConfig) -> list[str]:
     return misfits
 
 
-def _taken(new: nnx.State, old: nnx.State, old_sizes: EncoderConfig, sizes: EncoderConfig) -> nnx.State:
-    """The arrays of `old` in the places of `new`."""
+def _taken(new: nnx.State, old: nnx.State, old_depth: int, depth: int) -> nnx.State:
+    """The arrays of `old`, of an encoder of `old_depth` layers, in the places of `new`, of one of `depth`."""
     found = {_norm_free(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
 
     def take(path: Any, leaf: jax.Array) -> jax.Array:
-        name = _origin(_norm_free(path), old_sizes.num_layers, sizes.num_layers)
+        name = _origin(_norm_free(path), old_depth, depth)
         if name is None:
             return jnp.zeros_like(leaf) if "['outer']" in jax.tree_util.keystr(path) else leaf
         return jax.device_put(np.asarray(found[name]), leaf.sharding)

@@ -28,7 +28,7 @@ class TestModels:
         assert confp("add", database, path, "--model", named)[0] == 0
         shutil.rmtree(named)
         shutil.copytree(other, named)
-        for command in (("identify", database, path), ("add", database, path)):
+        for command in (("identify", database, path), ("add", database, path), ("identify", database, path, "--model", named)):
             status, _, err = confp(*command)
             assert status == 1 and "has other weights now" in err
             assert f"`confp reindex {database} --model {named}`" in err and err.count("\n") == 1
