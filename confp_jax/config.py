@@ -156,6 +156,8 @@ class DataConfig:
     shift_alpha: float = 8.0  # time shift of the replica: Beta(8, 2) x 150 ms, either way
     shift_beta: float = 2.0
     max_shift_s: float = 0.15
+    short_p: float = 0.0  # share of the replicas that show only their middle, so that shorter queries work
+    short_s: tuple[float, float] = (1.0, 2.75)  # of so many seconds
     residency: Literal["host", "device"] = "host"  # device: all audio is loaded there once, the host draws only where to cut
     mel_on: Literal["host", "device"] = "device"  # host: scipy's FFT in the input pipeline, 4x faster on a CPU
     num_workers: int = 0  # Grain worker processes; 0 reads on threads of this process
@@ -259,6 +261,11 @@ class TrainConfig:
         tokens = self.mel.num_frames(self.audio.segment_samples) // self.encoder.frames_per_token
         if tokens < self.encoder.pool_segments:
             raise ConfigError(f"audio.segment_s={self.audio.segment_s} is too short: it holds {max(tokens, 0)} tokens")
+        shortest_s, longest_s = self.data.short_s
+        if not 0 <= self.data.short_p <= 1:
+            raise ConfigError(f"data.short_p={self.data.short_p} must lie in [0, 1]; 0.3 is usual")
+        if self.data.short_p and not 0.1 <= shortest_s <= longest_s <= self.audio.segment_s:
+            raise ConfigError(f"data.short_s={self.data.short_s} must rise from at least 0.1 to audio.segment_s at most")
         for phase in self.all_phases:
             self.data.check_divides(phase.batch_size)
             if 2 * phase.batch_size % self.microbatches:
