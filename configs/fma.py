@@ -129,7 +129,7 @@ def _data() -> dict[str, Any]:
         "shift_alpha": 8.0,  # paper
         "shift_beta": 2.0,  # paper
         "max_shift_s": 0.15,  # paper
-        "short_p": 0.0,  # share of the replicas that show only their middle, for queries below segment_s
+        "short_p": 0.0,  # share of the replicas that show only a part, for queries below segment_s
         "short_s": (1.0, 2.75),
         "residency": "host",  # "device": all audio in device memory, for accelerators that outrun the host's cores
         "mel_on": "device",

@@ -156,7 +156,7 @@ class DataConfig:
     shift_alpha: float = 8.0  # time shift of the replica: Beta(8, 2) x 150 ms, either way
     shift_beta: float = 2.0
     max_shift_s: float = 0.15
-    short_p: float = 0.0  # share of the replicas that show only their middle, so that shorter queries work
+    short_p: float = 0.0  # share of the replicas that show only a part, so that shorter queries work
     short_s: tuple[float, float] = (1.0, 2.75)  # of so many seconds
     residency: Literal["host", "device"] = "host"  # device: all audio is loaded there once, the host draws only where to cut
     mel_on: Literal["host", "device"] = "device"  # host: scipy's FFT in the input pipeline, 4x faster on a CPU

@@ -4,7 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from confp_jax.audio.mel import hann_window, mel_filterbank
 from confp_jax.config import MelConfig
@@ -28,26 +28,21 @@ def mel_power(samples: Float[Array, "B n"], config: MelConfig, *, sample_rate_hz
     return jnp.matmul(power, mel_filterbank(config, sample_rate_hz), precision=jax.lax.Precision.HIGHEST)
 
 
-def log_mel(power: Float[Array, "B T F"], config: MelConfig, num_seen: Int[Array, " B"] | None = None) -> Float[Array, "B T F"]:
+def log_mel(power: Float[Array, "B T F"], config: MelConfig, seen: Int[Array, "B 2"] | None = None) -> Float[Array, "B T F"]:
     """log(power + floor), then each example to mean 0 and variance 1.
 
-    With `num_seen`, only so many frames in the middle of each example are looked at; the others are 0, the mean. A window that
-    is shorter than the model's stands so, each of its frames where it would in a whole one.
+    `seen` is where each example's first frame lies that is looked at, and where the first one behind them does; all others are
+    0, the mean. So a part of a window is encoded, each of its frames where it is in the whole.
 
     The power is first divided by the example's mean: the floor then lies as deep below a quiet recording as below a loud one,
     so that gain does not matter at all.
     """
-    num_frames = power.shape[1]
-    seen = None if num_seen is None else middle(num_seen, num_frames)[:, :, None]
-    mean = functools.partial(jnp.mean, axis=(1, 2), keepdims=True, where=seen)
+    is_seen = None
+    if seen is not None:
+        place = jnp.arange(power.shape[1])
+        is_seen = ((place >= seen[:, :1]) & (place < seen[:, 1:]))[:, :, None]
+    mean = functools.partial(jnp.mean, axis=(1, 2), keepdims=True, where=is_seen)
     logarithm = jnp.log(power / jnp.maximum(mean(power), _TINY) + config.floor)
     centred = logarithm - mean(logarithm)
     standard = centred * jax.lax.rsqrt(mean(jnp.square(centred)) + 1e-5)
-    return standard if seen is None else jnp.where(seen, standard, 0.0)
-
-
-def middle(num_seen: Int[Array, " B"], num_frames: int) -> Bool[Array, "B T"]:
-    """Which of the frames lie among the middle `num_seen`; an odd one left over stands behind them."""
-    first = (num_frames - num_seen[:, None]) // 2
-    place = jnp.arange(num_frames)
-    return (place >= first) & (place < first + num_seen[:, None])
+    return standard if is_seen is None else jnp.where(is_seen, standard, 0.0)

@@ -148,14 +148,14 @@ def _averaged(state: TrainState, params: nnx.State, decay: float) -> nnx.State:
 def pair_features(batch: dict[str, Array], key: PRNGKeyArray, config: TrainConfig) -> Float[Array, "2B T F"]:
     """Log-mel with SpecAugment; rows 2i and 2i + 1 are anchor and replica i, so that a shard holds whole pairs.
 
-    A share of `data.short_p` of the replicas shows only its middle, `data.short_s` long.
+    A share of `data.short_p` of the replicas shows only a part, `data.short_s` long.
     """
     anchor_key, replica_key = jax.random.split(key)
     anchor = spec_augment(
         _features(batch["anchor"], config), anchor_key, config.spec_augment, strength=config.spec_augment.anchor_fraction
     )
-    num_seen = _draw_num_seen(jax.random.fold_in(key, 2), len(batch["replica"]), config) if config.data.short_p else None
-    replica = spec_augment(_features(batch["replica"], config, num_seen), replica_key, config.spec_augment)
+    seen = _draw_seen(jax.random.fold_in(key, 2), len(batch["replica"]), config) if config.data.short_p else None
+    replica = spec_augment(_features(batch["replica"], config, seen), replica_key, config.spec_augment)
     stacked = jnp.stack([anchor, replica], axis=1)
     return stacked.reshape(-1, *anchor.shape[1:])
 
@@ -165,29 +165,31 @@ def embed(
     params: nnx.State,
     statistics: nnx.State,
     power: Float[Array, "B T F"],
-    num_seen: Int[Array, " B"] | None = None,
+    seen: Int[Array, "B 2"] | None = None,
     *,
     config: TrainConfig,
 ) -> Float[Array, "B E"]:
-    """Fingerprints of mel power by the running statistics, without dropout; of the middle `num_seen` frames, if given."""
+    """Fingerprints of mel power by the running statistics, without dropout; of the frames `seen`, if given (`log_mel`)."""
     encoder = nnx.merge(encoder_graph(config), params, statistics)
-    return encoder(log_mel(power, config.mel, num_seen))
+    return encoder(log_mel(power, config.mel, seen))
 
 
-def _draw_num_seen(key: PRNGKeyArray, num: int, config: TrainConfig) -> Int[Array, " n"]:
-    """How many frames of each replica are seen."""
-    which, length = jax.random.split(key)
+def _draw_seen(key: PRNGKeyArray, num: int, config: TrainConfig) -> Int[Array, "n 2"]:
+    """The first frame of each replica that is seen, and the first one behind: of most replicas all, else a part anywhere."""
+    which, length, place = jax.random.split(key, 3)
     samples = [round(seconds * config.audio.sample_rate_hz) for seconds in (*config.data.short_s, config.audio.segment_s)]
     low, high, whole = (config.mel.num_frames(n) for n in samples)
-    short = jax.random.randint(length, (num,), low, high + 1)
-    return jnp.where(jax.random.bernoulli(which, config.data.short_p, (num,)), short, whole)
+    is_short = jax.random.bernoulli(which, config.data.short_p, (num,))
+    num_seen = jnp.where(is_short, jax.random.randint(length, (num,), low, high + 1), whole)
+    first = jnp.floor(jax.random.uniform(place, (num,)) * (whole - num_seen + 1)).astype(jnp.int32)
+    return jnp.stack([first, first + num_seen], axis=1)
 
 
-def _features(values: Array, config: TrainConfig, num_seen: Int[Array, " B"] | None = None) -> Float[Array, "B T F"]:
+def _features(values: Array, config: TrainConfig, seen: Int[Array, "B 2"] | None = None) -> Float[Array, "B T F"]:
     if values.ndim == 2:
         samples = values.astype(jnp.float32) / 32768
         values = mel_power(samples, config.mel, sample_rate_hz=config.audio.sample_rate_hz)
-    return log_mel(values, config.mel, num_seen)
+    return log_mel(values, config.mel, seen)
 
 
 def _encoder(config: TrainConfig) -> Encoder:
