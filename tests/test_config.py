@@ -152,6 +152,10 @@ def test_wrong_values(values: dict, message: str) -> None:
         ({"validation": {"queries_per_track": 0}}, "queries_per_track"),
         ({"validation": {"index_hop_s": 0.0}}, "index_hop_s"),
         ({"audio": {"segment_s": 0.01}}, "segment_s"),
+        ({"data": {"short_p": 1.5}}, "short_p"),
+        ({"data": {"short_p": 0.3, "short_s": (2.0, 1.0)}}, "short_s"),
+        ({"data": {"short_p": 0.3, "short_s": (1.0, 3.5)}}, "short_s"),
+        ({"data": {"short_p": 0.3, "short_s": (0.0, 2.0)}}, "short_s"),
     ],
     ids=str,
 )

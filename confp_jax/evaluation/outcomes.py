@@ -13,7 +13,7 @@ from confp_jax.evaluation.open_set import Trials, measure, read_excerpts
 from confp_jax.evaluation.reference import EvaluationReference
 from confp_jax.metrics import EXACT_S, NEAR_S
 from confp_jax.retrieval.decision import Decision
-from confp_jax.retrieval.embed import Embedder
+from confp_jax.retrieval.embed import Embedder, Fingerprints
 from confp_jax.retrieval.index import Index
 
 KINDS = ("exact", "near", "track")  # of hits
@@ -90,17 +90,33 @@ def measure_condition(
     ids, reference = searched.evaluation.track_ids, searched.evaluation.reference
     own = ids[[searched.evaluation.number(excerpt.track_id) for excerpt in excerpts]]
     trials = _by_id(measure(excerpts, searched.evaluation, searched.decision, console), ids)
-    queries = np.stack([excerpt.fingerprints.vectors[0] for excerpt in excerpts])
+    queries = np.stack([_looks(excerpt.fingerprints) for excerpt in excerpts])
     # Aligned at the middles: a stretched window, or one shorter than the index's, begins elsewhere (PAPER: "query position").
     segment_s = np.array([e.start_s + (e.rate * e.fingerprints.segment_s - reference.segment_s) / 2 for e in excerpts])
     found: dict[str, np.ndarray] = {}
     for name, index in searched.indexes.items():
-        hits = index.search(queries, k=top_k)
-        found[f"{name}_tracks"], found[f"{name}_s"] = searched.places(hits.rows)
-        found[f"{name}_scores"] = hits.scores
+        found |= {f"{name}_{part}": values for part, values in _nearest(queries, index, searched, top_k).items()}
     del found["index_scores"]
     start_s, rate = (np.array([getattr(e, name) for e in excerpts], np.float64) for name in ("start_s", "rate"))
-    return Outcomes(rows, own, start_s, rate, segment_s, queries, **found, trials=trials)
+    return Outcomes(rows, own, start_s, rate, segment_s, queries[:, 0], **found, trials=trials)
+
+
+def _looks(fingerprints: Fingerprints) -> Float32[np.ndarray, "L E"]:
+    """What the first segment is searched by: its fingerprint, or all of an excerpt that is shorter than a segment."""
+    return fingerprints.vectors if fingerprints.is_partial else fingerprints.vectors[:1]
+
+
+def _nearest(queries: Float32[np.ndarray, "Q L E"], index: Index, searched: Searched, top_k: int) -> dict[str, np.ndarray]:
+    """The nearest rows of any of a query's L windows, told as the place of the middle one: [Q, K] tracks, seconds, scores."""
+    num, looks, dim = queries.shape
+    hits = index.search(queries.reshape(-1, dim), k=top_k)
+    tracks, at_s = searched.places(hits.rows)
+    from_middle_s = (np.arange(looks) - (looks - 1) / 2) * searched.evaluation.reference.hop_s
+    at_s = at_s - np.tile(from_middle_s, num)[:, None]
+    values = {"tracks": tracks, "s": at_s, "scores": hits.scores}
+    flat = {name: value.reshape(num, -1) for name, value in values.items()}
+    best = np.argsort(-flat["scores"], axis=1, kind="stable")[:, :top_k]
+    return {name: np.take_along_axis(value, best, axis=1) for name, value in flat.items()}
 
 
 def joined(parts: Sequence[Outcomes]) -> Outcomes:

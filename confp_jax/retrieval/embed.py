@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import math
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -22,7 +21,6 @@ from confp_jax.training.step import embed as embed_power
 DEFAULT_MODEL = "edge"
 HOP_S = 0.3  # between fingerprints (paper)
 SHORTEST_S = 1.0  # what can be encoded at all
-_LENGTH_STEP_S = 0.25  # shorter than a segment: one of few lengths, so that nothing recompiles
 _BATCHES = (1, 8, 32, 64)  # 91 windows of a 30 s clip take 64 + 32
 _SILENT_RMS = 10 ** (-70 / 20)
 
@@ -37,11 +35,15 @@ class UnknownModelError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprints:
-    """Fingerprints at a constant hop. A window of silence has the zero vector: it is similar to nothing."""
+    """Fingerprints at a constant hop. A window of silence has the zero vector: it is similar to nothing.
+
+    Audio shorter than a segment is in all of its windows, each of which holds it at another place and sees nothing beyond it.
+    """
 
     vectors: Float32[np.ndarray, "N E"]
     hop_s: float
-    segment_s: float  # below the model's own where the audio was shorter
+    segment_s: float  # of audio in a window
+    is_partial: bool = False  # the audio is shorter than a window
 
     @property
     def num_silent(self) -> int:
@@ -50,13 +52,13 @@ class Fingerprints:
 
     @property
     def duration_s(self) -> float:
-        """From the first window's beginning to the last one's end."""
-        return (len(self.vectors) - 1) * self.hop_s + self.segment_s
+        """Of the audio that the windows hold."""
+        return self.segment_s if self.is_partial else (len(self.vectors) - 1) * self.hop_s + self.segment_s
 
     @property
     def loud_s(self) -> float:
         """The same without the windows of silence."""
-        return self.duration_s - self.num_silent * self.hop_s
+        return self.duration_s if self.is_partial else self.duration_s - self.num_silent * self.hop_s
 
 
 class Embedder:
@@ -73,7 +75,7 @@ class Embedder:
         return self.config.audio.sample_rate_hz
 
     def embed(self, samples: np.ndarray, *, sample_rate_hz: int, hop_s: float = HOP_S) -> Float32[np.ndarray, "N E"]:
-        """Unit vectors of all segments, `hop_s` apart.
+        """Unit vectors of all segments, `hop_s` apart; of audio shorter than one, those of the windows that hold it.
 
         Args:
           samples: [n] or [n, channels], float or integer PCM, at least 1 s long.
@@ -88,7 +90,7 @@ class Embedder:
         return self.fingerprint(mono, hop_s=hop_s).vectors
 
     def fingerprint(self, samples: Float32[np.ndarray, " n"], *, hop_s: float = HOP_S) -> Fingerprints:
-        """Fingerprints of mono audio at the model's rate. Audio of 1 to 3 s is encoded at its own length, never padded.
+        """Fingerprints of mono audio at the model's rate; of 1 to 3 s, partial ones: 7 windows of 1 s, 4 of 2 s, 1 of 2.8 s.
 
         Raises:
           AudioError: shorter than 1 s.
@@ -106,9 +108,9 @@ class Embedder:
         if not hop_s * self.sample_rate_hz >= 1:
             raise ValueError(f"hop_s={hop_s} must be at least one sample, 1 / {self.sample_rate_hz} s; 0.3 is usual")
         cuts = [self._cut(samples, round(hop_s * self.sample_rate_hz)) for samples in clips]
-        for length in sorted({cut.length for cut in cuts}):
-            self._encode([cut for cut in cuts if cut.length == length], length)
-        return [Fingerprints(cut.vectors, hop_s, cut.length / self.sample_rate_hz) for cut in cuts]
+        self._encode(cuts)
+        segment = self.config.audio.segment_samples
+        return [Fingerprints(cut.vectors, hop_s, cut.length / self.sample_rate_hz, cut.length < segment) for cut in cuts]
 
     def stream(
         self, blocks: Iterable[Float32[np.ndarray, " n"]], *, hop_s: float = HOP_S, windows_at_once: int = _BATCHES[-1]
@@ -138,63 +140,62 @@ class Embedder:
             yield self.fingerprint(np.concatenate(parts), hop_s=hop_s)
 
     def window_samples(self, num_samples: int) -> int:
-        """How long the windows of audio of this length are: a segment, or less where there is less.
+        """How long the windows of audio of this length are: a segment, or all of it where there is less.
 
         Raises:
           AudioError: shorter than 1 s.
         """
-        rate_hz, segment = self.sample_rate_hz, self.config.audio.segment_samples
-        if num_samples >= segment:
-            return segment
-        steps = math.floor(num_samples / rate_hz / _LENGTH_STEP_S + 1e-9)
-        if steps * _LENGTH_STEP_S < SHORTEST_S:
+        if num_samples < SHORTEST_S * self.sample_rate_hz:
             raise AudioError(
-                f"{num_samples / rate_hz:.2f} s of audio is too short; at least {SHORTEST_S:.0f} s is needed, "
+                f"{num_samples / self.sample_rate_hz:.2f} s of audio is too short; at least {SHORTEST_S:.0f} s is needed, "
                 f"{self.config.audio.segment_s:.0f} s and more is better"
             )
-        return round(steps * _LENGTH_STEP_S * rate_hz)
+        return min(num_samples, self.config.audio.segment_samples)
 
     def warm_up(self) -> None:
         """Compiles every shape that audio can have, so that no later call waits for the compiler."""
-        rng, rate_hz = np.random.default_rng(0), self.sample_rate_hz
-        segment, hop = self.config.audio.segment_samples, round(HOP_S * rate_hz)
-        shapes = [segment + (size - 1) * hop for size in _BATCHES]
-        shapes += [
-            round(steps * _LENGTH_STEP_S * rate_hz)
-            for steps in range(round(SHORTEST_S / _LENGTH_STEP_S), math.ceil(segment / rate_hz / _LENGTH_STEP_S))
-        ]
-        for num_samples in shapes:
+        rng, hop = np.random.default_rng(0), round(HOP_S * self.sample_rate_hz)
+        for size in _BATCHES:
+            num_samples = self.config.audio.segment_samples + (size - 1) * hop
             self.fingerprint(rng.uniform(-0.5, 0.5, num_samples).astype(np.float32))
 
     def _cut(self, samples: Float32[np.ndarray, " n"], hop: int) -> "_Cut":
         samples = samples / max(1.0, float(np.abs(samples).max(initial=0.0)))  # louder than full scale would overflow
         length = self.window_samples(len(samples))
+        unseen = self.config.audio.segment_samples - length
         starts = np.arange(num_windows(len(samples), segment_samples=length, hop_samples=hop)) * hop
+        places = np.zeros(len(starts), np.int64)
+        if unseen:  # the first window begins the longest before the audio, and holds it at its end
+            steps = np.arange(unseen // hop, -1, -1)
+            starts, places = np.zeros(len(steps), np.int64), (unseen + hop * (2 * steps - len(steps) + 1)) // 2
         loud = window_rms(samples, starts, length) > _SILENT_RMS
         vectors = np.zeros((len(starts), self.config.encoder.embedding_dim), np.float32)
         power = functools.lru_cache(maxsize=None)(
             lambda phase: mel_power(samples, self.config.mel, sample_rate_hz=self.sample_rate_hz, offset_samples=phase)
         )
-        return _Cut(length, starts, np.flatnonzero(loud), vectors, power)
+        return _Cut(length, starts, places, np.flatnonzero(loud), vectors, power)
 
-    def _encode(self, cuts: Sequence["_Cut"], length: int) -> None:
-        """Fills the vectors of the loud windows, which are all of one length.
+    def _encode(self, cuts: Sequence["_Cut"]) -> None:
+        """Fills the vectors of the loud windows.
 
         Windows begin on `mel_hop / gcd` different phases of the frame grid: one STFT for each (2 for 300 ms).
         """
         mel = self.config.mel
-        num_frames = mel.num_frames(length)
-        sizes = _BATCHES if length == self.config.audio.segment_samples else _BATCHES[:1]  # few shapes to compile
+        num_frames = mel.num_frames(self.config.audio.segment_samples)
         windows = [(cut, int(row)) for cut in cuts for row in cut.loud]
         first = 0
         while first < len(windows):
-            size = next((b for b in sizes if b >= len(windows) - first), sizes[-1])
+            size = next((b for b in _BATCHES if b >= len(windows) - first), _BATCHES[-1])
             chosen = windows[first : first + size]
             power = np.ones((size, num_frames, mel.num_mels), np.float32)  # what is left over is encoded and dropped
-            for place, (cut, row) in zip(power, chosen, strict=False):
+            seen = np.tile(np.int32([0, num_frames]), (size, 1))
+            for number, (cut, row) in enumerate(chosen):
                 frame, phase = divmod(int(cut.starts[row]), mel.hop_samples)
-                place[:] = cut.power(phase)[frame : frame + num_frames]
-            vectors = np.asarray(embed_power(self._state.params, self._state.statistics, power, config=self.config))
+                num_seen = mel.num_frames(cut.length)
+                first_seen = min(round(int(cut.places[row]) / mel.hop_samples), num_frames - num_seen)
+                seen[number] = first_seen, first_seen + num_seen
+                power[number, first_seen : first_seen + num_seen] = cut.power(phase)[frame : frame + num_seen]
+            vectors = np.asarray(embed_power(self._state.params, self._state.statistics, power, seen, config=self.config))
             for (cut, row), vector in zip(chosen, vectors, strict=False):
                 cut.vectors[row] = vector
             first += len(chosen)
@@ -202,10 +203,11 @@ class Embedder:
 
 @dataclasses.dataclass(frozen=True)
 class _Cut:
-    """A clip cut into windows of `length` samples from `starts` on; `vectors` is filled where it is loud."""
+    """A clip cut into windows that hold `length` samples from `starts` on; `vectors` is filled where it is loud."""
 
     length: int
     starts: Int64[np.ndarray, " N"]
+    places: Int64[np.ndarray, " N"]  # in the window of its first sample
     loud: Int64[np.ndarray, " L"]
     vectors: Float32[np.ndarray, "N E"]
     power: Callable[[int], Float32[np.ndarray, "T F"]]  # of a phase in samples

@@ -292,8 +292,8 @@ def reason(path: pathlib.Path, error: Exception) -> str:
 
 
 def length_notes(segment_s: float, embedder: Embedder) -> list[str]:
-    """What to tell of audio that is shorter than the model's segment: its windows are `segment_s` long."""
+    """What to tell of audio that is shorter than the model's segment."""
     usual_s = embedder.config.audio.segment_s
     if segment_s >= usual_s:
         return []
-    return [f"shorter than {usual_s:.0f} s: encoded at its own length ({segment_s:.2f} s), which is less reliable"]
+    return [f"shorter than {usual_s:.0f} s ({segment_s:.2f} s), which is less reliable"]

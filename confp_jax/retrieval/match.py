@@ -3,7 +3,8 @@
 A query of W windows matches a track where its windows run along a line: the window whose centre lies x s after the query's
 middle sounds like the track at `anchor + tempo * x`. The nearest rows of all windows vote for such lines; the best line of each
 track is then scored from the stored vectors: the mean cosine of the windows with the track's fingerprints, interpolated between
-the two rows that enclose each place. Every step is array arithmetic over all candidates at once.
+the two rows that enclose each place. A query shorter than a segment is whole in each of its windows: those beyond a track's ends
+are left out of the mean, for nothing of the query is missing there. Every step is array arithmetic over all candidates at once.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ class Ranking:
     """Distinct tracks, best first."""
 
     tracks: Int64[np.ndarray, " T"]  # index into the snapshot's tracks
-    scores: Float32[np.ndarray, " T"]  # mean cosine of the query's windows; one outside the track counts 0
+    scores: Float32[np.ndarray, " T"]  # mean cosine of the query's windows; one outside the track counts 0, if it is not partial
     offsets_s: Float64[np.ndarray, " T"]  # where in the track the query begins; below 0: the track begins within the query
     tempos: Float64[np.ndarray, " T"]  # the query's: above 1 it is played faster than the track
     cosines: Float32[np.ndarray, "T W"]  # of each window along the line
@@ -76,16 +77,17 @@ def rank(query: Fingerprints, reference: Reference, *, without: int = -1) -> Ran
 
 def centres_s(query: Fingerprints) -> Float64[np.ndarray, " W"]:
     """Where in the query the middle of each window lies."""
-    return np.arange(len(query.vectors)) * query.hop_s + query.segment_s / 2
+    from_middle = np.arange(len(query.vectors)) - (len(query.vectors) - 1) / 2
+    return middle_s(query) + from_middle * query.hop_s
 
 
 def middle_s(query: Fingerprints) -> float:
     """Where in the query its middle window has its middle: lines are told by where they are there."""
-    return (len(query.vectors) - 1) * query.hop_s / 2 + query.segment_s / 2
+    return query.duration_s / 2
 
 
 def _is_long(query: Fingerprints) -> bool:
-    return (len(query.vectors) - 1) * query.hop_s >= _FREE_TEMPO_S
+    return not query.is_partial and (len(query.vectors) - 1) * query.hop_s >= _FREE_TEMPO_S
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +155,7 @@ class _Lines:
 
     def __init__(self, query: Fingerprints, seeds: _Seeds, reference: Reference):
         self._from_middle_s = centres_s(query) - middle_s(query)
-        self._hop_s = reference.hop_s
+        self._is_partial, self._hop_s = query.is_partial, reference.hop_s
         reach_s = np.abs(self._from_middle_s).max(initial=0.0) * _TEMPO_RANGE[1] + 1.5
         middle = np.round((seeds.anchors_s - reference.segment_s / 2) / reference.hop_s).astype(np.int64)
         half = math.ceil(reach_s / reference.hop_s) + 1
@@ -181,7 +183,11 @@ class _Lines:
         window = np.arange(row.shape[2])
         before, after = self._similar[track, row, window], self._similar[track, row + 1, window]
         norm = (1 - part) ** 2 + part**2 + 2 * part * (1 - part) * self._neighbours[track, row]
-        return ((1 - part) * before + part * after) / np.sqrt(np.maximum(norm, 1e-6)) * inside * (1 - _BEYOND_COST * beyond)
+        cosines = ((1 - part) * before + part * after) / np.sqrt(np.maximum(norm, 1e-6)) * inside * (1 - _BEYOND_COST * beyond)
+        if self._is_partial:
+            mean = cosines.sum(axis=-1, keepdims=True) / np.maximum(inside.sum(axis=-1, keepdims=True), 1)
+            cosines = np.where(inside, cosines, mean)
+        return cosines
 
 
 def _zoomed(

@@ -174,6 +174,8 @@ class SpanTracker:
     def _ends_s(self, first: int, last: int) -> tuple[float, float]:
         """Where the run of windows begins and ends; a window at the match's edge is partly outside, at the recording's whole."""
         hop_s, segment_s = self._form.hop_s, self._form.segment_s
+        if self._form.is_partial:
+            return 0.0, segment_s
         outside_s = (1 - _EDGE_INSIDE) * segment_s
         begin_s = first * hop_s + (outside_s if first else 0.0)
         return begin_s, last * hop_s + segment_s - (outside_s if last != self._last_window else 0.0)

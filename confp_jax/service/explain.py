@@ -53,8 +53,9 @@ def compare(heard: Heard, place: Place) -> dict[str, object]:
         names = {"id": track.id, "track": track.name, "title": track.title, "artist": track.artist}
         second = names | {"score": round(float(others.scores[0]), 4)}
     margin = round(float(own.scores[0] - others.scores[0]), 4) if second else None
+    centres = np.full(len(some.vectors), query.duration_s / 2) if query.is_partial else centres_s(some) + first * query.hop_s
     return {
-        "scores": _each_second(own, centres_s(some) + first * query.hop_s, query.segment_s),
+        "scores": _each_second(own, centres, query.segment_s),
         "runner_up": second,
         "margin": margin,
     }

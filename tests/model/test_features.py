@@ -87,6 +87,15 @@ def test_log_mel_is_the_formula():
     np.testing.assert_allclose(log_mel(power, CONFIG), expected, atol=1e-4)
 
 
+def test_a_part_of_a_window_is_standardised_by_itself():
+    power = np.random.default_rng(1).uniform(0, 5, (3, 30, 8)).astype(np.float32)
+    seen = np.int32([[0, 30], [4, 21], [17, 30]])
+    found = np.asarray(log_mel(power, CONFIG, seen))
+    for row, values, (first, end) in zip(found, power, seen, strict=True):
+        np.testing.assert_allclose(row[first:end], log_mel(values[None, first:end], CONFIG)[0], atol=1e-5)
+        assert not row[:first].any() and not row[end:].any()
+
+
 def test_silence_is_finite_and_flat():
     silence = np.zeros((1, 48_000), np.float32)
     out = np.asarray(log_mel(mel_power(silence, CONFIG, sample_rate_hz=RATE_HZ), CONFIG))

@@ -5,13 +5,16 @@ import shutil
 import numpy as np
 import pytest
 import soxr
+from flax import nnx
 
 import confp_jax
 from confp_jax.audio.decode import DecodeError
 from confp_jax.audio.mel import mel_power
+from confp_jax.model.features import log_mel
 from confp_jax.retrieval.embed import AudioError, UnknownModelError, load_encoder, window_rms
 from confp_jax.training.checkpoint import CheckpointError
 from confp_jax.training.step import embed as embed_power
+from confp_jax.training.step import encoder_graph
 
 RATE = 16_000
 
@@ -57,29 +60,40 @@ def test_hop_that_is_no_distance_is_refused(embedder, music, hop_s):
 
 
 @pytest.mark.parametrize(
-    ("num_samples", "num_windows", "used"),
-    [
-        (16_000, 1, 16_000),
-        (19_999, 1, 16_000),
-        (20_000, 1, 20_000),
-        (47_999, 1, 44_000),
-        (48_000, 1, 48_000),
-        (52_799, 1, 48_000),
-        (52_800, 2, 48_000),
-    ],
+    ("num_samples", "num_windows", "duration_s"),
+    [(16_000, 7, 1.0), (32_000, 4, 2.0), (43_200, 2, 2.7), (47_999, 1, 47_999 / RATE), (52_799, 1, 3.0), (52_800, 2, 3.3)],
 )
-def test_number_and_length_of_windows(embedder, music, num_samples, num_windows, used):
+def test_number_of_windows(embedder, music, num_samples, num_windows, duration_s):
     found = embedder.fingerprint(music[:num_samples])
     assert len(found.vectors) == num_windows
-    assert found.segment_s == used / RATE
-    # At its own length, not padded: the fingerprint of exactly the first `used` samples.
-    np.testing.assert_allclose(found.vectors[0], one_window(embedder, music[:used]), atol=1e-5)
+    assert found.duration_s == found.loud_s == pytest.approx(duration_s)
+    assert found.is_partial == (num_samples < 48_000)
+    assert found.segment_s == pytest.approx(min(duration_s, 3.0))
 
 
-def test_short_clips_use_few_lengths_so_that_nothing_recompiles(embedder, music):
-    for num_samples in range(16_000, 48_000, 4_000):
+@pytest.mark.parametrize("num_samples", [16_000, 23_457, 32_000, 43_200, 47_999])
+def test_a_short_clip_is_a_part_of_its_windows(embedder, music, num_samples):
+    """Window j begins hop x (j - (N - 1) / 2) from where the clip is in its middle; the oracle sees nothing but the clip."""
+    found, length_s = embedder.fingerprint(music[:num_samples]).vectors, num_samples / RATE
+    seen = np.asarray(
+        log_mel(mel_power(music[:num_samples], embedder.config.mel, sample_rate_hz=RATE)[None], embedder.config.mel)
+    )
+    encoder = nnx.merge(encoder_graph(embedder.config), embedder._state.params, embedder._state.statistics)
+    for j, vector in enumerate(found):
+        begin_s = (length_s - 3.0) / 2 + 0.3 * (j - (len(found) - 1) / 2)
+        first = min(round(round(-begin_s * RATE) / 128), 368 - seen.shape[1])
+        window = np.pad(seen, ((0, 0), (first, 368 - first - seen.shape[1]), (0, 0)))
+        np.testing.assert_allclose(vector, np.asarray(encoder(window))[0], atol=1e-5)
+
+
+def test_a_silent_short_clip(embedder):
+    found = embedder.fingerprint(np.zeros(20_000, np.float32))
+    assert len(found.vectors) == found.num_silent == 6
+
+
+def test_short_clips_of_any_length_compile_nothing(embedder, music):
+    for num_samples in (48_000, 50_000 + 4_800, 3 * 48_000):
         embedder.fingerprint(music[:num_samples])
-    embedder.fingerprint(music[: 4 * RATE])
     compiled = embed_power.jitted()._cache_size()
     for num_samples in (*range(16_001, 48_000, 1_777), 52_800, 64_001, 80_000):
         embedder.fingerprint(music[:num_samples])
@@ -106,7 +120,7 @@ def test_below_one_second_is_refused(embedder, num_samples):
 def test_whole_seconds_stay_whole_at_any_rate(embedder, music, rate_hz, seconds):
     """Resampling must not lose the one sample that makes a clip too short."""
     samples = np.interp(np.arange(seconds * rate_hz) / rate_hz, np.arange(len(music)) / RATE, music)
-    assert len(embedder.embed(samples, sample_rate_hz=rate_hz)) == 1
+    assert len(embedder.embed(samples, sample_rate_hz=rate_hz)) == {1: 7, 3: 1}[seconds]
 
 
 def test_vectors_are_unit(embedder, music):

@@ -208,6 +208,17 @@ class TestPlaceAndTempo:
         ranking = rank(query, reference_of(parts))
         assert (ranking.tracks[0], ranking.offsets_s[0]) == (0, pytest.approx(9.0, abs=0.03))
 
+    @pytest.mark.parametrize("start_s", [0.0, 9.1, 24.7])
+    def test_a_short_query_is_found_up_to_the_track_s_ends(self, start_s):
+        """2 s in the windows that hold them, as `Embedder` makes them: at the track's ends only one of the four is there."""
+        track, other = SmoothEmbedding(0), SmoothEmbedding(1)
+        parts = [part.at(np.arange(80) * HOP_S + SEGMENT_S / 2) for part in (other, track)]  # 26.7 s
+        vectors = track.at(start_s + 1.0 + (np.arange(4) - 1.5) * HOP_S)
+        ranking = rank(Fingerprints(vectors, HOP_S, 2.0, is_partial=True), reference_of(parts))
+        assert (ranking.tracks[0], ranking.offsets_s[0]) == (1, pytest.approx(start_s, abs=0.1))
+        assert ranking.scores[0] > 0.9
+        np.testing.assert_allclose(ranking.cosines[0].mean(), ranking.scores[0], atol=1e-5)
+
 
 class TestRivals:
     def test_a_track_passed_over_is_as_if_it_were_not_there(self):

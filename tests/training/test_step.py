@@ -10,7 +10,7 @@ from confp_jax.config import OptimizerConfig, Phase, TrainConfig
 from confp_jax.data.input import train_batches
 from confp_jax.training.mesh import global_batch, make_mesh
 from confp_jax.training.optim import make_optimizer, plan_stages
-from confp_jax.training.step import build_state, train_step
+from confp_jax.training.step import build_state, pair_features, train_step
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,24 @@ def test_seed_and_step_decide_the_draws(problem) -> None:
         later = first._replace(step=first.step + 1)
         losses = [float(train_step(s, batch, config=config, optimizer=optimizer)[1].loss) for s in (first, again, first, later)]
     assert losses[0] == losses[1] == losses[2] != losses[3]
+
+
+def test_short_replicas_show_a_part_and_anchors_all(tiny: Callable[..., TrainConfig]) -> None:
+    config = tiny(
+        audio={"segment_s": 3.0},
+        data={"short_p": 0.4, "short_s": (1.0, 2.0)},
+        spec_augment={"num_frequency_masks": 0, "num_time_masks": 0},
+    )
+    power = np.random.default_rng(0).uniform(1, 5, (2, 400, 368, config.mel.num_mels)).astype(np.float32)
+    frames = np.asarray(pair_features({"anchor": power[0], "replica": power[1]}, jax.random.key(0), config))
+    seen = (frames != 0).any(axis=2)
+    assert seen[::2].all()
+    assert (np.abs(np.diff(seen[1::2].astype(int), axis=1)).sum(axis=1) <= 2).all()  # one run of frames
+    num, is_short = seen[1::2].sum(axis=1), ~seen[1::2].all(axis=1)
+    assert 0.3 < is_short.mean() < 0.5
+    assert 118 <= num[is_short].min() < 130 and 235 < num[is_short].max() <= 243  # frames in 1 and 2 s
+    first = seen[1::2].argmax(axis=1)[is_short] / (368 - num[is_short])
+    assert first.min() < 0.05 and first.max() > 0.95 and 0.45 < first.mean() < 0.55
 
 
 @pytest.mark.parametrize("num", ["2", "4", "8"])
