@@ -188,7 +188,7 @@ class Embedder:
             size = next((b for b in _BATCHES if b >= len(windows) - first), _BATCHES[-1])
             chosen = windows[first : first + size]
             power = np.ones((size, num_frames, mel.num_mels), np.float32)  # what is left over is encoded and dropped
-            seen = np.tile(np.int32([0, num_frames]), (size, 1))
+            seen = np.tile(np.array([0, num_frames], np.int32), (size, 1))
             for number, (cut, row) in enumerate(chosen):
                 frame, phase = divmod(int(cut.starts[row]), mel.hop_samples)
                 num_seen = mel.num_frames(cut.length)
