@@ -127,7 +127,7 @@ class TestEmbed:
         assert summary["out"] == str(tmp_path / "x.npz") and summary["hop_s"] == 0.3
         assert summary["files"] == [
             {"file": str(long), "num_fingerprints": 7, "segment_s": 3.0},
-            {"file": str(short), "num_fingerprints": 1, "segment_s": 2.0},
+            {"file": str(short), "num_fingerprints": 4, "segment_s": 2.0},
         ]
         encoder = confp_jax.load_encoder(model)
         with np.load(tmp_path / "x.npz") as arrays:
