@@ -71,6 +71,8 @@ def get_config(model: str = "small") -> ConfigDict:
     )
     if model in ("edge", "tiny"):
         _train_shortly(config)
+    if model == "edge":
+        config.data.short_p = 0.35
     if model == "tiny":
         config.optimizer.warmup_steps = 10
         config.data.batch_size = 16

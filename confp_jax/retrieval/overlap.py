@@ -36,7 +36,9 @@ class SharedSection:
 
 def common_sections(a: Fingerprints, b: Fingerprints, decision: Decision) -> list[Span]:
     """Where the first recording sounds like the second: spans of the first, with the place in the second as `track_s`."""
-    reference = make_reference([("b", b.vectors)], hop_s=b.hop_s, segment_s=b.segment_s, exact=True)
+    # That of its windows, or where it is shorter than one the length that puts their middles where they are.
+    segment_s = b.duration_s - (len(b.vectors) - 1) * b.hop_s
+    reference = make_reference([("b", b.vectors)], hop_s=b.hop_s, segment_s=segment_s, exact=True)
     return accepted(scan(a, reference, decision), false_alarm_rate=FALSE_ALARM_RATE)
 
 
