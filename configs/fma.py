@@ -60,7 +60,7 @@ def get_config(model: str = "small") -> ConfigDict:
                 "dropout": 0.5,  # paper
                 "frames_per_token": frames_per_token,
                 "pool_segments": pool_segments,
-                "conv_norm": "batch",  # paper; "layer" also works for windows shorter than it was trained on
+                "conv_norm": "batch",  # paper; "layer" does not depend on the batch
             },
             "spec_augment": _spec_augment(mels),
             "optimizer": _optimizer(1e-4 if model == "small" else 2e-4),  # paper

@@ -162,12 +162,7 @@ class Embedder:
     def _cut(self, samples: Float32[np.ndarray, " n"], hop: int) -> "_Cut":
         samples = samples / max(1.0, float(np.abs(samples).max(initial=0.0)))  # louder than full scale would overflow
         length = self.window_samples(len(samples))
-        unseen = self.config.audio.segment_samples - length
-        starts = np.arange(num_windows(len(samples), segment_samples=length, hop_samples=hop)) * hop
-        places = np.zeros(len(starts), np.int64)
-        if unseen:  # the first window begins the longest before the audio, and holds it at its end
-            steps = np.arange(unseen // hop, -1, -1)
-            starts, places = np.zeros(len(steps), np.int64), (unseen + hop * (2 * steps - len(steps) + 1)) // 2
+        starts, places = _windows(len(samples), self.config.audio.segment_samples, hop)
         loud = window_rms(samples, starts, length) > _SILENT_RMS
         vectors = np.zeros((len(starts), self.config.encoder.embedding_dim), np.float32)
         power = functools.lru_cache(maxsize=None)(
@@ -211,6 +206,20 @@ class _Cut:
     loud: Int64[np.ndarray, " L"]
     vectors: Float32[np.ndarray, "N E"]
     power: Callable[[int], Float32[np.ndarray, "T F"]]  # of a phase in samples
+
+
+def _windows(num_samples: int, segment: int, hop: int) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
+    """Where the audio of each window begins in the clip, and where it does in the window: at 0, if the clip fills one.
+
+    A shorter clip is whole in each of its windows, which lie about its middle: the first begins longest before it.
+    """
+    if num_samples >= segment:
+        starts = np.arange(num_windows(num_samples, segment_samples=segment, hop_samples=hop)) * hop
+        return starts, np.zeros_like(starts)
+    unseen = segment - num_samples
+    num = 1 + unseen // hop
+    places = (unseen + hop * (num - 1 - 2 * np.arange(num))) // 2
+    return np.zeros_like(places), places
 
 
 def load_encoder(model: str | pathlib.Path = DEFAULT_MODEL) -> Embedder:

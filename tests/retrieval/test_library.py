@@ -194,6 +194,13 @@ class TestCompare:
         soundfile.write(tmp_path / "c.wav", tracks[2], RATE)
         assert compare_files(tmp_path / "c.wav", tmp_path / "a.wav", None) == []
 
+    def test_two_that_are_shorter_than_a_window(self, tracks, tmp_path):
+        soundfile.write(tmp_path / "a.wav", tracks[0][10 * RATE : 12 * RATE], RATE)
+        soundfile.write(tmp_path / "b.wav", tracks[0][round(9.8 * RATE) : round(12.3 * RATE)], RATE)
+        (section,) = compare_files(tmp_path / "a.wav", tmp_path / "b.wav", None)
+        assert (section.a_s, section.length_s) == (0, pytest.approx(2.0, abs=0.01))
+        assert section.b_s == pytest.approx(0.2, abs=0.2)
+
     def test_one_that_is_too_short_is_named(self, tracks, tmp_path):
         soundfile.write(tmp_path / "short.wav", tracks[0][: RATE // 2], RATE)
         with pytest.raises(AudioError, match=r"short\.wav.*too short"):
