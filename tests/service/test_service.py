@@ -64,6 +64,14 @@ class TestIdentify:
             assert pixels.max() == 255
         assert np.corrcoef(pictures[0].ravel(), pictures[1].ravel())[0, 1] > 0.6  # they show the same moment
 
+    def test_why_of_a_query_shorter_than_a_window(self, client, clips, valid, tmp_path):
+        samples, rate_hz = soundfile.read(clips["known"])
+        soundfile.write(tmp_path / "short.wav", samples[rate_hz : 3 * rate_hz], rate_hz)
+        answer = valid(client.post("/v1/identify?explain=true", content=(tmp_path / "short.wav").read_bytes()))
+        assert answer["matches"][0]["track"] == KNOWN[0] and answer["why"]["offset_s"] == pytest.approx(8.35, abs=0.3)
+        assert [second["query_offset_s"] for second in answer["why"]["scores"]] == [0.0, 1.0]
+        assert all(0.4 < second["score"] <= 1 for second in answer["why"]["scores"])
+
     def test_unknown_and_long(self, client, clips, valid, tmp_path):
         answer = valid(client.post("/v1/identify?explain=1", content=clips["stranger"].read_bytes()))
         assert (answer["verdict"], answer["num_accepted"]) == ("unknown", 0)
