@@ -150,7 +150,10 @@ def _mix() -> dict[str, Any]:
         "pitch_semitones": (-2.0, 2.0),
         "room_p": 0.0,
         "synthetic_rooms": 0.5,  # share of the rooms
+        "room_speed": (1.0, 1.0),
+        "room_decay_db": (0.0, 0.0),
         "lead_s": 1.0,
+        "sudden_p": 0.5,
         "noise_p": 0.0,
         "second_noise_p": 0.0,
         "noise_snr_db": (-4.0, 20.0),

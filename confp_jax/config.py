@@ -111,7 +111,10 @@ class MixConfig:
     pitch_semitones: tuple[float, float] = (-2.0, 2.0)
     room_p: float = 0.0
     synthetic_rooms: float = 0.5  # share of the rooms; the others are measured
+    room_speed: tuple[float, float] = (1.0, 1.0)  # a measured room played faster is a smaller one; log-uniform
+    room_decay_db: tuple[float, float] = (0.0, 0.0)  # by which a measured room decays more in a second
     lead_s: float = 1.0  # of music before the window, whose tail reaches into it
+    sudden_p: float = 0.5  # share of the rooms in which the music begins with the window
     noise_p: float = 0.0
     second_noise_p: float = 0.0
     noise_snr_db: tuple[float, float] = (-4.0, 20.0)

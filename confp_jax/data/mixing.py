@@ -97,11 +97,12 @@ class Mixer:
         config = self._config
         lead = min(self.lead_samples, len(samples))
         if rng.random() < config.room_p:
-            if rng.random() < 0.5:  # as often the music begins with the window
+            if rng.random() < config.sudden_p:
                 samples = samples[lead:]
                 lead = 0
-            samples = convolve(samples, self._draw_room(rng))
-        samples = samples[lead:]
+            samples = convolve(samples, self._draw_room(rng), lead)
+        else:
+            samples = samples[lead:]
         power = float(np.mean(np.square(samples)))
         if power < SILENT_POWER:
             return samples
@@ -129,7 +130,11 @@ class Mixer:
     def _draw_room(self, rng: np.random.Generator) -> Float32[np.ndarray, " k"]:
         if not self._rooms or rng.random() < self._config.synthetic_rooms:
             return synthetic_room(rng, sample_rate_hz=self._rate_hz)
-        return self._rooms[int(rng.integers(len(self._rooms)))]
+        room = self._rooms[int(rng.integers(len(self._rooms)))]
+        speed = math.exp(rng.uniform(*np.log(self._config.room_speed)))
+        room = resample(room, speed, math.ceil((len(room) - 1) / speed)) if len(room) > 1 else room
+        decay_db = rng.uniform(*self._config.room_decay_db) / self._rate_hz
+        return room * np.exp(np.arange(len(room), dtype=np.float32) * np.float32(-decay_db * math.log(10) / 20))
 
     def _noise_of(self, drawn: NoiseDraw, num: int) -> Float32[np.ndarray, " n"]:
         if self.noise is None:
@@ -155,12 +160,17 @@ def resample(samples: Float32[np.ndarray, " m"], tempo: float, num: int) -> Floa
     return samples[whole] * (1 - part) + samples[whole + 1] * part
 
 
-def convolve(samples: Float32[np.ndarray, " n"], room: Float32[np.ndarray, " k"]) -> Float32[np.ndarray, " n"]:
-    """The first n samples of the convolution, at the power of the input (a room must not change the SNR that follows)."""
+def convolve(
+    samples: Float32[np.ndarray, " m"], room: Float32[np.ndarray, " k"], lead: int = 0
+) -> Float32[np.ndarray, " n"]:
+    """What is heard in a room after the first `lead` samples, at the power of the input (a room must not change the SNR).
+
+    The convolution is circular: what wraps around may fall into the lead, which nobody hears.
+    """
     room = room[: len(samples)]
-    size = scipy.fft.next_fast_len(len(samples) + len(room) - 1, real=True)
-    wet = scipy.fft.irfft(scipy.fft.rfft(samples, size) * scipy.fft.rfft(room, size), size)[: len(samples)]
-    gain = math.sqrt(float(np.mean(np.square(samples))) / max(float(np.mean(np.square(wet))), 1e-20))
+    size = scipy.fft.next_fast_len(len(samples) + max(len(room) - 1 - lead, 0), real=True)
+    wet = scipy.fft.irfft(scipy.fft.rfft(samples, size) * scipy.fft.rfft(room, size), size)[lead : len(samples)]
+    gain = math.sqrt(float(np.mean(np.square(samples[lead:]))) / max(float(np.mean(np.square(wet))), 1e-20))
     return (wet * np.float32(gain)).astype(np.float32)
 
 
