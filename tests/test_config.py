@@ -156,6 +156,10 @@ def test_wrong_values(values: dict, message: str) -> None:
         ({"data": {"short_p": 0.3, "short_s": (2.0, 1.0)}}, "short_s"),
         ({"data": {"short_p": 0.3, "short_s": (1.0, 3.5)}}, "short_s"),
         ({"data": {"short_p": 0.3, "short_s": (0.0, 2.0)}}, "short_s"),
+        ({"data": {"mix": {"room_p": 1.5}}}, "room_p"),
+        ({"data": {"mix": {"tempo": (1.2, 0.8)}}}, "tempo"),
+        ({"data": {"mix": {"room_speed": (0.0, 1.0)}}}, "room_speed"),
+        ({"data": {"mix": {"lead_s": -1.0}}}, "lead_s"),
     ],
     ids=str,
 )

@@ -132,7 +132,7 @@ class Mixer:
             return synthetic_room(rng, sample_rate_hz=self._rate_hz)
         room = self._rooms[int(rng.integers(len(self._rooms)))]
         speed = math.exp(rng.uniform(*np.log(self._config.room_speed)))
-        room = resample(room, speed, math.ceil((len(room) - 1) / speed)) if len(room) > 1 else room
+        room = resample(room, speed, int((len(room) - 1) / speed) + 1)
         decay_db = rng.uniform(*self._config.room_decay_db) / self._rate_hz
         return room * np.exp(np.arange(len(room), dtype=np.float32) * np.float32(-decay_db * math.log(10) / 20))
 

@@ -15,7 +15,7 @@ from confp_jax.audio.mel import mel_power
 from confp_jax.config import DataConfig, MelConfig, MixConfig, TrainConfig
 from confp_jax.data.clips import ClipSource
 from confp_jax.data.input import PairCutter, train_batches
-from confp_jax.data.mixing import SOUNDS_FOLDER, Mixer, PitchAndTempo, coloured_noise, convolve, resample, synthetic_room
+from confp_jax.data.mixing import SOUNDS_FOLDER, Mixer, PitchAndTempo, coloured_noise, resample
 from confp_jax.data.records import Clip, DatasetError
 
 _RATE_HZ, _SEGMENT = 16_000, 48_000
@@ -34,20 +34,6 @@ def _pcm(samples: np.ndarray) -> np.ndarray:
 
 def _impulse(num: int) -> np.ndarray:
     return np.eye(1, num, dtype=np.float32)[0]
-
-
-@pytest.fixture(scope="module")
-def with_sounds(make_dataset: Callable, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., pathlib.Path]:
-    """`with_sounds(clips, noise=..., ir=...)`: a data set of these clips and sounds."""
-
-    def make(clips: list[Clip] | None = None, **sounds: list[np.ndarray]) -> pathlib.Path:
-        folder = make_dataset({"training": clips or [Clip(0, 0, 1.0, 0.0, np.zeros(9, "<i2"))]}, num_replicas=0)
-        kinds = {kind: [Clip(i, 0, 1.0, 0.0, _pcm(s)) for i, s in enumerate(of)] for kind, of in sounds.items()}
-        if kinds:
-            shutil.move(make_dataset(kinds, num_replicas=0), folder / SOUNDS_FOLDER)
-        return folder
-
-    return make
 
 
 @pytest.fixture(scope="module")
@@ -134,33 +120,6 @@ def test_resampling_moves_the_moment_t_to_t_over_tempo(tempo: float) -> None:
     for start in (400, num // 2, num - 4400):
         lags = scipy.signal.correlate(heard[start : start + 4000], expected[start : start + 4000], "full")
         assert abs(int(np.argmax(lags)) - 3999) <= 1
-
-
-def test_a_room_keeps_the_onset_and_the_power() -> None:
-    music, room = _noise(0, _SEGMENT), synthetic_room(np.random.default_rng(0), sample_rate_hz=_RATE_HZ)
-    music[:8000] = 0.0
-    wet = convolve(music, room)
-    assert len(wet) == _SEGMENT
-    expected = scipy.signal.convolve(music.astype(float), room, method="direct" if len(room) < 100 else "fft")[:_SEGMENT]
-    gain = float(np.dot(wet, expected) / np.dot(expected, expected))
-    np.testing.assert_allclose(wet, gain * expected, atol=1e-5)
-    assert float(np.mean(wet**2)) == pytest.approx(float(np.mean(music**2)), rel=1e-4)
-    assert np.abs(wet[:8000]).max() < 1e-6
-    assert np.abs(wet[8000:8010]).max() > 1e-3, "the direct sound is not late"
-
-
-def test_synthetic_rooms_decay_like_rooms() -> None:
-    """Schroeder's backward integration: from -5 to -25 dB of the tail, as ISO 3382 measures."""
-    decays_s = []
-    for seed in range(40):
-        room = synthetic_room(np.random.default_rng(seed), sample_rate_hz=_RATE_HZ)
-        assert np.argmax(np.abs(room)) == 0
-        energy = np.cumsum(np.square(room[400:], dtype=float)[::-1])[::-1]
-        level_db = 10 * np.log10(energy / energy[0])
-        first, last = np.argmax(level_db < -5), np.argmax(level_db < -25)
-        decays_s.append(3 * (last - first) / _RATE_HZ)
-        assert decays_s[-1] == pytest.approx(len(room) / _RATE_HZ, rel=0.15)
-    assert 0.1 < min(decays_s) < 0.3 < 0.9 < max(decays_s) < 1.6
 
 
 def test_overload_bends_and_never_folds(dataset: pathlib.Path) -> None:
