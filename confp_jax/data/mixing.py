@@ -160,9 +160,7 @@ def resample(samples: Float32[np.ndarray, " m"], tempo: float, num: int) -> Floa
     return samples[whole] * (1 - part) + samples[whole + 1] * part
 
 
-def convolve(
-    samples: Float32[np.ndarray, " m"], room: Float32[np.ndarray, " k"], lead: int = 0
-) -> Float32[np.ndarray, " n"]:
+def convolve(samples: Float32[np.ndarray, " m"], room: Float32[np.ndarray, " k"], lead: int = 0) -> Float32[np.ndarray, " n"]:
     """What is heard in a room after the first `lead` samples, at the power of the input (a room must not change the SNR).
 
     The convolution is circular: what wraps around may fall into the lead, which nobody hears.

@@ -140,4 +140,4 @@ def cut(
         )
     middle_s = len(clip.samples) / sample_rate_hz / 2
     start_s = clip.start_s + middle_s + (begin_s - middle_s) * clip.rate
-    return Excerpt(condition, clip.track_id, start_s, clip.rate, embedder.fingerprint(samples), row)
+    return Excerpt(condition, clip.track_id, start_s, clip.rate, embedder.fingerprint(samples, is_query=True), row)

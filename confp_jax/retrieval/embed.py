@@ -22,6 +22,7 @@ DEFAULT_MODEL = "edge"
 HOP_S = 0.3  # between fingerprints (paper)
 SHORTEST_S = 1.0  # what can be encoded at all
 _BATCHES = (1, 8, 32, 64)  # 91 windows of a 30 s clip take 64 + 32
+_OVERHANG_S = 0.9  # of a query's overhanging windows that may be beyond it: with more, slowed music is found worse
 _SILENT_RMS = 10 ** (-70 / 20)
 
 
@@ -38,12 +39,14 @@ class Fingerprints:
     """Fingerprints at a constant hop. A window of silence has the zero vector: it is similar to nothing.
 
     Audio shorter than a segment is in all of its windows, each of which holds it at another place and sees nothing beyond it.
+    Those of a query have overhanging windows beside them, which see a part of it: K begin before it, K end after it.
     """
 
     vectors: Float32[np.ndarray, "N E"]
     hop_s: float
     segment_s: float  # of audio in a window
     is_partial: bool = False  # the audio is shorter than a window
+    overhang: Float32[np.ndarray, "2 K E"] = dataclasses.field(default_factory=lambda: np.zeros((2, 0, 0), np.float32))
 
     @property
     def num_silent(self) -> int:
@@ -59,6 +62,20 @@ class Fingerprints:
     def loud_s(self) -> float:
         """The same without the windows of silence."""
         return self.duration_s if self.is_partial else self.duration_s - self.num_silent * self.hop_s
+
+    def part(self, first: int, last: int) -> "Fingerprints":
+        """The windows from `first` to before `last`; those that overhang only if these are all."""
+        vectors = self.vectors[first:last]
+        overhang = self.overhang if len(vectors) == len(self.vectors) else self.overhang[:, :0]
+        return dataclasses.replace(self, vectors=vectors, overhang=overhang)
+
+
+def joined(parts: Sequence[Fingerprints]) -> Fingerprints:
+    """Consecutive fingerprints of one recording as one."""
+    first, last = parts[0], parts[-1]
+    both = first.overhang.shape == last.overhang.shape
+    overhang = np.stack([first.overhang[0], last.overhang[1]]) if both else first.overhang[:, :0]
+    return dataclasses.replace(first, vectors=np.concatenate([part.vectors for part in parts]), overhang=overhang)
 
 
 class Embedder:
@@ -89,17 +106,21 @@ class Embedder:
         mono = from_samples(samples, from_hz=sample_rate_hz, to_hz=self.sample_rate_hz)
         return self.fingerprint(mono, hop_s=hop_s).vectors
 
-    def fingerprint(self, samples: Float32[np.ndarray, " n"], *, hop_s: float = HOP_S) -> Fingerprints:
+    def fingerprint(self, samples: Float32[np.ndarray, " n"], *, hop_s: float = HOP_S, is_query: bool = False) -> Fingerprints:
         """Fingerprints of mono audio at the model's rate; of 1 to 3 s, partial ones: 7 windows of 1 s, 4 of 2 s, 1 of 2.8 s.
+
+        Those of a query have overhanging windows as well; what is stored has not.
 
         Raises:
           AudioError: shorter than 1 s.
         """
         if not hop_s * self.sample_rate_hz >= 1:
             raise ValueError(f"hop_s={hop_s} must be at least one sample, 1 / {self.sample_rate_hz} s; 0.3 is usual")
-        return self.fingerprint_many([samples], hop_s=hop_s)[0]
+        return self.fingerprint_many([samples], hop_s=hop_s, is_query=is_query)[0]
 
-    def fingerprint_many(self, clips: Sequence[Float32[np.ndarray, " n"]], *, hop_s: float = HOP_S) -> list[Fingerprints]:
+    def fingerprint_many(
+        self, clips: Sequence[Float32[np.ndarray, " n"]], *, hop_s: float = HOP_S, is_query: bool = False
+    ) -> list[Fingerprints]:
         """What `fingerprint` gives for each clip; their windows share batches, so many short clips cost little more than one.
 
         Raises:
@@ -107,17 +128,28 @@ class Embedder:
         """
         if not hop_s * self.sample_rate_hz >= 1:
             raise ValueError(f"hop_s={hop_s} must be at least one sample, 1 / {self.sample_rate_hz} s; 0.3 is usual")
-        cuts = [self._cut(samples, round(hop_s * self.sample_rate_hz)) for samples in clips]
+        cuts = [self._cut(samples, round(hop_s * self.sample_rate_hz), is_query) for samples in clips]
         self._encode(cuts)
-        segment = self.config.audio.segment_samples
-        return [Fingerprints(cut.vectors, hop_s, cut.length / self.sample_rate_hz, cut.length < segment) for cut in cuts]
+        segment_s = self.config.audio.segment_s
+        found = []
+        for samples, cut in zip(clips, cuts, strict=True):
+            (before, vectors, after), seen_s = cut.parts(), len(samples) / self.sample_rate_hz
+            overhang = np.stack([before, after])
+            found.append(Fingerprints(vectors, hop_s, min(seen_s, segment_s), seen_s < segment_s, overhang))
+        return found
 
     def stream(
-        self, blocks: Iterable[Float32[np.ndarray, " n"]], *, hop_s: float = HOP_S, windows_at_once: int = _BATCHES[-1]
+        self,
+        blocks: Iterable[Float32[np.ndarray, " n"]],
+        *,
+        hop_s: float = HOP_S,
+        windows_at_once: int = _BATCHES[-1],
+        is_query: bool = False,
     ) -> Iterator[Fingerprints]:
         """The fingerprints of audio that comes in blocks (mono, at the model's rate), a few at a time: memory is bounded.
 
         All together they are what `fingerprint` would give for the whole, and a whole shorter than a segment is one of them.
+        The overhanging windows of a query are there where the whole is one part.
 
         Raises:
           AudioError: the whole is shorter than 1 s, or nothing at all.
@@ -137,10 +169,10 @@ class Embedder:
         if not held and not given:
             raise AudioError("holds no audio samples; check that the recording was written completely")
         if held >= segment or not given:
-            yield self.fingerprint(np.concatenate(parts), hop_s=hop_s)
+            yield self.fingerprint(np.concatenate(parts), hop_s=hop_s, is_query=is_query and not given)
 
-    def window_samples(self, num_samples: int) -> int:
-        """How long the windows of audio of this length are: a segment, or all of it where there is less.
+    def check_length(self, num_samples: int) -> None:
+        """Whether there is enough audio.
 
         Raises:
           AudioError: shorter than 1 s.
@@ -150,7 +182,6 @@ class Embedder:
                 f"{num_samples / self.sample_rate_hz:.2f} s of audio is too short; at least {SHORTEST_S:.0f} s is needed, "
                 f"{self.config.audio.segment_s:.0f} s and more is better"
             )
-        return min(num_samples, self.config.audio.segment_samples)
 
     def warm_up(self) -> None:
         """Compiles every shape that audio can have, so that no later call waits for the compiler."""
@@ -159,16 +190,20 @@ class Embedder:
             num_samples = self.config.audio.segment_samples + (size - 1) * hop
             self.fingerprint(rng.uniform(-0.5, 0.5, num_samples).astype(np.float32))
 
-    def _cut(self, samples: Float32[np.ndarray, " n"], hop: int) -> "_Cut":
+    def _cut(self, samples: Float32[np.ndarray, " n"], hop: int, is_query: bool) -> "_Cut":
+        self.check_length(len(samples))
         samples = samples / max(1.0, float(np.abs(samples).max(initial=0.0)))  # louder than full scale would overflow
-        length = self.window_samples(len(samples))
-        starts, places = _windows(len(samples), self.config.audio.segment_samples, hop)
-        loud = window_rms(samples, starts, length) > _SILENT_RMS
+        segment = self.config.audio.segment_samples
+        num_beyond = int(_OVERHANG_S * self.sample_rate_hz) // hop if is_query and len(samples) >= segment else 0
+        first = _windows(len(samples), segment, hop, num_beyond)
+        starts, places = np.maximum(first, 0), np.maximum(-first, 0)
+        lengths = np.minimum(first + segment, len(samples)) - starts
+        loud = window_rms(samples, starts, lengths) > _SILENT_RMS
         vectors = np.zeros((len(starts), self.config.encoder.embedding_dim), np.float32)
         power = functools.lru_cache(maxsize=None)(
             lambda phase: mel_power(samples, self.config.mel, sample_rate_hz=self.sample_rate_hz, offset_samples=phase)
         )
-        return _Cut(length, starts, places, np.flatnonzero(loud), vectors, power)
+        return _Cut(starts, places, lengths, num_beyond, np.flatnonzero(loud), vectors, power)
 
     def _encode(self, cuts: Sequence["_Cut"]) -> None:
         """Fills the vectors of the loud windows.
@@ -186,7 +221,7 @@ class Embedder:
             seen = np.tile(np.array([0, num_frames], np.int32), (size, 1))
             for number, (cut, row) in enumerate(chosen):
                 frame, phase = divmod(int(cut.starts[row]), mel.hop_samples)
-                num_seen = mel.num_frames(cut.length)
+                num_seen = mel.num_frames(int(cut.lengths[row]))
                 first_seen = min(round(int(cut.places[row]) / mel.hop_samples), num_frames - num_seen)
                 seen[number] = first_seen, first_seen + num_seen
                 power[number, first_seen : first_seen + num_seen] = cut.power(phase)[frame : frame + num_seen]
@@ -198,28 +233,32 @@ class Embedder:
 
 @dataclasses.dataclass(frozen=True)
 class _Cut:
-    """A clip cut into windows that hold `length` samples from `starts` on; `vectors` is filled where it is loud."""
+    """A clip cut into windows that hold `lengths` samples from `starts` on; `vectors` is filled where it is loud."""
 
-    length: int
     starts: Int64[np.ndarray, " N"]
     places: Int64[np.ndarray, " N"]  # in the window of its first sample
+    lengths: Int64[np.ndarray, " N"]
+    num_beyond: int  # windows at either end that overhang
     loud: Int64[np.ndarray, " L"]
     vectors: Float32[np.ndarray, "N E"]
     power: Callable[[int], Float32[np.ndarray, "T F"]]  # of a phase in samples
 
+    def parts(self) -> list[Float32[np.ndarray, "_ E"]]:
+        """The vectors before, of and after the clip."""
+        return np.split(self.vectors, [self.num_beyond, len(self.vectors) - self.num_beyond])
 
-def _windows(num_samples: int, segment: int, hop: int) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
-    """Where the audio of each window begins in the clip, and where it does in the window: at 0, if the clip fills one.
 
-    A shorter clip is whole in each of its windows, which lie about its middle: the first begins longest before it.
+def _windows(num_samples: int, segment: int, hop: int, num_beyond: int) -> Int64[np.ndarray, " N"]:
+    """Where in the clip each window begins, `num_beyond` at either end beyond those that it fills: below 0, before the clip.
+
+    A clip shorter than a segment is whole in each of its windows, which lie about its middle: the first begins longest before it.
     """
     if num_samples >= segment:
-        starts = np.arange(num_windows(num_samples, segment_samples=segment, hop_samples=hop)) * hop
-        return starts, np.zeros_like(starts)
+        num = num_windows(num_samples, segment_samples=segment, hop_samples=hop)
+        return np.arange(-num_beyond, num + num_beyond) * hop
     unseen = segment - num_samples
     num = 1 + unseen // hop
-    places = (unseen + hop * (num - 1 - 2 * np.arange(num))) // 2
-    return np.zeros_like(places), places
+    return -((unseen + hop * (num - 1 - 2 * np.arange(num))) // 2)
 
 
 def load_encoder(model: str | pathlib.Path = DEFAULT_MODEL) -> Embedder:
@@ -246,7 +285,7 @@ def model_card(name: str) -> dict:
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
-def window_rms(samples: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+def window_rms(samples: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Root mean square of every window."""
     energy = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
-    return np.sqrt(np.maximum(energy[starts + length] - energy[starts], 0) / length)
+    return np.sqrt(np.maximum(energy[starts + lengths] - energy[starts], 0) / lengths)

@@ -13,7 +13,16 @@ from confp_jax.audio.decode import DecodeError, decode_blocks, find_audio
 from confp_jax.audio.stream import STDIN, is_url, stream_blocks
 from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp
 from confp_jax.retrieval.decision import FALSE_ALARM_RATE, TAIL_SHARE, Decision, load_decision
-from confp_jax.retrieval.embed import DEFAULT_MODEL, HOP_S, AudioError, Embedder, Fingerprints, UnknownModelError, load_encoder
+from confp_jax.retrieval.embed import (
+    DEFAULT_MODEL,
+    HOP_S,
+    AudioError,
+    Embedder,
+    Fingerprints,
+    UnknownModelError,
+    joined,
+    load_encoder,
+)
 from confp_jax.retrieval.index.generation import open_index
 from confp_jax.retrieval.overlap import common_sections
 from confp_jax.retrieval.reference import Reference
@@ -152,7 +161,7 @@ class Searcher:
           DecodeError: what `blocks` raises.
         """
         began = time.perf_counter()
-        return self._answer(query, self.search(self.embedder.stream(blocks, hop_s=self.reference.hop_s)), began)
+        return self._answer(query, self.search(self.embedder.stream(blocks, hop_s=self.reference.hop_s, is_query=True)), began)
 
     def search(self, parts: Iterable[Fingerprints], *, share: float = 1.0) -> Findings:
         """What sounds in consecutive fingerprints of one recording.
@@ -276,10 +285,10 @@ def fingerprint_file(path: pathlib.Path, embedder: Embedder) -> Fingerprints:
       AudioError: it is too short.
     """
     try:
-        parts = list(embedder.stream(decode_blocks(path, sample_rate_hz=embedder.sample_rate_hz)))
+        parts = list(embedder.stream(decode_blocks(path, sample_rate_hz=embedder.sample_rate_hz), is_query=True))
     except AudioError as error:
         raise AudioError(reason(path, error)) from error
-    return dataclasses.replace(parts[0], vectors=np.concatenate([part.vectors for part in parts]))
+    return joined(parts)
 
 
 def _failed(query: str, began: float, error: Exception) -> Answer:

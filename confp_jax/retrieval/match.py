@@ -3,8 +3,9 @@
 A query of W windows matches a track where its windows run along a line: the window whose centre lies x s after the query's
 middle sounds like the track at `anchor + tempo * x`. The nearest rows of all windows vote for such lines; the best line of each
 track is then scored from the stored vectors: the mean cosine of the windows with the track's fingerprints, interpolated between
-the two rows that enclose each place. A query shorter than a segment is whole in each of its windows: those beyond a track's ends
-are left out of the mean, for nothing of the query is missing there. Every step is array arithmetic over all candidates at once.
+the two rows that enclose each place. The windows that overhang a query's ends count like the others, but those beyond a track's
+ends are left out of the mean, for nothing of the query is missing there; so are all of a query shorter than a segment, which is
+whole in each of its windows. Every step is array arithmetic over all candidates at once.
 """
 
 import dataclasses
@@ -38,10 +39,10 @@ class Ranking:
     """Distinct tracks, best first."""
 
     tracks: Int64[np.ndarray, " T"]  # index into the snapshot's tracks
-    scores: Float32[np.ndarray, " T"]  # mean cosine of the query's windows; one outside the track counts 0, if it is not partial
+    scores: Float32[np.ndarray, " T"]  # mean cosine of the query's windows; a whole one outside the track counts 0
     offsets_s: Float64[np.ndarray, " T"]  # where in the track the query begins; below 0: the track begins within the query
     tempos: Float64[np.ndarray, " T"]  # the query's: above 1 it is played faster than the track
-    cosines: Float32[np.ndarray, "T W"]  # of each window along the line
+    cosines: Float32[np.ndarray, "T W"]  # of each window along the line, but those that overhang
 
     def without(self, track: int) -> "Ranking":
         """The same with one track left out."""
@@ -57,17 +58,20 @@ class Ranking:
 
 def rank(query: Fingerprints, reference: Reference, *, without: int = -1) -> Ranking:
     """The best `_NUM_TRACKS` of the tracks that any window came near to; the track `without` is passed over."""
-    loud = np.any(query.vectors != 0, axis=1)
-    seeds = _seeds(query, loud, reference, without) if loud.any() and len(reference.snapshot.vectors) else None
+    windows = _windows(query)
+    seeds = _seeds(windows, reference, without) if windows.loud.any() and len(reference.snapshot.vectors) else None
     if seeds is None or not len(seeds.tracks):
         empty = np.zeros(0)
-        return Ranking(empty.astype(np.int64), empty.astype(np.float32), empty, empty, np.zeros((0, len(loud)), np.float32))
-    lines = _Lines(query, seeds, reference)
+        cosines = np.zeros((0, len(query.vectors)), np.float32)
+        return Ranking(empty.astype(np.int64), empty.astype(np.float32), empty, empty, cosines)
+    lines = _Lines(windows, seeds, reference)
     log_tempos, anchors_s = np.log(seeds.tempos), seeds.anchors_s
-    for tempo_steps, place_steps in _ZOOM if _is_long(query) else [((0.0, 0), place) for _, place in _ZOOM]:
-        log_tempos, anchors_s = _zoomed(lines, loud, log_tempos, anchors_s, tempo_steps, place_steps)
-    cosines = lines.cosines(np.exp(log_tempos)[:, None], anchors_s[:, None])[:, 0] * loud
-    scores = cosines.sum(axis=1) / loud.sum()
+    for tempo_steps, place_steps in _ZOOM if windows.tell_tempo else [((0.0, 0), place) for _, place in _ZOOM]:
+        log_tempos, anchors_s = _zoomed(lines, windows.loud, log_tempos, anchors_s, tempo_steps, place_steps)
+    cosines = lines.cosines(np.exp(log_tempos)[:, None], anchors_s[:, None])[:, 0] * windows.loud
+    scores = cosines.sum(axis=1) / windows.loud.sum()
+    first = query.overhang.shape[1]
+    cosines = cosines[:, first : first + len(query.vectors)]
     order = np.argsort(-(scores - _TEMPO_COST * log_tempos**2), kind="stable")
     order = order[np.sort(np.unique(seeds.tracks[order], return_index=True)[1])]  # each track's best line
     tempos = np.exp(log_tempos)
@@ -86,8 +90,28 @@ def middle_s(query: Fingerprints) -> float:
     return query.duration_s / 2
 
 
-def _is_long(query: Fingerprints) -> bool:
-    return not query.is_partial and (len(query.vectors) - 1) * query.hop_s >= _FREE_TEMPO_S
+@dataclasses.dataclass(frozen=True)
+class _Windows:
+    """What a query is searched by."""
+
+    vectors: Float32[np.ndarray, "W E"]
+    loud: Bool[np.ndarray, " W"]
+    from_middle_s: Float64[np.ndarray, " W"]  # of the query to the middle of each
+    needed: Bool[np.ndarray, " W"]  # full of the query: where the track has nothing there, something of the query is missing
+    tell_tempo: bool
+
+
+def _windows(query: Fingerprints) -> _Windows:
+    num_beyond, num = query.overhang.shape[1], len(query.vectors)
+    vectors = np.concatenate([query.overhang[0], query.vectors, query.overhang[1]]) if num_beyond else query.vectors
+    place = np.arange(-num_beyond, num + num_beyond)
+    return _Windows(
+        vectors,
+        np.any(vectors != 0, axis=1),
+        (place - (num - 1) / 2) * query.hop_s,
+        (place >= 0) & (place < num) & (not query.is_partial),
+        not query.is_partial and (num - 1) * query.hop_s >= _FREE_TEMPO_S,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,21 +123,22 @@ class _Seeds:
     anchors_s: Float64[np.ndarray, " T"]
 
 
-def _seeds(query: Fingerprints, loud: Bool[np.ndarray, " W"], reference: Reference, without: int) -> _Seeds:
+def _seeds(windows: _Windows, reference: Reference, without: int) -> _Seeds:
     """The lines with most votes of each track. A hit's vote is what it stands out by over its window's last hit."""
-    window, rows, votes = _hits(query.vectors[loud], reference, without)
+    num = int(windows.loud.sum())
+    window, rows, votes = _hits(windows.vectors[windows.loud], reference, without)
     tracks = reference.snapshot.row_tracks[rows].astype(np.int64)
     times_s = (rows - reference.first_rows[tracks]) * reference.hop_s + reference.segment_s / 2
-    from_middle_s = (centres_s(query) - middle_s(query))[loud][window]
+    from_middle_s = windows.from_middle_s[windows.loud][window]
     found: list[tuple[np.ndarray, ...]] = []
-    for tempo in _TEMPOS if _is_long(query) else [1.0]:
+    for tempo in _TEMPOS if windows.tell_tempo else [1.0]:
         anchors_s = times_s - tempo * from_middle_s
         cells = tracks * (1 << 32) + np.floor(anchors_s / _BIN_S).astype(np.int64) + (1 << 31)
         cell, inverse = np.unique(cells, return_inverse=True)
-        ballots, ballot = np.unique(inverse * len(loud) + window, return_inverse=True)
+        ballots, ballot = np.unique(inverse * num + window, return_inverse=True)
         loudest = np.zeros(len(ballots))
         np.maximum.at(loudest, ballot, votes)  # a window has one vote in a cell, however many of its rows it holds
-        total = np.bincount(ballots // len(loud), weights=loudest)
+        total = np.bincount(ballots // num, weights=loudest)
         mean_s = np.bincount(inverse, weights=votes * anchors_s) / np.bincount(inverse, weights=votes)
         found.append((cell >> 32, total, mean_s, np.full(len(cell), tempo)))
     cell_tracks, total, anchors_s, tempos = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -153,9 +178,9 @@ def _hits(
 class _Lines:
     """Cosines along any line near the seeds, from the stored rows around them."""
 
-    def __init__(self, query: Fingerprints, seeds: _Seeds, reference: Reference):
-        self._from_middle_s = centres_s(query) - middle_s(query)
-        self._is_partial, self._hop_s = query.is_partial, reference.hop_s
+    def __init__(self, windows: _Windows, seeds: _Seeds, reference: Reference):
+        self._from_middle_s, self._needed = windows.from_middle_s, windows.needed
+        self._hop_s = reference.hop_s
         reach_s = np.abs(self._from_middle_s).max(initial=0.0) * _TEMPO_RANGE[1] + 1.5
         middle = np.round((seeds.anchors_s - reference.segment_s / 2) / reference.hop_s).astype(np.int64)
         half = math.ceil(reach_s / reference.hop_s) + 1
@@ -165,13 +190,16 @@ class _Lines:
         rows = first[:, None] + np.arange(2 * half + 2)
         stored = reference.first_rows[seeds.tracks][:, None] + np.minimum(rows, last[:, None])
         vectors = reference.snapshot.vectors[stored].astype(np.float32)
-        self._similar = vectors @ query.vectors.T  # [T, R, W]
+        self._similar = vectors @ windows.vectors.T  # [T, R, W]
         self._neighbours = np.einsum("tre,tre->tr", vectors[:, :-1], vectors[:, 1:])
         self._first_s = first * reference.hop_s + reference.segment_s / 2
         self._num = (last - first)[:, None, None]
 
     def cosines(self, tempos: Float64[np.ndarray, "T G"], anchors_s: Float64[np.ndarray, "T G"]) -> Float32[np.ndarray, "T G W"]:
-        """Of each window with the fingerprint at its place on each of G lines a track; 0 beyond the track's ends."""
+        """Of each window with the fingerprint at its place on each of G lines a track.
+
+        Beyond the track's ends 0 for a window that is needed, the mean of the others for one that is not.
+        """
         place_s = anchors_s[..., None] + tempos[..., None] * self._from_middle_s
         place = (place_s - self._first_s[:, None, None]) / self._hop_s
         inside = (place >= -0.5) & (place <= self._num + 0.5)
@@ -184,10 +212,9 @@ class _Lines:
         before, after = self._similar[track, row, window], self._similar[track, row + 1, window]
         norm = (1 - part) ** 2 + part**2 + 2 * part * (1 - part) * self._neighbours[track, row]
         cosines = ((1 - part) * before + part * after) / np.sqrt(np.maximum(norm, 1e-6)) * inside * (1 - _BEYOND_COST * beyond)
-        if self._is_partial:
-            mean = cosines.sum(axis=-1, keepdims=True) / np.maximum(inside.sum(axis=-1, keepdims=True), 1)
-            cosines = np.where(inside, cosines, mean)
-        return cosines
+        counted = inside | self._needed
+        mean = cosines.sum(axis=-1, keepdims=True) / np.maximum(counted.sum(axis=-1, keepdims=True), 1)
+        return np.where(counted, cosines, mean)
 
 
 def _zoomed(

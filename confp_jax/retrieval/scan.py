@@ -3,10 +3,8 @@
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-import numpy as np
-
 from confp_jax.retrieval.decision import Decision
-from confp_jax.retrieval.embed import Fingerprints
+from confp_jax.retrieval.embed import Fingerprints, joined
 from confp_jax.retrieval.reference import Reference
 from confp_jax.retrieval.spans import Block, Span, SpanTracker
 
@@ -53,14 +51,14 @@ def joined_blocks(parts: Iterable[Fingerprints]) -> Iterator[Block]:
 
     The last block takes what is left over, so that none is short unless the recording is.
     """
-    vectors, start, latest = np.zeros((0, 0), np.float32), 0, None
+    held, start = None, 0
     for part in parts:
-        vectors, latest = np.concatenate([vectors, part.vectors]) if len(vectors) else part.vectors, part
-        while len(vectors) > _LONGEST_BLOCK:
-            yield Block(dataclasses.replace(part, vectors=vectors[:BLOCK_WINDOWS]), start, is_last=False)
-            vectors, start = vectors[STEP_WINDOWS:], start + STEP_WINDOWS
-    if latest is not None:
-        yield Block(dataclasses.replace(latest, vectors=vectors), start, is_last=True)
+        held = part if held is None else joined([held, part])
+        while len(held.vectors) > _LONGEST_BLOCK:
+            yield Block(held.part(0, BLOCK_WINDOWS), start, is_last=False)
+            held, start = held.part(STEP_WINDOWS, len(held.vectors)), start + STEP_WINDOWS
+    if held is not None:
+        yield Block(held, start, is_last=True)
 
 
 def _short_blocks(block: Block) -> Iterator[Block]:
@@ -71,6 +69,5 @@ def _short_blocks(block: Block) -> Iterator[Block]:
     begin = 0 if block.first_window == 0 else BLOCK_WINDOWS - STEP_WINDOWS - SHORT_STEP_WINDOWS
     starts = range(begin, num - SHORT_WINDOWS + 1, SHORT_STEP_WINDOWS)
     for start in starts:
-        vectors = block.fingerprints.vectors[start : start + SHORT_WINDOWS]
-        short = dataclasses.replace(block.fingerprints, vectors=vectors)
+        short = block.fingerprints.part(start, start + SHORT_WINDOWS)
         yield Block(short, block.first_window + start, is_last=block.is_last and start == starts[-1])

@@ -33,7 +33,7 @@ class Batcher:
         observe: Callable[[int], None],
     ):
         self._embedder, self._window_s = embedder, window_s
-        self._fingerprint_many = functools.partial(embedder.fingerprint_many, hop_s=hop_s)
+        self._fingerprint_many = functools.partial(embedder.fingerprint_many, hop_s=hop_s, is_query=True)
         self._on_their_way, self._observe = on_their_way, observe
         self._waiting: list[tuple[np.ndarray, asyncio.Future[Fingerprints]]] = []
         self._some = asyncio.Event()
@@ -52,12 +52,12 @@ class Batcher:
         self._pool.shutdown()
 
     async def fingerprint(self, samples: Float32[np.ndarray, " n"]) -> Fingerprints:
-        """As `Embedder.fingerprint`.
+        """As `Embedder.fingerprint` of a query.
 
         Raises:
           AudioError: shorter than 1 s.
         """
-        self._embedder.window_samples(len(samples))  # refused here, it harms no other clip of the batch
+        self._embedder.check_length(len(samples))  # refused here, it harms no other clip of the batch
         future: asyncio.Future[Fingerprints] = asyncio.get_running_loop().create_future()
         self._waiting.append((samples, future))
         self._some.set()

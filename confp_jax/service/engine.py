@@ -16,7 +16,7 @@ from jaxtyping import Float32
 
 from confp_jax.retrieval.add import add_track
 from confp_jax.retrieval.database import Database, ModelStamp, NewTrack, OtherModelError, StoredTrack
-from confp_jax.retrieval.embed import Embedder, Fingerprints
+from confp_jax.retrieval.embed import Embedder, Fingerprints, joined
 from confp_jax.retrieval.identify import CALIBRATION_SETTING, Findings, Searcher
 from confp_jax.retrieval.index.aside import built_aside, is_due
 from confp_jax.service.batching import Batcher
@@ -227,8 +227,7 @@ class Engine:
 
     def _long(self, samples: Float32[np.ndarray, " n"]) -> Fingerprints:
         hop_s = self.view.searcher.reference.hop_s
-        parts = list(self._embedder.stream([samples], hop_s=hop_s))
-        return dataclasses.replace(parts[0], vectors=np.concatenate([part.vectors for part in parts]))
+        return joined(list(self._embedder.stream([samples], hop_s=hop_s)))
 
     async def _prepare(self) -> None:
         began = time.perf_counter()

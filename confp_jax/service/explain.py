@@ -42,7 +42,7 @@ def compare(heard: Heard, place: Place) -> dict[str, object]:
     """Similarity for each second, runner-up and margin."""
     query, first = heard.fingerprints, round(place.query_s / heard.fingerprints.hop_s)
     first = max(0, min(first, len(query.vectors) - 1))
-    some = dataclasses.replace(query, vectors=query.vectors[first : first + BLOCK_WINDOWS])
+    some = query.part(first, first + BLOCK_WINDOWS)
     ranking = rank(some, heard.view.searcher.reference)
     own, others = ranking.only(place.track), ranking.without(place.track)
     if not len(own.tracks):

@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from confp_jax.audio.decode import DecodeError, StreamResampler
-from confp_jax.retrieval.embed import AudioError, Fingerprints
+from confp_jax.retrieval.embed import AudioError, Fingerprints, joined
 from confp_jax.retrieval.identify import FoundTrack
 from confp_jax.retrieval.monitor import Event
 from confp_jax.service.engine import Engine, Heard
@@ -132,7 +132,7 @@ class _Clip:
         if self._fingerprints is None or len(fresh) >= self._segment:
             new = await self._engine.fingerprint(fresh)
             if self._fingerprints is not None:
-                new = dataclasses.replace(new, vectors=np.concatenate([self._fingerprints.vectors, new.vectors]))
+                new = joined([self._fingerprints, new])
             self._fingerprints = new
         return self._fingerprints
 

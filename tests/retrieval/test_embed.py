@@ -148,7 +148,7 @@ def test_silence_begins_at_70_db_below_full_scale(embedder, level_db, silent):
 def test_window_rms(music):
     starts, length = np.array([0, 777, 100_000]), 4_321
     expected = [np.sqrt(np.mean(np.square(music[s : s + length], dtype=np.float64))) for s in starts]
-    np.testing.assert_allclose(window_rms(music, starts, length), expected, rtol=1e-6)
+    np.testing.assert_allclose(window_rms(music, starts, np.full(len(starts), length)), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("gain", [0.01, 0.3, 30.0, 32_768.0, 1e12, 1e25])
