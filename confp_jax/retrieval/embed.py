@@ -22,7 +22,7 @@ DEFAULT_MODEL = "edge"
 HOP_S = 0.3  # between fingerprints (paper)
 SHORTEST_S = 1.0  # what can be encoded at all
 _BATCHES = (1, 8, 32, 64)  # 91 windows of a 30 s clip take 64 + 32
-_OVERHANG_S = 0.9  # of a query's overhanging windows that may be beyond it: with more, slowed music is found worse
+_LEAST_SEEN = 0.7  # of a window that overhangs its query: with less, slowed music and short queries are found worse
 _SILENT_RMS = 10 ** (-70 / 20)
 
 
@@ -194,8 +194,10 @@ class Embedder:
         self.check_length(len(samples))
         samples = samples / max(1.0, float(np.abs(samples).max(initial=0.0)))  # louder than full scale would overflow
         segment = self.config.audio.segment_samples
-        num_beyond = int(_OVERHANG_S * self.sample_rate_hz) // hop if is_query and len(samples) >= segment else 0
-        first = _windows(len(samples), segment, hop, num_beyond)
+        first = whole = _windows(len(samples), segment, hop)
+        if is_query:
+            num_beyond = max(0, int(whole[0]) + segment - round(_LEAST_SEEN * segment)) // hop
+            first = whole[0] + hop * np.arange(-num_beyond, len(whole) + num_beyond)
         starts, places = np.maximum(first, 0), np.maximum(-first, 0)
         lengths = np.minimum(first + segment, len(samples)) - starts
         loud = window_rms(samples, starts, lengths) > _SILENT_RMS
@@ -203,7 +205,7 @@ class Embedder:
         power = functools.lru_cache(maxsize=None)(
             lambda phase: mel_power(samples, self.config.mel, sample_rate_hz=self.sample_rate_hz, offset_samples=phase)
         )
-        return _Cut(starts, places, lengths, num_beyond, np.flatnonzero(loud), vectors, power)
+        return _Cut(starts, places, lengths, (len(first) - len(whole)) // 2, np.flatnonzero(loud), vectors, power)
 
     def _encode(self, cuts: Sequence["_Cut"]) -> None:
         """Fills the vectors of the loud windows.
@@ -248,14 +250,13 @@ class _Cut:
         return np.split(self.vectors, [self.num_beyond, len(self.vectors) - self.num_beyond])
 
 
-def _windows(num_samples: int, segment: int, hop: int, num_beyond: int) -> Int64[np.ndarray, " N"]:
-    """Where in the clip each window begins, `num_beyond` at either end beyond those that it fills: below 0, before the clip.
+def _windows(num_samples: int, segment: int, hop: int) -> Int64[np.ndarray, " N"]:
+    """Where in the clip each window begins that it fills; below 0, before the clip.
 
     A clip shorter than a segment is whole in each of its windows, which lie about its middle: the first begins longest before it.
     """
     if num_samples >= segment:
-        num = num_windows(num_samples, segment_samples=segment, hop_samples=hop)
-        return np.arange(-num_beyond, num + num_beyond) * hop
+        return hop * np.arange(num_windows(num_samples, segment_samples=segment, hop_samples=hop))
     unseen = segment - num_samples
     num = 1 + unseen // hop
     return -((unseen + hop * (num - 1 - 2 * np.arange(num))) // 2)

@@ -5,16 +5,13 @@ import shutil
 import numpy as np
 import pytest
 import soxr
-from flax import nnx
 
 import confp_jax
 from confp_jax.audio.decode import DecodeError
 from confp_jax.audio.mel import mel_power
-from confp_jax.model.features import log_mel
 from confp_jax.retrieval.embed import AudioError, UnknownModelError, load_encoder, window_rms
 from confp_jax.training.checkpoint import CheckpointError
 from confp_jax.training.step import embed as embed_power
-from confp_jax.training.step import encoder_graph
 
 RATE = 16_000
 
@@ -57,47 +54,6 @@ def test_hop(embedder, music, hop_s):
 def test_hop_that_is_no_distance_is_refused(embedder, music, hop_s):
     with pytest.raises(ValueError, match="hop_s"):
         embedder.embed(music[: 4 * RATE], sample_rate_hz=RATE, hop_s=hop_s)
-
-
-@pytest.mark.parametrize(
-    ("num_samples", "num_windows", "duration_s"),
-    [(16_000, 7, 1.0), (32_000, 4, 2.0), (43_200, 2, 2.7), (47_999, 1, 47_999 / RATE), (52_799, 1, 3.0), (52_800, 2, 3.3)],
-)
-def test_number_of_windows(embedder, music, num_samples, num_windows, duration_s):
-    found = embedder.fingerprint(music[:num_samples])
-    assert len(found.vectors) == num_windows
-    assert found.duration_s == found.loud_s == pytest.approx(duration_s)
-    assert found.is_partial == (num_samples < 48_000)
-    assert found.segment_s == pytest.approx(min(duration_s, 3.0))
-
-
-@pytest.mark.parametrize("num_samples", [16_000, 23_457, 32_000, 43_200, 47_999])
-def test_a_short_clip_is_a_part_of_its_windows(embedder, music, num_samples):
-    """Window j begins hop x (j - (N - 1) / 2) from where the clip is in its middle; the oracle sees nothing but the clip."""
-    found, length_s = embedder.fingerprint(music[:num_samples]).vectors, num_samples / RATE
-    seen = np.asarray(
-        log_mel(mel_power(music[:num_samples], embedder.config.mel, sample_rate_hz=RATE)[None], embedder.config.mel)
-    )
-    encoder = nnx.merge(encoder_graph(embedder.config), embedder._state.params, embedder._state.statistics)
-    for j, vector in enumerate(found):
-        begin_s = (length_s - 3.0) / 2 + 0.3 * (j - (len(found) - 1) / 2)
-        first = min(round(round(-begin_s * RATE) / 128), 368 - seen.shape[1])
-        window = np.pad(seen, ((0, 0), (first, 368 - first - seen.shape[1]), (0, 0)))
-        np.testing.assert_allclose(vector, np.asarray(encoder(window))[0], atol=1e-5)
-
-
-def test_a_silent_short_clip(embedder):
-    found = embedder.fingerprint(np.zeros(20_000, np.float32))
-    assert len(found.vectors) == found.num_silent == 6
-
-
-def test_short_clips_of_any_length_compile_nothing(embedder, music):
-    for num_samples in (48_000, 50_000 + 4_800, 3 * 48_000):
-        embedder.fingerprint(music[:num_samples])
-    compiled = embed_power.jitted()._cache_size()
-    for num_samples in (*range(16_001, 48_000, 1_777), 52_800, 64_001, 80_000):
-        embedder.fingerprint(music[:num_samples])
-    assert embed_power.jitted()._cache_size() == compiled
 
 
 def test_long_recordings_use_a_few_batch_shapes(embedder, music):

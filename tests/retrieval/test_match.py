@@ -219,6 +219,21 @@ class TestPlaceAndTempo:
         assert ranking.scores[0] > 0.9
         np.testing.assert_allclose(ranking.cosines[0].mean(), ranking.scores[0], atol=1e-5)
 
+    @pytest.mark.parametrize("start_s", [0.0, 9.1, 23.7])
+    def test_windows_that_overhang_a_query_count_where_the_track_has_them(self, start_s):
+        """3 s from the beginning, middle and end of a track: at its ends half of what overhangs is not there, at no cost."""
+        track, other = SmoothEmbedding(0), SmoothEmbedding(1)
+        parts = [part.at(np.arange(80) * HOP_S + SEGMENT_S / 2) for part in (other, track)]  # 26.7 s
+        centres_s = start_s + SEGMENT_S / 2 + np.arange(-3, 4) * HOP_S
+        centres_s[3] += 0.1  # the one that is whole is a little off; the others tell the place
+        vectors = track.at(centres_s)
+        query = Fingerprints(vectors[3:4], HOP_S, SEGMENT_S, overhang=np.stack([vectors[:3], vectors[4:]]))
+        ranking = rank(query, reference_of(parts))
+        assert (ranking.tracks[0], ranking.offsets_s[0]) == (1, pytest.approx(start_s, abs=0.05))
+        assert ranking.scores[0] > 0.95
+        assert ranking.cosines.shape == (2, 1)
+        assert ranking.cosines[0, 0] < ranking.scores[0]
+
 
 class TestRivals:
     def test_a_track_passed_over_is_as_if_it_were_not_there(self):
