@@ -73,16 +73,17 @@ def warm(embedder: Embedder, reference: Reference, file: pathlib.Path, repeats: 
     samples = decode(file, sample_rate_hz=embedder.sample_rate_hz).samples
     clip = samples[: round(_CLIP_S * embedder.sample_rate_hz)]
     decision = load_decision(embedder.folder, embedder.identity)
-    vectors = embedder.fingerprint(clip).vectors
+    prints = embedder.fingerprint(clip, is_query=True)
+    vectors = np.concatenate([prints.overhang[0], prints.vectors, prints.overhang[1]])
 
     def identify() -> None:
         scanning = Scan(reference, decision, keep_all=True)
-        for block in joined_blocks(embedder.stream([clip])):
+        for block in joined_blocks(embedder.stream([clip], is_query=True)):
             scanning.push(block)
 
     _report("identify, 3 s", identify, repeats)
-    _report("  of it embedding", lambda: embedder.fingerprint(clip), repeats)
-    _report("  of it the index's search", lambda: reference.index.search(vectors, k=1_200), repeats)
+    _report("  of it embedding", lambda: embedder.fingerprint(clip, is_query=True), repeats)
+    _report("  of it the index's search", lambda: reference.index.search(vectors, k=1_200 // len(vectors)), repeats)
 
 
 def cold(model: str, files: list[pathlib.Path]) -> None:

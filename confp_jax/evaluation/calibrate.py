@@ -3,8 +3,8 @@
     python -m confp_jax.evaluation.calibrate --config=configs/calibrate.py --config.model=edge \\
         --config.index=prepared/fma --config.queries=prepared/calibration --out=confp_jax/pretrained/edge/decision.json
 
-Each excerpt is cut to every length and searched by the program's own matching in random databases of every size that hold its
-track; that it is unknown is the same search with its track passed over.
+Each excerpt is cut to every length and searched by the program's own matching, with overhanging windows and without, in random
+databases of every size that hold its track; that it is unknown is the same search with its track passed over.
 """
 
 import dataclasses
@@ -86,12 +86,13 @@ def calibrate(config: CalibrationConfig, console: Console) -> Decision:
     )
     sizes = sorted({*(min(n, len(searched.track_ids)) for n in config.num_tracks), len(searched.track_ids)})
     rng = np.random.default_rng(config.seed)
-    cells = [(length, size) for length in range(len(config.lengths_s)) for size in sizes]
+    kinds = [[plain(of_length) for of_length in excerpts], excerpts]
+    cells = [(of_length, size) for of_kind in kinds for of_length in of_kind for size in sizes]
     fitted = [
-        fit_cell(search_all(excerpts[length], searched, size, rng))
-        for length, size in progress(cells, "searching", console=console, transient=True)
+        fit_cell(search_all(of_length, searched, size, rng))
+        for of_length, size in progress(cells, "searching", console=console, transient=True)
     ]
-    shape = len(config.lengths_s), len(sizes)
+    shape = len(kinds), len(config.lengths_s), len(sizes)
     weights = np.array([w for w, _ in fitted]).reshape(*shape, -1)
     tails = np.array([t for _, t in fitted]).reshape(*shape, 2)
     return Decision(config.lengths_s, tuple(sizes), weights, tails, identity=embedder.identity)
@@ -118,6 +119,13 @@ def cut_excerpts(embedder: Embedder, config: CalibrationConfig, console: Console
     if not out[0]:
         raise ConfigError(f"{config.queries} holds no excerpts")
     return out
+
+
+def plain(excerpts: list[Excerpt]) -> list[Excerpt]:
+    """The same without overhanging windows: how parts of a long recording are searched."""
+    whole = [excerpt.fingerprints for excerpt in excerpts]
+    cut_off = [dataclasses.replace(prints, overhang=prints.overhang[:, :0]) for prints in whole]
+    return [dataclasses.replace(excerpt, fingerprints=prints) for excerpt, prints in zip(excerpts, cut_off, strict=True)]
 
 
 def search_all(excerpts: list[Excerpt], searched: EvaluationReference, size: int, rng: np.random.Generator) -> Outcomes:

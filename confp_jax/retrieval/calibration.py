@@ -40,7 +40,8 @@ def calibrate_database(
 ) -> Calibration:
     """Searches excerpts of the database's own tracks with the own track passed over, and stores how far they get.
 
-    Recordings that are there twice would look like false alarms: they are found first and left out.
+    Its excerpts are stored windows, so none of them overhangs. Recordings that are there twice would look like false alarms: they
+    are found first and left out.
 
     Raises:
       DatabaseError: too few tracks, or a model without a calibration.

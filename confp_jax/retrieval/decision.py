@@ -2,9 +2,10 @@
 
 A recording that is not in the database also has a nearest track, so the cosine alone does not tell: what tells is by how much
 the best track stands out from the field of its rivals. A logistic regression over a few such features gives the confidence; one
-for each length of query and size of database, linear in between (of the logarithms). The same table holds how the regression's
-logit is distributed over queries that are not in the database: beyond the value that one in twenty exceeds, the tail is
-exponential, so the threshold for any rate of false alarms can be read off.
+for each length of query and size of database, linear in between (of the logarithms), and each for queries with overhanging
+windows and without: the mean of more windows scatters less. The same table holds how the regression's logit is distributed over
+queries that are not in the database: beyond the value that one in twenty exceeds, the tail is exponential, so the threshold for
+any rate of false alarms can be read off.
 
 `python -m confp_jax.evaluation.calibrate` makes the table for a model; `confp calibrate DB` refits the tail to a database.
 """
@@ -20,7 +21,7 @@ from jaxtyping import Float64
 
 from confp_jax.retrieval.match import NUM_RIVALS, Ranking
 
-VERSION = 2
+VERSION = 3
 FEATURES = ("score", "margin", "tempo")
 TAIL_SHARE = 0.05  # of the unknown queries lie beyond the tail's start
 FALSE_ALARM_RATE = 0.001
@@ -50,33 +51,35 @@ class Decision:
 
     lengths_s: tuple[float, ...]
     num_tracks: tuple[int, ...]
-    weights: Float64[np.ndarray, "L N F+1"]  # bias first
-    tails: Float64[np.ndarray, "L N 2"]  # where the tail starts, its scale
+    weights: Float64[np.ndarray, "2 L N F+1"]  # of queries without overhanging windows, with them; bias first
+    tails: Float64[np.ndarray, "2 L N 2"]  # where the tail starts, its scale
     identity: str = ""  # of the model
     calibrated: bool = True
 
-    def judge(self, ranking: Ranking, *, length_s: float, num_tracks: int, first: int = 1) -> Judgement:
+    def judge(self, ranking: Ranking, *, length_s: float, num_tracks: int, overhangs: bool = False, first: int = 1) -> Judgement:
         """The first `first` matches of a query of `length_s` (not counting silence) in a database of `num_tracks`."""
         at = self._weights_at(length_s, num_tracks)
-        weights, tail = np.tensordot(at, self.weights, 2), np.tensordot(at, self.tails, 2)
+        weights, tail = np.tensordot(at, self.weights[int(overhangs)], 2), np.tensordot(at, self.tails[int(overhangs)], 2)
         logits = features(ranking, first=first) @ weights[1:] + weights[0]
         return Judgement(logits, tail_share(logits, tail))
 
     def tail(self, *, length_s: float, num_tracks: int) -> Float64[np.ndarray, " 2"]:
-        """Start and scale of the unknown queries' tail."""
-        return np.tensordot(self._weights_at(length_s, num_tracks), self.tails, 2)
+        """Start and scale of the tail of unknown queries without overhanging windows."""
+        return np.tensordot(self._weights_at(length_s, num_tracks), self.tails[0], 2)
 
     def with_tails(self, lengths_s: Sequence[float], tails: Float64[np.ndarray, "K 2"], *, num_tracks: int) -> "Decision":
         """The same regressions with tails measured on one database of `num_tracks` at these (ascending) lengths.
 
-        Tails of other lengths move as that of the nearest measured length does.
+        Measured are those of queries without overhanging windows; the others, and those of other lengths, move as that of the
+        nearest measured length does.
         """
-        own = np.array([self.tail(length_s=length, num_tracks=num_tracks) for length in self.lengths_s])
+        sizes = _linear(np.log(self.num_tracks), math.log(max(num_tracks, 1)))
+        own = np.tensordot(self.tails, sizes, ([2], [0]))
         before = np.array([self.tail(length_s=length, num_tracks=num_tracks) for length in lengths_s])
         moved = [np.interp(np.log(self.lengths_s), np.log(lengths_s), (tails - before)[:, i]) for i in range(2)]
         new = own + np.stack(moved, axis=1)
-        new[:, 1] = np.maximum(new[:, 1], _LEAST_SCALE)
-        return dataclasses.replace(self, tails=np.repeat(new[:, None], len(self.num_tracks), axis=1))
+        new[..., 1] = np.maximum(new[..., 1], _LEAST_SCALE)
+        return dataclasses.replace(self, tails=np.repeat(new[:, :, None], len(self.num_tracks), axis=2))
 
     def _weights_at(self, length_s: float, num_tracks: int) -> Float64[np.ndarray, "L N"]:
         """How much each cell of the table counts: bilinear in the logarithms, constant beyond the table."""
@@ -119,8 +122,8 @@ class Decision:
 
 def uncalibrated() -> Decision:
     """A guess for a checkpoint that nobody has calibrated: a margin of 0.2 is even odds, 0.3 is beyond one alarm in 1,000."""
-    weights = np.array([-8.0, 0.0, 40.0, 0.0])
-    return Decision((3.0,), (1,), weights[None, None], np.array([[[-2.0, 1.5]]]), calibrated=False)
+    weights, tails = np.array([-8.0, 0.0, 40.0, 0.0]), np.array([-2.0, 1.5])
+    return Decision((3.0,), (1,), np.tile(weights, (2, 1, 1, 1)), np.tile(tails, (2, 1, 1, 1)), calibrated=False)
 
 
 def load_decision(folder: pathlib.Path | None, identity: str) -> Decision:

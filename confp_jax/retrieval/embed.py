@@ -54,6 +54,11 @@ class Fingerprints:
         return int((~self.vectors.any(axis=1)).sum())
 
     @property
+    def overhangs(self) -> bool:
+        """Whether it has windows that overhang."""
+        return self.overhang.shape[1] > 0
+
+    @property
     def duration_s(self) -> float:
         """Of the audio that the windows hold."""
         return self.segment_s if self.is_partial else (len(self.vectors) - 1) * self.hop_s + self.segment_s

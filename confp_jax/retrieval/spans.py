@@ -125,7 +125,11 @@ class SpanTracker:
         query = block.fingerprints
         ranking = rank(query, self._reference, without=self._without)
         judged = self._decision.judge(
-            ranking, length_s=query.loud_s, num_tracks=self._reference.num_tracks, first=_NUM_CANDIDATES
+            ranking,
+            length_s=query.loud_s,
+            num_tracks=self._reference.num_tracks,
+            overhangs=query.overhangs,
+            first=_NUM_CANDIDATES,
         )
         for place, (logit, rate) in enumerate(zip(judged.logits, judged.alarm_rates, strict=True)):
             piece = _piece(block, ranking, place, float(logit), float(rate))

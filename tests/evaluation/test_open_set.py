@@ -52,7 +52,7 @@ def excerpts(searched) -> list[Excerpt]:
 def decision(searched, excerpts) -> Decision:
     outcomes = search_all(excerpts, searched, 40, np.random.default_rng(2))
     weights, tail = fit_cell(outcomes)
-    return Decision((3.0,), (40,), weights[None, None], tail[None, None])
+    return Decision((3.0,), (40,), np.tile(weights, (2, 1, 1, 1)), np.tile(tail, (2, 1, 1, 1)))
 
 
 def test_measured_against_plain_loops(searched, excerpts, decision):

@@ -29,7 +29,7 @@ def ranking_of(scores: list[float], tempos: list[float] | None = None) -> Rankin
 
 def a_decision(**overrides) -> Decision:
     rng = np.random.default_rng(0)
-    values = {"weights": rng.normal(size=(2, 3, 4)), "tails": rng.uniform(0.1, 1, (2, 3, 2))}
+    values = {"weights": rng.normal(size=(2, 2, 3, 4)), "tails": rng.uniform(0.1, 1, (2, 2, 3, 2))}
     return Decision((3.0, 12.0), (1, 10, 1000), **values, identity="abc", **overrides)
 
 
@@ -101,17 +101,18 @@ class TestTable:
         decision, ranking = a_decision(), ranking_of([0.9, 0.5, 0.4, 0.3])
         values = features(ranking)[0]
 
-        def logit(length_s, num_tracks):
-            return decision.judge(ranking, length_s=length_s, num_tracks=num_tracks).logits[0]
+        def logit(length_s, num_tracks, **kind):
+            return decision.judge(ranking, length_s=length_s, num_tracks=num_tracks, **kind).logits[0]
 
-        def cell(length, size):
-            return decision.weights[length, size, 1:] @ values + decision.weights[length, size, 0]
+        def cell(length, size, kind=0):
+            return decision.weights[kind, length, size, 1:] @ values + decision.weights[kind, length, size, 0]
 
         assert logit(3.0, 10) == pytest.approx(cell(0, 1))
         assert logit(6.0, 10) == pytest.approx((cell(0, 1) + cell(1, 1)) / 2)
         assert logit(12.0, 100) == pytest.approx((cell(1, 1) + cell(1, 2)) / 2)
         assert logit(1.0, 1) == pytest.approx(cell(0, 0))
         assert logit(99.0, 10**6) == pytest.approx(cell(1, 2))
+        assert logit(3.0, 10, overhangs=True) == pytest.approx(cell(0, 1, 1))
 
     def test_tails_of_a_database(self):
         decision = a_decision()
@@ -121,6 +122,7 @@ class TestTable:
             np.testing.assert_allclose(new.tail(length_s=12.0, num_tracks=size), measured)
         moved = new.tail(length_s=3.0, num_tracks=10) - decision.tail(length_s=3.0, num_tracks=10)
         np.testing.assert_allclose(moved, [1.0, 0.0], atol=1e-12)
+        np.testing.assert_allclose(new.tails[1, :, 1] - decision.tails[1, :, 1], [[1.0, 0.0]] * 2, atol=1e-12)
 
     def test_a_file_and_back(self, tmp_path):
         decision = a_decision()
@@ -142,7 +144,8 @@ class TestTable:
             ('{"margin": 0.1245, "rival_floor": 0.6195, "calibrated": true}', "version 1"),
             ("{", "damaged"),
             ('"text"', "damaged"),
-            (json.dumps({"version": 2, "features": ["score", "margin", "tempo"]}), "damaged"),
+            (json.dumps({"version": 2, "features": ["score", "margin", "tempo"]}), "version 2"),
+            (json.dumps({"version": 3, "features": ["score", "margin", "tempo"]}), "damaged"),
         ],
     )
     def test_what_cannot_be_read_says_how_to_make_it(self, tmp_path, content, says):

@@ -95,7 +95,8 @@ class TestLibrary:
             for turn in range(4):
                 i = (number + turn) % 6
                 found = library.identify(cuts[i], RATE).matches[0]
-                if (found.track, found.offset_s) != (expected[i].track, expected[i].offset_s):
+                # The rows of the track that is added change which hits vote, and so where the search for the place begins.
+            if found.track != expected[i].track or abs(found.offset_s - expected[i].offset_s) > 0.02:
                     wrong.append((found, expected[i]))
 
         threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
