@@ -23,7 +23,7 @@ def test_queries_are_answered_one_by_one_in_order(database, embedder, files):
     answers = identify_files(database, embedder, [files[3], pathlib.Path("missing"), files[1]])
     first = next(answers)
     assert (first.matches[0].track, first.matches[0].offset_s) == ("3", pytest.approx(0.0, abs=0.3))  # untrained: roughly
-    assert first.matches[0].score == pytest.approx(1.0, abs=2e-4)
+    assert 0.999 < first.matches[0].score <= 1.0
     rest = list(answers)
     assert [a.query for a in rest] == ["missing", str(files[1])]
     assert rest[0].error and rest[1].matches[0].track == "1"
