@@ -179,9 +179,8 @@ class _Lines:
     """Cosines along any line near the seeds, from the stored rows around them."""
 
     def __init__(self, windows: _Windows, seeds: _Seeds, reference: Reference):
-        self._from_middle_s, self._needed = windows.from_middle_s, windows.needed
-        self._hop_s = reference.hop_s
-        reach_s = np.abs(self._from_middle_s).max(initial=0.0) * _TEMPO_RANGE[1] + 1.5
+        self._windows, self._hop_s = windows, reference.hop_s
+        reach_s = np.abs(windows.from_middle_s).max(initial=0.0) * _TEMPO_RANGE[1] + 1.5
         middle = np.round((seeds.anchors_s - reference.segment_s / 2) / reference.hop_s).astype(np.int64)
         half = math.ceil(reach_s / reference.hop_s) + 1
         num_rows = reference.num_rows[seeds.tracks]
@@ -200,7 +199,7 @@ class _Lines:
 
         Beyond the track's ends 0 for a window that is needed, the mean of the others for one that is not.
         """
-        place_s = anchors_s[..., None] + tempos[..., None] * self._from_middle_s
+        place_s = anchors_s[..., None] + tempos[..., None] * self._windows.from_middle_s
         place = (place_s - self._first_s[:, None, None]) / self._hop_s
         inside = (place >= -0.5) & (place <= self._num + 0.5)
         beyond = np.abs(place - np.clip(place, 0, self._num))
@@ -212,8 +211,9 @@ class _Lines:
         before, after = self._similar[track, row, window], self._similar[track, row + 1, window]
         norm = (1 - part) ** 2 + part**2 + 2 * part * (1 - part) * self._neighbours[track, row]
         cosines = ((1 - part) * before + part * after) / np.sqrt(np.maximum(norm, 1e-6)) * inside * (1 - _BEYOND_COST * beyond)
-        counted = inside | self._needed
-        mean = cosines.sum(axis=-1, keepdims=True) / np.maximum(counted.sum(axis=-1, keepdims=True), 1)
+        counted = inside | self._windows.needed
+        num_counted = np.sum(counted & self._windows.loud, axis=-1, keepdims=True)  # the cosines of silence are 0
+        mean = cosines.sum(axis=-1, keepdims=True) / np.maximum(num_counted, 1)
         return np.where(counted, cosines, mean)
 
 

@@ -235,6 +235,17 @@ class TestPlaceAndTempo:
         assert ranking.cosines[0, 0] < ranking.scores[0]
 
 
+    def test_silent_windows_do_not_lower_what_overhangs_a_track_s_beginning(self):
+        rng = np.random.default_rng(10)
+        parts = [unit_rows(rng, 40) for _ in range(10)]
+        vectors = parts[4][:4].copy()
+        vectors[1:3] = 0
+        beyond = np.stack([unit_rows(rng, 3), parts[4][4:7]])
+        ranking = rank(Fingerprints(vectors, HOP_S, SEGMENT_S, overhang=beyond), reference_of(parts))
+        assert (ranking.tracks[0], ranking.offsets_s[0]) == (4, pytest.approx(0.0, abs=0.05))
+        assert ranking.scores[0] == pytest.approx(1.0, abs=0.01)
+
+
 class TestRivals:
     def test_a_track_passed_over_is_as_if_it_were_not_there(self):
         rng = np.random.default_rng(2)
