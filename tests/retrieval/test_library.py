@@ -97,7 +97,7 @@ class TestLibrary:
                 found = library.identify(cuts[i], RATE).matches[0]
                 # The rows of the track that is added change which hits vote, and so where the search for the place begins.
             if found.track != expected[i].track or abs(found.offset_s - expected[i].offset_s) > 0.02:
-                    wrong.append((found, expected[i]))
+                wrong.append((found, expected[i]))
 
         threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
         threads.append(threading.Thread(target=lambda: library.add(EXAMPLES / f"{NAMES[3]}.mp3")))

@@ -234,7 +234,6 @@ class TestPlaceAndTempo:
         assert ranking.cosines.shape == (2, 1)
         assert ranking.cosines[0, 0] < ranking.scores[0]
 
-
     def test_silent_windows_do_not_lower_what_overhangs_a_track_s_beginning(self):
         rng = np.random.default_rng(10)
         parts = [unit_rows(rng, 40) for _ in range(10)]
