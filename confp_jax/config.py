@@ -130,9 +130,10 @@ class MixConfig:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, tuple) and value[0] > value[1]:
-                raise ConfigError(f"data.mix.{name}={value} must rise, from the least to the most")
-            if isinstance(value, float) and name != "lead_s" and not 0 <= value <= 1:
+            if isinstance(value, tuple):
+                if not value[0] <= value[1]:
+                    raise ConfigError(f"data.mix.{name}={value} must rise, from the least to the most")
+            elif name != "lead_s" and not 0 <= value <= 1:
                 raise ConfigError(f"data.mix.{name}={value} must lie in [0, 1]")
         if self.lead_s < 0 or self.tempo[0] <= 0 or self.room_speed[0] <= 0:
             raise ConfigError("data.mix.lead_s must not be negative, tempo and room_speed must be positive")

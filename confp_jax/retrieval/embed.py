@@ -119,8 +119,6 @@ class Embedder:
         Raises:
           AudioError: shorter than 1 s.
         """
-        if not hop_s * self.sample_rate_hz >= 1:
-            raise ValueError(f"hop_s={hop_s} must be at least one sample, 1 / {self.sample_rate_hz} s; 0.3 is usual")
         return self.fingerprint_many([samples], hop_s=hop_s, is_query=is_query)[0]
 
     def fingerprint_many(
