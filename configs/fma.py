@@ -42,6 +42,7 @@ def get_config(model: str = "small") -> ConfigDict:
             "num_epochs": 100,  # paper
             "temperature": 0.07 if model == "small" else 0.05,  # paper
             "init_from": "",  # a shipped model ("edge") or a checkpoint folder: its encoder is fine-tuned
+            "teacher": "",  # the same; its fingerprints of the clean anchors are learned beside NT-Xent
             "freeze_statistics": False,  # while fine-tuning: BatchNorm keeps the statistics of init_from
             "log_every_steps": 20,
             # (epochs, learning rate, pairs a batch) one after another, instead of the three fields of that meaning; PAPER's start

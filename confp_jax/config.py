@@ -240,6 +240,7 @@ class TrainConfig:
     num_epochs: int = 100
     temperature: float = 0.07
     init_from: str = ""  # a shipped model or checkpoint folder: a new run begins with its encoder (fine-tuning)
+    teacher: str = ""  # a shipped model or checkpoint folder, whose fingerprints are learned beside NT-Xent (distillation)
     freeze_statistics: bool = False  # BatchNorm normalises by the statistics of init_from, and leaves them as they are
     log_every_steps: int = 20
     phases: tuple[tuple[int, float, int], ...] = ()  # (epochs, learning rate, pairs a batch); empty: one, of the fields for these

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CheckpointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    config = dataclasses.replace(config, init_from="", data=dataclasses.replace(config.data, dir=""))
+    config = dataclasses.replace(config, init_from="", teacher="", data=dataclasses.replace(config.data, dir=""))
     save_encoder(target, config, state, dtype=args.dtype)
     # Orbax writes the folder's name into it and asks only whether it is there: no path of this machine travels with a model.
     (target / "commit_success.txt").write_text("Checkpoint commit was successful.\n")

@@ -28,7 +28,7 @@ def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
       ConfigError: that encoder has other sizes, or hears other features; the message lists what to set.
       CheckpointError: there is none.
     """
-    source, encoder = load_encoder_state(_folder(config.init_from))
+    source, encoder = load_encoder_state(source_folder(config.init_from))
     if misfits := _misfits(source, config):
         raise ConfigError(f"init_from={config.init_from} is of other settings than this run: {'; '.join(misfits)}")
     depths = source.encoder.num_layers, config.encoder.num_layers
@@ -82,7 +82,8 @@ def _origin(name: str, old_depth: int, depth: int) -> str | None:
     return name if layer < num_kept else None
 
 
-def _folder(source: str) -> str | pathlib.Path:
+def source_folder(source: str) -> str | pathlib.Path:
+    """The checkpoint folder of a shipped model's name; anything else is one."""
     return shipped_folder(source) / "checkpoint" if source in shipped_models() else source
 
 

@@ -48,6 +48,14 @@ def nt_xent(embeddings: Float[Array, "2B E"], *, temperature: float, rows_per_ch
     )
 
 
+def teacher_loss(embeddings: Float[Array, "2B E"], targets: Float[Array, "B E"], *, temperature: float) -> Float[Array, ""]:
+    """Mean distance, 1 - cosine, of both rows of each pair to a trained encoder's fingerprint of its anchor (SimReg: Navaneet
+    et al., 2021), over the temperature: the scale of NT-Xent's logits, so that neither drowns the other.
+    """
+    cosine = jnp.einsum("bvd,bd->bv", embeddings.reshape(len(targets), 2, -1), targets, precision=jax.lax.Precision.HIGHEST)
+    return jnp.mean(1 - cosine) / temperature
+
+
 class _Rows(NamedTuple):
     """Of every row: its loss, whether its partner is nearest, the partner's cosine, and its sum of exp(-2 d^2)."""
 

@@ -1,6 +1,7 @@
 """The training step: pure functions of the state."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import jax
@@ -14,7 +15,7 @@ from confp_jax.model.compiler import fast_jit
 from confp_jax.model.encoder import Encoder
 from confp_jax.model.features import log_mel, mel_power
 from confp_jax.model.spec_augment import spec_augment
-from confp_jax.training.losses import Contrast, nt_xent
+from confp_jax.training.losses import Contrast, nt_xent, teacher_loss
 from confp_jax.training.mesh import join_rows, split_rows
 
 
@@ -58,13 +59,16 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One step of NT-Xent on {"anchor", "replica"}: samples [B, n] int16, or mel power [B, T, F] made on the host.
 
+    With "target" [B, E], a teacher's fingerprints of the anchors, their distance is added to the loss (`load_teacher`).
+
     A step whose loss or gradient is not finite changes nothing but the count: the run can be resumed from any checkpoint.
     """
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     feature_key, dropout_key = jax.random.split(key)
     frames = pair_features(batch, feature_key, config)
     differentiate = _contrast_gradient if config.microbatches == 1 else _cached_gradient
-    contrast, statistics, gradient = differentiate(state, frames, dropout_key, config)
+    judge = functools.partial(_judge, targets=batch.get("target"), temperature=config.temperature)
+    contrast, statistics, gradient = differentiate(state, frames, judge, dropout_key, config)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
     params = cast(nnx.State, optax.apply_updates(state.params, updates))
     average = _averaged(state, params, config.optimizer.average_decay)
@@ -76,20 +80,32 @@ def train_step(
     return kept._replace(step=state.step + 1), metrics
 
 
+_Judge = Callable[[Array], Contrast]  # of the embeddings [2B, E]
 _Gradient = tuple[Contrast, nnx.State, nnx.State]  # and the new statistics, and the gradient of the params
 
 
-def _contrast_gradient(state: TrainState, frames: Float[Array, "2B T F"], key: PRNGKeyArray, config: TrainConfig) -> _Gradient:
+def _judge(embeddings: Float[Array, "2B E"], *, targets: Float[Array, "B E"] | None, temperature: float) -> Contrast:
+    contrast = nt_xent(embeddings, temperature=temperature)
+    if targets is None:
+        return contrast
+    return contrast._replace(loss=contrast.loss + teacher_loss(embeddings, targets, temperature=temperature))
+
+
+def _contrast_gradient(
+    state: TrainState, frames: Float[Array, "2B T F"], judge: _Judge, key: PRNGKeyArray, config: TrainConfig
+) -> _Gradient:
     def loss_of(params: nnx.State) -> tuple[Float[Array, ""], tuple[nnx.State, Contrast]]:
         embeddings, statistics = _encode(params, state.statistics, frames, key, config)
-        contrast = nt_xent(embeddings, temperature=config.temperature)
+        contrast = judge(embeddings)
         return contrast.loss, (statistics, contrast)
 
     (_, (statistics, contrast)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     return contrast, statistics, gradient
 
 
-def _cached_gradient(state: TrainState, frames: Float[Array, "2B T F"], key: PRNGKeyArray, config: TrainConfig) -> _Gradient:
+def _cached_gradient(
+    state: TrainState, frames: Float[Array, "2B T F"], judge: _Judge, key: PRNGKeyArray, config: TrainConfig
+) -> _Gradient:
     """The gradient of the whole batch's loss, its rows encoded in `microbatches` parts (GradCache: Gao et al., 2021).
 
     All parts are embedded first without keeping anything, the loss of all embeddings gives their gradients, and each part is
@@ -100,7 +116,7 @@ def _cached_gradient(state: TrainState, frames: Float[Array, "2B T F"], key: PRN
     embedded = jax.lax.map(lambda part: _encode(state.params, state.statistics, part[0], part[1], config)[0], parts)
 
     def loss_of(embedded: Float[Array, "p m E"]) -> tuple[Float[Array, ""], Contrast]:
-        contrast = nt_xent(join_rows(embedded), temperature=config.temperature)
+        contrast = judge(join_rows(embedded))
         return contrast.loss, contrast
 
     cotangents, contrast = jax.grad(loss_of, has_aux=True)(embedded)
@@ -164,14 +180,17 @@ def pair_features(batch: dict[str, Array], key: PRNGKeyArray, config: TrainConfi
 def embed(
     params: nnx.State,
     statistics: nnx.State,
-    power: Float[Array, "B T F"],
+    values: Array,
     seen: Int[Array, "B 2"] | None = None,
     *,
     config: TrainConfig,
 ) -> Float[Array, "B E"]:
-    """Fingerprints of mel power by the running statistics, without dropout; of the frames `seen`, if given (`log_mel`)."""
+    """Fingerprints of samples [B, n] or mel power [B, T, F] by the running statistics, without dropout.
+
+    Of the frames `seen`, if given (`log_mel`).
+    """
     encoder = nnx.merge(encoder_graph(config), params, statistics)
-    return encoder(log_mel(power, config.mel, seen))
+    return encoder(_features(values, config, seen))
 
 
 def _draw_seen(key: PRNGKeyArray, num: int, config: TrainConfig) -> Int[Array, "n 2"]:

@@ -40,6 +40,7 @@ from confp_jax.training.optim import Stage, make_optimizer, make_schedule, plan_
 from confp_jax.training.resident import cut_crops, load_resident, resident_layout
 from confp_jax.training.run_folder import GrowingFiles, RunFolderError, names_a_full_disk, save_arrays
 from confp_jax.training.step import TrainState, build_state, train_step
+from confp_jax.training.teacher import load_teacher
 from confp_jax.training.validate import validate
 
 
@@ -62,7 +63,7 @@ def train(
 
     Raises:
       ConfigError, DatasetError: with what to change.
-      CheckpointError: no checkpoint of the run can be read.
+      CheckpointError: no checkpoint of the run, or of its teacher, can be read.
       NonFiniteLossError: training diverged.
       RunFolderError: the disk is full.
     """
@@ -73,7 +74,7 @@ def train(
     num_steps = stages[-1].last_step
     last_step = min(num_steps, stop_at_step or num_steps)
     schedule = make_schedule(config.optimizer, stages=stages)
-    optimizer = make_optimizer(config.optimizer, stages)
+    optimizer, teach = make_optimizer(config.optimizer, stages), load_teacher(config, mesh)
     is_writer = jax.process_index() == 0
     log_options: dict[str, Any] = {"num_steps": num_steps, "every_steps": config.log_every_steps, "schedule": schedule}
     with (
@@ -95,7 +96,7 @@ def train(
             _saves_offending_batch(config, stages, folder, schedule),
         ):
             for stage, waited_s, batch in _batches_from(first_step, last_step, config, stages, mesh):
-                state, metrics = train_step(state, batch, config=config, optimizer=optimizer)
+                state, metrics = train_step(state, teach(batch), config=config, optimizer=optimizer)
                 step += 1
                 log.step(step, metrics, num_segments=2 * stage.phase.batch_size, waited_s=waited_s)
                 if config.validation.every_steps and (step % config.validation.every_steps == 0 or step == num_steps):

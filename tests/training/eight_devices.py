@@ -110,7 +110,18 @@ def _options(config: TrainConfig, batches: list) -> dict:
     frozen = dataclasses.replace(batch, freeze_statistics=True, init_from="another")
     parts = {"microbatches": 2}
     found = _option(layer, batches, microbatches=2, rematerialise=True, compute_dtype="bfloat16")
-    return found | {"frozen": _option(frozen, batches, **parts), "live": _option(batch, batches, **parts)}
+    found |= {"frozen": _option(frozen, batches, **parts), "live": _option(batch, batches, **parts)}
+    return found | {"taught": _taught(layer, batches[0])}
+
+
+def _taught(config: TrainConfig, batch: dict) -> dict:
+    """One step with a teacher's fingerprints in the batch: in two parts against one, and on one device against four."""
+    targets = np.random.default_rng(0).normal(size=(len(batch["anchor"]), config.encoder.embedding_dim)).astype(np.float32)
+    batches = [batch | {"target": targets / np.linalg.norm(targets, axis=1, keepdims=True)}]
+    one, four, alone = _steps(config, batches, 1), _steps(config, batches, 4), _steps(config, [batch], 4)
+    devices = {"loss": abs(one["losses"][0] - four["losses"][0]), "state": _apart(one["state"], four["state"])}
+    found = _option(config, batches, microbatches=2) | {"devices": devices | {"moved": four["moved"]}}
+    return found | {"added": four["losses"][0] - alone["losses"][0]}
 
 
 def _option(config: TrainConfig, batches: list, **options: object) -> dict:

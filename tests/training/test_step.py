@@ -108,6 +108,14 @@ def test_parts_of_a_batch_are_exact_with_frozen_statistics(devices: dict) -> Non
     assert live["loss"] > 1e-4
 
 
+def test_a_taught_step_is_the_same_in_parts_and_on_more_devices(devices: dict) -> None:
+    taught = devices["options"]["taught"]
+    for found in (taught["microbatches"], taught["devices"]):
+        assert found["loss"] < 2e-5
+        assert found["state"] < 1e-4 * found["moved"] + 1e-6
+    assert taught["added"] == pytest.approx(1 / 0.05, rel=0.1), "random fingerprints are at right angles to any other"
+
+
 def test_bfloat16_is_nearly_float32(devices: dict) -> None:
     found = devices["options"]["compute_dtype"]
     assert 0 < found["loss"] < 0.05, "8 bits of mantissa: not equal, and not far"

@@ -1,0 +1,46 @@
+"""A trained encoder whose fingerprints another one learns."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from confp_jax.config import TrainConfig
+from confp_jax.mapping import ConfigError, flat_fields
+from confp_jax.training.checkpoint import load_encoder_state
+from confp_jax.training.fine_tune import source_folder
+from confp_jax.training.step import embed
+
+Batch = dict[str, Array]
+
+
+def load_teacher(config: TrainConfig, mesh: jax.sharding.Mesh) -> Callable[[Batch], Batch]:
+    """What adds "target", the teacher's fingerprints of the clean anchors [B, E], to a batch over the mesh; without one, nothing.
+
+    Raises:
+      ConfigError: the teacher hears other features or has longer or shorter fingerprints; the message lists what to set.
+      CheckpointError: there is none.
+    """
+    if not config.teacher:
+        return lambda batch: batch
+    source, encoder = load_encoder_state(source_folder(config.teacher))
+    if misfits := _misfits(source, config):
+        raise ConfigError(f"teacher={config.teacher} is of other settings than this run: {'; '.join(misfits)}")
+    params, statistics = jax.device_put(tuple(encoder), NamedSharding(mesh, PartitionSpec()))
+    return lambda batch: batch | {"target": embed(params, statistics, batch["anchor"], config=source)}
+
+
+def _misfits(source: TrainConfig, config: TrainConfig) -> list[str]:
+    """What has to be set so that both see the same frames and their fingerprints can be compared."""
+    old, new = flat_fields(source), flat_fields(config)
+
+    def decides(name: str) -> bool:
+        return name.startswith(("mel.", "audio.")) or name == "encoder.embedding_dim"
+
+    return [_advice(name, old[name], new[name]) for name in new if decides(name) and old[name] != new[name]]
+
+
+def _advice(name: str, theirs: Any, ours: Any) -> str:
+    return f"set --config.{name}={theirs} (not {ours})"
