@@ -90,7 +90,9 @@ class MetricLog:
                     _drop_lines_after(path / LINES, first_step)
                 lines = stack.enter_context(open(path / LINES, "a", encoding="utf-8"))
                 board = stack.enter_context(contextlib.closing(SummaryWriter(str(path / "tensorboard"))))
-            progress = stack.enter_context(Progress(*columns, console=console, disable=not console.is_terminal))
+            shown = {"console": console, "disable": not console.is_terminal}
+            # Steps may take many seconds: by rich's own 30 s the time that remains would often rest on no interval at all.
+            progress = stack.enter_context(Progress(*columns, **shown, speed_estimate_period=900))
             log = cls(lines, board, progress, flops_per_segment=flops_per_segment, **options)
             yield log
             log.flush()

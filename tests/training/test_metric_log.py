@@ -108,6 +108,17 @@ def test_what_it_says_about_speed(tmp_path: pathlib.Path) -> None:
     assert line["segments_per_s"] == pytest.approx(8 * line["steps_per_s"], rel=0.01)
 
 
+def test_the_time_that_remains_of_slow_steps(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 40 s each: five to go of ten."""
+    now = 0.0
+    with _open(tmp_path, every_steps=1) as log:
+        log._progress.get_time = lambda: now
+        for step in range(1, 6):
+            now += 40
+            log.scalars(step, {"loss": 1.0})
+    assert "step 5/10 (eta 3 min)" in capsys.readouterr().err
+
+
 def test_the_share_of_the_peak(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a chip of 1 GFLOP/s; every picture's panel shows something that is logged."""
     monkeypatch.setattr(metric_log, "find_chip", lambda _: CHIPS[0]._replace(bf16_flops=1e9))
