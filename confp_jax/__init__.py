@@ -1,6 +1,7 @@
 """Neural audio fingerprinting: which recording is it, and where in it?"""
 
 import importlib
+import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,10 @@ if TYPE_CHECKING:
     from confp_jax.retrieval.embed import Embedder, load_encoder
     from confp_jax.retrieval.identify import Answer, FoundTrack
     from confp_jax.retrieval.library import Library
+
+# Before numpy is first imported: OpenBLAS's threads spin for 25 ms after a product and take the cores from the encoder that comes
+# next. With 2^16 cycles they sleep after 25 us (3 s identified in 24 ms instead of 37; benchmarks/query_speed.py --rows 4000).
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 
 __version__ = "0.1.0"
 __all__ = ["Added", "Answer", "Embedder", "FoundTrack", "Library", "load_encoder", "open"]

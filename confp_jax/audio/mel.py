@@ -53,8 +53,8 @@ def mel_power(
 ) -> Float32[np.ndarray, "T F"]:
     """Mel power of the frames that lie wholly inside `samples`, the first one starting at `offset_samples`; `pitch` as above.
 
-    The product is a sparse one, in this thread: OpenBLAS's threads would go on spinning after a dense one, and take the cores from
-    the encoder that comes next (3 s of audio: 32 ms to the fingerprints instead of 20; benchmarks/query_speed.py).
+    The product is a sparse one, in this thread: OpenBLAS's threads would go on spinning after a dense one and take the cores from
+    the encoder, which comes next (3 s of audio to fingerprints: 32 ms instead of 20; benchmarks/query_speed.py).
     """
     filters, window = _sparse_filterbank(config, sample_rate_hz, pitch), hann_window(config.fft_samples)
     num = config.num_frames(len(samples) - offset_samples)
