@@ -1,29 +1,33 @@
 """Embedder: samples to fingerprints. Mel power is computed once for all overlapping windows; batch shapes are fixed."""
 
 import dataclasses
-import functools
+import itertools
 import json
+import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
 from confp_jax.audio.decode import from_samples
 from confp_jax.audio.mel import mel_power
-from confp_jax.audio.segments import num_windows
 from confp_jax.config import TrainConfig
 from confp_jax.mapping import suggestion
 from confp_jax.model.shipped import shipped_folder, shipped_models
+from confp_jax.retrieval.windows import Cut, batch_sizes, cut_windows
 from confp_jax.training.checkpoint import EncoderState, encoder_identity, load_encoder_state
 from confp_jax.training.step import embed as embed_power
 
 DEFAULT_MODEL = "edge"
 HOP_S = 0.3  # between fingerprints (paper)
 SHORTEST_S = 1.0  # what can be encoded at all
-_BATCHES = (1, 8, 32, 64)  # 91 windows of a 30 s clip take 64 + 32
-_LEAST_SEEN = 0.7  # of a window that overhangs its query: with less, slowed music and short queries are found worse
-_SILENT_RMS = 10 ** (-70 / 20)
+# Windows encoded together. On a CPU batches of 16 beside each other, one for each core, are 1.4 times as fast as larger ones
+# whose products the cores share (benchmarks/query_speed.py); accelerators want large ones.
+_CPU_BATCHES, _BATCHES = (1, 4, 16), (1, 8, 64)
+_STREAM_WINDOWS = 64
 
 
 class AudioError(ValueError):
@@ -90,6 +94,8 @@ class Embedder:
         self.name, self.config, self.folder = name, config, folder
         self.identity = encoder_identity(config, state)
         self._state = state
+        self._batches = _CPU_BATCHES if jax.default_backend() == "cpu" else _BATCHES
+        self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="encode")
 
     @property
     def sample_rate_hz(self) -> int:
@@ -131,14 +137,18 @@ class Embedder:
         """
         if not hop_s * self.sample_rate_hz >= 1:
             raise ValueError(f"hop_s={hop_s} must be at least one sample, 1 / {self.sample_rate_hz} s; 0.3 is usual")
-        cuts = [self._cut(samples, round(hop_s * self.sample_rate_hz), is_query) for samples in clips]
-        self._encode(cuts)
-        segment_s = self.config.audio.segment_s
+        audio, cuts = self.config.audio, []
+        for samples in clips:
+            self.check_length(len(samples))
+            cuts.append(
+                cut_windows(samples, segment=audio.segment_samples, hop=round(hop_s * self.sample_rate_hz), is_query=is_query)
+            )
+        vectors = self._encode(cuts)
         found = []
-        for samples, cut in zip(clips, cuts, strict=True):
-            (before, vectors, after), seen_s = cut.parts(), len(samples) / self.sample_rate_hz
-            overhang = np.stack([before, after])
-            found.append(Fingerprints(vectors, hop_s, min(seen_s, segment_s), seen_s < segment_s, overhang))
+        for one, rows in zip(cuts, vectors, strict=True):
+            before, own, after = np.split(rows, [one.num_beyond, len(rows) - one.num_beyond])
+            seen_s, overhang = len(one.samples) / self.sample_rate_hz, np.stack([before, after])
+            found.append(Fingerprints(own, hop_s, min(seen_s, audio.segment_s), seen_s < audio.segment_s, overhang))
         return found
 
     def stream(
@@ -146,7 +156,7 @@ class Embedder:
         blocks: Iterable[Float32[np.ndarray, " n"]],
         *,
         hop_s: float = HOP_S,
-        windows_at_once: int = _BATCHES[-1],
+        windows_at_once: int = _STREAM_WINDOWS,
         is_query: bool = False,
     ) -> Iterator[Fingerprints]:
         """The fingerprints of audio that comes in blocks (mono, at the model's rate), a few at a time: memory is bounded.
@@ -189,80 +199,47 @@ class Embedder:
     def warm_up(self) -> None:
         """Compiles every shape that audio can have, so that no later call waits for the compiler."""
         rng, hop = np.random.default_rng(0), round(HOP_S * self.sample_rate_hz)
-        for size in _BATCHES:
+        for size in self._batches:
             num_samples = self.config.audio.segment_samples + (size - 1) * hop
             self.fingerprint(rng.uniform(-0.5, 0.5, num_samples).astype(np.float32))
 
-    def _cut(self, samples: Float32[np.ndarray, " n"], hop: int, is_query: bool) -> "_Cut":
-        self.check_length(len(samples))
-        samples = samples / max(1.0, float(np.abs(samples).max(initial=0.0)))  # louder than full scale would overflow
-        segment = self.config.audio.segment_samples
-        first = whole = _windows(len(samples), segment, hop)
-        if is_query:
-            num_beyond = max(0, int(whole[0]) + segment - round(_LEAST_SEEN * segment)) // hop
-            first = whole[0] + hop * np.arange(-num_beyond, len(whole) + num_beyond)
-        starts, places = np.maximum(first, 0), np.maximum(-first, 0)
-        lengths = np.minimum(first + segment, len(samples)) - starts
-        loud = window_rms(samples, starts, lengths) > _SILENT_RMS
-        vectors = np.zeros((len(starts), self.config.encoder.embedding_dim), np.float32)
-        power = functools.lru_cache(maxsize=None)(
-            lambda phase: mel_power(samples, self.config.mel, sample_rate_hz=self.sample_rate_hz, offset_samples=phase)
-        )
-        return _Cut(starts, places, lengths, (len(first) - len(whole)) // 2, np.flatnonzero(loud), vectors, power)
-
-    def _encode(self, cuts: Sequence["_Cut"]) -> None:
-        """Fills the vectors of the loud windows.
+    def _encode(self, cuts: Sequence[Cut]) -> list[Float32[np.ndarray, "N E"]]:
+        """The vectors of every clip's windows, those of silence zero.
 
         Windows begin on `mel_hop / gcd` different phases of the frame grid: one STFT for each (2 for 300 ms).
         """
         mel = self.config.mel
+        phases = [(cut, phase) for cut in cuts for phase in cut.phases(mel.hop_samples)]
+
+        def transform(of: tuple[Cut, int]) -> Float32[np.ndarray, "T F"]:
+            return mel_power(of[0].samples, mel, sample_rate_hz=self.sample_rate_hz, offset_samples=of[1])
+
+        for (cut, phase), power in zip(phases, self._threads.map(transform, phases), strict=True):
+            cut.power[phase] = power
+        found = [np.zeros((len(cut.starts), self.config.encoder.embedding_dim), np.float32) for cut in cuts]
+        windows = [(number, int(row)) for number, cut in enumerate(cuts) for row in cut.loud]
+        ends = itertools.accumulate(batch_sizes(len(windows), self._batches), initial=0)
+        batches = [windows[first:last] for first, last in itertools.pairwise(ends)]
+        encoded = self._threads.map(lambda batch: self._encode_batch([(cuts[number], row) for number, row in batch]), batches)
+        for batch, vectors in zip(batches, encoded, strict=True):
+            for (number, row), vector in zip(batch, vectors, strict=False):
+                found[number][row] = vector
+        return found
+
+    def _encode_batch(self, windows: Sequence[tuple[Cut, int]]) -> Float32[np.ndarray, "B E"]:
+        """The fingerprints of these windows, and of what fills the batch up behind them."""
+        mel = self.config.mel
         num_frames = mel.num_frames(self.config.audio.segment_samples)
-        windows = [(cut, int(row)) for cut in cuts for row in cut.loud]
-        first = 0
-        while first < len(windows):
-            size = next((b for b in _BATCHES if b >= len(windows) - first), _BATCHES[-1])
-            chosen = windows[first : first + size]
-            power = np.ones((size, num_frames, mel.num_mels), np.float32)  # what is left over is encoded and dropped
-            seen = np.tile(np.array([0, num_frames], np.int32), (size, 1))
-            for number, (cut, row) in enumerate(chosen):
-                frame, phase = divmod(int(cut.starts[row]), mel.hop_samples)
-                num_seen = mel.num_frames(int(cut.lengths[row]))
-                first_seen = min(round(int(cut.places[row]) / mel.hop_samples), num_frames - num_seen)
-                seen[number] = first_seen, first_seen + num_seen
-                power[number, first_seen : first_seen + num_seen] = cut.power(phase)[frame : frame + num_seen]
-            vectors = np.asarray(embed_power(self._state.params, self._state.statistics, power, seen, config=self.config))
-            for (cut, row), vector in zip(chosen, vectors, strict=False):
-                cut.vectors[row] = vector
-            first += len(chosen)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Cut:
-    """A clip cut into windows that hold `lengths` samples from `starts` on; `vectors` is filled where it is loud."""
-
-    starts: Int64[np.ndarray, " N"]
-    places: Int64[np.ndarray, " N"]  # in the window of its first sample
-    lengths: Int64[np.ndarray, " N"]
-    num_beyond: int  # windows at either end that overhang
-    loud: Int64[np.ndarray, " L"]
-    vectors: Float32[np.ndarray, "N E"]
-    power: Callable[[int], Float32[np.ndarray, "T F"]]  # of a phase in samples
-
-    def parts(self) -> list[Float32[np.ndarray, "_ E"]]:
-        """The vectors before, of and after the clip."""
-        return np.split(self.vectors, [self.num_beyond, len(self.vectors) - self.num_beyond])
-
-
-def _windows(num_samples: int, segment: int, hop: int) -> Int64[np.ndarray, " N"]:
-    """Where in the clip each window begins that it fills; below 0, before the clip.
-
-    A clip shorter than a segment is whole in each of its windows, which lie about its middle: the first begins longest before it.
-    """
-    if num_samples >= segment:
-        return hop * np.arange(num_windows(num_samples, segment_samples=segment, hop_samples=hop))
-    unseen = segment - num_samples
-    num = 1 + unseen // hop
-    return -((unseen + hop * (num - 1 - 2 * np.arange(num))) // 2)
+        size = next(size for size in self._batches if size >= len(windows))
+        power = np.ones((size, num_frames, mel.num_mels), np.float32)
+        seen = np.tile(np.array([0, num_frames], np.int32), (size, 1))
+        for number, (cut, row) in enumerate(windows):
+            frame, phase = divmod(int(cut.starts[row]), mel.hop_samples)
+            num_seen = mel.num_frames(int(cut.lengths[row]))
+            first_seen = min(round(int(cut.places[row]) / mel.hop_samples), num_frames - num_seen)
+            seen[number] = first_seen, first_seen + num_seen
+            power[number, first_seen : first_seen + num_seen] = cut.power[phase][frame : frame + num_seen]
+        return np.asarray(embed_power(self._state.params, self._state.statistics, power, seen, config=self.config))
 
 
 def load_encoder(model: str | pathlib.Path = DEFAULT_MODEL) -> Embedder:
@@ -287,9 +264,3 @@ def model_card(name: str) -> dict:
     """What card.json says of a shipped model: parameters, data, measured hit rates, licence."""
     file = shipped_folder(name) / "card.json"
     return json.loads(file.read_text()) if file.is_file() else {}
-
-
-def window_rms(samples: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Root mean square of every window."""
-    energy = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
-    return np.sqrt(np.maximum(energy[starts + lengths] - energy[starts], 0) / lengths)

@@ -9,7 +9,7 @@ import soxr
 import confp_jax
 from confp_jax.audio.decode import DecodeError
 from confp_jax.audio.mel import mel_power
-from confp_jax.retrieval.embed import AudioError, UnknownModelError, load_encoder, window_rms
+from confp_jax.retrieval.embed import AudioError, UnknownModelError, load_encoder
 from confp_jax.training.checkpoint import CheckpointError
 from confp_jax.training.step import embed as embed_power
 
@@ -99,12 +99,6 @@ def test_silent_windows_have_the_zero_vector(embedder, music):
 def test_silence_begins_at_70_db_below_full_scale(embedder, level_db, silent):
     noise = np.random.default_rng(0).normal(size=4 * RATE).astype(np.float32) * 10 ** (level_db / 20)
     assert embedder.fingerprint(noise).num_silent == (4 if silent else 0)
-
-
-def test_window_rms(music):
-    starts, length = np.array([0, 777, 100_000]), 4_321
-    expected = [np.sqrt(np.mean(np.square(music[s : s + length], dtype=np.float64))) for s in starts]
-    np.testing.assert_allclose(window_rms(music, starts, np.full(len(starts), length)), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("gain", [0.01, 0.3, 30.0, 32_768.0, 1e12, 1e25])

@@ -1,0 +1,72 @@
+"""Where the windows of a clip lie, which of them are worth encoding, and in what batches."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from confp_jax.audio.segments import num_windows
+
+_LEAST_SEEN = 0.7  # of a window that overhangs its query: with less, slowed music and short queries are found worse
+_SILENT_RMS = 10 ** (-70 / 20)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A clip cut into windows that hold `lengths` of its samples from `starts` on."""
+
+    samples: Float32[np.ndarray, " n"]
+    starts: Int64[np.ndarray, " N"]
+    places: Int64[np.ndarray, " N"]  # in the window of its first sample
+    lengths: Int64[np.ndarray, " N"]
+    num_beyond: int  # windows at either end that overhang
+    loud: Int64[np.ndarray, " L"]
+    power: dict[int, Float32[np.ndarray, "T F"]] = dataclasses.field(default_factory=dict)  # mel power, by phase
+
+    def phases(self, mel_hop: int) -> list[int]:
+        """In samples: where on the grid of mel frames the loud windows begin."""
+        return np.unique(self.starts[self.loud] % mel_hop).tolist()
+
+
+def cut_windows(samples: Float32[np.ndarray, " n"], *, segment: int, hop: int, is_query: bool) -> Cut:
+    """The windows of `segment` samples, `hop` apart; a query's overhang its ends where they see enough of it."""
+    samples = samples / max(1.0, float(np.abs(samples).max(initial=0.0)))  # louder than full scale would overflow
+    first = whole = _first_samples(len(samples), segment, hop)
+    if is_query:
+        num_beyond = max(0, int(whole[0]) + segment - round(_LEAST_SEEN * segment)) // hop
+        first = whole[0] + hop * np.arange(-num_beyond, len(whole) + num_beyond)
+    starts, places = np.maximum(first, 0), np.maximum(-first, 0)
+    lengths = np.minimum(first + segment, len(samples)) - starts
+    loud = window_rms(samples, starts, lengths) > _SILENT_RMS
+    return Cut(samples, starts, places, lengths, (len(first) - len(whole)) // 2, np.flatnonzero(loud))
+
+
+def _first_samples(num_samples: int, segment: int, hop: int) -> Int64[np.ndarray, " N"]:
+    """Where in the clip each window begins that it fills; below 0, before the clip.
+
+    A clip shorter than a segment is whole in each of its windows, which lie about its middle: the first begins longest before it.
+    """
+    if num_samples >= segment:
+        return hop * np.arange(num_windows(num_samples, segment_samples=segment, hop_samples=hop))
+    unseen = segment - num_samples
+    num = 1 + unseen // hop
+    return -((unseen + hop * (num - 1 - 2 * np.arange(num))) // 2)
+
+
+def window_rms(samples: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Root mean square of every window."""
+    energy = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
+    return np.sqrt(np.maximum(energy[starts + lengths] - energy[starts], 0) / lengths)
+
+
+def batch_sizes(num_windows: int, sizes: Sequence[int]) -> list[int]:
+    """How many windows each batch takes, of batches that hold `sizes` (rising, from 1): full large ones, then the next size.
+
+    What is left for the second smallest goes together.
+    """
+    found = []
+    while num_windows > 0:
+        found.append(next(size for size in (*reversed(sizes[1:]), num_windows) if size <= num_windows))
+        num_windows -= found[-1]
+    return found

@@ -1,0 +1,26 @@
+"""Windows of a clip and the batches they are encoded in."""
+
+import itertools
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from confp_jax.retrieval.windows import batch_sizes, window_rms
+
+
+def test_window_rms(music: np.ndarray) -> None:
+    starts, length = np.array([0, 777, 100_000]), 4_321
+    expected = [np.sqrt(np.mean(np.square(music[s : s + length], dtype=np.float64))) for s in starts]
+    np.testing.assert_allclose(window_rms(music, starts, np.full(len(starts), length)), expected, rtol=1e-6)
+
+
+@given(st.integers(0, 2000), st.sampled_from([(1, 4, 16), (1, 8, 64), (1, 2)]))
+def test_batches_hold_every_window_and_waste_little(num_windows: int, sizes: tuple[int, ...]) -> None:
+    found = batch_sizes(num_windows, sizes)
+    held = [next(size for size in sizes if size >= num) for num in found]
+    assert sum(found) == num_windows and min(found, default=1) > 0
+    assert sum(held) - num_windows < sizes[1], "all but the last are full"
+    for smaller, larger in itertools.pairwise(sizes):
+        assert held.count(smaller) * smaller < larger + sizes[1], "what a larger one holds is not shared out"
+    assert held == sorted(held, reverse=True)
