@@ -7,7 +7,7 @@ Channels are averaged; soxr resamples in one stream, so memory is bounded by the
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import av
@@ -26,6 +26,8 @@ _BLOCK_SAMPLES = 1 << 18
 _RATES_HZ = (4_000, 768_000)
 # A playlist (HLS, concat) would make FFmpeg open what it names: other files of this machine, or addresses.
 _ALONE = {"protocol_whitelist": "none"}
+
+_Native = tuple[int, Float32[np.ndarray, "n c"]]  # rate in Hz, samples
 
 
 class DecodeError(ValueError):
@@ -76,7 +78,7 @@ def decode_blocks(path: pathlib.Path, *, sample_rate_hz: int) -> Iterator[Float3
         raise DecodeError(f"{path}: the file is empty (0 bytes); copy it again")
     resampler: soxr.ResampleStream | None = None
     rate_hz = 0
-    for rate_hz, block in _native_blocks(path):
+    for rate_hz, block in _joined(_native_blocks(path)):
         mono = block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
         if not np.isfinite(mono).all():
             raise DecodeError(f"{path}: contains NaN or infinite samples; export it again as 16-bit PCM")
@@ -163,7 +165,7 @@ def find_audio(paths: list[pathlib.Path]) -> list[pathlib.Path]:
     return list(found)
 
 
-def _native_blocks(path: pathlib.Path) -> Iterator[tuple[int, Float32[np.ndarray, "n c"]]]:
+def _native_blocks(path: pathlib.Path) -> Iterator[_Native]:
     with open(path, "rb") as start:
         if start.read(4) not in _SNDFILE_MAGIC:  # libsndfile's MP3 decoder writes to the terminal: never ask it
             yield from _ffmpeg_blocks(path, "")
@@ -182,7 +184,21 @@ def _native_blocks(path: pathlib.Path) -> Iterator[tuple[int, Float32[np.ndarray
             raise DecodeError(f"{path}: damaged after {file.tell() / file.samplerate:.1f} s ({error})") from error
 
 
-def _ffmpeg_blocks(path: pathlib.Path, before: str) -> Iterator[tuple[int, Float32[np.ndarray, "n c"]]]:
+def _joined(blocks: Iterable[_Native]) -> Iterator[_Native]:
+    """The same samples in blocks of `_BLOCK_SAMPLES` and more: a frame of an MP3 has 26 ms, and every call its price."""
+    parts: list[Float32[np.ndarray, "n c"]] = []
+    rate_hz = held = 0
+    for next_rate_hz, block in blocks:
+        if parts and (held >= _BLOCK_SAMPLES or (next_rate_hz, block.shape[1]) != (rate_hz, parts[0].shape[1])):
+            yield rate_hz, np.concatenate(parts)
+            parts, held = [], 0
+        rate_hz, held = next_rate_hz, held + len(block)
+        parts.append(block)
+    if parts:
+        yield rate_hz, np.concatenate(parts)
+
+
+def _ffmpeg_blocks(path: pathlib.Path, before: str) -> Iterator[_Native]:
     """A damaged packet is skipped as every player does; more than one in ten of them is an error."""
     remedy = "is it audio? convert it to wav, flac, mp3, ogg, opus or m4a"
     num_packets = num_damaged = 0
