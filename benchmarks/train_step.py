@@ -2,9 +2,10 @@
 
     python -m benchmarks.train_step --model small --batch 32 --compile
 
-forward: eval mode, as for fingerprinting. forward+backward: training mode with the config's dropout, NT-Xent over the batch,
-the gradient of every parameter. Every system has a process of its own; rounds alternate between them, so that a disturbance meets
-all; medians are reported. Our weights are the twin's, and the forward outputs are compared before anything is timed.
+forward: eval mode, the twin's batch in one, ours in the small batches beside each other that fingerprinting has.
+forward+backward: training mode with the config's dropout, NT-Xent over the batch, the gradient of every parameter. Every system has
+a process of its own; rounds alternate between them, so that a disturbance meets all; medians are reported. Our weights are the
+twin's, and the forward outputs are compared before anything is timed.
 
 Ours keeps freed memory, as training does (confp_jax/model/compiler.py). "twin" is PyTorch as it comes, "twin, memory kept" is
 PyTorch under the same setting.
@@ -19,6 +20,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +35,7 @@ from confp_jax.mapping import from_mapping
 from confp_jax.model.compiler import compiler_options, keep_freed_memory
 from confp_jax.model.encoder import Encoder
 from confp_jax.model.from_torch import map_torch_names
+from confp_jax.retrieval.windows import batch_shapes, batch_sizes
 from confp_jax.training.losses import nt_xent
 
 Run = Callable[[], object]
@@ -109,11 +112,19 @@ def _our_passes(encoder: Encoder, config: TrainConfig, frames: np.ndarray, *, xl
     graphdef, params, rest = nnx.split(encoder, nnx.Param, ...)
     batch, keys = jax.device_put(frames), iter(range(1 << 30))
 
-    @functools.partial(jax.jit, compiler_options={} if xla_defaults else compiler_options())
-    def forward(params: nnx.State, rest: nnx.State, batch: jax.Array) -> jax.Array:
+    threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    num_tokens = config.mel.num_frames(config.audio.segment_samples) // config.encoder.frames_per_token
+    sizes = batch_sizes(len(frames), batch_shapes(num_tokens, on_cpu=True))
+    parts = np.split(frames, np.cumsum(sizes)[:-1])
+
+    @jax.jit
+    def encode(params: nnx.State, rest: nnx.State, batch: jax.Array) -> jax.Array:
         return nnx.merge(graphdef, params, rest)(batch)
 
-    @functools.partial(jax.jit, compiler_options={} if xla_defaults else compiler_options(is_training=True))
+    def forward() -> np.ndarray:
+        return np.concatenate(list(threads.map(lambda part: np.asarray(encode(params, rest, part)), parts)))
+
+    @functools.partial(jax.jit, compiler_options={} if xla_defaults else compiler_options())
     def backward(params: nnx.State, rest: nnx.State, batch: jax.Array, step: int) -> object:
         key = jax.random.fold_in(jax.random.key(config.seed), step)
 
@@ -125,7 +136,7 @@ def _our_passes(encoder: Encoder, config: TrainConfig, frames: np.ndarray, *, xl
         return jax.value_and_grad(loss, has_aux=True)(params)
 
     return {
-        "forward": lambda: jax.block_until_ready(forward(params, rest, batch)),
+        "forward": forward,
         "forward+backward": lambda: jax.block_until_ready(backward(params, rest, batch, next(keys))),
     }
 
@@ -188,7 +199,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=32, help="segments of 3 s, an even number (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="timed runs of each system and pass (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for PyTorch (default: all cores)")
-    parser.add_argument("--xla-defaults", action="store_true", help="without the options of confp_jax/model/compiler.py")
+    parser.add_argument("--xla-defaults", action="store_true", help="train without the options of confp_jax/model/compiler.py")
     parser.add_argument("--compile", action="store_true", help="the twin under torch.compile as well (needs a C++ compiler)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     options = parser.parse_args(arguments)

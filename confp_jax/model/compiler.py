@@ -12,11 +12,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h
 
 
 def fast_jit(
-    *, static_argnames: Sequence[str] = (), donated: Sequence[int] = (), is_training: bool = False
+    *, static_argnames: Sequence[str] = (), donated: Sequence[int] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """`jax.jit` with `compiler_options()`, made at the first call: importing a module must not start the backend.
 
-    `is_training`: the function computes gradients, and is compiled for that. The jitted function itself is `function.jitted()`.
+    The jitted function itself is `function.jitted()`.
     Arguments with the numbers `donated` give their memory to the results on accelerators; on a CPU they are kept, because what
     saves them in the background may look at the same memory.
     """
@@ -25,7 +25,7 @@ def fast_jit(
         @functools.cache
         def jitted() -> Any:
             numbers = () if jax.default_backend() == "cpu" else tuple(donated)
-            options = compiler_options(is_training=is_training)
+            options = compiler_options()
             return jax.jit(function, static_argnames=static_argnames, donate_argnums=numbers, compiler_options=options)
 
         @functools.wraps(function)
@@ -39,17 +39,16 @@ def fast_jit(
 
 
 @functools.cache
-def compiler_options(*, is_training: bool = False) -> dict[str, str]:
+def compiler_options() -> dict[str, str]:
     """For `jax.jit(..., compiler_options=)`: empty on accelerators. Starts the backend, so call it after any distributed set-up.
 
-    On a CPU, XLA 0.10 hands attention, LayerNorm and the products to YNNPACK, fused. Its own code takes 0.7 to 0.9 of the time
-    for the small model's forward pass. A training step has many more sums, for which its own code (windows of 32, not fused)
-    takes a third of edge's step: with YNNPACK's sums, and the rest its own, the step of small and of edge takes 0.9
-    (benchmarks/train_step.py).
+    On a CPU, XLA 0.10 hands attention, LayerNorm and the products to YNNPACK, fused. That is good for a forward pass in small
+    batches (`Embedder`). A training step has many more sums, for which its own code (windows of 32, not fused) takes a third of
+    edge's step: with YNNPACK's sums, and the rest its own, the step of small and of edge takes 0.9 (benchmarks/train_step.py).
     """
     if jax.default_backend() != "cpu":
         return {}
-    options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE" if is_training else ""}
+    options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
     try:
         jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:  # an XLA without YNNPACK does not know the option

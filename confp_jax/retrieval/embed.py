@@ -17,16 +17,13 @@ from confp_jax.audio.mel import mel_power
 from confp_jax.config import TrainConfig
 from confp_jax.mapping import suggestion
 from confp_jax.model.shipped import shipped_folder, shipped_models
-from confp_jax.retrieval.windows import Cut, batch_sizes, cut_windows
+from confp_jax.retrieval.windows import Cut, batch_shapes, batch_sizes, cut_windows
 from confp_jax.training.checkpoint import EncoderState, encoder_identity, load_encoder_state
 from confp_jax.training.step import embed as embed_power
 
 DEFAULT_MODEL = "edge"
 HOP_S = 0.3  # between fingerprints (paper)
 SHORTEST_S = 1.0  # what can be encoded at all
-# Windows encoded together. On a CPU batches of 16 beside each other, one for each core, are 1.4 times as fast as larger ones
-# whose products the cores share (benchmarks/query_speed.py); accelerators want large ones.
-_CPU_BATCHES, _BATCHES = (1, 4, 16), (1, 8, 64)
 _STREAM_WINDOWS = 64
 
 
@@ -94,7 +91,8 @@ class Embedder:
         self.name, self.config, self.folder = name, config, folder
         self.identity = encoder_identity(config, state)
         self._state = state
-        self._batches = _CPU_BATCHES if jax.default_backend() == "cpu" else _BATCHES
+        num_tokens = config.mel.num_frames(config.audio.segment_samples) // config.encoder.frames_per_token
+        self._batches = batch_shapes(num_tokens, on_cpu=jax.default_backend() == "cpu")
         self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="encode")
 
     @property

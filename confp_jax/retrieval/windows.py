@@ -10,6 +10,8 @@ from confp_jax.audio.segments import num_windows
 
 _LEAST_SEEN = 0.7  # of a window that overhangs its query: with less, slowed music and short queries are found worse
 _SILENT_RMS = 10 ** (-70 / 20)
+_CPU_BATCHES, _BATCHES = (1, 4, 16), (1, 8, 64)
+_CPU_TOKENS = 1_500  # of a batch: more do not fit a core's cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,14 @@ def window_rms(samples: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> 
     """Root mean square of every window."""
     energy = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
     return np.sqrt(np.maximum(energy[starts + lengths] - energy[starts], 0) / lengths)
+
+
+def batch_shapes(num_tokens: int, *, on_cpu: bool) -> tuple[int, ...]:
+    """How many windows of `num_tokens` are encoded together, rising from 1.
+
+    A CPU is fastest with small batches beside each other, one for each core (benchmarks/train_step.py), accelerators with large ones.
+    """
+    return tuple(size for size in _CPU_BATCHES if size <= 4 or size * num_tokens <= _CPU_TOKENS) if on_cpu else _BATCHES
 
 
 def batch_sizes(num_windows: int, sizes: Sequence[int]) -> list[int]:

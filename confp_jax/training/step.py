@@ -53,7 +53,7 @@ def build_state(config: TrainConfig, optimizer: optax.GradientTransformation) ->
     return TrainState(params, params, statistics, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
-@fast_jit(static_argnames=("config", "optimizer"), donated=(0,), is_training=True)
+@fast_jit(static_argnames=("config", "optimizer"), donated=(0,))
 def train_step(
     state: TrainState, batch: dict[str, Array], *, config: TrainConfig, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, Metrics]:
@@ -176,7 +176,7 @@ def pair_features(batch: dict[str, Array], key: PRNGKeyArray, config: TrainConfi
     return stacked.reshape(-1, *anchor.shape[1:])
 
 
-@fast_jit(static_argnames=("config",))
+@functools.partial(jax.jit, static_argnames=("config",))
 def embed(
     params: nnx.State,
     statistics: nnx.State,

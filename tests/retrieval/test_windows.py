@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confp_jax.retrieval.windows import batch_sizes, window_rms
+from confp_jax.retrieval.windows import batch_shapes, batch_sizes, window_rms
 
 
 def test_window_rms(music: np.ndarray) -> None:
@@ -24,3 +24,9 @@ def test_batches_hold_every_window_and_waste_little(num_windows: int, sizes: tup
     for smaller, larger in itertools.pairwise(sizes):
         assert held.count(smaller) * smaller < larger + sizes[1], "what a larger one holds is not shared out"
     assert held == sorted(held, reverse=True)
+
+
+def test_a_cpus_batches_fit_its_cache_and_an_accelerators_are_large() -> None:
+    """Windows of 46 tokens (edge) and of 368 (small)."""
+    assert [batch_shapes(num_tokens, on_cpu=True) for num_tokens in (46, 368)] == [(1, 4, 16), (1, 4)]
+    assert batch_shapes(368, on_cpu=False)[-1] == 64
