@@ -3,7 +3,7 @@
     python -m benchmarks.train_step --model small --batch 32 --compile
 
 forward: eval mode, the twin's batch in one, ours in the small batches beside each other that fingerprinting has.
-forward+backward: training mode with the config's dropout, NT-Xent over the batch, the gradient of every parameter. Every system has
+forward+backward: training mode with the config's dropout, NT-Xent over the batch, every parameter's gradient. Every system has
 a process of its own; rounds alternate between them, so that a disturbance meets all; medians are reported. Our weights are the
 twin's, and the forward outputs are compared before anything is timed.
 

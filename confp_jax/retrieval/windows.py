@@ -65,7 +65,7 @@ def window_rms(samples: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> 
 def batch_shapes(num_tokens: int, *, on_cpu: bool) -> tuple[int, ...]:
     """How many windows of `num_tokens` are encoded together, rising from 1.
 
-    A CPU is fastest with small batches beside each other, one for each core (benchmarks/train_step.py), accelerators with large ones.
+    A CPU is fastest with small batches, one for each core (benchmarks/train_step.py), an accelerator with large ones.
     """
     return tuple(size for size in _CPU_BATCHES if size <= 4 or size * num_tokens <= _CPU_TOKENS) if on_cpu else _BATCHES
 
