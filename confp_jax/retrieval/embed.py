@@ -93,7 +93,7 @@ class Embedder:
         self._state = state
         num_tokens = config.mel.num_frames(config.audio.segment_samples) // config.encoder.frames_per_token
         self._batches = batch_shapes(num_tokens, on_cpu=jax.default_backend() == "cpu")
-        self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="encode")
+        self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="encode")
 
     @property
     def sample_rate_hz(self) -> int:
