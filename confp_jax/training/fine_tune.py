@@ -15,14 +15,18 @@ from confp_jax.model.shipped import shipped_folder, shipped_models
 from confp_jax.training.checkpoint import load_encoder_state
 from confp_jax.training.step import TrainState
 
-_ADAPTED = ("encoder.dropout", "encoder.conv_norm", "encoder.num_layers")  # an encoder that differs in these can be taken over
+# An encoder that differs in these can be taken over: in the first three as it is, in the others where theirs is a multiple.
+_FOLDED = ("encoder.frames_per_token", "encoder.pool_segments")
+_ADAPTED = ("encoder.dropout", "encoder.conv_norm", "encoder.num_layers", *_FOLDED)
 
 
 def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
     """The state of step 0 with the encoder of `config.init_from` (a shipped model's name, or a checkpoint folder) in it.
 
     Its normalisation in the convolution may be the other kind: scale and offset are taken over, BatchNorm's running statistics
-    where both have them. It may have fewer layers: those that are added change nothing until they are trained (`_origin`).
+    where both have them. It may have fewer layers: those that are added change nothing until they are trained (`_origin`). Of one
+    with more layers the first are taken and the last; of one with longer tokens or more parts, the sums over these (`_folded`):
+    that is a beginning, no longer the same encoder.
 
     Raises:
       ConfigError: that encoder has other sizes, or hears other features; the message lists what to set.
@@ -32,7 +36,7 @@ def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
     if misfits := _misfits(source, config):
         raise ConfigError(f"init_from={config.init_from} is of other settings than this run: {'; '.join(misfits)}")
     depths = source.encoder.num_layers, config.encoder.num_layers
-    params = _taken(state.params, encoder.params, *depths)
+    params = _taken(state.params, _folded(encoder.params, source, config), *depths)
     average = jax.tree.map(jnp.copy, params)  # one array may not be given away twice
     if not jax.tree.leaves(encoder.statistics):
         if config.freeze_statistics:
@@ -47,9 +51,26 @@ def _misfits(source: TrainConfig, config: TrainConfig) -> list[str]:
     old, new = flat_fields(source), flat_fields(config)
     shared = [name for name in new if name.startswith(("mel.", "encoder.")) and name not in _ADAPTED]
     misfits = [f"set --config.{n}={old[n]} (not {new[n]})" for n in (*shared, "audio.sample_rate_hz") if old[n] != new[n]]
-    if source.encoder.num_layers > config.encoder.num_layers:
-        misfits.append(f"set --config.encoder.num_layers={source.encoder.num_layers} or more (not {config.encoder.num_layers})")
-    return misfits
+    indivisible = [name for name in _FOLDED if old[name] % new[name]]
+    return misfits + [f"set --config.{name} to a divisor of {old[name]} (not {new[name]})" for name in indivisible]
+
+
+def _folded(params: nnx.State, source: TrainConfig, config: TrainConfig) -> nnx.State:
+    """The first and last products for shorter tokens and fewer parts.
+
+    A frame stands for all those of its old token, and a part for those that are no more: each is given the sum of their rows, so
+    that of sound that does not change all tokens are what they were.
+    """
+    folds = {
+        "['input']['kernel']": (source.encoder.frames_per_token, config.encoder.frames_per_token),
+        "['output']['kernel']": (source.encoder.pool_segments, config.encoder.pool_segments),
+    }
+
+    def fold(path: Any, leaf: jax.Array) -> jax.Array:
+        old, new = next((sizes for name, sizes in folds.items() if jax.tree_util.keystr(path).startswith(name)), (1, 1))
+        return leaf.reshape(new, old // new, len(leaf) // old, -1).sum(axis=1).reshape(-1, *leaf.shape[1:]) if old > new else leaf
+
+    return jax.tree_util.tree_map_with_path(fold, params)
 
 
 def _taken(new: nnx.State, old: nnx.State, old_depth: int, depth: int) -> nnx.State:
@@ -68,13 +89,16 @@ def _taken(new: nnx.State, old: nnx.State, old_depth: int, depth: int) -> nnx.St
 def _origin(name: str, old_depth: int, depth: int) -> str | None:
     """Which array of an encoder of `old_depth` layers becomes `name` of one of `depth`; None: none does.
 
-    The layers that are added follow the others. The last product ("outer") of each of their branches begins at zero, so they
-    pass on what they get; it is normalised already, if the old last layer leaves its LayerNorm's scale and offset to the new.
+    Of more layers the last stays the last, and those before it that are too many are left out. Layers that are added follow the
+    others. The last product ("outer") of each of their branches begins at zero, so they pass on what they get; it is normalised
+    already, if the old last layer leaves its LayerNorm's scale and offset to the new.
     """
     found = re.match(r"\['layers'\]\[(\d+)\](.*)", name)
     if found is None:
         return name
     layer, rest = int(found[1]), found[2]
+    if old_depth > depth:
+        return f"['layers'][{layer if layer < depth - 1 else old_depth - 1}]{rest}"
     is_block_norm = rest.startswith("['norm']")
     if is_block_norm and layer == depth - 1:
         return f"['layers'][{old_depth - 1}]{rest}"
