@@ -115,7 +115,7 @@ class MetricLog:
         self._since, self._waited_s, self._segments = (step, now), 0.0, 0.0
 
     def _speed(self, step: int, now: float) -> dict[str, float]:
-        """Of the interval that ends now; empty right after the start and after a validation."""
+        """Of the interval that ends now; empty right after the start and after a pause."""
         if self._since is None:
             return {}
         seconds = now - self._since[1]
@@ -173,7 +173,10 @@ class MetricLog:
         self._progress.console.print(line, highlight=False, soft_wrap=True)
 
     def pause(self) -> None:
-        """Time spent on something else (validation) is not counted as training."""
+        """Time spent on something else (validation, a checkpoint) is not counted as training.
+
+        Both wait for the steps that were dispatched: those of the next interval would seem to take no time.
+        """
         self._since, self._waited_s, self._segments = None, 0.0, 0.0
 
     def flush_board(self) -> None:

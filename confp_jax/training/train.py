@@ -183,6 +183,7 @@ def _save(step: int, state: TrainState, checkpoints: Checkpoints, log: MetricLog
     log.flush_board()
     files.publish()
     checkpoints.save(step, state)
+    log.pause()
 
 
 class _StopSignal:
