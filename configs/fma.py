@@ -7,7 +7,7 @@ tiny: for tests and the quickstart, not for use.
 
 Measured: see the model card confp_jax/pretrained/edge/README.md for the run that made the shipped weights.
 
-Hard examples, `edge` (then of two layers, and with the draws of its first stages) from random weights, 506 steps of 64 pairs on 705
+Hard examples, `edge` (then of two layers, with the draws of its first stages) from random weights, 506 steps of 64 pairs on 705
 clips of 30 s, seed 0; validation (88 held-out tracks, 440 distorted excerpts, so that 4 points are chance), right track / within
 500 ms / within 150 ms, percent:
 
