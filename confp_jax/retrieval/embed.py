@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -207,36 +207,41 @@ class Embedder:
         Windows begin on `mel_hop / gcd` different phases of the frame grid: one STFT for each (2 for 300 ms).
         """
         mel = self.config.mel
-        phases = [(cut, phase) for cut in cuts for phase in cut.phases(mel.hop_samples)]
+        phases = [(number, phase) for number, cut in enumerate(cuts) for phase in cut.phases(mel.hop_samples)]
 
-        def transform(of: tuple[Cut, int]) -> Float32[np.ndarray, "T F"]:
-            return mel_power(of[0].samples, mel, sample_rate_hz=self.sample_rate_hz, offset_samples=of[1])
+        def transform(of: tuple[int, int]) -> Float32[np.ndarray, "T F"]:
+            return mel_power(cuts[of[0]].samples, mel, sample_rate_hz=self.sample_rate_hz, offset_samples=of[1])
 
-        for (cut, phase), power in zip(phases, self._threads.map(transform, phases), strict=True):
-            cut.power[phase] = power
+        powers = dict(zip(phases, self._threads.map(transform, phases), strict=True))
         found = [np.zeros((len(cut.starts), self.config.encoder.embedding_dim), np.float32) for cut in cuts]
         windows = [(number, int(row)) for number, cut in enumerate(cuts) for row in cut.loud]
         ends = itertools.accumulate(batch_sizes(len(windows), self._batches), initial=0)
         batches = [windows[first:last] for first, last in itertools.pairwise(ends)]
-        encoded = self._threads.map(lambda batch: self._encode_batch([(cuts[number], row) for number, row in batch]), batches)
+        encoded = self._threads.map(lambda batch: self._encode_batch(batch, cuts, powers), batches)
         for batch, vectors in zip(batches, encoded, strict=True):
             for (number, row), vector in zip(batch, vectors, strict=False):
                 found[number][row] = vector
         return found
 
-    def _encode_batch(self, windows: Sequence[tuple[Cut, int]]) -> Float32[np.ndarray, "B E"]:
-        """The fingerprints of these windows, and of what fills the batch up behind them."""
+    def _encode_batch(
+        self,
+        windows: Sequence[tuple[int, int]],
+        cuts: Sequence[Cut],
+        powers: Mapping[tuple[int, int], Float32[np.ndarray, "T F"]],
+    ) -> Float32[np.ndarray, "B E"]:
+        """The fingerprints of windows (clip, row), and of what fills the batch up behind them; `powers` by clip and phase."""
         mel = self.config.mel
         num_frames = mel.num_frames(self.config.audio.segment_samples)
         size = next(size for size in self._batches if size >= len(windows))
         power = np.ones((size, num_frames, mel.num_mels), np.float32)
         seen = np.tile(np.array([0, num_frames], np.int32), (size, 1))
-        for number, (cut, row) in enumerate(windows):
+        for place, (number, row) in enumerate(windows):
+            cut = cuts[number]
             frame, phase = divmod(int(cut.starts[row]), mel.hop_samples)
             num_seen = mel.num_frames(int(cut.lengths[row]))
             first_seen = min(round(int(cut.places[row]) / mel.hop_samples), num_frames - num_seen)
-            seen[number] = first_seen, first_seen + num_seen
-            power[number, first_seen : first_seen + num_seen] = cut.power[phase][frame : frame + num_seen]
+            seen[place] = first_seen, first_seen + num_seen
+            power[place, first_seen : first_seen + num_seen] = powers[number, phase][frame : frame + num_seen]
         return np.asarray(embed_power(self._state.params, self._state.statistics, power, seen, config=self.config))
 
 

@@ -24,7 +24,6 @@ class Cut:
     lengths: Int64[np.ndarray, " N"]
     num_beyond: int  # windows at either end that overhang
     loud: Int64[np.ndarray, " L"]
-    power: dict[int, Float32[np.ndarray, "T F"]] = dataclasses.field(default_factory=dict)  # mel power, by phase
 
     def phases(self, mel_hop: int) -> list[int]:
         """In samples: where on the grid of mel frames the loud windows begin."""

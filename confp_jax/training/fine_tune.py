@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -48,11 +49,17 @@ def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
 
 def _misfits(source: TrainConfig, config: TrainConfig) -> list[str]:
     """What has to be set so that the encoder of `source` can be taken over."""
+    names = [name for name in flat_fields(config) if name.startswith(("mel.", "encoder.")) and name not in _ADAPTED]
     old, new = flat_fields(source), flat_fields(config)
-    shared = [name for name in new if name.startswith(("mel.", "encoder.")) and name not in _ADAPTED]
-    misfits = [f"set --config.{n}={old[n]} (not {new[n]})" for n in (*shared, "audio.sample_rate_hz") if old[n] != new[n]]
     indivisible = [name for name in _FOLDED if old[name] % new[name]]
-    return misfits + [f"set --config.{name} to a divisor of {old[name]} (not {new[name]})" for name in indivisible]
+    divisors = [f"set --config.{name} to a divisor of {old[name]} (not {new[name]})" for name in indivisible]
+    return what_to_set(source, config, [*names, "audio.sample_rate_hz"]) + divisors
+
+
+def what_to_set(source: TrainConfig, config: TrainConfig, names: Iterable[str]) -> list[str]:
+    """For the fields `names` in which `config` differs from `source`, how to set them alike."""
+    old, new = flat_fields(source), flat_fields(config)
+    return [f"set --config.{name}={old[name]} (not {new[name]})" for name in names if old[name] != new[name]]
 
 
 def _folded(params: nnx.State, source: TrainConfig, config: TrainConfig) -> nnx.State:

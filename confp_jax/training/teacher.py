@@ -1,7 +1,6 @@
 """A trained encoder whose fingerprints another one learns."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -10,7 +9,7 @@ from jaxtyping import Array
 from confp_jax.config import TrainConfig
 from confp_jax.mapping import ConfigError, flat_fields
 from confp_jax.training.checkpoint import load_encoder_state
-from confp_jax.training.fine_tune import source_folder
+from confp_jax.training.fine_tune import source_folder, what_to_set
 from confp_jax.training.step import embed
 
 Batch = dict[str, Array]
@@ -26,21 +25,8 @@ def load_teacher(config: TrainConfig, mesh: jax.sharding.Mesh) -> Callable[[Batc
     if not config.teacher:
         return lambda batch: batch
     source, encoder = load_encoder_state(source_folder(config.teacher))
-    if misfits := _misfits(source, config):
+    shared = [name for name in flat_fields(config) if name.startswith(("mel.", "audio."))]
+    if misfits := what_to_set(source, config, [*shared, "encoder.embedding_dim"]):
         raise ConfigError(f"teacher={config.teacher} is of other settings than this run: {'; '.join(misfits)}")
     params, statistics = jax.device_put(tuple(encoder), NamedSharding(mesh, PartitionSpec()))
     return lambda batch: batch | {"target": embed(params, statistics, batch["anchor"], config=source)}
-
-
-def _misfits(source: TrainConfig, config: TrainConfig) -> list[str]:
-    """What has to be set so that both see the same frames and their fingerprints can be compared."""
-    old, new = flat_fields(source), flat_fields(config)
-
-    def decides(name: str) -> bool:
-        return name.startswith(("mel.", "audio.")) or name == "encoder.embedding_dim"
-
-    return [_advice(name, old[name], new[name]) for name in new if decides(name) and old[name] != new[name]]
-
-
-def _advice(name: str, theirs: Any, ours: Any) -> str:
-    return f"set --config.{name}={theirs} (not {ours})"

@@ -93,12 +93,16 @@ def test_layers_that_are_added_change_nothing_at_first(tiny, tmp_path: pathlib.P
         np.testing.assert_allclose(embed(begun.params, begun.statistics, power, config=deeper), expected, atol=1e-5)
 
 
+def _begun_with(state: TrainState, source: TrainConfig, config: TrainConfig, folder: pathlib.Path) -> TrainState:
+    """What `config` begins with where `init_from` is the encoder of `state`."""
+    save_encoder(folder / "source", source, EncoderState(state.params, state.statistics))
+    return begin_from(_build(config), dataclasses.replace(config, init_from=str(folder / "source")))
+
+
 def test_of_more_layers_the_first_and_the_last_are_taken(tiny, tmp_path: pathlib.Path) -> None:
     deep = tiny(encoder={"num_layers": 4})
     state = _build(deep)
-    save_encoder(tmp_path / "deep", deep, EncoderState(state.params, state.statistics))
-    shallow = tiny(encoder={"num_layers": 3}, init_from=str(tmp_path / "deep"))
-    begun = begin_from(_build(shallow), shallow)
+    begun = _begun_with(state, deep, tiny(encoder={"num_layers": 3}), tmp_path)
     for layer, origin in enumerate((0, 1, 3)):
         taken, expected = (
             jax.tree.leaves(params["layers"][number]) for params, number in ((begun.params, layer), (state.params, origin))
@@ -116,23 +120,19 @@ def test_shorter_tokens_and_fewer_parts_hear_the_same_of_sound_that_stays(tiny, 
     for layer in state.params["layers"].values():
         kernel = layer["convolution"]["depthwise_kernel"]
         layer["convolution"]["depthwise_kernel"] = kernel.replace(kernel[...].at[jnp.array([0, 1, 3, 4])].set(0))
-    save_encoder(tmp_path / "source", source, EncoderState(state.params, state.statistics))
     num_tokens = source.mel.num_frames(source.audio.segment_samples) // 4
     tokens = np.random.default_rng(0).uniform(0.1, 1, (2, num_tokens, source.mel.num_mels)).astype(np.float32)
     power = np.repeat(tokens if "frames_per_token" in change else np.broadcast_to(tokens[:, :1], tokens.shape), 4, axis=1)
-    config = tiny(encoder=sizes | change, init_from=str(tmp_path / "source"))
-    begun = begin_from(_build(config), config)
+    config = tiny(encoder=sizes | change)
+    begun = _begun_with(state, source, config, tmp_path)
     expected = embed(state.params, state.statistics, power, config=source)
     np.testing.assert_allclose(embed(begun.params, begun.statistics, power, config=config), expected, atol=1e-5)
 
 
 def test_tokens_that_do_not_divide_are_refused(tiny, tmp_path: pathlib.Path) -> None:
     source = tiny(encoder={"frames_per_token": 4})
-    state = _build(source)
-    save_encoder(tmp_path / "source", source, EncoderState(state.params, state.statistics))
-    config = tiny(encoder={"frames_per_token": 3}, init_from=str(tmp_path / "source"))
     with pytest.raises(ConfigError, match=r"set --config.encoder.frames_per_token to a divisor of 4 \(not 3\)$"):
-        begin_from(_build(config), config)
+        _begun_with(_build(source), source, tiny(encoder={"frames_per_token": 3}), tmp_path)
 
 
 def test_what_does_not_fit_is_refused(tiny, saved, tmp_path: pathlib.Path) -> None:
