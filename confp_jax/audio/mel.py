@@ -49,21 +49,28 @@ def hann_window(num_samples: int) -> Float32[np.ndarray, " n"]:
 
 
 def mel_power(
-    samples: Float32[np.ndarray, " n"], config: MelConfig, *, sample_rate_hz: int, offset_samples: int = 0, pitch: float = 1.0
+    samples: Float32[np.ndarray, " n"],
+    config: MelConfig,
+    *,
+    sample_rate_hz: int,
+    offset_samples: int = 0,
+    pitch: float = 1.0,
+    tempo: float = 1.0,
 ) -> Float32[np.ndarray, "T F"]:
     """Mel power of the frames that lie wholly inside `samples`, the first one starting at `offset_samples`; `pitch` as above.
+
+    With `tempo` 1.1 the frames lie a tenth further apart, so that the sound appears played a tenth faster.
 
     The product is a sparse one, in this thread: OpenBLAS's threads would go on spinning after a dense one and take the cores from
     the encoder, which comes next (3 s of audio to fingerprints: 32 ms instead of 20; benchmarks/query_speed.py).
     """
     filters, window = _sparse_filterbank(config, sample_rate_hz, pitch), hann_window(config.fft_samples)
-    num = config.num_frames(len(samples) - offset_samples)
-    if num < 1:
+    if len(samples) - offset_samples < config.fft_samples:
         return np.zeros((0, config.num_mels), np.float32)
     samples = np.asarray(samples, np.float32)[offset_samples:]
-    frames = np.lib.stride_tricks.sliding_window_view(samples, config.fft_samples)[:: config.hop_samples]
-    out = np.empty((num, config.num_mels), np.float32)
-    for first in range(0, num, _BLOCK_FRAMES):
+    frames = np.lib.stride_tricks.sliding_window_view(samples, config.fft_samples)[:: round(tempo * config.hop_samples)]
+    out = np.empty((len(frames), config.num_mels), np.float32)
+    for first in range(0, len(frames), _BLOCK_FRAMES):
         spectrum = scipy.fft.rfft(frames[first : first + _BLOCK_FRAMES] * window, axis=-1, overwrite_x=True)
         parts = spectrum.view(np.float32)
         np.square(parts, out=parts)

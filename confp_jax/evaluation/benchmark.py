@@ -42,7 +42,7 @@ from confp_jax.retrieval.embed import HOP_S, Embedder, UnknownModelError, load_e
 from confp_jax.retrieval.index import ExactIndex
 from confp_jax.training.checkpoint import CheckpointError
 
-_VERSION = "3"  # of what a measurement is: another one measures anew
+_VERSION = "4"  # of what a measurement is: another one measures anew
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,8 @@
     python -m confp_jax.evaluation.calibrate --config=configs/calibrate.py --config.model=edge \\
         --config.index=prepared/fma --config.queries=prepared/calibration --out=confp_jax/pretrained/edge/decision.json
 
-Each excerpt is cut to every length and searched by the program's own matching, with overhanging windows and without, in random
-databases of every size that hold its track; that it is unknown is the same search with its track passed over.
+Each excerpt is cut to every length and searched by the program's own matching, as a whole query and as a part of a long recording
+is, in random databases of every size that hold its track; that it is unknown is the same search with its track passed over.
 """
 
 import dataclasses
@@ -122,10 +122,8 @@ def cut_excerpts(embedder: Embedder, config: CalibrationConfig, console: Console
 
 
 def plain(excerpts: list[Excerpt]) -> list[Excerpt]:
-    """The same without overhanging windows: how parts of a long recording are searched."""
-    whole = [excerpt.fingerprints for excerpt in excerpts]
-    cut_off = [dataclasses.replace(prints, overhang=prints.overhang[:, :0]) for prints in whole]
-    return [dataclasses.replace(excerpt, fingerprints=prints) for excerpt, prints in zip(excerpts, cut_off, strict=True)]
+    """The same without what only a whole query has: how parts of a long recording are searched."""
+    return [dataclasses.replace(excerpt, fingerprints=excerpt.fingerprints.plain()) for excerpt in excerpts]
 
 
 def search_all(excerpts: list[Excerpt], searched: EvaluationReference, size: int, rng: np.random.Generator) -> Outcomes:
@@ -136,15 +134,11 @@ def search_all(excerpts: list[Excerpt], searched: EvaluationReference, size: int
         others = rng.permutation(np.delete(np.arange(len(searched.track_ids)), own))[: size - 1 if size > 1 else 1]
         if size < len(searched.track_ids):
             reference, own = some_tracks(reference, [own, *others]), 0
-        ranking = rank(excerpt.fingerprints, reference)
-        if size == 1:  # the own track alone; a stranger alone
-            known.append(features(ranking.only(own)))
-            right.append(own in ranking.tracks)
-            unknown.append(features(ranking.without(own)))
-        else:
-            known.append(features(ranking))
-            right.append(bool(len(ranking.tracks)) and ranking.tracks[0] == own)
-            unknown.append(features(ranking.without(own)))
+        alone = some_tracks(reference, [own]) if size == 1 else reference  # and a stranger alone
+        ranking = rank(excerpt.fingerprints, alone)
+        known.append(features(ranking))
+        right.append(bool(len(ranking.tracks)) and ranking.tracks[0] == own)
+        unknown.append(features(rank(excerpt.fingerprints, reference, without=own)))
     return Outcomes(np.concatenate(known), np.array(right)[[len(f) > 0 for f in known]], np.concatenate(unknown))
 
 

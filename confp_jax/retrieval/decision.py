@@ -19,9 +19,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from confp_jax.retrieval.match import NUM_RIVALS, Ranking
+from confp_jax.retrieval.match import Ranking
 
-VERSION = 3
+VERSION = 4
 FEATURES = ("score", "margin", "tempo")
 TAIL_SHARE = 0.05  # of the unknown queries lie beyond the tail's start
 FALSE_ALARM_RATE = 0.001
@@ -150,11 +150,8 @@ def features(ranking: Ranking, *, first: int = 1) -> Float64[np.ndarray, "T F"]:
     score: the match's. margin: its excess over the field of rivals, the mean of the ten tracks after the second: that one may be
     the same recording once more. tempo: how far it is from the original's, |ln tempo|.
     """
-    scores = ranking.scores.astype(np.float64)
-    rivals = scores[2 : 2 + NUM_RIVALS] if len(scores) > 2 else scores[1:]
-    field = rivals.mean() if len(rivals) else 0.0
-    chosen = scores[:first]
-    return np.stack([chosen, chosen - field, np.abs(np.log(ranking.tempos[:first]))], axis=1)
+    chosen = ranking.scores[:first].astype(np.float64)
+    return np.stack([chosen, chosen - ranking.field, np.abs(np.log(ranking.tempos[:first]))], axis=1)
 
 
 def tail_share(logits: Float64[np.ndarray, " Q"], tail: Float64[np.ndarray, " 2"]) -> Float64[np.ndarray, " Q"]:

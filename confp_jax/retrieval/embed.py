@@ -17,13 +17,14 @@ from confp_jax.audio.mel import mel_power
 from confp_jax.config import TrainConfig
 from confp_jax.mapping import suggestion
 from confp_jax.model.shipped import shipped_folder, shipped_models
-from confp_jax.retrieval.windows import Cut, batch_shapes, batch_sizes, cut_windows
+from confp_jax.retrieval.windows import FASTER, Cut, batch_shapes, batch_sizes, cut_windows
 from confp_jax.training.checkpoint import EncoderState, encoder_identity, load_encoder_state
 from confp_jax.training.step import embed as embed_power
 
 DEFAULT_MODEL = "edge"
 HOP_S = 0.3  # between fingerprints (paper)
 SHORTEST_S = 1.0  # what can be encoded at all
+_TELLS_TEMPO_S = 1.5  # windows spread over less tell nothing of the tempo
 _STREAM_WINDOWS = 64
 
 
@@ -40,7 +41,8 @@ class Fingerprints:
     """Fingerprints at a constant hop. A window of silence has the zero vector: it is similar to nothing.
 
     Audio shorter than a segment is in all of its windows, each of which holds it at another place and sees nothing beyond it.
-    Those of a query have overhanging windows beside them, which see a part of it: K begin before it, K end after it.
+    Those of a query have overhanging windows beside them, which see a part of it: K begin before it, K end after it. A query that
+    fills its windows but tells nothing of its tempo has its fingerprints heard `FASTER` too: the tempo of two guesses.
     """
 
     vectors: Float32[np.ndarray, "N E"]
@@ -48,6 +50,7 @@ class Fingerprints:
     segment_s: float  # of audio in a window
     is_partial: bool = False  # the audio is shorter than a window
     overhang: Float32[np.ndarray, "2 K E"] = dataclasses.field(default_factory=lambda: np.zeros((2, 0, 0), np.float32))
+    faster: "Fingerprints | None" = None
 
     @property
     def num_silent(self) -> int:
@@ -60,6 +63,11 @@ class Fingerprints:
         return self.overhang.shape[1] > 0
 
     @property
+    def tells_tempo(self) -> bool:
+        """Whether its windows spread far enough to be found apart."""
+        return not self.is_partial and (len(self.vectors) - 1) * self.hop_s >= _TELLS_TEMPO_S
+
+    @property
     def duration_s(self) -> float:
         """Of the audio that the windows hold."""
         return self.segment_s if self.is_partial else (len(self.vectors) - 1) * self.hop_s + self.segment_s
@@ -70,18 +78,23 @@ class Fingerprints:
         return self.duration_s if self.is_partial else self.duration_s - self.num_silent * self.hop_s
 
     def part(self, first: int, last: int) -> "Fingerprints":
-        """The windows from `first` to before `last`; those that overhang only if these are all."""
+        """The windows from `first` to before `last`; what only a whole query has, if these are all."""
         vectors = self.vectors[first:last]
-        overhang = self.overhang if len(vectors) == len(self.vectors) else self.overhang[:, :0]
-        return dataclasses.replace(self, vectors=vectors, overhang=overhang)
+        return dataclasses.replace(self if len(vectors) == len(self.vectors) else self.plain(), vectors=vectors)
+
+    def plain(self) -> "Fingerprints":
+        """The same without what only a whole query has."""
+        return dataclasses.replace(self, overhang=self.overhang[:, :0], faster=None)
 
 
 def joined(parts: Sequence[Fingerprints]) -> Fingerprints:
     """Consecutive fingerprints of one recording as one."""
+    if len(parts) == 1:
+        return parts[0]
     first, last = parts[0], parts[-1]
     both = first.overhang.shape == last.overhang.shape
     overhang = np.stack([first.overhang[0], last.overhang[1]]) if both else first.overhang[:, :0]
-    return dataclasses.replace(first, vectors=np.concatenate([part.vectors for part in parts]), overhang=overhang)
+    return dataclasses.replace(first.plain(), vectors=np.concatenate([part.vectors for part in parts]), overhang=overhang)
 
 
 class Embedder:
@@ -118,7 +131,7 @@ class Embedder:
     def fingerprint(self, samples: Float32[np.ndarray, " n"], *, hop_s: float = HOP_S, is_query: bool = False) -> Fingerprints:
         """Fingerprints of mono audio at the model's rate; of 1 to 3 s, partial ones: 7 windows of 1 s, 4 of 2 s, 1 of 2.8 s.
 
-        Those of a query have overhanging windows as well; what is stored has not.
+        Those of a query have overhanging windows as well, and from 3 to 4.5 s are also heard faster; what is stored has neither.
 
         Raises:
           AudioError: shorter than 1 s.
@@ -135,19 +148,23 @@ class Embedder:
         """
         if not hop_s * self.sample_rate_hz >= 1:
             raise ValueError(f"hop_s={hop_s} must be at least one sample, 1 / {self.sample_rate_hz} s; 0.3 is usual")
-        audio, cuts = self.config.audio, []
         for samples in clips:
             self.check_length(len(samples))
-            cuts.append(
-                cut_windows(samples, segment=audio.segment_samples, hop=round(hop_s * self.sample_rate_hz), is_query=is_query)
-            )
-        vectors = self._encode(cuts)
-        found = []
-        for one, rows in zip(cuts, vectors, strict=True):
-            before, own, after = np.split(rows, [one.num_beyond, len(rows) - one.num_beyond])
-            seen_s, overhang = len(one.samples) / self.sample_rate_hz, np.stack([before, after])
-            found.append(Fingerprints(own, hop_s, min(seen_s, audio.segment_s), seen_s < audio.segment_s, overhang))
-        return found
+        segment, hop = self.config.audio.segment_samples, round(hop_s * self.sample_rate_hz)
+        cuts = [cut_windows(samples, segment=segment, hop=hop, is_query=is_query) for samples in clips]
+        longest = segment + round(_TELLS_TEMPO_S * self.sample_rate_hz)
+        twice = [place for place, samples in enumerate(clips) if is_query and segment <= len(samples) < longest]
+        faster = [cut_windows(clips[place], segment=segment, hop=hop, tempo=FASTER) for place in twice]
+        vectors = self._encode([*cuts, *faster])
+        found = [self._of_cut(cut, rows, hop_s) for cut, rows in zip([*cuts, *faster], vectors, strict=True)]
+        for place, prints in zip(twice, found[len(clips) :], strict=True):
+            found[place] = dataclasses.replace(found[place], faster=prints)
+        return found[: len(clips)]
+
+    def _of_cut(self, cut: Cut, vectors: Float32[np.ndarray, "N E"], hop_s: float) -> Fingerprints:
+        before, own, after = np.split(vectors, [cut.num_beyond, len(vectors) - cut.num_beyond])
+        heard_s, segment_s = len(cut.samples) / cut.tempo / self.sample_rate_hz, self.config.audio.segment_s
+        return Fingerprints(own, hop_s, min(heard_s, segment_s), heard_s < segment_s, np.stack([before, after]))
 
     def stream(
         self,
@@ -210,7 +227,8 @@ class Embedder:
         phases = [(number, phase) for number, cut in enumerate(cuts) for phase in cut.phases(mel.hop_samples)]
 
         def transform(of: tuple[int, int]) -> Float32[np.ndarray, "T F"]:
-            return mel_power(cuts[of[0]].samples, mel, sample_rate_hz=self.sample_rate_hz, offset_samples=of[1])
+            cut, offset = cuts[of[0]], round(cuts[of[0]].tempo * of[1])
+            return mel_power(cut.samples, mel, sample_rate_hz=self.sample_rate_hz, offset_samples=offset, tempo=cut.tempo)
 
         powers = dict(zip(phases, self._threads.map(transform, phases), strict=True))
         found = [np.zeros((len(cut.starts), self.config.encoder.embedding_dim), np.float32) for cut in cuts]

@@ -8,6 +8,7 @@ from jaxtyping import Float32, Int64
 
 from confp_jax.audio.segments import num_windows
 
+FASTER = 1.18  # how much faster a query is heard as well: what was slowed down to 70 or 80 % is found more surely
 _LEAST_SEEN = 0.7  # of a window that overhangs its query: with less, slowed music and short queries are found worse
 _SILENT_RMS = 10 ** (-70 / 20)
 _CPU_BATCHES, _BATCHES = (1, 4, 16), (1, 8, 64)
@@ -16,9 +17,10 @@ _CPU_TOKENS = 1_500  # of a batch: more do not fit a core's cache
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """A clip cut into windows that hold `lengths` of its samples from `starts` on."""
+    """A clip cut into windows that hold `lengths` of its samples from `starts` on, counted at the `tempo` it is heard at."""
 
     samples: Float32[np.ndarray, " n"]
+    tempo: float
     starts: Int64[np.ndarray, " N"]
     places: Int64[np.ndarray, " N"]  # in the window of its first sample
     lengths: Int64[np.ndarray, " N"]
@@ -30,17 +32,18 @@ class Cut:
         return np.unique(self.starts[self.loud] % mel_hop).tolist()
 
 
-def cut_windows(samples: Float32[np.ndarray, " n"], *, segment: int, hop: int, is_query: bool) -> Cut:
+def cut_windows(samples: Float32[np.ndarray, " n"], *, segment: int, hop: int, is_query: bool = False, tempo: float = 1.0) -> Cut:
     """The windows of `segment` samples, `hop` apart; a query's overhang its ends where they see enough of it."""
     samples = samples / max(1.0, float(np.abs(samples).max(initial=0.0)))  # louder than full scale would overflow
-    first = whole = _first_samples(len(samples), segment, hop)
+    num_heard = int(len(samples) / tempo)
+    first = whole = _first_samples(num_heard, segment, hop)
     if is_query:
         num_beyond = max(0, int(whole[0]) + segment - round(_LEAST_SEEN * segment)) // hop
         first = whole[0] + hop * np.arange(-num_beyond, len(whole) + num_beyond)
     starts, places = np.maximum(first, 0), np.maximum(-first, 0)
-    lengths = np.minimum(first + segment, len(samples)) - starts
-    loud = window_rms(samples, starts, lengths) > _SILENT_RMS
-    return Cut(samples, starts, places, lengths, (len(first) - len(whole)) // 2, np.flatnonzero(loud))
+    lengths = np.minimum(first + segment, num_heard) - starts
+    loud = window_rms(samples, (tempo * starts).astype(np.int64), (tempo * lengths).astype(np.int64)) > _SILENT_RMS
+    return Cut(samples, tempo, starts, places, lengths, (len(first) - len(whole)) // 2, np.flatnonzero(loud))
 
 
 def _first_samples(num_samples: int, segment: int, hop: int) -> Int64[np.ndarray, " N"]:

@@ -144,8 +144,8 @@ class TestTable:
             ('{"margin": 0.1245, "rival_floor": 0.6195, "calibrated": true}', "version 1"),
             ("{", "damaged"),
             ('"text"', "damaged"),
-            (json.dumps({"version": 2, "features": ["score", "margin", "tempo"]}), "version 2"),
-            (json.dumps({"version": 3, "features": ["score", "margin", "tempo"]}), "damaged"),
+            (json.dumps({"version": 3, "features": ["score", "margin", "tempo"]}), "version 3"),
+            (json.dumps({"version": 4, "features": ["score", "margin", "tempo"]}), "damaged"),
         ],
     )
     def test_what_cannot_be_read_says_how_to_make_it(self, tmp_path, content, says):

@@ -245,6 +245,47 @@ class TestPlaceAndTempo:
         assert ranking.scores[0] == pytest.approx(1.0, abs=0.01)
 
 
+class TestHeardFaster:
+    """A query of one window, which tells no tempo, and what it sounds like played 1.18 times as fast."""
+
+    def rows(self, num: int = 40) -> list[np.ndarray]:
+        rng = np.random.default_rng(11)
+        return [unit_rows(rng, num) for _ in range(15)]
+
+    def query(self, plain: np.ndarray, faster: np.ndarray) -> Fingerprints:
+        heard = Fingerprints(faster, HOP_S, SEGMENT_S / 1.18, is_partial=True)
+        return Fingerprints(plain, HOP_S, SEGMENT_S, faster=heard)
+
+    def test_what_stands_out_more_is_the_answer_in_the_query_s_own_time(self):
+        parts, rng = self.rows(), np.random.default_rng(12)
+        ranking = rank(self.query(unit_rows(rng, 1), parts[6][10:12]), reference_of(parts))
+        assert ranking.tracks[0] == 6
+        assert ranking.tempos[0] == pytest.approx(1 / 1.18)
+        middle_s = 10.5 * HOP_S + SEGMENT_S / 2  # of rows 10 and 11: there the query has its middle, however fast it is heard
+        assert ranking.offsets_s[0] == pytest.approx(middle_s - SEGMENT_S / 2 / 1.18, abs=0.02)
+        assert ranking.cosines.shape == (len(ranking.tracks), 1)
+        assert ranking.cosines[0, 0] == ranking.scores[0] == pytest.approx(1.0, abs=0.01)
+
+    def test_it_has_to_stand_out_by_more(self):
+        """The same two windows heard both ways are equally good; with a little noise on one of them the faster ones are better."""
+        parts, rng = self.rows(), np.random.default_rng(13)
+        rows, noise = parts[3][20:22], unit_rows(rng, 2)
+        for level, tempo in ((0.0, 1.0), (0.5, 1 / 1.18)):
+            noisy = rows + level * noise
+            query = self.query(noisy / np.linalg.norm(noisy, axis=1, keepdims=True), rows)
+            ranking = rank(query, reference_of(parts))
+            assert (ranking.tracks[0], ranking.tempos[0]) == (3, pytest.approx(tempo))
+
+    def test_the_track_passed_over_is_so_in_both(self):
+        parts = self.rows()
+        ranking = rank(self.query(parts[3][20:21], parts[6][10:12]), reference_of(parts), without=3)
+        assert ranking.tracks[0] == 6 and 3 not in ranking.tracks
+
+    def test_an_empty_reference_and_silence_have_no_answer(self):
+        silent = np.zeros((1, 64), np.float32)
+        assert not len(rank(self.query(silent, silent), reference_of(self.rows())).tracks)
+
+
 class TestRivals:
     def test_a_track_passed_over_is_as_if_it_were_not_there(self):
         rng = np.random.default_rng(2)

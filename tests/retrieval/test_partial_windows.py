@@ -106,3 +106,34 @@ def test_short_clips_of_any_length_compile_nothing(embedder, music):
     for num_samples in (*range(16_001, 48_000, 1_777), 52_800, 64_001, 80_000):
         embedder.fingerprint(music[:num_samples])
     assert embed_power._cache_size() == compiled
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "num_faster"), [(47_000, 0), (48_000, 2), (56_639, 1), (56_640, 1), (71_999, 3), (72_000, 0)]
+)
+def test_a_query_that_tells_no_tempo_is_heard_faster_too(embedder, music, num_samples, num_faster):
+    """Frames 151 samples apart instead of 128: 2.54 s of 3 s are in two windows, none of which overhangs."""
+    found = embedder.fingerprint(music[:num_samples], is_query=True)
+    if not num_faster:
+        assert found.faster is None
+        return
+    faster = found.faster
+    assert (len(faster.vectors), faster.overhangs, faster.faster) == (num_faster, False, None)
+    assert faster.duration_s == pytest.approx(min(num_samples / RATE / 1.18, 3 + 0.3 * (num_faster - 1)))
+    assert embedder.fingerprint(music[:num_samples]).faster is None
+    assert found.part(0, len(found.vectors)).faster is faster and found.plain().faster is None
+    if num_samples == 48_000:
+        assert not found.tells_tempo and found.part(0, 0).faster is None
+
+
+def test_what_is_heard_faster_are_frames_further_apart(embedder, music):
+    mel = embedder.config.mel
+    found = embedder.fingerprint(music[:56_640], is_query=True).faster.vectors  # 3 s of 3.54 s
+    power = np.stack([mel_power(music[151 * i :][:1024], mel, sample_rate_hz=RATE)[0] for i in range(368)])
+    encoder = nnx.merge(encoder_graph(embedder.config), embedder._state.params, embedder._state.statistics)
+    np.testing.assert_allclose(found[0], np.asarray(encoder(log_mel(power[None], mel)))[0], atol=1e-4)
+
+
+def test_silence_heard_faster_is_silence(embedder):
+    found = embedder.fingerprint(np.zeros(48_000, np.float32), is_query=True)
+    assert not found.vectors.any() and not found.faster.vectors.any()

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confp_jax.retrieval.windows import batch_shapes, batch_sizes, window_rms
+from confp_jax.config import MelConfig
+from confp_jax.retrieval.windows import FASTER, batch_shapes, batch_sizes, cut_windows, window_rms
 
 
 def test_window_rms(music: np.ndarray) -> None:
@@ -30,3 +31,16 @@ def test_a_cpus_batches_fit_its_cache_and_an_accelerators_are_large() -> None:
     """Windows of 46 tokens (edge) and of 368 (small)."""
     assert [batch_shapes(num_tokens, on_cpu=True) for num_tokens in (46, 368)] == [(1, 4, 16), (1, 4)]
     assert batch_shapes(368, on_cpu=False)[-1] == 64
+
+
+@given(st.integers(16_000, 120_000), st.booleans(), st.sampled_from([1.0, FASTER]))
+def test_windows_lie_within_what_is_heard(num_samples: int, is_query: bool, tempo: float) -> None:
+    """And each of their mel frames within the samples, at either phase of the frames' grid."""
+    mel = MelConfig()
+    cut = cut_windows(np.ones(num_samples, np.float32), segment=48_000, hop=4_800, is_query=is_query, tempo=tempo)
+    assert np.all(cut.starts >= 0) and np.all(cut.starts + cut.lengths <= num_samples / tempo)
+    assert np.all(cut.places + cut.lengths <= 48_000) and len(cut.loud) == len(cut.starts)
+    frame, phase = np.divmod(cut.starts, mel.hop_samples)
+    last = frame + np.array([mel.num_frames(int(length)) for length in cut.lengths]) - 1
+    end = np.round(tempo * phase) + last * round(tempo * mel.hop_samples) + mel.fft_samples
+    assert np.all(end <= num_samples)
