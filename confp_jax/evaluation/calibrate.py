@@ -24,7 +24,7 @@ from confp_jax.evaluation.reference import EvaluationReference, Excerpt, cut, em
 from confp_jax.mapping import ConfigError, from_mapping
 from confp_jax.retrieval.decision import Decision, features, fit_logistic, fit_tail
 from confp_jax.retrieval.embed import Embedder, UnknownModelError, load_encoder
-from confp_jax.retrieval.match import rank
+from confp_jax.retrieval.match import rank, rank_with_and_without
 from confp_jax.retrieval.reference import some_tracks
 from confp_jax.training.checkpoint import CheckpointError
 
@@ -134,11 +134,12 @@ def search_all(excerpts: list[Excerpt], searched: EvaluationReference, size: int
         others = rng.permutation(np.delete(np.arange(len(searched.track_ids)), own))[: size - 1 if size > 1 else 1]
         if size < len(searched.track_ids):
             reference, own = some_tracks(reference, [own, *others]), 0
-        alone = some_tracks(reference, [own]) if size == 1 else reference  # and a stranger alone
-        ranking = rank(excerpt.fingerprints, alone)
-        known.append(features(ranking))
-        right.append(bool(len(ranking.tracks)) and ranking.tracks[0] == own)
-        unknown.append(features(rank(excerpt.fingerprints, reference, without=own)))
+        with_own, without = rank_with_and_without(excerpt.fingerprints, reference, own)
+        if size == 1:  # the own track alone; a stranger alone
+            with_own = rank(excerpt.fingerprints, some_tracks(reference, [own]))
+        known.append(features(with_own))
+        right.append(bool(len(with_own.tracks)) and with_own.tracks[0] == own)
+        unknown.append(features(without))
     return Outcomes(np.concatenate(known), np.array(right)[[len(f) > 0 for f in known]], np.concatenate(unknown))
 
 

@@ -73,14 +73,26 @@ class Ranking:
 
 def rank(query: Fingerprints, reference: Reference, *, without: int = -1) -> Ranking:
     """The best `_NUM_TRACKS` of the tracks that any window came near to; the track `without` is passed over."""
-    found = _rank(query, reference, without)
-    if query.faster is None:
-        return found
-    faster = _rank(query.faster, reference, without)
-    if faster.margin - _FASTER_COST <= found.margin:
-        return found
-    cosines = np.repeat(faster.scores[:, None], len(query.vectors), axis=1)
-    return dataclasses.replace(faster, tempos=faster.tempos / FASTER, cosines=cosines)  # both begin at the same moment
+    return _surest([_rank(heard, reference, without) for heard in _heard(query)], query)
+
+
+def rank_with_and_without(query: Fingerprints, reference: Reference, track: int) -> tuple[Ranking, Ranking]:
+    """The ranking, and what it would be if `track` were not there, by one search."""
+    rankings = [_rank(heard, reference, -1) for heard in _heard(query)]
+    return _surest(rankings, query), _surest([ranking.without(track) for ranking in rankings], query)
+
+
+def _heard(query: Fingerprints) -> list[Fingerprints]:
+    return [query, query.faster] if query.faster else [query]
+
+
+def _surest(rankings: list[Ranking], query: Fingerprints) -> Ranking:
+    """Of a query as it is and as heard faster, the ranking whose first track stands out more, in the query's own time."""
+    own, *faster = rankings
+    if not faster or faster[0].margin - _FASTER_COST <= own.margin:
+        return own
+    cosines = np.repeat(faster[0].scores[:, None], len(query.vectors), axis=1)
+    return dataclasses.replace(faster[0], tempos=faster[0].tempos / FASTER, cosines=cosines)  # both begin at the same moment
 
 
 def _rank(query: Fingerprints, reference: Reference, without: int) -> Ranking:
