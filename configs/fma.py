@@ -5,7 +5,7 @@
 small, medium, large: the paper's Table 1 and PAPER.md's open points. edge: ours, for CPUs: 8 frames a token and 4 pooled parts.
 tiny: for tests and the quickstart, not for use.
 
-Measured: see the model card confp_jax/pretrained/edge/README.md for the run that made the shipped weights.
+Measured: see the model cards, confp_jax/pretrained/*/README.md, for the runs that made the shipped weights.
 
 Hard examples, `edge` (then of two layers, with the draws of its first stages) from random weights, 506 steps of 64 pairs on 705
 clips of 30 s, seed 0; validation (88 held-out tracks, 440 distorted excerpts, so that 4 points are chance), right track / within
