@@ -41,8 +41,8 @@ class Fingerprints:
     """Fingerprints at a constant hop. A window of silence has the zero vector: it is similar to nothing.
 
     Audio shorter than a segment is in all of its windows, each of which holds it at another place and sees nothing beyond it.
-    Those of a query have overhanging windows beside them, which see a part of it: K begin before it, K end after it. A query that
-    fills its windows but tells nothing of its tempo has its fingerprints heard `FASTER` too: the tempo of two guesses.
+    Those of a query have overhanging windows beside them, which see a part of it: K begin before it, K end after it. One that
+    fills a window but is too short to tell its tempo also has those of what it sounds like played `FASTER` times as fast.
     """
 
     vectors: Float32[np.ndarray, "N E"]
