@@ -8,7 +8,8 @@ ends are left out of the mean, for nothing of the query is missing there; so are
 whole in each of its windows. Every step is array arithmetic over all candidates at once.
 
 A short query's windows lie too near each other to tell its tempo, and music played at 70 % fills its windows with little. Such a
-query is heard faster as well, and where its first track stands out more from its rivals that way, that is the answer.
+query is heard faster as well, and where its first track is more similar and stands out more from its rivals that way, that is
+the answer.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ _BEYOND_COST = 0.05  # of lying a row beyond the track's first or last: there al
 _ZOOM = (((0.04, 2), (0.15, 4)), ((0.013, 1), (0.05, 1)), ((0.0045, 1), (0.0167, 1)), ((0.0015, 1), (0.0055, 1)))
 # What a tempo must earn: music is rarely played at another one, and a free tempo fits noise.
 _TEMPO_COST = 0.25
-_FASTER_COST = 0.03  # of the margin; 0 costs noisy queries, 0.06 slowed ones (validation)
+_FASTER_COST = 0.1  # of the surety; less costs noisy queries, more slowed ones (validation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +56,9 @@ class Ranking:
         return float(rivals.astype(np.float64).mean()) if len(rivals) else 0.0
 
     @property
-    def margin(self) -> float:
-        """By how much the first track stands out from its rivals."""
-        return float(self.scores[0]) - self.field if len(self.scores) else -math.inf
+    def surety(self) -> float:
+        """How similar the first track is, and by how much it stands out from its rivals: of a few these tell little."""
+        return 2 * float(self.scores[0]) - self.field if len(self.scores) else -math.inf
 
     def without(self, track: int) -> "Ranking":
         """The same with one track left out."""
@@ -89,7 +90,7 @@ def _heard(query: Fingerprints) -> list[Fingerprints]:
 def _surest(rankings: list[Ranking], query: Fingerprints) -> Ranking:
     """Of a query as it is and as heard faster, the ranking whose first track stands out more, in the query's own time."""
     own, *faster = rankings
-    if not faster or faster[0].margin - _FASTER_COST <= own.margin:
+    if not faster or faster[0].surety - _FASTER_COST <= own.surety:
         return own
     cosines = np.repeat(faster[0].scores[:, None], len(query.vectors), axis=1)
     return dataclasses.replace(faster[0], tempos=faster[0].tempos / FASTER, cosines=cosines)  # both begin at the same moment
