@@ -7,7 +7,7 @@ Channels are averaged; soxr resamples in one stream, so memory is bounded by the
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, cast
 
 import av
@@ -78,7 +78,7 @@ def decode_blocks(path: pathlib.Path, *, sample_rate_hz: int) -> Iterator[Float3
         raise DecodeError(f"{path}: the file is empty (0 bytes); copy it again")
     resampler: soxr.ResampleStream | None = None
     rate_hz = 0
-    for rate_hz, block in _joined(_native_blocks(path)):
+    for rate_hz, block in _native_blocks(path):
         mono = block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
         if not np.isfinite(mono).all():
             raise DecodeError(f"{path}: contains NaN or infinite samples; export it again as 16-bit PCM")
@@ -184,20 +184,6 @@ def _native_blocks(path: pathlib.Path) -> Iterator[_Native]:
             raise DecodeError(f"{path}: damaged after {file.tell() / file.samplerate:.1f} s ({error})") from error
 
 
-def _joined(blocks: Iterable[_Native]) -> Iterator[_Native]:
-    """The same samples in blocks of `_BLOCK_SAMPLES` and more: a frame of an MP3 has 26 ms, and every call its price."""
-    parts: list[Float32[np.ndarray, "n c"]] = []
-    rate_hz = held = 0
-    for next_rate_hz, block in blocks:
-        if parts and (held >= _BLOCK_SAMPLES or (next_rate_hz, block.shape[1]) != (rate_hz, parts[0].shape[1])):
-            yield rate_hz, np.concatenate(parts)
-            parts, held = [], 0
-        rate_hz, held = next_rate_hz, held + len(block)
-        parts.append(block)
-    if parts:
-        yield rate_hz, np.concatenate(parts)
-
-
 def _ffmpeg_blocks(path: pathlib.Path, before: str) -> Iterator[_Native]:
     """A damaged packet is skipped as every player does; more than one in ten of them is an error."""
     remedy = "is it audio? convert it to wav, flac, mp3, ogg, opus or m4a"
@@ -206,7 +192,7 @@ def _ffmpeg_blocks(path: pathlib.Path, before: str) -> Iterator[_Native]:
         with open(path, "rb") as file, av.open(file, "r", options=_ALONE, metadata_errors="ignore") as container:
             if not container.streams.audio:
                 raise DecodeError(f"{path}: has no audio stream; {remedy}")
-            planar = av.AudioResampler(format="fltp")
+            planar, held = av.AudioResampler(format="fltp"), _Held()
             for packet in container.demux(container.streams.audio[0]):
                 num_packets += 1
                 try:
@@ -217,11 +203,35 @@ def _ffmpeg_blocks(path: pathlib.Path, before: str) -> Iterator[_Native]:
                 for frame in frames:
                     _check_rate(str(path), frame.sample_rate)
                     for part in [frame] if frame.format.name == "fltp" else planar.resample(frame):
-                        yield part.sample_rate, part.to_ndarray().T
+                        yield from held.push(part)
+            yield from held.rest()
     except av.error.FFmpegError as error:
         raise DecodeError(f"{path}: cannot be decoded ({before}FFmpeg: {error.strerror}); {remedy}") from error
     if num_damaged > 0.1 * num_packets:
         raise DecodeError(f"{path}: {num_damaged} of {num_packets} packets are damaged; copy or download it again")
+
+
+class _Held:
+    """Planar frames in, blocks of `_BLOCK_SAMPLES` and more out: a frame of an MP3 has 26 ms, and every call its price."""
+
+    def __init__(self) -> None:
+        self._fifo, self._kind = av.AudioFifo(), (0, "")
+
+    def push(self, frame: av.AudioFrame) -> Iterator[_Native]:
+        """The block that is full with this frame, or that ends before it because rate or channels change."""
+        kind = frame.sample_rate, frame.layout.name
+        if kind != self._kind:
+            yield from self.rest()
+            self._fifo, self._kind = av.AudioFifo(), kind
+        frame.pts = None  # of a gap in the timestamps nothing is heard
+        self._fifo.write(frame)
+        if self._fifo.samples >= _BLOCK_SAMPLES:
+            yield from self.rest()
+
+    def rest(self) -> Iterator[_Native]:
+        """What is held."""
+        if self._fifo.samples and (frame := self._fifo.read()):
+            yield frame.sample_rate, frame.to_ndarray().T
 
 
 def _check_rate(name: str, rate_hz: int) -> None:

@@ -1,7 +1,7 @@
 """One conformer block in torchaudio's layout with FFN width = dim (PAPER: "conformer block"): 11 d^2 + 29 d parameters."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,25 @@ class Linear(nnx.Linear):
     """`nnx.Linear` on rows [N, D]: XLA folds the transpose of a matrix into a CPU's product, and copies one of [B, T, D].
 
     The gradient of the weights is such a product; the copies cost a tenth of a training step (benchmarks/train_step.py).
+    With a kernel narrower than the inputs (`with_narrow_kernels`) they are multiplied in its type and summed in theirs.
     """
 
     def __call__(self, inputs: Float[Array, "... D"], out_sharding: Any = None) -> Float[Array, "... E"]:
         rows = inputs.reshape(-1, inputs.shape[-1])
-        return super().__call__(rows, out_sharding).reshape(*inputs.shape[:-1], -1)
+        kernel = self.kernel[...]
+        if kernel.dtype.itemsize < rows.dtype.itemsize:
+            products = jnp.matmul(rows.astype(kernel.dtype), kernel, preferred_element_type=rows.dtype)
+            found = products + cast(nnx.Param, self.bias)[...]
+        else:
+            found = super().__call__(rows, out_sharding)
+        return found.reshape(*inputs.shape[:-1], -1)
+
+
+def with_narrow_kernels(params: nnx.State) -> nnx.State:
+    """An encoder's weights with the kernels of every `Linear` in bfloat16, for inference; all others stay as they are."""
+    flat = nnx.to_flat_state(params)
+    narrow = [(path, leaf.replace(leaf[...].astype(jnp.bfloat16)) if path[-1] == "kernel" else leaf) for path, leaf in flat]
+    return nnx.from_flat_state(narrow)
 
 
 class FeedForward(nnx.Module):

@@ -16,6 +16,8 @@ from confp_jax.audio.decode import from_samples
 from confp_jax.audio.mel import mel_power
 from confp_jax.config import TrainConfig
 from confp_jax.mapping import suggestion
+from confp_jax.model.compiler import has_fast_bfloat16
+from confp_jax.model.conformer import with_narrow_kernels
 from confp_jax.model.shipped import shipped_folder, shipped_models
 from confp_jax.retrieval.windows import FASTER, Cut, batch_shapes, batch_sizes, cut_windows
 from confp_jax.training.checkpoint import EncoderState, encoder_identity, load_encoder_state
@@ -104,6 +106,7 @@ class Embedder:
         self.name, self.config, self.folder = name, config, folder
         self.identity = encoder_identity(config, state)
         self._state = state
+        self._params = with_narrow_kernels(state.params) if has_fast_bfloat16() else state.params
         num_tokens = config.mel.num_frames(config.audio.segment_samples) // config.encoder.frames_per_token
         self._batches = batch_shapes(num_tokens, on_cpu=jax.default_backend() == "cpu")
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="encode")
@@ -260,7 +263,7 @@ class Embedder:
             first_seen = min(round(int(cut.places[row]) / mel.hop_samples), num_frames - num_seen)
             seen[place] = first_seen, first_seen + num_seen
             power[place, first_seen : first_seen + num_seen] = powers[number, phase][frame : frame + num_seen]
-        return np.asarray(embed_power(self._state.params, self._state.statistics, power, seen, config=self.config))
+        return np.asarray(embed_power(self._params, self._state.statistics, power, seen, config=self.config))
 
 
 def load_encoder(model: str | pathlib.Path = DEFAULT_MODEL) -> Embedder:

@@ -115,6 +115,29 @@ def test_long_files_have_no_seams(tmp_path):
     np.testing.assert_array_equal(decode(str(path), sample_rate_hz=RATE_HZ).samples, np.concatenate(blocks))
 
 
+def test_an_mp3_longer_than_a_block_is_its_frames(tmp_path):
+    path = tmp_path / "long.mp3"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, (44_100 * 14, 2)), 44_100)
+    blocks = list(decode_blocks(path, sample_rate_hz=44_100))
+    assert len(blocks) == 3
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
+    np.testing.assert_array_equal(np.concatenate(blocks), np.concatenate(frames, axis=1).mean(axis=0))
+
+
+def test_an_mp3_whose_channels_change_is_heard_to_its_end(tmp_path):
+    """Two files in one, as cutting tools without a decoder make them."""
+    parts = tmp_path / "mono.mp3", tmp_path / "stereo.mp3"
+    sound = make_sound(44_100, 1)
+    soundfile.write(parts[0], sound, 44_100)
+    soundfile.write(parts[1], np.stack([0 * sound, sound], axis=1), 44_100)
+    both = tmp_path / "both.mp3"
+    both.write_bytes(parts[0].read_bytes() + parts[1].read_bytes())
+    mono, stereo, found = (decode(path, sample_rate_hz=RATE_HZ).samples for path in (*parts, both))
+    assert len(found) == pytest.approx(len(mono) + len(stereo), abs=0.1 * RATE_HZ)
+    assert np.linalg.norm(found[-len(stereo) :]) == pytest.approx(np.linalg.norm(stereo), rel=0.1)
+
+
 def write_truncated_flac(path):
     soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 600_000), 44_100, format="FLAC")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

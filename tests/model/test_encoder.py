@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from configs.fma import get_config
 from confp_jax.config import EncoderConfig, TrainConfig
 from confp_jax.mapping import from_mapping
-from confp_jax.model.conformer import depthwise
+from confp_jax.model.conformer import Linear, depthwise, with_narrow_kernels
 from confp_jax.model.dropout import Dropout
 from confp_jax.model.encoder import Encoder, num_parameters, pooling_weights, unit
 
@@ -52,6 +52,25 @@ def test_parameter_counts_are_the_papers(model, expected):
     config = from_mapping(TrainConfig, get_config(model))
     encoder = nnx.eval_shape(lambda: build(config.encoder, num_mels=config.mel.num_mels))
     assert num_parameters(encoder) == expected
+
+
+def test_narrow_kernels_are_multiplied_in_their_type_and_summed_in_float32():
+    rng, linear = np.random.default_rng(0), Linear(256, 32, rngs=nnx.Rngs(0))
+    x, bias = rng.normal(size=(3, 5, 256)).astype(np.float32), rng.normal(size=32).astype(np.float32)
+    linear.bias[...] = bias
+    graphdef, params = nnx.split(linear)
+    found = np.asarray(nnx.merge(graphdef, with_narrow_kernels(params))(x))
+    rounded = [np.asarray(jnp.asarray(values).astype(jnp.bfloat16), np.float64) for values in (x, linear.kernel[...])]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, rounded[0] @ rounded[1] + bias, atol=1e-5)
+    assert np.abs(found - np.asarray(linear(x))).max() > 1e-3
+
+
+def test_only_the_kernels_of_linear_become_narrow():
+    narrow = nnx.to_flat_state(with_narrow_kernels(nnx.state(build(), nnx.Param)))
+    assert {path[-1] for path, leaf in narrow if leaf.dtype == jnp.bfloat16} == {"kernel"}
+    assert sum(leaf.dtype == jnp.bfloat16 for _, leaf in narrow) == 10  # input, output, 2 feed-forwards, attention, convolution
+    assert all(leaf.dtype in (jnp.bfloat16, jnp.float32) for _, leaf in narrow)
 
 
 def test_a_block_has_11_d2_and_29_d_parameters():

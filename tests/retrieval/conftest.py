@@ -44,9 +44,12 @@ def other_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def embedder(checkpoint: pathlib.Path):
-    from confp_jax.retrieval.embed import load_encoder
+    """In float32 on every machine: oracles are exact."""
+    from confp_jax.retrieval import embed
 
-    return load_encoder(checkpoint)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embed, "has_fast_bfloat16", lambda: False)
+        return embed.load_encoder(checkpoint)
 
 
 @pytest.fixture(scope="session")
