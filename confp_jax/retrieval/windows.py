@@ -60,8 +60,11 @@ def _first_samples(num_samples: int, segment: int, hop: int) -> Int64[np.ndarray
 
 def window_rms(samples: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Root mean square of every window."""
-    energy = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
-    return np.sqrt(np.maximum(energy[starts + lengths] - energy[starts], 0) / lengths)
+    edges, place = np.unique(np.concatenate([starts, starts + lengths]), return_inverse=True)
+    between = np.add.reduceat(np.square(samples[: edges[-1]]), edges[:-1], dtype=np.float64)
+    energy = np.concatenate([[0.0], np.cumsum(between)])  # before each edge
+    first, last = np.split(place, 2)
+    return np.sqrt(np.maximum(energy[last] - energy[first], 0) / lengths)
 
 
 def batch_shapes(num_tokens: int, *, on_cpu: bool) -> tuple[int, ...]:
