@@ -88,7 +88,7 @@ def _heard(query: Fingerprints) -> list[Fingerprints]:
 
 
 def _surest(rankings: list[Ranking], query: Fingerprints) -> Ranking:
-    """Of a query as it is and as heard faster, the ranking whose first track stands out more, in the query's own time."""
+    """Of a query as it is and as heard faster, the surer ranking, in the query's own time."""
     own, *faster = rankings
     if not faster or faster[0].surety - _FASTER_COST <= own.surety:
         return own
