@@ -95,7 +95,7 @@ def test_the_default_model_ships():
 @pytest.mark.parametrize("name", shipped_models())
 def test_a_shipped_model_has_a_card_of_its_own_weights_and_a_calibration(name):
     encoder, card = load_encoder(name), model_card(name)
-    assert {"summary", "parameters", "size_mb", "licence", "training_data", "top1_track"} <= card.keys()
+    assert {"summary", "parameters", "size_mb", "times_real_time", "licence", "training_data", "top1_track"} <= card.keys()
     assert card["identity"] == encoder.identity
     assert load_decision(encoder.folder, encoder.identity).calibrated
     assert (encoder.folder / "README.md").is_file()
