@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import scipy.fft
 import scipy.sparse
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from confp_jax.config import MelConfig
 
@@ -28,12 +28,22 @@ def mel_filterbank(config: MelConfig, sample_rate_hz: int, pitch: float = 1.0) -
             "half the sample rate"
         )
     bins_hz = np.fft.rfftfreq(config.fft_samples, 1 / sample_rate_hz)
-    low, high = _to_mel(np.array([config.fmin_hz, config.fmax_hz]), config.scale)
-    edges_hz = _to_hz(np.linspace(low, high, config.num_mels + 2), config.scale) / pitch
+    edges_hz = _edges_hz(config) / pitch
     rising = (bins_hz[:, None] - edges_hz[None, :-2]) / (edges_hz[1:-1] - edges_hz[:-2])
     falling = (edges_hz[None, 2:] - bins_hz[:, None]) / (edges_hz[2:] - edges_hz[1:-1])
     triangles = np.maximum(0, np.minimum(rising, falling))
     return (triangles * 2 / (edges_hz[2:] - edges_hz[:-2])).astype(np.float32)
+
+
+def mel_centres_hz(config: MelConfig) -> Float64[np.ndarray, " F"]:
+    """Where each filter hears best, rising."""
+    return _edges_hz(config)[1:-1]
+
+
+def _edges_hz(config: MelConfig) -> Float64[np.ndarray, " F+2"]:
+    """Where the triangles begin, have their tops and end: each at its fellows' tops."""
+    low, high = _to_mel(np.array([config.fmin_hz, config.fmax_hz]), config.scale)
+    return _to_hz(np.linspace(low, high, config.num_mels + 2), config.scale)
 
 
 @functools.lru_cache(maxsize=256)

@@ -5,7 +5,6 @@ where they cost nothing. Every draw comes from the element's own Generator: the 
 """
 
 import dataclasses
-import functools
 import math
 import pathlib
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import numpy as np
 import scipy.fft
 from jaxtyping import Float32, Int16
 
-from confp_jax.audio.mel import mel_filterbank
+from confp_jax.audio.mel import mel_centres_hz
 from confp_jax.config import MelConfig, MixConfig
 from confp_jax.data.clips import ClipSource
 from confp_jax.data.records import DatasetError
@@ -120,7 +119,7 @@ class Mixer:
         config = self._config
         if rng.random() >= config.colour_p:
             return power
-        octaves = np.log2(_mel_centres_hz(mel, self._rate_hz) / 1000)
+        octaves = np.log2(mel_centres_hz(mel) / 1000)
         gain_db = rng.uniform(*config.tilt_db) * octaves
         if rng.random() < 0.5:
             low, high = np.log2(rng.uniform(*config.low_cut_hz) / 1000), np.log2(rng.uniform(*config.high_cut_hz) / 1000)
@@ -204,13 +203,6 @@ def coloured_noise(num: int, decay_db: float, rng: np.random.Generator, *, sampl
 def _scaled(noise: Float32[np.ndarray, " n"], signal_power: float, snr_db: float) -> Float32[np.ndarray, " n"]:
     noise_power = float(np.mean(np.square(noise)))
     return noise * np.float32(math.sqrt(signal_power / max(noise_power, 1e-20)) * 10 ** (-snr_db / 20))
-
-
-@functools.lru_cache(maxsize=8)
-def _mel_centres_hz(mel: MelConfig, sample_rate_hz: int) -> np.ndarray:
-    filters = mel_filterbank(mel, sample_rate_hz)
-    bins_hz = np.fft.rfftfreq(mel.fft_samples, 1 / sample_rate_hz)
-    return np.maximum(bins_hz @ filters / np.maximum(filters.sum(axis=0), 1e-20), 20.0)
 
 
 def _open_sounds(dataset: pathlib.Path, kind: str, sample_rate_hz: int) -> ClipSource:

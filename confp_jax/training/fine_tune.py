@@ -9,16 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float32, Float64
 
+from confp_jax.audio.mel import mel_centres_hz
 from confp_jax.config import TrainConfig
 from confp_jax.mapping import ConfigError, flat_fields
 from confp_jax.model.shipped import shipped_folder, shipped_models
 from confp_jax.training.checkpoint import load_encoder_state
 from confp_jax.training.step import TrainState
 
-# An encoder that differs in these can be taken over: in the first three as it is, in the others where theirs is a multiple.
+# An encoder that differs in these can be taken over: in the folded ones where theirs is a multiple, in the others always.
 _FOLDED = ("encoder.frames_per_token", "encoder.pool_segments")
-_ADAPTED = ("encoder.dropout", "encoder.conv_norm", "encoder.num_layers", *_FOLDED)
+_RESPACED = ("mel.num_mels", "mel.fmin_hz", "mel.fmax_hz", "mel.scale")
+_ADAPTED = ("encoder.dropout", "encoder.conv_norm", "encoder.num_layers", *_FOLDED, *_RESPACED)
 
 
 def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
@@ -26,8 +29,8 @@ def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
 
     Its normalisation in the convolution may be the other kind: scale and offset are taken over, BatchNorm's running statistics
     where both have them. It may have fewer layers: those that are added change nothing until they are trained (`_origin`). Of one
-    with more layers the first are taken and the last; of one with longer tokens or more parts, the sums over these (`_folded`):
-    that is a beginning, no longer the same encoder.
+    with more layers the first are taken and the last; of one with longer tokens or more parts, the sums over these; one with mel
+    filters elsewhere reads them from the nearest (`_folded`): that is a beginning, no longer the same encoder.
 
     Raises:
       ConfigError: that encoder has other sizes, or hears other features; the message lists what to set.
@@ -63,21 +66,33 @@ def what_to_set(source: TrainConfig, config: TrainConfig, names: Iterable[str]) 
 
 
 def _folded(params: nnx.State, source: TrainConfig, config: TrainConfig) -> nnx.State:
-    """The first and last products for shorter tokens and fewer parts.
+    """The first and last products for shorter tokens, fewer parts and other mel filters.
 
     A frame stands for all those of its old token, and a part for those that are no more: each is given the sum of their rows, so
-    that of sound that does not change all tokens are what they were.
+    that of sound that does not change all tokens are what they were. Each old mel filter is read between the two new ones nearest
+    to it.
     """
     folds = {
         "['input']['kernel']": (source.encoder.frames_per_token, config.encoder.frames_per_token),
         "['output']['kernel']": (source.encoder.pool_segments, config.encoder.pool_segments),
     }
 
+    reading = _between(mel_centres_hz(source.mel), mel_centres_hz(config.mel))
+
     def fold(path: Any, leaf: jax.Array) -> jax.Array:
-        old, new = next((sizes for name, sizes in folds.items() if jax.tree_util.keystr(path).startswith(name)), (1, 1))
+        name = jax.tree_util.keystr(path)
+        if name.startswith("['input']['kernel']"):
+            rows = leaf.reshape(-1, source.mel.num_mels, leaf.shape[1])
+            leaf = jnp.einsum("on,fod->fnd", reading, rows).reshape(-1, leaf.shape[1])
+        old, new = next((sizes for start, sizes in folds.items() if name.startswith(start)), (1, 1))
         return leaf.reshape(new, old // new, len(leaf) // old, -1).sum(axis=1).reshape(-1, *leaf.shape[1:]) if old > new else leaf
 
     return jax.tree_util.tree_map_with_path(fold, params)
+
+
+def _between(old: Float64[np.ndarray, " old"], new: Float64[np.ndarray, " new"]) -> Float32[np.ndarray, "old new"]:
+    """Row i reads a function that is known at the rising places `new` at `old[i]`: linearly between two, beyond them the last."""
+    return np.stack([np.interp(old, new, column) for column in np.eye(len(new))], axis=1).astype(np.float32)
 
 
 def _taken(new: nnx.State, old: nnx.State, old_depth: int, depth: int) -> nnx.State:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from confp_jax.audio.mel import mel_centres_hz
 from confp_jax.config import Phase, TrainConfig
 from confp_jax.data.input import train_batches
 from confp_jax.mapping import ConfigError
@@ -127,6 +128,19 @@ def test_shorter_tokens_and_fewer_parts_hear_the_same_of_sound_that_stays(tiny, 
     begun = _begun_with(state, source, config, tmp_path)
     expected = embed(state.params, state.statistics, power, config=source)
     np.testing.assert_allclose(embed(begun.params, begun.statistics, power, config=config), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("mel", [{}, {"num_mels": 60}, {"fmin_hz": 20.0, "scale": "htk"}])
+def test_other_mel_filters_hear_the_same_of_what_is_straight(tiny, tmp_path: pathlib.Path, mel: dict) -> None:
+    """A log-mel that falls evenly with the frequency gives the tokens it did where the new ones reach further."""
+    source, config = tiny(mel={"fmin_hz": 200.0, "fmax_hz": 5000.0}), tiny(mel=mel)
+    state = _build(source)
+    begun = _begun_with(state, source, config, tmp_path)
+    tokens = []
+    for params, hears in ((state.params, source), (begun.params, config)):
+        frames = np.tile(1 - 2e-4 * mel_centres_hz(hears.mel), source.encoder.frames_per_token)
+        tokens.append(frames @ np.asarray(params["input"]["kernel"][...]))
+    np.testing.assert_allclose(tokens[1], tokens[0], atol=1e-5)
 
 
 def test_tokens_that_do_not_divide_are_refused(tiny, tmp_path: pathlib.Path) -> None:
