@@ -76,14 +76,13 @@ def _folded(params: nnx.State, source: TrainConfig, config: TrainConfig) -> nnx.
         "['input']['kernel']": (source.encoder.frames_per_token, config.encoder.frames_per_token),
         "['output']['kernel']": (source.encoder.pool_segments, config.encoder.pool_segments),
     }
-
     reading = _between(mel_centres_hz(source.mel), mel_centres_hz(config.mel))
 
     def fold(path: Any, leaf: jax.Array) -> jax.Array:
         name = jax.tree_util.keystr(path)
         if name.startswith("['input']['kernel']"):
-            rows = leaf.reshape(-1, source.mel.num_mels, leaf.shape[1])
-            leaf = jnp.einsum("on,fod->fnd", reading, rows).reshape(-1, leaf.shape[1])
+            rows = np.asarray(leaf).reshape(-1, source.mel.num_mels, leaf.shape[1])  # an accelerator would round the product
+            leaf = jnp.asarray(np.einsum("on,fod->fnd", reading, rows).reshape(-1, leaf.shape[1]))
         old, new = next((sizes for start, sizes in folds.items() if name.startswith(start)), (1, 1))
         return leaf.reshape(new, old // new, len(leaf) // old, -1).sum(axis=1).reshape(-1, *leaf.shape[1:]) if old > new else leaf
 
