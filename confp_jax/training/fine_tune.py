@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Float32, Float64
 
 from confp_jax.audio.mel import mel_centres_hz
-from confp_jax.config import TrainConfig
+from confp_jax.config import MelConfig, TrainConfig
 from confp_jax.mapping import ConfigError, flat_fields
 from confp_jax.model.shipped import shipped_folder, shipped_models
 from confp_jax.training.checkpoint import load_encoder_state
@@ -30,7 +30,7 @@ def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
     Its normalisation in the convolution may be the other kind: scale and offset are taken over, BatchNorm's running statistics
     where both have them. It may have fewer layers: those that are added change nothing until they are trained (`_origin`). Of one
     with more layers the first are taken and the last; of one with longer tokens or more parts, the sums over these; one with mel
-    filters elsewhere reads them from the nearest (`_folded`): that is a beginning, no longer the same encoder.
+    filters elsewhere reads them from the nearest (`_fitted`): that is a beginning, no longer the same encoder.
 
     Raises:
       ConfigError: that encoder has other sizes, or hears other features; the message lists what to set.
@@ -40,7 +40,7 @@ def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
     if misfits := _misfits(source, config):
         raise ConfigError(f"init_from={config.init_from} is of other settings than this run: {'; '.join(misfits)}")
     depths = source.encoder.num_layers, config.encoder.num_layers
-    params = _taken(state.params, _folded(encoder.params, source, config), *depths)
+    params = _taken(state.params, _fitted(encoder.params, source, config), *depths)
     average = jax.tree.map(jnp.copy, params)  # one array may not be given away twice
     if not jax.tree.leaves(encoder.statistics):
         if config.freeze_statistics:
@@ -65,28 +65,38 @@ def what_to_set(source: TrainConfig, config: TrainConfig, names: Iterable[str]) 
     return [f"set --config.{name}={old[name]} (not {new[name]})" for name in names if old[name] != new[name]]
 
 
-def _folded(params: nnx.State, source: TrainConfig, config: TrainConfig) -> nnx.State:
+def _fitted(params: nnx.State, source: TrainConfig, config: TrainConfig) -> nnx.State:
     """The first and last products for shorter tokens, fewer parts and other mel filters.
 
     A frame stands for all those of its old token, and a part for those that are no more: each is given the sum of their rows, so
     that of sound that does not change all tokens are what they were. Each old mel filter is read between the two new ones nearest
     to it.
     """
-    folds = {
-        "['input']['kernel']": (source.encoder.frames_per_token, config.encoder.frames_per_token),
-        "['output']['kernel']": (source.encoder.pool_segments, config.encoder.pool_segments),
-    }
-    reading = _between(mel_centres_hz(source.mel), mel_centres_hz(config.mel))
+    old, new = source.encoder, config.encoder
 
-    def fold(path: Any, leaf: jax.Array) -> jax.Array:
+    def fit(path: Any, leaf: jax.Array) -> jax.Array:
         name = jax.tree_util.keystr(path)
         if name.startswith("['input']['kernel']"):
-            rows = np.asarray(leaf).reshape(-1, source.mel.num_mels, leaf.shape[1])  # an accelerator would round the product
-            leaf = jnp.asarray(np.einsum("on,fod->fnd", reading, rows).reshape(-1, leaf.shape[1]))
-        old, new = next((sizes for start, sizes in folds.items() if name.startswith(start)), (1, 1))
-        return leaf.reshape(new, old // new, len(leaf) // old, -1).sum(axis=1).reshape(-1, *leaf.shape[1:]) if old > new else leaf
+            return _folded(_respaced(leaf, source.mel, config.mel), old.frames_per_token, new.frames_per_token)
+        if name.startswith("['output']['kernel']"):
+            return _folded(leaf, old.pool_segments, new.pool_segments)
+        return leaf
 
-    return jax.tree_util.tree_map_with_path(fold, params)
+    return jax.tree_util.tree_map_with_path(fit, params)
+
+
+def _folded(kernel: jax.Array, old: int, new: int) -> jax.Array:
+    """The rows of `old` equal blocks, with those of `old // new` neighbouring ones summed."""
+    if old <= new:
+        return kernel
+    return kernel.reshape(new, old // new, len(kernel) // old, -1).sum(axis=1).reshape(-1, kernel.shape[1])
+
+
+def _respaced(kernel: jax.Array, old: MelConfig, new: MelConfig) -> jax.Array:
+    """The rows, one for each frame's mel filter, for other filters."""
+    reading = _between(mel_centres_hz(old), mel_centres_hz(new))
+    rows = np.asarray(kernel).reshape(-1, old.num_mels, kernel.shape[1])  # in numpy: an accelerator would round the product
+    return jnp.asarray(np.einsum("on,fod->fnd", reading, rows).reshape(-1, kernel.shape[1]))
 
 
 def _between(old: Float64[np.ndarray, " old"], new: Float64[np.ndarray, " new"]) -> Float32[np.ndarray, "old new"]:

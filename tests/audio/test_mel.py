@@ -6,7 +6,7 @@ import librosa
 import numpy as np
 import pytest
 
-from confp_jax.audio.mel import hann_window, mel_filterbank, mel_power
+from confp_jax.audio.mel import hann_window, mel_centres_hz, mel_filterbank, mel_power
 from confp_jax.config import MelConfig
 
 RATE_HZ = 16_000
@@ -26,6 +26,8 @@ def test_filterbank_is_librosas(scale, num_mels, fmin_hz, fmax_hz):
         sr=RATE_HZ, n_fft=1024, n_mels=num_mels, fmin=fmin_hz, fmax=fmax_hz, htk=scale == "htk", norm="slaney"
     )
     np.testing.assert_allclose(mel_filterbank(config, RATE_HZ), expected.T, atol=1e-7)
+    centres = librosa.mel_frequencies(num_mels + 2, fmin=fmin_hz, fmax=fmax_hz, htk=scale == "htk")[1:-1]
+    np.testing.assert_allclose(mel_centres_hz(config), centres)
 
 
 def test_window_is_librosas():
