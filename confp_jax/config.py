@@ -272,6 +272,9 @@ class TrainConfig:
                 "freeze_statistics=True keeps the BatchNorm statistics of an encoder: set init_from to one that has them and "
                 "encoder.conv_norm=batch, or freeze_statistics=False"
             )
+        low_hz, high_hz, most_hz = self.mel.fmin_hz, self.mel.fmax_hz, self.audio.sample_rate_hz / 2
+        if not 0 <= low_hz < high_hz <= most_hz:
+            raise ConfigError(f"mel.fmin_hz={low_hz} and mel.fmax_hz={high_hz} must rise from 0 to {most_hz:g}, half the rate")
         tokens = self.mel.num_frames(self.audio.segment_samples) // self.encoder.frames_per_token
         if tokens < self.encoder.pool_segments:
             raise ConfigError(f"audio.segment_s={self.audio.segment_s} is too short: it holds {max(tokens, 0)} tokens")

@@ -23,7 +23,7 @@ _FLOATS = st.floats(0.1, 1e6)
         name=st.text(),
         seed=st.integers(0, 2**32),
         temperature=_FLOATS,
-        audio=st.builds(AudioConfig, sample_rate_hz=st.integers(8000, 48_000), segment_s=st.floats(1, 1e6)),
+        audio=st.builds(AudioConfig, sample_rate_hz=st.integers(16_000, 48_000), segment_s=st.floats(1, 1e6)),
         optimizer=st.builds(OptimizerConfig, learning_rate=_FLOATS, schedule=st.sampled_from(["constant", "cosine"])),
         data=st.builds(
             DataConfig, dir=st.text(), crop_spacing_s=st.tuples(_FLOATS, _FLOATS), mel_on=st.sampled_from(["host", "device"])
@@ -160,6 +160,10 @@ def test_wrong_values(values: dict, message: str) -> None:
         ({"data": {"mix": {"tempo": (1.2, 0.8)}}}, "tempo"),
         ({"data": {"mix": {"room_speed": (0.0, 1.0)}}}, "room_speed"),
         ({"data": {"mix": {"lead_s": -1.0}}}, "lead_s"),
+        ({"mel": {"fmax_hz": 9000.0}}, "mel.fmax_hz=9000.0 must rise from 0 to 8000"),
+        ({"mel": {"fmin_hz": 50.0, "fmax_hz": 40.0}}, "mel.fmax_hz"),
+        ({"mel": {"fmin_hz": -5.0}}, "mel.fmin_hz"),
+        ({"mel": {"fmax_hz": float("nan")}}, "mel.fmax_hz"),
     ],
     ids=str,
 )
