@@ -50,7 +50,7 @@ reverb, and in reverb with noise. Two seeds differ by 0.9, so that only what dif
 (`configs/fma.py:edge --config.encoder.num_layers=2 --config.data.short_p=0 --config.num_epochs=18
 --config.optimizer.learning_rate=5e-4` and the change. Stored replicas: `configs/prepare.py` with num_replicas=8, and every
 `_p` of `data.mix` 0; half of them: `clean_p` 0.5, as `edge` has it. These two and the full-length tracks: 396 steps, for one
-track more. The narrower mels were then tried on the shipped weights, for 4,400 steps, and gained nothing: `edge`'s card.)
+track more. What the narrower mels are worth from the shipped weights on is in `edge`'s card.)
 """
 
 from typing import Any
