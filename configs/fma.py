@@ -75,7 +75,7 @@ def get_config(model: str = "small") -> ConfigDict:
     config = ConfigDict(
         {
             "name": model,
-            "seed": 0,
+            "seed": 0,  # of weights, order, crops and distortion; set another in a run that goes on from one on the same data
             "num_epochs": 100,  # paper
             "temperature": 0.07 if model == "small" else 0.05,  # paper
             "init_from": "",  # a shipped model ("edge") or a checkpoint folder: its encoder is fine-tuned
