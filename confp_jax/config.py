@@ -257,6 +257,8 @@ class TrainConfig:
     checkpoint: CheckpointConfig = CheckpointConfig()
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(f"seed={self.seed} must lie in [0, {2**31})")
         if self.temperature <= 0:
             raise ConfigError(f"temperature={self.temperature} must be positive; the paper uses 0.05 to 0.07")
         _positive(self, "", "num_epochs", "log_every_steps", "microbatches")
