@@ -124,9 +124,11 @@ def _merge(args: argparse.Namespace) -> int:
 def _reindex(args: argparse.Namespace) -> int:
     from confp_jax.retrieval.database import Database
     from confp_jax.retrieval.embed import load_encoder
+    from confp_jax.retrieval.identify import CALIBRATION_SETTING
     from confp_jax.retrieval.reindex import reindex
 
     database = Database(args.db)
+    was_calibrated = database.setting(CALIBRATION_SETTING) is not None
     with reporting("reindexing") as report:
         results = reindex(database, load_encoder(args.model), prune=args.prune, report=report)
     failed = sum(result.status == "failed" for result in results)
@@ -135,9 +137,11 @@ def _reindex(args: argparse.Namespace) -> int:
         print_json({"swapped": swapped, "tracks": [dataclasses.asdict(result) for result in results]})
     elif swapped:
         print(f"{args.db} is now of model {database.stamp.name}, {len(database.tracks())} tracks")
+        if was_calibrated:
+            print(f"its threshold was measured with the old model: `confp calibrate {args.db}` does so again", file=sys.stderr)
     else:
         print(f"{failed} tracks could not be fingerprinted, so {args.db} still has its old model: bring their files back and "
-              "run this again, or --prune removes them", file=sys.stderr)  # fmt: skip
+              "run this again; or --prune removes them", file=sys.stderr)  # fmt: skip
     return 0 if swapped else 1
 
 

@@ -8,6 +8,7 @@ is, in random databases of every size that hold its track; that it is unknown is
 """
 
 import dataclasses
+import itertools
 import pathlib
 
 import numpy as np
@@ -23,7 +24,7 @@ from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.reference import EvaluationReference, Excerpt, cut, embed_reference
 from confp_jax.mapping import ConfigError, from_mapping
 from confp_jax.retrieval.decision import Decision, features, fit_logistic, fit_tail
-from confp_jax.retrieval.embed import Embedder, UnknownModelError, load_encoder
+from confp_jax.retrieval.embed import SHORTEST_S, Embedder, UnknownModelError, load_encoder
 from confp_jax.retrieval.match import rank, rank_with_and_without
 from confp_jax.retrieval.reference import some_tracks
 from confp_jax.training.checkpoint import CheckpointError
@@ -44,6 +45,13 @@ class CalibrationConfig:
     num_tracks: tuple[int, ...] = (1, 5, 40)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        lengths_s = self.lengths_s
+        if not lengths_s or lengths_s[0] < SHORTEST_S or any(a >= b for a, b in itertools.pairwise(lengths_s)):
+            raise ConfigError(f"lengths_s={lengths_s} must rise from at least {SHORTEST_S:g} s")
+        if min(self.most_excerpts, *self.num_tracks, 1) < 1:
+            raise ConfigError(f"most_excerpts={self.most_excerpts} and num_tracks={self.num_tracks} must be positive")
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcomes:
@@ -57,8 +65,11 @@ class Outcomes:
 def main(config: ConfigDict, values: flags.FlagValues) -> None:
     """Calibrates as the configuration says and writes the file."""
     console = Console(stderr=True)
+    out = pathlib.Path(values.out)
+    if not out.parent.is_dir():
+        raise ConfigError(f"{out.parent}: no such folder; --out is a decision.json beside the model's weights")
     decision = calibrate(from_mapping(CalibrationConfig, config), console)
-    pathlib.Path(values.out).write_text(decision.to_json())
+    out.write_text(decision.to_json())
     console.print(
         f"{values.out}: {len(decision.lengths_s)} lengths x {len(decision.num_tracks)} sizes, model {decision.identity}"
     )
@@ -84,6 +95,10 @@ def calibrate(config: CalibrationConfig, console: Console) -> Decision:
         cache=config.cache,
         seed=config.seed,
     )
+    if len(searched.track_ids) < 2:
+        raise DatasetError(
+            f"{config.index} holds {len(searched.track_ids)} tracks; name an index of two and more in index_splits"
+        )
     sizes = sorted({*(min(n, len(searched.track_ids)) for n in config.num_tracks), len(searched.track_ids)})
     rng = np.random.default_rng(config.seed)
     kinds = [[plain(of_length) for of_length in excerpts], excerpts]
@@ -99,13 +114,16 @@ def calibrate(config: CalibrationConfig, console: Console) -> Decision:
 
 
 def cut_excerpts(embedder: Embedder, config: CalibrationConfig, console: Console) -> list[list[Excerpt]]:
-    """For each length, `most_excerpts` of the query set cut to it at a random place."""
+    """For each length, `most_excerpts` of the query set, of `most_tracks` tracks, cut to it at a random place."""
     rng = np.random.default_rng(config.seed)
     sources = {split: ClipSource(config.queries, split) for split in read_splits(config.queries)}
-    places = [(split, number) for split, source in sources.items() for number in range(len(source))]
-    chosen = [places[place] for place in sorted(rng.permutation(len(places))[: config.most_excerpts])]
+    places = [(split, number, source.row(number).track_id) for split, source in sources.items() for number in range(len(source))]
+    order = rng.permutation(len(places))
+    searched = set(list(dict.fromkeys(places[place][2] for place in order))[: config.most_tracks or None])
+    chosen = sorted([place for place in order if places[place][2] in searched][: config.most_excerpts])
     out: list[list[Excerpt]] = [[] for _ in config.lengths_s]
-    for split, number in progress(chosen, "excerpts", console=console, transient=True):
+    for place in progress(chosen, "excerpts", console=console, transient=True):
+        split, number, _ = places[place]
         clip, rate_hz = sources[split][number], sources[split].summary.sample_rate_hz
         whole_s = len(clip.samples) / rate_hz
         if whole_s < max(config.lengths_s):

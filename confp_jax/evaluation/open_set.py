@@ -30,7 +30,7 @@ from confp_jax.evaluation.reference import EvaluationReference, Excerpt, cut, em
 from confp_jax.mapping import ConfigError, from_mapping
 from confp_jax.metrics import bootstrap_interval
 from confp_jax.retrieval.decision import Decision, DecisionError, Judgement, confidence, load_decision
-from confp_jax.retrieval.embed import Embedder, Fingerprints, UnknownModelError, load_encoder
+from confp_jax.retrieval.embed import AudioError, Embedder, Fingerprints, UnknownModelError, load_encoder
 from confp_jax.retrieval.match import rank
 from confp_jax.retrieval.reference import Reference
 from confp_jax.training.checkpoint import CheckpointError
@@ -243,5 +243,5 @@ def _rows(trials: Trials, chosen: Bool[np.ndarray, " Q"]) -> Trials:
 
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Folder for the results.", required=True)
-    user_errors = (DatasetError, UnknownModelError, CheckpointError, DecisionError)
+    user_errors = (AudioError, DatasetError, UnknownModelError, CheckpointError, DecisionError)
     command_line.run(main, config_file="configs/open_set.py", errors=user_errors)

@@ -78,6 +78,10 @@ def add_paths(
     What was read before and has not changed since (size and time) is not read again; what has the content of a track that is
     there is not decoded. Commits about every hour of audio, so that a kill loses little. Without `fold` the index is left for
     later. `report(added, total)` is called after every file.
+
+    Raises:
+      OtherModelError: the database has become another model's since it was opened.
+      DatabaseError: another process is writing, or the disk is full.
     """
     files = find_audio(list(paths))
     results: list[Added] = []
@@ -87,6 +91,7 @@ def add_paths(
         report(result, len(files))
 
     with database.writing():
+        database.stamp.must_fit(embedder.stamp)
         known = database.known_files()
         contents = {track.sha256 for track in database.tracks()}
         unread = _Unread(files, known, done)
@@ -185,9 +190,14 @@ def update_tracks(
 
     Args:
       prune: remove the tracks whose files vanished.
+
+    Raises:
+      OtherModelError: the database has become another model's since it was opened.
+      DatabaseError: another process is writing, or the disk is full.
     """
     results: list[Added] = []
     with database.writing():
+        database.stamp.must_fit(embedder.stamp)
         tracks = database.tracks()
 
         def done(result: Added) -> None:

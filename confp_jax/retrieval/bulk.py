@@ -23,9 +23,9 @@ import apache_beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from confp_jax.audio.decode import find_audio
-from confp_jax.retrieval.database import DatabaseError, ModelStamp, NewTrack
-from confp_jax.retrieval.embed import DEFAULT_MODEL, HOP_S, Embedder, load_encoder
-from confp_jax.retrieval.exchange import write_fingerprints
+from confp_jax.retrieval.database import DatabaseError, NewTrack
+from confp_jax.retrieval.embed import DEFAULT_MODEL, Embedder, load_encoder
+from confp_jax.retrieval.exchange import file_stamp, write_fingerprints
 from confp_jax.retrieval.read_ahead import read_files
 
 Shard = tuple[str, ...]  # absolute paths
@@ -41,6 +41,7 @@ def fingerprint_all(
       beam: options of Beam's pipeline (`--runner=...` and its fellows).
     """
     out.mkdir(parents=True, exist_ok=True)
+    _check_model(out, model)
     files = sorted(str(path.absolute()) for path in find_audio(list(paths)))
     shards = [tuple(files[first : first + files_per_shard]) for first in range(0, len(files), files_per_shard)]
     todo = [shard for shard in shards if not _failures_file(out, shard).exists()]
@@ -56,13 +57,22 @@ def write_shard(shard: Shard, *, out: str, model: str) -> str:
     """Writes one shard's fingerprints and then, which makes it complete, the list of its files that failed."""
     embedder, folder = _encoder(model), pathlib.Path(out)
     failures: list[dict[str, str]] = []
-    stamp = ModelStamp(embedder.name, embedder.identity, HOP_S)
     path = folder / f"{_name(shard)}.parquet"
-    write_fingerprints(path, stamp, _tracks(shard, embedder, failures), dim=embedder.config.encoder.embedding_dim)
+    write_fingerprints(path, embedder.stamp, _tracks(shard, embedder, failures), dim=embedder.config.encoder.embedding_dim)
     partial = _failures_file(folder, shard).with_suffix(".part")
     partial.write_text("".join(json.dumps(failure) + "\n" for failure in failures))
     partial.replace(_failures_file(folder, shard))
     return str(path)
+
+
+def _check_model(out: pathlib.Path, model: str) -> None:
+    """One folder holds one model's fingerprints: what an interrupted run with other weights left is not gone on from."""
+    earlier, stamp = next(out.glob("*.parquet"), None), _encoder(model).stamp
+    if earlier and file_stamp(earlier).identity != stamp.identity:
+        raise DatabaseError(
+            f"{out} holds fingerprints of model {file_stamp(earlier).identity}, not of {stamp.name} ({stamp.identity}): "
+            "name another folder, or remove this one"
+        )
 
 
 @functools.lru_cache(maxsize=1)

@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float64
 
 from confp_jax.retrieval.database import Database, DatabaseError
 from confp_jax.retrieval.decision import Decision, fit_tail, load_decision
@@ -54,6 +53,11 @@ def calibrate_database(
         raise DatabaseError(f"{database.folder} holds {reference.num_tracks} tracks; calibration needs at least {LEAST_TRACKS}")
     same = {frozenset((section.track, section.other)) for section in shared_sections(reference, decision)}
     lengths_s = [length for length in decision.lengths_s if length >= reference.segment_s]
+    if not lengths_s:
+        raise DatabaseError(
+            f"{embedder.name}'s decision.json knows no query of {reference.segment_s:g} s or more, the length of what is stored; "
+            "make it anew with such `lengths_s`"
+        )
     rng, total = np.random.default_rng(seed), num_excerpts * len(lengths_s)
     tails, num_same = [], 0
     for place, length_s in enumerate(lengths_s):
@@ -84,9 +88,3 @@ def _stranger(
         ranking = ranking.without(other)
     judged = decision.judge(ranking, length_s=query.loud_s, num_tracks=reference.num_tracks - 1 - len(twins))
     return (float(judged.logits[0]) if len(judged.logits) else -20.0), bool(twins)
-
-
-def threshold_text(decision: Decision, calibration: Calibration) -> Float64[np.ndarray, "K 2"]:
-    """Starts of the tails before and after, for each measured length."""
-    before = [decision.tail(length_s=length, num_tracks=calibration.num_tracks)[0] for length in calibration.lengths_s]
-    return np.stack([before, np.array(calibration.tails)[:, 0]], axis=1)

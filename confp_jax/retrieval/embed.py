@@ -19,6 +19,7 @@ from confp_jax.mapping import suggestion
 from confp_jax.model.compiler import has_fast_bfloat16
 from confp_jax.model.conformer import with_narrow_kernels
 from confp_jax.model.shipped import shipped_folder, shipped_models
+from confp_jax.retrieval.database.records import ModelStamp
 from confp_jax.retrieval.windows import FASTER, Cut, batch_shapes, batch_sizes, cut_windows
 from confp_jax.training.checkpoint import EncoderState, encoder_identity, load_encoder_state
 from confp_jax.training.step import embed as embed_power
@@ -115,6 +116,11 @@ class Embedder:
     def sample_rate_hz(self) -> int:
         """The rate that `fingerprint` expects."""
         return self.config.audio.sample_rate_hz
+
+    @property
+    def stamp(self) -> ModelStamp:
+        """What a database of its fingerprints is marked with."""
+        return ModelStamp(self.name, self.identity, HOP_S)
 
     def embed(self, samples: np.ndarray, *, sample_rate_hz: int, hop_s: float = HOP_S) -> Float32[np.ndarray, "N E"]:
         """Unit vectors of all segments, `hop_s` apart; of audio shorter than one, those of the windows that hold it.
@@ -280,7 +286,7 @@ def load_encoder(model: str | pathlib.Path = DEFAULT_MODEL) -> Embedder:
         raise UnknownModelError(
             f"{name!r} is neither a shipped model nor a checkpoint folder{suggestion(name, shipped_models())}"
         )
-    config, state = load_encoder_state(folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder)
+    config, state = load_encoder_state(folder)
     return Embedder(name if is_shipped else str(folder.resolve()), config, state, folder=folder)
 
 

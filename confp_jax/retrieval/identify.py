@@ -11,11 +11,10 @@ from jaxtyping import Float32
 
 from confp_jax.audio.decode import DecodeError, decode_blocks, find_audio
 from confp_jax.audio.stream import STDIN, is_url, stream_blocks
-from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp
+from confp_jax.retrieval.database import Database, DatabaseError
 from confp_jax.retrieval.decision import FALSE_ALARM_RATE, TAIL_SHARE, Decision, load_decision
 from confp_jax.retrieval.embed import (
     DEFAULT_MODEL,
-    HOP_S,
     AudioError,
     Embedder,
     Fingerprints,
@@ -108,7 +107,8 @@ def open_database(folder: str | pathlib.Path, model: str | None) -> tuple[Databa
             )
         raise DatabaseError(
             f"{other}which has other weights now ({embedder.identity}): their fingerprints cannot be compared; "
-            f"`confp reindex {folder} --model {stamp.name}` makes those of its files anew"
+            f"`confp reindex {folder} --model {stamp.name}` makes those of its files anew, or --model FOLDER goes on with the "
+            "old weights, if you have them"
         )
     return database, embedder
 
@@ -126,8 +126,7 @@ def open_or_create(folder: str | pathlib.Path, model: str | None, *, precision: 
         if precision not in (None, database.precision):
             raise DatabaseError(f"{folder} stores vectors as {database.precision}; leave --precision out, or make a new database")
         return database, embedder
-    stamp = ModelStamp(embedder.name, embedder.identity, HOP_S)
-    return Database.create(folder, stamp, precision=precision or "float16"), embedder
+    return Database.create(folder, embedder.stamp, precision=precision or "float16"), embedder
 
 
 class Searcher:
@@ -209,9 +208,16 @@ class Searcher:
 
 
 def open_reference(database: Database, embedder: Embedder, *, build_index: bool = True) -> Reference:
-    """The database as of now, ready to be searched. Without `build_index` a stale index is taken as it is, new rows exactly."""
+    """The database as of now, ready to be searched. Without `build_index` a stale index is taken as it is, new rows exactly.
+
+    Raises:
+      OtherModelError: it has become another model's since it was opened.
+    """
+    expected = dataclasses.replace(embedder.stamp, hop_s=database.stamp.hop_s)
+    database.stamp.must_fit(expected)
     snapshot = database.snapshot()
     index = open_index(database, snapshot, build=build_index)
+    database.stamp.must_fit(expected)  # nor did it change while it was read
     return Reference(snapshot, index, hop_s=database.stamp.hop_s, segment_s=embedder.config.audio.segment_s)
 
 

@@ -4,9 +4,10 @@ import pathlib
 from collections.abc import Callable
 
 from confp_jax.retrieval.add import Added
-from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp, StoredTrack
+from confp_jax.retrieval.database import Database, DatabaseError, StoredTrack
+from confp_jax.retrieval.database.records import UPLOADED
 from confp_jax.retrieval.database.stage import begin_staging, stage, swap
-from confp_jax.retrieval.embed import HOP_S, Embedder
+from confp_jax.retrieval.embed import Embedder
 from confp_jax.retrieval.index import generation
 from confp_jax.retrieval.read_ahead import ReadFile, read_files
 
@@ -31,7 +32,7 @@ def reindex(
     Raises:
       DatabaseError: it has this model already, another process is writing, or the disk is full.
     """
-    stamp = ModelStamp(embedder.name, embedder.identity, HOP_S)
+    stamp = embedder.stamp
     if database.stamp.identity == stamp.identity:
         raise DatabaseError(f"{database.folder} is of model {embedder.name} ({embedder.identity}) already: nothing to do")
     results: list[Added] = []
@@ -61,6 +62,9 @@ def reindex(
 
 
 def _result(read: ReadFile, track: StoredTrack) -> Added:
+    if track.path.startswith(UPLOADED):
+        error = f"{track.path}: {track.name} was uploaded, so there is no file to read again; upload it again after --prune"
+        return Added(track.path, "failed", error=error)
     if read.error or read.track is None:
         return Added(track.path, "failed", error=read.error)
     if read.track.sha256 != track.sha256:

@@ -220,9 +220,7 @@ class Engine:
         self._seen = seen
 
     def _new_view(self, *, build_index: bool) -> View:
-        self._database.stamp.must_fit(self._model)
         searcher = Searcher(self._database, self._embedder, false_alarm_rate=self._false_alarm_rate, build_index=build_index)
-        self._database.stamp.must_fit(self._model)  # nor did it change while it was read
         return View(searcher, {track.id: track for track in searcher.reference.snapshot.tracks})
 
     def _long(self, samples: Float32[np.ndarray, " n"]) -> Fingerprints:

@@ -191,7 +191,8 @@ def load_encoder_state(folder: epath.PathLike) -> tuple[TrainConfig, EncoderStat
     """Configuration and arrays (float32, on the first device) of an encoder.
 
     Args:
-      folder: what `save_encoder` wrote, a run's workdir (its newest checkpoint), or one step of it.
+      folder: what `save_encoder` wrote, an exported model's with that in it, a run's workdir (its newest checkpoint), or one
+        step of it.
 
     Raises:
       CheckpointError: no such folder, or no checkpoint of this project in it.
@@ -282,9 +283,11 @@ def complete_steps(folder: epath.Path) -> list[int]:
 
 
 def _checkpoint_path(folder: epath.Path) -> epath.Path:
-    """The step to load: the folder itself, or the newest complete step of a run."""
+    """The step to load: the folder itself, that of an exported model, or the newest complete step of a run."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such checkpoint folder; `confp models` lists the models that ship")
+    if (folder / "checkpoint").is_dir():
+        return folder / "checkpoint"
     for run in (folder / "checkpoints", folder):
         steps = complete_steps(run)
         if steps:

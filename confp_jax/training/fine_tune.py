@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,16 +22,18 @@ from confp_jax.training.step import TrainState
 # An encoder that differs in these can be taken over: in the folded ones where theirs is a multiple, in the others always.
 _FOLDED = ("encoder.frames_per_token", "encoder.pool_segments")
 _RESPACED = ("mel.num_mels", "mel.fmin_hz", "mel.fmax_hz", "mel.scale")
-_ADAPTED = ("encoder.dropout", "encoder.conv_norm", "encoder.num_layers", *_FOLDED, *_RESPACED)
+_CHANGED = ("encoder.conv_norm", "encoder.num_layers", *_FOLDED, *_RESPACED)
+_ADAPTED = ("encoder.dropout", *_CHANGED)
 
 
 def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
     """The state of step 0 with the encoder of `config.init_from` (a shipped model's name, or a checkpoint folder) in it.
 
     Its normalisation in the convolution may be the other kind: scale and offset are taken over, BatchNorm's running statistics
-    where both have them. It may have fewer layers: those that are added change nothing until they are trained (`_origin`). Of one
-    with more layers the first are taken and the last; of one with longer tokens or more parts, the sums over these; one with mel
-    filters elsewhere reads them from the nearest (`_fitted`): that is a beginning, no longer the same encoder.
+    where both have them. It may have fewer layers: those that are added change nothing until they are trained (`_origin`). Of
+    one with more layers the first are taken and the last; of one with longer tokens or more parts, the sums over these; one
+    with mel filters elsewhere reads them from the nearest (`_fitted`): that is a beginning, no longer the same encoder. What
+    was changed is told on standard error.
 
     Raises:
       ConfigError: that encoder has other sizes, or hears other features; the message lists what to set.
@@ -39,6 +42,7 @@ def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
     source, encoder = load_encoder_state(source_folder(config.init_from))
     if misfits := _misfits(source, config):
         raise ConfigError(f"init_from={config.init_from} is of other settings than this run: {'; '.join(misfits)}")
+    _tell_changes(source, config)
     depths = source.encoder.num_layers, config.encoder.num_layers
     params = _taken(state.params, _fitted(encoder.params, source, config), *depths)
     average = jax.tree.map(jnp.copy, params)  # one array may not be given away twice
@@ -57,6 +61,14 @@ def _misfits(source: TrainConfig, config: TrainConfig) -> list[str]:
     indivisible = [name for name in _FOLDED if old[name] % new[name]]
     divisors = [f"set --config.{name} to a divisor of {old[name]} (not {new[name]})" for name in indivisible]
     return what_to_set(source, config, [*names, "audio.sample_rate_hz"]) + divisors
+
+
+def _tell_changes(source: TrainConfig, config: TrainConfig) -> None:
+    """A range of mels that an update of the defaults has changed should be no surprise."""
+    old, new = flat_fields(source), flat_fields(config)
+    changes = [f"{name}={new[name]} instead of {old[name]}" for name in _CHANGED if old[name] != new[name]]
+    if changes and jax.process_index() == 0:
+        print(f"init_from={config.init_from} is changed for this run: {', '.join(changes)}", file=sys.stderr)
 
 
 def what_to_set(source: TrainConfig, config: TrainConfig, names: Iterable[str]) -> list[str]:
@@ -138,8 +150,8 @@ def _origin(name: str, old_depth: int, depth: int) -> str | None:
 
 
 def source_folder(source: str) -> str | pathlib.Path:
-    """The checkpoint folder of a shipped model's name; anything else is one."""
-    return shipped_folder(source) / "checkpoint" if source in shipped_models() else source
+    """The folder of a shipped model's name; anything else is one."""
+    return shipped_folder(source) if source in shipped_models() else source
 
 
 def _norm_free(path: Any) -> str:

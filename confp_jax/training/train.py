@@ -123,7 +123,7 @@ def _with_batch(config: TrainConfig, batch_size: int) -> TrainConfig:
 
 def _open_batches(config: TrainConfig, stage: Stage, first_batch: int) -> Iterator[dict[str, np.ndarray]]:
     """A stage's batches on this process. Its seed: every stage shuffles by its own, the first by the configuration's."""
-    of_stage = dataclasses.replace(_with_batch(config, stage.phase.batch_size), seed=config.seed + stage.first_step)
+    of_stage = dataclasses.replace(_with_batch(config, stage.phase.batch_size), seed=(config.seed + stage.first_step) % 2**31)
     layout = resident_layout(config, make_mesh()) if config.data.residency == "device" else None
     place = {"process": jax.process_index(), "num_processes": jax.process_count()}
     return train_batches(of_stage, **place, first_batch=first_batch, layout=layout)

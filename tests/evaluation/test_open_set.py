@@ -183,6 +183,8 @@ def test_calibrate_then_measure_on_real_clips(checkpoint, prepared, queries, tmp
     assert made.lengths_s == (3.0, 5.9) and made.num_tracks == (1, 4, 8) and np.isfinite(made.weights).all()
     with pytest.raises(ConfigError, match=r"excerpts of 6.0 s.*segment_s=10.0"):
         calibrate(from_mapping(CalibrationConfig, values | {"lengths_s": (9.9,)}), QUIET)
+    of_three = from_mapping(CalibrationConfig, values | {"lengths_s": (3.0,), "most_tracks": 3, "most_excerpts": 12})
+    assert calibrate(of_three, QUIET).num_tracks == (1, 3)  # its excerpts are of these three
     (checkpoint / "decision.json").write_text(made.to_json())
     try:
         encoder = load_encoder(checkpoint)
@@ -208,6 +210,12 @@ def test_kept_fingerprints_are_those_of_the_model(checkpoint, prepared, tmp_path
     again = embed_reference(encoder, str(prepared), ("test",), QUIET, cache=str(tmp_path))
     np.testing.assert_array_equal(first.reference.snapshot.vectors, again.reference.snapshot.vectors)
     assert len(list(tmp_path.rglob("*.npy"))) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"lengths_s": (3.0, 1.0)}, {"lengths_s": (0.5, 3.0)}, {"lengths_s": ()}, {"num_tracks": (0,)}])
+def test_a_calibration_that_cannot_be(wrong):
+    with pytest.raises(ConfigError, match=f"{next(iter(wrong))}=.*must"):
+        from_mapping(CalibrationConfig, calibrate_config().to_dict() | wrong)
 
 
 def test_no_query_sets(tmp_path):

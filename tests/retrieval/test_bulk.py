@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from confp_jax.retrieval.add import add_paths
-from confp_jax.retrieval.database import Database
+from confp_jax.retrieval.database import Database, DatabaseError
 from confp_jax.retrieval.identify import open_or_create
 
 pytest.importorskip("apache_beam")
@@ -36,6 +36,9 @@ def test_what_beam_fingerprints_is_what_add_adds(music_dir: pathlib.Path, tmp_pa
     assert fingerprint_all([music], out, **settings) == [failure]
     changed = {path.name.split(".")[0] for path in out.iterdir() if path.stat().st_mtime_ns != written.get(path)}
     assert changed == {lost.stem}
+
+    with pytest.raises(DatabaseError, match=r"holds fingerprints of model \w+, not of small .*name another folder"):
+        fingerprint_all([music], out, **settings | {"model": "small"})
 
     imported = Database.create(tmp_path / "bulk.db", file_stamp(lost))
     assert import_files(imported, [out]).num_added == 3

@@ -10,10 +10,13 @@ import soundfile
 
 from confp_jax.cli import main
 from confp_jax.retrieval import reindex as reindex_module
-from confp_jax.retrieval.add import add_paths
-from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp
+from confp_jax.retrieval.add import add_paths, add_track, update_tracks
+from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp, NewTrack, OtherModelError
+from confp_jax.retrieval.database.records import UPLOADED
 from confp_jax.retrieval.database.verify import verify
 from confp_jax.retrieval.embed import load_encoder
+from confp_jax.retrieval.identify import CALIBRATION_SETTING, Searcher
+from confp_jax.retrieval.library import Library
 from confp_jax.retrieval.reindex import reindex
 
 RATE = 16_000
@@ -233,6 +236,34 @@ class TestReindex:
         assert (status, done["swapped"], len(done["tracks"])) == (0, True, 2)
         assert names(db) == ["one", "one", "two"]
         assert verify(db) == []
+
+    def test_one_that_has_it_open_neither_writes_to_it_nor_asks_it(self, db, embedder, other, files):
+        """A program that runs on through `confp reindex` would mix two models' fingerprints, and find nothing."""
+        library = Library(db.folder)
+        reindex(db, other)
+        again = "the database is of .* now, not of .*; open it anew"
+        for use in (
+            lambda: add_paths(db, embedder, [files]),
+            lambda: update_tracks(db, embedder),
+            lambda: Searcher(db, embedder),
+            lambda: library.add(files),
+            library.refresh,
+        ):
+            with pytest.raises(OtherModelError, match=again):
+                use()
+        assert Library(db.folder).identify_file(files / "two.flac").matches[0].track == "two"
+        self.check(db, other)
+
+    def test_what_cannot_come_along_is_told(self, confp, db, embedder, other):
+        """An uploaded track has no file; a threshold that was measured with the old model is none of the new one's."""
+        rows = np.eye(3, db.snapshot().vectors.shape[1], dtype=np.float32)
+        add_track(db, NewTrack("jingle", f"{UPLOADED}1", "1" * 64, 3.6, rows), model=db.stamp)
+        db.set_setting(CALIBRATION_SETTING, json.dumps({"identity": embedder.identity}))
+        status, _, err = confp("reindex", db.folder, "--model", other.name)
+        assert status == 1 and "jingle was uploaded, so there is no file to read again; upload it again after --prune" in err
+        status, out, err = confp("reindex", db.folder, "--model", other.name, "--prune")
+        assert status == 0 and "4 tracks" in out and f"`confp calibrate {db.folder}`" in err
+        self.check(db, other)
 
 
 class TestParquet:

@@ -68,6 +68,19 @@ def test_a_run_begins_with_it(tiny, saved, tmp_path: pathlib.Path) -> None:
     train(dataclasses.replace(config, init_from="gone"), tmp_path, stop_at_step=2)
 
 
+def test_an_exported_models_folder_will_do(tiny, saved, capsys) -> None:
+    """As for `--model`; what of it is changed for the run is told."""
+    folder, source = saved
+    config = tiny(init_from=str(folder), mel={"fmax_hz": 7000.0})
+    begin_from(_build(config), config)
+    assert capsys.readouterr().err == f"init_from={folder} is changed for this run: mel.fmax_hz=7000.0 instead of 8000.0\n"
+    same = tiny(init_from=str(folder))
+    begun = begin_from(_build(same), same)
+    assert not capsys.readouterr().err
+    for one, other in zip(jax.tree.leaves(begun.params), jax.tree.leaves(source.params), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
 def test_a_shipped_model_by_name(tiny, root: pathlib.Path) -> None:
     source, encoder = load_encoder_state(root / "confp_jax" / "pretrained" / "edge" / "checkpoint")
     config = dataclasses.replace(source, init_from="edge", phases=())

@@ -26,8 +26,8 @@ def merge_databases(
     Raises:
       DatabaseError: another model's, or the disk is full.
     """
-    same_model(database, str(other.folder), other.stamp.identity, other.stamp.hop_s)
     with database.writing():
+        same_model(database, str(other.folder), other.stamp.identity, other.stamp.hop_s)
         contents = {track.sha256 for track in database.tracks()}
         known = other.known_files()
         snapshot = other.snapshot()
