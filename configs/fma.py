@@ -5,7 +5,7 @@
 small, medium, large: the paper's Table 1 and PAPER.md's open points. edge: ours, for CPUs: 8 frames a token and 4 pooled parts.
 tiny: for tests and the quickstart, not for use.
 
-Measured: see the model cards, confp_jax/pretrained/*/README.md, for the runs that made the shipped weights.
+Measured: see the model cards, confp_jax/pretrained/*/README.md and edge/RECIPE.md, for the runs that made the shipped weights.
 
 Hard examples, `edge` (then of two layers, with the draws of its first stages) from random weights, 506 steps of 64 pairs on 705
 clips of 30 s, seed 0; validation (88 held-out tracks, 440 distorted excerpts, so that 4 points are chance), right track / within
@@ -22,7 +22,7 @@ What the paper fixes, and a teacher, in the same way (a later version of this co
     as it stands                         41.1  28.6   11.4
     without SpecAugment                  52.5  40.5   16.8  (few steps: the encoder is still far from knowing the tracks by heart)
     without the Beta(8, 2) shift         43.9  28.6   11.4  (the two crops at the same place: no difference, within chance)
-    learning `edge`'s fingerprints       69.8  56.8   24.3  (teacher=edge)
+    learning `edge`'s fingerprints       69.8  56.8   24.3  (teacher=edge, when both had mels up to 8 kHz)
 
 What else a recipe is made of, in runs of equal time: `edge` of two layers from random weights at a learning rate of 5e-4, 378
 steps of 64 pairs (6 to 7 minutes of two cores that had other work as well), one change each. Of 3,960 validation queries in
@@ -47,10 +47,10 @@ reverb, and in reverb with noise. Two seeds differ by 0.9, so that only what dif
     half of the pairs from these, the cheap drawn on top   80.1   34.8   51.8   83.0   68.6
     crops from the full-length originals                   81.3   37.5   55.5   85.7   73.2
 
-(`configs/fma.py:edge --config.encoder.num_layers=2 --config.data.short_p=0 --config.num_epochs=18
+(`configs/fma.py:edge --config.encoder.num_layers=2 --config.data.short_p=0 --config.num_epochs=18 --config.mel.fmax_hz=8000
 --config.optimizer.learning_rate=5e-4` and the change. Stored replicas: `configs/prepare.py` with num_replicas=8, and every
 `_p` of `data.mix` 0; half of them: `clean_p` 0.5, as `edge` has it. These two and the full-length tracks: 396 steps, for one
-track more. What the narrower mels are worth from the shipped weights on is in `edge`'s card.)
+track more. `edge` has had the narrower mels since: what they were worth in its own training is in its RECIPE.md.)
 """
 
 from typing import Any
@@ -219,7 +219,8 @@ def _validation() -> dict[str, Any]:
 
 
 def _train_as_shipped(config: ConfigDict) -> None:
-    """What the last stages of the shipped `edge` were trained with: its card has the reasons and what each was worth."""
+    """What the last stages of the shipped `edge` were trained with: RECIPE.md beside it has the reasons and what each was worth."""
+    config.mel.fmax_hz = 4_000.0
     config.spec_augment.update({"num_frequency_masks": 1, "max_mels": 8, "num_time_masks": 1, "max_frames": 30})
     config.data.short_p = 0.25
     config.data.mix.update({"noise_snr_db": (-5.0, 17.0), "tempo_p": 0.45, "tempo": (0.66, 1.38)})
