@@ -219,7 +219,7 @@ def _validation() -> dict[str, Any]:
 
 
 def _train_as_shipped(config: ConfigDict) -> None:
-    """What the last stages of the shipped `edge` were trained with: RECIPE.md beside it has the reasons and what each was worth."""
+    """What the last stages of the shipped `edge` were trained with; the reasons, and what each was worth: in its RECIPE.md."""
     config.mel.fmax_hz = 4_000.0
     config.spec_augment.update({"num_frequency_masks": 1, "max_mels": 8, "num_time_masks": 1, "max_frames": 30})
     config.data.short_p = 0.25
