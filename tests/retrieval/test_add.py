@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import threading
 import tracemalloc
+import types
 
 import numpy as np
 import pytest
@@ -222,6 +223,6 @@ def test_a_track_without_a_file(filled):
     assert add_track(filled, new, model=filled.stamp) == (stored, False)
     with pytest.raises(OtherModelError, match="open it anew"):
         add_track(filled, track(8), model=ModelStamp("other", "0123", filled.stamp.hop_s))
-    results = update_tracks(filled, None, prune=True)
+    results = update_tracks(filled, types.SimpleNamespace(stamp=filled.stamp), prune=True)  # nothing is there to encode
     assert [result.status for result in results] == ["removed"] * 3 + ["unchanged"]
     assert [kept.id for kept in filled.tracks()] == [stored.id]
