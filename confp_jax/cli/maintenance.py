@@ -137,11 +137,14 @@ def _reindex(args: argparse.Namespace) -> int:
         print_json({"swapped": swapped, "tracks": [dataclasses.asdict(result) for result in results]})
     elif swapped:
         print(f"{args.db} is now of model {database.stamp.name}, {len(database.tracks())} tracks")
-        if was_calibrated:
-            print(f"its threshold was measured with the old model: `confp calibrate {args.db}` does so again", file=sys.stderr)
     else:
         print(f"{failed} tracks could not be fingerprinted, so {args.db} still has its old model: bring their files back and "
               "run this again; or --prune removes them", file=sys.stderr)  # fmt: skip
+    if swapped and was_calibrated:
+        print(
+            f"{args.db}: its threshold was measured with the old model; `confp calibrate {args.db}` does so again",
+            file=sys.stderr,
+        )
     return 0 if swapped else 1
 
 

@@ -117,13 +117,14 @@ def cut_excerpts(embedder: Embedder, config: CalibrationConfig, console: Console
     """For each length, `most_excerpts` of the query set, of `most_tracks` tracks, cut to it at a random place."""
     rng = np.random.default_rng(config.seed)
     sources = {split: ClipSource(config.queries, split) for split in read_splits(config.queries)}
-    places = [(split, number, source.row(number).track_id) for split, source in sources.items() for number in range(len(source))]
+    places = [(split, number) for split, source in sources.items() for number in range(len(source))]
+    track_ids = [sources[split].row(number).track_id for split, number in places]
     order = rng.permutation(len(places))
-    searched = set(list(dict.fromkeys(places[place][2] for place in order))[: config.most_tracks or None])
-    chosen = sorted([place for place in order if places[place][2] in searched][: config.most_excerpts])
+    searched = set(list(dict.fromkeys(track_ids[place] for place in order))[: config.most_tracks or None])
+    chosen = sorted([place for place in order if track_ids[place] in searched][: config.most_excerpts])
     out: list[list[Excerpt]] = [[] for _ in config.lengths_s]
     for place in progress(chosen, "excerpts", console=console, transient=True):
-        split, number, _ = places[place]
+        split, number = places[place]
         clip, rate_hz = sources[split][number], sources[split].summary.sample_rate_hz
         whole_s = len(clip.samples) / rate_hz
         if whole_s < max(config.lengths_s):

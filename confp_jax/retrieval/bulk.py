@@ -39,6 +39,9 @@ def fingerprint_all(
     Args:
       model: a shipped model, or a checkpoint folder that all workers see.
       beam: options of Beam's pipeline (`--runner=...` and its fellows).
+
+    Raises:
+      DatabaseError: `out` holds another model's fingerprints.
     """
     out.mkdir(parents=True, exist_ok=True)
     _check_model(out, model)

@@ -1,6 +1,8 @@
 """What the retrieval tests share: music, and an untrained encoder: it tells clean copies apart, which plumbing needs."""
 
+import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ import soundfile
 from sample_tracks import STAMP, track
 
 from confp_jax.audio.decode import decode
+from confp_jax.cli import main
+from confp_jax.retrieval.add import add_paths
 from confp_jax.retrieval.database import Database, ModelStamp
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples" / "music"
@@ -82,3 +86,39 @@ def filled(tmp_path) -> Database:
         database.add([track(0, 3), track(1, 4)])
         database.add([track(2, 6)])
     return database
+
+
+@pytest.fixture(scope="session")
+def originals(music, tmp_path_factory) -> pathlib.Path:
+    """Four tracks of 5 s with tags, one name among them twice."""
+    folder = tmp_path_factory.mktemp("music")
+    for i, name in enumerate(("one.flac", "two.flac", "sub/one.flac", "Björk.flac")):
+        (folder / name).parent.mkdir(exist_ok=True)
+        with soundfile.SoundFile(folder / name, "w", 16_000, 1) as file:
+            file.title, file.artist, file.album = f"Title {i}", ("Ann", "Bob")[i % 2], "Álbum"
+            file.write(music[i * 5 * 16_000 : (i + 1) * 5 * 16_000])
+    return folder
+
+
+@pytest.fixture
+def tagged(originals, tmp_path) -> pathlib.Path:
+    return shutil.copytree(originals, tmp_path / "music")
+
+
+@pytest.fixture
+def db(embedder, tagged, tmp_path) -> Database:
+    database = Database.create(tmp_path / "music.db", ModelStamp(embedder.name, embedder.identity, 0.3))
+    assert all(r.status == "added" for r in add_paths(database, embedder, [tagged]))
+    return database
+
+
+@pytest.fixture
+def confp(capsys):
+    """Runs a command; returns (status, stdout, stderr), stdout parsed where --json was asked for."""
+
+    def run(*arguments: object):
+        status = main(list(map(str, arguments)))
+        out, err = capsys.readouterr()
+        return status, json.loads(out) if "--json" in arguments else out, err
+
+    return run
