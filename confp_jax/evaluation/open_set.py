@@ -1,7 +1,7 @@
 """The verdict measured: false alarms against misses, offsets, and how well the confidence keeps its word.
 
     python -m confp_jax.evaluation.open_set --config=configs/open_set.py --config.model=edge \\
-        --config.index=prepared/fma --config.queries='("prepared/validation","prepared/test")' --out=results/open_set
+        --config.index=prepared/fma --config.queries=prepared/validation,prepared/queries --out=results/open_set
 
 Every excerpt is searched by the program's own matching, once with its track in the database and once with it passed over. Writes
 OUT/open_set.json, OUT/open_set.md and OUT/open_set.png. Intervals are by bootstrap over tracks.
@@ -25,9 +25,9 @@ from confp_jax import command_line
 from confp_jax.data.clips import ClipSource, read_splits
 from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.figures import draw_open_set, save
-from confp_jax.evaluation.query_sets import spread
+from confp_jax.evaluation.query_sets import find_query_sets, spread
 from confp_jax.evaluation.reference import EvaluationReference, Excerpt, cut, embed_reference
-from confp_jax.mapping import ConfigError, from_mapping
+from confp_jax.mapping import from_mapping
 from confp_jax.metrics import bootstrap_interval
 from confp_jax.retrieval.decision import Decision, DecisionError, Judgement, confidence, load_decision
 from confp_jax.retrieval.embed import AudioError, Embedder, Fingerprints, UnknownModelError, load_encoder
@@ -44,7 +44,7 @@ class OpenSetConfig:
     index: str = ""
     index_splits: tuple[str, ...] = ("training", "validation", "test")
     cache: str = ""
-    queries: tuple[str, ...] = ()
+    queries: str = ""
     conditions: tuple[str, ...] = ()
     lengths_s: tuple[float, ...] = (0.0,)
     false_alarm_rate: float = 0.001
@@ -85,21 +85,19 @@ def run(config: OpenSetConfig, out: pathlib.Path) -> dict:
     """Measures every query set, condition and length; writes the results and returns them.
 
     Raises:
-      DatasetError: the index or a query set is missing.
-      ConfigError: no query sets.
+      DatasetError: the index or a query set is missing, or two sets have one name.
     """
-    if not config.queries:
-        raise ConfigError("queries is empty; name query sets made by data_prep.make_queries")
+    sets = find_query_sets(config.queries, config.conditions)
     console = Console(stderr=True)
     embedder = load_encoder(config.model)
     decision = load_decision(embedder.folder, embedder.identity)
     searched = embed_reference(embedder, config.index, config.index_splits, console, cache=config.cache)
     results, curves, pairs = [], {}, {}
-    for folder in config.queries:
+    for one in sets:
         for length_s in config.lengths_s:
-            excerpts = read_excerpts(embedder, folder, config.conditions, length_s, console, seed=config.seed)
+            excerpts = read_excerpts(embedder, str(one.folder), one.conditions, length_s, console, seed=config.seed)
             trials = measure(excerpts, searched, decision, console)
-            name = f"{pathlib.Path(folder).name} {excerpts[0].fingerprints.duration_s:.1f} s"
+            name = f"{one.name} {excerpts[0].fingerprints.duration_s:.1f} s"
             curves[name], pairs[name] = curve(trials), alarm_pairs(trials, searched, config.false_alarm_rate)
             conditions = np.array([excerpt.condition for excerpt in excerpts])
             for condition in [*dict.fromkeys(conditions), "all"]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from configs.calibrate import get_config as calibrate_config
 from configs.open_set import get_config as open_set_config
 from configs.queries import get_config as query_config
+from confp_jax.data.records import DatasetError
 from confp_jax.evaluation import open_set
 from confp_jax.evaluation.calibrate import CalibrationConfig, Outcomes, calibrate, fit_cell, search_all
 from confp_jax.evaluation.open_set import OpenSetConfig, Trials, curve, measure, summary
@@ -189,7 +190,7 @@ def test_calibrate_then_measure_on_real_clips(checkpoint, prepared, queries, tmp
     try:
         encoder = load_encoder(checkpoint)
         assert load_decision(encoder.folder, encoder.identity).calibrated
-        values = open_set_config().to_dict() | {"model": str(checkpoint), "index": str(prepared), "queries": (str(queries),)}
+        values = open_set_config().to_dict() | {"model": str(checkpoint), "index": str(prepared), "queries": str(queries)}
         config = from_mapping(OpenSetConfig, values | {"conditions": ("clean", "stretch_115"), "lengths_s": (3.0, 0.0)})
         found = open_set.run(dataclasses.replace(config, cache=str(tmp_path / "cache")), tmp_path / "out")
     finally:
@@ -218,6 +219,10 @@ def test_a_calibration_that_cannot_be(wrong):
         from_mapping(CalibrationConfig, calibrate_config().to_dict() | wrong)
 
 
-def test_no_query_sets(tmp_path):
-    with pytest.raises(ConfigError, match="queries is empty"):
+def test_query_sets_that_cannot_be(queries, tmp_path):
+    with pytest.raises(DatasetError, match="queries is empty"):
         open_set.run(OpenSetConfig(), tmp_path)
+    with pytest.raises(DatasetError, match="two query sets have one name"):  # one's curves would stand for both
+        open_set.run(OpenSetConfig(queries=f"{queries},{queries}"), tmp_path)
+    with pytest.raises(DatasetError, match="no query set has the condition 'reverb'"):
+        open_set.run(OpenSetConfig(queries=str(queries.parent), conditions=("reverb",)), tmp_path)
