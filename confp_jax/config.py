@@ -146,13 +146,12 @@ class MixConfig:
 
     @property
     def warps_mel(self) -> bool:
-        """Whether mel power has to be made on the host, by a shifted filterbank or with a colour."""
+        """Whether mel power is what is changed, by a shifted filterbank or with a colour."""
         return bool(self.tempo_p or self.pitch_p or self.colour_p)
 
-    @property
-    def needs_host(self) -> bool:
-        """Whether samples are changed by what a device does not do."""
-        return bool(self.room_p or self.coloured_p or self.tanh_p)
+    def lead_samples(self, sample_rate_hz: int) -> int:
+        """Samples before a window that its replica is made of: none without rooms."""
+        return round(self.lead_s * sample_rate_hz) if self.room_p else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,12 +179,11 @@ class DataConfig:
         _positive(self, "data", "batch_size", "crops_per_track", "tracks_per_album", "num_shares")
         if self.num_shares > 1 and self.tracks_per_album > 1:
             raise ConfigError("data.tracks_per_album=2 and more needs all shards on every host: set data.num_shares=1")
-        if self.mix.warps_mel and self.mel_on != "host":
-            raise ConfigError("data.mix.tempo_p, pitch_p and colour_p work on mel power: set data.mel_on=host, or them to 0")
-        if self.residency == "device" and (self.mel_on == "host" or self.mix.warps_mel or self.mix.needs_host):
+        if self.residency == "device" and self.mel_on == "host":
+            raise ConfigError("data.residency=device keeps the audio where mel power is made: set data.mel_on=device")
+        if self.mix.warps_mel and self.mel_on != "host" and self.residency != "device":
             raise ConfigError(
-                "data.residency=device cuts stored audio on the device and mixes in noise, no more: set data.mel_on=device, all "
-                "probabilities of data.mix but noise_p and second_noise_p to 0, or set data.residency=host"
+                "data.mix.tempo_p, pitch_p and colour_p work on mel power: set data.mel_on=host, residency=device, or them to 0"
             )
 
     def check_divides(self, batch_size: int) -> None:

@@ -14,7 +14,8 @@ from confp_jax.audio.mel import mel_power
 from confp_jax.audio.segments import PairCrop, draw_pair_crops, replica_start_s
 from confp_jax.config import TrainConfig
 from confp_jax.data.clips import ClipSource
-from confp_jax.data.mixing import Mixer, NoiseDraw, PitchAndTempo, resample
+from confp_jax.data.draws import NO_NOISE, SEMITONE_STEPS, MixDraw
+from confp_jax.data.mixing import Mixer, colour, resample
 from confp_jax.data.order import AlbumDraw, EpochOrder, ShareDraw, tracks_to_train
 from confp_jax.data.records import DatasetError, to_int16
 from confp_jax.data.resident import Layout, first_noise_rows
@@ -25,8 +26,8 @@ _NUM_THREADS = 4  # and as many batches read ahead
 class PairCutter(grain.transforms.RandomMap):
     """A track number to `crops_per_track` pairs: {"anchor", "replica"}, each [crops, samples] int16 or [crops, T, F] float32.
 
-    With a `layout` of the audio in device memory, the same draws give the crops' places instead, [crops, 3] int32, and those of
-    the noises to mix in: "noise" [crops, 2, 2] int32 (row, sample) and "noise_snr_db" [crops, 2] (infinity: none).
+    With a `layout` of the audio in device memory, the same draws give the crops' places instead, [crops, 3] int32, and what is
+    mixed: "mix", [crops, fields] float32, rows of `MixDraw` in which a noise is a row of `first_noise_rows` and a sample in it.
 
     Raises:
       DatasetError: the clips' order or rate is not what the configuration needs, or it asks for sounds that are not there.
@@ -56,14 +57,11 @@ class PairCutter(grain.transforms.RandomMap):
         clean, replica = self._draw_clips(int(element), rng)
         played = self._mixer.draw_pitch_and_tempo(rng)
         crops = self._draw_crops(clean, replica, played.tempo, rng)
-        noises = [self._mixer.draw_noises(rng, self._config.audio.segment_samples) for _ in crops]
+        mixes = [self._mixer.draw(rng, played, self._config.audio.segment_samples) for _ in crops]
         if self._layout is not None:
-            return self._places(self._layout, clean, replica, crops, noises)
+            return self._places(self._layout, clean, replica, crops, mixes)
         anchors = [self._feature(self._source.crop(clean, *self._span(crop.anchor_start_s, clean))) for crop in crops]
-        replicas = [
-            self._replica(replica, crop.replica_start_s, played, of_crop, rng)
-            for crop, of_crop in zip(crops, noises, strict=True)
-        ]
+        replicas = [self._replica(replica, crop.replica_start_s, drawn) for crop, drawn in zip(crops, mixes, strict=True)]
         return {"anchor": np.stack(anchors), "replica": np.stack(replicas)}
 
     def cut_replica(self, track: int, anchor_start_s: float, rng: np.random.Generator) -> np.ndarray:
@@ -72,24 +70,31 @@ class PairCutter(grain.transforms.RandomMap):
         played = self._mixer.draw_pitch_and_tempo(rng)
         rate = self._source.row(replica).rate * played.tempo
         start_s = replica_start_s(anchor_start_s, shift_s=0.0, rate=rate, segment_s=self._config.audio.segment_s)
-        noises = self._mixer.draw_noises(rng, self._config.audio.segment_samples)
-        return self._replica(replica, max(start_s, 0.0), played, noises, rng)
+        drawn = self._mixer.draw(rng, played, self._config.audio.segment_samples)
+        return self._replica(replica, max(start_s, 0.0), drawn)
 
     def _places(
-        self, layout: Layout, clean: int, replica: int, crops: Sequence[PairCrop], noises: Sequence[Sequence[NoiseDraw]]
+        self, layout: Layout, clean: int, replica: int, crops: Sequence[PairCrop], mixes: Sequence[MixDraw]
     ) -> dict[str, np.ndarray]:
-        """Where a device finds what `random_map` would have cut and mixed."""
+        """Where a device finds what `random_map` would have cut, and what it mixes."""
         anchors = [layout.place(clean, self._span(crop.anchor_start_s, clean)[0]) for crop in crops]
-        replicas = [layout.place(replica, self._span(crop.replica_start_s, replica)[0]) for crop in crops]
-        places = {"anchor": np.stack(anchors), "replica": np.stack(replicas)}
-        if self._mixer.noise is None:
-            return places
-        noise, snr_db = np.zeros((len(crops), 2, 2), np.int32), np.full((len(crops), 2), np.inf, np.float32)
-        for crop, of_crop in enumerate(noises):
-            for i, drawn in enumerate(of_crop):
-                row, sample = divmod(drawn.start, layout.row_samples)
-                noise[crop, i], snr_db[crop, i] = (self._noise_rows[drawn.number] + row, sample), drawn.snr_db
-        return places | {"noise": noise, "noise_snr_db": snr_db}
+        if not self._config.data.mix.is_on:
+            replicas = [layout.place(replica, self._span(crop.replica_start_s, replica)[0]) for crop in crops]
+            return {"anchor": np.stack(anchors), "replica": np.stack(replicas)}
+        replicas, rows = [], []
+        for crop, drawn in zip(crops, mixes, strict=True):
+            first, lead = self._heard_from(crop.replica_start_s, drawn.tempo)
+            replicas.append(layout.place(replica, first))
+            rows.append(self._on_device(drawn._replace(lead=lead), layout.row_samples))
+        return {"anchor": np.stack(anchors), "replica": np.stack(replicas), "mix": np.array(rows, np.float32)}
+
+    def _on_device(self, drawn: MixDraw, row_samples: int) -> MixDraw:
+        """With the places of its noises in rows."""
+        for number, start in (("noise", "noise_start"), ("second_noise", "second_start")):
+            if getattr(drawn, number) != NO_NOISE:
+                row, sample = divmod(getattr(drawn, start), row_samples)
+                drawn = drawn._replace(**{number: int(self._noise_rows[getattr(drawn, number)]) + row, start: sample})
+        return drawn
 
     def _draw_clips(self, track: int, rng: np.random.Generator) -> tuple[int, int]:
         """Numbers of the clean clip and of a replica (which is the clean clip where there are none, and with `clean_p`)."""
@@ -129,31 +134,33 @@ class PairCutter(grain.transforms.RandomMap):
         start = min(max(round(start_s * self._config.audio.sample_rate_hz), 0), last)
         return start, start + length
 
-    def _replica(
-        self, clip: int, start_s: float, played: PitchAndTempo, noises: Sequence[NoiseDraw], rng: np.random.Generator
-    ) -> np.ndarray:
-        if not self._config.data.mix.is_on:
-            return self._feature(self._source.crop(clip, *self._span(start_s, clip)))
-        length, lead = self._config.audio.segment_samples, self._mixer.lead_samples
-        start = round(start_s * played.tempo * self._config.audio.sample_rate_hz)
-        first = max(0, start - round(lead * played.tempo))
-        last = min(self._source.row(clip).num_samples, start + math.ceil(length * played.tempo) + 2)
-        samples = self._source.crop(clip, first, last).astype(np.float32) / 32768
-        before = round((start - first) / played.tempo)  # less than `lead` at the beginning of a track
-        samples = resample(samples, played.tempo, before + length)
-        samples = np.concatenate([np.zeros(lead - before, np.float32), samples]) if before < lead else samples
-        return self._feature(self._mixer.distort(samples, noises, rng), played.mel_pitch, rng)
+    def _heard_from(self, start_s: float, tempo: float) -> tuple[int, int]:
+        """The first sample that a replica's window is made of, and how many lie before the window once they are played."""
+        start = round(start_s * tempo * self._config.audio.sample_rate_hz)
+        first = max(0, start - round(self._mixer.lead_samples * tempo))
+        return first, min(round((start - first) / tempo), self._mixer.lead_samples)
 
-    def _feature(self, samples: np.ndarray, pitch: float = 1.0, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Mel power where the host makes it, else the samples as 16-bit PCM; `rng` colours the mel power."""
-        if samples.dtype != np.int16 and self._config.data.mel_on == "device":
+    def _replica(self, clip: int, start_s: float, drawn: MixDraw) -> np.ndarray:
+        config, length = self._config, self._config.audio.segment_samples
+        if not config.data.mix.is_on:
+            return self._feature(self._source.crop(clip, *self._span(start_s, clip)))
+        first, before = self._heard_from(start_s, drawn.tempo)
+        last = min(self._source.row(clip).num_samples, first + math.ceil((before + length) * drawn.tempo) + 2)
+        samples = resample(self._source.crop(clip, first, last).astype(np.float32) / 32768, drawn.tempo, before + length)
+        samples = np.concatenate([np.zeros(self._mixer.lead_samples - before, np.float32), samples])
+        samples = self._mixer.distort(samples, drawn)
+        if config.data.mel_on == "device" and not config.data.mix.warps_mel:
             return to_int16(samples)
+        pitch = 2 ** (drawn.mel_steps / (12 * SEMITONE_STEPS))
+        power = mel_power(samples, config.mel, sample_rate_hz=config.audio.sample_rate_hz, pitch=pitch)
+        return colour(power, drawn, config.mel)
+
+    def _feature(self, samples: np.ndarray) -> np.ndarray:
+        """Mel power where the host makes it, else the samples as they are."""
         if self._config.data.mel_on == "device":
             return samples
-        as_float = samples.astype(np.float32) / 32768 if samples.dtype == np.int16 else samples
-        mel, rate_hz = self._config.mel, self._config.audio.sample_rate_hz
-        power = mel_power(as_float, mel, sample_rate_hz=rate_hz, pitch=pitch)
-        return power if rng is None else self._mixer.colour(power, rng, mel)
+        rate_hz = self._config.audio.sample_rate_hz
+        return mel_power(samples.astype(np.float32) / 32768, self._config.mel, sample_rate_hz=rate_hz)
 
 
 def train_batches(

@@ -19,7 +19,7 @@ _MAX_ROWS = np.iinfo(np.int32).max
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A split's clips as rows of `row_samples` in the memory of `num_devices`; a crop is as long as a row, so it meets two.
+    """A split's clips as rows of `row_samples` in the memory of `num_devices`; an anchor is as long as a row, so it meets two.
 
     Track by track: a device holds a contiguous share of the tracks (that its host has), as even as whole tracks make it.
     """
@@ -45,10 +45,13 @@ class Layout:
         return np.array([self.device_of[clip], self.first_row[clip] + row, sample], np.int32)
 
 
-def plan_layout(source: ClipSource, *, row_samples: int, num_devices: int, part_of: Sequence[int] = ()) -> Layout:
+def plan_layout(
+    source: ClipSource, *, row_samples: int, num_devices: int, longest_crop: int = 0, part_of: Sequence[int] = ()
+) -> Layout:
     """Deals the tracks of a split out to devices.
 
     Args:
+      longest_crop: samples of the longest crop, if that is more than a row.
       part_of: where hosts have only their part of the shards (shards k, k + n, ...), the part k of every device's host.
 
     Raises:
@@ -75,20 +78,21 @@ def plan_layout(source: ClipSource, *, row_samples: int, num_devices: int, part_
         most = max(most, int(rows[mine].sum()))
     if most >= _MAX_ROWS:
         raise DatasetError(f"{source.folder}: {most} rows a device are too many; set data.residency=host")
-    # One more: the last crop's second row.
-    return Layout(row_samples, most + 1, device_of.astype(np.int32), first_row.astype(np.int32))
+    # The rows behind the first one of a crop that begins in the last.
+    rows_behind = -(-max(longest_crop, row_samples) // row_samples)
+    return Layout(row_samples, most + rows_behind, device_of.astype(np.int32), first_row.astype(np.int32))
 
 
-def check_fits(layout: Layout, memory_bytes: int, *, noise_bytes: int = 0) -> None:
+def check_fits(layout: Layout, memory_bytes: int, *, sounds_bytes: int = 0) -> None:
     """Raises DatasetError where the audio would take more than six tenths of a device's memory: the step needs the rest.
 
     Args:
-      noise_bytes: of the noise to mix in, all of which is on every device.
+      sounds_bytes: of what is mixed in, all of which is on every device.
     """
-    room = 0.6 * memory_bytes - noise_bytes
+    room = 0.6 * memory_bytes - sounds_bytes
     if layout.bytes_per_device > room:
         needed = int(np.ceil(layout.bytes_per_device * layout.num_devices / max(room, 1.0)))
-        size_gb = (layout.bytes_per_device + noise_bytes) / 1e9
+        size_gb = (layout.bytes_per_device + sounds_bytes) / 1e9
         raise DatasetError(
             f"data.residency=device: {size_gb:.1f} GB of audio a device do not fit beside the step in "
             f"{memory_bytes / 1e9:.1f} GB; train on {needed} devices or more, prepare fewer replicas (--config.num_replicas) or "

@@ -12,8 +12,16 @@ from confp_jax.config import MelConfig
 _TINY = 1e-20  # keeps digital silence finite
 
 
-def mel_power(samples: Float[Array, "B n"], config: MelConfig, *, sample_rate_hz: int) -> Float[Array, "B T F"]:
+def mel_power(
+    samples: Float[Array, "B n"],
+    config: MelConfig,
+    *,
+    sample_rate_hz: int,
+    filters: Float[Array, "B bins F"] | None = None,
+) -> Float[Array, "B T F"]:
     """Mel power of the frames that lie wholly inside the samples; equal to `audio.mel.mel_power`.
+
+    With `filters` each example has a filterbank of its own (`mel_filterbank` of some pitch).
 
     Frames are cut as shifted reshapes, not by a gather: TPUs gather slowly.
     """
@@ -25,7 +33,8 @@ def mel_power(samples: Float[Array, "B n"], config: MelConfig, *, sample_rate_hz
     spectrum = jnp.fft.rfft(frames * hann_window(config.fft_samples))
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
     # In float32 everywhere: TPUs would round the power to bfloat16, GPUs to TF32, and the host's features would not be theirs.
-    return jnp.matmul(power, mel_filterbank(config, sample_rate_hz), precision=jax.lax.Precision.HIGHEST)
+    filterbank = mel_filterbank(config, sample_rate_hz) if filters is None else filters
+    return jnp.matmul(power, filterbank, precision=jax.lax.Precision.HIGHEST)
 
 
 def log_mel(power: Float[Array, "B T F"], config: MelConfig, seen: Int[Array, "B 2"] | None = None) -> Float[Array, "B T F"]:

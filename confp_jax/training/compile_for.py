@@ -79,8 +79,8 @@ def compile_step(config: TrainConfig, mesh: Mesh) -> StepCost:
         state = jax.eval_shape(functools.partial(build_state, config, optimizer))
         state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), state)
         step = jax.jit(inspect.unwrap(train_step), static_argnames=("config", "optimizer"), donate_argnums=0)
-        batch = jax.ShapeDtypeStruct(*_pair_shape(config), sharding=rows)
-        lowered = step.lower(state, {"anchor": batch, "replica": batch}, config=config, optimizer=optimizer)
+        batch = {name: jax.ShapeDtypeStruct(*shape, sharding=rows) for name, shape in _pair_shapes(config).items()}
+        lowered = step.lower(state, batch, config=config, optimizer=optimizer)
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
@@ -101,12 +101,14 @@ def compile_step(config: TrainConfig, mesh: Mesh) -> StepCost:
     )
 
 
-def _pair_shape(config: TrainConfig) -> tuple[tuple[int, ...], jnp.dtype]:
-    """Of anchors and replicas, as the input pipeline makes them."""
-    samples = config.audio.segment_samples
-    if config.data.mel_on == "device":
-        return (config.data.batch_size, samples), jnp.dtype("int16")
-    return (config.data.batch_size, config.mel.num_frames(samples), config.mel.num_mels), jnp.dtype("float32")
+def _pair_shapes(config: TrainConfig) -> dict[str, tuple[tuple[int, ...], jnp.dtype]]:
+    """As the input pipeline, or the device that holds the audio, makes them."""
+    samples, batch_size = config.audio.segment_samples, config.data.batch_size
+    audio = (batch_size, samples), jnp.dtype("int16")
+    power = (batch_size, config.mel.num_frames(samples), config.mel.num_mels), jnp.dtype("float32")
+    is_mixed = config.data.residency == "device" and config.data.mix.is_on
+    anchor = audio if config.data.mel_on == "device" else power
+    return {"anchor": anchor, "replica": power if is_mixed else anchor}
 
 
 def _why_not(error: Exception, config: TrainConfig) -> str:

@@ -145,7 +145,7 @@ def _batches_from(
             rows = next(batches)
             waited_s = time.perf_counter() - start
             batch = global_batch(rows, mesh)
-            yield stage, waited_s, batch if resident is None else cut_crops(resident, batch)
+            yield stage, waited_s, batch if resident is None else cut_crops(resident, batch, config=config)
 
 
 @contextlib.contextmanager
@@ -155,7 +155,8 @@ def _saves_offending_batch(config: TrainConfig, stages: Collection[Stage], folde
         yield
     except NonFiniteLossError as error:
         stage = next(stage for stage in stages if error.step <= stage.last_step)
-        on_host = dataclasses.replace(config, data=dataclasses.replace(config.data, residency="host"))
+        mel_on = "host" if config.data.mix.warps_mel else config.data.mel_on
+        on_host = dataclasses.replace(config, data=dataclasses.replace(config.data, residency="host", mel_on=mel_on))
         batch = next(_open_batches(on_host, stage, error.step - 1 - stage.first_step))
         path = folder / "nonfinite" / f"step_{error.step}_process_{jax.process_index()}.npz"
         rate = np.asarray(schedule(error.step - 1))

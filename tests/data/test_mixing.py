@@ -14,8 +14,9 @@ import scipy.signal
 from confp_jax.audio.mel import mel_power
 from confp_jax.config import DataConfig, MelConfig, MixConfig, TrainConfig
 from confp_jax.data.clips import ClipSource
+from confp_jax.data.draws import SEMITONE_STEPS, PitchAndTempo, mel_steps_range
 from confp_jax.data.input import PairCutter, train_batches
-from confp_jax.data.mixing import SOUNDS_FOLDER, Mixer, PitchAndTempo, coloured_noise, resample
+from confp_jax.data.mixing import SOUNDS_FOLDER, Mixer, colour, coloured_noise, resample
 from confp_jax.data.records import Clip, DatasetError
 
 _RATE_HZ, _SEGMENT = 16_000, 48_000
@@ -45,7 +46,11 @@ def dataset(with_sounds: Callable) -> pathlib.Path:
 
 def _distort(config: MixConfig, folder: pathlib.Path, samples: np.ndarray, seed: int = 0) -> np.ndarray:
     mixer, rng = Mixer(config, folder, sample_rate_hz=_RATE_HZ), np.random.default_rng(seed)
-    return mixer.distort(samples, mixer.draw_noises(rng, len(samples) - mixer.lead_samples), rng)
+    return mixer.distort(samples, mixer.draw(rng, PitchAndTempo(), len(samples) - mixer.lead_samples))
+
+
+def _mel_pitch(played: PitchAndTempo) -> float:
+    return 2 ** (played.mel_steps / (12 * SEMITONE_STEPS))
 
 
 def _snr_db(clean: np.ndarray, noisy: np.ndarray) -> float:
@@ -83,7 +88,7 @@ def test_coloured_noise_falls_by_the_drawn_decay(decay_db: float) -> None:
 @pytest.mark.parametrize("semitones", [-2.0, -0.5, 1.0, 2.0])
 def test_a_warped_mel_filterbank_is_a_pitch_shift(semitones: float) -> None:
     """Of a sum of tones: reading it through the warped filters equals reading the tones played higher."""
-    mel, ratio = MelConfig(), PitchAndTempo(pitch=2 ** (semitones / 12)).mel_pitch
+    mel, ratio = MelConfig(), _mel_pitch(PitchAndTempo(pitch=2 ** (semitones / 12)))
     assert ratio == pytest.approx(2 ** (semitones / 12))
     seconds = np.arange(_SEGMENT) / _RATE_HZ
 
@@ -102,10 +107,10 @@ def test_a_warped_mel_filterbank_is_a_pitch_shift(semitones: float) -> None:
 
 def test_pitch_is_rounded_to_an_eighth_of_a_semitone_and_makes_up_for_the_tempo() -> None:
     for pitch in np.geomspace(0.85, 1.2, 40):
-        error = 12 * math.log2(PitchAndTempo(pitch=pitch).mel_pitch / pitch)
+        error = 12 * math.log2(_mel_pitch(PitchAndTempo(pitch=pitch)) / pitch)
         assert abs(error) <= 1 / 16 + 1e-9
-    assert PitchAndTempo(tempo=1.2).mel_pitch == pytest.approx(1 / 1.2, rel=0.004)
-    assert PitchAndTempo(tempo=1.2, pitch=1.2).mel_pitch == 1.0
+    assert _mel_pitch(PitchAndTempo(tempo=1.2)) == pytest.approx(1 / 1.2, rel=0.004)
+    assert _mel_pitch(PitchAndTempo(tempo=1.2, pitch=1.2)) == 1.0
 
 
 @pytest.mark.parametrize("tempo", [0.7, 1.0, 1.3])
@@ -136,7 +141,8 @@ def test_colour_is_the_drawn_frequency_response(dataset: pathlib.Path, tilt_db: 
     mixer = Mixer(config, dataset, sample_rate_hz=_RATE_HZ)
     centres_hz = np.array([_loudest_mel_hz(mel, number) for number in range(4, mel.num_mels, 5)])
     for seed in range(12):
-        gain_db = 10 * np.log10(mixer.colour(np.ones((3, mel.num_mels), np.float32), np.random.default_rng(seed), mel))
+        drawn = mixer.draw(np.random.default_rng(seed), PitchAndTempo(), _SEGMENT)
+        gain_db = 10 * np.log10(colour(np.ones((3, mel.num_mels), np.float32), drawn, mel))
         assert np.ptp(gain_db, axis=0).max() == 0, "the same in every frame"
         gain_db = gain_db[0, 4::5]
         inside = (centres_hz > 1.2 * low_hz) & (centres_hz < 0.8 * high_hz)
@@ -165,6 +171,8 @@ def test_draws_lie_in_their_ranges(dataset: pathlib.Path) -> None:
     assert 0.7 <= tempos.min() < 0.72 < 1.33 < tempos.max() <= 1.35
     turntable = [d for d in drawn if d.tempo != 1.0 and d.pitch == d.tempo]
     assert len(turntable) == pytest.approx(300, abs=60)
+    lowest, highest = mel_steps_range(config)
+    assert lowest <= min(d.mel_steps for d in drawn) < max(d.mel_steps for d in drawn) <= highest
     semitones = np.array([12 * math.log2(d.pitch) for d in drawn if d.pitch not in (1.0, d.tempo)])
     assert -2 <= semitones.min() < -1.9 < 1.9 < semitones.max() <= 2
 

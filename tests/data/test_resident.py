@@ -80,4 +80,4 @@ def test_every_noise_lies_where_its_row_says(make_dataset) -> None:
 def test_the_noise_takes_room_as_well(source: ClipSource) -> None:
     layout = plan_layout(source, row_samples=_ROW, num_devices=1)
     with pytest.raises(DatasetError, match="do not fit"):
-        check_fits(layout, 2 * layout.bytes_per_device, noise_bytes=layout.bytes_per_device)
+        check_fits(layout, 2 * layout.bytes_per_device, sounds_bytes=layout.bytes_per_device)

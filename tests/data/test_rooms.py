@@ -7,9 +7,16 @@ import pytest
 import scipy.signal
 
 from confp_jax.config import MixConfig
+from confp_jax.data.draws import MixDraw, PitchAndTempo, draw_mix
 from confp_jax.data.mixing import Mixer, convolve, synthetic_room
 
 _RATE_HZ, _SEGMENT = 16_000, 48_000
+
+
+def _synthetic(seed: int) -> tuple[np.ndarray, MixDraw]:
+    rng, config = np.random.default_rng(seed), MixConfig(room_p=1.0, synthetic_rooms=1.0)
+    drawn = draw_mix(rng, config, PitchAndTempo(), num_samples=_SEGMENT, noise_lengths=np.array([]), num_rooms=0)
+    return synthetic_room(drawn, rng, sample_rate_hz=_RATE_HZ), drawn
 
 
 def _noise(seed: int, num: int) -> np.ndarray:
@@ -17,7 +24,7 @@ def _noise(seed: int, num: int) -> np.ndarray:
 
 
 def test_a_room_keeps_the_onset_and_the_power() -> None:
-    music, room = _noise(0, _SEGMENT), synthetic_room(np.random.default_rng(0), sample_rate_hz=_RATE_HZ)
+    music, (room, _) = _noise(0, _SEGMENT), _synthetic(0)
     music[:8000] = 0.0
     wet = convolve(music, room)
     assert len(wet) == _SEGMENT
@@ -47,7 +54,7 @@ def _heard_room(with_sounds: Callable, room: np.ndarray, **mix: object) -> np.nd
     mixer = Mixer(MixConfig(room_p=1.0, synthetic_rooms=0.0, **mix), with_sounds(ir=[room]), sample_rate_hz=_RATE_HZ)
     click = np.zeros(mixer.lead_samples + _SEGMENT, np.float32)
     click[mixer.lead_samples] = 1.0
-    heard = mixer.distort(click, [], np.random.default_rng(0))
+    heard = mixer.distort(click, mixer.draw(np.random.default_rng(0), PitchAndTempo(), _SEGMENT))
     return heard / heard[0]
 
 
@@ -73,7 +80,7 @@ def test_music_before_the_window_reaches_into_it_unless_it_begins_there(
     samples = np.zeros(mixer.lead_samples + _SEGMENT, np.float32)
     samples[2 * _RATE_HZ] = 1.0  # a second before the window
     samples[mixer.lead_samples + 100] = 1.0
-    echo = mixer.distort(samples, [], np.random.default_rng(0))[_RATE_HZ]
+    echo = mixer.distort(samples, mixer.draw(np.random.default_rng(0), PitchAndTempo(), _SEGMENT))[_RATE_HZ]
     assert (abs(echo) > 0.1) == heard
 
 
@@ -81,11 +88,11 @@ def test_synthetic_rooms_decay_like_rooms() -> None:
     """Schroeder's backward integration: from -5 to -25 dB of the tail, as ISO 3382 measures."""
     decays_s = []
     for seed in range(40):
-        room = synthetic_room(np.random.default_rng(seed), sample_rate_hz=_RATE_HZ)
+        room, drawn = _synthetic(seed)
         assert np.argmax(np.abs(room)) == 0
         energy = np.cumsum(np.square(room[400:], dtype=float)[::-1])[::-1]
         level_db = 10 * np.log10(energy / energy[0])
         first, last = np.argmax(level_db < -5), np.argmax(level_db < -25)
         decays_s.append(3 * (last - first) / _RATE_HZ)
-        assert decays_s[-1] == pytest.approx(len(room) / _RATE_HZ, rel=0.15)
+        assert decays_s[-1] == pytest.approx(drawn.tail_s, rel=0.15)
     assert 0.1 < min(decays_s) < 0.3 < 0.9 < max(decays_s) < 1.6

@@ -130,10 +130,9 @@ def test_a_batch_that_does_not_divide(devices: dict) -> None:
 
 def test_crops_from_device_memory_are_those_of_the_input_pipeline(devices: dict) -> None:
     found = devices["resident"]
-    assert found["plain"] == {"1": {"most": 0, "mean": 0.0}, "4": {"most": 0, "mean": 0.0}}
-    for num in "1", "4":  # the powers are summed in another order: what lies between two integers may be rounded either way
-        assert found["noisy"][num]["most"] <= 1 and found["noisy"][num]["mean"] < 0.01
-    assert 0.5 < found["changed"] < 1
+    assert found["plain"] == {"1": 0.0, "4": 0.0}
+    assert max(found["mixed"].values()) < 1e-3, "the same draws make the same sound, on the host and on a device"
+    assert 0.5 < found["changed"] <= 1
 
 
 def test_a_device_cuts_its_share_of_the_batch(devices: dict) -> None:

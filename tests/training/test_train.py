@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from run_checks import logged_lines, saved_state, saved_steps, train_command
 
-from confp_jax.config import TrainConfig
+from confp_jax.config import MixConfig, TrainConfig
 from confp_jax.data.input import train_batches
 from confp_jax.data.records import DatasetError
 from confp_jax.mapping import ConfigError
@@ -113,6 +113,23 @@ def test_a_set_in_device_memory_trains_alike(tiny: Callable[..., TrainConfig], t
     with np.load(next((tmp_path / "wild" / "nonfinite").glob("*.npz"))) as saved:
         offending = list(itertools.islice(train_batches(host), caught.value.step))[-1]
         np.testing.assert_array_equal(saved["anchor"], offending["anchor"])
+
+
+def test_what_a_device_mixes_is_resumed_exactly(tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path) -> None:
+    """Every distortion on, synthetic rooms and coloured noise too, whose samples the device makes."""
+    everything = {name: 0.5 for name in (field.name for field in dataclasses.fields(MixConfig)) if name.endswith("_p")}
+    config = tiny(data={"mel_on": "device", "residency": "device", "mix": MixConfig(**everything)})
+    train(config, tmp_path / "whole", stop_at_step=4)
+    for step in (2, 4):
+        train(config, tmp_path / "parts", stop_at_step=step)
+    whole, parts = ([line["loss"] for line in logged_lines(tmp_path / name)] for name in ("whole", "parts"))
+    assert whole == parts
+    assert np.isfinite(whole).all()
+    wild = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=1e30, clip_norm=0.0))
+    with pytest.raises(NonFiniteLossError):
+        train(wild, tmp_path / "wild")
+    with np.load(next((tmp_path / "wild" / "nonfinite").glob("*.npz"))) as saved:
+        assert saved["replica"].ndim == 3, "mel power, as the step saw it"
 
 
 def test_phases_change_batch_and_rate(tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path) -> None:
