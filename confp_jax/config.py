@@ -183,7 +183,8 @@ class DataConfig:
             raise ConfigError("data.residency=device keeps the audio where mel power is made: set data.mel_on=device")
         if self.mix.warps_mel and self.mel_on != "host" and self.residency != "device":
             raise ConfigError(
-                "data.mix.tempo_p, pitch_p and colour_p work on mel power: set data.mel_on=host, residency=device, or them to 0"
+                "data.mix.tempo_p, pitch_p and colour_p work on mel power: set data.mel_on=host, data.residency=device, "
+                "or them to 0"
             )
 
     def check_divides(self, batch_size: int) -> None:

@@ -128,7 +128,7 @@ def test_wrong_values(values: dict, message: str) -> None:
     ("values", "field"),
     [
         ({"data": {"mel_on": "host", "residency": "device"}}, "data.mel_on=device"),
-        ({"data": {"mel_on": "device", "mix": {"tempo_p": 0.5}}}, "data.mel_on=host, residency=device"),
+        ({"data": {"mel_on": "device", "mix": {"tempo_p": 0.5}}}, "data.mel_on=host, data.residency=device"),
         ({"temperature": 0.0}, "temperature"),
         ({"encoder": {"dim": 250}}, "encoder.dim"),
         ({"encoder": {"conv_kernel": 4}}, "encoder.conv_kernel"),
