@@ -59,6 +59,12 @@ class MixDraw(NamedTuple):
     low_cut_hz: float = 0.0  # 0: no band limits
     high_cut_hz: float = 0.0
 
+    @property
+    def recorded_noises(self) -> tuple[tuple[int, int, float], ...]:
+        """Number, start and SNR in dB of each."""
+        first = self.noise, self.noise_start, self.noise_snr_db
+        return first, (self.second_noise, self.second_start, self.second_snr_db)
+
 
 def draw_pitch_and_tempo(rng: np.random.Generator, config: MixConfig) -> PitchAndTempo:
     """Tempo and pitch of a track's crops: each in its range, or both together as a turntable does."""

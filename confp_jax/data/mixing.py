@@ -37,9 +37,8 @@ class Mixer:
     def __init__(self, config: MixConfig, dataset: pathlib.Path, *, sample_rate_hz: int):
         self._config, self._rate_hz = config, sample_rate_hz
         self.noise = _open_sounds(dataset, "noise", sample_rate_hz) if config.noise_p else None
-        self._noise_lengths = np.array(
-            [] if self.noise is None else [self.noise.row(i).num_samples for i in range(len(self.noise))]
-        )
+        noise = self.noise
+        self._noise_lengths = np.array([noise.row(i).num_samples for i in range(len(noise))] if noise else [], np.int64)
         self.rooms: list[Float32[np.ndarray, " k"]] = []
         if config.room_p and config.synthetic_rooms < 1:
             self.rooms = [clip.samples.astype(np.float32) / 32768 for clip in _open_sounds(dataset, "ir", sample_rate_hz)]
@@ -69,11 +68,7 @@ class Mixer:
         power = float(np.mean(np.square(samples)))
         if power < SILENT_POWER:
             return samples
-        recorded = (
-            (drawn.noise, drawn.noise_start, drawn.noise_snr_db),
-            (drawn.second_noise, drawn.second_start, drawn.second_snr_db),
-        )
-        for number, start, snr_db in recorded:
+        for number, start, snr_db in drawn.recorded_noises:
             if number != NO_NOISE and self.noise is not None:
                 noise = repeated_crop(self.noise, number, start, len(samples)).astype(np.float32)
                 samples = samples + _scaled(noise, power, snr_db)

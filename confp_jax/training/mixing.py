@@ -88,11 +88,7 @@ def _distort(samples: Float32[Array, " m"], drawn: _Drawn, sounds: Sounds, confi
         dry = jnp.where((drawn.is_sudden > 0) & (jnp.arange(lead + length) < lead), 0.0, heard)
         window = jnp.where(drawn.room == NO_ROOM, window, _convolve(dry, room_response(drawn, room_key, sounds, config), lead))
     power, mixed = jnp.mean(jnp.square(window)), window
-    recorded = (
-        (drawn.noise, drawn.noise_start, drawn.noise_snr_db),
-        (drawn.second_noise, drawn.second_start, drawn.second_snr_db),
-    )
-    for row, start, snr_db in recorded if mix.noise_p else ():
+    for row, start, snr_db in drawn.recorded_noises if mix.noise_p else ():
         rows = jax.lax.dynamic_slice_in_dim(sounds.noise, row.astype(jnp.int32), 2).reshape(-1)
         sound = jax.lax.dynamic_slice_in_dim(rows, start.astype(jnp.int32), length).astype(jnp.float32)
         mixed = mixed + jnp.where(row == NO_NOISE, 0.0, _scaled(sound, power, snr_db))
