@@ -4,6 +4,7 @@ Nothing here may import JAX: Grain's worker processes import it.
 """
 
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -208,8 +209,18 @@ def train_batches(
     options = grain.ReadOptions(num_threads=_NUM_THREADS, prefetch_buffer_size=_NUM_THREADS)
     iterable = dataset.to_iter_dataset(options)
     if config.data.num_workers:
-        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.data.num_workers))
+        workers = grain.MultiprocessingOptions(num_workers=config.data.num_workers)
+        iterable = iterable.mp_prefetch(workers, worker_init_fn=_leave_signals_to_the_loop)
     return iter(iterable)
+
+
+def _leave_signals_to_the_loop(_worker: int, _num_workers: int) -> None:
+    """SIGTERM (Slurm, systemd, `timeout`) and Ctrl-C reach workers as well; the step that is to be saved still needs their batch.
+
+    The loop ends them itself, by Grain's event.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def steps_per_epoch(config: TrainConfig, *, process: int = 0, num_processes: int = 1) -> int:

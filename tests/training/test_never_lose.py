@@ -197,23 +197,33 @@ def test_a_disk_that_is_full_for_the_log(
         train(tiny(), tmp_path)
 
 
+def _wait_for_step(step: int, folder: pathlib.Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 300
+    while not (folder / "metrics.jsonl").exists() or len(logged_lines(folder)) < step:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f"no step {step} after 300 s"
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_the_same_command_goes_on(
     tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path, root: pathlib.Path, number: signal.Signals
 ) -> None:
-    """Ctrl-C reaches the whole process group, so Grain's worker process as well."""
-    config = tiny(num_epochs=100_000, checkpoint={"every_steps": 1_000_000}, data={"num_workers": int(number == signal.SIGINT)})
+    """Ctrl-C, and `timeout`'s SIGTERM, reach the whole process group, so Grain's worker process as well, which reads on."""
+    config = tiny(num_epochs=100_000, checkpoint={"every_steps": 1_000_000}, data={"num_workers": 1})
     command = train_command(config, tmp_path)
     process = subprocess.Popen(
         command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        deadline = time.monotonic() + 300
-        while not (tmp_path / "metrics.jsonl").exists() or len(logged_lines(tmp_path)) < 2:
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline, "no second step after 300 s"
-            time.sleep(0.05)
-        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        _wait_for_step(2, tmp_path, process)
+        threads = pathlib.Path(f"/proc/{process.pid}/task").iterdir()
+        workers = [child for thread in threads for child in (thread / "children").read_text().split()]
+        assert len(workers) >= 2  # one, and multiprocessing's resource tracker
+        for worker in workers:
+            os.kill(int(worker), number)
+        _wait_for_step(len(logged_lines(tmp_path)) + 10, tmp_path, process)  # more than was read ahead
+        os.killpg(process.pid, number)
         out, err = process.communicate(timeout=120)
     finally:
         process.kill()
