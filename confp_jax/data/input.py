@@ -4,7 +4,10 @@ Nothing here may import JAX: Grain's worker processes import it.
 """
 
 import math
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -210,17 +213,25 @@ def train_batches(
     iterable = dataset.to_iter_dataset(options)
     if config.data.num_workers:
         workers = grain.MultiprocessingOptions(num_workers=config.data.num_workers)
-        iterable = iterable.mp_prefetch(workers, worker_init_fn=_leave_signals_to_the_loop)
+        iterable = iterable.mp_prefetch(workers, worker_init_fn=_live_as_long_as_the_loop)
     return iter(iterable)
 
 
-def _leave_signals_to_the_loop(_worker: int, _num_workers: int) -> None:
+def _live_as_long_as_the_loop(_worker: int, _num_workers: int) -> None:
     """SIGTERM (Slurm, systemd, `timeout`) and Ctrl-C reach workers as well; the step that is to be saved still needs their batch.
 
-    The loop ends them itself, by Grain's event.
+    The loop ends them itself, by Grain's event. Where it was killed it cannot, and they would wait for ever.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def steps_per_epoch(config: TrainConfig, *, process: int = 0, num_processes: int = 1) -> int:

@@ -197,6 +197,13 @@ def test_a_disk_that_is_full_for_the_log(
         train(tiny(), tmp_path)
 
 
+def _children(process: subprocess.Popen[str]) -> list[int]:
+    threads = pathlib.Path(f"/proc/{process.pid}/task").iterdir()
+    found = [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+    assert len(found) >= 2  # a worker, and multiprocessing's resource tracker
+    return found
+
+
 def _wait_for_step(step: int, folder: pathlib.Path, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 300
     while not (folder / "metrics.jsonl").exists() or len(logged_lines(folder)) < step:
@@ -217,11 +224,8 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     )
     try:
         _wait_for_step(2, tmp_path, process)
-        threads = pathlib.Path(f"/proc/{process.pid}/task").iterdir()
-        workers = [child for thread in threads for child in (thread / "children").read_text().split()]
-        assert len(workers) >= 2  # one, and multiprocessing's resource tracker
-        for worker in workers:
-            os.kill(int(worker), number)
+        for child in _children(process):
+            os.kill(child, number)
         _wait_for_step(len(logged_lines(tmp_path)) + 10, tmp_path, process)  # more than was read ahead
         os.killpg(process.pid, number)
         out, err = process.communicate(timeout=120)
@@ -236,3 +240,19 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert f"resumed from step {step}\n" in again.stderr
     assert [line["step"] for line in logged_lines(tmp_path)] == list(range(1, step + 3))
     assert saved_steps(tmp_path) == [step, step + 2]
+
+
+def test_workers_end_with_a_killed_run(tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path, root: pathlib.Path) -> None:
+    """Whoever starts it again and again must not gather processes."""
+    command = train_command(tiny(num_epochs=100_000, data={"num_workers": 1}), tmp_path)
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        _wait_for_step(2, tmp_path, process)
+        children = _children(process)
+    finally:
+        process.kill()
+    deadline = time.monotonic() + 30
+    while any(pathlib.Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline, "a worker outlived its run by 30 s"
+        time.sleep(0.1)
+    process.communicate()
