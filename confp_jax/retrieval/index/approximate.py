@@ -13,6 +13,7 @@ from jaxtyping import Float32, Int64
 from confp_jax.retrieval.index.exact import ExactIndex, merge
 from confp_jax.retrieval.index.protocol import Hits, Proposer, Vectors
 
+_PROPOSED_PER_HIT = 2  # the last of those that compressed vectors put first are not the best by the stored ones
 _BLOCK_VALUES = 1 << 24  # 64 MiB of candidates' vectors at a time
 
 
@@ -59,7 +60,8 @@ class ApproximateIndex:
         k = min(k, len(self._vectors))
         if not len(queries) or not k:
             return Hits(np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32))
-        num = math.ceil(max(k, self._effort.num_candidates) / self._live_share)  # removed rows take their part of the places
+        wanted = max(_PROPOSED_PER_HIT * k, self._effort.num_candidates)
+        num = math.ceil(wanted / self._live_share)  # removed rows take their part of the places
         found = self._coarse.candidates(queries, num=num, num_cells=self._effort.num_cells)
         if self._rows is not None:
             found = np.where(found >= 0, self._rows[found], -1)
