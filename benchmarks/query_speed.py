@@ -79,7 +79,7 @@ def warm(embedder: Embedder, reference: Reference, file: pathlib.Path, repeats: 
 
     def identify() -> None:
         scanning = Scan(reference, decision, keep_all=True)
-        for block in joined_blocks(embedder.stream([clip], is_query=True)):
+        for block in joined_blocks(embedder.stream([clip])):
             scanning.push(block)
 
     _report("identify, 3 s", identify, repeats)

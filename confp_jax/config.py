@@ -19,11 +19,21 @@ class AudioConfig:
 
     sample_rate_hz: int = 16_000
     segment_s: float = 3.0
+    context_s: float = 0.0  # what the conformer hears, around the segment's middle; 0: the segment
+
+    def __post_init__(self) -> None:
+        if self.context_s and self.context_s < self.segment_s:
+            raise ConfigError(f"audio.context_s={self.context_s} must be 0, or at least audio.segment_s={self.segment_s}")
 
     @property
     def segment_samples(self) -> int:
         """Samples in one segment: 48,000 for the paper's 3 s."""
         return round(self.segment_s * self.sample_rate_hz)
+
+    @property
+    def context_samples(self) -> int:
+        """Samples that the conformer hears of, or around, one segment."""
+        return round((self.context_s or self.segment_s) * self.sample_rate_hz)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +50,6 @@ class MelConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "mel", "fft_samples", "hop_samples", "num_mels", "floor")
-        if self.fft_samples % self.hop_samples:
-            raise ConfigError(f"mel.hop_samples={self.hop_samples} must divide mel.fft_samples={self.fft_samples}")
 
     def num_frames(self, num_samples: int) -> int:
         """Frames that lie wholly inside `num_samples`: 368 for 3 s."""
@@ -49,8 +57,43 @@ class MelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ContrastConfig:
+    """Local contrast: how far each point of a log-mel stands out from the box around it, and peaks stressed."""
+
+    box_frames: int = 15  # 0.45 s
+    box_mels: int = 13
+    least_variance: float = 0.1  # of the logarithms in a box: flatter boxes are not magnified
+    sharpness: float = 0.85  # the feature is exp(sharpness * contrast)
+    highest: float = 3.0  # contrast counts up to here, in standard deviations of the box
+
+    def __post_init__(self) -> None:
+        _positive(self, "encoder.projection.contrast", *vars(self))
+        if self.box_frames % 2 == 0 or self.box_mels % 2 == 0:
+            raise ConfigError("encoder.projection.contrast.box_frames and box_mels must be odd: a box has a middle")
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectionConfig:
+    """The linear part of an encoder: local contrast of one segment times one matrix (`training/fit_projection.py`)."""
+
+    share: float = 0.0  # of the fingerprint's squared length; 0: there is no projection, 1: there is no conformer
+    mel: MelConfig = MelConfig(fft_samples=2048, hop_samples=480, num_mels=128, fmin_hz=300.0, fmax_hz=6500.0)
+    contrast: ContrastConfig = ContrastConfig()
+    num_frames: int = 30  # centred on the segment's hops, so that they reach half an FFT beyond it
+    query_phases: int = 4  # a query's segments begin so many times as densely as stored ones
+
+    def __post_init__(self) -> None:
+        _positive(self, "encoder.projection", "num_frames", "query_phases")
+        if not 0 <= self.share <= 1:
+            raise ConfigError(f"encoder.projection.share={self.share} must lie in [0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-    """The conformer encoder (paper, Table 1). `frames_per_token` and `pool_segments` of 1 are the paper's."""
+    """The encoder: the paper's conformer (Table 1), a projection, or the sum of both.
+
+    `frames_per_token` and `pool_segments` of 1, and no projection, are the paper's.
+    """
 
     dim: int = 256
     num_layers: int = 2
@@ -61,6 +104,17 @@ class EncoderConfig:
     frames_per_token: int = 1
     pool_segments: int = 1
     conv_norm: Literal["batch", "layer"] = "batch"  # in the convolution module; batch is the paper's
+    projection: ProjectionConfig = ProjectionConfig()
+
+    @property
+    def has_projection(self) -> bool:
+        """Whether there is a linear part."""
+        return self.projection.share > 0
+
+    @property
+    def has_conformer(self) -> bool:
+        """Whether there is a conformer."""
+        return self.projection.share < 1
 
     def __post_init__(self) -> None:
         counts = ("dim", "num_layers", "num_heads", "conv_kernel", "embedding_dim", "frames_per_token", "pool_segments")
@@ -152,6 +206,35 @@ class MixConfig:
     def lead_samples(self, sample_rate_hz: int) -> int:
         """Samples before a window that its replica is made of: none without rooms."""
         return round(self.lead_s * sample_rate_hz) if self.room_p else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplayConfig:
+    """Music from a loudspeaker, recorded by a microphone in the room (`data/replay.py`); ranges to draw from."""
+
+    overload_p: float = 0.3
+    overload_drive: tuple[float, float] = (0.5, 3.0)  # amplitude in units of the RMS before tanh
+    speaker_low_hz: tuple[float, float] = (80.0, 1100.0)  # below it the loudspeaker fades; log-uniform
+    speaker_slope_db: tuple[float, float] = (6.0, 24.0)  # per octave
+    speaker_uneven_db: tuple[float, float] = (2.0, 7.0)  # standard deviation of its response
+    dull_p: float = 0.3  # share of the loudspeakers without treble
+    dull_hz: tuple[float, float] = (2500.0, 7000.0)
+    room_p: float = 0.9
+    ambience_snr_db: tuple[float, float] = (-12.0, 18.0)  # of what arrives at the microphone
+    ambience_tilt_db: tuple[float, float] = (-6.0, 1.0)  # per octave
+    noise_p: float = 0.5  # of a recorded noise beside the ambience
+    noise_snr_db: tuple[float, float] = (-6.0, 18.0)
+    microphone_low_hz: tuple[float, float] = (60.0, 300.0)
+    microphone_slope_db: tuple[float, float] = (0.0, 12.0)
+    microphone_uneven_db: tuple[float, float] = (1.0, 4.0)
+    hiss_snr_db: tuple[float, float] = (5.0, 40.0)
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, tuple) and not value[0] <= value[1]:
+                raise ConfigError(f"replay.{name}={value}: expected (low, high) with low <= high")
+            if not isinstance(value, tuple) and not 0 <= value <= 1:
+                raise ConfigError(f"replay.{name}={value} must lie in [0, 1]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,6 +371,11 @@ class TrainConfig:
             self.data.check_divides(phase.batch_size)
             if 2 * phase.batch_size % self.microbatches:
                 raise ConfigError(f"a batch of {phase.batch_size} pairs does not divide into microbatches={self.microbatches}")
+
+    @property
+    def query_phases(self) -> int:
+        """How many times as densely as stored fingerprints those of a query lie."""
+        return self.encoder.projection.query_phases if self.encoder.has_projection else 1
 
     @property
     def all_phases(self) -> tuple[Phase, ...]:

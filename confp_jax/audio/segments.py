@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -80,24 +81,46 @@ def num_windows(num_samples: int, *, segment_samples: int, hop_samples: int) -> 
     return max(0, 1 + (num_samples - segment_samples) // hop_samples)
 
 
+class Chunk(NamedTuple):
+    """A piece of a stream whose `num_windows` sliding windows begin at `lead` samples; what lies around them is context."""
+
+    samples: Float32[np.ndarray, " m"]
+    lead: int
+    num_windows: int
+    is_whole: bool  # it is the whole stream
+
+
 def window_chunks(
-    blocks: Iterable[Float32[np.ndarray, " n"]], *, segment_samples: int, hop_samples: int, windows_per_chunk: int
-) -> Iterator[Float32[np.ndarray, " m"]]:
+    blocks: Iterable[Float32[np.ndarray, " n"]],
+    *,
+    segment_samples: int,
+    hop_samples: int,
+    windows_per_chunk: int,
+    margin_samples: int = 0,
+) -> Iterator[Chunk]:
     """Cuts a stream into pieces whose sliding windows, one piece after the other, are those of the whole.
 
-    Each piece holds `windows_per_chunk` windows and so overlaps the next; the last holds what is left. Audio shorter than one
-    window comes as it is, so that whoever encodes it can say so.
+    Each piece holds `windows_per_chunk` windows and so overlaps the next; the last holds what is left. It also holds
+    `margin_samples` (rounded up to whole hops) before and after its windows, where the stream has them. Audio shorter than
+    one window comes as one piece without windows, so that whoever encodes it can say so.
     """
-    length = (windows_per_chunk - 1) * hop_samples + segment_samples
+    margin = -(-margin_samples // hop_samples) * hop_samples
     step = windows_per_chunk * hop_samples
+    windows_end = step - hop_samples + segment_samples
     parts: list[np.ndarray] = []
-    held, cut = 0, False
+    held = lead = 0
+    is_first = True
     for block in blocks:
         parts.append(block)
         held += len(block)
-        while held >= max(length, step):
+        while held >= lead + max(windows_end + margin, step):
             joined = np.concatenate(parts)
-            yield joined[:length]
-            parts, held, cut = [joined[step:].copy()], held - step, True
-    if held >= segment_samples or not cut:
-        yield np.concatenate(parts) if parts else np.zeros(0, np.float32)
+            yield Chunk(joined[: lead + windows_end + margin], lead, windows_per_chunk, is_whole=False)
+            kept = max(0, lead + step - margin)
+            parts = [joined[kept:].copy()]
+            held -= kept
+            lead += step - kept
+            is_first = False
+    rest = num_windows(held - lead, segment_samples=segment_samples, hop_samples=hop_samples)
+    if rest or is_first:
+        yield Chunk(np.concatenate(parts) if parts else np.zeros(0, np.float32), lead, rest, is_whole=is_first)

@@ -32,7 +32,8 @@ def _models(args: argparse.Namespace) -> int:
 
 def _embed(args: argparse.Namespace) -> int:
     from confp_jax.audio.decode import DecodeError, decode
-    from confp_jax.retrieval.embed import DEFAULT_MODEL, HOP_S, AudioError, load_encoder
+    from confp_jax.retrieval.embed import DEFAULT_MODEL, HOP_S, load_encoder
+    from confp_jax.retrieval.fingerprints import AudioError
     from confp_jax.retrieval.identify import length_notes, reason
 
     if not args.out.parent.is_dir():

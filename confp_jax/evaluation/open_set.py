@@ -30,7 +30,8 @@ from confp_jax.evaluation.reference import EvaluationReference, Excerpt, cut, em
 from confp_jax.mapping import from_mapping
 from confp_jax.metrics import bootstrap_interval
 from confp_jax.retrieval.decision import Decision, DecisionError, Judgement, confidence, load_decision
-from confp_jax.retrieval.embed import AudioError, Embedder, Fingerprints, UnknownModelError, load_encoder
+from confp_jax.retrieval.embed import Embedder, UnknownModelError, load_encoder
+from confp_jax.retrieval.fingerprints import AudioError, Fingerprints
 from confp_jax.retrieval.match import rank
 from confp_jax.retrieval.reference import Reference
 from confp_jax.training.checkpoint import CheckpointError

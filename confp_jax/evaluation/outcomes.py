@@ -13,7 +13,8 @@ from confp_jax.evaluation.open_set import Trials, measure, read_excerpts
 from confp_jax.evaluation.reference import EvaluationReference
 from confp_jax.metrics import EXACT_S, NEAR_S
 from confp_jax.retrieval.decision import Decision
-from confp_jax.retrieval.embed import Embedder, Fingerprints
+from confp_jax.retrieval.embed import Embedder
+from confp_jax.retrieval.fingerprints import Fingerprints
 from confp_jax.retrieval.index import Index
 
 KINDS = ("exact", "near", "track")  # of hits

@@ -16,7 +16,8 @@ from confp_jax.data.duplicates import read_duplicates
 from confp_jax.data.records import Clip, DatasetError
 from confp_jax.evaluation.kept import write_whole
 from confp_jax.evaluation.query_sets import dataset_id
-from confp_jax.retrieval.embed import HOP_S, Embedder, Fingerprints
+from confp_jax.retrieval.embed import HOP_S, Embedder
+from confp_jax.retrieval.fingerprints import Fingerprints
 from confp_jax.retrieval.reference import Reference, make_reference
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Float32
 
 from confp_jax.config import EncoderConfig
 from confp_jax.model.conformer import ConformerBlock, Linear
+from confp_jax.model.projection import Projection
 
 
 class Encoder(nnx.Module):
@@ -17,9 +18,15 @@ class Encoder(nnx.Module):
 
     With `frames_per_token` > 1 that many frames are stacked before the first Linear (left-over frames at the end are not
     seen); with `pool_segments` > 1 the means of overlapping parts of the window are concatenated before the last one.
+
+    An encoder with a `projection` has a linear part beside the conformer, or in its place; `mixed` adds what both give.
     """
 
     def __init__(self, config: EncoderConfig, *, num_mels: int, rngs: nnx.Rngs):
+        if config.has_projection:
+            self.projection = Projection(config)
+        if not config.has_conformer:
+            return
         self.frames_per_token = config.frames_per_token
         self.pool_segments = config.pool_segments
         self.input = Linear(num_mels * config.frames_per_token, config.dim, rngs=rngs)
@@ -35,7 +42,7 @@ class Encoder(nnx.Module):
         rematerialise: bool = False,
         freeze_statistics: bool = False,
     ) -> Float[Array, "B E"]:
-        """Unit vectors in float32. `train` uses the batch's statistics and needs a `key` for dropout.
+        """The conformer's unit vectors in float32. `train` uses the batch's statistics and needs a `key` for dropout.
 
         Layers compute in the type of `frames` and the weights. `rematerialise` keeps only each block's input for the backward
         pass and computes the rest again: a third more work for a fraction of the memory. With `freeze_statistics` BatchNorm
@@ -75,6 +82,28 @@ def pooling_weights(num_tokens: int, num_segments: int) -> Float32[np.ndarray, "
 def unit(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
     """L2 normalisation; a zero vector stays zero and its gradient finite."""
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-24))
+
+
+def mix_phases(
+    projected: Float[np.ndarray, "P N E"], conformed: Float[np.ndarray, "N E"], *, share: float
+) -> Float32[np.ndarray, "P N E"]:
+    """Returns the fingerprints of an encoder with both parts: the unit vectors of both, added, of unit length.
+
+    Args:
+      projected: what the projection gives for N segments, and for those that begin 1 / P, 2 / P, ... of a hop later; of any
+        length, and zero where there is no such segment.
+      conformed: what the conformer gives for the N. It changes slowly: later segments take what lies between two of it.
+      share: of the squared length that is the projection's, where both parts are orthogonal.
+    """
+    parts = (np.arange(len(projected)) / len(projected))[:, None, None]
+    following = np.concatenate([conformed[1:], conformed[-1:]])
+    moved = (1 - parts) * conformed + parts * following
+    total = np.sqrt(share) * _unit_rows(projected) + np.sqrt(1 - share) * _unit_rows(moved)
+    return (_unit_rows(total) * np.any(projected, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def _unit_rows(rows: Float[np.ndarray, "B E"]) -> Float[np.ndarray, "B E"]:
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
 
 
 def forward_flops(config: EncoderConfig, *, num_frames: int, num_mels: int) -> float:

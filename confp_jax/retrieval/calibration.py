@@ -8,7 +8,8 @@ import numpy as np
 
 from confp_jax.retrieval.database import Database, DatabaseError
 from confp_jax.retrieval.decision import Decision, fit_tail, load_decision
-from confp_jax.retrieval.embed import Embedder, Fingerprints
+from confp_jax.retrieval.embed import Embedder
+from confp_jax.retrieval.fingerprints import Fingerprints
 from confp_jax.retrieval.identify import CALIBRATION_SETTING, open_reference
 from confp_jax.retrieval.match import rank
 from confp_jax.retrieval.overlap import shared_sections

@@ -1,103 +1,45 @@
 """Embedder: samples to fingerprints. Mel power is computed once for all overlapping windows; batch shapes are fixed."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float32
 
+from confp_jax.audio.contrast import clip_contrast
 from confp_jax.audio.decode import from_samples
 from confp_jax.audio.mel import mel_power
+from confp_jax.audio.segments import Chunk, window_chunks
 from confp_jax.config import TrainConfig
 from confp_jax.mapping import suggestion
 from confp_jax.model.compiler import has_fast_bfloat16
 from confp_jax.model.conformer import with_narrow_kernels
+from confp_jax.model.encoder import mix_phases
 from confp_jax.model.shipped import shipped_folder, shipped_models
 from confp_jax.retrieval.database.records import ModelStamp
+from confp_jax.retrieval.fingerprints import TELLS_TEMPO_S, AudioError, Fingerprints
 from confp_jax.retrieval.windows import FASTER, Cut, batch_shapes, batch_sizes, cut_windows
 from confp_jax.training.checkpoint import EncoderState, encoder_identity, load_encoder_state
 from confp_jax.training.step import embed as embed_power
+from confp_jax.training.step import project as project_contrast
 
 DEFAULT_MODEL = "edge"
 HOP_S = 0.3  # between fingerprints (paper)
 SHORTEST_S = 1.0  # what can be encoded at all
-_TELLS_TEMPO_S = 1.5  # windows spread over less tell nothing of the tempo
 _STREAM_WINDOWS = 64
-
-
-class AudioError(ValueError):
-    """Audio that cannot be fingerprinted; the message says why and what would do."""
+_PROJECTED_AT_ONCE = 32  # segments of one matrix product
 
 
 class UnknownModelError(ValueError):
     """Neither a shipped model nor a checkpoint folder."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Fingerprints:
-    """Fingerprints at a constant hop. A window of silence has the zero vector: it is similar to nothing.
-
-    Audio shorter than a segment is in all of its windows, each of which holds it at another place and sees nothing beyond it.
-    Those of a query have overhanging windows beside them, which see a part of it: K begin before it, K end after it. One that
-    fills a window but is too short to tell its tempo also has those of what it sounds like played `FASTER` times as fast.
-    """
-
-    vectors: Float32[np.ndarray, "N E"]
-    hop_s: float
-    segment_s: float  # of audio in a window
-    is_partial: bool = False  # the audio is shorter than a window
-    overhang: Float32[np.ndarray, "2 K E"] = dataclasses.field(default_factory=lambda: np.zeros((2, 0, 0), np.float32))
-    faster: "Fingerprints | None" = None
-
-    @property
-    def num_silent(self) -> int:
-        """How many windows were silent."""
-        return int((~self.vectors.any(axis=1)).sum())
-
-    @property
-    def overhangs(self) -> bool:
-        """Whether it has windows that overhang."""
-        return self.overhang.shape[1] > 0
-
-    @property
-    def tells_tempo(self) -> bool:
-        """Whether its windows spread far enough to be found apart."""
-        return not self.is_partial and (len(self.vectors) - 1) * self.hop_s >= _TELLS_TEMPO_S
-
-    @property
-    def duration_s(self) -> float:
-        """Of the audio that the windows hold."""
-        return self.segment_s if self.is_partial else (len(self.vectors) - 1) * self.hop_s + self.segment_s
-
-    @property
-    def loud_s(self) -> float:
-        """The same without the windows of silence."""
-        return self.duration_s if self.is_partial else self.duration_s - self.num_silent * self.hop_s
-
-    def part(self, first: int, last: int) -> "Fingerprints":
-        """The windows from `first` to before `last`; what only a whole query has, if these are all."""
-        vectors = self.vectors[first:last]
-        return dataclasses.replace(self if len(vectors) == len(self.vectors) else self.plain(), vectors=vectors)
-
-    def plain(self) -> "Fingerprints":
-        """The same without what only a whole query has."""
-        return dataclasses.replace(self, overhang=self.overhang[:, :0], faster=None)
-
-
-def joined(parts: Sequence[Fingerprints]) -> Fingerprints:
-    """Consecutive fingerprints of one recording as one."""
-    if len(parts) == 1:
-        return parts[0]
-    first, last = parts[0], parts[-1]
-    both = first.overhang.shape == last.overhang.shape
-    overhang = np.stack([first.overhang[0], last.overhang[1]]) if both else first.overhang[:, :0]
-    return dataclasses.replace(first.plain(), vectors=np.concatenate([part.vectors for part in parts]), overhang=overhang)
 
 
 class Embedder:
@@ -108,7 +50,7 @@ class Embedder:
         self.identity = encoder_identity(config, state)
         self._state = state
         self._params = with_narrow_kernels(state.params) if has_fast_bfloat16() else state.params
-        num_tokens = config.mel.num_frames(config.audio.segment_samples) // config.encoder.frames_per_token
+        num_tokens = config.mel.num_frames(config.audio.context_samples) // config.encoder.frames_per_token
         self._batches = batch_shapes(num_tokens, on_cpu=jax.default_backend() == "cpu")
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="encode")
 
@@ -137,10 +79,25 @@ class Embedder:
         mono = from_samples(samples, from_hz=sample_rate_hz, to_hz=self.sample_rate_hz)
         return self.fingerprint(mono, hop_s=hop_s).vectors
 
-    def fingerprint(self, samples: Float32[np.ndarray, " n"], *, hop_s: float = HOP_S, is_query: bool = False) -> Fingerprints:
-        """Fingerprints of mono audio at the model's rate; of 1 to 3 s, partial ones: 7 windows of 1 s, 4 of 2 s, 1 of 2.8 s.
+    @property
+    def query_phases(self) -> int:
+        """How many times as densely as stored fingerprints those of a query lie."""
+        return self.config.query_phases
 
-        Those of a query have overhanging windows as well, and from 3 to 4.5 s are also heard faster; what is stored has neither.
+    @property
+    def margin_samples(self) -> int:
+        """How far around a segment there is audio that its fingerprint depends on."""
+        audio, reach = self.config.audio, 0
+        if self.config.encoder.has_projection:
+            projection = self.config.encoder.projection
+            reach = 3 * (projection.contrast.box_frames // 2) * projection.mel.hop_samples + projection.mel.fft_samples // 2
+        return max(reach, (audio.context_samples - audio.segment_samples + 1) // 2)
+
+    def fingerprint(self, samples: Float32[np.ndarray, " n"], *, hop_s: float = HOP_S, is_query: bool = False) -> Fingerprints:
+        """Fingerprints of mono audio at the model's rate.
+
+        Audio shorter than the model's segment has partial ones: of segments of 3 s 7 windows of 1 s, 4 of 2 s, 1 of 2.8 s.
+        Those of a query have what only a query has (`Fingerprints`); what is stored has none of it.
 
         Raises:
           AudioError: shorter than 1 s.
@@ -159,21 +116,39 @@ class Embedder:
             raise ValueError(f"hop_s={hop_s} must be at least one sample, 1 / {self.sample_rate_hz} s; 0.3 is usual")
         for samples in clips:
             self.check_length(len(samples))
-        segment, hop = self.config.audio.segment_samples, round(hop_s * self.sample_rate_hz)
-        cuts = [cut_windows(samples, segment=segment, hop=hop, is_query=is_query) for samples in clips]
-        longest = segment + round(_TELLS_TEMPO_S * self.sample_rate_hz)
+        segment = self.config.audio.segment_samples
+        cut = functools.partial(self._cut, hop_s=hop_s)
+        cuts = [cut(samples, is_query=is_query) for samples in clips]
+        longest = segment + round(TELLS_TEMPO_S * self.sample_rate_hz)
         twice = [place for place, samples in enumerate(clips) if is_query and segment <= len(samples) < longest]
-        faster = [cut_windows(clips[place], segment=segment, hop=hop, tempo=FASTER) for place in twice]
-        vectors = self._encode([*cuts, *faster])
-        found = [self._of_cut(cut, rows, hop_s) for cut, rows in zip([*cuts, *faster], vectors, strict=True)]
+        faster = [cut(clips[place], tempo=FASTER) for place in twice]
+        found = self._fingerprints([*cuts, *faster], hop_s=hop_s, is_dense=is_query)
         for place, prints in zip(twice, found[len(clips) :], strict=True):
             found[place] = dataclasses.replace(found[place], faster=prints)
         return found[: len(clips)]
 
-    def _of_cut(self, cut: Cut, vectors: Float32[np.ndarray, "N E"], hop_s: float) -> Fingerprints:
-        before, own, after = np.split(vectors, [cut.num_beyond, len(vectors) - cut.num_beyond])
-        heard_s, segment_s = len(cut.samples) / cut.tempo / self.sample_rate_hz, self.config.audio.segment_s
-        return Fingerprints(own, hop_s, min(heard_s, segment_s), heard_s < segment_s, np.stack([before, after]))
+    def fingerprint_chunk(self, chunk: Chunk, *, hop_s: float = HOP_S, is_query: bool = False) -> Fingerprints:
+        """Returns the fingerprints of a piece of a stream (`chunk_windows`), dense ones of a query.
+
+        Raises:
+          AudioError: the whole stream is shorter than 1 s.
+        """
+        if chunk.is_whole:
+            return self.fingerprint(chunk.samples, hop_s=hop_s, is_query=is_query)
+        cut = self._cut(chunk.samples, hop_s=hop_s, lead=chunk.lead, num=chunk.num_windows)
+        return self._fingerprints([cut], hop_s=hop_s, is_dense=is_query)[0]
+
+    def chunk_windows(
+        self, blocks: Iterable[Float32[np.ndarray, " n"]], *, hop_s: float = HOP_S, windows_per_chunk: int
+    ) -> Iterator[Chunk]:
+        """Cuts mono audio at the model's rate into pieces for `fingerprint_chunk`, with all that their windows depend on."""
+        return window_chunks(
+            blocks,
+            segment_samples=self.config.audio.segment_samples,
+            hop_samples=round(hop_s * self.sample_rate_hz),
+            windows_per_chunk=windows_per_chunk,
+            margin_samples=self.margin_samples,
+        )
 
     def stream(
         self,
@@ -181,32 +156,25 @@ class Embedder:
         *,
         hop_s: float = HOP_S,
         windows_at_once: int = _STREAM_WINDOWS,
-        is_query: bool = False,
     ) -> Iterator[Fingerprints]:
-        """The fingerprints of audio that comes in blocks (mono, at the model's rate), a few at a time: memory is bounded.
+        """The fingerprints of a query that comes in blocks (mono, at the model's rate), a few at a time: memory is bounded.
 
         All together they are what `fingerprint` would give for the whole, and a whole shorter than a segment is one of them.
-        The overhanging windows of a query are there where the whole is one part.
+        Overhanging windows are there where the whole is one part.
 
         Raises:
           AudioError: the whole is shorter than 1 s, or nothing at all.
         """
-        segment, hop = self.config.audio.segment_samples, round(hop_s * self.sample_rate_hz)
-        needed = segment + (windows_at_once - 1) * hop
-        parts: list[np.ndarray] = [np.zeros(0, np.float32)]
-        held, given = 0, False
-        for block in blocks:
-            parts.append(block)
-            held += len(block)
-            while held >= needed:
-                samples = np.concatenate(parts)
-                yield self.fingerprint(samples[:needed], hop_s=hop_s)
-                parts, given = [samples[windows_at_once * hop :]], True
-                held = len(parts[0])
-        if not held and not given:
-            raise AudioError("holds no audio samples; check that the recording was written completely")
-        if held >= segment or not given:
-            yield self.fingerprint(np.concatenate(parts), hop_s=hop_s, is_query=is_query and not given)
+        for chunk in self.chunk_windows(blocks, hop_s=hop_s, windows_per_chunk=windows_at_once):
+            if not len(chunk.samples):
+                raise AudioError("holds no audio samples; check that the recording was written completely")
+            yield self.fingerprint_chunk(chunk, hop_s=hop_s, is_query=True)
+
+    def _cut(self, samples: Float32[np.ndarray, " n"], *, hop_s: float, **options: Any) -> Cut:
+        audio = self.config.audio
+        context = audio.context_samples if self.config.encoder.has_projection else 0
+        hop = round(hop_s * self.sample_rate_hz)
+        return cut_windows(samples, segment=audio.segment_samples, hop=hop, context=context, **options)
 
     def check_length(self, num_samples: int) -> None:
         """Whether there is enough audio.
@@ -227,8 +195,57 @@ class Embedder:
             num_samples = self.config.audio.segment_samples + (size - 1) * hop
             self.fingerprint(rng.uniform(-0.5, 0.5, num_samples).astype(np.float32))
 
-    def _encode(self, cuts: Sequence[Cut]) -> list[Float32[np.ndarray, "N E"]]:
-        """The vectors of every clip's windows, those of silence zero.
+    def _fingerprints(self, cuts: Sequence[Cut], *, hop_s: float, is_dense: bool) -> list[Fingerprints]:
+        """The fingerprints of every clip, its silent ones zero; with those between them, if `is_dense`."""
+        num_phases = self.query_phases if is_dense else 1
+        contrasts = self._threads.map(self._contrast, cuts if self.config.encoder.has_projection else ())
+        conformed = self._conformed(cuts) if self.config.encoder.has_conformer else []
+        if self.config.encoder.has_projection:
+            projected = self._projected(cuts, contrasts, [phase * hop_s / num_phases for phase in range(num_phases)])
+            conformed = conformed or [np.zeros_like(rows[0]) for rows in projected]
+            share = self.config.encoder.projection.share
+            phases = [mix_phases(*both, share=share) for both in zip(projected, conformed, strict=True)]
+        else:
+            phases = [rows[None] for rows in conformed]
+        return [self._of_cut(cut, rows, hop_s) for cut, rows in zip(cuts, phases, strict=True)]
+
+    def _of_cut(self, cut: Cut, phases: Float32[np.ndarray, "P N E"], hop_s: float) -> Fingerprints:
+        before, own, after = np.split(phases[0], [cut.num_beyond, len(phases[0]) - cut.num_beyond])
+        heard_s, segment_s = len(cut.samples) / cut.tempo / self.sample_rate_hz, self.config.audio.segment_s
+        is_partial, overhang = heard_s < segment_s, np.stack([before, after])
+        return Fingerprints(own, hop_s, min(heard_s, segment_s), is_partial, overhang, between=phases[1:])
+
+    def _projected(
+        self, cuts: Sequence[Cut], contrasts: Iterable[Float32[np.ndarray, "T F"]], shifts_s: Sequence[float]
+    ) -> list[Float32[np.ndarray, "P N E"]]:
+        """What the projection gives for the segments of every clip, and for those that begin a little later."""
+        config, batch = self.config.encoder.projection, _PROJECTED_AT_ONCE
+        found, windows, places = [], [], []
+        for number, (cut, contrast) in enumerate(zip(cuts, contrasts, strict=True)):
+            found.append(np.zeros((len(shifts_s), len(cut.segments), self.config.encoder.embedding_dim), np.float32))
+            for phase, shift_s in enumerate(shifts_s):
+                shifted = cut.segments[cut.loud] + round(shift_s * self.sample_rate_hz)
+                first = np.round(shifted / config.mel.hop_samples).astype(np.int64)
+                whole = first + config.num_frames <= len(contrast)
+                windows += [contrast[at : at + config.num_frames] for at in first[whole]]
+                places += [(number, phase, row) for row in cut.loud[whole]]
+        batches = [np.stack(windows[i : i + batch]) for i in range(0, len(windows), batch)]
+        vectors = itertools.chain.from_iterable(self._threads.map(self._project_batch, batches))
+        for (number, phase, row), vector in zip(places, vectors, strict=True):
+            found[number][phase, row] = vector
+        return found
+
+    def _contrast(self, cut: Cut) -> Float32[np.ndarray, "T F"]:
+        config = self.config.encoder.projection
+        return clip_contrast(cut.samples, config, sample_rate_hz=self.sample_rate_hz, tempo=cut.tempo)
+
+    def _project_batch(self, windows: Float32[np.ndarray, "b T F"]) -> Float32[np.ndarray, "b E"]:
+        size = next(size for size in (8, _PROJECTED_AT_ONCE) if size >= len(windows))
+        padded = np.concatenate([windows, np.zeros((size - len(windows), *windows.shape[1:]), np.float32)])
+        return np.asarray(project_contrast(self._params, self._state.statistics, padded, config=self.config))[: len(windows)]
+
+    def _conformed(self, cuts: Sequence[Cut]) -> list[Float32[np.ndarray, "N E"]]:
+        """What the conformer gives for every clip's windows, zero for silence.
 
         Windows begin on `mel_hop / gcd` different phases of the frame grid: one STFT for each (2 for 300 ms).
         """
@@ -258,7 +275,7 @@ class Embedder:
     ) -> Float32[np.ndarray, "B E"]:
         """The fingerprints of windows (clip, row), and of what fills the batch up behind them; `powers` by clip and phase."""
         mel = self.config.mel
-        num_frames = mel.num_frames(self.config.audio.segment_samples)
+        num_frames = mel.num_frames(self.config.audio.context_samples)
         size = next(size for size in self._batches if size >= len(windows))
         power = np.ones((size, num_frames, mel.num_mels), np.float32)
         seen = np.tile(np.array([0, num_frames], np.int32), (size, 1))

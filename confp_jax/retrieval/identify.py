@@ -13,15 +13,8 @@ from confp_jax.audio.decode import DecodeError, decode_blocks, find_audio
 from confp_jax.audio.stream import STDIN, is_url, stream_blocks
 from confp_jax.retrieval.database import Database, DatabaseError
 from confp_jax.retrieval.decision import FALSE_ALARM_RATE, TAIL_SHARE, Decision, load_decision
-from confp_jax.retrieval.embed import (
-    DEFAULT_MODEL,
-    AudioError,
-    Embedder,
-    Fingerprints,
-    UnknownModelError,
-    joined,
-    load_encoder,
-)
+from confp_jax.retrieval.embed import DEFAULT_MODEL, Embedder, UnknownModelError, load_encoder
+from confp_jax.retrieval.fingerprints import AudioError, Fingerprints, joined
 from confp_jax.retrieval.index.generation import open_index
 from confp_jax.retrieval.overlap import common_sections
 from confp_jax.retrieval.reference import Reference
@@ -160,7 +153,7 @@ class Searcher:
           DecodeError: what `blocks` raises.
         """
         began = time.perf_counter()
-        return self._answer(query, self.search(self.embedder.stream(blocks, hop_s=self.reference.hop_s, is_query=True)), began)
+        return self._answer(query, self.search(self.embedder.stream(blocks, hop_s=self.reference.hop_s)), began)
 
     def search(self, parts: Iterable[Fingerprints], *, share: float = 1.0) -> Findings:
         """What sounds in consecutive fingerprints of one recording.
@@ -291,7 +284,7 @@ def fingerprint_file(path: pathlib.Path, embedder: Embedder) -> Fingerprints:
       AudioError: it is too short.
     """
     try:
-        parts = list(embedder.stream(decode_blocks(path, sample_rate_hz=embedder.sample_rate_hz), is_query=True))
+        parts = list(embedder.stream(decode_blocks(path, sample_rate_hz=embedder.sample_rate_hz)))
     except AudioError as error:
         raise AudioError(reason(path, error)) from error
     return joined(parts)

@@ -18,7 +18,7 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from confp_jax.retrieval.embed import Fingerprints
+from confp_jax.retrieval.fingerprints import Fingerprints
 from confp_jax.retrieval.reference import Reference
 from confp_jax.retrieval.windows import FASTER
 
@@ -106,11 +106,15 @@ def _rank(query: Fingerprints, reference: Reference, without: int) -> Ranking:
     lines = _Lines(windows, seeds, reference)
     log_tempos, anchors_s = np.log(seeds.tempos), seeds.anchors_s
     for tempo_steps, place_steps in _ZOOM if windows.tell_tempo else [((0.0, 0), place) for _, place in _ZOOM]:
-        log_tempos, anchors_s = _zoomed(lines, windows.loud, log_tempos, anchors_s, tempo_steps, place_steps)
-    cosines = lines.cosines(np.exp(log_tempos)[:, None], anchors_s[:, None])[:, 0] * windows.loud
-    scores = cosines.sum(axis=1) / windows.loud.sum()
+        log_tempos, anchors_s = _zoomed(lines, log_tempos, anchors_s, tempo_steps, place_steps)
+    cosines, weights = (values[:, 0] for values in lines.cosines(np.exp(log_tempos)[:, None], anchors_s[:, None]))
+    scores = _weighted_mean(cosines, weights)
     first = query.overhang.shape[1]
-    cosines = cosines[:, first : first + len(query.vectors)]
+    if windows.num_phases == 1:
+        cosines = np.where(weights > 0, cosines, scores[:, None]) * windows.loud
+        cosines = cosines[:, first : first + len(query.vectors)]
+    else:
+        cosines = _of_each_window(cosines, weights, windows.num_phases)
     order = np.argsort(-(scores - _TEMPO_COST * log_tempos**2), kind="stable")
     order = order[np.sort(np.unique(seeds.tracks[order], return_index=True)[1])]  # each track's best line
     tempos = np.exp(log_tempos)
@@ -138,9 +142,18 @@ class _Windows:
     from_middle_s: Float64[np.ndarray, " W"]  # of the query to the middle of each
     needed: Bool[np.ndarray, " W"]  # full of the query: where the track has nothing there, something of the query is missing
     tell_tempo: bool
+    num_phases: int = 1  # so many begin within a hop; then they lie in order of their beginning
+
+    @property
+    def searched(self) -> Int64[np.ndarray, " S"]:
+        """Those whose nearest rows are searched: of dense ones every second is enough to find a line."""
+        step = 2 if self.num_phases % 2 == 0 else 1
+        return np.flatnonzero(self.loud & (np.arange(len(self.loud)) % step == 0))
 
 
 def _windows(query: Fingerprints) -> _Windows:
+    if len(query.between):
+        return _dense_windows(query)
     num_beyond, num = query.overhang.shape[1], len(query.vectors)
     vectors = np.concatenate([query.overhang[0], query.vectors, query.overhang[1]]) if num_beyond else query.vectors
     place = np.arange(-num_beyond, num + num_beyond)
@@ -151,6 +164,14 @@ def _windows(query: Fingerprints) -> _Windows:
         (place >= 0) & (place < num) & (not query.is_partial),
         query.tells_tempo,
     )
+
+
+def _dense_windows(query: Fingerprints) -> _Windows:
+    num_phases, num = 1 + len(query.between), len(query.vectors)
+    vectors = np.concatenate([query.vectors[None], query.between]).swapaxes(0, 1).reshape(num_phases * num, -1)
+    from_middle_s = (np.arange(len(vectors)) / num_phases - (num - 1) / 2) * query.hop_s
+    loud = np.any(vectors != 0, axis=1)
+    return _Windows(vectors, loud, from_middle_s, loud & (not query.is_partial), query.tells_tempo, num_phases)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,11 +185,12 @@ class _Seeds:
 
 def _seeds(windows: _Windows, reference: Reference, without: int) -> _Seeds:
     """The lines with most votes of each track. A hit's vote is what it stands out by over its window's last hit."""
-    num = int(windows.loud.sum())
-    window, rows, votes = _hits(windows.vectors[windows.loud], reference, without)
+    searched = windows.searched
+    num = len(searched)
+    window, rows, votes = _hits(windows.vectors[searched], reference, without)
     tracks = reference.snapshot.row_tracks[rows].astype(np.int64)
     times_s = (rows - reference.first_rows[tracks]) * reference.hop_s + reference.segment_s / 2
-    from_middle_s = windows.from_middle_s[windows.loud][window]
+    from_middle_s = windows.from_middle_s[searched][window]
     found: list[tuple[np.ndarray, ...]] = []
     for tempo in _TEMPOS if windows.tell_tempo else [1.0]:
         anchors_s = times_s - tempo * from_middle_s
@@ -233,32 +255,57 @@ class _Lines:
         self._first_s = first * reference.hop_s + reference.segment_s / 2
         self._num = (last - first)[:, None, None]
 
-    def cosines(self, tempos: Float64[np.ndarray, "T G"], anchors_s: Float64[np.ndarray, "T G"]) -> Float32[np.ndarray, "T G W"]:
-        """Of each window with the fingerprint at its place on each of G lines a track.
+    def cosines(
+        self, tempos: Float64[np.ndarray, "T G"], anchors_s: Float64[np.ndarray, "T G"]
+    ) -> tuple[Float32[np.ndarray, "T G W"], Float32[np.ndarray, "T G W"]]:
+        """Returns the cosine of each window with the track at its place on each of G lines a track, and how much it counts.
 
-        Beyond the track's ends 0 for a window that is needed, the mean of the others for one that is not.
+        Between two rows the track is what lies between them, and every window counts. Of dense windows those count that lie
+        at a row. Beyond the track's ends the cosine is 0 for a window that is needed, and one that is not does not count.
         """
         place_s = anchors_s[..., None] + tempos[..., None] * self._windows.from_middle_s
         place = (place_s - self._first_s[:, None, None]) / self._hop_s
         inside = (place >= -0.5) & (place <= self._num + 0.5)
         beyond = np.abs(place - np.clip(place, 0, self._num))
-        place = np.clip(place, 0, self._num)
+        counted = (inside | self._windows.needed) & self._windows.loud
+        if self._windows.num_phases == 1:
+            cosines, weights = self._between_rows(np.clip(place, 0, self._num)), counted
+        else:
+            nearest = np.round(place)
+            weights = counted * np.maximum(1 - self._windows.num_phases * np.abs(place - nearest), 0)
+            cosines = self._at_rows(np.clip(nearest, 0, self._num).astype(np.int64))
+        return cosines * inside * (1 - _BEYOND_COST * beyond), weights.astype(np.float32)
+
+    def _at_rows(self, row: Int64[np.ndarray, "T G W"]) -> Float32[np.ndarray, "T G W"]:
+        return self._similar[np.arange(len(row))[:, None, None], row, np.arange(row.shape[2])]
+
+    def _between_rows(self, place: Float64[np.ndarray, "T G W"]) -> Float32[np.ndarray, "T G W"]:
         row = np.minimum(place.astype(np.int64), np.maximum(self._num - 1, 0))
         part = (place - row).astype(np.float32)
-        track = np.arange(len(row))[:, None, None]
-        window = np.arange(row.shape[2])
-        before, after = self._similar[track, row, window], self._similar[track, row + 1, window]
-        norm = (1 - part) ** 2 + part**2 + 2 * part * (1 - part) * self._neighbours[track, row]
-        cosines = ((1 - part) * before + part * after) / np.sqrt(np.maximum(norm, 1e-6)) * inside * (1 - _BEYOND_COST * beyond)
-        counted = inside | self._windows.needed
-        num_counted = np.sum(counted & self._windows.loud, axis=-1, keepdims=True)  # the cosines of silence are 0
-        mean = cosines.sum(axis=-1, keepdims=True) / np.maximum(num_counted, 1)
-        return np.where(counted, cosines, mean)
+        before, after = self._at_rows(row), self._at_rows(row + 1)
+        neighbours = self._neighbours[np.arange(len(row))[:, None, None], row]
+        norm = (1 - part) ** 2 + part**2 + 2 * part * (1 - part) * neighbours
+        return ((1 - part) * before + part * after) / np.sqrt(np.maximum(norm, 1e-6))
+
+
+def _weighted_mean(cosines: Float32[np.ndarray, "... W"], weights: Float32[np.ndarray, "... W"]) -> Float32[np.ndarray, "..."]:
+    """The mean of the windows that count; -1 where none does."""
+    total = weights.sum(axis=-1)
+    return np.where(total > 0, (cosines * weights).sum(axis=-1) / np.maximum(total, 1e-6), -1.0)
+
+
+def _of_each_window(
+    cosines: Float32[np.ndarray, "T P*N"], weights: Float32[np.ndarray, "T P*N"], num_phases: int
+) -> Float32[np.ndarray, "T N"]:
+    """The cosine within each hop, of dense windows; where none of a hop counts, the mean of all."""
+    by_hop = (len(cosines), cosines.shape[1] // num_phases, num_phases)
+    cosines, weights = cosines.reshape(by_hop), weights.reshape(by_hop)
+    whole = _weighted_mean(cosines.reshape(len(cosines), -1), weights.reshape(len(cosines), -1))
+    return np.where(weights.sum(axis=-1) > 0, _weighted_mean(cosines, weights), whole[:, None])
 
 
 def _zoomed(
     lines: _Lines,
-    loud: Bool[np.ndarray, " W"],
     log_tempos: Float64[np.ndarray, " T"],
     anchors_s: Float64[np.ndarray, " T"],
     tempo_steps: tuple[float, int],
@@ -270,7 +317,7 @@ def _zoomed(
     place_grid = np.tile(np.arange(-num_places, num_places + 1) * place_step, 2 * num_tempos + 1)
     log_tempo = np.clip(log_tempos[:, None] + tempo_grid, *np.log(_TEMPO_RANGE))
     anchor_s = anchors_s[:, None] + place_grid
-    scores = (lines.cosines(np.exp(log_tempo), anchor_s) * loud).sum(axis=2) / loud.sum() - _TEMPO_COST * log_tempo**2
+    scores = _weighted_mean(*lines.cosines(np.exp(log_tempo), anchor_s)) - _TEMPO_COST * log_tempo**2
     best = scores.argmax(axis=1)
     track = np.arange(len(best))
     return log_tempo[track, best], anchor_s[track, best]

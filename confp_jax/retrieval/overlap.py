@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from confp_jax.retrieval.decision import FALSE_ALARM_RATE, Decision
-from confp_jax.retrieval.embed import Fingerprints
+from confp_jax.retrieval.fingerprints import Fingerprints
 from confp_jax.retrieval.reference import Reference, make_reference, some_tracks
 from confp_jax.retrieval.scan import scan
 from confp_jax.retrieval.spans import Span, accepted

@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from confp_jax.audio.decode import DecodeError, Tags, decode_blocks, read_tags
-from confp_jax.audio.segments import window_chunks
+from confp_jax.audio.segments import Chunk
 from confp_jax.retrieval.database.records import KnownFile, NewTrack
-from confp_jax.retrieval.embed import HOP_S, AudioError, Embedder
+from confp_jax.retrieval.embed import Embedder
+from confp_jax.retrieval.fingerprints import AudioError
 from confp_jax.retrieval.identify import reason
 
 _CHUNK_WINDOWS = 1024  # 5 minutes, 20 MB of samples: what a file takes, however long it is
@@ -40,7 +41,7 @@ class _Reading:
     """One file on its way from its thread to the model: chunks of samples, then None."""
 
     path: pathlib.Path
-    chunks: queue.Queue[np.ndarray | None]
+    chunks: queue.Queue[Chunk | None]
     stopped: threading.Event
     file: KnownFile | None = None
     wanted: bool = False
@@ -93,13 +94,8 @@ def _read(reading: _Reading, embedder: Embedder, wanted: Callable[[KnownFile], b
             reading.file = known_file(reading.path, hashlib.file_digest(file, "sha256").hexdigest())
         reading.wanted = wanted(reading.file)
         if reading.wanted:
-            audio = embedder.config.audio
-            for chunk in window_chunks(
-                _counted(reading, decode_blocks(reading.path, sample_rate_hz=embedder.sample_rate_hz)),
-                segment_samples=audio.segment_samples,
-                hop_samples=round(HOP_S * embedder.sample_rate_hz),
-                windows_per_chunk=_CHUNK_WINDOWS,
-            ):
+            blocks = _counted(reading, decode_blocks(reading.path, sample_rate_hz=embedder.sample_rate_hz))
+            for chunk in embedder.chunk_windows(blocks, windows_per_chunk=_CHUNK_WINDOWS):
                 _put(reading, chunk)
             if known_file(reading.path, reading.file.sha256) != reading.file:
                 raise DecodeError(f"{reading.path}: was changed while it was read; add it again")
@@ -115,7 +111,7 @@ def _counted(reading: _Reading, blocks: Iterable[np.ndarray]) -> Iterator[np.nda
         yield block
 
 
-def _put(reading: _Reading, chunk: np.ndarray | None) -> None:
+def _put(reading: _Reading, chunk: Chunk | None) -> None:
     while not reading.stopped.is_set():
         try:
             return reading.chunks.put(chunk, timeout=_WAIT_S)
@@ -158,8 +154,8 @@ def _encode(reading: _Reading, embedder: Embedder, wanted: Callable[[KnownFile],
         if not (reading.file and wanted(reading.file)):
             reading.stopped.set()
             return None
-        _check_length(reading, len(chunk), embedder)
-        found = embedder.fingerprint(chunk)
+        _check_length(reading, len(chunk.samples), embedder)
+        found = embedder.fingerprint_chunk(chunk)
         num_silent += found.num_silent
         parts.append(found.vectors)
     if reading.error or not reading.wanted:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 from confp_jax.retrieval.decision import Decision
-from confp_jax.retrieval.embed import Fingerprints, joined
+from confp_jax.retrieval.fingerprints import Fingerprints, joined
 from confp_jax.retrieval.reference import Reference
 from confp_jax.retrieval.spans import Block, Span, SpanTracker
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from confp_jax.retrieval.decision import Decision
-from confp_jax.retrieval.embed import Fingerprints
+from confp_jax.retrieval.fingerprints import Fingerprints
 from confp_jax.retrieval.match import Ranking, middle_s, rank
 from confp_jax.retrieval.reference import Reference
 

@@ -17,14 +17,18 @@ _CPU_TOKENS = 1_500  # of a batch: more do not fit a core's cache
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """A clip cut into windows that hold `lengths` of its samples from `starts` on, counted at the `tempo` it is heard at."""
+    """A clip cut into segments, and what the conformer hears of the clip for each: `lengths` of its samples from `starts` on.
+
+    All are counted at the `tempo` the clip is heard at.
+    """
 
     samples: Float32[np.ndarray, " n"]
     tempo: float
+    segments: Int64[np.ndarray, " N"]  # where each segment begins; below 0 before the clip
     starts: Int64[np.ndarray, " N"]
-    places: Int64[np.ndarray, " N"]  # in the window of its first sample
+    places: Int64[np.ndarray, " N"]  # in the conformer's window, of the first sample heard
     lengths: Int64[np.ndarray, " N"]
-    num_beyond: int  # windows at either end that overhang
+    num_beyond: int  # segments at either end that overhang
     loud: Int64[np.ndarray, " L"]
 
     def phases(self, mel_hop: int) -> list[int]:
@@ -32,18 +36,47 @@ class Cut:
         return np.unique(self.starts[self.loud] % mel_hop).tolist()
 
 
-def cut_windows(samples: Float32[np.ndarray, " n"], *, segment: int, hop: int, is_query: bool = False, tempo: float = 1.0) -> Cut:
-    """The windows of `segment` samples, `hop` apart; a query's overhang its ends where they see enough of it."""
+def cut_windows(
+    samples: Float32[np.ndarray, " n"],
+    *,
+    segment: int,
+    hop: int,
+    context: int = 0,
+    lead: int = 0,
+    num: int = 0,
+    is_query: bool = False,
+    tempo: float = 1.0,
+) -> Cut:
+    """Returns the segments of a clip, `hop` samples apart.
+
+    Args:
+      samples: the clip.
+      segment: samples in one.
+      hop: from one's first sample to the next one's.
+      context: samples that the conformer hears, around a segment's middle; 0: the segment. A query's segments overhang its
+        ends where they see enough of it, unless the context does so already.
+      lead: samples before the first segment, which only contexts reach into.
+      num: how many segments there are; 0: as many as there is audio for.
+      is_query: whether segments may overhang.
+      tempo: at which the clip is heard.
+    """
     samples = samples / max(1.0, float(np.abs(samples).max(initial=0.0)))  # louder than full scale would overflow
     num_heard = int(len(samples) / tempo)
-    first = whole = _first_samples(num_heard, segment, hop)
-    if is_query:
+    first = whole = lead + _first_samples(num_heard - lead, segment, hop)[: num or None]
+    if is_query and not context:
         num_beyond = max(0, int(whole[0]) + segment - round(_LEAST_SEEN * segment)) // hop
         first = whole[0] + hop * np.arange(-num_beyond, len(whole) + num_beyond)
-    starts, places = np.maximum(first, 0), np.maximum(-first, 0)
-    lengths = np.minimum(first + segment, num_heard) - starts
-    loud = window_rms(samples, (tempo * starts).astype(np.int64), (tempo * lengths).astype(np.int64)) > _SILENT_RMS
-    return Cut(samples, tempo, starts, places, lengths, (len(first) - len(whole)) // 2, np.flatnonzero(loud))
+    own_starts, _, own_lengths = _inside(first, segment, num_heard)
+    loud = window_rms(samples, (tempo * own_starts).astype(np.int64), (tempo * own_lengths).astype(np.int64)) > _SILENT_RMS
+    context = context or segment
+    heard = _inside(first - (context - segment) // 2, context, num_heard)
+    return Cut(samples, tempo, first, *heard, (len(first) - len(whole)) // 2, np.flatnonzero(loud))
+
+
+def _inside(first: np.ndarray, length: int, num_samples: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The part of each window of `length` that lies in a clip: its start there, its place in the window, its length."""
+    starts = np.maximum(first, 0)
+    return starts, np.maximum(-first, 0), np.minimum(first + length, num_samples) - starts
 
 
 def _first_samples(num_samples: int, segment: int, hop: int) -> Int64[np.ndarray, " N"]:

@@ -21,7 +21,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from confp_jax.audio.decode import DecodeError
 from confp_jax.retrieval.database import DatabaseError, NewTrack, OtherModelError
 from confp_jax.retrieval.database.records import UPLOADED
-from confp_jax.retrieval.embed import AudioError
+from confp_jax.retrieval.fingerprints import AudioError
 from confp_jax.service.engine import Engine
 from confp_jax.service.gate import Gate
 from confp_jax.service.guard import Guard

@@ -16,7 +16,8 @@ from jaxtyping import Float32
 
 from confp_jax.retrieval.add import add_track
 from confp_jax.retrieval.database import Database, ModelStamp, NewTrack, OtherModelError, StoredTrack
-from confp_jax.retrieval.embed import Embedder, Fingerprints, joined
+from confp_jax.retrieval.embed import Embedder
+from confp_jax.retrieval.fingerprints import Fingerprints, joined
 from confp_jax.retrieval.identify import CALIBRATION_SETTING, Findings, Searcher
 from confp_jax.retrieval.index.aside import built_aside, is_due
 from confp_jax.service.batching import Batcher

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from jaxtyping import Float32
 
-from confp_jax.retrieval.embed import AudioError
+from confp_jax.retrieval.fingerprints import AudioError
 from confp_jax.retrieval.monitor import Event, monitor
 from confp_jax.service.engine import Engine
 

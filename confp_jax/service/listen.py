@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from confp_jax.audio.decode import DecodeError, StreamResampler
-from confp_jax.retrieval.embed import AudioError, Fingerprints, joined
+from confp_jax.retrieval.fingerprints import AudioError, Fingerprints, joined
 from confp_jax.retrieval.identify import FoundTrack
 from confp_jax.retrieval.monitor import Event
 from confp_jax.service.engine import Engine, Heard

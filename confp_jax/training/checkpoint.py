@@ -220,13 +220,17 @@ def encoder_identity(config: TrainConfig, state: EncoderState) -> str:
 
 
 # What decides how a model is trained or run, and not what its fingerprints are.
-_INDIFFERENT = frozenset({"dropout"})
+_INDIFFERENT = frozenset({"dropout", "query_phases"})
 
 
 def _distinguishing(group: Any) -> dict[str, Any]:
     """A configuration's fields that are not at their default: a later version's new field must not rename every model."""
-    fields = [field for field in dataclasses.fields(group) if field.name not in _INDIFFERENT]
-    return {field.name: getattr(group, field.name) for field in fields if getattr(group, field.name) != field.default}
+    found = {}
+    for field in dataclasses.fields(group):
+        value = getattr(group, field.name)
+        if field.name not in _INDIFFERENT and value != field.default:
+            found[field.name] = _distinguishing(value) if dataclasses.is_dataclass(value) else value
+    return found
 
 
 def abstract_encoder(config: TrainConfig) -> EncoderState:

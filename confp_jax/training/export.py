@@ -10,7 +10,14 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from confp_jax.training.checkpoint import CheckpointError, encoder_identity, load_encoder_state, save_encoder
+from confp_jax.config import TrainConfig
+from confp_jax.training.checkpoint import (
+    CheckpointError,
+    EncoderState,
+    encoder_identity,
+    load_encoder_state,
+    save_encoder,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,23 +27,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=pathlib.Path, help="folder for the model; --model OUT then uses it")
     parser.add_argument("--dtype", default="float16", choices=("float32", "float16", "bfloat16"), help="of the stored weights")
     args = parser.parse_args(argv)
-    target = args.out / "checkpoint"
-    if target.exists():
-        print(f"error: {target} exists; name another folder", file=sys.stderr)
-        return 1
     try:
         config, state = load_encoder_state(args.run)
-    except CheckpointError as error:
+        print(write_model(args.out, config, state, dtype=args.dtype))
+    except (CheckpointError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def write_model(out: pathlib.Path, config: TrainConfig, state: EncoderState, *, dtype: str = "float16") -> str:
+    """Writes OUT/checkpoint, an encoder for inference; returns what was written, in words.
+
+    Raises:
+      FileExistsError: there is a model.
+    """
+    target = out / "checkpoint"
+    if target.exists():
+        raise FileExistsError(f"{target} exists; name another folder")
     config = dataclasses.replace(config, init_from="", teacher="", data=dataclasses.replace(config.data, dir=""))
-    save_encoder(target, config, state, dtype=args.dtype)
+    save_encoder(target, config, state, dtype=dtype)
     # Orbax writes the folder's name into it and asks only whether it is there: no path of this machine travels with a model.
     (target / "commit_success.txt").write_text("Checkpoint commit was successful.\n")
     config, state = load_encoder_state(target)
     size = sum(p.stat().st_size for p in target.rglob("*") if p.is_file())
-    print(f"{args.out}: {config.name}, {size / 1e6:.1f} MB, identity {encoder_identity(config, state)}")
-    return 0
+    return f"{out}: {config.name}, {size / 1e6:.1f} MB, identity {encoder_identity(config, state)}"
 
 
 if __name__ == "__main__":

@@ -193,6 +193,14 @@ def embed(
     return encoder(_features(values, config, seen))
 
 
+@functools.partial(jax.jit, static_argnames=("config",))
+def project(
+    params: nnx.State, statistics: nnx.State, contrast: Float[Array, "B T F"], *, config: TrainConfig
+) -> Float[Array, "B E"]:
+    """What the projection gives for segments of local contrast; vectors of any length."""
+    return nnx.merge(encoder_graph(config), params, statistics).projection(contrast)
+
+
 def _draw_seen(key: PRNGKeyArray, num: int, config: TrainConfig) -> Int[Array, "n 2"]:
     """The first frame of each replica that is seen, and the first one behind: of most replicas all, else a part anywhere."""
     which, length, place = jax.random.split(key, 3)

@@ -152,19 +152,27 @@ def test_num_windows_counts_the_starts_that_fit(num_samples, segment, hop):
     segment=st.integers(1, 30),
     hop=st.integers(1, 12),
     windows=st.integers(1, 6),
+    margin=st.integers(0, 40),
 )
-def test_the_windows_of_the_pieces_are_those_of_the_whole(lengths, segment, hop, windows):
+def test_the_windows_of_the_pieces_are_those_of_the_whole(lengths, segment, hop, windows, margin):
+    """And so is what lies within the margin around each window."""
     whole = np.arange(sum(lengths), dtype=np.float32)
     blocks = np.split(whole, np.cumsum(lengths)[:-1]) if lengths else []
-    pieces = list(window_chunks(blocks, segment_samples=segment, hop_samples=hop, windows_per_chunk=windows))
+    pieces = list(
+        window_chunks(blocks, segment_samples=segment, hop_samples=hop, windows_per_chunk=windows, margin_samples=margin)
+    )
 
-    def windows_of(samples: np.ndarray) -> list[list[float]]:
-        num = num_windows(len(samples), segment_samples=segment, hop_samples=hop)
-        return [samples[i * hop : i * hop + segment].tolist() for i in range(num)]
+    def windows_of(samples: np.ndarray, lead: int, num: int) -> list[list[float]]:
+        starts = [lead + i * hop for i in range(num)]
+        return [samples[max(0, first - margin) : first + segment + margin].tolist() for first in starts]
 
-    assert [window for piece in pieces for window in windows_of(piece)] == windows_of(whole)
+    num = num_windows(len(whole), segment_samples=segment, hop_samples=hop)
+    found = [window for piece in pieces for window in windows_of(piece.samples, piece.lead, piece.num_windows)]
+    assert found == windows_of(whole, 0, num)
     if len(whole) < segment:
         (only,) = pieces
-        np.testing.assert_array_equal(only, whole)
+        np.testing.assert_array_equal(only.samples, whole)
     else:
-        assert max(len(piece) for piece in pieces) <= (windows - 1) * hop + segment + hop - 1
+        longest = 2 * (margin + hop - 1) + (windows - 1) * hop + segment + hop - 1
+        assert max(len(piece.samples) for piece in pieces) <= longest
+    assert [piece.is_whole for piece in pieces] == [len(pieces) == 1 and len(pieces[0].samples) == len(whole)] * len(pieces)

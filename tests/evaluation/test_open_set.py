@@ -18,7 +18,7 @@ from confp_jax.evaluation.open_set import OpenSetConfig, Trials, curve, measure,
 from confp_jax.evaluation.reference import EvaluationReference, Excerpt, embed_reference
 from confp_jax.mapping import ConfigError, from_mapping
 from confp_jax.retrieval.decision import Decision, confidence, load_decision, tail_share
-from confp_jax.retrieval.embed import Fingerprints
+from confp_jax.retrieval.fingerprints import Fingerprints
 from confp_jax.retrieval.reference import make_reference
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"

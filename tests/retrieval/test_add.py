@@ -121,7 +121,7 @@ def test_a_long_file_is_cut_into_pieces_and_its_fingerprints_do_not_show_it(data
 def test_memory_does_not_grow_with_the_length_of_a_file(embedder, files, monkeypatch):
     """Two hours of samples are 460 MB; a piece of 30 s is 2 MB, and what is known of it in double precision twice that."""
     monkeypatch.setattr(read_ahead, "_CHUNK_WINDOWS", 91)
-    monkeypatch.setattr(type(embedder), "fingerprint", lambda self, samples: _FewFingerprints(samples))
+    monkeypatch.setattr(type(embedder), "fingerprint_chunk", lambda self, chunk: _FewFingerprints(chunk.samples))
     path = files[0].with_name("long.flac")
     with soundfile.SoundFile(path, "w", RATE, 1) as file:
         minute = np.random.default_rng(0).integers(-9, 9, 60 * RATE).astype(np.int16)

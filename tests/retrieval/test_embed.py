@@ -10,7 +10,8 @@ import confp_jax
 from confp_jax.audio.decode import DecodeError
 from confp_jax.audio.mel import mel_power
 from confp_jax.retrieval import embed
-from confp_jax.retrieval.embed import AudioError, UnknownModelError, load_encoder
+from confp_jax.retrieval.embed import UnknownModelError, load_encoder
+from confp_jax.retrieval.fingerprints import AudioError
 from confp_jax.training.checkpoint import CheckpointError
 from confp_jax.training.step import embed as embed_power
 

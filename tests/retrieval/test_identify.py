@@ -11,7 +11,8 @@ from confp_jax.retrieval import identify
 from confp_jax.retrieval.add import add_paths
 from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp
 from confp_jax.retrieval.decision import Decision
-from confp_jax.retrieval.embed import AudioError, Embedder
+from confp_jax.retrieval.embed import Embedder
+from confp_jax.retrieval.fingerprints import AudioError
 from confp_jax.retrieval.identify import Searcher, identify_files, open_database, open_or_create
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples" / "music"

@@ -14,7 +14,8 @@ from confp_jax.retrieval import index as indexes
 from confp_jax.retrieval.calibration import calibrate_database
 from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp, NewTrack
 from confp_jax.retrieval.decision import load_decision
-from confp_jax.retrieval.embed import AudioError, load_encoder
+from confp_jax.retrieval.embed import load_encoder
+from confp_jax.retrieval.fingerprints import AudioError
 from confp_jax.retrieval.identify import Searcher, compare_files, database_decision, open_reference
 from confp_jax.retrieval.index import generation
 from confp_jax.retrieval.monitor import monitor

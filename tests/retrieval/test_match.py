@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from confp_jax.retrieval import match
-from confp_jax.retrieval.embed import Fingerprints
+from confp_jax.retrieval.fingerprints import Fingerprints
 from confp_jax.retrieval.match import Ranking, rank, rank_with_and_without
 from confp_jax.retrieval.reference import Reference, make_reference, some_tracks
 

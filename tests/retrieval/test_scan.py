@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from confp_jax.retrieval.decision import uncalibrated
-from confp_jax.retrieval.embed import Fingerprints
+from confp_jax.retrieval.fingerprints import Fingerprints
 from confp_jax.retrieval.reference import make_reference
 from confp_jax.retrieval.scan import Scan, joined_blocks, scan
 from confp_jax.retrieval.spans import Block, Span, SpanTracker, accepted, find_spans, matched_run

@@ -1,0 +1,144 @@
+"""Music as a microphone hears it that is held to a loudspeaker: overload, loudspeaker, room, surroundings, microphone.
+
+What is drawn is a `ReplayDraw` of numbers; `replay` makes the sound of it. Everything that filters is one product in the
+frequency domain, so nothing is late by more than a loudspeaker and the direct sound are.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import scipy.fft
+from jaxtyping import Float32, Float64
+
+from confp_jax.config import ReplayConfig
+
+_LOWEST_HZ = 30.0
+_ROOM_S = 1.2  # of an impulse response; what follows is far below the ambience
+_TINY = 1e-12
+
+Room = Float32[np.ndarray, " k"]
+Noise = Callable[[int], Float32[np.ndarray, " n"]]
+
+
+class ReplayDraw(NamedTuple):
+    """What is drawn for one recording. Levels in dB are signal to noise, of what arrives at the microphone."""
+
+    seed: int  # of the responses' unevenness and of the noises
+    drive: float  # of the overload; 0: none
+    speaker_low_hz: float
+    speaker_slope_db: float
+    speaker_uneven_db: float
+    dull_hz: float  # where the treble ends; 0: it does not
+    dull_slope_db: float
+    has_room: bool
+    ambience_snr_db: float
+    ambience_tilt_db: float
+    noise_snr_db: float  # infinite: no recorded noise
+    microphone_low_hz: float
+    microphone_slope_db: float
+    microphone_uneven_db: float
+    hiss_snr_db: float
+
+
+def draw_replay(rng: np.random.Generator, config: ReplayConfig) -> ReplayDraw:
+    """Draws how one recording is made."""
+    low_hz = math.exp(rng.uniform(*np.log(config.speaker_low_hz)))
+    is_dull = rng.random() < config.dull_p
+    return ReplayDraw(
+        seed=int(rng.integers(1 << 31)),
+        drive=rng.uniform(*config.overload_drive) if rng.random() < config.overload_p else 0.0,
+        speaker_low_hz=low_hz,
+        speaker_slope_db=rng.uniform(*config.speaker_slope_db),
+        speaker_uneven_db=rng.uniform(*config.speaker_uneven_db),
+        dull_hz=rng.uniform(*config.dull_hz) if is_dull else 0.0,
+        dull_slope_db=rng.uniform(6.0, 24.0) if is_dull else 0.0,
+        has_room=rng.random() < config.room_p,
+        ambience_snr_db=rng.uniform(*config.ambience_snr_db),
+        ambience_tilt_db=rng.uniform(*config.ambience_tilt_db),
+        noise_snr_db=rng.uniform(*config.noise_snr_db) if rng.random() < config.noise_p else math.inf,
+        microphone_low_hz=rng.uniform(*config.microphone_low_hz),
+        microphone_slope_db=rng.uniform(*config.microphone_slope_db),
+        microphone_uneven_db=rng.uniform(*config.microphone_uneven_db),
+        hiss_snr_db=rng.uniform(*config.hiss_snr_db),
+    )
+
+
+def replay(
+    samples: Float32[np.ndarray, " n"], drawn: ReplayDraw, *, sample_rate_hz: int, room: Room, noise: Noise
+) -> Float32[np.ndarray, " n"]:
+    """Returns what the microphone records, as long as the music.
+
+    Args:
+      samples: the music.
+      drawn: by `draw_replay`.
+      sample_rate_hz: of the music, the room and the noise.
+      room: an impulse response that begins with the direct sound.
+      noise: gives so many samples of a recorded noise.
+    """
+    rng = np.random.default_rng(drawn.seed)
+    if drawn.drive:
+        level = np.float32(drawn.drive / math.sqrt(_power(samples)))
+        samples = np.tanh(samples * level) / level
+    speaker = _high_pass(drawn.speaker_low_hz, drawn.speaker_slope_db) + _uneven(rng, drawn.speaker_uneven_db, 24)
+    if drawn.dull_hz:
+        speaker += -drawn.dull_slope_db * np.maximum(_octaves(_CURVE_HZ, drawn.dull_hz), 0)
+    room = room[: round(_ROOM_S * sample_rate_hz)] if drawn.has_room else np.ones(1, np.float32)
+    samples = _filtered(samples, speaker, sample_rate_hz, response=room)
+    power = _power(samples)
+    ambience = drawn.ambience_tilt_db * _octaves(np.maximum(_CURVE_HZ, 40.0), 1000.0) + _uneven(rng, 3.0, 12)
+    white = rng.standard_normal(len(samples), dtype=np.float32)
+    samples = samples + _at(_filtered(white, ambience, sample_rate_hz), power, drawn.ambience_snr_db)
+    if math.isfinite(drawn.noise_snr_db):
+        samples = samples + _at(noise(len(samples)), power, drawn.noise_snr_db)
+    microphone = _high_pass(drawn.microphone_low_hz, drawn.microphone_slope_db) + _uneven(rng, drawn.microphone_uneven_db, 10)
+    samples = _filtered(samples, microphone, sample_rate_hz)
+    hiss = rng.standard_normal(len(samples), dtype=np.float32)
+    return samples + _at(hiss, _power(samples), drawn.hiss_snr_db)
+
+
+_CURVE_HZ = np.exp(np.linspace(math.log(_LOWEST_HZ), math.log(8000.0), 97))  # where responses are given
+
+
+def _octaves(hz: Float64[np.ndarray, " c"], above_hz: float) -> Float64[np.ndarray, " c"]:
+    return np.log2(hz / above_hz)
+
+
+def _high_pass(low_hz: float, slope_db: float) -> Float64[np.ndarray, " c"]:
+    return -slope_db * np.maximum(-_octaves(_CURVE_HZ, low_hz), 0)
+
+
+def _uneven(rng: np.random.Generator, deviation_db: float, most_points: int) -> Float64[np.ndarray, " c"]:
+    """A response in dB that wanders: random at a few places, linear in between on a logarithmic scale."""
+    num_points = int(rng.integers(max(2, most_points // 3), most_points + 1))
+    places = np.linspace(math.log(_LOWEST_HZ), math.log(8000.0), num_points)
+    return np.interp(np.log(_CURVE_HZ), places, rng.normal(0, deviation_db, num_points))
+
+
+def _filtered(
+    samples: Float32[np.ndarray, " n"],
+    gain_db: Float64[np.ndarray, " c"],
+    sample_rate_hz: int,
+    *,
+    response: Float32[np.ndarray, " k"] | None = None,
+) -> Float32[np.ndarray, " n"]:
+    """The samples through a zero-phase filter of gains at `_CURVE_HZ`, and through an impulse response."""
+    length = len(samples) + (0 if response is None else len(response) - 1)
+    size = scipy.fft.next_fast_len(length, real=True)
+    spectrum = scipy.fft.rfft(samples, size)
+    hz = np.maximum(np.arange(len(spectrum)) * (sample_rate_hz / size), 10.0)
+    gain = np.interp(np.log(hz), np.log(_CURVE_HZ), gain_db)
+    spectrum *= (10 ** (gain / 20)).astype(np.float32)
+    if response is not None:
+        spectrum *= scipy.fft.rfft(response, size)
+    return scipy.fft.irfft(spectrum, size)[: len(samples)].astype(np.float32)
+
+
+def _at(noise: Float32[np.ndarray, " n"], signal_power: float, snr_db: float) -> Float32[np.ndarray, " n"]:
+    """The noise at a level below the signal's."""
+    return noise * np.float32(math.sqrt(signal_power / _power(noise)) * 10 ** (-snr_db / 20))
+
+
+def _power(samples: Float32[np.ndarray, " n"]) -> float:
+    return float(np.mean(np.square(samples))) + _TINY

@@ -1,0 +1,95 @@
+"""Fingerprints of one recording, in order."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32
+
+TELLS_TEMPO_S = 1.5  # windows spread over less tell nothing of the tempo
+
+
+class AudioError(ValueError):
+    """Audio that cannot be fingerprinted; the message says why and what would do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fingerprints:
+    """Fingerprints at a constant hop. A window of silence has the zero vector: it is similar to nothing.
+
+    Audio shorter than a segment is in all of its windows, each of which holds it at another place and sees nothing beyond it.
+    Those of a query have overhanging windows beside them, which see a part of it: K begin before it, K end after it. One that
+    fills a window but is too short to tell its tempo also has those of what it sounds like played `FASTER` times as fast.
+
+    Those of a model with a projection are dense in a query: `between[p, i]` begins (p + 1) / (P + 1) of a hop after
+    `vectors[i]`, and is zero where the audio has ended.
+    """
+
+    vectors: Float32[np.ndarray, "N E"]
+    hop_s: float
+    segment_s: float  # of audio in a window
+    is_partial: bool = False  # the audio is shorter than a window
+    overhang: Float32[np.ndarray, "2 K E"] = dataclasses.field(default_factory=lambda: np.zeros((2, 0, 0), np.float32))
+    faster: "Fingerprints | None" = None
+    between: Float32[np.ndarray, "P N E"] = dataclasses.field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
+
+    @property
+    def num_silent(self) -> int:
+        """How many windows were silent."""
+        return int((~self.vectors.any(axis=1)).sum())
+
+    @property
+    def overhangs(self) -> bool:
+        """Whether it has windows that overhang."""
+        return self.overhang.shape[1] > 0
+
+    @property
+    def tells_tempo(self) -> bool:
+        """Whether its windows spread far enough to be found apart."""
+        return not self.is_partial and (len(self.vectors) - 1) * self.hop_s >= TELLS_TEMPO_S
+
+    @property
+    def duration_s(self) -> float:
+        """Of the audio that the windows hold."""
+        return self.segment_s if self.is_partial else (len(self.vectors) - 1) * self.hop_s + self.segment_s
+
+    @property
+    def loud_s(self) -> float:
+        """The same without the windows of silence."""
+        return self.duration_s if self.is_partial else self.duration_s - self.num_silent * self.hop_s
+
+    def part(self, first: int, last: int) -> "Fingerprints":
+        """The windows from `first` to before `last`; what only a whole query has, if these are all."""
+        vectors, between = self.vectors[first:last], self.between[:, first:last]
+        whole = self if len(vectors) == len(self.vectors) else self.plain()
+        return dataclasses.replace(whole, vectors=vectors, between=between)
+
+    def plain(self) -> "Fingerprints":
+        """The same without what only a whole query has."""
+        return dataclasses.replace(self, overhang=self.overhang[:, :0], faster=None)
+
+
+def joined(parts: Sequence[Fingerprints]) -> Fingerprints:
+    """Consecutive fingerprints of one recording as one."""
+    if len(parts) == 1:
+        return parts[0]
+    first, last = parts[0], parts[-1]
+    both = first.overhang.shape == last.overhang.shape
+    overhang = np.stack([first.overhang[0], last.overhang[1]]) if both else first.overhang[:, :0]
+    return dataclasses.replace(
+        first.plain(),
+        vectors=np.concatenate([part.vectors for part in parts]),
+        overhang=overhang,
+        between=np.concatenate([part.between for part in parts], axis=1),
+    )
+
+
+def densified(stored: Fingerprints, num_phases: int) -> Fingerprints:
+    """Returns stored fingerprints as a query of a model that has `num_phases`: those between two lie in between them."""
+    vectors = stored.vectors
+    following = np.concatenate([vectors[1:], vectors[-1:]])
+    parts = (np.arange(1, num_phases) / num_phases)[:, None, None]
+    between = ((1 - parts) * vectors + parts * following).astype(np.float32)
+    between /= np.maximum(np.linalg.norm(between, axis=-1, keepdims=True), 1e-12)
+    between[:, -1:] = 0.0
+    return dataclasses.replace(stored, between=between)
