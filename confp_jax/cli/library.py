@@ -24,7 +24,8 @@ def register(commands: Commands) -> None:
   confp add big.db ~/Music --precision int8     half the bytes, nearly the same answers""",
     )
     add.add_argument("paths", type=pathlib.Path, nargs="+", metavar="PATH", help="audio files or folders of them")
-    add.add_argument("--precision", choices=("float16", "int8"), help="of a new database's fingerprints; default: float16")
+    help_text = "of a new database's fingerprints (default: the model's, binary for edge2 and float16 for others)"
+    add.add_argument("--precision", choices=("float16", "int8", "binary"), help=help_text)
     update = commands.add(
         "update",
         _update,

@@ -16,6 +16,7 @@ from confp_jax.data.duplicates import read_duplicates
 from confp_jax.data.records import Clip, DatasetError
 from confp_jax.evaluation.kept import write_whole
 from confp_jax.evaluation.query_sets import dataset_id
+from confp_jax.retrieval.database.vectors import decode, encode
 from confp_jax.retrieval.embed import HOP_S, Embedder
 from confp_jax.retrieval.fingerprints import Fingerprints
 from confp_jax.retrieval.reference import Reference, make_reference
@@ -110,8 +111,10 @@ def embed_reference(
             vectors = embedder.embed(samples, sample_rate_hz=source.summary.sample_rate_hz).astype(np.float16)
             if kept:
                 write_whole(kept, functools.partial(np.save, arr=vectors))
-        parts.append((str(group), vectors.astype(np.float32)))  # by way of float16, as a database stores them
-    reference = make_reference(parts, hop_s=HOP_S, segment_s=embedder.config.audio.segment_s)
+        stored = encode(vectors.astype(np.float32), embedder.precision)
+        parts.append((str(group), decode(stored)))  # as a database gives them back
+    segment_s = embedder.config.audio.segment_s
+    reference = make_reference(parts, hop_s=HOP_S, segment_s=segment_s, query_phases=embedder.query_phases)
     starts_s = np.array([source.row(record).start_s for _, source, record in places], np.float64)
     return EvaluationReference(reference, np.array([int(name) for name, _ in parts]), starts_s, group_of)
 

@@ -84,21 +84,27 @@ def unit(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-24))
 
 
-def mix_phases(
-    projected: Float[np.ndarray, "P N E"], conformed: Float[np.ndarray, "N E"], *, share: float
+def moved_phases(conformed: Float[np.ndarray, "N E"], num_phases: int) -> Float32[np.ndarray, "P N E"]:
+    """Returns what the conformer gives for N segments, and for those 1 / P, 2 / P, ... of a hop later, as unit vectors.
+
+    It changes slowly: what lies between two segments is as good as an encoding of its own.
+    """
+    parts = (np.arange(num_phases) / num_phases)[:, None, None]
+    following = np.concatenate([conformed[1:], conformed[-1:]])
+    return _unit_rows((1 - parts) * conformed + parts * following).astype(np.float32)
+
+
+def mixed(
+    projected: Float[np.ndarray, "P N E"], conformed: Float[np.ndarray, "P N E"], *, share: float
 ) -> Float32[np.ndarray, "P N E"]:
     """Returns the fingerprints of an encoder with both parts: the unit vectors of both, added, of unit length.
 
     Args:
-      projected: what the projection gives for N segments, and for those that begin 1 / P, 2 / P, ... of a hop later; of any
-        length, and zero where there is no such segment.
-      conformed: what the conformer gives for the N. It changes slowly: later segments take what lies between two of it.
-      share: of the squared length that is the projection's, where both parts are orthogonal.
+      projected: what the projection gives, of any length; zero where there is no segment, and so is the result.
+      conformed: what the conformer gives.
+      share: of the squared length that is the projection's, both parts being orthogonal.
     """
-    parts = (np.arange(len(projected)) / len(projected))[:, None, None]
-    following = np.concatenate([conformed[1:], conformed[-1:]])
-    moved = (1 - parts) * conformed + parts * following
-    total = np.sqrt(share) * _unit_rows(projected) + np.sqrt(1 - share) * _unit_rows(moved)
+    total = np.sqrt(share) * _unit_rows(projected) + np.sqrt(1 - share) * _unit_rows(conformed)
     return (_unit_rows(total) * np.any(projected, axis=-1, keepdims=True)).astype(np.float32)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from confp_jax.retrieval.database import Database, DatabaseError
 from confp_jax.retrieval.decision import Decision, fit_tail, load_decision
 from confp_jax.retrieval.embed import Embedder
-from confp_jax.retrieval.fingerprints import Fingerprints
 from confp_jax.retrieval.identify import CALIBRATION_SETTING, open_reference
 from confp_jax.retrieval.match import rank
 from confp_jax.retrieval.overlap import shared_sections
@@ -79,10 +78,10 @@ def _stranger(
     reference: Reference, decision: Decision, track: int, length_s: float, same: set[frozenset[int]], rng: np.random.Generator
 ) -> tuple[float, bool]:
     """The logit of an excerpt of a track among the others, and whether one of them is the same recording."""
-    rows = reference.rows_of(track)
-    num = min(len(rows), 1 + round((length_s - reference.segment_s) / reference.hop_s))
-    first = int(rng.integers(len(rows) - num + 1))
-    query = Fingerprints(rows[first : first + num], reference.hop_s, reference.segment_s)
+    num_rows = int(reference.num_rows[track])
+    num = min(num_rows, 1 + round((length_s - reference.segment_s) / reference.hop_s))
+    first = int(rng.integers(num_rows - num + 1))
+    query = reference.query_of(track, first, first + num)
     ranking = rank(query, reference, without=track)
     twins = [int(other) for other in ranking.tracks if frozenset((track, int(other))) in same]
     for other in twins:

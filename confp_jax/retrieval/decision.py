@@ -19,10 +19,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from confp_jax.retrieval.match import Ranking
+from confp_jax.retrieval.match import LEAST_DEVIATION, Ranking
 
 VERSION = 4
-FEATURES = ("score", "margin", "tempo")
+FEATURES = ("score", "margin", "tempo", "separation")
+_GUESSED_FEATURES = ("score", "margin", "tempo")  # of a checkpoint that nobody has calibrated
 TAIL_SHARE = 0.05  # of the unknown queries lie beyond the tail's start
 FALSE_ALARM_RATE = 0.001
 _LEAST_SCALE = 0.05
@@ -55,12 +56,13 @@ class Decision:
     tails: Float64[np.ndarray, "2 L N 2"]  # where the tail starts, its scale
     identity: str = ""  # of the model
     calibrated: bool = True
+    features: tuple[str, ...] = FEATURES  # what the weights are of
 
     def judge(self, ranking: Ranking, *, length_s: float, num_tracks: int, overhangs: bool = False, first: int = 1) -> Judgement:
         """The first `first` matches of a query of `length_s` (not counting silence) in a database of `num_tracks`."""
         at = self._weights_at(length_s, num_tracks)
         weights, tail = np.tensordot(at, self.weights[int(overhangs)], 2), np.tensordot(at, self.tails[int(overhangs)], 2)
-        logits = features(ranking, first=first) @ weights[1:] + weights[0]
+        logits = features(ranking, names=self.features, first=first) @ weights[1:] + weights[0]
         return Judgement(logits, tail_share(logits, tail))
 
     def tail(self, *, length_s: float, num_tracks: int) -> Float64[np.ndarray, " 2"]:
@@ -88,7 +90,7 @@ class Decision:
 
     def to_json(self) -> str:
         """What `from_json` reads back."""
-        values = dataclasses.asdict(self) | {"version": VERSION, "features": FEATURES}
+        values = dataclasses.asdict(self) | {"version": VERSION}
         values |= {name: np.round(values[name], 4).tolist() for name in ("weights", "tails")}
         return json.dumps(values) + "\n"
 
@@ -103,10 +105,10 @@ class Decision:
         try:
             values = json.loads(text)
             found = values.pop("version", 1), tuple(values.pop("features", ()))
-            if found != (VERSION, FEATURES):
+            if found[0] != VERSION or not found[1] or not set(found[1]) <= set(FEATURES):
                 raise DecisionError(
                     f"{source} is a calibration of version {found[0]} over {found[1]}, this program reads version {VERSION} "
-                    f"over {FEATURES}; {remedy}"
+                    f"over some of {FEATURES}; {remedy}"
                 )
             return cls(
                 tuple(map(float, values["lengths_s"])),
@@ -115,6 +117,7 @@ class Decision:
                 np.array(values["tails"], np.float64),
                 identity=str(values["identity"]),
                 calibrated=bool(values["calibrated"]),
+                features=found[1],
             )
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise DecisionError(f"{source} is damaged ({error}); {remedy}") from error
@@ -123,7 +126,14 @@ class Decision:
 def uncalibrated() -> Decision:
     """A guess for a checkpoint that nobody has calibrated: a margin of 0.2 is even odds, 0.3 is beyond one alarm in 1,000."""
     weights, tails = np.array([-8.0, 0.0, 40.0, 0.0]), np.array([-2.0, 1.5])
-    return Decision((3.0,), (1,), np.tile(weights, (2, 1, 1, 1)), np.tile(tails, (2, 1, 1, 1)), calibrated=False)
+    return Decision(
+        (3.0,),
+        (1,),
+        np.tile(weights, (2, 1, 1, 1)),
+        np.tile(tails, (2, 1, 1, 1)),
+        calibrated=False,
+        features=_GUESSED_FEATURES,
+    )
 
 
 def load_decision(folder: pathlib.Path | None, identity: str) -> Decision:
@@ -144,14 +154,22 @@ def load_decision(folder: pathlib.Path | None, identity: str) -> Decision:
     return decision
 
 
-def features(ranking: Ranking, *, first: int = 1) -> Float64[np.ndarray, "T F"]:
-    """FEATURES of the first `first` matches.
+def features(ranking: Ranking, *, names: Sequence[str] = FEATURES, first: int = 1) -> Float64[np.ndarray, "T F"]:
+    """Returns the named FEATURES of the first `first` matches.
 
-    score: the match's. margin: its excess over the field of rivals, the mean of the ten tracks after the second: that one may be
-    the same recording once more. tempo: how far it is from the original's, |ln tempo|.
+    score: the match's. margin: its excess over the field of rivals, the mean of the ten tracks after the second, which may be
+    the same recording once more. tempo: how far it is from the original's, |ln tempo|. separation: the margin in standard
+    deviations of the rivals; 0 where there are fewer than two.
     """
-    chosen = ranking.scores[:first].astype(np.float64)
-    return np.stack([chosen, chosen - ranking.field, np.abs(np.log(ranking.tempos[:first]))], axis=1)
+    score = ranking.scores[:first].astype(np.float64)
+    margin = score - ranking.field
+    values = {
+        "score": score,
+        "margin": margin,
+        "tempo": np.abs(np.log(ranking.tempos[:first])),
+        "separation": margin / (ranking.rivals_deviation + LEAST_DEVIATION),
+    }
+    return np.stack([values[name] for name in names], axis=1)
 
 
 def tail_share(logits: Float64[np.ndarray, " Q"], tail: Float64[np.ndarray, " 2"]) -> Float64[np.ndarray, " Q"]:

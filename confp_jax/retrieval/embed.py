@@ -22,7 +22,7 @@ from confp_jax.config import TrainConfig
 from confp_jax.mapping import suggestion
 from confp_jax.model.compiler import has_fast_bfloat16
 from confp_jax.model.conformer import with_narrow_kernels
-from confp_jax.model.encoder import mix_phases
+from confp_jax.model.encoder import mixed, moved_phases
 from confp_jax.model.shipped import shipped_folder, shipped_models
 from confp_jax.retrieval.database.records import ModelStamp
 from confp_jax.retrieval.fingerprints import TELLS_TEMPO_S, AudioError, Fingerprints
@@ -78,6 +78,11 @@ class Embedder:
         """
         mono = from_samples(samples, from_hz=sample_rate_hz, to_hz=self.sample_rate_hz)
         return self.fingerprint(mono, hop_s=hop_s).vectors
+
+    @property
+    def precision(self) -> str:
+        """How a new database stores its fingerprints: those with a projection are as good as their signs."""
+        return "binary" if self.config.encoder.has_projection else "float16"
 
     @property
     def query_phases(self) -> int:
@@ -197,17 +202,29 @@ class Embedder:
 
     def _fingerprints(self, cuts: Sequence[Cut], *, hop_s: float, is_dense: bool) -> list[Fingerprints]:
         """The fingerprints of every clip, its silent ones zero; with those between them, if `is_dense`."""
-        num_phases = self.query_phases if is_dense else 1
-        contrasts = self._threads.map(self._contrast, cuts if self.config.encoder.has_projection else ())
-        conformed = self._conformed(cuts) if self.config.encoder.has_conformer else []
-        if self.config.encoder.has_projection:
-            projected = self._projected(cuts, contrasts, [phase * hop_s / num_phases for phase in range(num_phases)])
-            conformed = conformed or [np.zeros_like(rows[0]) for rows in projected]
-            share = self.config.encoder.projection.share
-            phases = [mix_phases(*both, share=share) for both in zip(projected, conformed, strict=True)]
-        else:
-            phases = [rows[None] for rows in conformed]
-        return [self._of_cut(cut, rows, hop_s) for cut, rows in zip(cuts, phases, strict=True)]
+        config, num_phases = self.config.encoder, self.query_phases if is_dense else 1
+        contrasts = self._threads.map(self._contrast, cuts if config.has_projection else ())
+        conformed = self._conformed(cuts) if config.has_conformer else []
+        if not config.has_projection:
+            return [self._of_cut(cut, rows[None], hop_s) for cut, rows in zip(cuts, conformed, strict=True)]
+        projected = self._projected(cuts, contrasts, [phase * hop_s / num_phases for phase in range(num_phases)])
+        if not config.has_conformer:
+            phases = [mixed(rows, rows, share=1.0) for rows in projected]
+            return [self._of_cut(cut, rows, hop_s) for cut, rows in zip(cuts, phases, strict=True)]
+        moved = [moved_phases(rows, num_phases) for rows in conformed]
+        return [
+            self._of_both(self._of_cut(cut, first, hop_s), second, is_dense)
+            for cut, first, second in zip(cuts, projected, moved, strict=True)
+        ]
+
+    def _of_both(self, projected: Fingerprints, conformed: Float32[np.ndarray, "P N E"], is_query: bool) -> Fingerprints:
+        """Fingerprints that hold what the projection gives, made those of both parts."""
+        config = self.config.encoder.projection
+        both = np.concatenate([projected.vectors[None], projected.between])
+        alone = conformed * (np.any(both, axis=-1, keepdims=True) / np.sqrt(1 - config.share))
+        both = mixed(both, conformed, share=config.query_share if is_query else config.share)
+        by_conformer = alone.astype(np.float32) if is_query else projected.by_conformer
+        return dataclasses.replace(projected, vectors=both[0], between=both[1:], by_conformer=by_conformer)
 
     def _of_cut(self, cut: Cut, phases: Float32[np.ndarray, "P N E"], hop_s: float) -> Fingerprints:
         before, own, after = np.split(phases[0], [cut.num_beyond, len(phases[0]) - cut.num_beyond])

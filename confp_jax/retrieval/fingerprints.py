@@ -22,7 +22,8 @@ class Fingerprints:
     fills a window but is too short to tell its tempo also has those of what it sounds like played `FASTER` times as fast.
 
     Those of a model with a projection are dense in a query: `between[p, i]` begins (p + 1) / (P + 1) of a hop after
-    `vectors[i]`, and is zero where the audio has ended.
+    `vectors[i]`, and is zero where the audio has ended. If it has a conformer too, `by_conformer[p, i]` is what that alone
+    gives, p = 0 for `vectors`, so long that its product with a stored fingerprint is the cosine of the conformer's parts.
     """
 
     vectors: Float32[np.ndarray, "N E"]
@@ -32,6 +33,7 @@ class Fingerprints:
     overhang: Float32[np.ndarray, "2 K E"] = dataclasses.field(default_factory=lambda: np.zeros((2, 0, 0), np.float32))
     faster: "Fingerprints | None" = None
     between: Float32[np.ndarray, "P N E"] = dataclasses.field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
+    by_conformer: Float32[np.ndarray, "P N E"] = dataclasses.field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
 
     @property
     def num_silent(self) -> int:
@@ -60,9 +62,18 @@ class Fingerprints:
 
     def part(self, first: int, last: int) -> "Fingerprints":
         """The windows from `first` to before `last`; what only a whole query has, if these are all."""
-        vectors, between = self.vectors[first:last], self.between[:, first:last]
+        vectors = self.vectors[first:last]
         whole = self if len(vectors) == len(self.vectors) else self.plain()
-        return dataclasses.replace(whole, vectors=vectors, between=between)
+        between, by_conformer = self.between[:, first:last], self.by_conformer[:, first:last]
+        return dataclasses.replace(whole, vectors=vectors, between=between, by_conformer=by_conformer)
+
+    @property
+    def conformer_alone(self) -> "Fingerprints | None":
+        """The same as the conformer alone hears it; None for a model that has only one part."""
+        if not len(self.by_conformer):
+            return None
+        vectors, between = self.by_conformer[0], self.by_conformer[1:]
+        return Fingerprints(vectors, self.hop_s, self.segment_s, self.is_partial, between=between)
 
     def plain(self) -> "Fingerprints":
         """The same without what only a whole query has."""
@@ -81,11 +92,14 @@ def joined(parts: Sequence[Fingerprints]) -> Fingerprints:
         vectors=np.concatenate([part.vectors for part in parts]),
         overhang=overhang,
         between=np.concatenate([part.between for part in parts], axis=1),
+        by_conformer=np.concatenate([part.by_conformer for part in parts], axis=1),
     )
 
 
 def densified(stored: Fingerprints, num_phases: int) -> Fingerprints:
     """Returns stored fingerprints as a query of a model that has `num_phases`: those between two lie in between them."""
+    if num_phases == 1:
+        return stored
     vectors = stored.vectors
     following = np.concatenate([vectors[1:], vectors[-1:]])
     parts = (np.arange(1, num_phases) / num_phases)[:, None, None]

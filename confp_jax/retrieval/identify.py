@@ -119,7 +119,7 @@ def open_or_create(folder: str | pathlib.Path, model: str | None, *, precision: 
         if precision not in (None, database.precision):
             raise DatabaseError(f"{folder} stores vectors as {database.precision}; leave --precision out, or make a new database")
         return database, embedder
-    return Database.create(folder, embedder.stamp, precision=precision or "float16"), embedder
+    return Database.create(folder, embedder.stamp, precision=precision or embedder.precision), embedder
 
 
 class Searcher:
@@ -211,7 +211,8 @@ def open_reference(database: Database, embedder: Embedder, *, build_index: bool 
     snapshot = database.snapshot()
     index = open_index(database, snapshot, build=build_index)
     database.stamp.must_fit(expected)  # nor did it change while it was read
-    return Reference(snapshot, index, hop_s=database.stamp.hop_s, segment_s=embedder.config.audio.segment_s)
+    segment_s, phases = embedder.config.audio.segment_s, embedder.query_phases
+    return Reference(snapshot, index, hop_s=database.stamp.hop_s, segment_s=segment_s, query_phases=phases)
 
 
 def database_decision(database: Database, embedder: Embedder) -> Decision:

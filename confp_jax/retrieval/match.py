@@ -23,6 +23,7 @@ from confp_jax.retrieval.reference import Reference
 from confp_jax.retrieval.windows import FASTER
 
 NUM_RIVALS = 10
+LEAST_DEVIATION = 0.005  # of the rivals' scores
 _NUM_TRACKS = 32  # that are scored: the best, its rivals, and room for what the votes misjudge
 _NUM_REPEATING, _NUM_PLACES = 8, 4  # of the first tracks, so many lines each are scored
 _HITS_PER_QUERY = 1_200  # of all windows together
@@ -36,6 +37,7 @@ _BEYOND_COST = 0.05  # of lying a row beyond the track's first or last: there al
 _ZOOM = (((0.04, 2), (0.15, 4)), ((0.013, 1), (0.05, 1)), ((0.0045, 1), (0.0167, 1)), ((0.0015, 1), (0.0055, 1)))
 # What a tempo must earn: music is rarely played at another one, and a free tempo fits noise.
 _TEMPO_COST = 0.25
+_CONFORMER_COST = 2.0  # in separation; less costs recordings by microphones, more music whose pitch was changed
 _FASTER_COST = 0.1  # of the surety; less costs noisy queries, more slowed ones (validation)
 
 
@@ -50,10 +52,25 @@ class Ranking:
     cosines: Float32[np.ndarray, "T W"]  # of each window along the line, but those that overhang
 
     @property
-    def field(self) -> float:
-        """How similar the rivals are: the tracks after the second, which may be the same recording once more."""
+    def rivals(self) -> Float64[np.ndarray, " R"]:
+        """The scores of the tracks after the second, which may be the same recording once more."""
         rivals = self.scores[2 : 2 + NUM_RIVALS] if len(self.scores) > 2 else self.scores[1:]
-        return float(rivals.astype(np.float64).mean()) if len(rivals) else 0.0
+        return rivals.astype(np.float64)
+
+    @property
+    def field(self) -> float:
+        """How similar the rivals are."""
+        return float(self.rivals.mean()) if len(self.rivals) else 0.0
+
+    @property
+    def rivals_deviation(self) -> float:
+        """How much they differ; infinite where fewer than two do not tell."""
+        return float(self.rivals.std()) if len(self.rivals) > 1 else math.inf
+
+    @property
+    def separation(self) -> float:
+        """By how many of the rivals' deviations the first track stands out from them."""
+        return (float(self.scores[0]) - self.field) / (self.rivals_deviation + LEAST_DEVIATION) if len(self.scores) else -math.inf
 
     @property
     def surety(self) -> float:
@@ -84,16 +101,26 @@ def rank_with_and_without(query: Fingerprints, reference: Reference, track: int)
 
 
 def _heard(query: Fingerprints) -> list[Fingerprints]:
-    return [query, query.faster] if query.faster else [query]
+    """A query as it is, as the conformer alone hears it, and both as heard faster: what there is of these."""
+    own = [query, query.conformer_alone, query.faster, query.faster.conformer_alone if query.faster else None]
+    return [heard for heard in own if heard is not None]
 
 
 def _surest(rankings: list[Ranking], query: Fingerprints) -> Ranking:
-    """Of a query as it is and as heard faster, the surer ranking, in the query's own time."""
+    """Of a query as it is and as heard in other ways, the surer ranking, in the query's own time."""
+    if query.conformer_alone is not None:
+        pairs = [_better_heard(*rankings[first : first + 2]) for first in range(0, len(rankings), 2)]
+        rankings = pairs
     own, *faster = rankings
     if not faster or faster[0].surety - _FASTER_COST <= own.surety:
         return own
     cosines = np.repeat(faster[0].scores[:, None], len(query.vectors), axis=1)
     return dataclasses.replace(faster[0], tempos=faster[0].tempos / FASTER, cosines=cosines)  # both begin at the same moment
+
+
+def _better_heard(both: Ranking, conformer: Ranking) -> Ranking:
+    """By both parts of an encoder, unless the first track stands out clearly more by the conformer alone."""
+    return conformer if conformer.separation - _CONFORMER_COST > both.separation else both
 
 
 def _rank(query: Fingerprints, reference: Reference, without: int) -> Ranking:

@@ -38,7 +38,8 @@ def common_sections(a: Fingerprints, b: Fingerprints, decision: Decision) -> lis
     """Where the first recording sounds like the second: spans of the first, with the place in the second as `track_s`."""
     # That of its windows, or where it is shorter than one the length that puts their middles where they are.
     segment_s = b.duration_s - (len(b.vectors) - 1) * b.hop_s
-    reference = make_reference([("b", b.vectors)], hop_s=b.hop_s, segment_s=segment_s, exact=True)
+    phases = 1 + len(b.between)
+    reference = make_reference([("b", b.vectors)], hop_s=b.hop_s, segment_s=segment_s, query_phases=phases, exact=True)
     return accepted(scan(a, reference, decision), false_alarm_rate=FALSE_ALARM_RATE)
 
 
@@ -84,7 +85,7 @@ def _suspected_pairs(reference: Reference, report: Callable[[int, int], None]) -
 
 
 def _longest_section(reference: Reference, track: int, other: int, decision: Decision) -> SharedSection | None:
-    query = Fingerprints(reference.rows_of(track), reference.hop_s, reference.segment_s)
+    query = reference.query_of(track)
     if not query.vectors.any():
         return None
     spans = accepted(scan(query, some_tracks(reference, [other]), decision), false_alarm_rate=FALSE_ALARM_RATE)

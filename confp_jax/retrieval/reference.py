@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from confp_jax.retrieval.database import Snapshot, StoredTrack
+from confp_jax.retrieval.fingerprints import Fingerprints, densified
 from confp_jax.retrieval.index import ExactIndex, Index, build_index
 
 
@@ -19,6 +20,7 @@ class Reference:
     index: Index
     hop_s: float
     segment_s: float
+    query_phases: int = 1  # how many times as densely a query's fingerprints lie
 
     @property
     def num_tracks(self) -> int:
@@ -35,6 +37,11 @@ class Reference:
         """How many rows each track has."""
         return np.array([track.num_rows for track in self.snapshot.tracks], np.int64)
 
+    def query_of(self, track: int, first: int = 0, last: int | None = None) -> Fingerprints:
+        """Rows `first` to before `last` (all, if None) of a track, as a query."""
+        stored = Fingerprints(self.rows_of(track)[first:last], self.hop_s, self.segment_s)
+        return densified(stored, self.query_phases)
+
     def rows_of(self, track: int) -> Float32[np.ndarray, "n E"]:
         """The fingerprints of one track."""
         first = self.first_rows[track]
@@ -42,7 +49,12 @@ class Reference:
 
 
 def make_reference(
-    parts: Sequence[tuple[str, Float32[np.ndarray, "n E"]]], *, hop_s: float, segment_s: float, exact: bool = False
+    parts: Sequence[tuple[str, Float32[np.ndarray, "n E"]]],
+    *,
+    hop_s: float,
+    segment_s: float,
+    query_phases: int = 1,
+    exact: bool = False,
 ) -> Reference:
     """A reference in memory of tracks given by name and fingerprints."""
     lengths = [len(vectors) for _, vectors in parts]
@@ -53,10 +65,17 @@ def make_reference(
     ]
     vectors = np.concatenate([vectors for _, vectors in parts])
     snapshot = Snapshot(tracks, vectors, np.repeat(np.arange(len(tracks), dtype=np.int32), lengths))
-    return Reference(snapshot, ExactIndex(vectors) if exact else build_index(vectors), hop_s, segment_s)
+    index = ExactIndex(vectors) if exact else build_index(vectors)
+    return Reference(snapshot, index, hop_s, segment_s, query_phases)
 
 
 def some_tracks(reference: Reference, chosen: Sequence[int]) -> Reference:
     """A reference of a few of another's tracks, in this order, searched exactly."""
     parts = [(reference.snapshot.tracks[track].name, reference.rows_of(track)) for track in chosen]
-    return make_reference(parts, hop_s=reference.hop_s, segment_s=reference.segment_s, exact=True)
+    return make_reference(
+        parts,
+        hop_s=reference.hop_s,
+        segment_s=reference.segment_s,
+        query_phases=reference.query_phases,
+        exact=True,
+    )

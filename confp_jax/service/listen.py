@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import math
 import queue
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from jaxtyping import Float32
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from confp_jax.audio.decode import DecodeError, StreamResampler
+from confp_jax.audio.segments import num_windows
 from confp_jax.retrieval.fingerprints import AudioError, Fingerprints, joined
 from confp_jax.retrieval.identify import FoundTrack
 from confp_jax.retrieval.monitor import Event
@@ -83,7 +85,10 @@ class _Clip:
         reference = engine.view.searcher.reference
         self._hop = round(reference.hop_s * engine.sample_rate_hz)
         self._segment = round(reference.segment_s * engine.sample_rate_hz)
-        self._next_s = reference.segment_s
+        embedder = engine.view.searcher.embedder
+        self._margin = embedder.margin_samples
+        self._num_settled = 0  # windows that no more sound will change
+        self._next_s = embedder.config.audio.context_samples / embedder.sample_rate_hz
 
     @property
     def heard_s(self) -> float:
@@ -126,14 +131,17 @@ class _Clip:
         return heard, self._reply(heard, began)
 
     async def _windows(self) -> Fingerprints:
-        """Encodes the windows that have become complete since the last time."""
-        known = 0 if self._fingerprints is None else len(self._fingerprints.vectors)
-        fresh = self._samples[known * self._hop :]
-        if self._fingerprints is None or len(fresh) >= self._segment:
-            new = await self._engine.fingerprint(fresh)
+        """Encodes the windows that have become complete since the last time, and those around which more has been heard."""
+        known = self._num_settled
+        if self._fingerprints is None or len(self._samples) >= known * self._hop + self._segment:
+            first = max(0, known - math.ceil(self._margin / self._hop))
+            new = await self._engine.fingerprint(self._samples[first * self._hop :])
             if self._fingerprints is not None:
-                new = joined([self._fingerprints, new])
+                new = joined([self._fingerprints.part(0, known), new.part(known - first, len(new.vectors))])
             self._fingerprints = new
+            length = self._segment + self._margin
+            settled = num_windows(len(self._samples), segment_samples=length, hop_samples=self._hop)
+            self._num_settled = min(settled, len(new.vectors))
         return self._fingerprints
 
     def _reply(self, heard: Heard, began: float) -> dict:

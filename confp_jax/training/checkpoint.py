@@ -220,7 +220,7 @@ def encoder_identity(config: TrainConfig, state: EncoderState) -> str:
 
 
 # What decides how a model is trained or run, and not what its fingerprints are.
-_INDIFFERENT = frozenset({"dropout", "query_phases"})
+_INDIFFERENT = frozenset({"dropout", "query_phases", "query_share"})
 
 
 def _distinguishing(group: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -81,8 +82,8 @@ class Covariances:
         clean = self._clean.astype(np.float64) / self._num - np.outer(mean, mean)
         noise = self._noise.astype(np.float64) / (2 * self._num)
         noise += _RIDGE * np.trace(noise) / num_values * np.eye(num_values)
-        ratios, vectors = scipy.linalg.eigh(clean, noise, subset_by_index=(num_values - dims, num_values - 1))
-        ratios, vectors = ratios[::-1], vectors[:, ::-1]
+        found = scipy.linalg.eigh(clean, noise, subset_by_index=(num_values - dims, num_values - 1))
+        ratios, vectors = np.flip(found[0]), np.flip(found[1], axis=1)
         emphasis = np.maximum(1 - 1 / np.maximum(ratios, 1.0001), 1e-3) ** _EMPHASIS
         return Directions((vectors * emphasis).astype(np.float32), mean.astype(np.float32), ratios)
 
@@ -175,10 +176,11 @@ def with_conformer(
     encoder_config = dataclasses.replace(source.encoder, embedding_dim=total, projection=config)
     context_s = source.audio.segment_s if beside else 0.0
     audio = AudioConfig(source.audio.sample_rate_hz, segment_s, context_s)
-    made = dataclasses.replace(source, audio=audio, encoder=encoder_config)
+    made = TrainConfig(audio=audio, mel=source.mel, encoder=encoder_config)
     _, params, statistics = nnx.split(Encoder(encoder_config, num_mels=source.mel.num_mels, rngs=nnx.Rngs(0)), nnx.Param, ...)
     kernel = directions.kernel @ turned[:dims]
-    values = {("projection", "kernel"): kernel, ("projection", "bias"): -directions.mean @ kernel}
+    values: dict[tuple[Any, ...], np.ndarray] = {("projection", "kernel"): kernel}
+    values["projection", "bias"] = -directions.mean @ kernel
     if state is not None:
         old = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(state.params)}
         for name in ("kernel", "bias"):

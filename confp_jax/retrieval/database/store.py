@@ -17,7 +17,7 @@ from confp_jax.retrieval.database import catalogue
 from confp_jax.retrieval.database.catalogue import FORMAT, storable
 from confp_jax.retrieval.database.records import DatabaseError, KnownFile, ModelStamp, NewTrack, Snapshot, StoredTrack
 from confp_jax.retrieval.database.shards import REMEDY, is_held, live_runs, open_shard, write_shard
-from confp_jax.retrieval.database.vectors import PRECISIONS, StoredVectors, encode
+from confp_jax.retrieval.database.vectors import PRECISIONS, StoredVectors, encode, stored_dim
 
 _NUM_ATTEMPTS = 5  # to read what a writer tidies away meanwhile
 
@@ -46,7 +46,7 @@ class Database:
 
     @classmethod
     def create(cls, folder: str | pathlib.Path, stamp: ModelStamp, *, precision: str = "float16") -> "Database":
-        """Makes an empty database; the folder must be new or empty. `precision` is of the stored vectors: float16 or int8.
+        """Makes an empty database; the folder must be new or empty. `precision` is of the stored vectors (PRECISIONS).
 
         Raises:
           DatabaseError: the folder holds something else.
@@ -81,7 +81,7 @@ class Database:
 
     @property
     def precision(self) -> str:
-        """How vectors are stored: "float16" or "int8"."""
+        """How vectors are stored, one of PRECISIONS."""
         return self._required("precision")
 
     def setting(self, key: str) -> str | None:
@@ -237,7 +237,7 @@ class Database:
                 file, num_rows = files[shard]
                 opened[shard] = open_shard(self.folder / "vectors" / file, num_rows)
             runs.append(opened[shard][first : first + num])
-        dims = {run["values"].shape[1] if run.dtype.names else run.shape[1] for run in runs}
+        dims = {stored_dim(run) for run in runs}
         if len(dims) > 1:
             raise DatabaseError(f"{self.folder} holds vectors of several lengths ({sorted(dims)}); {REMEDY}")
         return StoredVectors(runs, dims.pop() if dims else 0)

@@ -1,20 +1,25 @@
 """Stored vectors: how rows are encoded in a shard, and many shards read as one array."""
 
+import functools
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float32
 
-PRECISIONS = ("float16", "int8")
+PRECISIONS = ("float16", "int8", "binary")
 _BLOCK_ROWS = 65_536  # 32 MiB of float32 at 128 dimensions
 
 
 def encode(vectors: Float32[np.ndarray, "n E"], precision: str) -> np.ndarray:
-    """Rows as they are stored: float16 [n, E], or int8 with a scale of its own for every row (a record array [n]).
+    """Rows as they are stored.
+
+    As "float16" they are [n, E]; as "int8" a record array [n] with a scale of its own for every row; as "binary" the signs,
+    uint8 [n, E / 8]. All bits 0 are a row of zeros (silence).
 
     Raises:
-      ValueError: a value is not finite, or is not in float16.
+      ValueError: a value is not finite or not in float16, or E is no multiple of 8 and the signs are wanted.
     """
     with np.errstate(over="ignore"):
         half = vectors.astype(np.float16)
@@ -22,6 +27,8 @@ def encode(vectors: Float32[np.ndarray, "n E"], precision: str) -> np.ndarray:
         raise ValueError("fingerprints contain NaN or infinite values; every later search would fail")
     if precision == "float16":
         return half
+    if precision == "binary":
+        return _encode_signs(half)
     scale = (np.abs(vectors).max(axis=1, initial=0.0) / 127).astype(np.float16)
     divisor = np.where(scale > 0, scale.astype(np.float32), 1.0)[:, None]
     stored = np.empty(len(vectors), np.dtype([("scale", np.float16), ("values", np.int8, (vectors.shape[1],))]))
@@ -30,11 +37,37 @@ def encode(vectors: Float32[np.ndarray, "n E"], precision: str) -> np.ndarray:
     return stored
 
 
+def _encode_signs(vectors: np.ndarray) -> np.ndarray:
+    if vectors.shape[1] % 8:
+        raise ValueError(f"signs of {vectors.shape[1]} values do not fill bytes; store such fingerprints as float16 or int8")
+    bits = np.packbits(vectors > 0, axis=1)
+    bits[vectors.any(axis=1) & ~bits.any(axis=1), 0] = 1  # not a row of zeros, though none of its values is positive
+    return bits
+
+
 def decode(stored: np.ndarray) -> Float32[np.ndarray, "n E"]:
-    """What `encode` wrote, as float32."""
+    """What `encode` wrote, as float32; signs become unit vectors."""
+    if stored.dtype == np.uint8:
+        values = _sign_table(8 * stored.shape[1])[stored].reshape(len(stored), 8 * stored.shape[1])
+        values[~stored.any(axis=1)] = 0.0
+        return values
     if stored.dtype.names is None:
         return stored.astype(np.float32)
     return stored["values"].astype(np.float32) * stored["scale"].astype(np.float32)[:, None]
+
+
+def stored_dim(stored: np.ndarray) -> int:
+    """How many values a row of `stored` decodes to."""
+    if stored.dtype.names is not None:
+        return stored["values"].shape[1]
+    return 8 * stored.shape[1] if stored.dtype == np.uint8 else stored.shape[1]
+
+
+@functools.lru_cache(maxsize=4)
+def _sign_table(dim: int) -> Float32[np.ndarray, "256 8"]:
+    """The eight values that each byte stands for."""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
+    return (np.where(bits, 1.0, -1.0) / math.sqrt(dim)).astype(np.float32)
 
 
 class StoredVectors:

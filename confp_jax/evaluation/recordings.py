@@ -1,0 +1,138 @@
+"""Real recordings: what a microphone heard, against the music that was played.
+
+A folder holds `recordings.csv` with the columns query, reference (files inside it) and offset_s (where in the reference the
+query begins). Every query is cut into pieces of each length and searched among the references and an index of other music,
+once with its reference there and once with it passed over.
+"""
+
+import csv
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float64
+from rich.console import Console
+from rich.progress import track as progress
+
+from confp_jax.audio.decode import decode
+from confp_jax.data.records import DatasetError
+from confp_jax.evaluation.open_set import first_match
+from confp_jax.retrieval.database.vectors import decode as decode_rows
+from confp_jax.retrieval.database.vectors import encode as encode_rows
+from confp_jax.retrieval.decision import Decision
+from confp_jax.retrieval.embed import Embedder
+from confp_jax.retrieval.reference import Reference, make_reference
+
+LENGTHS_S = (10.0, 5.0, 3.0)
+PLACE_S = 1.5  # within so much of the label a place counts as right
+_COLUMNS = ("query", "reference", "offset_s")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """A recording, what it is of, and where in that it begins."""
+
+    query: pathlib.Path
+    reference: pathlib.Path
+    offset_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordingTrials:
+    """One entry a piece of a recording. `*_rate` is how often an unknown query reaches as much."""
+
+    length_s: float
+    right: Bool[np.ndarray, " Q"]
+    placed: Bool[np.ndarray, " Q"]  # right, and within PLACE_S of the label
+    known_rate: Float64[np.ndarray, " Q"]
+    unknown_rate: Float64[np.ndarray, " Q"]  # with the reference passed over
+
+    def summary(self, rate: float) -> dict[str, float]:
+        """Shares of all pieces: right, placed, right and accepted, and accepted without their reference."""
+        return {
+            "length_s": self.length_s,
+            "pieces": len(self.right),
+            "right": float(self.right.mean()),
+            "placed": float(self.placed.mean()),
+            "accepted": float((self.right & (self.known_rate <= rate)).mean()),
+            "false_alarms": float((self.unknown_rate <= rate).mean()),
+        }
+
+
+def read_recordings(folder: str | pathlib.Path) -> list[Recording]:
+    """Reads FOLDER/recordings.csv.
+
+    Raises:
+      DatasetError: there is none, it lacks a column, or a line names a file that is not in the folder, or no number.
+    """
+    root = pathlib.Path(folder)
+    table = root / "recordings.csv"
+    try:
+        with open(table, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{table} cannot be read ({error}); it has the columns {', '.join(_COLUMNS)}") from error
+    if not rows or not set(_COLUMNS) <= set(rows[0]):
+        raise DatasetError(f"{table}: expected a line for each recording under the columns {', '.join(_COLUMNS)}")
+    return [_recording(root, number, row) for number, row in enumerate(rows, start=2)]
+
+
+def _recording(root: pathlib.Path, line: int, row: dict[str, str]) -> Recording:
+    files = [root / (row[name] or "") for name in _COLUMNS[:2]]
+    for file in files:
+        if not file.is_file() or not file.resolve().is_relative_to(root.resolve()):
+            raise DatasetError(f"{root}/recordings.csv, line {line}: {file} is no file in this folder")
+    try:
+        offset_s = float(row["offset_s"])
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"{root}/recordings.csv, line {line}: offset_s={row['offset_s']!r} is no number") from error
+    return Recording(*files, offset_s)
+
+
+def pieces(recording: Recording, length_s: float, rate_hz: int) -> list[tuple[float, np.ndarray]]:
+    """Consecutive pieces of a recording, and where in the reference each begins."""
+    samples, num = decode(recording.query, sample_rate_hz=rate_hz).samples, round(length_s * rate_hz)
+    starts = range(0, len(samples) - num + 1, num)
+    return [(recording.offset_s + start / rate_hz, samples[start : start + num]) for start in starts]
+
+
+def with_references(embedder: Embedder, recordings: Sequence[Recording], others: Reference, console: Console) -> Reference:
+    """The recordings' references first, under their files' names, and then the tracks of another reference."""
+    files = sorted({recording.reference for recording in recordings})
+    parts = []
+    for file in progress(files, "references", console=console, transient=True):
+        vectors = embedder.fingerprint(decode(file, sample_rate_hz=embedder.sample_rate_hz).samples).vectors
+        parts.append((file.name, decode_rows(encode_rows(vectors, embedder.precision))))
+    tracks = others.snapshot.tracks
+    parts += [(track.name, others.rows_of(number)) for number, track in enumerate(tracks)]
+    return make_reference(
+        parts, hop_s=others.hop_s, segment_s=others.segment_s, query_phases=embedder.query_phases
+    )
+
+
+def measure_recordings(
+    embedder: Embedder,
+    decision: Decision,
+    recordings: Sequence[Recording],
+    reference: Reference,
+    console: Console,
+    *,
+    lengths_s: Sequence[float] = LENGTHS_S,
+) -> list[RecordingTrials]:
+    """Searches every piece of every recording in what `with_references` gives."""
+    numbers = {track.name: number for number, track in reversed(list(enumerate(reference.snapshot.tracks)))}
+    found = []
+    for length_s in lengths_s:
+        rows = []
+        for recording in progress(recordings, f"recordings, {length_s:g} s", console=console, transient=True):
+            own = numbers[recording.reference.name]
+            for offset_s, samples in pieces(recording, length_s, embedder.sample_rate_hz):
+                query = embedder.fingerprint(samples, is_query=True)
+                best, place, known = first_match(query, reference, decision)
+                unknown = first_match(query, reference, decision, masked=own)[2]
+                placed = best == own and abs(place.offset_s - offset_s) <= PLACE_S
+                rows.append((best == own, placed, known[0], unknown[0]))
+        right, placed, known, unknown = zip(*rows, strict=True)
+        found.append(RecordingTrials(length_s, np.array(right), np.array(placed), np.array(known), np.array(unknown)))
+    return found
