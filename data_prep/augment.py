@@ -55,6 +55,9 @@ class Chain:
         if config.reverb_p and not sounds.impulse_responses:
             raise SourceError("the chain asks for impulse responses, but there are none; pass --config.ir_dir=FOLDER, or "
                               "--config.chain.reverb_p=0")  # fmt: skip
+        if config.replay_p and not (sounds.noise and sounds.impulse_responses):
+            raise SourceError("the chain asks for music from a loudspeaker, which needs noise and rooms; pass "
+                              "--config.noise_dir=FOLDER and --config.ir_dir=FOLDER, or --config.chain.replay_p=0")  # fmt: skip
         self.steps = [step for step in _steps(config, sounds) if step.p > 0]
 
     def apply(self, samples: Float32[np.ndarray, " n"], *, sample_rate_hz: int, seed: tuple[int, ...]) -> Distorted:
@@ -78,8 +81,10 @@ def _steps(config: ChainConfig, sounds: Sounds) -> list[Step]:
     low, high = config.coloured_decay_db
     coloured = _step(audiomentations.AddColorNoise, config.coloured, **_SNR, min_f_decay=low, max_f_decay=high)
     codecs = (("mp3", config.mp3), ("opus", config.opus), ("aac", config.aac))
+    replay = functools.partial(transforms.replay_aloud, config=config.replay, sounds=sounds, read=read_sound)
     return [
         *_performance(config),
+        Step("Replay", config.replay_p, replay),
         Step("Speaker", config.speaker.p, functools.partial(transforms.limit_band, band=config.speaker)),
         *_surroundings(config, sounds),
         Step("VaryingNoise", config.varying.p, varying),

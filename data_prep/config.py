@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from confp_jax.config import ReplayConfig
 from confp_jax.mapping import ConfigError
 from data_prep.tracks import SPLITS
 
@@ -38,6 +39,8 @@ class ChainConfig:
 
     stretch: Draw = Draw()  # playback rate, pitch kept: 0.7 to 1.3
     pitch: Draw = Draw()  # semitones, tempo kept
+    replay_p: float = 0.0  # from a loudspeaker into a microphone (confp_jax/data/replay.py)
+    replay: ReplayConfig = ReplayConfig()
     speaker: Band = Band()  # a small loudspeaker
     reverb_p: float = 0.0  # convolution with an impulse response
     background: Draw = Draw()  # signal-to-noise ratio in dB of a recorded noise

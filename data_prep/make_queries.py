@@ -19,6 +19,7 @@ from rich.console import Console
 from confp_jax import command_line
 from confp_jax.audio.decode import DecodeError, decode
 from confp_jax.audio.segments import replica_start_s
+from confp_jax.config import ReplayConfig
 from confp_jax.data.records import Clip, DatasetError, DatasetSummary, to_int16, write_dataset_metadata
 from confp_jax.mapping import ConfigError, from_mapping, suggestion
 from data_prep.augment import Chain, Distorted
@@ -46,6 +47,11 @@ def _always(value: float) -> Draw:
 _STRETCHES = (70, 80, 85, 90, 110, 115, 120, 130)
 _PITCHES = {"down_2": -2, "down_1": -1, "up_1": 1, "up_2": 2}
 _REVERB = ChainConfig(reverb_p=1.0)
+# Held to a loudspeaker; across a room; where others are loud. Levels are of what arrives at the microphone.
+_NEAR = ReplayConfig(room_p=0.5, ambience_snr_db=(10.0, 20.0), noise_p=0.3, noise_snr_db=(10.0, 20.0))
+_FAR = ReplayConfig(room_p=1.0, ambience_snr_db=(0.0, 10.0), noise_p=0.5, noise_snr_db=(3.0, 15.0))
+_LOUD_PLACE = ReplayConfig(room_p=0.9, ambience_snr_db=(-6.0, 6.0), noise_p=1.0, noise_snr_db=(-6.0, 6.0))
+_REPLAYS = {"replayed_near": _NEAR, "replayed_far": _FAR, "replayed_loud_place": _LOUD_PLACE}
 CONDITIONS: dict[str, Condition] = {
     "clean": Condition(),
     **{f"shift_{percent}": Condition(shift_s=0.003 * percent) for percent in (5, 10, 15, 20, 30, 40)},
@@ -61,6 +67,7 @@ CONDITIONS: dict[str, Condition] = {
     "opus_16kbps": Condition(clip=ChainConfig(opus=_always(16))),
     "aac_32kbps": Condition(clip=ChainConfig(aac=_always(32))),
     "telephone": Condition(clip=ChainConfig(telephone=Band(1.0))),
+    **{name: Condition(clip=ChainConfig(replay_p=1.0, replay=replay)) for name, replay in _REPLAYS.items()},
 }
 
 

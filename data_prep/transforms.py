@@ -14,7 +14,10 @@ from jaxtyping import Float32
 
 from confp_jax.audio.decode import from_samples
 from confp_jax.audio.encode import CodecName, through_codec
+from confp_jax.config import ReplayConfig
+from confp_jax.data.replay import draw_replay, replay
 from data_prep.config import Band, Draw
+from data_prep.sounds import Sounds
 
 _FILTER_S = 0.032  # of linear phase about its middle: no frequency is late
 _SLOPE_OCTAVES = 0.5  # from the passband to -48 dB
@@ -64,6 +67,32 @@ def resample_there_and_back(
     heard = from_samples(from_samples(samples, from_hz=sample_rate_hz, to_hz=rate_hz), from_hz=rate_hz, to_hz=sample_rate_hz)
     heard = np.pad(heard, (0, max(0, len(samples) - len(heard))))[: len(samples)]
     return Heard(heard, {"rate_hz": rate_hz})
+
+
+def replay_aloud(
+    samples: Float32[np.ndarray, " n"],
+    rng: np.random.Generator,
+    *,
+    sample_rate_hz: int,
+    config: ReplayConfig,
+    sounds: Sounds,
+    read: Callable[[str], Float32[np.ndarray, " n"]],
+) -> Heard:
+    """Played by a loudspeaker in a room, among noise, and recorded by a microphone."""
+    drawn = draw_replay(rng, config)
+    room_path = sounds.impulse_responses[int(rng.integers(len(sounds.impulse_responses)))]
+    noise_path = sounds.noise[int(rng.integers(len(sounds.noise)))]
+    recorded = read(noise_path)
+    recorded = np.roll(recorded, -int(rng.integers(len(recorded))))
+    heard = replay(
+        samples,
+        drawn,
+        sample_rate_hz=sample_rate_hz,
+        room=read(room_path),
+        noise=lambda num: np.resize(recorded, num),
+    )
+    values = {name: value for name, value in drawn._asdict().items() if math.isfinite(value)}
+    return Heard(heard.astype(np.float32), values | {"room_file_path": room_path, "noise_file_path": noise_path})
 
 
 def add_varying_noise(

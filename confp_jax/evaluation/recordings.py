@@ -106,9 +106,7 @@ def with_references(embedder: Embedder, recordings: Sequence[Recording], others:
         parts.append((file.name, decode_rows(encode_rows(vectors, embedder.precision))))
     tracks = others.snapshot.tracks
     parts += [(track.name, others.rows_of(number)) for number, track in enumerate(tracks)]
-    return make_reference(
-        parts, hop_s=others.hop_s, segment_s=others.segment_s, query_phases=embedder.query_phases
-    )
+    return make_reference(parts, hop_s=others.hop_s, segment_s=others.segment_s, query_phases=embedder.query_phases)
 
 
 def measure_recordings(

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from confp_jax.retrieval.match import LEAST_DEVIATION, Ranking
+from confp_jax.retrieval.match import Ranking
 
 VERSION = 4
 FEATURES = ("score", "margin", "tempo", "separation")
@@ -158,8 +158,8 @@ def features(ranking: Ranking, *, names: Sequence[str] = FEATURES, first: int = 
     """Returns the named FEATURES of the first `first` matches.
 
     score: the match's. margin: its excess over the field of rivals, the mean of the ten tracks after the second, which may be
-    the same recording once more. tempo: how far it is from the original's, |ln tempo|. separation: the margin in standard
-    deviations of the rivals; 0 where there are fewer than two.
+    the same recording once more. tempo: how far it is from the original's, |ln tempo|. separation: the same in
+    deviations of all rivals that were scored.
     """
     score = ranking.scores[:first].astype(np.float64)
     margin = score - ranking.field
@@ -167,7 +167,7 @@ def features(ranking: Ranking, *, names: Sequence[str] = FEATURES, first: int = 
         "score": score,
         "margin": margin,
         "tempo": np.abs(np.log(ranking.tempos[:first])),
-        "separation": margin / (ranking.rivals_deviation + LEAST_DEVIATION),
+        "separation": ranking.separation(first),
     }
     return np.stack([values[name] for name in names], axis=1)
 

@@ -13,7 +13,10 @@ the answer.
 """
 
 import dataclasses
+import functools
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
@@ -23,10 +26,12 @@ from confp_jax.retrieval.reference import Reference
 from confp_jax.retrieval.windows import FASTER
 
 NUM_RIVALS = 10
-LEAST_DEVIATION = 0.005  # of the rivals' scores
+_NUM_SEPARATED = 28  # rivals that `separation` is measured by: more of them tell their deviation better
+_LEAST_DEVIATION = 0.01  # of their scores
 _NUM_TRACKS = 32  # that are scored: the best, its rivals, and room for what the votes misjudge
 _NUM_REPEATING, _NUM_PLACES = 8, 4  # of the first tracks, so many lines each are scored
 _HITS_PER_QUERY = 1_200  # of all windows together
+_HITS_PER_DENSE_QUERY = 2_400
 _MIN_HITS = 50
 _MAX_HITS = 12_800
 _TEMPOS = np.array([0.7, 0.77, 0.845, 0.92, 1.0, 1.08, 1.17, 1.27, 1.38])
@@ -52,25 +57,18 @@ class Ranking:
     cosines: Float32[np.ndarray, "T W"]  # of each window along the line, but those that overhang
 
     @property
-    def rivals(self) -> Float64[np.ndarray, " R"]:
-        """The scores of the tracks after the second, which may be the same recording once more."""
-        rivals = self.scores[2 : 2 + NUM_RIVALS] if len(self.scores) > 2 else self.scores[1:]
-        return rivals.astype(np.float64)
-
-    @property
     def field(self) -> float:
-        """How similar the rivals are."""
-        return float(self.rivals.mean()) if len(self.rivals) else 0.0
+        """How similar the rivals are: the tracks after the second, which may be the same recording once more."""
+        rivals = self.scores[2 : 2 + NUM_RIVALS] if len(self.scores) > 2 else self.scores[1:]
+        return float(rivals.astype(np.float64).mean()) if len(rivals) else 0.0
 
-    @property
-    def rivals_deviation(self) -> float:
-        """How much they differ; infinite where fewer than two do not tell."""
-        return float(self.rivals.std()) if len(self.rivals) > 1 else math.inf
-
-    @property
-    def separation(self) -> float:
-        """By how many of the rivals' deviations the first track stands out from them."""
-        return (float(self.scores[0]) - self.field) / (self.rivals_deviation + LEAST_DEVIATION) if len(self.scores) else -math.inf
+    def separation(self, first: int = 1) -> Float64[np.ndarray, " F"]:
+        """By how many of the rivals' deviations each of the first tracks stands out from them; 0 where fewer than two tell."""
+        scores = self.scores[:first].astype(np.float64)
+        rivals = self.scores[2 : 2 + _NUM_SEPARATED].astype(np.float64)
+        if len(rivals) < 2:
+            return np.zeros(len(scores))
+        return (scores - rivals.mean()) / (rivals.std() + _LEAST_DEVIATION)
 
     @property
     def surety(self) -> float:
@@ -91,13 +89,26 @@ class Ranking:
 
 def rank(query: Fingerprints, reference: Reference, *, without: int = -1) -> Ranking:
     """The best `_NUM_TRACKS` of the tracks that any window came near to; the track `without` is passed over."""
-    return _surest([_rank(heard, reference, without) for heard in _heard(query)], query)
+    return _surest(_rank_all(query, reference, without), query)
 
 
 def rank_with_and_without(query: Fingerprints, reference: Reference, track: int) -> tuple[Ranking, Ranking]:
     """The ranking, and what it would be if `track` were not there, by one search."""
-    rankings = [_rank(heard, reference, -1) for heard in _heard(query)]
+    rankings = _rank_all(query, reference, -1)
     return _surest(rankings, query), _surest([ranking.without(track) for ranking in rankings], query)
+
+
+def _rank_all(query: Fingerprints, reference: Reference, without: int) -> list[Ranking]:
+    """A ranking for each way in which the query is heard, side by side."""
+    heard = _heard(query)
+    if len(heard) == 1:
+        return [_rank(heard[0], reference, without)]
+    return list(_pool().map(_rank, heard, [reference] * len(heard), [without] * len(heard)))
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="rank")
 
 
 def _heard(query: Fingerprints) -> list[Fingerprints]:
@@ -120,7 +131,9 @@ def _surest(rankings: list[Ranking], query: Fingerprints) -> Ranking:
 
 def _better_heard(both: Ranking, conformer: Ranking) -> Ranking:
     """By both parts of an encoder, unless the first track stands out clearly more by the conformer alone."""
-    return conformer if conformer.separation - _CONFORMER_COST > both.separation else both
+    if not len(both.tracks) or not len(conformer.tracks):
+        return both if len(both.tracks) else conformer
+    return conformer if conformer.separation()[0] - _CONFORMER_COST > both.separation()[0] else both
 
 
 def _rank(query: Fingerprints, reference: Reference, without: int) -> Ranking:
@@ -250,7 +263,8 @@ def _hits(
     vectors: Float32[np.ndarray, "W E"], reference: Reference, without: int
 ) -> tuple[Int64[np.ndarray, " H"], Int64[np.ndarray, " H"], Float64[np.ndarray, " H"]]:
     """Window, row and vote of every hit; enough of them for a field of rivals."""
-    k, num_rows = max(_MIN_HITS, _HITS_PER_QUERY // len(vectors)), len(reference.snapshot.vectors)
+    wanted = _HITS_PER_DENSE_QUERY if reference.query_phases > 1 else _HITS_PER_QUERY
+    k, num_rows = max(_MIN_HITS, wanted // len(vectors)), len(reference.snapshot.vectors)
     while True:
         hits = reference.index.search(vectors, k=k)
         tracks = reference.snapshot.row_tracks[hits.rows]

@@ -15,7 +15,9 @@ from jaxtyping import Float32, Int64
 LIBRARY = f"scann {version('scann')}"
 _ANISOTROPIC_THRESHOLD = 0.2
 _DIMENSIONS_PER_BLOCK = 2
+_SIGNS_PER_BLOCK = 4  # have 16 patterns, as many as a block has codes: nothing is lost
 _TRAINING_ROWS = 250_000
+_CHECKED_ROWS = 1_000
 _stderr_lock = threading.Lock()
 
 
@@ -42,7 +44,10 @@ class ScannCells:
             num_leaves=num_cells,
             num_leaves_to_search=max(1, num_cells // 10),
             training_sample_size=min(len(vectors), _TRAINING_ROWS),
-        ).score_ah(_DIMENSIONS_PER_BLOCK, anisotropic_quantization_threshold=_ANISOTROPIC_THRESHOLD)
+        ).score_ah(
+            _SIGNS_PER_BLOCK if _are_signs(vectors) else _DIMENSIONS_PER_BLOCK,
+            anisotropic_quantization_threshold=_ANISOTROPIC_THRESHOLD,
+        )
         with _quiet_stderr():
             return cls(builder.build(), len(vectors), num_cells)
 
@@ -65,6 +70,12 @@ class ScannCells:
         num_cells = min(max(1, num_cells), self.num_cells)
         rows, scores = self._searcher.search_batched(queries, final_num_neighbors=num, leaves_to_search=num_cells)
         return np.where(np.isfinite(scores), np.asarray(rows, np.int64), -1)
+
+
+def _are_signs(vectors: Float32[np.ndarray, "N E"]) -> bool:
+    """Whether all values of a row have one magnitude, as binary fingerprints have."""
+    magnitudes = np.abs(vectors[:: max(1, len(vectors) // _CHECKED_ROWS)])
+    return vectors.shape[1] % _SIGNS_PER_BLOCK == 0 and bool(np.all(magnitudes == magnitudes[:, :1]))
 
 
 @contextlib.contextmanager
