@@ -79,15 +79,15 @@ def read_recordings(folder: str | pathlib.Path) -> list[Recording]:
 
 
 def _recording(root: pathlib.Path, line: int, row: dict[str, str]) -> Recording:
-    files = [root / (row[name] or "") for name in _COLUMNS[:2]]
-    for file in files:
+    query, reference = (root / (row[name] or "") for name in _COLUMNS[:2])
+    for file in (query, reference):
         if not file.is_file() or not file.resolve().is_relative_to(root.resolve()):
             raise DatasetError(f"{root}/recordings.csv, line {line}: {file} is no file in this folder")
     try:
         offset_s = float(row["offset_s"])
     except (TypeError, ValueError) as error:
         raise DatasetError(f"{root}/recordings.csv, line {line}: offset_s={row['offset_s']!r} is no number") from error
-    return Recording(*files, offset_s)
+    return Recording(query, reference, offset_s)
 
 
 def pieces(recording: Recording, length_s: float, rate_hz: int) -> list[tuple[float, np.ndarray]]:

@@ -40,6 +40,7 @@ def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
       CheckpointError: there is none.
     """
     source, encoder = load_encoder_state(source_folder(config.init_from))
+    refuse_projection("init_from", config.init_from, source)
     if misfits := _misfits(source, config):
         raise ConfigError(f"init_from={config.init_from} is of other settings than this run: {'; '.join(misfits)}")
     _tell_changes(source, config)
@@ -52,6 +53,19 @@ def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
         return state._replace(params=params, average=average)
     statistics = _taken(state.statistics, encoder.statistics, *depths)
     return state._replace(params=params, average=average, statistics=statistics)
+
+
+def refuse_projection(field: str, name: str, source: TrainConfig) -> None:
+    """Refuses an encoder that has a linear part.
+
+    Raises:
+      ConfigError: it has one; training knows the conformer alone.
+    """
+    if source.encoder.has_projection:
+        raise ConfigError(
+            f"{field}={name} has a projection, which is fitted and not trained: name the model whose conformer it has beside it "
+            "(edge2: edge), and put the trained conformer beside a projection with `python -m confp_jax.training.fit_projection`"
+        )
 
 
 def _misfits(source: TrainConfig, config: TrainConfig) -> list[str]:

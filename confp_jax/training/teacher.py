@@ -9,7 +9,7 @@ from jaxtyping import Array
 from confp_jax.config import TrainConfig
 from confp_jax.mapping import ConfigError, flat_fields
 from confp_jax.training.checkpoint import load_encoder_state
-from confp_jax.training.fine_tune import source_folder, what_to_set
+from confp_jax.training.fine_tune import refuse_projection, source_folder, what_to_set
 from confp_jax.training.step import embed
 
 Batch = dict[str, Array]
@@ -25,6 +25,7 @@ def load_teacher(config: TrainConfig, mesh: jax.sharding.Mesh) -> Callable[[Batc
     if not config.teacher:
         return lambda batch: batch
     source, encoder = load_encoder_state(source_folder(config.teacher))
+    refuse_projection("teacher", config.teacher, source)
     shared = [name for name in flat_fields(config) if name.startswith(("mel.", "audio."))]
     if misfits := what_to_set(source, config, [*shared, "encoder.embedding_dim"]):
         raise ConfigError(f"teacher={config.teacher} is of other settings than this run: {'; '.join(misfits)}")

@@ -1,5 +1,6 @@
 """The decision's regressions against scipy, its tails against their distribution, its table by hand."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import scipy.optimize
 
 from confp_jax.retrieval.decision import (
+    FEATURES,
     TAIL_SHARE,
     Decision,
     DecisionError,
@@ -29,7 +31,7 @@ def ranking_of(scores: list[float], tempos: list[float] | None = None) -> Rankin
 
 def a_decision(**overrides) -> Decision:
     rng = np.random.default_rng(0)
-    values = {"weights": rng.normal(size=(2, 2, 3, 4)), "tails": rng.uniform(0.1, 1, (2, 2, 3, 2))}
+    values = {"weights": rng.normal(size=(2, 2, 3, 5)), "tails": rng.uniform(0.1, 1, (2, 2, 3, 2))}
     return Decision((3.0, 12.0), (1, 10, 1000), **values, identity="abc", **overrides)
 
 
@@ -61,10 +63,17 @@ class TestLogistic:
 class TestFeatures:
     def test_the_field_is_the_ten_after_the_next(self):
         scores = [0.9, 0.8, *np.linspace(0.6, 0.5, 10), 0.1]
+        rivals = np.array(scores[2:])
         (first,) = features(ranking_of(scores, [1.1] + [1.0] * 12))
-        assert first == pytest.approx([0.9, 0.9 - 0.55, np.log(1.1)], abs=1e-6)
+        separations = [(score - rivals.mean()) / (rivals.std() + 0.01) for score in scores[:2]]
+        assert first == pytest.approx([0.9, 0.9 - 0.55, np.log(1.1), separations[0]], abs=1e-5)
         second = features(ranking_of(scores), first=2)[1]
-        assert second == pytest.approx([0.8, 0.8 - 0.55, 0.0], abs=1e-6)
+        assert second == pytest.approx([0.8, 0.8 - 0.55, 0.0, separations[1]], abs=1e-5)
+
+    def test_by_name(self):
+        ranking = ranking_of([0.9, 0.8, 0.6, 0.5])
+        everything = dict(zip(FEATURES, features(ranking)[0], strict=True))
+        assert features(ranking, names=("tempo", "score"))[0].tolist() == [everything["tempo"], everything["score"]]
 
     @pytest.mark.parametrize(("scores", "margin"), [([0.8], 0.8), ([0.8, 0.5], 0.3), ([0.8, 0.5, 0.3], 0.5)])
     def test_few_rivals(self, scores, margin):
@@ -76,7 +85,8 @@ class TestFeatures:
         np.testing.assert_allclose(once, twice)
 
     def test_nothing_was_found(self):
-        assert features(ranking_of([]), first=5).shape == (0, 3)
+        assert features(ranking_of([]), first=5).shape == (0, len(FEATURES))
+        assert features(ranking_of([0.9, 0.4, 0.3]))[0, -1] == 0, "one rival tells no deviation"
 
 
 class TestTail:
@@ -133,6 +143,15 @@ class TestTable:
 
     def test_no_file_is_a_guess(self, tmp_path):
         assert not load_decision(tmp_path, "abc").calibrated
+
+    def test_a_decision_over_fewer_features_is_read(self, tmp_path):
+        """Those of before 2026-12 know no separation."""
+        old = a_decision(features=FEATURES[:3])
+        old = dataclasses.replace(old, weights=old.weights[..., :4])
+        (tmp_path / "decision.json").write_text(old.to_json())
+        found, ranking = load_decision(tmp_path, "abc"), ranking_of([0.9, 0.5, 0.4, 0.3])
+        expected = old.weights[0, 0, 0, 1:] @ features(ranking)[0, :3] + old.weights[0, 0, 0, 0]
+        assert found.judge(ranking, length_s=3.0, num_tracks=1).logits[0] == pytest.approx(expected, abs=1e-3)
         judged = uncalibrated().judge(ranking_of([0.9, 0.3, 0.3, 0.3]), length_s=5.0, num_tracks=4)
         assert judged.confidences[0] > 0.99 and judged.alarm_rates[0] < 0.001
         judged = uncalibrated().judge(ranking_of([0.5, 0.45, 0.4, 0.4]), length_s=5.0, num_tracks=4)
