@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     """Excerpts of 10 s, which are cut to each of the lengths."""
     return ConfigDict(
         {
-            "model": "edge",  # a shipped model or a checkpoint folder
+            "model": "edge2",  # a shipped model or a checkpoint folder
             "index": "",  # a dataset made by data_prep.make_train: its clean clips are the database
             "index_splits": ("training", "validation", "test"),
             "cache": "",  # a folder that keeps the index's fingerprints for the next evaluation of the same model

@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     """All conditions of the query sets at their own length; `lengths_s` cuts them (0 is the whole)."""
     return ConfigDict(
         {
-            "model": "edge",  # a shipped model or a checkpoint folder
+            "model": "edge2",  # a shipped model or a checkpoint folder
             "index": "",  # a dataset made by data_prep.make_train: its clean clips
             "index_splits": ("training", "validation", "test"),
             "cache": "",  # a folder that keeps the index's fingerprints for the next evaluation of the same model

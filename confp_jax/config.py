@@ -31,9 +31,14 @@ class AudioConfig:
         return round(self.segment_s * self.sample_rate_hz)
 
     @property
+    def heard_s(self) -> float:
+        """What one fingerprint depends on most: the usual length of a query."""
+        return self.context_s or self.segment_s
+
+    @property
     def context_samples(self) -> int:
         """Samples that the conformer hears of, or around, one segment."""
-        return round((self.context_s or self.segment_s) * self.sample_rate_hz)
+        return round(self.heard_s * self.sample_rate_hz)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ def register(commands: Commands) -> None:
     commands.add("models", _models, "list the models that ship", db=False)
     embed = commands.add("embed", _embed, "compute fingerprints, 300 ms apart, without a database", model=True, db=False)
     embed.add_argument("files", type=pathlib.Path, nargs="+", metavar="FILE", help="audio files")
-    embed.add_argument("--out", type=pathlib.Path, required=True, metavar="X.npz", help="an array [N, 128] for each file")
+    embed.add_argument("--out", type=pathlib.Path, required=True, metavar="X.npz", help="an array [N, dims] for each file")
 
 
 def _models(args: argparse.Namespace) -> int:
@@ -50,7 +50,7 @@ def _embed(args: argparse.Namespace) -> int:
             summary.append({"file": str(path), "error": reason(path, error)})
             print(f"failed {reason(path, error)}", file=sys.stderr)
             continue
-        for note in length_notes(found.segment_s, embedder):
+        for note in length_notes(found.duration_s, embedder):
             print(f"note: {path}: {note}", file=sys.stderr)
         summary.append({"file": str(path), "num_fingerprints": len(found.vectors), "segment_s": found.segment_s})
         arrays[str(path)] = found.vectors

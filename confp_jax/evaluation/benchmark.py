@@ -30,10 +30,19 @@ from confp_jax.evaluation.kept import kept_rows
 from confp_jax.evaluation.outcomes import Outcomes, Searched, measure_condition
 from confp_jax.evaluation.pages import Measured, Results, write_results
 from confp_jax.evaluation.query_sets import QuerySet, dataset_id, find_query_sets
+from confp_jax.evaluation.recordings import (
+    RecordingRow,
+    measure_peer,
+    measure_recordings,
+    read_recordings,
+    recordings_id,
+    with_references,
+)
 from confp_jax.evaluation.reference import embed_reference, one_of_each
-from confp_jax.evaluation.rows import Comparison, ConditionRow, compare, condition_row
+from confp_jax.evaluation.rows import RATES, Comparison, ConditionRow, compare, condition_row
 from confp_jax.evaluation.scale import ScaleRow, scale_rows
 from confp_jax.evaluation.shift_curve import ShiftCurve, shift_curve
+from confp_jax.evaluation.systems.contest import system_version
 from confp_jax.evaluation.systems.external import CommandConfig
 from confp_jax.evaluation.systems.worker import BUILT_IN, OURS, SystemSpec
 from confp_jax.mapping import ConfigError, from_mapping, suggestion
@@ -116,7 +125,7 @@ def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:
     results = Results(
         config=config,
         models=tuple((model.embedder.name, model.embedder.identity, model.decision.calibrated) for model in models),
-        segment_s=first.config.audio.segment_s,
+        segment_s=first.config.audio.heard_s,
         index_id=index_id,
         num_tracks=len(one_of_each(config.index, config.index_splits)),
         query_ids={str(one.name): dataset_id(one.folder, one.conditions) for one in sets},
@@ -126,6 +135,7 @@ def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:
         compression=tuple(stored_smaller(models[0], sets, measured[0], cache)) if config.compression else (),
         scale=tuple(larger_indexes(models[0], sets, measured[0], cache)) if config.distractors else (),
         systems=tuple(system_rows),
+        recordings=tuple(real_recordings(models[0], specs, sets, cache)) if config.recordings else (),
     )
     write_results(results, measured, told, first, out, console)
     return results
@@ -172,7 +182,7 @@ def chosen_queries(model: Model, sets: Sequence[QuerySet], *settings: int) -> tu
 
 def own_length(sets: Sequence[QuerySet], embedder: Embedder) -> QuerySet:
     """The first query set of the model's own length, else the shortest."""
-    return next((one for one in sets if one.length_s == embedder.config.audio.segment_s), sets[0])
+    return next((one for one in sets if one.length_s == embedder.config.audio.heard_s), sets[0])
 
 
 def rows_of(measured: dict[tuple[QuerySet, str], Outcomes], config: BenchmarkConfig) -> list[ConditionRow]:
@@ -228,24 +238,49 @@ def run_systems(
     imported = matches_files(config)
     if not specs and not imported:
         return [], []
-    chosen = own_length(sets, embedder)
-    names = tuple(name for name in chosen.conditions if not config.system_conditions or name in config.system_conditions)
-    chosen = dataclasses.replace(chosen, conditions=names)
     with tempfile.TemporaryDirectory() as scratch:
-        wavs = pathlib.Path(config.wav_dir or scratch)
-        asked = SystemRun(
-            config.index,
-            config.index_splits,
-            chosen,
-            config.system_queries,
-            wavs,
-            cache / "systems",
-            config.num_bootstraps,
-            config.seed,
-        )
+        asked = system_run(config, own_length(sets, embedder), cache, scratch)
         versions = {name: model_version(load_encoder(name)) for name in filter(None, (config.checkpoint, config.compare))}
         rows, told = measure_systems(specs, asked, versions, console)
         return rows + [row for name, path in imported for row in imported_rows(name, path, asked)], told
+
+
+def system_run(config: BenchmarkConfig, queries: QuerySet, cache: pathlib.Path, scratch: str) -> SystemRun:
+    """What is asked of every system."""
+    names = tuple(name for name in queries.conditions if not config.system_conditions or name in config.system_conditions)
+    return SystemRun(
+        config.index,
+        config.index_splits,
+        dataclasses.replace(queries, conditions=names),
+        config.system_queries,
+        pathlib.Path(config.wav_dir or scratch),
+        cache / "systems",
+        config.num_bootstraps,
+        config.seed,
+    )
+
+
+def real_recordings(
+    model: Model, specs: Sequence[SystemSpec], sets: Sequence[QuerySet], cache: pathlib.Path
+) -> list[RecordingRow]:
+    """The model and every other system on the real recordings of `config.recordings`; kept by content as all is."""
+    config, embedder, console = model.config, model.embedder, model.console
+    recordings, rate_hz = read_recordings(config.recordings), embedder.sample_rate_hz
+    content = [model_version(embedder), model.index_id, recordings_id(recordings)]
+    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
+
+    def measure() -> list[RecordingRow]:
+        reference = with_references(embedder, recordings, model.searched.evaluation.reference, console)
+        trials = measure_recordings(embedder, model.decision, recordings, reference, console)
+        return [of_length.row(embedder.name, RATES[0]) for of_length in trials]
+
+    rows = kept_rows(cache / "recordings" / f"{key}.json", RecordingRow, measure)
+    with tempfile.TemporaryDirectory() as scratch:
+        run = system_run(config, own_length(sets, embedder), cache, scratch)
+        for spec in (spec for spec in specs if spec.kind != OURS):
+            console.print(f"{spec.name}: recordings")
+            rows += measure_peer(spec, run, recordings, system_version(spec, ""), rate_hz=rate_hz)
+    return rows
 
 
 def model_version(embedder: Embedder) -> str:

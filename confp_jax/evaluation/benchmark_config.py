@@ -10,7 +10,7 @@ from confp_jax.mapping import ConfigError
 class BenchmarkConfig:
     """The frozen form of configs/benchmark.py."""
 
-    checkpoint: str = "edge"
+    checkpoint: str = "edge2"
     compare: str = ""
     index: str = ""
     index_splits: tuple[str, ...] = ("training", "validation", "test")
@@ -23,6 +23,7 @@ class BenchmarkConfig:
     system_queries: int = 0
     command: CommandConfig = CommandConfig()
     matches: str = ""
+    recordings: str = ""
     index_limit_s: float = 7200.0
     query_limit_s: float = 20.0
     wav_dir: str = ""

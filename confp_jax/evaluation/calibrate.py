@@ -34,7 +34,7 @@ from confp_jax.training.checkpoint import CheckpointError
 class CalibrationConfig:
     """The frozen form of configs/calibrate.py."""
 
-    model: str = "edge"
+    model: str = "edge2"
     index: str = ""
     index_splits: tuple[str, ...] = ("training", "validation", "test")
     most_tracks: int = 300

@@ -41,7 +41,7 @@ from confp_jax.training.checkpoint import CheckpointError
 class OpenSetConfig:
     """The frozen form of configs/open_set.py."""
 
-    model: str = "edge"
+    model: str = "edge2"
     index: str = ""
     index_splits: tuple[str, ...] = ("training", "validation", "test")
     cache: str = ""

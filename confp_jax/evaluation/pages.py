@@ -21,6 +21,7 @@ from confp_jax.evaluation.failures import Failure, Sounds, spectrograms, worst_f
 from confp_jax.evaluation.open_set import curve as alarm_curve
 from confp_jax.evaluation.outcomes import Outcomes, joined
 from confp_jax.evaluation.query_sets import QuerySet, title
+from confp_jax.evaluation.recordings import RecordingRow
 from confp_jax.evaluation.report import Picture, Section, render
 from confp_jax.evaluation.rows import RATES, Comparison, ConditionRow, calibration
 from confp_jax.evaluation.scale import ScaleRow
@@ -48,6 +49,7 @@ class Results:
     compression: tuple[CompressionRow, ...]
     scale: tuple[ScaleRow, ...]
     systems: tuple[SystemRow, ...]
+    recordings: tuple[RecordingRow, ...] = ()
 
 
 def write_results(
@@ -93,6 +95,7 @@ def table_sections(results: Results) -> list[tuple[str, list[tables.Table]]]:
     paper = [tables.paper_table(rows, segment_s, 2), tables.published_table(rows, results.systems)]
     paper.append(tables.paper_table(rows, segment_s, 4))
     sections = [
+        ("Real recordings", [tables.recording_table(results.recordings)]),
         ("Beside the paper", paper),
         ("All conditions", [tables.hit_table(rows, segment_s)]),
         ("Query length", [tables.length_table(rows)] if len({row.length_s for row in rows}) > 1 else []),

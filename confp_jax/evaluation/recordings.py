@@ -7,6 +7,8 @@ once with its reference there and once with it passed over.
 
 import csv
 import dataclasses
+import functools
+import hashlib
 import pathlib
 from collections.abc import Sequence
 
@@ -16,8 +18,14 @@ from rich.console import Console
 from rich.progress import track as progress
 
 from confp_jax.audio.decode import decode
-from confp_jax.data.records import DatasetError
+from confp_jax.data.records import DatasetError, to_int16
+from confp_jax.evaluation.contenders import SystemRun
+from confp_jax.evaluation.kept import write_whole
 from confp_jax.evaluation.open_set import first_match
+from confp_jax.evaluation.query_sets import dataset_id
+from confp_jax.evaluation.systems.contest import Contender, write_wav
+from confp_jax.evaluation.systems.protocol import SystemFailedError
+from confp_jax.evaluation.systems.worker import SystemSpec
 from confp_jax.retrieval.database.vectors import decode as decode_rows
 from confp_jax.retrieval.database.vectors import encode as encode_rows
 from confp_jax.retrieval.decision import Decision
@@ -48,16 +56,26 @@ class RecordingTrials:
     known_rate: Float64[np.ndarray, " Q"]
     unknown_rate: Float64[np.ndarray, " Q"]  # with the reference passed over
 
-    def summary(self, rate: float) -> dict[str, float]:
-        """Shares of all pieces: right, placed, right and accepted, and accepted without their reference."""
-        return {
-            "length_s": self.length_s,
-            "pieces": len(self.right),
-            "right": float(self.right.mean()),
-            "placed": float(self.placed.mean()),
-            "accepted": float((self.right & (self.known_rate <= rate)).mean()),
-            "false_alarms": float((self.unknown_rate <= rate).mean()),
-        }
+    def row(self, system: str, rate: float) -> "RecordingRow":
+        """Shares of all pieces, where one of `rate` unknown queries may be answered."""
+        accepted = float((self.right & (self.known_rate <= rate)).mean())
+        false_alarms = float((self.unknown_rate <= rate).mean())
+        shares = float(self.right.mean()), float(self.placed.mean()), accepted, false_alarms
+        return RecordingRow(system, self.length_s, len(self.right), *shares)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordingRow:
+    """A system on real recordings of one length: shares of all pieces. Of other systems it is not known what they accept."""
+
+    system: str
+    length_s: float
+    num_pieces: int
+    right: float = 0.0
+    placed: float = 0.0
+    accepted: float | None = None  # and right
+    false_alarms: float | None = None  # accepted, though the reference was not there
+    trouble: str = ""
 
 
 def read_recordings(folder: str | pathlib.Path) -> list[Recording]:
@@ -134,3 +152,64 @@ def measure_recordings(
         right, placed, known, unknown = zip(*rows, strict=True)
         found.append(RecordingTrials(length_s, np.array(right), np.array(placed), np.array(known), np.array(unknown)))
     return found
+
+
+def recordings_id(recordings: Sequence[Recording]) -> str:
+    """A hash of names, sizes and offsets."""
+    digest = hashlib.sha256()
+    for one in recordings:
+        sizes = one.query.stat().st_size, one.reference.stat().st_size
+        digest.update(f"{one.query.name} {one.reference.name} {one.offset_s} {sizes}".encode())
+    return digest.hexdigest()[:16]
+
+
+def measure_peer(
+    spec: SystemSpec, run: SystemRun, recordings: Sequence[Recording], version: str, *, rate_hz: int
+) -> list[RecordingRow]:
+    """Another system on the same pieces, with the same references and other music in its index."""
+    folder, known_by = run.wav_dir / f"recordings-{recordings_id(recordings)}", recordings_id(recordings)
+    references = sorted({recording.reference for recording in recordings})
+
+    def index_files() -> list[pathlib.Path]:
+        made = [_as_wav(folder / f"reference-{file.stem}.wav", decode(file, sample_rate_hz=rate_hz).samples, rate_hz)
+                for file in references]  # fmt: skip
+        return [*made, *run.index_files]
+
+    index_id = dataset_id(run.index, run.index_splits)
+    contender = Contender.of(spec, run.cache, f"{index_id} {known_by} {version}")
+    try:
+        contender.index(index_files)
+    except SystemFailedError as error:
+        return [RecordingRow(spec.name, length_s, 0, trouble=str(error)) for length_s in LENGTHS_S]
+    return [_peer_row(contender, recordings, length_s, folder, known_by, rate_hz) for length_s in LENGTHS_S]
+
+
+def _peer_row(
+    contender: Contender, recordings: Sequence[Recording], length_s: float, folder: pathlib.Path, known_by: str, rate_hz: int
+) -> RecordingRow:
+    cuts = [
+        (recording, number, offset_s, samples)
+        for recording in recordings
+        for number, (offset_s, samples) in enumerate(pieces(recording, length_s, rate_hz))
+    ]
+
+    def query_files() -> list[pathlib.Path]:
+        names = (f"{recording.query.stem}-{length_s:g}s-{number}.wav" for recording, number, _, _ in cuts)
+        return [_as_wav(folder / name, cut[3], rate_hz) for name, cut in zip(names, cuts, strict=True)]
+
+    asked = contender.ask(f"recordings-{length_s:g}s", known_by, query_files)
+    if asked.failure:
+        return RecordingRow(contender.spec.name, length_s, 0, trouble=asked.failure)
+    right = placed = 0
+    for (recording, _, offset_s, _), answer in zip(cuts, asked.answers, strict=True):
+        first = answer.found[0] if answer.found else None
+        if first is not None and first.track == f"reference-{recording.reference.stem}":
+            right += 1
+            placed += abs(first.offset_s - offset_s) <= PLACE_S
+    return RecordingRow(contender.spec.name, length_s, len(cuts), right / len(cuts), placed / len(cuts))
+
+
+def _as_wav(path: pathlib.Path, samples: np.ndarray, rate_hz: int) -> pathlib.Path:
+    if path.is_file():
+        return path
+    return write_whole(path, functools.partial(write_wav, samples=to_int16(samples), sample_rate_hz=rate_hz))

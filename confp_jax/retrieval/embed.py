@@ -31,7 +31,7 @@ from confp_jax.training.checkpoint import EncoderState, encoder_identity, load_e
 from confp_jax.training.step import embed as embed_power
 from confp_jax.training.step import project as project_contrast
 
-DEFAULT_MODEL = "edge"
+DEFAULT_MODEL = "edge2"
 HOP_S = 0.3  # between fingerprints (paper)
 SHORTEST_S = 1.0  # what can be encoded at all
 _STREAM_WINDOWS = 64

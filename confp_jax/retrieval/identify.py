@@ -13,7 +13,7 @@ from confp_jax.audio.decode import DecodeError, decode_blocks, find_audio
 from confp_jax.audio.stream import STDIN, is_url, stream_blocks
 from confp_jax.retrieval.database import Database, DatabaseError
 from confp_jax.retrieval.decision import FALSE_ALARM_RATE, TAIL_SHARE, Decision, load_decision
-from confp_jax.retrieval.embed import DEFAULT_MODEL, Embedder, UnknownModelError, load_encoder
+from confp_jax.retrieval.embed import DEFAULT_MODEL, HOP_S, Embedder, UnknownModelError, load_encoder
 from confp_jax.retrieval.fingerprints import AudioError, Fingerprints, joined
 from confp_jax.retrieval.index.generation import open_index
 from confp_jax.retrieval.overlap import common_sections
@@ -167,11 +167,11 @@ class Searcher:
           AudioError: silent throughout.
         """
         scanning = Scan(self.reference, self.decision, keep_all=True)
-        spans, segment_s, silent = [], 0.0, True
+        spans, heard_s, silent = [], 0.0, True
         for block in joined_blocks(parts):
             silent &= not block.fingerprints.vectors.any()
             spans += scanning.push(block)
-            segment_s = block.fingerprints.segment_s
+            heard_s = block.start_s + block.fingerprints.duration_s
         if silent:
             raise AudioError("is silent; record it louder or closer to the source")
         rate = share * self.false_alarm_rate / scanning.num_trials
@@ -182,7 +182,7 @@ class Searcher:
             if span.track not in named and len(right) + len(others) < NUM_MATCHES:
                 named.add(span.track)
                 others.append(span)
-        notes = length_notes(segment_s, self.embedder)
+        notes = length_notes(heard_s, self.embedder)
         if not self.decision.calibrated:
             notes.append("this model has no calibration (decision.json): the verdict is a guess")
         return Findings(right, others, notes)
@@ -300,9 +300,10 @@ def reason(path: pathlib.Path, error: Exception) -> str:
     return str(error) if str(error).startswith(f"{path}:") else f"{path}: {error}"
 
 
-def length_notes(segment_s: float, embedder: Embedder) -> list[str]:
-    """What to tell of audio that is shorter than the model's segment."""
-    usual_s = embedder.config.audio.segment_s
-    if segment_s >= usual_s:
+def length_notes(heard_s: float, embedder: Embedder) -> list[str]:
+    """What to tell of audio that is shorter than what one of the model's fingerprints hears."""
+    audio = embedder.config.audio
+    usual_s, between_s = audio.heard_s, HOP_S if audio.context_s else 0.0  # what is heard ends with a whole segment
+    if heard_s > usual_s - between_s or heard_s >= usual_s:
         return []
-    return [f"shorter than {usual_s:.0f} s ({segment_s:.2f} s), which is less reliable"]
+    return [f"shorter than {usual_s:.0f} s ({heard_s:.2f} s), which is less reliable"]
