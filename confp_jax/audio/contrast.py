@@ -42,12 +42,12 @@ def clip_contrast(
     With `tempo` 1.1 the frames lie a tenth further apart, so that the sound appears a tenth faster.
     """
     hop, size = round(tempo * config.mel.hop_samples), config.mel.fft_samples
-    before = (size - hop) // 2
+    before = (size - hop) // 2  # below 0 where frames do not touch each other
     num_frames = int(len(samples) / tempo) // config.mel.hop_samples
     after = max(0, (num_frames - 1) * hop + size - before - len(samples))
-    padded = np.pad(samples, (before, after))
-    power = mel_power(padded, config.mel, sample_rate_hz=sample_rate_hz, tempo=tempo)[:num_frames]
-    return local_contrast(power, config.mel, config.contrast)
+    padded = np.pad(samples, (max(before, 0), after))
+    power = mel_power(padded, config.mel, sample_rate_hz=sample_rate_hz, offset_samples=max(-before, 0), tempo=tempo)
+    return local_contrast(power[:num_frames], config.mel, config.contrast)
 
 
 def _box_mean(values: Float32[np.ndarray, "T F"], box: tuple[int, int]) -> Float32[np.ndarray, "T F"]:

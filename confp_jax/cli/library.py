@@ -21,7 +21,7 @@ def register(commands: Commands) -> None:
         examples="""\
   confp add music.db ~/Music             a folder; a second run reads only what is new
   confp add music.db a.mp3 b.flac
-  confp add big.db ~/Music --precision int8     half the bytes, nearly the same answers""",
+  confp add big.db ~/Music --model edge --precision int8     another model; its fingerprints in half the bytes""",
     )
     add.add_argument("paths", type=pathlib.Path, nargs="+", metavar="PATH", help="audio files or folders of them")
     help_text = "of a new database's fingerprints (default: the model's, binary for edge2 and float16 for others)"

@@ -302,8 +302,8 @@ def reason(path: pathlib.Path, error: Exception) -> str:
 
 def length_notes(heard_s: float, embedder: Embedder) -> list[str]:
     """What to tell of audio that is shorter than what one of the model's fingerprints hears."""
-    audio = embedder.config.audio
-    usual_s, between_s = audio.heard_s, HOP_S if audio.context_s else 0.0  # what is heard ends with a whole segment
-    if heard_s > usual_s - between_s or heard_s >= usual_s:
-        return []
-    return [f"shorter than {usual_s:.0f} s ({heard_s:.2f} s), which is less reliable"]
+    usual_s = embedder.config.audio.heard_s
+    if not embedder.config.audio.context_s:
+        return [f"shorter than {usual_s:.0f} s ({heard_s:.2f} s), which is less reliable"] if heard_s < usual_s else []
+    # What is heard ends with a whole segment, up to a hop before the audio does.
+    return [f"shorter than {usual_s:.0f} s, which is less reliable"] if heard_s <= usual_s - HOP_S else []

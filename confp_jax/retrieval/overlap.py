@@ -15,6 +15,7 @@ from confp_jax.retrieval.spans import Span, accepted
 SHORTEST_S = 10.0  # of a section that makes two tracks share something
 _PROBE_S = 3.0  # distance of the rows that are searched for
 _PROBE_COSINE = 0.7
+_DENSE_PROBE_COSINE = 0.3  # of models whose queries lie more densely: rows half a hop apart have 0.32 (median), others 0.15
 _PROBE_HITS = 50
 _PROBES_AT_ONCE = 512
 _LEAST_PROBES = 2
@@ -66,6 +67,7 @@ def shared_sections(
 def _suspected_pairs(reference: Reference, report: Callable[[int, int], None]) -> Int64[np.ndarray, "P 2"]:
     """Pairs (lower, higher) of tracks that several rows of one have near rows in the other."""
     step = max(1, round(_PROBE_S / reference.hop_s))
+    least = _DENSE_PROBE_COSINE if reference.query_phases > 1 else _PROBE_COSINE
     row_tracks = reference.snapshot.row_tracks
     within = np.arange(len(row_tracks)) - reference.first_rows[row_tracks]
     probes = np.flatnonzero(within % step == 0)
@@ -75,7 +77,7 @@ def _suspected_pairs(reference: Reference, report: Callable[[int, int], None]) -
         hits = reference.index.search(reference.snapshot.vectors[rows].astype(np.float32), k=_PROBE_HITS)
         own = row_tracks[rows][:, None].astype(np.int64)
         others = row_tracks[hits.rows].astype(np.int64)
-        probe, place = np.nonzero((hits.rows >= 0) & (hits.scores >= _PROBE_COSINE) & (others != own))
+        probe, place = np.nonzero((hits.rows >= 0) & (hits.scores >= least) & (others != own))
         both = np.stack([own[probe, 0], others[probe, place]], axis=1)
         keys = np.unique(np.column_stack([probe, np.sort(both, axis=1)]), axis=0)  # one voice a probe
         pairs.append(keys[:, 1:])

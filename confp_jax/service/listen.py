@@ -141,7 +141,8 @@ class _Clip:
             self._fingerprints = new
             length = self._segment + self._margin
             settled = num_windows(len(self._samples), segment_samples=length, hop_samples=self._hop)
-            self._num_settled = min(settled, len(new.vectors))
+            # What lies between the last of them and the next one is not settled yet.
+            self._num_settled = max(0, min(settled, len(new.vectors)) - (1 if self._margin else 0))
         return self._fingerprints
 
     def _reply(self, heard: Heard, began: float) -> dict:

@@ -13,6 +13,7 @@ from sample_tracks import STAMP, check_filled, track, unit_rows
 
 from confp_jax.retrieval.database import Database, DatabaseError, store
 from confp_jax.retrieval.database.compact import compact_shards, merge_small_shards
+from confp_jax.retrieval.database.vectors import decode, encode, stored_dim
 from confp_jax.retrieval.database.verify import verify
 
 
@@ -107,29 +108,45 @@ def test_many_small_adds_leave_few_shards(tmp_path):
     np.testing.assert_allclose(database.snapshot().vectors, np.concatenate([unit_rows(i, 5) for i in range(70)]), atol=2**-12)
 
 
-class TestInt8:
+class TestPrecision:
     def test_half_the_bytes_for_a_small_error(self, tmp_path):
         vectors = unit_rows(0, 3_000, 128)
         vectors[7] = 0
         sizes = {}
-        for precision in ("float16", "int8"):
+        for precision in ("float16", "int8", "binary"):
             database = Database.create(tmp_path / precision, STAMP, precision=precision)
             with database.writing():
                 database.add([track(0, vectors=vectors)])
             assert Database(database.folder).precision == precision
             found = np.asarray(database.snapshot().vectors)
             cosines = np.sum(found * vectors, axis=1) / np.maximum(np.linalg.norm(found, axis=1), 1e-9)
-            assert np.delete(cosines, 7).min() > (1 - 1e-6 if precision == "float16" else 1 - 1e-4)
+            least = {"float16": 1 - 1e-6, "int8": 1 - 1e-4, "binary": 0.65}[precision]  # of signs sqrt(2 / pi) on average
+            assert np.delete(cosines, 7).min() > least
             assert not found[7].any()
             sizes[precision] = next((database.folder / "vectors").iterdir()).stat().st_size
         assert sizes["int8"] < 0.52 * sizes["float16"]
+        assert sizes["binary"] < 0.064 * sizes["float16"]
         with database.writing():
             database.add([track(1, vectors=unit_rows(1, 5, 128))])
             compact_shards(database)
         np.testing.assert_array_equal(np.asarray(database.snapshot().vectors)[:3_000], found)
 
+    def test_signs_are_unit_vectors_and_silence_is_none(self):
+        vectors = unit_rows(0, 400, 64)
+        vectors[3] = 0
+        vectors[4] = -np.abs(vectors[4])  # no positive value, and yet no silence
+        stored = encode(vectors, "binary")
+        assert stored.shape == (400, 8) and stored.dtype == np.uint8 and stored_dim(stored) == 64
+        found = decode(stored)
+        np.testing.assert_array_equal(found[5:] > 0, vectors[5:] > 0)
+        np.testing.assert_allclose(np.linalg.norm(np.delete(found, 3, axis=0), axis=1), 1.0, rtol=1e-6)
+        assert not found[3].any() and found[4].any()
+        np.testing.assert_array_equal(encode(found, "binary"), stored)
+        with pytest.raises(ValueError, match="signs of 12 values"):
+            encode(unit_rows(0, 2, 12), "binary")
+
     def test_another_precision_is_refused(self, tmp_path):
-        with pytest.raises(DatabaseError, match=r"int4.*float16, int8"):
+        with pytest.raises(DatabaseError, match=r"int4.*float16, int8, binary"):
             Database.create(tmp_path / "db", STAMP, precision="int4")
 
 
