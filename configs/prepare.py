@@ -56,6 +56,7 @@ def get_config(subset: str = "large") -> ConfigDict:
                 "reverb_p": 0.4,
                 "background": {"p": 0.6, "low": -3.0, "high": 20.0},  # dB
                 "varying": {"p": 0.1, "low": -3.0, "high": 20.0},  # dB
+                "overlay": {"p": 0.0, "low": -6.0, "high": 6.0},  # dB, of other music; for query sets only
                 "coloured": {"p": 0.25, "low": -3.0, "high": 20.0},  # dB
                 "coloured_decay_db": (-6.0, 6.0),  # per octave
                 "gain": {"p": 0.3, "low": -20.0, "high": 0.0},  # dB

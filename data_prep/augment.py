@@ -55,6 +55,8 @@ class Chain:
         if config.reverb_p and not sounds.impulse_responses:
             raise SourceError("the chain asks for impulse responses, but there are none; pass --config.ir_dir=FOLDER, or "
                               "--config.chain.reverb_p=0")  # fmt: skip
+        if config.overlay.p and not sounds.music:
+            raise SourceError("the chain lays other music over a track, but there is none; pass --config.chain.overlay.p=0")
         if config.replay_p and not (sounds.noise and sounds.impulse_responses):
             raise SourceError("the chain asks for music from a loudspeaker, which needs noise and rooms; pass "
                               "--config.noise_dir=FOLDER and --config.ir_dir=FOLDER, or --config.chain.replay_p=0")  # fmt: skip
@@ -88,6 +90,7 @@ def _steps(config: ChainConfig, sounds: Sounds) -> list[Step]:
         Step("Speaker", config.speaker.p, functools.partial(transforms.limit_band, band=config.speaker)),
         *_surroundings(config, sounds),
         Step("VaryingNoise", config.varying.p, varying),
+        Step("Overlay", config.overlay.p, functools.partial(transforms.add_music, snr=config.overlay, music=sounds.music)),
         coloured,
         *_microphone(config),
         Step("Telephone", config.telephone.p, functools.partial(transforms.limit_band, band=config.telephone)),

@@ -45,6 +45,7 @@ class ChainConfig:
     reverb_p: float = 0.0  # convolution with an impulse response
     background: Draw = Draw()  # signal-to-noise ratio in dB of a recorded noise
     varying: Draw = Draw()  # signal-to-noise ratio in dB of recorded noises that take turns at changing levels
+    overlay: Draw = Draw()  # signal-to-noise ratio in dB of other music
     coloured: Draw = Draw()  # signal-to-noise ratio in dB of coloured noise
     coloured_decay_db: tuple[float, float] = (-6.0, 6.0)  # per octave
     gain: Draw = Draw()  # dB

@@ -67,6 +67,7 @@ CONDITIONS: dict[str, Condition] = {
     "opus_16kbps": Condition(clip=ChainConfig(opus=_always(16))),
     "aac_32kbps": Condition(clip=ChainConfig(aac=_always(32))),
     "telephone": Condition(clip=ChainConfig(telephone=Band(1.0))),
+    **{f"overlay_music_{db}db": Condition(excerpt=ChainConfig(overlay=_always(db))) for db in (6, 0)},
     **{name: Condition(clip=ChainConfig(replay_p=1.0, replay=replay)) for name, replay in _REPLAYS.items()},
 }
 
@@ -124,7 +125,7 @@ def _make_queries(config: QueryConfig, names: tuple[str, ...], out: pathlib.Path
         shards += plan_shards(tracks, out, config.name, name, tracks_per_shard=config.tracks_per_shard)
     settings = settings_json(config, tracks, [sounds])
     claim_folder(out, settings)
-    make = functools.partial(make_excerpts, config=config, sounds=sounds)
+    make = functools.partial(make_excerpts, config=config, sounds=sounds, others=tuple(str(track.path) for track in tracks))
     splits, failures = write_shards(
         shards,
         make,
@@ -144,13 +145,15 @@ def _make_queries(config: QueryConfig, names: tuple[str, ...], out: pathlib.Path
     )
 
 
-def make_excerpts(track: Track, name: str, *, config: QueryConfig, sounds: Sounds) -> list[Clip]:
-    """The excerpts of one track under one condition.
+def make_excerpts(track: Track, name: str, *, config: QueryConfig, sounds: Sounds, others: tuple[str, ...] = ()) -> list[Clip]:
+    """The excerpts of one track under one condition; `others` are tracks that may be laid over it.
 
     Raises:
       DecodeError: the file cannot be used, or is too short; the caller lists it.
     """
     condition, rate_hz = CONDITIONS[name], config.sample_rate_hz
+    if condition.excerpt.overlay.p:
+        sounds = dataclasses.replace(sounds, music=tuple(path for path in others if path != str(track.path)))
     audio = decode(track.path, sample_rate_hz=rate_hz)
     if audio.duration_s < config.segment_s + 2:
         raise DecodeError(f"{track.path}: {audio.duration_s:.1f} s is too short for a query set")

@@ -29,6 +29,7 @@ class Sounds:
 
     noise: tuple[str, ...] = ()
     impulse_responses: tuple[str, ...] = ()
+    music: tuple[str, ...] = ()  # other tracks to lay over one, as they are on the disk
 
     def identity(self) -> str:
         """Names and sizes as a hash: other sounds make other replicas."""

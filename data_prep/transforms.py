@@ -5,6 +5,7 @@ Each draws its values from an explicit Generator and returns them beside the sam
 
 import dataclasses
 import math
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import scipy.signal
 from jaxtyping import Float32
 
-from confp_jax.audio.decode import from_samples
+from confp_jax.audio.decode import decode, from_samples
 from confp_jax.audio.encode import CodecName, through_codec
 from confp_jax.config import ReplayConfig
 from confp_jax.data.replay import draw_replay, replay
@@ -122,6 +123,16 @@ def add_varying_noise(
         names.append(name)
         place += num - fade
     return Heard(_mix(samples, noise[: len(samples)], snr_db), {"snr_db": snr_db, "noise_file_paths": names})
+
+
+def add_music(
+    samples: Float32[np.ndarray, " n"], rng: np.random.Generator, *, sample_rate_hz: int, snr: Draw, music: tuple[str, ...]
+) -> Heard:
+    """Another track at the same time, from any place in it; where it ends, it begins again."""
+    snr_db, path = float(rng.uniform(snr.low, snr.high)), music[int(rng.integers(len(music)))]
+    other = decode(pathlib.Path(path), sample_rate_hz=sample_rate_hz).samples
+    other = np.resize(np.roll(other, -int(rng.integers(len(other)))), len(samples))
+    return Heard(_mix(samples, other, snr_db), {"snr_db": snr_db, "music_file_path": path})
 
 
 def _mix(samples: Float32[np.ndarray, " n"], noise: Float32[np.ndarray, " n"], snr_db: float) -> Float32[np.ndarray, " n"]:

@@ -23,7 +23,7 @@ from confp_jax.data.clips import ClipSource, read_splits
 from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.reference import EvaluationReference, Excerpt, cut, embed_reference
 from confp_jax.mapping import ConfigError, from_mapping
-from confp_jax.retrieval.decision import Decision, features, fit_logistic, fit_tail
+from confp_jax.retrieval.decision import FEATURES, Decision, features, fit_logistic, fit_tail
 from confp_jax.retrieval.embed import SHORTEST_S, Embedder, UnknownModelError, load_encoder
 from confp_jax.retrieval.match import rank, rank_with_and_without
 from confp_jax.retrieval.reference import some_tracks
@@ -102,15 +102,17 @@ def calibrate(config: CalibrationConfig, console: Console) -> Decision:
     sizes = sorted({*(min(n, len(searched.track_ids)) for n in config.num_tracks), len(searched.track_ids)})
     rng = np.random.default_rng(config.seed)
     kinds = [[plain(of_length) for of_length in excerpts], excerpts]
-    cells = [(of_length, size) for of_kind in kinds for of_length in of_kind for size in sizes]
-    fitted = [
-        fit_cell(search_all(of_length, searched, size, rng))
-        for of_length, size in progress(cells, "searching", console=console, transient=True)
-    ]
+    cells = [(kind, length, size) for kind in range(2) for length in range(len(config.lengths_s)) for size in range(len(sizes))]
+    fitted: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = {}
+    for kind, length, size in progress(cells, "searching", console=console):
+        if kind and not has_more(excerpts[length]):
+            fitted[kind, length, size] = fitted[0, length, size]  # the same queries
+        else:
+            fitted[kind, length, size] = fit_cell(search_all(kinds[kind][length], searched, sizes[size], rng))
     shape = len(kinds), len(config.lengths_s), len(sizes)
-    weights = np.array([w for w, _ in fitted]).reshape(*shape, -1)
-    tails = np.array([t for _, t in fitted]).reshape(*shape, 2)
-    return Decision(config.lengths_s, tuple(sizes), weights, tails, identity=embedder.identity)
+    weights = np.array([fitted[cell][0] for cell in cells]).reshape(*shape, -1)
+    tails = np.array([fitted[cell][1] for cell in cells]).reshape(*shape, 2)
+    return Decision(config.lengths_s, tuple(sizes), weights, tails, identity=embedder.identity, features=FEATURES)
 
 
 def cut_excerpts(embedder: Embedder, config: CalibrationConfig, console: Console) -> list[list[Excerpt]]:
@@ -143,6 +145,11 @@ def cut_excerpts(embedder: Embedder, config: CalibrationConfig, console: Console
 def plain(excerpts: list[Excerpt]) -> list[Excerpt]:
     """The same without what only a whole query has: how parts of a long recording are searched."""
     return [dataclasses.replace(excerpt, fingerprints=excerpt.fingerprints.plain()) for excerpt in excerpts]
+
+
+def has_more(excerpts: list[Excerpt]) -> bool:
+    """Whether a whole query has what a part of a long recording has not."""
+    return any(one.fingerprints.overhangs or one.fingerprints.faster is not None for one in excerpts)
 
 
 def search_all(excerpts: list[Excerpt], searched: EvaluationReference, size: int, rng: np.random.Generator) -> Outcomes:

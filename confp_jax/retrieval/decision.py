@@ -56,7 +56,7 @@ class Decision:
     tails: Float64[np.ndarray, "2 L N 2"]  # where the tail starts, its scale
     identity: str = ""  # of the model
     calibrated: bool = True
-    features: tuple[str, ...] = FEATURES  # what the weights are of
+    features: tuple[str, ...] = _GUESSED_FEATURES  # what the weights are of
 
     def judge(self, ranking: Ranking, *, length_s: float, num_tracks: int, overhangs: bool = False, first: int = 1) -> Judgement:
         """The first `first` matches of a query of `length_s` (not counting silence) in a database of `num_tracks`."""
@@ -132,7 +132,6 @@ def uncalibrated() -> Decision:
         np.tile(weights, (2, 1, 1, 1)),
         np.tile(tails, (2, 1, 1, 1)),
         calibrated=False,
-        features=_GUESSED_FEATURES,
     )
 
 

@@ -291,7 +291,8 @@ class _Lines:
         rows = first[:, None] + np.arange(2 * half + 2)
         stored = reference.first_rows[seeds.tracks][:, None] + np.minimum(rows, last[:, None])
         vectors = reference.snapshot.vectors[stored].astype(np.float32)
-        self._similar = vectors @ windows.vectors.T  # [T, R, W]
+        flat = vectors.reshape(-1, vectors.shape[2]) @ windows.vectors.T  # one product: many small ones wait for each other
+        self._similar = flat.reshape(*vectors.shape[:2], -1)  # [T, R, W]
         self._neighbours = np.einsum("tre,tre->tr", vectors[:, :-1], vectors[:, 1:])
         self._first_s = first * reference.hop_s + reference.segment_s / 2
         self._num = (last - first)[:, None, None]

@@ -231,3 +231,29 @@ def test_train_and_test_sounds_never_mix(sounds: dict[str, Sounds], root: pathli
         for kind, names in (("noise", sounds[part].noise), ("ir", sounds[part].impulse_responses)):
             files = (root / "examples" / kind / part).rglob("*.*")
             assert sorted(pathlib.Path(name).name.split(".")[0] for name in names) == sorted(path.stem for path in files)
+
+
+def test_other_music_is_laid_over_at_its_level(root, music):
+    path = root / "examples/music/jordan-trudgett_battle2.mp3"
+    chain = Chain(ChainConfig(overlay=Draw(1.0, 3.0, 3.0)), Sounds(music=(str(path),)))
+    heard = chain.apply(music, sample_rate_hz=_RATE_HZ, seed=(0,))
+    added = heard.samples - music
+    assert 10 * np.log10(np.mean(music**2) / np.mean(added**2)) == pytest.approx(3.0, abs=0.01)
+    assert json.loads(heard.draws) == [{"transform": "Overlay", "snr_db": 3.0, "music_file_path": "examples/music/" + path.name}]
+    other = decode(path, sample_rate_hz=_RATE_HZ).samples
+    piece = added[:4_000] / np.linalg.norm(added[:4_000])
+    products = scipy.signal.correlate(np.concatenate([other, other[:4_000]]), piece, mode="valid")
+    energy = np.convolve(np.concatenate([other, other[:4_000]]) ** 2, np.ones(4_000), mode="valid")
+    assert np.max(products / np.sqrt(np.maximum(energy, 1e-9))) == pytest.approx(1.0, abs=1e-3), "it is a stretch of the other"
+    with pytest.raises(SourceError, match="overlay"):
+        Chain(ChainConfig(overlay=Draw(1.0, 3.0, 3.0)), Sounds())
+
+
+def test_music_from_a_loudspeaker_needs_noise_and_rooms(sounds, music):
+    chain = Chain(ChainConfig(replay_p=1.0), sounds["train"])
+    heard = chain.apply(music, sample_rate_hz=_RATE_HZ, seed=(0,))
+    (draw,) = json.loads(heard.draws)
+    assert draw["transform"] == "Replay" and draw["room_file_path"].startswith("ir/train/")
+    assert len(heard.samples) == len(music) and np.isfinite(heard.samples).all()
+    with pytest.raises(SourceError, match="replay_p=0"):
+        Chain(ChainConfig(replay_p=1.0), Sounds())

@@ -17,7 +17,7 @@ from confp_jax.evaluation.calibrate import CalibrationConfig, Outcomes, calibrat
 from confp_jax.evaluation.open_set import OpenSetConfig, Trials, curve, measure, summary
 from confp_jax.evaluation.reference import EvaluationReference, Excerpt, embed_reference
 from confp_jax.mapping import ConfigError, from_mapping
-from confp_jax.retrieval.decision import Decision, confidence, load_decision, tail_share
+from confp_jax.retrieval.decision import FEATURES, Decision, confidence, load_decision, tail_share
 from confp_jax.retrieval.fingerprints import Fingerprints
 from confp_jax.retrieval.reference import make_reference
 
@@ -53,7 +53,7 @@ def excerpts(searched) -> list[Excerpt]:
 def decision(searched, excerpts) -> Decision:
     outcomes = search_all(excerpts, searched, 40, np.random.default_rng(2))
     weights, tail = fit_cell(outcomes)
-    return Decision((3.0,), (40,), np.tile(weights, (2, 1, 1, 1)), np.tile(tail, (2, 1, 1, 1)))
+    return Decision((3.0,), (40,), np.tile(weights, (2, 1, 1, 1)), np.tile(tail, (2, 1, 1, 1)), features=FEATURES)
 
 
 def test_measured_against_plain_loops(searched, excerpts, decision):

@@ -32,7 +32,7 @@ def ranking_of(scores: list[float], tempos: list[float] | None = None) -> Rankin
 def a_decision(**overrides) -> Decision:
     rng = np.random.default_rng(0)
     values = {"weights": rng.normal(size=(2, 2, 3, 5)), "tails": rng.uniform(0.1, 1, (2, 2, 3, 2))}
-    return Decision((3.0, 12.0), (1, 10, 1000), **values, identity="abc", **overrides)
+    return Decision((3.0, 12.0), (1, 10, 1000), **values, identity="abc", **{"features": FEATURES} | overrides)
 
 
 class TestLogistic:
