@@ -215,35 +215,6 @@ class MixConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class ReplayConfig:
-    """Music from a loudspeaker, recorded by a microphone in the room (`data/replay.py`); ranges to draw from."""
-
-    overload_p: float = 0.3
-    overload_drive: tuple[float, float] = (0.5, 3.0)  # amplitude in units of the RMS before tanh
-    speaker_low_hz: tuple[float, float] = (80.0, 1100.0)  # below it the loudspeaker fades; log-uniform
-    speaker_slope_db: tuple[float, float] = (6.0, 24.0)  # per octave
-    speaker_uneven_db: tuple[float, float] = (2.0, 7.0)  # standard deviation of its response
-    dull_p: float = 0.3  # share of the loudspeakers without treble
-    dull_hz: tuple[float, float] = (2500.0, 7000.0)
-    room_p: float = 0.9
-    ambience_snr_db: tuple[float, float] = (-12.0, 18.0)  # of what arrives at the microphone
-    ambience_tilt_db: tuple[float, float] = (-6.0, 1.0)  # per octave
-    noise_p: float = 0.5  # of a recorded noise beside the ambience
-    noise_snr_db: tuple[float, float] = (-6.0, 18.0)
-    microphone_low_hz: tuple[float, float] = (60.0, 300.0)
-    microphone_slope_db: tuple[float, float] = (0.0, 12.0)
-    microphone_uneven_db: tuple[float, float] = (1.0, 4.0)
-    hiss_snr_db: tuple[float, float] = (5.0, 40.0)
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, tuple) and not value[0] <= value[1]:
-                raise ConfigError(f"replay.{name}={value}: expected (low, high) with low <= high")
-            if not isinstance(value, tuple) and not 0 <= value <= 1:
-                raise ConfigError(f"replay.{name}={value} must lie in [0, 1]")
-
-
-@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Which shards, and how a pair is cut from them."""
 

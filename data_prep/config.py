@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from confp_jax.config import ReplayConfig
+from confp_jax.data.replay import ReplayConfig
 from confp_jax.mapping import ConfigError
 from data_prep.tracks import SPLITS
 

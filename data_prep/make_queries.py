@@ -19,8 +19,8 @@ from rich.console import Console
 from confp_jax import command_line
 from confp_jax.audio.decode import DecodeError, decode
 from confp_jax.audio.segments import replica_start_s
-from confp_jax.config import ReplayConfig
 from confp_jax.data.records import Clip, DatasetError, DatasetSummary, to_int16, write_dataset_metadata
+from confp_jax.data.replay import ReplayConfig
 from confp_jax.mapping import ConfigError, from_mapping, suggestion
 from data_prep.augment import Chain, Distorted
 from data_prep.config import Band, ChainConfig, Draw, QueryConfig

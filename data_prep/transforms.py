@@ -15,8 +15,7 @@ from jaxtyping import Float32
 
 from confp_jax.audio.decode import decode, from_samples
 from confp_jax.audio.encode import CodecName, through_codec
-from confp_jax.config import ReplayConfig
-from confp_jax.data.replay import draw_replay, replay
+from confp_jax.data.replay import ReplayConfig, draw_replay, replay
 from data_prep.config import Band, Draw
 from data_prep.sounds import Sounds
 

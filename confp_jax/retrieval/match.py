@@ -39,7 +39,8 @@ _TEMPO_RANGE = (0.68, 1.45)
 _BIN_S = 0.6
 _BEYOND_COST = 0.05  # of lying a row beyond the track's first or last: there all places look alike, and the end is likeliest
 # Zoom: steps (of the tempo's logarithm, of the place in s) and how many to either side.
-_ZOOM = (((0.04, 2), (0.15, 4)), ((0.013, 1), (0.05, 1)), ((0.0045, 1), (0.0167, 1)), ((0.0015, 1), (0.0055, 1)))
+# The second reaches as far as the first may be wrong: at a track's end, where lying beyond costs least.
+_ZOOM = (((0.04, 2), (0.15, 4)), ((0.013, 1), (0.05, 2)), ((0.0045, 1), (0.0167, 1)), ((0.0015, 1), (0.0055, 1)))
 # What a tempo must earn: music is rarely played at another one, and a free tempo fits noise.
 _TEMPO_COST = 0.25
 _CONFORMER_COST = 2.0  # in separation; less costs recordings by microphones, more music whose pitch was changed

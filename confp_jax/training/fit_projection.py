@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.progress import track as progress
 
 from confp_jax.audio.contrast import clip_contrast
-from confp_jax.config import AudioConfig, EncoderConfig, ProjectionConfig, ReplayConfig, TrainConfig
+from confp_jax.config import AudioConfig, EncoderConfig, ProjectionConfig, TrainConfig
 from confp_jax.data.clips import ClipSource
 from confp_jax.data.mixing import SOUNDS_FOLDER, repeated_crop
 from confp_jax.data.records import DatasetError
-from confp_jax.data.replay import draw_replay, replay
+from confp_jax.data.replay import ReplayConfig, draw_replay, replay
 from confp_jax.model.encoder import Encoder
 from confp_jax.training.checkpoint import CheckpointError, EncoderState, load_encoder_state
 from confp_jax.training.export import write_model

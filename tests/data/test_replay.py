@@ -6,8 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from confp_jax.config import ReplayConfig
-from confp_jax.data.replay import draw_replay, replay
+from confp_jax.data.replay import ReplayConfig, draw_replay, replay
 from confp_jax.mapping import ConfigError
 
 RATE_HZ = 16_000
