@@ -24,7 +24,7 @@ def sample_queries(vectors: Vectors, *, num: int = _NUM_QUERIES, seed: int = 0) 
     rows = rows[rows.any(axis=1)]
     noise = rng.normal(size=rows.shape).astype(np.float32)
     noise /= np.linalg.norm(noise, axis=1, keepdims=True)
-    cosine = _QUERY_COSINE * min(1.0, float(np.sqrt(_QUERY_DIMENSIONS / rows.shape[1])))
+    cosine = _QUERY_COSINE * min(1.0, float(np.sqrt(_QUERY_DIMENSIONS / max(1, rows.shape[1]))))
     queries = cosine * rows / np.linalg.norm(rows, axis=1, keepdims=True) + np.sqrt(1 - cosine**2) * noise
     return (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
 
