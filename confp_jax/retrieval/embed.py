@@ -190,7 +190,7 @@ class Embedder:
         if num_samples < SHORTEST_S * self.sample_rate_hz:
             raise AudioError(
                 f"{num_samples / self.sample_rate_hz:.2f} s of audio is too short; at least {SHORTEST_S:.0f} s is needed, "
-                f"{self.config.audio.segment_s:.0f} s and more is better"
+                f"{self.config.audio.heard_s:.0f} s and more is better"
             )
 
     def warm_up(self) -> None:
@@ -198,6 +198,7 @@ class Embedder:
         rng, hop = np.random.default_rng(0), round(HOP_S * self.sample_rate_hz)
         for size in self._batches:
             num_samples = self.config.audio.segment_samples + (size - 1) * hop
+            num_samples = max(num_samples, round(SHORTEST_S * self.sample_rate_hz))
             self.fingerprint(rng.uniform(-0.5, 0.5, num_samples).astype(np.float32))
 
     def _fingerprints(self, cuts: Sequence[Cut], *, hop_s: float, is_dense: bool) -> list[Fingerprints]:

@@ -96,6 +96,11 @@ def test_the_conformer_alone_gives_its_own_cosines(directions, music):
     np.testing.assert_allclose(heard.vectors @ stored.T, alone @ alone.T, atol=2e-2)
 
 
+def test_it_warms_up(directions):
+    """A segment is shorter than the shortest query."""
+    Embedder("both", *parts(directions, 0.7)).warm_up()
+
+
 @pytest.mark.parametrize("share", [0.7, 1.0])
 @pytest.mark.parametrize("windows", [1, 3, 8])
 def test_a_stream_gives_what_the_whole_gives(directions, music, share, windows):
