@@ -65,7 +65,7 @@ def _each_second(own: Ranking, centres: np.ndarray, segment_s: float) -> list[di
     """The mean cosine of the windows that hold each second's middle."""
     begin_s, end_s = centres[0] - segment_s / 2, centres[-1] + segment_s / 2
     seconds = []
-    for second in range(math.floor(begin_s), math.ceil(end_s - 0.01)):
+    for second in range(math.floor(begin_s + 0.01), math.ceil(end_s - 0.01)):
         middle = min(max(second + 0.5, begin_s), end_s)
         holding = np.abs(centres - middle) <= segment_s / 2 + 1e-6
         if holding.any():
