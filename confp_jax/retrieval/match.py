@@ -44,6 +44,7 @@ _ZOOM = (((0.04, 2), (0.15, 4)), ((0.013, 1), (0.05, 2)), ((0.0045, 1), (0.0167,
 # What a tempo must earn: music is rarely played at another one, and a free tempo fits noise.
 _TEMPO_COST = 0.25
 _CONFORMER_COST = 2.0  # in separation; less costs recordings by microphones, more music whose pitch was changed
+_LEAST_TO_SEPARATE, _CONFORMER_COST_OF_FEW = 4, 0.2  # with fewer tracks there are no rivals: their scores are compared
 _FASTER_COST = 0.1  # of the surety; less costs noisy queries, more slowed ones (validation)
 
 
@@ -134,6 +135,8 @@ def _better_heard(both: Ranking, conformer: Ranking) -> Ranking:
     """By both parts of an encoder, unless the first track stands out clearly more by the conformer alone."""
     if not len(both.tracks) or not len(conformer.tracks):
         return both if len(both.tracks) else conformer
+    if min(len(both.tracks), len(conformer.tracks)) < _LEAST_TO_SEPARATE:
+        return conformer if conformer.scores[0] - _CONFORMER_COST_OF_FEW > both.scores[0] else both
     return conformer if conformer.separation()[0] - _CONFORMER_COST > both.separation()[0] else both
 
 

@@ -1,5 +1,7 @@
 """Matching along lines against plain loops, planted sequences and a synthetic embedding whose place and tempo are known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -308,3 +310,52 @@ class TestRivals:
         ranking = ranked(drone, [np.repeat(drone, 2_000, axis=0), *(unit_rows(rng, 5) for _ in range(12))])
         assert len(ranking.tracks) > match.NUM_RIVALS
         assert ranking.tracks[0] == 0
+
+
+class TestDense:
+    """Queries whose fingerprints lie four to a hop: what is at a row counts."""
+
+    PHASES = 4
+
+    def dense(self, rng, rows: np.ndarray, start: float, num: int) -> Fingerprints:
+        """A query that begins at row number `start`: what is a quarter of a hop off a row has a cosine of 0.6 with it."""
+        phases = np.empty((self.PHASES, num, rows.shape[1]), np.float32)
+        for phase, window in np.ndindex(self.PHASES, num):
+            place = start + window + phase / self.PHASES
+            cosine = (1.0, 0.6, 0.3)[round(self.PHASES * abs(place - round(place)))]
+            phases[phase, window] = cosine * rows[round(place)] + np.sqrt(1 - cosine**2) * unit_rows(rng, 1)[0]
+        phases /= np.linalg.norm(phases, axis=-1, keepdims=True)
+        return Fingerprints(phases[0], HOP_S, 0.9, between=phases[1:])
+
+    @pytest.mark.parametrize("quarters", range(4))
+    def test_what_lies_at_a_row_decides(self, quarters):
+        rng = np.random.default_rng(quarters)
+        parts = [unit_rows(rng, 60) for _ in range(8)]
+        query = self.dense(rng, parts[5], 20 + quarters / 4, 12)
+        reference = make_reference(
+            [(str(i), part) for i, part in enumerate(parts)], hop_s=HOP_S, segment_s=0.9, query_phases=self.PHASES
+        )
+        ranking = rank(query, reference)
+        assert ranking.tracks[0] == 5 and ranking.scores[0] > 0.85, "not the mean of all, which is 0.6"
+        assert ranking.offsets_s[0] == pytest.approx((20 + quarters / 4) * HOP_S, abs=0.04)
+        assert ranking.tempos[0] == pytest.approx(1.0, abs=0.02)
+        assert ranking.cosines.shape == (len(ranking.tracks), len(query.vectors))
+        assert ranking.cosines[0].mean() == pytest.approx(ranking.scores[0], abs=0.1)
+
+    @pytest.mark.parametrize("num_tracks", [2, 12])
+    def test_what_the_conformer_alone_knows_is_found(self, num_tracks):
+        """Rows whose second half is right and whose first is noise, as of music played higher."""
+        rng = np.random.default_rng(0)
+        parts = [unit_rows(rng, 40) for _ in range(num_tracks)]
+        reference = make_reference(
+            [(str(i), part) for i, part in enumerate(parts)], hop_s=HOP_S, segment_s=0.9, query_phases=self.PHASES
+        )
+        half = parts[1].shape[1] // 2
+        alone = np.repeat(parts[1][10:20][None], self.PHASES, axis=0)
+        alone[:, :, :half] = 0.0
+        alone /= np.linalg.norm(alone, axis=2, keepdims=True) ** 2
+        noise = np.stack([unit_rows(rng, 10) for _ in range(self.PHASES)])
+        query = Fingerprints(noise[0], HOP_S, 0.9, between=noise[1:], by_conformer=alone.astype(np.float32))
+        assert rank(query, reference).tracks[0] == 1
+        deaf = dataclasses.replace(query, by_conformer=query.by_conformer[:0])
+        assert rank(deaf, reference).scores[0] < 0.5
