@@ -23,7 +23,8 @@ def reindex(
 ) -> list[Added]:
     """Fingerprints every track's file with `embedder` and swaps the vectors in one commit; interrupted, it goes on.
 
-    Until the swap the database answers with its old model. A file that is gone, or no longer has the content that was added, is
+    Until the swap the database answers with its old model. The vectors are stored as the new model's are by default where that
+    or the database's is binary, else as the database's. A file that is gone, or no longer has the content that was added, is
     "failed", and then nothing is swapped.
 
     Args:
@@ -35,6 +36,9 @@ def reindex(
     stamp = embedder.stamp
     if database.stamp.identity == stamp.identity:
         raise DatabaseError(f"{database.folder} is of model {embedder.name} ({embedder.identity}) already: nothing to do")
+    # A model whose signs are enough is stored so; another one in what the database had, which may have been chosen.
+    is_binary = "binary" in (embedder.precision, database.precision)
+    precision = embedder.precision if is_binary else database.precision
     results: list[Added] = []
     with database.writing():
         by_path: dict[pathlib.Path, list[StoredTrack]] = {}
@@ -52,11 +56,11 @@ def reindex(
                         pending_s += read.track.duration_s
                 if pending_s >= _COMMIT_SECONDS:
                     batch, pending, pending_s = pending, [], 0.0
-                    stage(database, batch)
+                    stage(database, batch, precision=precision)
         finally:
-            stage(database, pending)
+            stage(database, pending, precision=precision)
         if prune or not any(result.status == "failed" for result in results):
-            swap(database, stamp, drop_missing=prune)
+            swap(database, stamp, precision=precision, drop_missing=prune)
             generation.fold(database)
     return results
 

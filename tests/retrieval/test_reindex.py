@@ -117,3 +117,19 @@ def test_what_cannot_come_along_is_told(confp, db, embedder, other):
     status, out, err = confp("reindex", db.folder, "--model", other.name, "--prune", "--json")
     assert status == 0 and out["swapped"] and f"`confp calibrate {db.folder}`" in err
     check(db, other)
+
+
+def test_to_a_model_of_signs_and_back(db, embedder):
+    """The precision follows the model: an hour of `edge2` in float16 would be 15 MB."""
+    signs = load_encoder("edge2")
+    reindex(db, signs)
+    assert db.precision == "binary" and verify(db) == []
+    vectors = np.asarray(db.snapshot().vectors)
+    assert vectors.shape[1] == 640
+    np.testing.assert_allclose(np.abs(vectors), 640**-0.5, rtol=1e-6)
+    path = db.tracks()[0].path
+    answer = Searcher(db, signs).identify_file(path)
+    assert answer.matches[0].path == path
+    reindex(db, embedder)
+    assert db.precision == "float16"
+    check(db, embedder)

@@ -23,11 +23,16 @@ def begin_staging(database: Database, stamp: ModelStamp) -> list[StoredTrack]:
     return [track for track in database.tracks() if track.id not in staged]
 
 
-def stage(database: Database, parts: Sequence[tuple[int, Float32[np.ndarray, "n E"]]]) -> None:
-    """Keeps these tracks' new vectors, (track id, vectors), in one commit; only inside `writing`."""
+def stage(
+    database: Database, parts: Sequence[tuple[int, Float32[np.ndarray, "n E"]]], *, precision: str | None = None
+) -> None:
+    """Keeps these tracks' new vectors, (track id, vectors), in one commit; only inside `writing`.
+
+    They are stored in `precision`, or in the database's, and `swap` wants the same.
+    """
     if not parts:
         return
-    stored = encode(np.concatenate([vectors for _, vectors in parts]), database.precision)
+    stored = encode(np.concatenate([vectors for _, vectors in parts]), precision or database.precision)
     shard, sha256 = database.write_shard(stored)
     firsts = np.cumsum([0] + [len(vectors) for _, vectors in parts])
     rows = [(track, shard, int(first), len(vectors)) for (track, vectors), first in zip(parts, firsts, strict=False)]
@@ -36,7 +41,7 @@ def stage(database: Database, parts: Sequence[tuple[int, Float32[np.ndarray, "n 
         connection.executemany("INSERT OR REPLACE INTO staged VALUES (?, ?, ?, ?)", rows)
 
 
-def swap(database: Database, stamp: ModelStamp, *, drop_missing: bool = False) -> int:
+def swap(database: Database, stamp: ModelStamp, *, precision: str | None = None, drop_missing: bool = False) -> int:
     """Puts the staged vectors in place of the old ones, in one commit; only inside `writing`. Returns how many were dropped.
 
     Raises:
@@ -54,6 +59,7 @@ def swap(database: Database, stamp: ModelStamp, *, drop_missing: bool = False) -
         connection.execute("DELETE FROM shards WHERE id NOT IN (SELECT shard FROM tracks)")
         connection.execute("DELETE FROM staged")
         values = {"model": stamp.name, "identity": stamp.identity, "hop_s": str(stamp.hop_s), "staged_identity": ""}
+        values["precision"] = precision or setting(connection, "precision") or "float16"
         for key, value in (values | {"generation": ""}).items():
             put_setting(connection, key, value)
     database.remove_strays()
