@@ -1,6 +1,7 @@
 """`confp reindex`: another model's fingerprints, beside the old ones until the swap; a real (untrained) model on real files."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -128,7 +129,7 @@ def test_to_a_model_of_signs_and_back(db, embedder):
     assert vectors.shape[1] == 640
     np.testing.assert_allclose(np.abs(vectors), 640**-0.5, rtol=1e-6)
     path = db.tracks()[0].path
-    answer = Searcher(db, signs).identify_file(path)
+    answer = Searcher(db, signs).identify_file(pathlib.Path(path))
     assert answer.matches[0].path == path
     reindex(db, embedder)
     assert db.precision == "float16"

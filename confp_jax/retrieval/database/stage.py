@@ -23,9 +23,7 @@ def begin_staging(database: Database, stamp: ModelStamp) -> list[StoredTrack]:
     return [track for track in database.tracks() if track.id not in staged]
 
 
-def stage(
-    database: Database, parts: Sequence[tuple[int, Float32[np.ndarray, "n E"]]], *, precision: str | None = None
-) -> None:
+def stage(database: Database, parts: Sequence[tuple[int, Float32[np.ndarray, "n E"]]], *, precision: str | None = None) -> None:
     """Keeps these tracks' new vectors, (track id, vectors), in one commit; only inside `writing`.
 
     They are stored in `precision`, or in the database's, and `swap` wants the same.
