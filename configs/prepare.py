@@ -34,24 +34,7 @@ def get_config(subset: str = "large") -> ConfigDict:
                 "stretch": {"p": 0.4, "low": 0.7, "high": 1.3},  # playback rate
                 "pitch": {"p": 0.3, "low": -2.0, "high": 2.0},  # semitones
                 "replay_p": 0.0,  # from a loudspeaker into a microphone; what follows are ranges to draw from
-                "replay": {
-                    "overload_p": 0.3,
-                    "overload_drive": (0.5, 3.0),
-                    "speaker_low_hz": (80.0, 1100.0),
-                    "speaker_slope_db": (6.0, 24.0),  # per octave
-                    "speaker_uneven_db": (2.0, 7.0),
-                    "dull_p": 0.3,
-                    "dull_hz": (2500.0, 7000.0),
-                    "room_p": 0.9,
-                    "ambience_snr_db": (-12.0, 18.0),
-                    "ambience_tilt_db": (-6.0, 1.0),  # per octave
-                    "noise_p": 0.5,
-                    "noise_snr_db": (-6.0, 18.0),
-                    "microphone_low_hz": (60.0, 300.0),
-                    "microphone_slope_db": (0.0, 12.0),  # per octave
-                    "microphone_uneven_db": (1.0, 4.0),
-                    "hiss_snr_db": (5.0, 40.0),
-                },
+                "replay": _replay(),
                 "speaker": {"p": 0.15, "low_hz": (100.0, 500.0), "high_hz": (3500.0, 7000.0)},  # ours, as all without a source
                 "reverb_p": 0.4,
                 "background": {"p": 0.6, "low": -3.0, "high": 20.0},  # dB
@@ -71,3 +54,25 @@ def get_config(subset: str = "large") -> ConfigDict:
             },
         }
     )
+
+
+def _replay() -> dict[str, object]:
+    """Loudspeaker, room, surroundings and microphone (confp_jax/data/replay.py): ranges to draw from."""
+    return {
+        "overload_p": 0.3,
+        "overload_drive": (0.5, 3.0),
+        "speaker_low_hz": (80.0, 1100.0),
+        "speaker_slope_db": (6.0, 24.0),  # per octave
+        "speaker_uneven_db": (2.0, 7.0),
+        "dull_p": 0.3,
+        "dull_hz": (2500.0, 7000.0),
+        "room_p": 0.9,
+        "ambience_snr_db": (-12.0, 18.0),
+        "ambience_tilt_db": (-6.0, 1.0),  # per octave
+        "noise_p": 0.5,
+        "noise_snr_db": (-6.0, 18.0),
+        "microphone_low_hz": (60.0, 300.0),
+        "microphone_slope_db": (0.0, 12.0),  # per octave
+        "microphone_uneven_db": (1.0, 4.0),
+        "hiss_snr_db": (5.0, 40.0),
+    }
