@@ -17,7 +17,7 @@ from configs.fma import get_config
 from confp_jax.config import MixConfig, TrainConfig
 from confp_jax.data.clips import ClipSource
 from confp_jax.data.input import PairCutter, train_batches
-from confp_jax.mapping import from_mapping
+from confp_jax.typed_config import from_mapping
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from configs.prepare import get_config
 from confp_jax.audio.decode import decode, find_audio
 from confp_jax.data.records import Clip, shard_path, to_int16, write_shard
-from confp_jax.mapping import from_mapping
+from confp_jax.typed_config import from_mapping
 from data_prep import augment
 from data_prep.config import ChainConfig
 from data_prep.sounds import prepare_sounds

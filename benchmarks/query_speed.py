@@ -18,11 +18,11 @@ import soundfile
 
 from benchmarks.copies import noisy_copies
 from confp_jax.audio.decode import decode, find_audio
-from confp_jax.retrieval.decision import load_decision
-from confp_jax.retrieval.embed import Embedder, load_encoder
-from confp_jax.retrieval.identify import fingerprint_file
-from confp_jax.retrieval.reference import Reference, make_reference
-from confp_jax.retrieval.scan import Scan, joined_blocks
+from confp_jax.fingerprint.embedder import Embedder, load_encoder
+from confp_jax.library.compare import fingerprint_file
+from confp_jax.matching.blocks import Scan, joined_blocks
+from confp_jax.matching.decision import load_decision
+from confp_jax.matching.searchable import Reference, make_reference
 
 _CLIP_S = 3.0
 

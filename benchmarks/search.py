@@ -25,11 +25,10 @@ import faiss
 import numpy as np
 from rich.console import Console
 
-from confp_jax.retrieval.database import Database, NewTrack, StoredVectors
-from confp_jax.retrieval.database.vectors import encode
-from confp_jax.retrieval.index import ApproximateIndex, ExactIndex, build_coarse
-from confp_jax.retrieval.index import generation as generations
-from confp_jax.retrieval.index.tuning import sample_queries, tune
+from confp_jax.database import Database, NewTrack, StoredVectors
+from confp_jax.database.vectors import encode
+from confp_jax.index import ApproximateIndex, ExactIndex, build_coarse, on_disk
+from confp_jax.index.tuning import sample_queries, tune
 
 _JITTER_COSINE = 0.8
 _NUM_QUERIES = 1000
@@ -38,8 +37,8 @@ _TRACK_ROWS = 91
 _COLD = """
 import sys, time
 began = time.perf_counter()
-from confp_jax.retrieval.database import Database
-from confp_jax.retrieval.index.generation import open_index
+from confp_jax.database import Database
+from confp_jax.index.on_disk import open_index
 imported = time.perf_counter()
 database = Database(sys.argv[1])
 snapshot = database.snapshot()
@@ -175,7 +174,7 @@ def cold_start(source: Database, vectors: StoredVectors, folder: pathlib.Path) -
                 [NewTrack(f"{first + i}", f"/{first + i}", f"{first + i}", 30.0, block[i : i + _TRACK_ROWS]) for i in starts]
             )
         began = time.perf_counter()
-        generations.fold(database)
+        on_disk.fold(database)
         fold_s = time.perf_counter() - began
     runs = [
         [float(x) for x in subprocess.run([sys.executable, "-c", _COLD, folder], capture_output=True, text=True).stdout.split()]

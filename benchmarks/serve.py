@@ -22,7 +22,7 @@ import soundfile
 import confp_jax
 from benchmarks.copies import noisy_copies
 from confp_jax.audio.decode import decode, find_audio
-from confp_jax.retrieval.database import Database, NewTrack
+from confp_jax.database import Database, NewTrack
 
 _CLIP_S = 3.0
 

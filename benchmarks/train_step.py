@@ -31,12 +31,12 @@ from flax import nnx
 from benchmarks.torch_twin import TorchEncoder, compute_nt_xent
 from configs.fma import get_config
 from confp_jax.config import TrainConfig
-from confp_jax.mapping import from_mapping
+from confp_jax.fingerprint.windows import batch_shapes, batch_sizes
 from confp_jax.model.compiler import compiler_options, keep_freed_memory
 from confp_jax.model.encoder import Encoder
 from confp_jax.model.from_torch import map_torch_names
-from confp_jax.retrieval.windows import batch_shapes, batch_sizes
 from confp_jax.training.losses import nt_xent
+from confp_jax.typed_config import from_mapping
 
 Run = Callable[[], object]
 OURS, TWIN, KEPT, COMPILED = "ours", "twin", "twin, memory kept", "twin, compiled"

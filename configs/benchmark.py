@@ -37,7 +37,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
             "system_queries": 44 if quick else 0,
             "command": {"name": "", "index": "", "query": "", "answer": _ANSWER},  # systems/external.py: CommandConfig
             "matches": "",  # NAME=FILE.csv, what another program matched to the files of wav_dir (Pexeso's format); with commas
-            "recordings": "",  # a folder of real recordings with a recordings.csv (evaluation/recordings.py)
+            "recordings": "",  # a folder of real recordings with a recordings.csv (evaluation/measure/recordings.py)
             "index_limit_s": 7200.0,  # of a system
             "query_limit_s": 20.0,  # of a system, for each query on average
             "wav_dir": "",  # a folder that keeps the WAV files that the systems are given

@@ -6,10 +6,10 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from confp_jax.retrieval.add import Added
-    from confp_jax.retrieval.embed import Embedder, load_encoder
-    from confp_jax.retrieval.identify import Answer, FoundTrack
-    from confp_jax.retrieval.library import Library
+    from confp_jax.fingerprint.embedder import Embedder, load_encoder
+    from confp_jax.library.add import Added
+    from confp_jax.library.library import Library
+    from confp_jax.library.searcher import Answer, FoundTrack
 
 # Before numpy is first imported: OpenBLAS's threads spin for 25 ms after a product and take the cores from the encoder that comes
 # next. With 2^16 cycles they sleep after 25 us (3 s identified in 24 ms instead of 37; benchmarks/query_speed.py --rows 4000).
@@ -19,12 +19,12 @@ __version__ = "0.1.0"
 __all__ = ["Added", "Answer", "Embedder", "FoundTrack", "Library", "load_encoder", "open"]
 
 _PLACES = {
-    "Added": "add",
-    "Answer": "identify",
-    "Embedder": "embed",
-    "FoundTrack": "identify",
-    "Library": "library",
-    "load_encoder": "embed",
+    "Added": "library.add",
+    "Answer": "library.searcher",
+    "Embedder": "fingerprint.embedder",
+    "FoundTrack": "library.searcher",
+    "Library": "library.library",
+    "load_encoder": "fingerprint.embedder",
 }
 
 
@@ -33,7 +33,7 @@ def open(folder: str | pathlib.Path, *, model: str | None = None, false_alarm_ra
 
     See `Library` for the arguments and what it can do.
     """
-    from confp_jax.retrieval.library import Library
+    from confp_jax.library.library import Library
 
     return Library(folder, model=model, false_alarm_rate=false_alarm_rate)
 
@@ -41,5 +41,5 @@ def open(folder: str | pathlib.Path, *, model: str | None = None, false_alarm_ra
 def __getattr__(name: str) -> Any:
     """Imports JAX only when something needs it, so that `confp --help` answers at once."""
     if name in _PLACES:
-        return getattr(importlib.import_module(f"confp_jax.retrieval.{_PLACES[name]}"), name)
+        return getattr(importlib.import_module(f"confp_jax.{_PLACES[name]}"), name)
     raise AttributeError(f"module 'confp_jax' has no attribute {name!r}")

@@ -8,7 +8,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from confp_jax.mapping import ConfigError
+from confp_jax.typed_config import ConfigError
 
 
 def run(

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from typing import Any, Literal, NamedTuple, Self
 
-from confp_jax.mapping import ConfigError, from_mapping
+from confp_jax.typed_config import ConfigError, from_mapping
 
 
 def _positive(config: Any, group: str, *names: str) -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from confp_jax import command_line
 from confp_jax.data.records import DatasetError
-from confp_jax.mapping import from_mapping
+from confp_jax.typed_config import from_mapping
 from data_prep.config import PrepareConfig
 from data_prep.make_train import prepare
 from data_prep.shards import Runner, Shard

@@ -3,7 +3,7 @@
 import dataclasses
 
 from confp_jax.data.replay import ReplayConfig
-from confp_jax.mapping import ConfigError
+from confp_jax.typed_config import ConfigError
 from data_prep.tracks import SPLITS
 
 

@@ -19,12 +19,12 @@ from rich.console import Console
 
 from confp_jax import command_line
 from confp_jax.data.duplicates import DUPLICATES_FILE
-from confp_jax.mapping import from_mapping
-from confp_jax.retrieval.add import add_paths
-from confp_jax.retrieval.database import DatabaseError, StoredTrack
-from confp_jax.retrieval.embed import load_encoder
-from confp_jax.retrieval.identify import database_decision, open_or_create, open_reference
-from confp_jax.retrieval.overlap import SharedSection, shared_sections
+from confp_jax.database import DatabaseError, StoredTrack
+from confp_jax.fingerprint.embedder import load_encoder
+from confp_jax.library.add import add_paths
+from confp_jax.library.open import database_decision, open_or_create, open_reference
+from confp_jax.matching.shared_sections import SharedSection, shared_sections
+from confp_jax.typed_config import from_mapping
 from data_prep.config import PrepareConfig
 from data_prep.progress import counting
 from data_prep.shards import write_atomically

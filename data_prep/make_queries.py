@@ -21,7 +21,7 @@ from confp_jax.audio.decode import DecodeError, decode
 from confp_jax.audio.segments import replica_start_s
 from confp_jax.data.records import Clip, DatasetError, DatasetSummary, to_int16, write_dataset_metadata
 from confp_jax.data.replay import ReplayConfig
-from confp_jax.mapping import ConfigError, from_mapping, suggestion
+from confp_jax.typed_config import ConfigError, from_mapping, suggestion
 from data_prep.augment import Chain, Distorted
 from data_prep.config import Band, ChainConfig, Draw, QueryConfig
 from data_prep.shards import claim_folder, explains_a_full_disk, plan_shards, report_failures, write_manifest, write_shards

@@ -28,7 +28,7 @@ from confp_jax.data.records import (
     write_dataset_metadata,
     write_shard,
 )
-from confp_jax.mapping import from_mapping
+from confp_jax.typed_config import from_mapping
 from data_prep.augment import Chain
 from data_prep.config import PrepareConfig
 from data_prep.shards import (

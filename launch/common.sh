@@ -29,7 +29,7 @@ EOF
 }
 
 # Copies the data to this worker's disk, of the training split only the shards number PART, PART + EVERY, PART + 2 EVERY, ...
-# (confp_jax/data/order.py, ShareDraw: worker number PART draws its rows of every batch from those). EVERY of 1 is the whole set.
+# (confp_jax/data/sampling.py, ShareDraw: worker number PART draws its rows of every batch from those). EVERY of 1 is the whole set.
 data_command() { # BUCKET_FOLDER PART EVERY
   cat <<EOF
 set -euo pipefail

@@ -16,7 +16,7 @@ import threadpoolctl
 from rich.console import Console
 
 from confp_jax.data.records import Clip, Credits, DatasetSummary, shard_path, write_dataset_metadata, write_shard
-from confp_jax.mapping import from_mapping
+from confp_jax.typed_config import from_mapping
 from data_prep.config import PrepareConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from confp_jax.config import AudioConfig, CheckpointConfig, DataConfig, EncoderConfig, MelConfig, OptimizerConfig, TrainConfig
-from confp_jax.mapping import ConfigError, from_mapping
+from confp_jax.typed_config import ConfigError, from_mapping
 from data_prep.config import ChainConfig, Draw, PrepareConfig, QueryConfig
 
 _FLOATS = st.floats(0.1, 1e6)

@@ -59,8 +59,8 @@ def register(commands: Commands) -> None:
 
 
 def _add(args: argparse.Namespace) -> int:
-    from confp_jax.retrieval.add import add_paths
-    from confp_jax.retrieval.identify import open_or_create
+    from confp_jax.library.add import add_paths
+    from confp_jax.library.open import open_or_create
 
     database, embedder = open_or_create(args.db, args.model, precision=args.precision)
     with reporting("adding") as report:
@@ -80,8 +80,8 @@ def _add(args: argparse.Namespace) -> int:
 
 
 def _update(args: argparse.Namespace) -> int:
-    from confp_jax.retrieval.add import update_tracks
-    from confp_jax.retrieval.identify import open_database
+    from confp_jax.library.add import update_tracks
+    from confp_jax.library.open import open_database
 
     database, embedder = open_database(args.db, args.model)
     with reporting("updating") as report:
@@ -100,8 +100,8 @@ def _update(args: argparse.Namespace) -> int:
 
 
 def _remove(args: argparse.Namespace) -> int:
-    from confp_jax.retrieval.database import Database
-    from confp_jax.retrieval.maintain import remove
+    from confp_jax.database import Database
+    from confp_jax.library.maintenance import remove
 
     database = Database(args.db)
     removed, refused = remove(database, args.tracks)
@@ -117,7 +117,7 @@ def _remove(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from confp_jax.retrieval.database import Database
+    from confp_jax.database import Database
 
     database = Database(args.db)
     tracks = database.tracks()
@@ -134,8 +134,8 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from confp_jax.retrieval.database import Database
-    from confp_jax.retrieval.maintain import describe
+    from confp_jax.database import Database
+    from confp_jax.library.maintenance import describe
 
     info = describe(Database(args.db))
     num_bytes = info.vector_bytes + info.catalogue_bytes + info.index_bytes

@@ -72,8 +72,8 @@ def register(commands: Commands) -> None:
 
 
 def _compact(args: argparse.Namespace) -> int:
-    from confp_jax.retrieval.database import Database
-    from confp_jax.retrieval.maintain import compact
+    from confp_jax.database import Database
+    from confp_jax.library.maintenance import compact
 
     with _counting("compacting"):
         done, manifest = compact(Database(args.db), kind=args.index, recall=args.recall)
@@ -91,8 +91,8 @@ def _compact(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from confp_jax.retrieval.database import Database
-    from confp_jax.retrieval.maintain import verify
+    from confp_jax.database import Database
+    from confp_jax.library.maintenance import verify
 
     database = Database(args.db)
     with _counting("verifying") as report:
@@ -111,9 +111,9 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from confp_jax.retrieval.database import Database
-    from confp_jax.retrieval.database.merge import merge_databases
-    from confp_jax.retrieval.maintain import open_other
+    from confp_jax.database import Database
+    from confp_jax.database.merge import merge_databases
+    from confp_jax.library.maintenance import open_other
 
     database = Database(args.db)
     with _counting("merging") as report:
@@ -122,10 +122,10 @@ def _merge(args: argparse.Namespace) -> int:
 
 
 def _reindex(args: argparse.Namespace) -> int:
-    from confp_jax.retrieval.database import Database
-    from confp_jax.retrieval.embed import load_encoder
-    from confp_jax.retrieval.identify import CALIBRATION_SETTING
-    from confp_jax.retrieval.reindex import reindex
+    from confp_jax.database import Database
+    from confp_jax.fingerprint.embedder import load_encoder
+    from confp_jax.library.open import CALIBRATION_SETTING
+    from confp_jax.library.reindex import reindex
 
     database = Database(args.db)
     was_calibrated = database.setting(CALIBRATION_SETTING) is not None
@@ -149,11 +149,11 @@ def _reindex(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from confp_jax.retrieval.database import Database
+    from confp_jax.database import Database
 
     database = Database(args.db)
     try:
-        from confp_jax.retrieval.exchange import export_database
+        from confp_jax.library.parquet import export_database
     except ImportError:
         print(_PARQUET_HELP, file=sys.stderr)
         return 1
@@ -167,10 +167,10 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from confp_jax.retrieval.database import Database
+    from confp_jax.database import Database
 
     try:
-        from confp_jax.retrieval.exchange import file_stamp, find_files, import_files
+        from confp_jax.library.parquet import file_stamp, find_files, import_files
     except ImportError:
         print(_PARQUET_HELP, file=sys.stderr)
         return 1

@@ -20,7 +20,7 @@ def register(commands: Commands) -> None:
 
 
 def _models(args: argparse.Namespace) -> int:
-    from confp_jax.retrieval.embed import DEFAULT_MODEL, model_card, shipped_models
+    from confp_jax.fingerprint.embedder import DEFAULT_MODEL, model_card, shipped_models
 
     cards = [{"name": name, "default": name == DEFAULT_MODEL} | model_card(name) for name in shipped_models()]
     if args.json:
@@ -32,9 +32,10 @@ def _models(args: argparse.Namespace) -> int:
 
 def _embed(args: argparse.Namespace) -> int:
     from confp_jax.audio.decode import DecodeError, decode
-    from confp_jax.retrieval.embed import DEFAULT_MODEL, HOP_S, load_encoder
-    from confp_jax.retrieval.fingerprints import AudioError
-    from confp_jax.retrieval.identify import length_notes, reason
+    from confp_jax.fingerprint.embedder import DEFAULT_MODEL, HOP_S, load_encoder
+    from confp_jax.fingerprint.files import reason
+    from confp_jax.fingerprint.fingerprints import AudioError
+    from confp_jax.library.searcher import length_notes
 
     if not args.out.parent.is_dir():
         print(f"error: {args.out}: there is no folder {args.out.parent}; make it first", file=sys.stderr)

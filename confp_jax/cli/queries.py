@@ -96,12 +96,13 @@ def _rate(text: str) -> float:
 
 
 def _identify(args: argparse.Namespace) -> int:
-    from confp_jax.retrieval import identify
+    from confp_jax.library import open as opening
+    from confp_jax.library import searcher as searching
 
-    database, embedder = identify.open_database(args.db, args.model)
-    searcher = identify.Searcher(database, embedder, false_alarm_rate=args.false_alarms)
+    database, embedder = opening.open_database(args.db, args.model)
+    searcher = searching.Searcher(database, embedder, false_alarm_rate=args.false_alarms)
     answers = []
-    for answer in identify.identify_sources(searcher, args.clips):
+    for answer in searching.identify_sources(searcher, args.clips):
         answers.append(answer)
         if not args.json:
             print_answer(answer)
@@ -111,14 +112,15 @@ def _identify(args: argparse.Namespace) -> int:
 
 
 def _monitor(args: argparse.Namespace) -> int:
-    from confp_jax.retrieval import identify
-    from confp_jax.retrieval.monitor import monitor
+    from confp_jax.library import open as opening
+    from confp_jax.library import searcher as searching
+    from confp_jax.library.monitor import monitor
 
-    database, embedder = identify.open_database(args.db, args.model)
-    searcher = identify.Searcher(database, embedder)
+    database, embedder = opening.open_database(args.db, args.model)
+    searcher = searching.Searcher(database, embedder)
     matches = []
     try:
-        for event in monitor(searcher, identify.source_blocks(args.source, embedder), alarms_per_hour=args.alarms_per_hour):
+        for event in monitor(searcher, searching.source_blocks(args.source, embedder), alarms_per_hour=args.alarms_per_hour):
             found = event.found
             if event.event == "match":
                 matches.append(found)
@@ -139,10 +141,11 @@ def _monitor(args: argparse.Namespace) -> int:
 
 def _listen(args: argparse.Namespace) -> int:
     from confp_jax.audio.microphone import microphone_blocks
-    from confp_jax.retrieval import identify
+    from confp_jax.library import open as opening
+    from confp_jax.library import searcher as searching
 
-    database, embedder = identify.open_database(args.db, args.model)
-    searcher = identify.Searcher(database, embedder, false_alarm_rate=args.false_alarms)
+    database, embedder = opening.open_database(args.db, args.model)
+    searcher = searching.Searcher(database, embedder, false_alarm_rate=args.false_alarms)
     print(f"listening for {args.seconds:g} s", file=sys.stderr)
     heard = itertools.islice(microphone_blocks(sample_rate_hz=embedder.sample_rate_hz), max(2, round(2 * args.seconds)))
     answer = searcher.identify_blocks(heard, query="microphone")
@@ -151,7 +154,7 @@ def _listen(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from confp_jax.retrieval.identify import compare_files
+    from confp_jax.library.compare import compare_files
 
     sections = compare_files(args.a, args.b, args.model)
     if args.json:
@@ -165,11 +168,11 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _dedupe(args: argparse.Namespace) -> int:
-    from confp_jax.retrieval import identify
-    from confp_jax.retrieval.overlap import shared_sections
+    from confp_jax.library import open as opening
+    from confp_jax.matching.shared_sections import shared_sections
 
-    database, embedder = identify.open_database(args.db, args.model)
-    reference, decision = identify.open_reference(database, embedder), identify.database_decision(database, embedder)
+    database, embedder = opening.open_database(args.db, args.model)
+    reference, decision = opening.open_reference(database, embedder), opening.database_decision(database, embedder)
     with progress("searching") as bar:
         task = bar.add_task("searching", total=None)
         found = shared_sections(
@@ -191,10 +194,10 @@ def _dedupe(args: argparse.Namespace) -> int:
 
 
 def _calibrate(args: argparse.Namespace) -> int:
-    from confp_jax.retrieval import identify
-    from confp_jax.retrieval.calibration import calibrate_database
+    from confp_jax.library import open as opening
+    from confp_jax.library.calibrate import calibrate_database
 
-    database, embedder = identify.open_database(args.db, args.model)
+    database, embedder = opening.open_database(args.db, args.model)
     with progress("searching") as bar:
         task = bar.add_task("searching", total=None)
         found = calibrate_database(database, embedder, report=lambda done, total: bar.update(task, completed=done, total=total))

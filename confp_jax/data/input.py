@@ -17,12 +17,12 @@ import numpy as np
 from confp_jax.audio.mel import mel_power
 from confp_jax.audio.segments import PairCrop, draw_pair_crops, replica_start_s
 from confp_jax.config import TrainConfig
+from confp_jax.data.augmentation_draws import NO_NOISE, SEMITONE_STEPS, MixDraw
 from confp_jax.data.clips import ClipSource
-from confp_jax.data.draws import NO_NOISE, SEMITONE_STEPS, MixDraw
+from confp_jax.data.device_layout import Layout, first_noise_rows
 from confp_jax.data.mixing import Mixer, colour, resample
-from confp_jax.data.order import AlbumDraw, EpochOrder, ShareDraw, tracks_to_train
 from confp_jax.data.records import DatasetError, to_int16
-from confp_jax.data.resident import Layout, first_noise_rows
+from confp_jax.data.sampling import AlbumDraw, EpochOrder, ShareDraw, tracks_to_train
 
 _NUM_THREADS = 4  # and as many batches read ahead
 

@@ -1,7 +1,7 @@
 """Distortion drawn anew for every crop, in numpy on the host: variety that no stored replica can give, for 3 ms a pair.
 
 Physics in the order in which sound meets it: tempo and pitch, room, noise, overload; then pitch and colour on the mel power,
-where they cost nothing. training/mixing.py does the same on a device.
+where they cost nothing. training/device_mixing.py does the same on a device.
 """
 
 import math
@@ -13,8 +13,16 @@ from jaxtyping import Float32, Int16
 
 from confp_jax.audio.mel import mel_centres_hz
 from confp_jax.config import MelConfig, MixConfig
+from confp_jax.data.augmentation_draws import (
+    NO_NOISE,
+    NO_ROOM,
+    SYNTHETIC_ROOM,
+    MixDraw,
+    PitchAndTempo,
+    draw_mix,
+    draw_pitch_and_tempo,
+)
 from confp_jax.data.clips import ClipSource
-from confp_jax.data.draws import NO_NOISE, NO_ROOM, SYNTHETIC_ROOM, MixDraw, PitchAndTempo, draw_mix, draw_pitch_and_tempo
 from confp_jax.data.records import DatasetError
 
 SOUNDS_FOLDER = "sounds"  # of a prepared dataset: the training part's noise and impulse responses

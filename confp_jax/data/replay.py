@@ -13,7 +13,7 @@ import numpy as np
 import scipy.fft
 from jaxtyping import Float32, Float64
 
-from confp_jax.mapping import ConfigError
+from confp_jax.typed_config import ConfigError
 
 _LOWEST_HZ = 30.0
 _ROOM_S = 1.2  # of an impulse response; what follows is far below the ambience

@@ -24,13 +24,12 @@ from rich.console import Console
 from confp_jax import command_line
 from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.benchmark_config import BenchmarkConfig
-from confp_jax.evaluation.compression import DIMS, CompressionRow, chosen_conditions, compression_rows
-from confp_jax.evaluation.contenders import SystemRow, SystemRun, imported_rows, measure_systems
-from confp_jax.evaluation.kept import kept_rows
-from confp_jax.evaluation.outcomes import Outcomes, Searched, measure_condition
-from confp_jax.evaluation.pages import Measured, Results, write_results
-from confp_jax.evaluation.query_sets import QuerySet, dataset_id, find_query_sets
-from confp_jax.evaluation.recordings import (
+from confp_jax.evaluation.measure.cache import kept_rows
+from confp_jax.evaluation.measure.compression import DIMS, CompressionRow, chosen_conditions, compression_rows
+from confp_jax.evaluation.measure.indexed_dataset import embed_reference, one_of_each
+from confp_jax.evaluation.measure.query_results import Outcomes, Searched, measure_condition
+from confp_jax.evaluation.measure.query_sets import QuerySet, dataset_id, find_query_sets
+from confp_jax.evaluation.measure.recordings import (
     RecordingRow,
     measure_peer,
     measure_recordings,
@@ -38,18 +37,19 @@ from confp_jax.evaluation.recordings import (
     recordings_id,
     with_references,
 )
-from confp_jax.evaluation.reference import embed_reference, one_of_each
-from confp_jax.evaluation.rows import RATES, Comparison, ConditionRow, compare, condition_row
-from confp_jax.evaluation.scale import ScaleRow, scale_rows
-from confp_jax.evaluation.shift_curve import ShiftCurve, shift_curve
-from confp_jax.evaluation.systems.contest import system_version
+from confp_jax.evaluation.measure.scale import ScaleRow, scale_rows
+from confp_jax.evaluation.measure.shift_curve import ShiftCurve, shift_curve
+from confp_jax.evaluation.measure.summary import RATES, Comparison, ConditionRow, compare, condition_row
+from confp_jax.evaluation.report.sections import Measured, Results, write_results
 from confp_jax.evaluation.systems.external import CommandConfig
+from confp_jax.evaluation.systems.results import SystemRow, SystemRun, imported_rows, measure_systems
+from confp_jax.evaluation.systems.runner import system_version
 from confp_jax.evaluation.systems.worker import BUILT_IN, OURS, SystemSpec
-from confp_jax.mapping import ConfigError, from_mapping, suggestion
-from confp_jax.retrieval.decision import Decision, DecisionError, load_decision
-from confp_jax.retrieval.embed import HOP_S, Embedder, UnknownModelError, load_encoder
-from confp_jax.retrieval.index import ExactIndex
-from confp_jax.training.checkpoint import CheckpointError
+from confp_jax.fingerprint.embedder import HOP_S, Embedder, UnknownModelError, load_encoder
+from confp_jax.index import ExactIndex
+from confp_jax.matching.decision import Decision, DecisionError, load_decision
+from confp_jax.model.weights import CheckpointError
+from confp_jax.typed_config import ConfigError, from_mapping, suggestion
 
 _VERSION = "4"  # of what a measurement is: another one measures anew
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 from confp_jax.evaluation.systems.external import CommandConfig
-from confp_jax.mapping import ConfigError
+from confp_jax.typed_config import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)

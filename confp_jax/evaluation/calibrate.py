@@ -21,13 +21,13 @@ from rich.progress import track as progress
 from confp_jax import command_line
 from confp_jax.data.clips import ClipSource, read_splits
 from confp_jax.data.records import DatasetError
-from confp_jax.evaluation.reference import EvaluationReference, Excerpt, cut, embed_reference
-from confp_jax.mapping import ConfigError, from_mapping
-from confp_jax.retrieval.decision import FEATURES, Decision, features, fit_logistic, fit_tail
-from confp_jax.retrieval.embed import SHORTEST_S, Embedder, UnknownModelError, load_encoder
-from confp_jax.retrieval.match import rank, rank_with_and_without
-from confp_jax.retrieval.reference import some_tracks
-from confp_jax.training.checkpoint import CheckpointError
+from confp_jax.evaluation.measure.indexed_dataset import EvaluationReference, Excerpt, cut, embed_reference
+from confp_jax.fingerprint.embedder import SHORTEST_S, Embedder, UnknownModelError, load_encoder
+from confp_jax.matching.decision import FEATURES, Decision, features, fit_logistic, fit_tail
+from confp_jax.matching.ranking import rank, rank_with_and_without
+from confp_jax.matching.searchable import some_tracks
+from confp_jax.model.weights import CheckpointError
+from confp_jax.typed_config import ConfigError, from_mapping
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,17 +24,17 @@ from rich.progress import track as progress
 from confp_jax import command_line
 from confp_jax.data.clips import ClipSource, read_splits
 from confp_jax.data.records import DatasetError
-from confp_jax.evaluation.figures import draw_open_set, save
-from confp_jax.evaluation.query_sets import find_query_sets, spread
-from confp_jax.evaluation.reference import EvaluationReference, Excerpt, cut, embed_reference
-from confp_jax.mapping import from_mapping
+from confp_jax.evaluation.measure.indexed_dataset import EvaluationReference, Excerpt, cut, embed_reference
+from confp_jax.evaluation.measure.query_sets import find_query_sets, spread
+from confp_jax.evaluation.report.figures import draw_open_set, save
+from confp_jax.fingerprint.embedder import Embedder, UnknownModelError, load_encoder
+from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints
+from confp_jax.matching.decision import Decision, DecisionError, Judgement, confidence, load_decision
+from confp_jax.matching.ranking import rank
+from confp_jax.matching.searchable import Reference
 from confp_jax.metrics import bootstrap_interval
-from confp_jax.retrieval.decision import Decision, DecisionError, Judgement, confidence, load_decision
-from confp_jax.retrieval.embed import Embedder, UnknownModelError, load_encoder
-from confp_jax.retrieval.fingerprints import AudioError, Fingerprints
-from confp_jax.retrieval.match import rank
-from confp_jax.retrieval.reference import Reference
-from confp_jax.training.checkpoint import CheckpointError
+from confp_jax.model.weights import CheckpointError
+from confp_jax.typed_config import from_mapping
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,8 +21,8 @@ from flax import nnx
 from jaxtyping import Float32
 
 from confp_jax.config import EncoderConfig
-from confp_jax.mapping import suggestion
 from confp_jax.model.encoder import Encoder, num_parameters
+from confp_jax.typed_config import suggestion
 
 TOLERANCE = 2e-5  # float32, on coordinates of unit vectors
 _LAYER = re.compile(r"layers\.(\d+)\.")

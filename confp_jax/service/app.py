@@ -19,16 +19,16 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from confp_jax.audio.decode import DecodeError
-from confp_jax.retrieval.database import DatabaseError, NewTrack, OtherModelError
-from confp_jax.retrieval.database.records import UPLOADED
-from confp_jax.retrieval.fingerprints import AudioError
+from confp_jax.database import DatabaseError, NewTrack, OtherModelError
+from confp_jax.database.records import UPLOADED
+from confp_jax.fingerprint.fingerprints import AudioError
+from confp_jax.service.admission import Gate
 from confp_jax.service.engine import Engine
-from confp_jax.service.gate import Gate
-from confp_jax.service.guard import Guard
 from confp_jax.service.listen import listen
+from confp_jax.service.middleware import Guard
 from confp_jax.service.openapi import document
 from confp_jax.service.problems import Problem, busy, failed, not_ready
-from confp_jax.service.replies import answer_reply, track_reply, why_reply
+from confp_jax.service.responses import answer_reply, track_reply, why_reply
 from confp_jax.service.settings import LONGEST_NAME, NAME_FIELDS, Settings
 from confp_jax.service.uploads import Upload, Uploads
 

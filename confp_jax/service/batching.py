@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Float32
 
-from confp_jax.retrieval.embed import Embedder
-from confp_jax.retrieval.fingerprints import Fingerprints
+from confp_jax.fingerprint.embedder import Embedder
+from confp_jax.fingerprint.fingerprints import Fingerprints
 
 _MAX_CLIPS = 32  # in one batch: more would make the first wait for the last
 

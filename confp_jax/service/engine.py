@@ -14,12 +14,13 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32
 
-from confp_jax.retrieval.add import add_track
-from confp_jax.retrieval.database import Database, ModelStamp, NewTrack, OtherModelError, StoredTrack
-from confp_jax.retrieval.embed import Embedder
-from confp_jax.retrieval.fingerprints import Fingerprints, joined
-from confp_jax.retrieval.identify import CALIBRATION_SETTING, Findings, Searcher
-from confp_jax.retrieval.index.aside import built_aside, is_due
+from confp_jax.database import Database, ModelStamp, NewTrack, OtherModelError, StoredTrack
+from confp_jax.fingerprint.embedder import Embedder
+from confp_jax.fingerprint.fingerprints import Fingerprints, joined
+from confp_jax.index.background_build import built_aside, is_due
+from confp_jax.library.add import add_track
+from confp_jax.library.open import CALIBRATION_SETTING
+from confp_jax.library.searcher import Findings, Searcher
 from confp_jax.service.batching import Batcher
 from confp_jax.service.decoding import Decoded, DecodePool, DecoderGoneError
 from confp_jax.service.metrics import Metrics

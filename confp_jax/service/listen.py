@@ -15,13 +15,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from confp_jax.audio.decode import DecodeError, StreamResampler
 from confp_jax.audio.segments import num_windows
-from confp_jax.retrieval.fingerprints import AudioError, Fingerprints, joined
-from confp_jax.retrieval.identify import FoundTrack
-from confp_jax.retrieval.monitor import Event
+from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints, joined
+from confp_jax.library.monitor import Event
+from confp_jax.library.searcher import FoundTrack
 from confp_jax.service.engine import Engine, Heard
-from confp_jax.service.following import follow
+from confp_jax.service.live_monitor import follow
 from confp_jax.service.problems import Problem
-from confp_jax.service.replies import answer_reply, why_reply
+from confp_jax.service.responses import answer_reply, why_reply
 from confp_jax.service.settings import Settings
 
 LONGEST_S = 12.0  # of a clip; then it is answered

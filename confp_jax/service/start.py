@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Callable, Sequence
 
-from confp_jax.retrieval.identify import open_database, open_or_create
+from confp_jax.library.open import open_database, open_or_create
 from confp_jax.service.settings import Settings
 
 _LEAST_TOKEN = 16

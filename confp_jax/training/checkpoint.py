@@ -1,31 +1,21 @@
 """Orbax: save and resume a run, and the encoder alone for inference. The configuration travels inside, as JSON."""
 
 import contextlib
-import dataclasses
-import hashlib
-import json
 import warnings
 from collections.abc import Collection, Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import numpy as np
 from etils import epath
-from flax import nnx
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from confp_jax.config import TrainConfig
-from confp_jax.mapping import ConfigError
-from confp_jax.model.encoder import Encoder
-from confp_jax.training.changes import refuse_changes
+from confp_jax.model.weights import UNREADABLE, CheckpointError, absolute_path, complete_steps, read_config, reason_of, template
+from confp_jax.training.resume_rules import refuse_changes
 from confp_jax.training.step import TrainState
-
-_UNREADABLE = (KeyError, TypeError, ValueError, OSError)  # what Orbax raises for missing, cut and overwritten files
-
-
-class CheckpointError(ValueError):
-    """A folder that is no usable checkpoint; the message says why and what to do."""
+from confp_jax.typed_config import ConfigError
 
 
 class UnreadableRunError(CheckpointError):
@@ -76,7 +66,7 @@ class Checkpoints:
             if not _anywhere(error is not None):
                 break
             found = None
-            unreadable[step] = f"{self._folder / str(step)} ({_told(error)})"
+            unreadable[step] = f"{self._folder / str(step)} ({reason_of(error)})"
         if found is None:
             self._refuse_to_begin_anew(list(unreadable.values()))
         for step, told in unreadable.items():
@@ -114,13 +104,13 @@ class Checkpoints:
             return self._load(step, state), None
         except ConfigError:
             raise
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             return None, error
 
     def _load(self, step: int, state: TrainState) -> tuple[TrainState, int]:
         path = self._folder / str(step)
-        refuse_changes(_read_config(path), self._config, allowed=self._allowed, run=str(self._folder.parent))
-        found = ocp.load_checkpointables(str(path), jax.tree.map(_template, _checkpointables(state)))
+        refuse_changes(read_config(path), self._config, allowed=self._allowed, run=str(self._folder.parent))
+        found = ocp.load_checkpointables(str(path), jax.tree.map(template, _checkpointables(state)))
         encoder, optimizer = found["encoder"], found["optimizer"]
         restored = TrainState(
             params=optimizer["params"],
@@ -166,78 +156,12 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as error:
-            raise SaveError(f"{self._folder}: a checkpoint could not be written ({_told(error)})") from error
+            raise SaveError(f"{self._folder}: a checkpoint could not be written ({reason_of(error)})") from error
 
     def _restored(self) -> ocp.training.Checkpointer:
         if self._checkpointer is None:
             raise RuntimeError("call restore first")
         return self._checkpointer
-
-
-class EncoderState(NamedTuple):
-    """The arrays of an encoder."""
-
-    params: nnx.State
-    statistics: nnx.State  # BatchNorm's running mean and variance
-
-
-def save_encoder(folder: epath.PathLike, config: TrainConfig, state: EncoderState, *, dtype: str = "float32") -> None:
-    """Writes an encoder alone, for inference, its arrays as `dtype` ("float32", "float16" or "bfloat16")."""
-    stored = jax.tree.map(lambda leaf: leaf.astype(dtype), state._asdict())
-    ocp.save_checkpointables(str(absolute_path(folder)), {"encoder": stored}, custom_metadata={"config": config.to_json()})
-
-
-def load_encoder_state(folder: epath.PathLike) -> tuple[TrainConfig, EncoderState]:
-    """Configuration and arrays (float32, on the first device) of an encoder.
-
-    Args:
-      folder: what `save_encoder` wrote, an exported model's with that in it, a run's workdir (its newest checkpoint), or one
-        step of it.
-
-    Raises:
-      CheckpointError: no such folder, or no checkpoint of this project in it.
-    """
-    path = _checkpoint_path(absolute_path(folder))
-    try:
-        config = _read_config(path)
-        template = jax.tree.map(_template, abstract_encoder(config)._asdict())
-        return config, EncoderState(**ocp.load_checkpointables(str(path), {"encoder": template})["encoder"])
-    except _UNREADABLE as error:
-        raise CheckpointError(
-            f"{folder}: no confp_jax encoder could be read ({_told(error)}); name a run's workdir, one of its checkpoints, or "
-            "a model that ships (`confp models`)"
-        ) from error
-
-
-def encoder_identity(config: TrainConfig, state: EncoderState) -> str:
-    """16 hex digits that name the weights and everything before them: two encoders with the same identity agree."""
-    groups = [_distinguishing(group) for group in (config.audio, config.mel, config.encoder)]
-    digest = hashlib.sha256(json.dumps(groups, sort_keys=True).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf, np.float32).tobytes())
-    return digest.hexdigest()[:16]
-
-
-# What decides how a model is trained or run, and not what its fingerprints are.
-_INDIFFERENT = frozenset({"dropout", "query_phases", "query_share"})
-
-
-def _distinguishing(group: Any) -> dict[str, Any]:
-    """A configuration's fields that are not at their default: a later version's new field must not rename every model."""
-    found = {}
-    for field in dataclasses.fields(group):
-        value = getattr(group, field.name)
-        if field.name not in _INDIFFERENT and value != field.default:
-            found[field.name] = _distinguishing(value) if dataclasses.is_dataclass(value) else value
-    return found
-
-
-def abstract_encoder(config: TrainConfig) -> EncoderState:
-    """Shapes and types of an encoder's arrays, without arrays."""
-    model = nnx.eval_shape(lambda: Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(0)))
-    _, params, statistics = nnx.split(model, nnx.Param, ...)
-    return EncoderState(params, statistics)
 
 
 def _checkpointables(state: TrainState) -> dict[str, Any]:
@@ -247,53 +171,6 @@ def _checkpointables(state: TrainState) -> dict[str, Any]:
     }
 
 
-def _template(leaf: Any) -> jax.ShapeDtypeStruct:
-    """What to restore: an array's shape, type and place; the first of this process where it has none yet."""
-    sharding = getattr(leaf, "sharding", None)
-    if not isinstance(leaf, jax.Array):
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _read_config(step_folder: epath.Path) -> TrainConfig:
-    """The configuration inside a checkpoint. Only the encoder's metadata is asked for: Grain's iterator has none and warns."""
-    metadata = cast(dict[str, str], ocp.metadata(str(step_folder), checkpointable_name="encoder").custom_metadata)
-    return TrainConfig.from_json(metadata["config"])
-
-
 def _anywhere(here: bool) -> bool:
     """Whether it is so on any process. All must take the same checkpoint: one that judged alone would leave the rest waiting."""
     return here if jax.process_count() == 1 else bool(np.any(multihost_utils.process_allgather(np.array(here))))
-
-
-def _told(error: Exception | None) -> str:
-    return f"{type(error).__name__}: {_first_line(error)}" if error else "another process cannot read it"
-
-
-def _first_line(error: Exception) -> str:
-    """Orbax's messages can hold the whole tree."""
-    return (str(error).splitlines() or [""])[0][:200]
-
-
-def absolute_path(folder: epath.PathLike) -> epath.Path:
-    """A folder of this machine made absolute, as Orbax wants it; a bucket's (gs://) as it is."""
-    path = epath.Path(folder)
-    return path if "://" in str(folder) else path.expanduser().absolute()
-
-
-def complete_steps(folder: epath.Path) -> list[int]:
-    """The steps that a run's `checkpoints` folder holds, ascending; unfinished saves have other names."""
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
-
-
-def _checkpoint_path(folder: epath.Path) -> epath.Path:
-    """The step to load: the folder itself, that of an exported model, or the newest complete step of a run."""
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such checkpoint folder; `confp models` lists the models that ship")
-    if (folder / "checkpoint").is_dir():
-        return folder / "checkpoint"
-    for run in (folder / "checkpoints", folder):
-        steps = complete_steps(run)
-        if steps:
-            return run / str(steps[-1])
-    return folder

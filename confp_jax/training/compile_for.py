@@ -36,13 +36,13 @@ from ml_collections import ConfigDict
 from confp_jax import command_line
 from confp_jax.config import TrainConfig
 from confp_jax.data.records import DatasetError
-from confp_jax.mapping import ConfigError, from_mapping
-from confp_jax.training.chips import CHIPS, find_chip
+from confp_jax.training.accelerators import CHIPS, find_chip
+from confp_jax.training.device_dataset import resident_bytes
 from confp_jax.training.mesh import AXIS, check_divides
 from confp_jax.training.optim import make_optimizer, plan_stages
-from confp_jax.training.resident import resident_bytes
 from confp_jax.training.step import build_state, train_step
 from confp_jax.training.step_cost import StepCost, count_collectives, forecast_largest
+from confp_jax.typed_config import ConfigError, from_mapping
 
 
 def open_topology(name: str) -> Mesh:

@@ -11,13 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from confp_jax.config import TrainConfig
-from confp_jax.training.checkpoint import (
-    CheckpointError,
-    EncoderState,
-    encoder_identity,
-    load_encoder_state,
-    save_encoder,
-)
+from confp_jax.model.weights import CheckpointError, EncoderState, encoder_identity, load_encoder_state, save_encoder
 
 
 def main(argv: Sequence[str] | None = None) -> int:

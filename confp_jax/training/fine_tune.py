@@ -14,10 +14,10 @@ from jaxtyping import Float32, Float64
 
 from confp_jax.audio.mel import mel_centres_hz
 from confp_jax.config import MelConfig, TrainConfig
-from confp_jax.mapping import ConfigError, flat_fields
 from confp_jax.model.shipped import shipped_folder, shipped_models
-from confp_jax.training.checkpoint import load_encoder_state
+from confp_jax.model.weights import load_encoder_state
 from confp_jax.training.step import TrainState
+from confp_jax.typed_config import ConfigError, flat_fields
 
 # An encoder that differs in these can be taken over: in the folded ones where theirs is a multiple, in the others always.
 _FOLDED = ("encoder.frames_per_token", "encoder.pool_segments")

@@ -30,7 +30,7 @@ from confp_jax.data.mixing import SOUNDS_FOLDER, repeated_crop
 from confp_jax.data.records import DatasetError
 from confp_jax.data.replay import ReplayConfig, draw_replay, replay
 from confp_jax.model.encoder import Encoder
-from confp_jax.training.checkpoint import CheckpointError, EncoderState, load_encoder_state
+from confp_jax.model.weights import CheckpointError, EncoderState, load_encoder_state
 from confp_jax.training.export import write_model
 from confp_jax.training.fine_tune import source_folder
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Shaped
 
-from confp_jax.mapping import ConfigError
+from confp_jax.typed_config import ConfigError
 
 AXIS = "data"
 _JOIN_S = 300.0  # as long as JAX itself would wait

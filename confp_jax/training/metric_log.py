@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
-from confp_jax.training.chips import find_chip
+from confp_jax.training.accelerators import find_chip
 from confp_jax.training.step import Metrics
 
 LINES = "metrics.jsonl"

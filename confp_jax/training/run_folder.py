@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from confp_jax.mapping import ConfigError
+from confp_jax.typed_config import ConfigError
 
 
 class RunFolderError(RuntimeError):

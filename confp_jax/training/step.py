@@ -12,8 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from confp_jax.config import TrainConfig
 from confp_jax.model.compiler import fast_jit
-from confp_jax.model.encoder import Encoder
-from confp_jax.model.features import log_mel, mel_power
+from confp_jax.model.inference import batch_features, build_encoder, encoder_graph
 from confp_jax.model.spec_augment import spec_augment
 from confp_jax.training.losses import Contrast, nt_xent, teacher_loss
 from confp_jax.training.mesh import join_rows, split_rows
@@ -40,16 +39,10 @@ class Metrics(NamedTuple):
     is_finite: jax.Array
 
 
-@functools.lru_cache(maxsize=8)
-def encoder_graph(config: TrainConfig) -> nnx.GraphDef:
-    """The encoder's structure without its arrays."""
-    return nnx.split(nnx.eval_shape(functools.partial(_encoder, config)), nnx.Param, ...)[0]
-
-
 @functools.partial(jax.jit, static_argnames=("config", "optimizer"))
 def build_state(config: TrainConfig, optimizer: optax.GradientTransformation) -> TrainState:
     """The state of step 0, built inside one jit so that every leaf lies on the whole mesh."""
-    _, params, statistics = nnx.split(_encoder(config), nnx.Param, ...)
+    _, params, statistics = nnx.split(build_encoder(config), nnx.Param, ...)
     return TrainState(params, params, statistics, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
@@ -168,37 +161,12 @@ def pair_features(batch: dict[str, Array], key: PRNGKeyArray, config: TrainConfi
     """
     anchor_key, replica_key = jax.random.split(key)
     anchor = spec_augment(
-        _features(batch["anchor"], config), anchor_key, config.spec_augment, strength=config.spec_augment.anchor_fraction
+        batch_features(batch["anchor"], config), anchor_key, config.spec_augment, strength=config.spec_augment.anchor_fraction
     )
     seen = _draw_seen(jax.random.fold_in(key, 2), len(batch["replica"]), config) if config.data.short_p else None
-    replica = spec_augment(_features(batch["replica"], config, seen), replica_key, config.spec_augment)
+    replica = spec_augment(batch_features(batch["replica"], config, seen), replica_key, config.spec_augment)
     stacked = jnp.stack([anchor, replica], axis=1)
     return stacked.reshape(-1, *anchor.shape[1:])
-
-
-@functools.partial(jax.jit, static_argnames=("config",))
-def embed(
-    params: nnx.State,
-    statistics: nnx.State,
-    values: Array,
-    seen: Int[Array, "B 2"] | None = None,
-    *,
-    config: TrainConfig,
-) -> Float[Array, "B E"]:
-    """Fingerprints of samples [B, n] or mel power [B, T, F] by the running statistics, without dropout.
-
-    Of the frames `seen`, if given (`log_mel`).
-    """
-    encoder = nnx.merge(encoder_graph(config), params, statistics)
-    return encoder(_features(values, config, seen))
-
-
-@functools.partial(jax.jit, static_argnames=("config",))
-def project(
-    params: nnx.State, statistics: nnx.State, contrast: Float[Array, "B T F"], *, config: TrainConfig
-) -> Float[Array, "B E"]:
-    """What the projection gives for segments of local contrast; vectors of any length."""
-    return nnx.merge(encoder_graph(config), params, statistics).projection(contrast)
 
 
 def _draw_seen(key: PRNGKeyArray, num: int, config: TrainConfig) -> Int[Array, "n 2"]:
@@ -210,14 +178,3 @@ def _draw_seen(key: PRNGKeyArray, num: int, config: TrainConfig) -> Int[Array, "
     num_seen = jnp.where(is_short, jax.random.randint(length, (num,), low, high + 1), whole)
     first = jnp.floor(jax.random.uniform(place, (num,)) * (whole - num_seen + 1)).astype(jnp.int32)
     return jnp.stack([first, first + num_seen], axis=1)
-
-
-def _features(values: Array, config: TrainConfig, seen: Int[Array, "B 2"] | None = None) -> Float[Array, "B T F"]:
-    if values.ndim == 2:
-        samples = values.astype(jnp.float32) / 32768
-        values = mel_power(samples, config.mel, sample_rate_hz=config.audio.sample_rate_hz)
-    return log_mel(values, config.mel, seen)
-
-
-def _encoder(config: TrainConfig) -> Encoder:
-    return Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(config.seed))

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from typing import NamedTuple
 
-from confp_jax.training.chips import Chip
+from confp_jax.training.accelerators import Chip
 
 _COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _ITEM_BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "f16": 2, "s8": 1, "u8": 1}

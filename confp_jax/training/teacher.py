@@ -7,10 +7,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from confp_jax.config import TrainConfig
-from confp_jax.mapping import ConfigError, flat_fields
-from confp_jax.training.checkpoint import load_encoder_state
+from confp_jax.model.inference import embed
+from confp_jax.model.weights import load_encoder_state
 from confp_jax.training.fine_tune import refuse_projection, source_folder, what_to_set
-from confp_jax.training.step import embed
+from confp_jax.typed_config import ConfigError, flat_fields
 
 Batch = dict[str, Array]
 

@@ -29,19 +29,20 @@ from confp_jax import command_line
 from confp_jax.config import TrainConfig
 from confp_jax.data.input import steps_per_epoch, train_batches
 from confp_jax.data.records import DatasetError
-from confp_jax.mapping import from_mapping
 from confp_jax.model.compiler import keep_freed_memory
 from confp_jax.model.encoder import forward_flops
-from confp_jax.training.checkpoint import CheckpointError, Checkpoints, UnreadableRunError, absolute_path
+from confp_jax.model.weights import CheckpointError, absolute_path
+from confp_jax.training.checkpoint import Checkpoints, UnreadableRunError
+from confp_jax.training.device_dataset import cut_crops, load_resident, resident_layout
 from confp_jax.training.fine_tune import begin_from
 from confp_jax.training.mesh import check_divides, global_batch, join_hosts, make_mesh
 from confp_jax.training.metric_log import LINES, MetricLog, NonFiniteLossError
 from confp_jax.training.optim import Stage, make_optimizer, make_schedule, plan_stages
-from confp_jax.training.resident import cut_crops, load_resident, resident_layout
 from confp_jax.training.run_folder import GrowingFiles, RunFolderError, names_a_full_disk, save_arrays
 from confp_jax.training.step import TrainState, build_state, train_step
 from confp_jax.training.teacher import load_teacher
 from confp_jax.training.validate import validate
+from confp_jax.typed_config import from_mapping
 
 
 def main(config: ConfigDict, values: flags.FlagValues) -> None:

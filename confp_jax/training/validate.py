@@ -9,7 +9,8 @@ from confp_jax.config import TrainConfig
 from confp_jax.data.clips import ClipSource, read_splits
 from confp_jax.data.input import PairCutter
 from confp_jax.metrics import HitRates, hit_rates
-from confp_jax.training.step import TrainState, embed
+from confp_jax.model.inference import embed
+from confp_jax.training.step import TrainState
 
 _BATCH = 64
 _SEED = 0  # of the draws, whatever the run's is

@@ -10,7 +10,7 @@ from user_files import EXAMPLES, OTHERS, RATE, SOURCE, save_untrained
 
 from confp_jax.audio.decode import decode
 from confp_jax.cli import main
-from confp_jax.retrieval.decision import Decision
+from confp_jax.matching.decision import Decision
 
 
 @pytest.fixture(scope="session")

@@ -163,7 +163,7 @@ class TestIdentify:
     def test_an_empty_database(self, confp, model, tmp_path, clip):
         (tmp_path / "none").mkdir()
         confp("add", tmp_path / "empty.db", tmp_path / "none", "--model", model)
-        from confp_jax.retrieval.database import Database
+        from confp_jax.database import Database
 
         if not (tmp_path / "empty.db").exists():  # made otherwise, should `add` ever refuse
             pytest.skip("add makes no database without music")

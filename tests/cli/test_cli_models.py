@@ -69,7 +69,7 @@ class TestModels:
         assert not (tmp_path / "db").exists()
 
     def test_the_list_of_models(self, confp):
-        from confp_jax.retrieval.embed import DEFAULT_MODEL, shipped_models
+        from confp_jax.fingerprint.embedder import DEFAULT_MODEL, shipped_models
 
         status, cards, _ = confp("models", "--json")
         assert status == 0
@@ -102,7 +102,7 @@ class TestList:
 
     def test_a_pipe_that_closes_early(self, made, tmp_path):
         """`confp list DB | head -1`: no traceback, also where the output is far bigger than the pipe holds."""
-        from confp_jax.retrieval.database import Database, ModelStamp, NewTrack
+        from confp_jax.database import Database, ModelStamp, NewTrack
 
         big = Database.create(tmp_path / "big", ModelStamp("m", "0", 0.3))
         zero = np.zeros((1, 2), np.float32)

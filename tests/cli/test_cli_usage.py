@@ -53,7 +53,7 @@ class TestUsage:
         arguments = [[*CONFP, "add", tmp_path / "db", path, "--model", model] for path in paths]
         processes = [subprocess.Popen(a, stdout=-1, stderr=-1, text=True) for a in arguments]
         results = [(*process.communicate(timeout=600), process.returncode) for process in processes]
-        from confp_jax.retrieval.database import Database
+        from confp_jax.database import Database
 
         assert len(Database(tmp_path / "db").tracks()) == sum(status == 0 for *_, status in results) > 0
         for _, err, status in results:

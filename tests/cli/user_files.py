@@ -24,9 +24,9 @@ def save_untrained(folder: pathlib.Path, seed: int) -> str:
 
     from configs.fma import get_config
     from confp_jax.config import TrainConfig
-    from confp_jax.mapping import from_mapping
     from confp_jax.model.encoder import Encoder
-    from confp_jax.training.checkpoint import EncoderState, encoder_identity, save_encoder
+    from confp_jax.model.weights import EncoderState, encoder_identity, save_encoder
+    from confp_jax.typed_config import from_mapping
 
     config = from_mapping(TrainConfig, get_config("tiny"))
     encoder = Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(seed))

@@ -13,8 +13,8 @@ import scipy.signal
 
 from confp_jax.audio.mel import mel_power
 from confp_jax.config import DataConfig, MelConfig, MixConfig, TrainConfig
+from confp_jax.data.augmentation_draws import SEMITONE_STEPS, PitchAndTempo, mel_steps_range
 from confp_jax.data.clips import ClipSource
-from confp_jax.data.draws import SEMITONE_STEPS, PitchAndTempo, mel_steps_range
 from confp_jax.data.input import PairCutter, train_batches
 from confp_jax.data.mixing import SOUNDS_FOLDER, Mixer, colour, coloured_noise, resample
 from confp_jax.data.records import Clip, DatasetError

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from confp_jax.data.replay import ReplayConfig, draw_replay, replay
-from confp_jax.mapping import ConfigError
+from confp_jax.typed_config import ConfigError
 
 RATE_HZ = 16_000
 ROOM = np.array([1.0], np.float32)

@@ -7,7 +7,7 @@ import pytest
 import scipy.signal
 
 from confp_jax.config import MixConfig
-from confp_jax.data.draws import MixDraw, PitchAndTempo, draw_mix
+from confp_jax.data.augmentation_draws import MixDraw, PitchAndTempo, draw_mix
 from confp_jax.data.mixing import Mixer, convolve, synthetic_room
 
 _RATE_HZ, _SEGMENT = 16_000, 48_000

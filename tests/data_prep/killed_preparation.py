@@ -15,7 +15,7 @@ import sys
 
 from rich.console import Console
 
-from confp_jax.mapping import from_mapping
+from confp_jax.typed_config import from_mapping
 from data_prep.config import PrepareConfig
 from data_prep.make_train import prepare
 

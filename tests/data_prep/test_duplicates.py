@@ -17,8 +17,8 @@ from confp_jax.data.clips import ClipSource
 from confp_jax.data.duplicates import DUPLICATES_FILE, places_without_duplicates, read_duplicates
 from confp_jax.data.input import steps_per_epoch, tracks_to_train, train_batches
 from confp_jax.data.records import Clip, DatasetError
-from confp_jax.retrieval.database import StoredTrack
-from confp_jax.retrieval.overlap import SharedSection
+from confp_jax.database import StoredTrack
+from confp_jax.matching.shared_sections import SharedSection
 from data_prep import duplicates
 from data_prep.augment import Chain
 from data_prep.config import ChainConfig, Draw

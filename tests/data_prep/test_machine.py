@@ -52,7 +52,7 @@ def small(tmp_path: pathlib.Path) -> dict[str, object]:
 
 @pytest.fixture
 def prepare() -> Callable[..., pathlib.Path]:
-    from confp_jax.mapping import from_mapping
+    from confp_jax.typed_config import from_mapping
     from data_prep.make_train import prepare
 
     def run(values: dict, console: Console = _QUIET, **overrides: object) -> pathlib.Path:

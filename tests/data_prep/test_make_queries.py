@@ -13,7 +13,7 @@ from rich.console import Console
 from confp_jax.audio.decode import decode
 from confp_jax.data.clips import ClipSource, read_splits
 from confp_jax.data.records import Clip, to_int16
-from confp_jax.mapping import ConfigError, from_mapping
+from confp_jax.typed_config import ConfigError, from_mapping
 from data_prep.config import QueryConfig
 from data_prep.tracks import SourceError
 

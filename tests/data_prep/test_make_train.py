@@ -20,7 +20,7 @@ from rich.console import Console
 
 from confp_jax.audio.decode import decode
 from confp_jax.data.clips import ClipSource, read_splits
-from confp_jax.mapping import ConfigError
+from confp_jax.typed_config import ConfigError
 from data_prep.config import ChainConfig, Draw, PrepareConfig
 from data_prep.tracks import SourceError
 

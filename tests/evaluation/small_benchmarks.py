@@ -7,7 +7,7 @@ from rich.console import Console
 from configs.benchmark import get_config as benchmark_config
 from configs.queries import get_config as query_config
 from confp_jax.evaluation.benchmark import BenchmarkConfig
-from confp_jax.mapping import from_mapping
+from confp_jax.typed_config import from_mapping
 from data_prep.config import QueryConfig
 from data_prep.make_queries import make_queries, query_sets
 

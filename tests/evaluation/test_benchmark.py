@@ -14,12 +14,12 @@ from confp_jax.data.clips import ClipSource
 from confp_jax.data.records import Clip, DatasetError
 from confp_jax.evaluation import benchmark
 from confp_jax.evaluation.benchmark import run
-from confp_jax.evaluation.export import read_pexeso
-from confp_jax.evaluation.failures import Sounds
-from confp_jax.evaluation.outcomes import Outcomes
-from confp_jax.evaluation.query_sets import dataset_id, find_query_sets
-from confp_jax.evaluation.reference import one_of_each
-from confp_jax.mapping import ConfigError
+from confp_jax.evaluation.measure.indexed_dataset import one_of_each
+from confp_jax.evaluation.measure.query_results import Outcomes
+from confp_jax.evaluation.measure.query_sets import dataset_id, find_query_sets
+from confp_jax.evaluation.report.export import read_pexeso
+from confp_jax.evaluation.report.failures import Sounds
+from confp_jax.typed_config import ConfigError
 from data_prep.make_train import prepare
 
 

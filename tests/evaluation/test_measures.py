@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from confp_jax.evaluation.compression import principal_axes
+from confp_jax.evaluation.measure.compression import principal_axes
+from confp_jax.evaluation.measure.indexed_dataset import EvaluationReference
+from confp_jax.evaluation.measure.query_results import Outcomes, Searched
+from confp_jax.evaluation.measure.scale import fill_up, scale_rows
+from confp_jax.evaluation.measure.shift_curve import make_curve
+from confp_jax.evaluation.measure.summary import calibration, compare, condition_row
 from confp_jax.evaluation.open_set import Trials
-from confp_jax.evaluation.outcomes import Outcomes, Searched
-from confp_jax.evaluation.reference import EvaluationReference
-from confp_jax.evaluation.rows import calibration, compare, condition_row
-from confp_jax.evaluation.scale import fill_up, scale_rows
-from confp_jax.evaluation.shift_curve import make_curve
-from confp_jax.retrieval.reference import make_reference
+from confp_jax.matching.searchable import make_reference
 
 
 def outcomes_of(right, tracks, sure=None):

@@ -14,12 +14,12 @@ from configs.queries import get_config as query_config
 from confp_jax.data.records import DatasetError
 from confp_jax.evaluation import open_set
 from confp_jax.evaluation.calibrate import CalibrationConfig, Outcomes, calibrate, fit_cell, search_all
+from confp_jax.evaluation.measure.indexed_dataset import EvaluationReference, Excerpt, embed_reference
 from confp_jax.evaluation.open_set import OpenSetConfig, Trials, curve, measure, summary
-from confp_jax.evaluation.reference import EvaluationReference, Excerpt, embed_reference
-from confp_jax.mapping import ConfigError, from_mapping
-from confp_jax.retrieval.decision import FEATURES, Decision, confidence, load_decision, tail_share
-from confp_jax.retrieval.fingerprints import Fingerprints
-from confp_jax.retrieval.reference import make_reference
+from confp_jax.fingerprint.fingerprints import Fingerprints
+from confp_jax.matching.decision import FEATURES, Decision, confidence, load_decision, tail_share
+from confp_jax.matching.searchable import make_reference
+from confp_jax.typed_config import ConfigError, from_mapping
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 QUIET = Console(quiet=True)
@@ -176,7 +176,7 @@ def queries(music_dir, tmp_path_factory) -> pathlib.Path:
 
 def test_calibrate_then_measure_on_real_clips(checkpoint, prepared, queries, tmp_path):
     """The two commands one after the other, with an untrained model: the file is found beside the weights and used."""
-    from confp_jax.retrieval.embed import load_encoder
+    from confp_jax.fingerprint.embedder import load_encoder
 
     values = calibrate_config().to_dict() | {"model": str(checkpoint), "index": str(prepared), "queries": str(queries)}
     values |= {"lengths_s": (3.0, 5.9), "num_tracks": (1, 4), "most_excerpts": 24, "cache": str(tmp_path / "cache")}
@@ -204,7 +204,7 @@ def test_calibrate_then_measure_on_real_clips(checkpoint, prepared, queries, tmp
 
 
 def test_kept_fingerprints_are_those_of_the_model(checkpoint, prepared, tmp_path):
-    from confp_jax.retrieval.embed import load_encoder
+    from confp_jax.fingerprint.embedder import load_encoder
 
     encoder = load_encoder(checkpoint)
     first = embed_reference(encoder, str(prepared), ("test",), QUIET, cache=str(tmp_path))

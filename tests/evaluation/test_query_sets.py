@@ -8,7 +8,7 @@ from small_benchmarks import make_set
 
 from confp_jax.data.clips import ClipSource
 from confp_jax.data.records import DatasetError
-from confp_jax.evaluation.query_sets import dataset_id, find_query_sets
+from confp_jax.evaluation.measure.query_sets import dataset_id, find_query_sets
 from data_prep.make_queries import CONDITIONS
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from confp_jax.audio.decode import decode
 from confp_jax.data.records import DatasetError
-from confp_jax.evaluation.recordings import (
+from confp_jax.evaluation.measure.recordings import (
     RecordingRow,
     measure_recordings,
     pieces,
@@ -18,10 +18,10 @@ from confp_jax.evaluation.recordings import (
     recordings_id,
     with_references,
 )
-from confp_jax.evaluation.tables import recording_table
-from confp_jax.retrieval.decision import uncalibrated
-from confp_jax.retrieval.embed import load_encoder
-from confp_jax.retrieval.reference import make_reference
+from confp_jax.evaluation.report.tables import recording_table
+from confp_jax.fingerprint.embedder import load_encoder
+from confp_jax.matching.decision import uncalibrated
+from confp_jax.matching.searchable import make_reference
 
 RATE_HZ = 16_000
 QUIET = Console(quiet=True)

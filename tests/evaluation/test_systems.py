@@ -12,17 +12,16 @@ from rich.console import Console
 
 from confp_jax.audio.decode import decode
 from confp_jax.data.records import to_int16
-from confp_jax.evaluation.contenders import SystemRun, measure_systems
-from confp_jax.evaluation.query_sets import find_query_sets
-from confp_jax.evaluation.systems import contest as contest_module
-from confp_jax.evaluation.systems import external
+from confp_jax.evaluation.measure.query_sets import find_query_sets
+from confp_jax.evaluation.systems import external, runner
 from confp_jax.evaluation.systems.bounded import run_bounded
 from confp_jax.evaluation.systems.chromaprint import best_alignments
-from confp_jax.evaluation.systems.contest import Contender, system_version, write_wav
 from confp_jax.evaluation.systems.external import CommandConfig
 from confp_jax.evaluation.systems.protocol import SystemFailedError
+from confp_jax.evaluation.systems.results import SystemRun, measure_systems
+from confp_jax.evaluation.systems.runner import Contender, system_version, write_wav
 from confp_jax.evaluation.systems.worker import SystemSpec
-from confp_jax.mapping import ConfigError
+from confp_jax.typed_config import ConfigError
 
 QUERY_BEGIN_S, QUERY_S = 3.2, 4.0
 
@@ -151,7 +150,7 @@ def test_a_system_that_hangs_is_asked_no_more(wavs, prepared, queries, tmp_path,
     """Neither for the other conditions, nor does its program go on."""
     pid = tmp_path / "pid"
     hang = f"import os, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(300)"
-    monkeypatch.setattr(contest_module, "_START_S", -20.0)  # of the 30 s that an answer may take 10 are left
+    monkeypatch.setattr(runner, "_START_S", -20.0)  # of the 30 s that an answer may take 10 are left
     run = SystemRun(str(prepared), ("training", "validation", "test"), *find_query_sets(str(queries)), 4, tmp_path / "wavs",
                     tmp_path / "cache", 100, 0)  # fmt: skip
     began = time.monotonic()

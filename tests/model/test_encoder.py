@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from configs.fma import get_config
 from confp_jax.config import EncoderConfig, TrainConfig
-from confp_jax.mapping import from_mapping
 from confp_jax.model.conformer import Linear, depthwise, with_narrow_kernels
 from confp_jax.model.dropout import Dropout
 from confp_jax.model.encoder import Encoder, num_parameters, pooling_weights, unit
+from confp_jax.typed_config import from_mapping
 
 TINY = EncoderConfig(dim=16, num_layers=1, num_heads=4, embedding_dim=8, dropout=0.0)
 MELS = 6

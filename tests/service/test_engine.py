@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from running_service import start_server
 
-from confp_jax.retrieval import index as indexes
-from confp_jax.retrieval.database import Database, DatabaseError, ModelStamp, NewTrack, OtherModelError
-from confp_jax.retrieval.database.stage import begin_staging, stage, swap
-from confp_jax.retrieval.decision import DecisionError
-from confp_jax.retrieval.embed import Embedder
-from confp_jax.retrieval.identify import open_database
-from confp_jax.retrieval.index import ApproximateIndex, generation
-from confp_jax.retrieval.maintain import verify
+from confp_jax import index as indexes
+from confp_jax.database import Database, DatabaseError, ModelStamp, NewTrack, OtherModelError
+from confp_jax.database.stage import begin_staging, stage, swap
+from confp_jax.fingerprint.embedder import Embedder
+from confp_jax.index import ApproximateIndex, on_disk
+from confp_jax.library.maintenance import verify
+from confp_jax.library.open import open_database
+from confp_jax.matching.decision import DecisionError
 from confp_jax.service import engine as engine_module
 from confp_jax.service.app import Service
 from confp_jax.service.engine import Engine
@@ -95,7 +95,7 @@ def test_nobody_waits_for_the_index(engine, copied, monkeypatch):
     """While it is built, tracks are added, removed and found; then it is there, and nothing is lost."""
     monkeypatch.setattr(indexes, "BRUTE_FORCE_ROWS", 100)
     building, may_go_on = threading.Event(), threading.Event()
-    write_generation = generation.write_generation
+    write_generation = on_disk.write_generation
 
     def slowly(*arguments):
         building.set()
@@ -109,7 +109,7 @@ def test_nobody_waits_for_the_index(engine, copied, monkeypatch):
         return NewTrack(f"new {number}", f"upload:{number}", f"{number}" * 64, 6.0, vectors)
 
     async def run() -> None:
-        monkeypatch.setattr(generation, "write_generation", slowly)
+        monkeypatch.setattr(on_disk, "write_generation", slowly)
         ids = {(await engine.add(new(1)))[0].id}
         await until(building.is_set)
         async with asyncio.timeout(30):

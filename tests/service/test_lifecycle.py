@@ -14,8 +14,8 @@ import pytest
 import soundfile
 from running_service import KNOWN, ROOT, STRANGER, TOKEN, excerpt, launch, start_server
 
-from confp_jax.retrieval.database import Database
-from confp_jax.retrieval.maintain import verify
+from confp_jax.database import Database
+from confp_jax.library.maintenance import verify
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pytest
 from flax import nnx
 
 from confp_jax.config import AudioConfig, EncoderConfig, MelConfig, ProjectionConfig, TrainConfig
+from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.model.encoder import Encoder
-from confp_jax.retrieval.embed import Embedder
+from confp_jax.model.weights import EncoderState
 from confp_jax.service.listen import _Clip
-from confp_jax.training.checkpoint import EncoderState
 
 RATE_HZ = 16_000
 MEL = MelConfig(fft_samples=512, hop_samples=480, num_mels=10, fmin_hz=300, fmax_hz=6500)

@@ -298,8 +298,8 @@ def test_another_process_adds_while_it_serves(server, client, database, clips):
     try:
         assert verdict("match")
     finally:
-        from confp_jax.retrieval.database import Database
-        from confp_jax.retrieval.maintain import remove
+        from confp_jax.database import Database
+        from confp_jax.library.maintenance import remove
 
         remove(Database(database), [STRANGER])
     assert verdict("unknown")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from confp_jax.config import TrainConfig
-from confp_jax.mapping import from_mapping
+from confp_jax.typed_config import from_mapping
 
 
 @pytest.fixture(scope="session")

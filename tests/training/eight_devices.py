@@ -17,9 +17,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from confp_jax.config import TrainConfig
 from confp_jax.data.input import train_batches
+from confp_jax.training.device_dataset import Resident, cut_crops, load_resident, resident_layout
 from confp_jax.training.losses import nt_xent
 from confp_jax.training.mesh import global_batch, make_mesh
-from confp_jax.training.resident import Resident, cut_crops, load_resident, resident_layout
 from confp_jax.training.step import build_state, train_step
 from confp_jax.training.step_cost import count_collectives
 from confp_jax.training.train import train

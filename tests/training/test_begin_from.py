@@ -12,14 +12,15 @@ import pytest
 from confp_jax.audio.mel import mel_centres_hz
 from confp_jax.config import Phase, TrainConfig
 from confp_jax.data.input import train_batches
-from confp_jax.mapping import ConfigError
+from confp_jax.model.inference import embed
 from confp_jax.model.shipped import shipped_folder
-from confp_jax.training.checkpoint import CheckpointError, EncoderState, load_encoder_state, save_encoder
+from confp_jax.model.weights import CheckpointError, EncoderState, load_encoder_state, save_encoder
 from confp_jax.training.fine_tune import begin_from
 from confp_jax.training.mesh import global_batch, make_mesh
 from confp_jax.training.optim import make_optimizer, plan_stages
-from confp_jax.training.step import TrainState, build_state, embed, train_step
+from confp_jax.training.step import TrainState, build_state, train_step
 from confp_jax.training.train import train
+from confp_jax.typed_config import ConfigError
 
 
 def _build(config: TrainConfig) -> TrainState:

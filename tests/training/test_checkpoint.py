@@ -15,9 +15,10 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from confp_jax.config import TrainConfig
-from confp_jax.training.checkpoint import CheckpointError, EncoderState, encoder_identity, load_encoder_state, save_encoder
+from confp_jax.model.inference import embed
+from confp_jax.model.weights import CheckpointError, EncoderState, encoder_identity, load_encoder_state, save_encoder
 from confp_jax.training.mesh import make_mesh
-from confp_jax.training.step import build_state, embed
+from confp_jax.training.step import build_state
 from confp_jax.training.train import train
 
 
@@ -116,7 +117,7 @@ def _damage(checkpoint: pathlib.Path, lost: str) -> None:
 
 _LOAD = """
 import sys
-from confp_jax.training.checkpoint import CheckpointError, load_encoder_state
+from confp_jax.model.weights import CheckpointError, load_encoder_state
 for folder in sys.argv[1:]:
     try:
         load_encoder_state(folder)

@@ -14,7 +14,7 @@ import pytest
 
 from confp_jax.config import MixConfig, TrainConfig
 from confp_jax.data.clips import ClipSource
-from confp_jax.training.chips import CHIPS, find_chip
+from confp_jax.training.accelerators import CHIPS, find_chip
 from confp_jax.training.step_cost import Collective, StepCost, count_collectives, forecast_largest
 
 MIXED = [field.name for field in dataclasses.fields(MixConfig) if field.name.endswith("_p")]

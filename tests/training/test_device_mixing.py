@@ -7,9 +7,9 @@ import pytest
 import scipy.signal
 
 from confp_jax.config import DataConfig, MixConfig, TrainConfig
-from confp_jax.data.draws import SYNTHETIC_ROOM, MixDraw
+from confp_jax.data.augmentation_draws import SYNTHETIC_ROOM, MixDraw
 from confp_jax.data.mixing import resample
-from confp_jax.training.mixing import Sounds, coloured_noise, play, replica_power, replica_samples, room_response
+from confp_jax.training.device_mixing import Sounds, coloured_noise, play, replica_power, replica_samples, room_response
 
 _RATE_HZ, _SEGMENT = 16_000, 48_000
 _NOTHING = Sounds(jnp.zeros((2, _SEGMENT), jnp.int16), jnp.zeros((1, 2)), jnp.zeros((1, 513, 80)))

@@ -5,11 +5,11 @@ import pytest
 import scipy.linalg
 
 from confp_jax.config import AudioConfig, EncoderConfig, MelConfig, ProjectionConfig, TrainConfig
-from confp_jax.mapping import ConfigError
-from confp_jax.retrieval.embed import Embedder
-from confp_jax.training.checkpoint import EncoderState, encoder_identity
+from confp_jax.fingerprint.embedder import Embedder
+from confp_jax.model.weights import EncoderState, encoder_identity
 from confp_jax.training.fine_tune import refuse_projection
 from confp_jax.training.fit_projection import Covariances, Directions, main, with_conformer
+from confp_jax.typed_config import ConfigError
 
 RATE_HZ = 16_000
 SMALL = ProjectionConfig(mel=MelConfig(fft_samples=512, hop_samples=480, num_mels=10, fmin_hz=300, fmax_hz=6500))

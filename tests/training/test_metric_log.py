@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from confp_jax.training import metric_log
-from confp_jax.training.chips import CHIPS
+from confp_jax.training.accelerators import CHIPS
 from confp_jax.training.metric_log import MetricLog, NonFiniteLossError
 from confp_jax.training.plot import PANELS
 from confp_jax.training.step import Metrics

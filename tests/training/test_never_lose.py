@@ -20,13 +20,14 @@ from run_checks import assert_equal_runs, logged_lines, optimizer_of, saved_stat
 import confp_jax.training.train as train_module
 from confp_jax import command_line
 from confp_jax.config import TrainConfig
-from confp_jax.mapping import ConfigError
-from confp_jax.training.checkpoint import CheckpointError, DamagedCheckpointWarning
+from confp_jax.model.weights import CheckpointError
+from confp_jax.training.checkpoint import DamagedCheckpointWarning
 from confp_jax.training.mesh import make_mesh
 from confp_jax.training.metric_log import MetricLog
 from confp_jax.training.run_folder import RunFolderError
 from confp_jax.training.step import build_state
 from confp_jax.training.train import train
+from confp_jax.typed_config import ConfigError
 
 
 def test_stopped_and_resumed(tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path) -> None:

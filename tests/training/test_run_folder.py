@@ -14,11 +14,11 @@ import pytest
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 
-from confp_jax.mapping import ConfigError
-from confp_jax.training.checkpoint import absolute_path, complete_steps
+from confp_jax.model.weights import absolute_path, complete_steps
 from confp_jax.training.metric_log import LINES, MetricLog
 from confp_jax.training.run_folder import GrowingFiles, save_arrays
 from confp_jax.training.step import Metrics
+from confp_jax.typed_config import ConfigError
 
 
 class _Bucket(MemoryFileSystem):

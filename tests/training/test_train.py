@@ -19,11 +19,11 @@ from run_checks import logged_lines, saved_state, saved_steps, train_command
 from confp_jax.config import MixConfig, TrainConfig
 from confp_jax.data.input import train_batches
 from confp_jax.data.records import DatasetError
-from confp_jax.mapping import ConfigError
-from confp_jax.training.changes import refuse_changes
 from confp_jax.training.metric_log import NonFiniteLossError
+from confp_jax.training.resume_rules import refuse_changes
 from confp_jax.training.step import train_step
 from confp_jax.training.train import train
+from confp_jax.typed_config import ConfigError
 
 
 def test_a_finished_run_stays_as_it_is(tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path) -> None:

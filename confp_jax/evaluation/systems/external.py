@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from confp_jax.evaluation.systems.bounded import run_bounded
 from confp_jax.evaluation.systems.protocol import NUM_FOUND, Answer, Found, QueryError, SystemFailedError, answers
-from confp_jax.mapping import ConfigError
+from confp_jax.typed_config import ConfigError
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _KNOWN = {"index": {"folder", "file", "files", "list"}, "query": {"folder", "query"}}

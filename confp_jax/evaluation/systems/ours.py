@@ -5,8 +5,9 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 from confp_jax.evaluation.systems.protocol import Answer, Found, QueryError, SystemFailedError, answers
-from confp_jax.retrieval.add import add_paths
-from confp_jax.retrieval.identify import Searcher, open_database, open_or_create
+from confp_jax.library.add import add_paths
+from confp_jax.library.open import open_database, open_or_create
+from confp_jax.library.searcher import Searcher
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,149 @@
+"""The catalogue's SQLite file: schema, connections, upgrades, and the questions that are asked of it."""
+
+import contextlib
+import os
+import pathlib
+import sqlite3
+from collections.abc import Iterator
+
+import numpy as np
+
+from confp_jax.database.records import DatabaseError, StoredTrack
+from confp_jax.database.shards import disk_full, file_sha256
+
+FORMAT = 2
+SCHEMA = """
+CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE shards (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, file TEXT NOT NULL UNIQUE, num_rows INTEGER NOT NULL, sha256 TEXT NOT NULL
+);
+-- A removed track stays as its rows' tombstone until they are compacted away.
+CREATE TABLE tracks (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL, duration_s REAL NOT NULL,
+  shard INTEGER NOT NULL REFERENCES shards(id), first_row INTEGER NOT NULL, num_rows INTEGER NOT NULL, added_at REAL NOT NULL,
+  title TEXT NOT NULL DEFAULT '', artist TEXT NOT NULL DEFAULT '', album TEXT NOT NULL DEFAULT '', removed_at REAL
+);
+CREATE UNIQUE INDEX live_content ON tracks (sha256) WHERE removed_at IS NULL;
+CREATE INDEX live_order ON tracks (shard, first_row) WHERE removed_at IS NULL;
+-- Every file that was read, also a second copy of a track: what has not changed since is skipped without reading it.
+CREATE TABLE files (path TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 TEXT NOT NULL);
+-- `reindex` under way: another model's rows of a track, beside those that are in use.
+CREATE TABLE staged (
+  track INTEGER PRIMARY KEY REFERENCES tracks(id), shard INTEGER NOT NULL REFERENCES shards(id),
+  first_row INTEGER NOT NULL, num_rows INTEGER NOT NULL
+);
+"""
+
+
+@contextlib.contextmanager
+def connect(file: pathlib.Path) -> Iterator[sqlite3.Connection]:
+    """A connection whose statements are one transaction. Readers do not wait for the writer, nor it for them (WAL).
+
+    Raises:
+      DatabaseError: the file is damaged, or the disk is full.
+    """
+    try:
+        with contextlib.closing(_open(file)) as connection, connection:
+            connection.execute("PRAGMA synchronous=FULL")
+            yield connection
+    except sqlite3.DatabaseError as error:
+        raise _explained(file, error) from error
+
+
+def _explained(file: pathlib.Path, error: sqlite3.DatabaseError) -> DatabaseError:
+    if "disk is full" in str(error):
+        return disk_full(file.parent)
+    if isinstance(error, sqlite3.IntegrityError):
+        return DatabaseError(f"{file}: refused, and nothing was changed: a track of this content is there already ({error})")
+    if "locked" in str(error):
+        return DatabaseError(f"{file}: another process is writing to it; wait for it to finish ({error})")
+    remedy = "is there space on the disk, and may you write there?" if "I/O" in str(error) else "restore it from a copy"
+    return DatabaseError(f"{file} cannot be read or written ({error}); {remedy}")
+
+
+def _open(file: pathlib.Path) -> sqlite3.Connection:
+    if os.access(file.parent, os.W_OK):
+        return sqlite3.connect(file, timeout=30)
+    # Where one may not write, the files of WAL cannot be made: they are there while another user writes, else nobody does.
+    busy = file.with_name(file.name + "-wal").exists()
+    return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro{'' if busy else '&immutable=1'}", uri=True, timeout=30)
+
+
+def make(file: pathlib.Path, settings: dict[str, str]) -> None:
+    """A new catalogue.
+
+    Raises:
+      DatabaseError: the disk is full, or one may not write there.
+    """
+    with connect(file) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.executescript(SCHEMA)
+        connection.executemany("INSERT INTO settings VALUES (?, ?)", list(settings.items()))
+
+
+def upgrade(file: pathlib.Path) -> None:
+    """Format 1 to the present one, in one transaction; the shards stay as they are and get checksums.
+
+    Raises:
+      DatabaseError: a shard cannot be read.
+    """
+    with connect(file) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        if setting(connection, "format") != "1":
+            return  # another process has just done it
+        shards = connection.execute("SELECT id, file, num_rows FROM shards").fetchall()
+        tracks = connection.execute(
+            "SELECT id, name, path, sha256, duration_s, shard, first_row, num_rows, added_at FROM tracks"
+        ).fetchall()
+        try:
+            sums = [(number, name, rows, file_sha256(file.parent / "vectors" / name)) for number, name, rows in shards]
+        except OSError as error:
+            raise DatabaseError(f"{file.parent} cannot be upgraded from format 1: {error}; restore it from a copy") from error
+        for statement in ("DROP TABLE tracks", "DROP TABLE shards", *_statements(SCHEMA)[1:]):
+            connection.execute(statement)
+        connection.executemany("INSERT INTO shards VALUES (?, ?, ?, ?)", sums)
+        columns = "id, name, path, sha256, duration_s, shard, first_row, num_rows, added_at"
+        connection.executemany(f"INSERT INTO tracks ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", tracks)  # noqa: S608
+        for key, value in (("format", str(FORMAT)), ("precision", "float16")):
+            put_setting(connection, key, value)
+    with connect(file) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _statements(script: str) -> list[str]:
+    return [part for part in script.split(";") if part.strip()]
+
+
+def setting(connection: sqlite3.Connection, key: str) -> str | None:
+    """A setting's value, if there is one."""
+    row = connection.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
+    return row and row[0]
+
+
+def put_setting(connection: sqlite3.Connection, key: str, value: str) -> None:
+    """Sets it."""
+    connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, value))
+
+
+def read_tracks(connection: sqlite3.Connection) -> list[StoredTrack]:
+    """Live tracks in the order of their rows."""
+    rows = connection.execute(
+        "SELECT name, path, sha256, duration_s, num_rows, id, title, artist, album, added_at FROM tracks"
+        " WHERE removed_at IS NULL ORDER BY shard, first_row"
+    ).fetchall()
+    first = np.cumsum([0] + [row[4] for row in rows])
+    return [
+        StoredTrack(name, path, sha256, duration_s, int(begin), num_rows, *rest)
+        for (name, path, sha256, duration_s, num_rows, *rest), begin in zip(rows, first, strict=False)
+    ]
+
+
+def next_shard(connection: sqlite3.Connection) -> int:
+    """A number that no shard of any committed state ever had: a reader's old catalogue never meets a new file."""
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'shards'").fetchone()
+    return (row[0] if row else 0) + 1
+
+
+def storable(text: str) -> str:
+    """File names are bytes on Linux: what is no UTF-8 in them is written as an escape."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,65 @@
+"""One database's tracks into another, without their audio."""
+
+import dataclasses
+from collections.abc import Callable
+
+from confp_jax.database.compact import merge_small_shards
+from confp_jax.database.records import DatabaseError, NewTrack
+from confp_jax.database.store import Database
+
+_COMMIT_ROWS = 65_536
+
+
+@dataclasses.dataclass(frozen=True)
+class Merged:
+    """What a merge or an import did."""
+
+    num_added: int
+    num_there: int  # content that was there already
+
+
+def merge_databases(
+    database: Database, other: Database, *, report: Callable[[int, int], None] = lambda done, total: None
+) -> Merged:
+    """Copies the tracks of `other` whose content is not here. Interrupted, it goes on where it stopped.
+
+    Raises:
+      DatabaseError: another model's, or the disk is full.
+    """
+    with database.writing():
+        same_model(database, str(other.folder), other.stamp.identity, other.stamp.hop_s)
+        contents = {track.sha256 for track in database.tracks()}
+        known = other.known_files()
+        snapshot = other.snapshot()
+        pending: list[NewTrack] = []
+        num_added = 0
+        for done, track in enumerate(snapshot.tracks, 1):
+            if track.sha256 not in contents:
+                file = known.get(track.path)
+                seen = {"size_bytes": file.size_bytes, "mtime_ns": file.mtime_ns} if file and file.sha256 == track.sha256 else {}
+                vectors = snapshot.vectors[track.first_row : track.first_row + track.num_rows]
+                names = (track.name, track.path, track.sha256, track.duration_s)
+                pending.append(NewTrack(*names, vectors, track.title, track.artist, track.album, **seen))
+                num_added += 1
+            if sum(len(t.vectors) for t in pending) >= _COMMIT_ROWS:
+                database.add(pending)
+                pending = []
+            report(done, len(snapshot.tracks))
+        database.add(pending)
+        merge_small_shards(database)
+    return Merged(num_added, len(snapshot.tracks) - num_added)
+
+
+def same_model(database: Database, source: str, identity: str, hop_s: float) -> None:
+    """Refuses fingerprints that cannot be compared with the database's.
+
+    Raises:
+      DatabaseError: they are of another model, or at another hop.
+    """
+    stamp = database.stamp
+    if (identity, hop_s) != (stamp.identity, stamp.hop_s):
+        raise DatabaseError(
+            f"{source} was made with model {identity} at a hop of {hop_s} s, {database.folder} with {stamp.identity} "
+            f"({stamp.name}) at {stamp.hop_s} s: their fingerprints cannot be compared; `confp reindex` gives a database "
+            "another model"
+        )

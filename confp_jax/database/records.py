@@ -1,0 +1,84 @@
+"""What goes into a database and comes out of it."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from confp_jax.database.vectors import StoredVectors
+
+UPLOADED = "upload:"  # begins the path of a track that came without a file
+
+
+class DatabaseError(ValueError):
+    """A folder that is no usable database, or one that is busy; the message says what to do."""
+
+
+class OtherModelError(DatabaseError):
+    """The database has become another model's, by `confp reindex`, since it was opened."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NewTrack:
+    """A track to add. `size_bytes` and `mtime_ns` are its file's, so that a later run can skip it without reading it."""
+
+    name: str
+    path: str
+    sha256: str
+    duration_s: float
+    vectors: Float32[np.ndarray, "n E"]
+    title: str = ""
+    artist: str = ""
+    album: str = ""
+    size_bytes: int = 0
+    mtime_ns: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTrack:
+    """A track of the catalogue; its fingerprints are rows first_row.. of the snapshot."""
+
+    name: str
+    path: str
+    sha256: str
+    duration_s: float
+    first_row: int
+    num_rows: int
+    id: int = 0  # never given to another track, also after this one was removed
+    title: str = ""
+    artist: str = ""
+    album: str = ""
+    added_at: float = 0.0  # seconds since 1970
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelStamp:
+    """The model that made the vectors; vectors of another are not comparable."""
+
+    name: str  # a shipped name or a checkpoint folder
+    identity: str
+    hop_s: float
+
+    def must_fit(self, expected: "ModelStamp") -> None:
+        """Raises OtherModelError where vectors of `expected` cannot be compared with this database's."""
+        if (self.identity, self.hop_s) != (expected.identity, expected.hop_s):
+            raise OtherModelError(f"the database is of {self.name} ({self.identity}) now, not of {expected.name}; open it anew")
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownFile:
+    """What a file was like when it was last read."""
+
+    size_bytes: int
+    mtime_ns: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """Everything a search needs, as of one moment. Rows of removed tracks are left out."""
+
+    tracks: list[StoredTrack]
+    vectors: StoredVectors | Float32[np.ndarray, "N E"]
+    row_tracks: Int32[np.ndarray, " N"]  # index into `tracks` of every row
+    generation: str = ""  # the folder below index/ of the newest approximate index, if there is one

@@ -1,0 +1,118 @@
+"""Shard files: written once, flushed before they are named, checked by their checksum."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from confp_jax.database.records import DatabaseError
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Smaller shards are read, not mapped: a process may hold only some 65,000 maps.
+_MAPPED_BYTES = 1 << 20
+
+
+def write_shard(path: pathlib.Path, stored: np.ndarray) -> str:
+    """Writes rows durably under their final name; returns the file's SHA-256.
+
+    Raises:
+      DatabaseError: the disk is full; nothing is left of the file.
+    """
+    partial = path.with_name(path.name + ".part")
+    try:
+        with open(partial, "w+b") as file:
+            np.save(file, stored, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+            file.seek(0)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        partial.rename(path)
+        flush_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise write_error(path.parent, error) from error
+    return sha256
+
+
+def write_error(folder: pathlib.Path, error: OSError | RuntimeError) -> DatabaseError:
+    """The error to raise for one that writing into `folder` ended in."""
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return disk_full(folder)
+    return DatabaseError(f"{folder} cannot be written ({error}); is it there, writable, and is there space on the disk?")
+
+
+def disk_full(folder: pathlib.Path) -> DatabaseError:
+    """The error that says so."""
+    return DatabaseError(
+        f"{folder}: the disk is full; all that was committed is safe: free some space and run the same command again"
+    )
+
+
+def open_shard(path: pathlib.Path, num_rows: int) -> np.ndarray:
+    """The shard's rows as they are stored, memory-mapped unless small.
+
+    Raises:
+      FileNotFoundError: it is not there; a reader whose catalogue is out of date may try again.
+      DatabaseError: it is damaged.
+    """
+    try:
+        mapped = path.stat().st_size >= _MAPPED_BYTES
+        rows = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, EOFError) as error:
+        raise DatabaseError(f"{path} is damaged ({error}); {REMEDY}") from error
+    if len(rows) != num_rows:
+        raise DatabaseError(f"{path} holds {len(rows)} rows instead of {num_rows}; {REMEDY}")
+    return rows
+
+
+REMEDY = "restore it from a copy, or see `confp verify` for the tracks to remove and add again"
+
+
+def file_sha256(path: pathlib.Path) -> str:
+    """SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush_folder(folder: pathlib.Path) -> None:
+    """Makes the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def live_runs(ranges: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
+    """Merges (shard, first_row, num_rows) in order where one goes on in the next: few runs, however many tracks."""
+    run: tuple[int, int, int] | None = None
+    for shard, first, num in ranges:
+        if run and shard == run[0] and first == run[1] + run[2]:
+            run = (shard, run[1], run[2] + num)
+            continue
+        if run:
+            yield run
+        run = (shard, first, num)
+    if run:
+        yield run
+
+
+def is_held(folder: pathlib.Path) -> bool:
+    """Whether a process that lives has locked it: it builds an index in there without the writer's lock."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # it has just been given up
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False

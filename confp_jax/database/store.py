@@ -1,0 +1,288 @@
+"""The database folder: opening, reading, and the commits that change it."""
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import pathlib
+import shutil
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from confp_jax.database import catalogue
+from confp_jax.database.catalogue import FORMAT, storable
+from confp_jax.database.records import DatabaseError, KnownFile, ModelStamp, NewTrack, Snapshot, StoredTrack
+from confp_jax.database.shards import REMEDY, is_held, live_runs, open_shard, write_shard
+from confp_jax.database.vectors import PRECISIONS, StoredVectors, encode, stored_dim
+
+_NUM_ATTEMPTS = 5  # to read what a writer tidies away meanwhile
+
+
+class Database:
+    """A fingerprint database folder."""
+
+    def __init__(self, folder: str | pathlib.Path):
+        """Opens an existing database; one of an older format is upgraded.
+
+        Raises:
+          DatabaseError: no database there, or one of a newer format.
+        """
+        self.folder = pathlib.Path(folder)
+        self.catalogue = self.folder / "catalogue.sqlite"
+        if not self.catalogue.is_file():
+            raise DatabaseError(f"{folder} is no fingerprint database; `confp add {folder} MUSIC...` makes one")
+        found = self.setting("format")
+        if found == "1":
+            if not os.access(self.folder, os.W_OK):
+                raise DatabaseError(f"{folder} has format 1; open it once where it can be written, which upgrades it")
+            with self._locked():
+                catalogue.upgrade(self.catalogue)
+        elif found != str(FORMAT):
+            raise DatabaseError(f"{folder} has format {found}, this version reads {FORMAT}; install a newer confp_jax")
+
+    @classmethod
+    def create(cls, folder: str | pathlib.Path, stamp: ModelStamp, *, precision: str = "float16") -> "Database":
+        """Makes an empty database; the folder must be new or empty. `precision` is of the stored vectors (PRECISIONS).
+
+        Raises:
+          DatabaseError: the folder holds something else.
+        """
+        path = pathlib.Path(folder)
+        if precision not in PRECISIONS:
+            raise DatabaseError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+        made = DatabaseError(f"{folder}: another process has just made it; try again")
+        if path.exists() and (not path.is_dir() or not all(_is_leftover(p) for p in path.iterdir())):
+            if (path / "catalogue.sqlite").exists():
+                raise made
+            raise DatabaseError(f"{folder} exists and is no fingerprint database; choose another name")
+        try:
+            (path / "vectors").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseError(f"{folder} cannot be made ({error.strerror}); choose a place where you may write") from error
+        partial = path / f"catalogue.sqlite.{uuid.uuid4().hex}.part"
+        values = {"format": FORMAT, "model": stamp.name, "identity": stamp.identity, "hop_s": stamp.hop_s, "precision": precision}
+        catalogue.make(partial, {key: str(value) for key, value in values.items()})
+        try:
+            (path / "catalogue.sqlite").hardlink_to(partial)  # unlike a rename, never over another process's catalogue
+        except FileExistsError as error:
+            raise made from error
+        finally:
+            partial.unlink()
+        return cls(path)
+
+    @property
+    def stamp(self) -> ModelStamp:
+        """The model that this database belongs to."""
+        return ModelStamp(self._required("model"), self._required("identity"), float(self._required("hop_s")))
+
+    @property
+    def precision(self) -> str:
+        """How vectors are stored, one of PRECISIONS."""
+        return self._required("precision")
+
+    def setting(self, key: str) -> str | None:
+        """A setting's value, None where there is none."""
+        with self.connect() as connection:
+            return catalogue.setting(connection, key)
+
+    def set_setting(self, key: str, value: str) -> None:
+        """Stores a setting in one atomic commit."""
+        with self.connect() as connection:
+            catalogue.put_setting(connection, key, value)
+
+    def connect(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """The catalogue, one transaction long; for the files of this room."""
+        return catalogue.connect(self.catalogue)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """The writer's lock, held until left.
+
+        Raises:
+          DatabaseError: another process is writing.
+        """
+        with self._locked():
+            self.remove_strays()
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        if not os.access(self.folder, os.W_OK):
+            raise DatabaseError(f"{self.folder} cannot be written; copy it to where you may write")
+        with open(self.folder / "lock", "a+b", buffering=0) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                who = f" (number {number})" if (number := lock.read(20).decode().strip()).isdecimal() else ""
+                message = f"{self.folder}: another process is writing to it{who}; wait for it to finish"
+                raise DatabaseError(message) from error
+            with contextlib.suppress(OSError):  # the number is a courtesy: on a full disk one must be able to remove tracks
+                lock.truncate(0)
+                lock.write(f"{os.getpid()}\n".encode())
+            yield
+
+    def add(self, tracks: Sequence[NewTrack], *, replacing: Sequence[int] = ()) -> None:
+        """Adds tracks, and removes those of the ids `replacing`, in one atomic commit; only inside `writing`.
+
+        Raises:
+          DatabaseError: the disk is full, or a track of the same content is there already; nothing was added.
+        """
+        if not tracks and not replacing:
+            return
+        stored = encode(np.concatenate([track.vectors for track in tracks]), self.precision) if tracks else None
+        shard, sha256 = self.write_shard(stored) if stored is not None else (0, "")
+        first_rows = np.cumsum([0] + [len(track.vectors) for track in tracks])
+        now = time.time()
+        with self.connect() as connection:
+            _remove(connection, replacing, now)
+            if stored is not None:
+                connection.execute("INSERT INTO shards VALUES (?, ?, ?, ?)", (shard, _file(shard), len(stored), sha256))
+            connection.executemany(
+                "INSERT INTO tracks (name, path, title, artist, album, sha256, duration_s, shard, first_row, num_rows, added_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        *(storable(text) for text in (t.name, t.path, t.title, t.artist, t.album)),
+                        *(t.sha256, t.duration_s, shard, int(row), len(t.vectors), now),
+                    )
+                    for t, row in zip(tracks, first_rows, strict=False)
+                ],
+            )
+            seen = {t.path: KnownFile(t.size_bytes, t.mtime_ns, t.sha256) for t in tracks if t.mtime_ns}
+            _remember(connection, seen)
+
+    def remove(self, ids: Sequence[int]) -> None:
+        """Removes tracks in one atomic commit; only inside `writing`. Their rows go when the database is compacted."""
+        with self.connect() as connection:
+            _remove(connection, ids, time.time())
+
+    def remember(self, files: dict[str, KnownFile]) -> None:
+        """Notes what files were like when they were read, by path; only inside `writing`."""
+        with self.connect() as connection:
+            _remember(connection, files)
+
+    def known_files(self) -> dict[str, KnownFile]:
+        """What the files whose content is in the database were like when they were last read."""
+        with self.connect() as connection:
+            rows = connection.execute(
+                "SELECT path, size_bytes, mtime_ns, sha256 FROM files"
+                " WHERE sha256 IN (SELECT sha256 FROM tracks WHERE removed_at IS NULL)"
+            ).fetchall()
+        return {path: KnownFile(*rest) for path, *rest in rows}
+
+    def write_shard(self, stored: np.ndarray) -> tuple[int, str]:
+        """A new shard file that no commit knows yet: its number and SHA-256."""
+        with self.connect() as connection:
+            shard = catalogue.next_shard(connection)
+        while (self.folder / "vectors" / _file(shard)).exists():  # written before, in the same commit
+            shard += 1
+        return shard, write_shard(self.folder / "vectors" / _file(shard), stored)
+
+    def has(self, sha256: str) -> bool:
+        """Whether a track of this content is there."""
+        with self.connect() as connection:
+            found = connection.execute("SELECT 1 FROM tracks WHERE sha256 = ? AND removed_at IS NULL", (sha256,))
+            return found.fetchone() is not None
+
+    def tracks(self) -> list[StoredTrack]:
+        """All tracks in the order of their rows."""
+        with self.connect() as connection:
+            return catalogue.read_tracks(connection)
+
+    def find(self, wanted: str) -> list[StoredTrack]:
+        """Tracks of this id, path (as stored, or as seen from here) or name; an id or path wins over a name."""
+        tracks = self.tracks()
+        absolute = str(pathlib.Path(wanted).resolve())
+        exact = [t for t in tracks if str(t.id) == wanted or t.path in (storable(wanted), storable(absolute))]
+        return exact or [t for t in tracks if t.name == storable(wanted)]
+
+    def snapshot(self) -> Snapshot:
+        """Tracks and vectors as of now; vectors are read from their memory-mapped shards when they are indexed.
+
+        Raises:
+          DatabaseError: a shard is missing or damaged.
+        """
+        missing = ""
+        for _ in range(_NUM_ATTEMPTS):
+            try:
+                return self._read_snapshot()
+            except FileNotFoundError as error:  # a writer may just have compacted it away: the catalogue knows the new one
+                missing = error.filename
+        raise DatabaseError(f"{missing} is missing; {REMEDY}")
+
+    def _read_snapshot(self) -> Snapshot:
+        with self.connect() as connection:
+            connection.execute("BEGIN")  # all questions see one moment
+            shards = connection.execute("SELECT id, file, num_rows FROM shards").fetchall()
+            tracks = catalogue.read_tracks(connection)
+            ranges = connection.execute(
+                "SELECT shard, first_row, num_rows FROM tracks WHERE removed_at IS NULL ORDER BY shard, first_row"
+            ).fetchall()
+            generation = catalogue.setting(connection, "generation") or ""
+        vectors = self._vectors({number: (file, num_rows) for number, file, num_rows in shards}, ranges)
+        row_tracks = np.repeat(np.arange(len(tracks), dtype=np.int32), [track.num_rows for track in tracks])
+        return Snapshot(tracks, vectors, row_tracks, generation)
+
+    def _vectors(self, files: dict[int, tuple[str, int]], ranges: list[tuple[int, int, int]]) -> StoredVectors:
+        """Only shards with live tracks are opened: a damaged one whose tracks were removed does no more harm."""
+        opened: dict[int, np.ndarray] = {}
+        runs = []
+        for shard, first, num in live_runs(ranges):
+            if shard not in opened:
+                file, num_rows = files[shard]
+                opened[shard] = open_shard(self.folder / "vectors" / file, num_rows)
+            runs.append(opened[shard][first : first + num])
+        dims = {stored_dim(run) for run in runs}
+        if len(dims) > 1:
+            raise DatabaseError(f"{self.folder} holds vectors of several lengths ({sorted(dims)}); {REMEDY}")
+        return StoredVectors(runs, dims.pop() if dims else 0)
+
+    def remove_strays(self) -> None:
+        """Deletes what no commit knows: of writers that died, and what the last commit made superfluous."""
+        with self.connect() as connection:
+            known = {file for (file,) in connection.execute("SELECT file FROM shards")}
+            generation = catalogue.setting(connection, "generation")
+        shards = self.folder / "vectors"
+        if not shards.is_dir():
+            raise DatabaseError(f"{shards} is missing; restore it from a copy")
+        for path in [*shards.iterdir(), *self.folder.glob("catalogue.sqlite.*.part*")]:
+            if path.name not in known:
+                path.unlink()
+        for path in (self.folder / "index").glob("*"):
+            if path.name != generation and not is_held(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _required(self, key: str) -> str:
+        value = self.setting(key)
+        if value is None:
+            raise DatabaseError(f"{self.catalogue} lacks the setting {key!r}; restore it from a copy")
+        return value
+
+
+def shard_row(shard: int, sha256: str, stored: np.ndarray) -> tuple[int, str, int, str]:
+    """A shard's row in the catalogue."""
+    return shard, _file(shard), len(stored), sha256
+
+
+def _file(shard: int) -> str:
+    return f"{shard:06d}.npy"
+
+
+def _remove(connection: sqlite3.Connection, ids: Sequence[int], now: float) -> None:
+    connection.executemany("UPDATE tracks SET removed_at = ? WHERE id = ? AND removed_at IS NULL", [(now, i) for i in ids])
+
+
+def _remember(connection: sqlite3.Connection, files: dict[str, KnownFile]) -> None:
+    rows = [(storable(path), *dataclasses.astuple(file)) for path, file in files.items()]
+    connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
+
+
+def _is_leftover(path: pathlib.Path) -> bool:
+    """What a process that died while making a database may leave."""
+    empty = path.name == "vectors" and path.is_dir() and not any(path.iterdir())
+    return empty or path.name == "lock" or (path.name.startswith("catalogue.sqlite.") and ".part" in path.name)

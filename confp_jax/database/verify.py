@@ -1,0 +1,78 @@
+"""Checking all of a database: the catalogue's pages, every shard's checksum, and that tracks and rows belong together."""
+
+import dataclasses
+import sqlite3
+from collections.abc import Callable
+
+import numpy as np
+
+from confp_jax.database.records import DatabaseError
+from confp_jax.database.shards import file_sha256, open_shard
+from confp_jax.database.store import Database
+from confp_jax.database.vectors import decode
+
+_REMEDY = "restore the file from a copy; or `confp remove` these tracks and `confp add` their files again"
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What is wrong, the ids of the tracks that it concerns, and what to do."""
+
+    what: str
+    tracks: list[int]
+    remedy: str = _REMEDY
+
+
+def verify(database: Database, *, report: Callable[[int, int], None] = lambda done, total: None) -> list[Problem]:
+    """All that is wrong with it; `report(done, total)` is called after each shard.
+
+    Raises:
+      DatabaseError: the catalogue cannot be read at all.
+    """
+    problems = []
+    with database.connect() as connection:
+        connection.execute("BEGIN")
+        said = [text for (text,) in connection.execute("PRAGMA integrity_check")]
+        shards = connection.execute("SELECT id, file, num_rows, sha256 FROM shards ORDER BY id").fetchall()
+        tracks = {number: _tracks_of(connection, number) for number, *_ in shards}
+        orphans = connection.execute(
+            "SELECT id FROM tracks WHERE removed_at IS NULL AND shard NOT IN (SELECT id FROM shards)"
+        ).fetchall()
+    if said != ["ok"]:
+        problems.append(Problem(f"{database.catalogue}: {'; '.join(said)}", [], "restore it from a copy"))
+    if orphans:
+        problems.append(Problem("tracks lie in shards that the catalogue does not know", [number for (number,) in orphans]))
+    for done, (number, file, num_rows, sha256) in enumerate(shards, 1):
+        problems += _check_shard(database, file, num_rows, sha256, tracks[number])
+        report(done, len(shards))
+    return problems
+
+
+def _tracks_of(connection: sqlite3.Connection, shard: int) -> list[tuple[int, int, int]]:
+    return connection.execute(
+        "SELECT id, first_row, num_rows FROM tracks WHERE shard = ? AND removed_at IS NULL ORDER BY first_row, id", (shard,)
+    ).fetchall()
+
+
+def _check_shard(database: Database, file: str, num_rows: int, sha256: str, tracks: list[tuple[int, int, int]]) -> list[Problem]:
+    path = database.folder / "vectors" / file
+    ids = [number for number, _, _ in tracks]
+    try:
+        rows = open_shard(path, num_rows)
+        if file_sha256(path) != sha256:
+            return [Problem(f"{path} is not as it was written (its checksum differs)", ids)]
+    except FileNotFoundError:
+        return [Problem(f"{path} is missing", ids)]
+    except (DatabaseError, OSError) as error:
+        return [Problem(str(error), ids)]
+    problems = []
+    last = (0, 0)
+    for number, first, num in tracks:
+        if first < 0 or first + num > num_rows:
+            problems.append(Problem(f"a track's rows lie beyond the end of {path}", [number]))
+        if first < last[1]:
+            problems.append(Problem(f"tracks overlap in {path}", [last[0], number]))
+        last = (number, first + num)
+    if any(not np.isfinite(decode(rows[i : i + 65_536])).all() for i in range(0, num_rows, 65_536)):
+        problems.append(Problem(f"{path} holds values that are not finite", ids))
+    return problems

@@ -1,0 +1,1 @@
+"""What is measured: query sets, trials, rows."""

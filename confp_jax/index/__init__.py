@@ -1,0 +1,66 @@
+"""Nearest-neighbour search behind one small protocol: approximate indexes and their exact twin."""
+
+import importlib
+import importlib.util
+import pathlib
+
+import numpy as np
+
+from confp_jax.index.approximate import ApproximateIndex, Effort
+from confp_jax.index.exact import ExactIndex
+from confp_jax.index.protocol import Coarse, Hits, Index, Vectors
+from confp_jax.index.tuning import DEFAULT_RECALL, tune
+
+__all__ = ["ApproximateIndex", "Effort", "ExactIndex", "Hits", "Index", "Vectors", "build_index"]
+
+BRUTE_FORCE_ROWS = 20_000  # below, exact search wins
+PACKAGES = {"scann": "scann", "faiss": "faiss-cpu"}
+KINDS = tuple(PACKAGES)
+
+
+def default_kind() -> str:
+    """The approximate index that is installed: "scann" (Linux), else "faiss", else "" (search is exact)."""
+    return next((kind for kind in KINDS if is_installed(kind)), "")
+
+
+def is_installed(kind: str) -> bool:
+    """Whether the library that makes this kind of index is there."""
+    return importlib.util.find_spec(kind) is not None
+
+
+def build_coarse(vectors: Vectors, kind: str) -> Coarse:
+    """Trains an index of this kind."""
+    rows = np.asarray(vectors)
+    if kind == "faiss":
+        from confp_jax.index.faiss import FaissCells
+
+        return FaissCells.build(rows)
+    from confp_jax.index.scann import ScannCells
+
+    return ScannCells.build(rows)
+
+
+def load_coarse(folder: pathlib.Path, kind: str, *, num_rows: int, num_cells: int) -> Coarse:
+    """Reads what `Coarse.save` wrote."""
+    if kind == "faiss":
+        from confp_jax.index.faiss import FaissCells
+
+        return FaissCells.load(folder)
+    from confp_jax.index.scann import ScannCells
+
+    return ScannCells.load(folder, num_rows=num_rows, num_cells=num_cells)
+
+
+def library(kind: str) -> str:
+    """Name and version of what an index of this kind is made with."""
+    module = importlib.import_module(f"confp_jax.index.{kind}")
+    return module.LIBRARY
+
+
+def build_index(vectors: Vectors, *, kind: str | None = None, recall: float = DEFAULT_RECALL) -> Index:
+    """Exact search below 20,000 rows; above, the approximate index that is installed, tuned to the recall of the first hit."""
+    kind = default_kind() if kind is None else kind
+    if len(vectors) < BRUTE_FORCE_ROWS or not kind:
+        return ExactIndex(vectors)
+    coarse = build_coarse(vectors, kind)
+    return ApproximateIndex(coarse, vectors, tune(coarse, vectors, recall=recall))

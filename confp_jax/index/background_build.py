@@ -1,0 +1,70 @@
+"""An index that is built while others write: the writer's lock is taken only to make it known."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+
+from confp_jax.database import Database
+from confp_jax.database.shards import flush_folder, write_error
+from confp_jax.index import on_disk
+from confp_jax.index.milvus_sync import SCHEME
+
+
+def is_due(database: Database) -> bool:
+    """Whether so many rows came or went that a generation is to be built anew."""
+    return on_disk.stale_share(database, database.snapshot()) > on_disk.MAX_STALE_SHARE
+
+
+@contextlib.contextmanager
+def built_aside(database: Database) -> Iterator[Callable[[], object]]:
+    """Builds a generation of the rows as of now; what this gives makes it known, and must be called inside `writing`.
+
+    A generation knows its rows by their tracks: what is added or removed until then does not make it wrong.
+
+    Raises:
+      DatabaseError: the disk is full.
+      OtherModelError: the database was reindexed meanwhile.
+    """
+    model = database.stamp
+    snapshot = database.snapshot()
+    database.stamp.must_fit(model)
+    kind = on_disk.wanted_kind(database, snapshot)
+    if not kind or kind.startswith(SCHEME):  # there is nothing to build
+        yield lambda: on_disk.fold(database)
+        return
+    with _held_folder(database) as partial:
+        name, _ = on_disk.write_generation(database, snapshot, kind, partial)
+
+        def commit() -> None:
+            database.stamp.must_fit(model)
+            if not is_due(database):  # another process has built one
+                return
+            if not (partial.parent / name).exists():
+                partial.rename(partial.parent / name)
+            flush_folder(partial.parent)
+            database.set_setting("generation", name)
+            database.remove_strays()
+
+        yield commit
+
+
+@contextlib.contextmanager
+def _held_folder(database: Database) -> Iterator[pathlib.Path]:
+    """A folder for a generation that no writer takes for a stray, as long as this process lives."""
+    partial = database.folder / "index" / f"{uuid.uuid4().hex}.part"
+    try:
+        partial.mkdir(parents=True)
+        handle = os.open(partial, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield partial
+        finally:
+            os.close(handle)
+    except (OSError, RuntimeError) as error:
+        raise write_error(partial.parent, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

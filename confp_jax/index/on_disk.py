@@ -1,0 +1,272 @@
+"""A database's approximate index on disk, as generations: built from the shards, checked by checksums, never the truth.
+
+A generation knows its rows by track: (track id, number of rows), in order. Tracks that were removed since are passed over, new
+ones are searched exactly; compaction does not touch it. Its folder is named after the checksum of its manifest, which holds the
+checksums of all its files: what is damaged is noticed when it is opened, and built anew.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import os
+import pathlib
+import shutil
+import uuid
+import zlib
+
+import numpy as np
+from jaxtyping import Int64
+
+from confp_jax import index as indexes
+from confp_jax.database import Database, DatabaseError, Snapshot
+from confp_jax.database.shards import flush_folder, write_error
+from confp_jax.index import ApproximateIndex, Effort, ExactIndex, Index
+from confp_jax.index.milvus_sync import SCHEME, mirror_stale_share, open_mirror, sync_mirror
+from confp_jax.index.tuning import DEFAULT_RECALL, tune
+
+_log = logging.getLogger(__name__)
+_MANIFEST, _TRACKS = "manifest.json", "tracks.npy"
+# Beyond this share of rows that were added or removed since, a generation is built anew.
+MAX_STALE_SHARE = 0.25
+_BLOCK_BYTES = 1 << 22
+
+
+class StaleGenerationError(ValueError):
+    """A generation that cannot be used, and why; the index is then built anew from the shards."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a generation is."""
+
+    kind: str
+    library: str
+    identity: str  # of the model whose vectors they are
+    num_rows: int
+    num_cells: int
+    dim: int
+    effort: Effort
+    files: dict[str, int]  # CRC-32
+
+
+def open_index(database: Database, snapshot: Snapshot, *, build: bool = True) -> Index:
+    """The index of a snapshot: exact for a small database, else its generation, which is built where it is missing or stale.
+
+    A generation that had to be built is kept for the next time, unless the database cannot be written just now. Without `build`
+    nothing is: a stale generation is taken as it is, and all rows are searched exactly where there is none.
+    """
+    kind = wanted_kind(database, snapshot)
+    if not kind:
+        return ExactIndex(snapshot.vectors)
+    if kind.startswith(SCHEME):
+        return open_mirror(kind, database, snapshot)
+    try:
+        return load_generation(database, snapshot, max_stale_share=MAX_STALE_SHARE if build else math.inf)
+    except StaleGenerationError as error:
+        if not build:
+            return ExactIndex(snapshot.vectors)
+        _log.warning("%s: building the search index (%s); `confp compact` does this ahead of time", database.folder, error)
+    try:
+        with database.writing():
+            fold(database)
+        return load_generation(database, dataclasses.replace(snapshot, generation=database.setting("generation") or ""))
+    except (DatabaseError, StaleGenerationError) as error:
+        _log.warning("the search index could not be kept for the next time: %s", error)
+    try:  # while another process adds for hours: slower for the many rows that are searched exactly, and as good
+        return load_generation(database, snapshot, max_stale_share=math.inf)
+    except StaleGenerationError:
+        return indexes.build_index(snapshot.vectors, kind=kind, recall=wanted_recall(database))
+
+
+def wanted_kind(database: Database, snapshot: Snapshot) -> str:
+    """The kind of approximate index that this database is to have (or milvus://...), "" if it is searched exactly."""
+    kind = database.setting("index") or indexes.default_kind()
+    if kind in indexes.KINDS and not indexes.is_installed(kind):
+        _log.warning("%s is to be searched with %s, which is not installed here", database.folder, kind)
+        kind = indexes.default_kind()
+    small = len(snapshot.vectors) < (1 if kind.startswith(SCHEME) else indexes.BRUTE_FORCE_ROWS)
+    return "" if small or kind == "exact" else kind
+
+
+def wanted_recall(database: Database) -> float:
+    """The recall of the first hit that the index is tuned to."""
+    return float(database.setting("recall") or DEFAULT_RECALL)
+
+
+def choose(database: Database, *, kind: str | None = None, recall: float | None = None) -> None:
+    """Sets what `fold` makes: "scann", "faiss", "exact" or milvus://..., tuned to this recall; only inside `writing`.
+
+    Raises:
+      DatabaseError: its library is not installed.
+    """
+    if kind in indexes.KINDS and not indexes.is_installed(kind):
+        raise DatabaseError(
+            f"{kind} is not installed; install it with: pip install {'scann' if kind == 'scann' else 'faiss-cpu'}"
+        )
+    if kind:
+        database.set_setting("index", kind)
+    if recall:
+        database.set_setting("recall", str(recall))
+
+
+def fold(database: Database) -> Manifest | None:
+    """Builds a generation of all rows and commits it; only inside `writing`. None where search is exact, or Milvus's.
+
+    Raises:
+      DatabaseError: the disk is full.
+    """
+    snapshot = database.snapshot()
+    kind = wanted_kind(database, snapshot)
+    if kind.startswith(SCHEME):
+        sync_mirror(kind, database, snapshot)
+    if not kind or kind.startswith(SCHEME):
+        database.set_setting("generation", "")
+        database.remove_strays()
+        return None
+    partial = database.folder / "index" / f"{uuid.uuid4().hex}.part"
+    try:
+        partial.mkdir(parents=True)
+        name, manifest = write_generation(database, snapshot, kind, partial)
+        if not (partial.parent / name).exists():  # the very same one may be there
+            partial.rename(partial.parent / name)
+        flush_folder(partial.parent)
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise write_error(partial.parent, error) from error
+    database.set_setting("generation", name)
+    database.remove_strays()
+    return manifest
+
+
+def write_generation(database: Database, snapshot: Snapshot, kind: str, partial: pathlib.Path) -> tuple[str, Manifest]:
+    """Builds a generation of the snapshot's rows in this folder; its name and what it is."""
+    identity = database.stamp.identity
+    coarse = indexes.build_coarse(snapshot.vectors, kind)
+    coarse.save(partial)
+    num_rows, dim = snapshot.vectors.shape
+    # Tuned as it will be read: what was not written completely fails here, and not in a search.
+    coarse = indexes.load_coarse(partial, kind, num_rows=num_rows, num_cells=coarse.num_cells)
+    effort = tune(coarse, snapshot.vectors, recall=wanted_recall(database))
+    np.save(partial / _TRACKS, np.array([(t.id, t.num_rows) for t in snapshot.tracks], np.int64), allow_pickle=False)
+    files = {path.name: _flushed_crc32(path) for path in sorted(partial.iterdir())}
+    manifest = Manifest(kind, indexes.library(kind), identity, num_rows, coarse.num_cells, dim, effort, files)
+    text = json.dumps(dataclasses.asdict(manifest), indent=1).encode()
+    (partial / _MANIFEST).write_bytes(text)
+    _flushed_crc32(partial / _MANIFEST)
+    flush_folder(partial)
+    return f"{kind}-{hashlib.sha256(text).hexdigest()[:16]}", manifest
+
+
+def fold_if_due(database: Database, *, mirror_alone: bool = False) -> None:
+    """After tracks were added: Milvus gets them at once, a generation when many have gathered; only inside `writing`.
+
+    With `mirror_alone` a generation is left for later: its new rows are searched exactly until then.
+    """
+    snapshot = database.snapshot()
+    mirrored = wanted_kind(database, snapshot).startswith(SCHEME)
+    if (mirrored or not mirror_alone) and stale_share(database, snapshot) > (0.0 if mirrored else MAX_STALE_SHARE):
+        fold(database)
+
+
+def stale_share(database: Database, snapshot: Snapshot) -> float:
+    """The share of rows that the present generation lacks or holds in vain; 1 without a usable one, 0 where none is needed."""
+    kind = wanted_kind(database, snapshot)
+    if not kind:
+        return 0.0
+    if kind.startswith(SCHEME):
+        return mirror_stale_share(kind, database, snapshot)
+    try:
+        folder = _folder(database, snapshot)
+        return _staleness(_rows_now(np.load(folder / _TRACKS, allow_pickle=False), snapshot), len(snapshot.vectors))
+    except (StaleGenerationError, OSError, ValueError):
+        return 1.0
+
+
+def load_generation(database: Database, snapshot: Snapshot, *, max_stale_share: float = MAX_STALE_SHARE) -> ApproximateIndex:
+    """The generation that belongs to the snapshot.
+
+    Raises:
+      StaleGenerationError: there is none, or it is damaged, of another model or library, or too much has changed since.
+    """
+    folder = _folder(database, snapshot)
+    manifest = check_generation(folder)
+    if manifest.kind != wanted_kind(database, snapshot):
+        raise StaleGenerationError(f"the present index is {manifest.kind}")
+    if manifest.identity != database.stamp.identity or manifest.dim != snapshot.vectors.shape[1]:
+        raise StaleGenerationError("the present index is of another model")
+    try:
+        if manifest.library != indexes.library(manifest.kind):
+            raise StaleGenerationError(f"it was made with {manifest.library}, here is {indexes.library(manifest.kind)}")
+        rows = _rows_now(np.load(folder / _TRACKS, allow_pickle=False), snapshot)
+        share = _staleness(rows, len(snapshot.vectors))
+        if share > max_stale_share:
+            raise StaleGenerationError(f"{share:.0%} of the rows changed since")
+        coarse = indexes.load_coarse(folder, manifest.kind, num_rows=manifest.num_rows, num_cells=manifest.num_cells)
+    except ImportError as error:
+        raise StaleGenerationError(f"{manifest.kind} is not installed here") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise error if isinstance(error, StaleGenerationError) else StaleGenerationError(str(error)) from error
+    return ApproximateIndex(coarse, snapshot.vectors, manifest.effort, rows)
+
+
+def check_generation(folder: pathlib.Path) -> Manifest:
+    """Reads and checks every byte of a generation.
+
+    Raises:
+      StaleGenerationError: a file is missing, or not as it was written.
+    """
+    try:
+        text = (folder / _MANIFEST).read_bytes()
+        if hashlib.sha256(text).hexdigest()[:16] != folder.name.partition("-")[2]:
+            raise StaleGenerationError(f"{folder / _MANIFEST} is damaged")
+        values = json.loads(text)
+        manifest = Manifest(**(values | {"effort": Effort(**values["effort"])}))
+        if {path.name for path in folder.iterdir()} != {*manifest.files, _MANIFEST}:
+            raise StaleGenerationError(f"{folder} lacks files, or holds others")
+        for name, expected in manifest.files.items():
+            if _crc32(folder / name) != expected:
+                raise StaleGenerationError(f"{folder / name} is damaged")
+    except (OSError, TypeError, KeyError) as error:
+        raise StaleGenerationError(f"{folder} cannot be read: {error}") from error
+    return manifest
+
+
+def _folder(database: Database, snapshot: Snapshot) -> pathlib.Path:
+    if not snapshot.generation:
+        raise StaleGenerationError("there is none yet")
+    return database.folder / "index" / snapshot.generation
+
+
+def _rows_now(tracks: Int64[np.ndarray, "T 2"], snapshot: Snapshot) -> Int64[np.ndarray, " G"]:
+    """Where every row of the generation is in the snapshot, -1 if its track was removed."""
+    ids = np.array([track.id for track in snapshot.tracks], np.int64)
+    first_rows = np.array([track.first_row for track in snapshot.tracks], np.int64)
+    order = np.argsort(ids)
+    place = np.minimum(np.searchsorted(ids, tracks[:, 0], sorter=order), len(ids) - 1)
+    there = ids[order[place]] == tracks[:, 0]
+    begin = np.where(there, first_rows[order[place]], -1)
+    num = tracks[:, 1]
+    row_in_track = np.arange(num.sum()) - np.repeat(np.cumsum(num) - num, num)
+    start = np.repeat(begin, num)
+    return np.where(start >= 0, start + row_in_track, -1)
+
+
+def _staleness(rows: Int64[np.ndarray, " G"], num_rows: int) -> float:
+    live = int((rows >= 0).sum())
+    return (num_rows - live + len(rows) - live) / max(1, num_rows)
+
+
+def _crc32(path: pathlib.Path) -> int:
+    checksum = 0
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def _flushed_crc32(path: pathlib.Path) -> int:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    return _crc32(path)

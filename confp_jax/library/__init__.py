@@ -1,0 +1,1 @@
+"""The calls a user makes: add, identify, monitor, compare, maintain."""

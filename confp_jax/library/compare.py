@@ -1,0 +1,51 @@
+"""What two recordings have in common."""
+
+import dataclasses
+import pathlib
+
+from confp_jax.audio.decode import decode_blocks
+from confp_jax.fingerprint.embedder import DEFAULT_MODEL, Embedder, load_encoder
+from confp_jax.fingerprint.files import reason
+from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints, joined
+from confp_jax.matching.decision import load_decision
+from confp_jax.matching.shared_sections import common_sections
+
+
+@dataclasses.dataclass(frozen=True)
+class CommonSection:
+    """A stretch of A, from `a_s` on, that sounds like B from `b_s` on; times in seconds."""
+
+    a_s: float
+    b_s: float
+    length_s: float
+    tempo: float
+    score: float
+    confidence: float
+
+
+def compare_files(a: pathlib.Path, b: pathlib.Path, model: str | None) -> list[CommonSection]:
+    """What two recordings have in common, in the order of the first.
+
+    Raises:
+      DecodeError: one of them cannot be decoded.
+      AudioError: one of them is too short.
+    """
+    embedder = load_encoder(model or DEFAULT_MODEL)
+    first, second = (fingerprint_file(path, embedder) for path in (a, b))
+    spans = common_sections(first, second, load_decision(embedder.folder, embedder.identity))
+    names = "query_s", "track_s", "length_s", "tempo", "score", "confidence"
+    return [CommonSection(*(round(min(getattr(s, n), 1.0) if n == "score" else getattr(s, n), 4) for n in names)) for s in spans]
+
+
+def fingerprint_file(path: pathlib.Path, embedder: Embedder) -> Fingerprints:
+    """All fingerprints of a file, decoded as a stream.
+
+    Raises:
+      DecodeError: it cannot be decoded.
+      AudioError: it is too short.
+    """
+    try:
+        parts = list(embedder.stream(decode_blocks(path, sample_rate_hz=embedder.sample_rate_hz)))
+    except AudioError as error:
+        raise AudioError(reason(path, error)) from error
+    return joined(parts)

@@ -1,0 +1,128 @@
+"""What keeps a database in order: what it holds, compaction with its index, verification with the index's recall."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+from confp_jax.database import Database, DatabaseError
+from confp_jax.database.compact import Compacted, compact_shards
+from confp_jax.database.verify import Problem
+from confp_jax.database.verify import verify as verify_shards
+from confp_jax.index import on_disk
+from confp_jax.index.on_disk import StaleGenerationError, check_generation, open_index, wanted_kind
+from confp_jax.index.tuning import measure_recall
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What a database holds, and what it takes."""
+
+    model: str
+    identity: str
+    hop_s: float
+    precision: str
+    format: str
+    num_tracks: int
+    duration_s: float
+    num_fingerprints: int
+    num_removed: int  # fingerprints of removed tracks, until the next compaction
+    num_shards: int
+    vector_bytes: int
+    catalogue_bytes: int
+    index_bytes: int
+    index: str  # "exact", "scann", "faiss": what is searched
+    index_stale_share: float  # of the rows; beyond 0.25 the index is built anew
+
+
+def describe(database: Database) -> Info:
+    """Counts and sizes; no vector is read."""
+    with database.connect() as connection:
+        num_shards, num_rows = connection.execute("SELECT COUNT(*), COALESCE(SUM(num_rows), 0) FROM shards").fetchone()
+    snapshot, stamp = database.snapshot(), database.stamp
+    num_fingerprints = len(snapshot.vectors)
+    return Info(
+        model=stamp.name,
+        identity=stamp.identity,
+        hop_s=stamp.hop_s,
+        precision=database.precision,
+        format=database.setting("format") or "",
+        num_tracks=len(snapshot.tracks),
+        duration_s=sum(track.duration_s for track in snapshot.tracks),
+        num_fingerprints=num_fingerprints,
+        num_removed=num_rows - num_fingerprints,
+        num_shards=num_shards,
+        vector_bytes=_bytes(database.folder / "vectors"),
+        catalogue_bytes=sum(path.stat().st_size for path in database.folder.glob("catalogue.sqlite*")),
+        index_bytes=_bytes(database.folder / "index"),
+        index=wanted_kind(database, snapshot) or "exact",
+        index_stale_share=round(on_disk.stale_share(database, snapshot), 4),
+    )
+
+
+def compact(
+    database: Database, *, kind: str | None = None, recall: float | None = None
+) -> tuple[Compacted, on_disk.Manifest | None]:
+    """Rewrites the shards without removed rows, and builds the search index of all that is left.
+
+    Args:
+      kind: of the index from now on, "scann", "faiss" or "exact"; None: as before.
+      recall: of the first hit that the index is tuned to from now on.
+
+    Raises:
+      DatabaseError: another process is writing, a shard is damaged, or the disk is full.
+    """
+    with database.writing():
+        on_disk.choose(database, kind=kind, recall=recall)
+        return compact_shards(database), on_disk.fold(database)
+
+
+def verify(
+    database: Database, *, recall: bool = False, report: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[list[Problem], float | None]:
+    """Everything that is wrong, and the index's recall of the first hit against exact search if it was asked for."""
+    problems = verify_shards(database, report=report)
+    name = database.setting("generation")
+    if name:
+        try:
+            check_generation(database.folder / "index" / name)
+        except StaleGenerationError as error:
+            problems.append(Problem(f"the search index: {error}", [], "`confp compact` builds it anew; no music is lost"))
+    if not recall or problems:
+        return problems, None
+    snapshot = database.snapshot()
+    return problems, measure_recall(open_index(database, snapshot), snapshot.vectors)
+
+
+def remove(database: Database, wanted: list[str]) -> tuple[list[dict], list[str]]:
+    """Removes tracks by id, path or name, in one commit: (what was removed, why the rest was not).
+
+    A name that several tracks have removes none of them.
+    """
+    removed, refused = {}, []
+    with database.writing():
+        for text in wanted:
+            found = database.find(text)
+            if len(found) == 1:
+                removed[found[0].id] = {"id": found[0].id, "name": found[0].name, "path": found[0].path}
+            elif not found:
+                refused.append(f"{text}: no such track; `confp list {database.folder} --search TEXT` finds ids, names and paths")
+            else:
+                which = ", ".join(f"{track.id} ({track.path})" for track in found)
+                refused.append(f"{text}: {len(found)} tracks have this name; say which by id: {which}")
+        database.remove(list(removed))
+    return list(removed.values()), refused
+
+
+def open_other(folder: pathlib.Path, database: Database) -> Database:
+    """The database to merge from.
+
+    Raises:
+      DatabaseError: it is none, or the very same.
+    """
+    if folder.resolve() == database.folder.resolve():
+        raise DatabaseError(f"{folder} is the same database; name another one to take tracks from")
+    return Database(folder)
+
+
+def _bytes(folder: pathlib.Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,76 @@
+"""`monitor`: what plays in a long recording or an endless stream, told while it plays."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32
+
+from confp_jax.library.searcher import FoundTrack, Searcher
+from confp_jax.matching.blocks import STEP_WINDOWS, TRIALS_PER_STEP, Scan, joined_blocks
+from confp_jax.matching.spans import Span, covers
+
+ALARMS_PER_HOUR = 0.1
+_REMEMBERED_S = 3600.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """Something that plays: "playing" when it is first sure, "match" when it is over. `heard_s` is how much has been heard."""
+
+    event: Literal["playing", "match"]
+    found: FoundTrack
+    heard_s: float
+
+
+def monitor(
+    searcher: Searcher, blocks: Iterable[Float32[np.ndarray, " n"]], *, alarms_per_hour: float = ALARMS_PER_HOUR
+) -> Iterator[Event]:
+    """Events of mono audio at the model's rate, about 15 s after they are heard; memory does not grow with the recording.
+
+    Of two tracks at one place the surer one is told. Silence is never matched.
+
+    Raises:
+      AudioError: less than 1 s in all.
+      DecodeError: what `blocks` raises.
+    """
+    hop_s = searcher.reference.hop_s
+    rate = alarms_per_hour * STEP_WINDOWS * hop_s / 3600 / TRIALS_PER_STEP  # of one search
+    scanning, told = Scan(searcher.reference, searcher.decision), _Told(rate)
+    for block in joined_blocks(searcher.embedder.stream(blocks, hop_s=hop_s, windows_at_once=STEP_WINDOWS)):
+        over = scanning.push(block)
+        heard_s, playing = round(block.start_s + block.fingerprints.duration_s, 3), scanning.current
+        for span in told.finished(over, playing):
+            yield Event("match", searcher.found(span), heard_s)
+        for span in told.begun(playing):
+            yield Event("playing", searcher.found(span), heard_s)
+
+
+class _Told:
+    """What has been told, so that nothing is told twice and no weaker span at the place of a surer one."""
+
+    def __init__(self, rate: float):
+        self._rate = rate
+        self._begun: set[int] = set()
+        self._matches: list[Span] = []
+
+    def begun(self, playing: list[Span]) -> list[Span]:
+        new = [span for span in self._sure(playing, playing) if span.number not in self._begun]
+        self._begun = {span.number for span in playing} & self._begun | {span.number for span in new}
+        return new
+
+    def finished(self, over: list[Span], playing: list[Span]) -> list[Span]:
+        new = self._sure(over, [*over, *playing])
+        last_s = max((span.query_s for span in [*over, *playing]), default=0.0)
+        self._matches = [span for span in self._matches if span.query_s + span.length_s > last_s - _REMEMBERED_S] + new
+        return new
+
+    def _sure(self, spans: list[Span], rivals: list[Span]) -> list[Span]:
+        return [
+            span
+            for span in sorted(spans, key=lambda span: span.query_s)
+            if span.alarm_rate <= self._rate
+            and not any(covers(other, span) and other.logit > span.logit for other in rivals)
+            and not any(covers(other, span) for other in self._matches)
+        ]

@@ -1,0 +1,92 @@
+"""Opens a database with its model, its index and its decision."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+
+from confp_jax.database import Database, DatabaseError
+from confp_jax.fingerprint.embedder import DEFAULT_MODEL, Embedder, UnknownModelError, load_encoder
+from confp_jax.index.on_disk import open_index
+from confp_jax.matching.decision import Decision, load_decision
+from confp_jax.matching.searchable import Reference
+from confp_jax.model.weights import CheckpointError
+
+CALIBRATION_SETTING = "calibration"  # of a database: what `confp calibrate` measured
+
+
+def open_database(folder: str | pathlib.Path, model: str | None) -> tuple[Database, Embedder]:
+    """An existing database with its model.
+
+    Raises:
+      DatabaseError: no database, or `model` is another than the one it was made with.
+    """
+    database = Database(folder)
+    stamp = database.stamp
+    try:
+        embedder = load_encoder(model or stamp.name)
+    except (UnknownModelError, CheckpointError) as error:
+        if model:
+            raise
+        raise DatabaseError(f"{folder} was made with {stamp.name}: {error}; say where it is now with --model") from error
+    if embedder.identity != stamp.identity:
+        other = f"{folder} was made with model {stamp.name!r} ({stamp.identity}), "
+        if embedder.name != stamp.name:
+            raise DatabaseError(
+                f"{other}not with {embedder.name!r} ({embedder.identity}): their fingerprints cannot be compared; leave --model "
+                f"out, or make the database one of {model} with `confp reindex {folder} --model {model}`"
+            )
+        raise DatabaseError(
+            f"{other}which has other weights now ({embedder.identity}): their fingerprints cannot be compared; "
+            f"`confp reindex {folder} --model {stamp.name}` makes those of its files anew, or --model FOLDER goes on with the "
+            "old weights, if you have them"
+        )
+    return database, embedder
+
+
+def open_or_create(folder: str | pathlib.Path, model: str | None, *, precision: str | None = None) -> tuple[Database, Embedder]:
+    """As `open_database`; makes the database (with the default model unless one is named) where there is none.
+
+    Raises:
+      DatabaseError: as there, or the database stores its vectors in another precision.
+    """
+    catalogue = pathlib.Path(folder) / "catalogue.sqlite"
+    embedder = None if catalogue.exists() else load_encoder(model or DEFAULT_MODEL)
+    if embedder is None or catalogue.exists():  # also where another process has made it meanwhile
+        database, embedder = open_database(folder, model)
+        if precision not in (None, database.precision):
+            raise DatabaseError(f"{folder} stores vectors as {database.precision}; leave --precision out, or make a new database")
+        return database, embedder
+    return Database.create(folder, embedder.stamp, precision=precision or embedder.precision), embedder
+
+
+def open_reference(database: Database, embedder: Embedder, *, build_index: bool = True) -> Reference:
+    """The database as of now, ready to be searched. Without `build_index` a stale index is taken as it is, new rows exactly.
+
+    Raises:
+      OtherModelError: it has become another model's since it was opened.
+    """
+    expected = dataclasses.replace(embedder.stamp, hop_s=database.stamp.hop_s)
+    database.stamp.must_fit(expected)
+    snapshot = database.snapshot()
+    index = open_index(database, snapshot, build=build_index)
+    database.stamp.must_fit(expected)  # nor did it change while it was read
+    segment_s, phases = embedder.config.audio.segment_s, embedder.query_phases
+    return Reference(snapshot, index, hop_s=database.stamp.hop_s, segment_s=segment_s, query_phases=phases)
+
+
+def database_decision(database: Database, embedder: Embedder) -> Decision:
+    """The model's decision, with the tails that `confp calibrate` measured on this database, if it did.
+
+    Raises:
+      DecisionError: the model's calibration is damaged, of another version, or of another model.
+    """
+    decision = load_decision(embedder.folder, embedder.identity)
+    stored = database.setting(CALIBRATION_SETTING)
+    if stored is None:
+        return decision
+    measured = json.loads(stored)
+    if measured["identity"] != embedder.identity or not decision.calibrated:
+        return decision
+    return decision.with_tails(measured["lengths_s"], np.array(measured["tails"]), num_tracks=measured["num_tracks"])

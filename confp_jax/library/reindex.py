@@ -1,0 +1,76 @@
+"""A database with another model: its files are fingerprinted anew beside the old vectors, which serve until the swap."""
+
+import pathlib
+from collections.abc import Callable
+
+from confp_jax.database import Database, DatabaseError, StoredTrack
+from confp_jax.database.records import UPLOADED
+from confp_jax.database.stage import begin_staging, stage, swap
+from confp_jax.fingerprint.embedder import Embedder
+from confp_jax.fingerprint.files import ReadFile, read_files
+from confp_jax.index import on_disk
+from confp_jax.library.add import Added
+
+_COMMIT_SECONDS = 3600.0
+
+
+def reindex(
+    database: Database,
+    embedder: Embedder,
+    *,
+    prune: bool = False,
+    report: Callable[[Added, int], None] = lambda added, total: None,
+) -> list[Added]:
+    """Fingerprints every track's file with `embedder` and swaps the vectors in one commit; interrupted, it goes on.
+
+    Until the swap the database answers with its old model. The vectors are stored as the new model's are by default where that
+    or the database's is binary, else as the database's. A file that is gone, or no longer has the content that was added, is
+    "failed", and then nothing is swapped.
+
+    Args:
+      prune: swap all the same, and remove the tracks of failed files.
+
+    Raises:
+      DatabaseError: it has this model already, another process is writing, or the disk is full.
+    """
+    stamp = embedder.stamp
+    if database.stamp.identity == stamp.identity:
+        raise DatabaseError(f"{database.folder} is of model {embedder.name} ({embedder.identity}) already: nothing to do")
+    # A model whose signs are enough is stored so; another one in what the database had, which may have been chosen.
+    is_binary = "binary" in (embedder.precision, database.precision)
+    precision = embedder.precision if is_binary else database.precision
+    results: list[Added] = []
+    with database.writing():
+        by_path: dict[pathlib.Path, list[StoredTrack]] = {}
+        for track in begin_staging(database, stamp):
+            by_path.setdefault(pathlib.Path(track.path), []).append(track)
+        pending, pending_s = [], 0.0
+        try:
+            for read in read_files(embedder, by_path):
+                for track in by_path[read.path]:
+                    result = _result(read, track)
+                    results.append(result)
+                    report(result, len(by_path))
+                    if read.track and result.status == "added":
+                        pending.append((track.id, read.track.vectors))
+                        pending_s += read.track.duration_s
+                if pending_s >= _COMMIT_SECONDS:
+                    batch, pending, pending_s = pending, [], 0.0
+                    stage(database, batch, precision=precision)
+        finally:
+            stage(database, pending, precision=precision)
+        if prune or not any(result.status == "failed" for result in results):
+            swap(database, stamp, precision=precision, drop_missing=prune)
+            on_disk.fold(database)
+    return results
+
+
+def _result(read: ReadFile, track: StoredTrack) -> Added:
+    if track.path.startswith(UPLOADED):
+        error = f"{track.path}: {track.name} was uploaded, so there is no file to read again; upload it again after --prune"
+        return Added(track.path, "failed", error=error)
+    if read.error or read.track is None:
+        return Added(track.path, "failed", error=read.error)
+    if read.track.sha256 != track.sha256:
+        return Added(track.path, "failed", error=f"{track.path}: has changed since it was added; run `confp update` first")
+    return Added(track.path, "added", read.track.duration_s, len(read.track.vectors))

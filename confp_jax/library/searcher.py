@@ -1,0 +1,178 @@
+"""A database ready to be searched, and the answers it gives."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float32
+
+from confp_jax.audio.decode import DecodeError, decode_blocks, find_audio
+from confp_jax.audio.stream import STDIN, is_url, stream_blocks
+from confp_jax.database import Database
+from confp_jax.fingerprint.embedder import HOP_S, Embedder
+from confp_jax.fingerprint.files import reason
+from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints
+from confp_jax.library.open import database_decision, open_reference
+from confp_jax.matching.blocks import Scan, joined_blocks
+from confp_jax.matching.decision import FALSE_ALARM_RATE, TAIL_SHARE
+from confp_jax.matching.spans import Span, accepted
+
+NUM_MATCHES = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundTrack:
+    """One candidate: the track's moment `offset_s` sounds at the query's moment `query_offset_s`."""
+
+    track: str
+    path: str
+    offset_s: float
+    score: float  # mean cosine along the match, at most 1
+    confidence: float  # probability that it is right
+    query_offset_s: float
+    length_s: float  # in the query
+    tempo: float  # above 1 the query is played faster than the track
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """The answer to one query. `notes` says what was unusual, `error` why there is no answer.
+
+    `matches` are the accepted spans, surest first, and after them the nearest other tracks; `num_accepted` tells them apart.
+    """
+
+    query: str
+    verdict: str  # "match" or "unknown"
+    matches: list[FoundTrack]
+    elapsed_s: float
+    num_accepted: int = 0
+    notes: list[str] = dataclasses.field(default_factory=list)
+    error: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What a search found: the spans that are accepted, surest first, the nearest of other tracks, and what was unusual."""
+
+    right: list[Span]
+    others: list[Span]
+    notes: list[str]
+
+
+class Searcher:
+    """A database made ready to be asked: its snapshot, index and decision of one moment. Threads may share it."""
+
+    def __init__(
+        self, database: Database, embedder: Embedder, *, false_alarm_rate: float | None = None, build_index: bool = True
+    ):
+        self.embedder = embedder
+        self.reference = open_reference(database, embedder, build_index=build_index)
+        self.decision = database_decision(database, embedder)
+        self.false_alarm_rate = FALSE_ALARM_RATE if false_alarm_rate is None else false_alarm_rate
+        if not 0 < self.false_alarm_rate < TAIL_SHARE:
+            raise ValueError(f"false_alarm_rate={false_alarm_rate} must lie between 0 and {TAIL_SHARE}; 0.001 is usual")
+
+    def identify_file(self, path: pathlib.Path) -> Answer:
+        """The answer to a file; one that cannot be used has its `error` set. Hours are no matter: it is read as a stream."""
+        began = time.perf_counter()
+        try:
+            if path.is_dir():
+                raise DecodeError(f"{path}: a folder without audio files")
+            return self.identify_blocks(decode_blocks(path, sample_rate_hz=self.embedder.sample_rate_hz), query=str(path))
+        except (DecodeError, AudioError) as error:
+            return _failed(str(path), began, error)
+
+    def identify_blocks(self, blocks: Iterable[Float32[np.ndarray, " n"]], *, query: str) -> Answer:
+        """The answer to mono audio at the model's rate that comes in blocks.
+
+        Raises:
+          AudioError: shorter than 1 s, or silent throughout.
+          DecodeError: what `blocks` raises.
+        """
+        began = time.perf_counter()
+        return self._answer(query, self.search(self.embedder.stream(blocks, hop_s=self.reference.hop_s)), began)
+
+    def search(self, parts: Iterable[Fingerprints], *, share: float = 1.0) -> Findings:
+        """What sounds in consecutive fingerprints of one recording.
+
+        The rate of false alarms is the whole recording's: each of its searches may have its part of it.
+
+        Args:
+          share: of the rate of false alarms that this search may have, where a recording is asked about several times.
+
+        Raises:
+          AudioError: silent throughout.
+        """
+        scanning = Scan(self.reference, self.decision, keep_all=True)
+        spans, heard_s, silent = [], 0.0, True
+        for block in joined_blocks(parts):
+            silent &= not block.fingerprints.vectors.any()
+            spans += scanning.push(block)
+            heard_s = block.start_s + block.fingerprints.duration_s
+        if silent:
+            raise AudioError("is silent; record it louder or closer to the source")
+        rate = share * self.false_alarm_rate / scanning.num_trials
+        right = sorted(accepted(spans, false_alarm_rate=rate), key=lambda span: -span.logit)
+        named = {span.track for span in right}
+        others = []
+        for span in sorted(spans, key=lambda span: -span.logit):
+            if span.track not in named and len(right) + len(others) < NUM_MATCHES:
+                named.add(span.track)
+                others.append(span)
+        notes = length_notes(heard_s, self.embedder)
+        if not self.decision.calibrated:
+            notes.append("this model has no calibration (decision.json): the verdict is a guess")
+        return Findings(right, others, notes)
+
+    def found(self, span: Span) -> FoundTrack:
+        """A span in a user's terms."""
+        track = self.reference.snapshot.tracks[span.track]
+        times = (round(value, 3) for value in (span.query_s, span.length_s, span.tempo))
+        score, sure = round(min(span.score, 1.0), 4), round(span.confidence, 4)
+        return FoundTrack(track.name, track.path, round(span.track_s, 3), score, sure, *times)
+
+    def _answer(self, query: str, findings: Findings, began: float) -> Answer:
+        matches = [self.found(span) for span in (*findings.right, *findings.others)]
+        num, elapsed_s = len(findings.right), round(time.perf_counter() - began, 4)
+        return Answer(query, "match" if num else "unknown", matches, elapsed_s, num, findings.notes)
+
+
+def identify_sources(searcher: Searcher, sources: Sequence[str]) -> Iterator[Answer]:
+    """Yields one answer a query, in order, as they come.
+
+    A folder stands for the audio files in it, "-" for standard input.
+    """
+    for source in sources:
+        if source != STDIN:
+            for path in find_audio([pathlib.Path(source)]) or [pathlib.Path(source)]:
+                yield searcher.identify_file(path)
+            continue
+        began = time.perf_counter()
+        try:
+            yield searcher.identify_blocks(source_blocks(source, searcher.embedder), query=source)
+        except (DecodeError, AudioError) as error:
+            yield _failed(source, began, error)
+
+
+def source_blocks(source: str, embedder: Embedder) -> Iterator[Float32[np.ndarray, " n"]]:
+    """The audio of a file, an address, or standard input ("-") as blocks."""
+    rate_hz = embedder.sample_rate_hz
+    streams = source == STDIN or (is_url(source) and not pathlib.Path(source).exists())
+    return (
+        stream_blocks(source, sample_rate_hz=rate_hz) if streams else decode_blocks(pathlib.Path(source), sample_rate_hz=rate_hz)
+    )
+
+
+def _failed(query: str, began: float, error: Exception) -> Answer:
+    return Answer(query, "unknown", [], round(time.perf_counter() - began, 6), error=reason(pathlib.Path(query), error))
+
+
+def length_notes(heard_s: float, embedder: Embedder) -> list[str]:
+    """What to tell of audio that is shorter than what one of the model's fingerprints hears."""
+    usual_s = embedder.config.audio.heard_s
+    if not embedder.config.audio.context_s:
+        return [f"shorter than {usual_s:.0f} s ({heard_s:.2f} s), which is less reliable"] if heard_s < usual_s else []
+    # What is heard ends with a whole segment, up to a hop before the audio does.
+    return [f"shorter than {usual_s:.0f} s, which is less reliable"] if heard_s <= usual_s - HOP_S else []

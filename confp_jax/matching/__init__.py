@@ -1,0 +1,1 @@
+"""From fingerprints to ranked tracks and verdicts."""

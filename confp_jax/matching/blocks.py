@@ -1,0 +1,73 @@
+"""Recordings of any length: cut into blocks of two lengths, so that whole tracks and short pieces are both found."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+from confp_jax.fingerprint.fingerprints import Fingerprints, joined
+from confp_jax.matching.decision import Decision
+from confp_jax.matching.searchable import Reference
+from confp_jax.matching.spans import Block, Span, SpanTracker
+
+BLOCK_WINDOWS, STEP_WINDOWS = 24, 12  # 9.9 s, the longest query that is calibrated, every 3.6 s
+SHORT_WINDOWS, SHORT_STEP_WINDOWS = 8, 6  # 5.1 s every 1.8 s: pieces of 6 s and more
+_LONGEST_BLOCK = BLOCK_WINDOWS + STEP_WINDOWS  # a recording up to this length is one block
+TRIALS_PER_STEP = 1 + STEP_WINDOWS // SHORT_STEP_WINDOWS
+
+
+class Scan:
+    """The spans of one recording, of both lengths of block; `num_trials` counts the searches that could raise an alarm."""
+
+    def __init__(self, reference: Reference, decision: Decision, *, keep_all: bool = False, without: int = -1):
+        self.num_trials = 0
+        self._long, self._short = (
+            SpanTracker(reference, decision, share=step / windows, keep_all=keep_all, without=without)
+            for windows, step in ((BLOCK_WINDOWS, STEP_WINDOWS), (SHORT_WINDOWS, SHORT_STEP_WINDOWS))
+        )
+
+    def push(self, block: Block) -> list[Span]:
+        """Ranks a block of `joined_blocks` and the short ones in it; returns the spans that are over."""
+        spans = self._long.push(block)
+        self.num_trials += 1
+        for short in _short_blocks(block):
+            spans += self._short.push(short)
+            self.num_trials += 1
+        return spans
+
+    @property
+    def current(self) -> list[Span]:
+        """The open spans, as they would end now. Numbers of short ones are negative."""
+        short = (dataclasses.replace(span, number=-1 - span.number) for span in self._short.current)
+        return [*self._long.current, *short]
+
+
+def scan(query: Fingerprints, reference: Reference, decision: Decision, *, without: int = -1) -> list[Span]:
+    """All spans of a recording that is there as a whole."""
+    scanning = Scan(reference, decision, without=without)
+    return [span for block in joined_blocks([query]) for span in scanning.push(block)]
+
+
+def joined_blocks(parts: Iterable[Fingerprints]) -> Iterator[Block]:
+    """Consecutive fingerprints of one recording as overlapping blocks.
+
+    The last block takes what is left over, so that none is short unless the recording is.
+    """
+    held, start = None, 0
+    for part in parts:
+        held = part if held is None else joined([held, part])
+        while len(held.vectors) > _LONGEST_BLOCK:
+            yield Block(held.part(0, BLOCK_WINDOWS), start, is_last=False)
+            held, start = held.part(STEP_WINDOWS, len(held.vectors)), start + STEP_WINDOWS
+    if held is not None:
+        yield Block(held, start, is_last=True)
+
+
+def _short_blocks(block: Block) -> Iterator[Block]:
+    """The short blocks that a block is the first to hold whole; none where it is the whole recording."""
+    if block.first_window == 0 and block.is_last:
+        return
+    num = len(block.fingerprints.vectors)
+    begin = 0 if block.first_window == 0 else BLOCK_WINDOWS - STEP_WINDOWS - SHORT_STEP_WINDOWS
+    starts = range(begin, num - SHORT_WINDOWS + 1, SHORT_STEP_WINDOWS)
+    for start in starts:
+        short = block.fingerprints.part(start, start + SHORT_WINDOWS)
+        yield Block(short, block.first_window + start, is_last=block.is_last and start == starts[-1])

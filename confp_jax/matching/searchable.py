@@ -1,0 +1,81 @@
+"""What is searched: tracks' fingerprints in rows, with an index over them."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from confp_jax.database import Snapshot, StoredTrack
+from confp_jax.fingerprint.fingerprints import Fingerprints, densified
+from confp_jax.index import ExactIndex, Index, build_index
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A snapshot, its index, and how its rows lie in time."""
+
+    snapshot: Snapshot
+    index: Index
+    hop_s: float
+    segment_s: float
+    query_phases: int = 1  # how many times as densely a query's fingerprints lie
+
+    @property
+    def num_tracks(self) -> int:
+        """How many tracks are searched."""
+        return len(self.snapshot.tracks)
+
+    @functools.cached_property
+    def first_rows(self) -> Int64[np.ndarray, " T"]:
+        """First row of each track."""
+        return np.array([track.first_row for track in self.snapshot.tracks], np.int64)
+
+    @functools.cached_property
+    def num_rows(self) -> Int64[np.ndarray, " T"]:
+        """How many rows each track has."""
+        return np.array([track.num_rows for track in self.snapshot.tracks], np.int64)
+
+    def query_of(self, track: int, first: int = 0, last: int | None = None) -> Fingerprints:
+        """Rows `first` to before `last` (all, if None) of a track, as a query."""
+        stored = Fingerprints(self.rows_of(track)[first:last], self.hop_s, self.segment_s)
+        return densified(stored, self.query_phases)
+
+    def rows_of(self, track: int) -> Float32[np.ndarray, "n E"]:
+        """The fingerprints of one track."""
+        first = self.first_rows[track]
+        return self.snapshot.vectors[first : first + self.num_rows[track]].astype(np.float32)
+
+
+def make_reference(
+    parts: Sequence[tuple[str, Float32[np.ndarray, "n E"]]],
+    *,
+    hop_s: float,
+    segment_s: float,
+    query_phases: int = 1,
+    exact: bool = False,
+) -> Reference:
+    """A reference in memory of tracks given by name and fingerprints."""
+    lengths = [len(vectors) for _, vectors in parts]
+    first_rows = np.cumsum([0, *lengths[:-1]])
+    tracks = [
+        StoredTrack(name=name, path=name, sha256="", duration_s=num * hop_s, first_row=int(row), num_rows=num)
+        for (name, _), num, row in zip(parts, lengths, first_rows, strict=True)
+    ]
+    vectors = np.concatenate([vectors for _, vectors in parts])
+    snapshot = Snapshot(tracks, vectors, np.repeat(np.arange(len(tracks), dtype=np.int32), lengths))
+    index = ExactIndex(vectors) if exact else build_index(vectors)
+    return Reference(snapshot, index, hop_s, segment_s, query_phases)
+
+
+def some_tracks(reference: Reference, chosen: Sequence[int]) -> Reference:
+    """A reference of a few of another's tracks, in this order, searched exactly."""
+    parts = [(reference.snapshot.tracks[track].name, reference.rows_of(track)) for track in chosen]
+    return make_reference(
+        parts,
+        hop_s=reference.hop_s,
+        segment_s=reference.segment_s,
+        query_phases=reference.query_phases,
+        exact=True,
+    )

@@ -1,1 +1,0 @@
-"""From audio to fingerprints to answers: embed, store, search, match."""

@@ -1,0 +1,70 @@
+"""What the service says of recordings and tracks, as JSON: no path of this machine is in it."""
+
+import pathlib
+import time
+from typing import Any
+
+from confp_jax.audio.decode import DecodeError
+from confp_jax.database import StoredTrack
+from confp_jax.matching.spans import Span
+from confp_jax.service.engine import Engine, Heard
+from confp_jax.service.explain import compare, cut, place_of, spectrogram
+from confp_jax.service.settings import Settings
+
+
+def track_reply(track: StoredTrack, settings: Settings) -> dict[str, Any]:
+    """A track; `audio` is where it can be played, None where it cannot."""
+    names = {"id": track.id, "track": track.name, "title": track.title, "artist": track.artist, "album": track.album}
+    counts = {"duration_s": round(track.duration_s, 3), "num_fingerprints": track.num_rows, "added_at": track.added_at}
+    return names | counts | {"audio": audio_address(track, settings)}
+
+
+def audio_address(track: StoredTrack, settings: Settings, *, from_s: float = 0.0) -> str | None:
+    """Where the track can be played from a moment on, if its file is there and sharing is switched on."""
+    if not (settings.share_audio and pathlib.Path(track.path).is_file()):
+        return None
+    return f"/v1/tracks/{track.id}/audio" + (f"#t={from_s:.1f}" if from_s else "")
+
+
+def answer_reply(heard: Heard, settings: Settings, *, began: float, sample_rate_hz: int) -> dict[str, Any]:
+    """An answer: accepted matches first, then the nearest other tracks."""
+    findings = heard.findings
+    return {
+        "verdict": "match" if findings.right else "unknown",
+        "num_accepted": len(findings.right),
+        "matches": [_match(heard, span, settings) for span in (*findings.right, *findings.others)],
+        "length_s": round(len(heard.samples) / sample_rate_hz, 3),
+        "notes": findings.notes,
+        "elapsed_s": round(time.perf_counter() - began, 4),
+    }
+
+
+def _match(heard: Heard, span: Span, settings: Settings) -> dict[str, Any]:
+    found = heard.view.searcher.found(span)
+    track = heard.view.searcher.reference.snapshot.tracks[span.track]
+    names = {"id": track.id, "track": track.name, "title": track.title, "artist": track.artist, "album": track.album}
+    times = {"offset_s": found.offset_s, "query_offset_s": found.query_offset_s, "length_s": found.length_s}
+    sure = {"tempo": found.tempo, "score": found.score, "confidence": found.confidence}
+    return names | times | sure | {"audio": audio_address(track, settings, from_s=found.offset_s)}
+
+
+async def why_reply(engine: Engine, heard: Heard) -> dict[str, Any] | None:
+    """Why: what was heard and what it is like, side by side, with the similarity along it; None for an empty database."""
+    place = place_of(heard)
+    if place is None:
+        return None
+    rate_hz, mel = engine.sample_rate_hz, heard.view.searcher.embedder.config.mel
+    compared = await engine.in_thread(compare, heard, place)
+    query = spectrogram(cut(heard.samples, place.query_s, place.length_s, rate_hz), mel, sample_rate_hz=rate_hz)
+    path = pathlib.Path(heard.view.searcher.reference.snapshot.tracks[place.track].path)
+    match, missing = None, ""
+    if path.is_file():
+        try:
+            decoded = await engine.decode(path, start_s=place.track_s, length_s=place.track_length_s)
+            match = spectrogram(decoded.samples, mel, sample_rate_hz=rate_hz)
+        except DecodeError as error:
+            missing = f"the track's file {error}"
+    else:
+        missing = "the track's audio file is not on this machine"
+    places = {"query_offset_s": round(place.query_s, 3), "offset_s": round(place.track_s, 3)}
+    return compared | places | {"query": query, "match": match, "no_match_because": missing}
