@@ -1,9 +1,11 @@
-"""Pairs a second that one core cuts from a prepared dataset in the page cache, without and with the online stage.
+"""Pairs a second that one core cuts from a prepared dataset in the page cache, without and with
+the online stage.
 
     python benchmarks/input_pairs.py prepared/fma [--pairs 3000] [--minutes 0]
 
-CPU seconds of one thread are counted. A pair is two 3 s crops of 16-bit PCM (without the online stage), or two log-mel inputs
-with all that configs/fma.py:edge draws (with it). With --minutes the whole pipeline runs that long, and its memory is printed.
+CPU seconds of one thread are counted. A pair is two 3 s crops of 16-bit PCM (without the online
+stage), or two log-mel inputs with all that configs/fma.py:edge draws (with it). With --minutes the
+whole pipeline runs that long, and its memory is printed.
 """
 
 import argparse
@@ -28,7 +30,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=0.0)
     arguments = parser.parse_args()
     edge = from_mapping(TrainConfig, get_config("edge").to_dict())
-    edge = dataclasses.replace(edge, data=dataclasses.replace(edge.data, dir=arguments.dataset, crops_per_track=1))
+    edge = dataclasses.replace(
+        edge, data=dataclasses.replace(edge.data, dir=arguments.dataset, crops_per_track=1)
+    )
     stored = dataclasses.replace(edge.data, mix=MixConfig(), mel_on="device")
     samples = dataclasses.replace(edge.data.mix, tempo_p=0.0, pitch_p=0.0, colour_p=0.0)
     data = {
@@ -37,10 +41,19 @@ def main() -> None:
         "online stage, all of it, with mel power of both": edge.data,
     }
     for name, of_config in data.items():
-        rates = [_pairs_per_s(dataclasses.replace(edge, data=of_config), arguments.pairs // 3) for _ in range(3)]
-        print(f"{name}: {np.median(rates):.0f} pairs a second and core ({min(rates):.0f} to {max(rates):.0f})")
+        rates = [
+            _pairs_per_s(dataclasses.replace(edge, data=of_config), arguments.pairs // 3)
+            for _ in range(3)
+        ]
+        print(
+            f"{name}: {np.median(rates):.0f} pairs a second and core ({min(rates):.0f} to "
+            f"{max(rates):.0f})"
+        )
     if arguments.minutes:
-        _watch_memory(dataclasses.replace(edge, data=dataclasses.replace(stored, batch_size=64)), 60 * arguments.minutes)
+        _watch_memory(
+            dataclasses.replace(edge, data=dataclasses.replace(stored, batch_size=64)),
+            60 * arguments.minutes,
+        )
 
 
 def _pairs_per_s(config: TrainConfig, num_pairs: int) -> float:
@@ -63,7 +76,10 @@ def _watch_memory(config: TrainConfig, seconds: float) -> None:
         if num_batches in (100, 1000) or num_batches % 5000 == 0:
             peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             print(f"{elapsed_s:5.0f} s, {num_batches} batches: at most {peak_mb:.0f} MB so far")
-    print(f"{num_batches * config.data.batch_size / seconds:.0f} pairs a second by {config.data.num_workers or 1} process(es)")
+    print(
+        f"{num_batches * config.data.batch_size / seconds:.0f} pairs a second by "
+        f"{config.data.num_workers or 1} process(es)"
+    )
 
 
 if __name__ == "__main__":

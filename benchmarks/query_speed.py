@@ -1,4 +1,5 @@
-"""Speed of asking: embedding, a warm `identify`, and the cold start of the command. Prints what was run, and where.
+"""Speed of asking: embedding, a warm `identify`, and the cold start of the command. Prints what
+was run, and where.
 
 python -m benchmarks.query_speed --model edge --music examples/music --rows 1000000
 """
@@ -29,14 +30,24 @@ _CLIP_S = 3.0
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="edge", help="a shipped model or a checkpoint folder")
     parser.add_argument("--music", type=pathlib.Path, required=True, help="a folder of audio")
-    parser.add_argument("--rows", type=int, default=100_000, help="fingerprints in the database: real ones, and jittered copies")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=100_000,
+        help="fingerprints in the database: real ones, and jittered copies",
+    )
     parser.add_argument("--repeats", type=int, default=100)
     args = parser.parse_args()
     print("$ python", " ".join(sys.argv))
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load "
+        f"{os.getloadavg()[0]:.1f}"
+    )
     embedder, files = load_encoder(args.model), find_audio([args.music])
     parts = embedding(embedder, files)
     reference = fill(parts, args.rows, embedder.config.audio.segment_s)
@@ -57,10 +68,14 @@ def embedding(embedder: Embedder, files: list[pathlib.Path]) -> list[np.ndarray]
 
 
 def fill(parts: list[np.ndarray], num_rows: int, segment_s: float) -> Reference:
-    """A reference of `num_rows`: the real fingerprints first, then copies with noise (cosine about 0.8)."""
+    """A reference of `num_rows`: the real fingerprints first, then copies with noise (cosine about
+    0.8).
+    """
     real = np.concatenate(parts)
     tracks = [(f"real {i}", part) for i, part in enumerate(parts)]
-    tracks += [(f"copy {i}", rows) for i, rows in enumerate(noisy_copies(real, num_rows - len(real)))]
+    tracks += [
+        (f"copy {i}", rows) for i, rows in enumerate(noisy_copies(real, num_rows - len(real)))
+    ]
     began = time.perf_counter()
     reference = make_reference(tracks, hop_s=0.3, segment_s=segment_s)
     took_s, num = time.perf_counter() - began, len(reference.snapshot.vectors)
@@ -84,22 +99,39 @@ def warm(embedder: Embedder, reference: Reference, file: pathlib.Path, repeats: 
 
     _report("identify, 3 s", identify, repeats)
     _report("  of it embedding", lambda: embedder.fingerprint(clip, is_query=True), repeats)
-    _report("  of it the index's searches", lambda: [reference.index.search(v, k=1_200 // len(v)) for v in heard], repeats)
+    _report(
+        "  of it the index's searches",
+        lambda: [reference.index.search(v, k=1_200 // len(v)) for v in heard],
+        repeats,
+    )
 
 
 def cold(model: str, files: list[pathlib.Path]) -> None:
-    """The command in a process of its own: the first time it compiles, the second time it finds that in the cache."""
+    """The command in a process of its own: the first time it compiles, the second time it finds
+    that in the cache.
+    """
     with tempfile.TemporaryDirectory() as folder:
         place = pathlib.Path(folder)
         clip = place / "clip.wav"
-        soundfile.write(clip, decode(files[0], sample_rate_hz=16_000).samples[: round(_CLIP_S * 16_000)], 16_000)
+        soundfile.write(
+            clip, decode(files[0], sample_rate_hz=16_000).samples[: round(_CLIP_S * 16_000)], 16_000
+        )
         environment = os.environ | {"XDG_CACHE_HOME": folder}
         environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         confp = [sys.executable, "-m", "confp_jax.cli"]
-        subprocess.run([*confp, "add", place / "db", *files[:16], "--model", model], check=True, capture_output=True)
+        subprocess.run(
+            [*confp, "add", place / "db", *files[:16], "--model", model],
+            check=True,
+            capture_output=True,
+        )
         for run in ("first", "second", "third"):
             began = time.perf_counter()
-            subprocess.run([*confp, "identify", place / "db", clip], check=True, capture_output=True, env=environment)
+            subprocess.run(
+                [*confp, "identify", place / "db", clip],
+                check=True,
+                capture_output=True,
+                env=environment,
+            )
             print(f"cold start of `confp identify`, {run} run: {time.perf_counter() - began:.2f} s")
 
 
@@ -113,7 +145,10 @@ def _report(name: str, call: Callable[[], object], repeats: int) -> None:
         times.append(1000 * (time.perf_counter() - began))
     cpu_ms = 1000 * (time.process_time() - processor) / repeats
     p50, p99 = np.quantile(times, (0.5, 0.99))
-    print(f"{name}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, processor time {cpu_ms:.1f} ms ({repeats} repeats)")
+    print(
+        f"{name}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, processor time {cpu_ms:.1f} ms ({repeats} "
+        "repeats)"
+    )
 
 
 if __name__ == "__main__":

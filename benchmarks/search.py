@@ -1,11 +1,13 @@
-"""Search alone: ScaNN, Faiss and exact search on real fingerprints with jittered copies to fill, at equal recall.
+"""Search alone: ScaNN, Faiss and exact search on real fingerprints with jittered copies to fill,
+at equal recall.
 
     confp add real.db MUSIC...
     python benchmarks/search.py real.db --rows 100000 1000000 --out results/search
 
-Queries are real fingerprints with noise (cosine 0.7, as of a distorted excerpt). Every approximate method is given the least
-effort that reaches the recall of the first hit; one thread throughout. `--keep DIR` also writes the rows as a database of this
-project with its index, and times what `confp identify` does before it can search: open, snapshot, index, first query.
+Queries are real fingerprints with noise (cosine 0.7, as of a distorted excerpt). Every approximate
+method is given the least effort that reaches the recall of the first hit; one thread throughout.
+`--keep DIR` also writes the rows as a database of this project with its index, and times what
+`confp identify` does before it can search: open, snapshot, index, first query.
 """
 
 import argparse
@@ -52,7 +54,9 @@ print(imported - began, read - imported, opened - read, time.perf_counter() - op
 
 def main() -> None:
     """Measures each size and prints a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("database", type=pathlib.Path)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000])
     parser.add_argument("--methods", nargs="+", default=["exact", "scann", "faiss", "hnsw"])
@@ -79,12 +83,19 @@ def main() -> None:
             Console(width=250).print(result, highlight=False)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        about = {"command": " ".join(sys.argv), "num_cpus": os.cpu_count(), "load": os.getloadavg(), "real_rows": len(real)}
+        about = {
+            "command": " ".join(sys.argv),
+            "num_cpus": os.cpu_count(),
+            "load": os.getloadavg(),
+            "real_rows": len(real),
+        }
         (args.out / "search.json").write_text(json.dumps(about | {"results": results}, indent=1))
 
 
 def fill(real: np.ndarray, num_rows: int) -> StoredVectors:
-    """The real rows, then copies of them with noise of their own, as float16 in shards of 262,144 rows."""
+    """The real rows, then copies of them with noise of their own, as float16 in shards of 262,144
+    rows.
+    """
     rng = np.random.default_rng(0)
     parts = []
     for first in range(0, num_rows, len(real)):
@@ -99,7 +110,9 @@ def fill(real: np.ndarray, num_rows: int) -> StoredVectors:
     return StoredVectors(np.array_split(rows, -(-num_rows // 262_144)), rows.shape[1])
 
 
-def measure(method: str, vectors: StoredVectors, queries: np.ndarray, truth: np.ndarray, recall: float) -> dict:
+def measure(
+    method: str, vectors: StoredVectors, queries: np.ndarray, truth: np.ndarray, recall: float
+) -> dict:
     """Build time and bytes, then times of one query and queries per second in batches of 100."""
     rows = np.asarray(vectors)
     began = time.perf_counter()
@@ -124,18 +137,30 @@ def measure(method: str, vectors: StoredVectors, queries: np.ndarray, truth: np.
         build_s = time.perf_counter() - began
         with tempfile.TemporaryDirectory() as folder:
             coarse.save(pathlib.Path(folder))
-            num_bytes = sum(p.stat().st_size for p in pathlib.Path(folder).iterdir()) + 2 * rows.size  # and the shards
+            num_bytes = (
+                sum(p.stat().st_size for p in pathlib.Path(folder).iterdir()) + 2 * rows.size
+            )  # and the shards
         approximate = ApproximateIndex(coarse, vectors, chosen)
-        effort = {"cells": chosen.num_cells, "of": coarse.num_cells, "candidates": chosen.num_candidates}
+        effort = {
+            "cells": chosen.num_cells,
+            "of": coarse.num_cells,
+            "candidates": chosen.num_candidates,
+        }
         search = lambda q: approximate.search(q, k=10).rows  # noqa: E731
     return (
-        {"method": method, "build_s": round(build_s, 1), "bytes_per_row": round(num_bytes / len(rows))}
+        {
+            "method": method,
+            "build_s": round(build_s, 1),
+            "bytes_per_row": round(num_bytes / len(rows)),
+        }
         | effort
         | times(search, queries, truth)
     )
 
 
-def effort_of_graph(graph: faiss.IndexHNSWFlat, queries: np.ndarray, truth: np.ndarray, recall: float) -> int:
+def effort_of_graph(
+    graph: faiss.IndexHNSWFlat, queries: np.ndarray, truth: np.ndarray, recall: float
+) -> int:
     """The least of a few beam widths that reaches the recall."""
     for width in (16, 32, 64, 128, 256, 512):
         graph.hnsw.efSearch = width
@@ -144,8 +169,12 @@ def effort_of_graph(graph: faiss.IndexHNSWFlat, queries: np.ndarray, truth: np.n
     return 1024
 
 
-def times(search: Callable[[np.ndarray], np.ndarray], queries: np.ndarray, truth: np.ndarray) -> dict:
-    """Milliseconds of single queries (also of this thread alone: other processes disturb), queries per second of batches."""
+def times(
+    search: Callable[[np.ndarray], np.ndarray], queries: np.ndarray, truth: np.ndarray
+) -> dict:
+    """Milliseconds of single queries (also of this thread alone: other processes disturb), queries
+    per second of batches.
+    """
     found = search(queries)[:, 0]
     single, own = [], []
     for i in range(_NUM_SINGLE):
@@ -159,25 +188,50 @@ def times(search: Callable[[np.ndarray], np.ndarray], queries: np.ndarray, truth
     per_s = len(queries) / (time.perf_counter() - began)
     p50, p99 = np.percentile(single, [50, 99])
     recall = float(np.mean(found == truth))
-    numbers = {"p50_ms": p50, "p99_ms": p99, "p50_cpu_ms": np.median(own), "p99_cpu_ms": np.percentile(own, 99)}
-    return {"recall_1": recall} | {name: round(float(x), 3) for name, x in numbers.items()} | {"qps": round(per_s)}
+    numbers = {
+        "p50_ms": p50,
+        "p99_ms": p99,
+        "p50_cpu_ms": np.median(own),
+        "p99_cpu_ms": np.percentile(own, 99),
+    }
+    return (
+        {"recall_1": recall}
+        | {name: round(float(x), 3) for name, x in numbers.items()}
+        | {"qps": round(per_s)}
+    )
 
 
 def cold_start(source: Database, vectors: StoredVectors, folder: pathlib.Path) -> dict:
-    """Seconds in a new process: importing, reading the catalogue, opening the index, the first search."""
+    """Seconds in a new process: importing, reading the catalogue, opening the index, the first
+    search.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     database = Database.create(folder, source.stamp)
     with database.writing():
         for first, block in vectors.blocks(_TRACK_ROWS * 2_880):
             starts = range(0, len(block), _TRACK_ROWS)
             database.add(
-                [NewTrack(f"{first + i}", f"/{first + i}", f"{first + i}", 30.0, block[i : i + _TRACK_ROWS]) for i in starts]
+                [
+                    NewTrack(
+                        f"{first + i}",
+                        f"/{first + i}",
+                        f"{first + i}",
+                        30.0,
+                        block[i : i + _TRACK_ROWS],
+                    )
+                    for i in starts
+                ]
             )
         began = time.perf_counter()
         on_disk.fold(database)
         fold_s = time.perf_counter() - began
     runs = [
-        [float(x) for x in subprocess.run([sys.executable, "-c", _COLD, folder], capture_output=True, text=True).stdout.split()]
+        [
+            float(x)
+            for x in subprocess.run(
+                [sys.executable, "-c", _COLD, folder], capture_output=True, text=True
+            ).stdout.split()
+        ]
         for _ in range(3)
     ]
     names = ("import_s", "snapshot_s", "index_s", "first_search_s")

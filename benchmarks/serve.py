@@ -1,4 +1,5 @@
-"""Speed of the service: requests per second and latency by number of clients, memory, and HTTP against the call in a process.
+"""Speed of the service: requests per second and latency by number of clients, memory, and HTTP
+against the call in a process.
 
 python -m benchmarks.serve --music examples/music --rows 100000 --requests 10000
 """
@@ -29,23 +30,43 @@ _CLIP_S = 3.0
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="edge", help="a shipped model or a checkpoint folder")
     parser.add_argument("--music", type=pathlib.Path, required=True, help="a folder of audio")
-    parser.add_argument("--rows", type=int, default=100_000, help="fingerprints in the database: real ones, and jittered copies")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=100_000,
+        help="fingerprints in the database: real ones, and jittered copies",
+    )
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--seconds", type=float, default=20.0, help="for each number of clients")
     parser.add_argument("--requests", type=int, default=10_000, help="for the memory's growth")
     args = parser.parse_args()
     print("$ python", " ".join(sys.argv))
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load "
+        f"{os.getloadavg()[0]:.1f}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         database = pathlib.Path(folder) / "music.db"
         fill(database, args.model, args.music, args.rows)
         clips = make_clips(pathlib.Path(folder), args.music)
         process_p50_ms = in_process(database, clips, args.seconds)
         with subprocess.Popen(
-            [sys.executable, "-m", "confp_jax.cli", "serve", str(database), "--port", "0", "--json"], stdout=subprocess.PIPE
+            [
+                sys.executable,
+                "-m",
+                "confp_jax.cli",
+                "serve",
+                str(database),
+                "--port",
+                "0",
+                "--json",
+            ],
+            stdout=subprocess.PIPE,
         ) as server:
             try:
                 address = json.loads(next(iter(server.stdout or ())))["address"]
@@ -57,7 +78,9 @@ def main() -> None:
 
 
 def fill(folder: pathlib.Path, model: str, music: pathlib.Path, num_rows: int) -> None:
-    """A database of real tracks, and of copies with noise (cosine about 0.8) up to `num_rows`; its index is built."""
+    """A database of real tracks, and of copies with noise (cosine about 0.8) up to `num_rows`; its
+    index is built.
+    """
     library = confp_jax.open(folder, model=model)
     library.add(music)
     library.settle()
@@ -72,7 +95,10 @@ def fill(folder: pathlib.Path, model: str, music: pathlib.Path, num_rows: int) -
     began = time.perf_counter()
     library.refresh()
     took_s, num = time.perf_counter() - began, max(num_rows, len(real))
-    print(f"database: {num} fingerprints of {len(library.tracks())} tracks; index made in {took_s:.1f} s")
+    print(
+        f"database: {num} fingerprints of {len(library.tracks())} tracks; index made in "
+        f"{took_s:.1f} s"
+    )
 
 
 def make_clips(folder: pathlib.Path, music: pathlib.Path) -> list[pathlib.Path]:
@@ -101,7 +127,13 @@ def in_process(database: pathlib.Path, clips: list[pathlib.Path], seconds: float
     return float(np.median(times))
 
 
-def over_http(address: str, clips: list[pathlib.Path], numbers: list[int], seconds: float, process_p50_ms: float) -> None:
+def over_http(
+    address: str,
+    clips: list[pathlib.Path],
+    numbers: list[int],
+    seconds: float,
+    process_p50_ms: float,
+) -> None:
     """Closed loops: each client asks again when it is answered."""
     bodies = [clip.read_bytes() for clip in clips]
     for number in numbers:
@@ -121,19 +153,25 @@ def over_http(address: str, clips: list[pathlib.Path], numbers: list[int], secon
             list(pool.map(ask, range(number)))
         _report(f"HTTP, {number} clients", times, seconds)
         if number == 1:
-            print(f"  HTTP / in process at one client, p50: {np.median(times) / process_p50_ms:.2f}")
+            print(
+                f"  HTTP / in process at one client, p50: {np.median(times) / process_p50_ms:.2f}"
+            )
 
 
 def memory(address: str, pid: int, clips: list[pathlib.Path], num_requests: int) -> None:
     """Resident memory of the server and its decoders as requests go by."""
     bodies = [clip.read_bytes() for clip in clips]
-    with httpx.Client(base_url=address, timeout=60) as client, concurrent.futures.ThreadPoolExecutor(8) as pool:
+    with (
+        httpx.Client(base_url=address, timeout=60) as client,
+        concurrent.futures.ThreadPoolExecutor(8) as pool,
+    ):
         for part in range(5):
             megabytes = _resident_mib(pid)
             print(f"resident memory after {part * num_requests // 4} requests: {megabytes:.0f} MiB")
             if part < 4:
                 posts = (
-                    pool.submit(client.post, "/v1/identify", content=bodies[i % len(bodies)]) for i in range(num_requests // 4)
+                    pool.submit(client.post, "/v1/identify", content=bodies[i % len(bodies)])
+                    for i in range(num_requests // 4)
                 )
                 for future in concurrent.futures.as_completed(list(posts)):
                     future.result().raise_for_status()
@@ -152,7 +190,11 @@ def _resident_mib(pid: int) -> float:
     process = pathlib.Path(f"/proc/{pid}")
     try:
         lines = io.StringIO((process / "status").read_text())
-        children = [int(child) for file in process.glob("task/*/children") for child in file.read_text().split()]
+        children = [
+            int(child)
+            for file in process.glob("task/*/children")
+            for child in file.read_text().split()
+        ]
     except (FileNotFoundError, ProcessLookupError):  # a decoder that was just replaced
         return 0.0
     own_kib = next((int(line.split()[1]) for line in lines if line.startswith("VmRSS")), 0)
@@ -161,7 +203,10 @@ def _resident_mib(pid: int) -> float:
 
 def _report(name: str, times_ms: list[float], seconds: float) -> None:
     p50, p99 = np.quantile(times_ms, (0.5, 0.99))
-    print(f"{name}: {len(times_ms) / seconds:.1f} requests/s, p50 {p50:.1f} ms, p99 {p99:.1f} ms ({len(times_ms)} requests)")
+    print(
+        f"{name}: {len(times_ms) / seconds:.1f} requests/s, p50 {p50:.1f} ms, p99 {p99:.1f} ms "
+        f"({len(times_ms)} requests)"
+    )
 
 
 if __name__ == "__main__":

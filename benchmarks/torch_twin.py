@@ -1,7 +1,8 @@
-"""The encoder's twin in eager PyTorch, for benchmarks/train_step.py: torchaudio's conformer layout with FFN width = dim.
+"""The encoder's twin in eager PyTorch, for benchmarks/train_step.py: torchaudio's conformer layout
+with FFN width = dim.
 
-The same parameters under the names that confp_jax.model.from_torch reads; dropout sits where ours does.
-Needs PyTorch (`pip install torch`), which nothing else here does.
+The same parameters under the names that confp_jax.model.from_torch reads; dropout sits where ours
+does. Needs PyTorch (`pip install torch`), which nothing else here does.
 """
 
 import torch
@@ -18,7 +19,12 @@ class FeedForward(nn.Module):
         super().__init__()
         dim, dropout = config.dim, config.dropout
         self.sequential = nn.Sequential(
-            nn.LayerNorm(dim), nn.Linear(dim, dim), nn.SiLU(), nn.Dropout(dropout), nn.Linear(dim, dim), nn.Dropout(dropout)
+            nn.LayerNorm(dim),
+            nn.Linear(dim, dim),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(dim, dim),
+            nn.Dropout(dropout),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -56,7 +62,9 @@ class ConformerBlock(nn.Module):
         super().__init__()
         self.ffn1, self.ffn2 = FeedForward(config), FeedForward(config)
         self.attn_norm = nn.LayerNorm(config.dim)
-        self.attn = nn.MultiheadAttention(config.dim, config.num_heads, dropout=config.dropout, batch_first=True)
+        self.attn = nn.MultiheadAttention(
+            config.dim, config.num_heads, dropout=config.dropout, batch_first=True
+        )
         self.attn_dropout = nn.Dropout(config.dropout)
         self.conv = Convolution(config)
         self.final_norm = nn.LayerNorm(config.dim)
@@ -72,13 +80,19 @@ class ConformerBlock(nn.Module):
 
 
 class TorchEncoder(nn.Module):
-    """Linear, conformer blocks, mean over time (of overlapping parts), Linear, L2: all of confp_jax.model.encoder's options."""
+    """Linear, conformer blocks, mean over time (of overlapping parts), Linear, L2: all of
+    confp_jax.model.encoder's options.
+    """
 
     def __init__(self, config: EncoderConfig, *, num_mels: int, num_frames: int):
         super().__init__()
         self.frames_per_token = config.frames_per_token
         tokens = num_frames // config.frames_per_token
-        self.register_buffer("pooling", torch.from_numpy(pooling_weights(tokens, config.pool_segments)), persistent=False)
+        self.register_buffer(
+            "pooling",
+            torch.from_numpy(pooling_weights(tokens, config.pool_segments)),
+            persistent=False,
+        )
         self.input = nn.Linear(num_mels * config.frames_per_token, config.dim)
         self.layers = nn.ModuleList([ConformerBlock(config) for _ in range(config.num_layers)])
         self.output = nn.Linear(config.dim * config.pool_segments, config.embedding_dim)
@@ -87,7 +101,11 @@ class TorchEncoder(nn.Module):
         """Log-mel frames [B, T, F] to unit vectors [B, E]."""
         batch, num_frames, num_mels = frames.shape
         tokens = num_frames // self.frames_per_token
-        x = self.input(frames[:, : tokens * self.frames_per_token].reshape(batch, tokens, self.frames_per_token * num_mels))
+        x = self.input(
+            frames[:, : tokens * self.frames_per_token].reshape(
+                batch, tokens, self.frames_per_token * num_mels
+            )
+        )
         for layer in self.layers:
             x = layer(x)
         pooled = torch.einsum("pt,btd->bpd", self.pooling, x).reshape(batch, -1)
@@ -97,5 +115,7 @@ class TorchEncoder(nn.Module):
 def compute_nt_xent(embeddings: torch.Tensor, temperature: float) -> torch.Tensor:
     """NT-Xent where rows 2i and 2i + 1 are a pair, as in training/losses.py."""
     rows = torch.arange(len(embeddings))
-    logits = (embeddings @ embeddings.T / temperature).masked_fill(torch.eye(len(rows), dtype=torch.bool), float("-inf"))
+    logits = (embeddings @ embeddings.T / temperature).masked_fill(
+        torch.eye(len(rows), dtype=torch.bool), float("-inf")
+    )
     return nn.functional.cross_entropy(logits, rows ^ 1)

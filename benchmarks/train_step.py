@@ -1,14 +1,16 @@
-"""Segments a second of our encoder and of its PyTorch twin, in turn on the same machine, batch and threads.
+"""Segments a second of our encoder and of its PyTorch twin, in turn on the same machine, batch and
+threads.
 
     python -m benchmarks.train_step --model small --batch 32 --compile
 
-forward: eval mode, the twin's batch in one, ours in the small batches beside each other that fingerprinting has.
-forward+backward: training mode with the config's dropout, NT-Xent over the batch, every parameter's gradient. Every system has
-a process of its own; rounds alternate between them, so that a disturbance meets all; medians are reported. Our weights are the
-twin's, and the forward outputs are compared before anything is timed.
+forward: eval mode, the twin's batch in one, ours in the small batches beside each other that
+fingerprinting has. forward+backward: training mode with the config's dropout, NT-Xent over the
+batch, every parameter's gradient. Every system has a process of its own; rounds alternate between
+them, so that a disturbance meets all; medians are reported. Our weights are the twin's, and the
+forward outputs are compared before anything is timed.
 
-Ours keeps freed memory, as training does (confp_jax/model/compiler.py). "twin" is PyTorch as it comes, "twin, memory kept" is
-PyTorch under the same setting.
+Ours keeps freed memory, as training does (confp_jax/model/compiler.py). "twin" is PyTorch as it
+comes, "twin, memory kept" is PyTorch under the same setting.
 """
 
 import argparse
@@ -43,7 +45,9 @@ OURS, TWIN, KEPT, COMPILED = "ours", "twin", "twin, memory kept", "twin, compile
 
 
 class Times(NamedTuple):
-    """Seconds of one run: by the clock, and of processor time over all threads, which a busy machine disturbs less."""
+    """Seconds of one run: by the clock, and of processor time over all threads, which a busy
+    machine disturbs less.
+    """
 
     wall_s: float
     cpu_s: float
@@ -69,7 +73,9 @@ class System:
         self._process.join()
 
 
-def _serve(name: str, options: argparse.Namespace, pipe: multiprocessing.connection.Connection) -> None:
+def _serve(
+    name: str, options: argparse.Namespace, pipe: multiprocessing.connection.Connection
+) -> None:
     if name in (OURS, KEPT):
         keep_freed_memory()
     torch.set_num_threads(options.threads)
@@ -87,7 +93,9 @@ def _build_passes(name: str, options: argparse.Namespace) -> dict[str, Run]:
     """What a system times: pass -> a call that returns when the result is there."""
     config = from_mapping(TrainConfig, get_config(options.model))
     num_frames = config.mel.num_frames(config.audio.segment_samples)
-    frames = np.random.default_rng(0).standard_normal((options.batch, num_frames, config.mel.num_mels), np.float32)
+    frames = np.random.default_rng(0).standard_normal(
+        (options.batch, num_frames, config.mel.num_mels), np.float32
+    )
     torch.manual_seed(0)
     twin = TorchEncoder(config.encoder, num_mels=config.mel.num_mels, num_frames=num_frames)
     if name != OURS:
@@ -98,22 +106,33 @@ def _build_passes(name: str, options: argparse.Namespace) -> dict[str, Run]:
 
 
 def _take_weights(encoder: Encoder, twin: TorchEncoder, config: TrainConfig) -> None:
-    """The twin's weights into ours, also where ours has what from_torch does not read: parts, stacked frames, another norm."""
+    """The twin's weights into ours, also where ours has what from_torch does not read: parts,
+    stacked frames, another norm.
+    """
     weights = {name: weight.numpy().copy() for name, weight in twin.state_dict().items()}
     flat = dict(nnx.to_flat_state(nnx.state(encoder)))
     for name, (path, arrange) in map_torch_names(config.encoder.num_layers).items():
         if name in weights:  # a LayerNorm has no running statistics
-            place = tuple("layer_norm" if part == "batch_norm" and config.encoder.conv_norm == "layer" else part for part in path)
+            place = tuple(
+                "layer_norm"
+                if part == "batch_norm" and config.encoder.conv_norm == "layer"
+                else part
+                for part in path
+            )
             flat[place] = flat[place].replace(jax.numpy.asarray(arrange(weights[name])))
     nnx.update(encoder, nnx.from_flat_state(flat))
 
 
-def _our_passes(encoder: Encoder, config: TrainConfig, frames: np.ndarray, *, xla_defaults: bool) -> dict[str, Run]:
+def _our_passes(
+    encoder: Encoder, config: TrainConfig, frames: np.ndarray, *, xla_defaults: bool
+) -> dict[str, Run]:
     graphdef, params, rest = nnx.split(encoder, nnx.Param, ...)
     batch, keys = jax.device_put(frames), iter(range(1 << 30))
 
     threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
-    num_tokens = config.mel.num_frames(config.audio.segment_samples) // config.encoder.frames_per_token
+    num_tokens = (
+        config.mel.num_frames(config.audio.segment_samples) // config.encoder.frames_per_token
+    )
     sizes = batch_sizes(len(frames), batch_shapes(num_tokens, on_cpu=True))
     parts = np.split(frames, np.cumsum(sizes)[:-1])
 
@@ -122,7 +141,9 @@ def _our_passes(encoder: Encoder, config: TrainConfig, frames: np.ndarray, *, xl
         return nnx.merge(graphdef, params, rest)(batch)
 
     def forward() -> np.ndarray:
-        return np.concatenate(list(threads.map(lambda part: np.asarray(encode(params, rest, part)), parts)))
+        return np.concatenate(
+            list(threads.map(lambda part: np.asarray(encode(params, rest, part)), parts))
+        )
 
     @functools.partial(jax.jit, compiler_options={} if xla_defaults else compiler_options())
     def backward(params: nnx.State, rest: nnx.State, batch: jax.Array, step: int) -> object:
@@ -137,11 +158,15 @@ def _our_passes(encoder: Encoder, config: TrainConfig, frames: np.ndarray, *, xl
 
     return {
         "forward": forward,
-        "forward+backward": lambda: jax.block_until_ready(backward(params, rest, batch, next(keys))),
+        "forward+backward": lambda: jax.block_until_ready(
+            backward(params, rest, batch, next(keys))
+        ),
     }
 
 
-def _twin_passes(twin: TorchEncoder, call: Callable[..., Any], config: TrainConfig, frames: np.ndarray) -> dict[str, Run]:
+def _twin_passes(
+    twin: TorchEncoder, call: Callable[..., Any], config: TrainConfig, frames: np.ndarray
+) -> dict[str, Run]:
     """`call` is the twin, or what torch.compile made of it."""
     batch = torch.from_numpy(frames)
 
@@ -159,7 +184,9 @@ def _twin_passes(twin: TorchEncoder, call: Callable[..., Any], config: TrainConf
 
 
 def measure(systems: dict[str, System], name: str, *, num_rounds: int) -> dict[str, list[Times]]:
-    """The times of every round and system for one pass; the order of the systems turns round after each."""
+    """The times of every round and system for one pass; the order of the systems turns round after
+    each.
+    """
     for system in systems.values():  # compiles, and warms the caches
         system.run(name)
         system.run(name)
@@ -176,14 +203,21 @@ def check_same(systems: dict[str, System]) -> None:
     for name, output in outputs.items():
         difference = np.abs(output - outputs[OURS]).max()
         if not difference <= 2e-5:
-            raise SystemExit(f"ours and {name} disagree by {difference:.2g}: they are not the same model")
+            raise SystemExit(
+                f"ours and {name} disagree by {difference:.2g}: they are not the same model"
+            )
 
 
 def summarize(times: dict[str, list[Times]], batch: int) -> dict[str, Any]:
-    """Medians: segments a second of each system with their range, and how much faster ours is by the clock and by CPU time."""
+    """Medians: segments a second of each system with their range, and how much faster ours is by
+    the clock and by CPU time.
+    """
     wall = {system: statistics.median(t.wall_s for t in runs) for system, runs in times.items()}
     cpu = {system: statistics.median(t.cpu_s for t in runs) for system, runs in times.items()}
-    spread = {s: [batch / max(t.wall_s for t in runs), batch / min(t.wall_s for t in runs)] for s, runs in times.items()}
+    spread = {
+        s: [batch / max(t.wall_s for t in runs), batch / min(t.wall_s for t in runs)]
+        for s, runs in times.items()
+    }
     return {
         "segments_per_s": {system: batch / seconds for system, seconds in wall.items()},
         "range": spread,
@@ -194,13 +228,43 @@ def summarize(times: dict[str, list[Times]], batch: int) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="small", choices=("small", "medium", "large", "edge"), help="one of configs/fma.py")
-    parser.add_argument("--batch", type=int, default=32, help="segments of 3 s, an even number (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, help="timed runs of each system and pass (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for PyTorch (default: all cores)")
-    parser.add_argument("--xla-defaults", action="store_true", help="train without the options of confp_jax/model/compiler.py")
-    parser.add_argument("--compile", action="store_true", help="the twin under torch.compile as well (needs a C++ compiler)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model",
+        default="small",
+        choices=("small", "medium", "large", "edge"),
+        help="one of configs/fma.py",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=32,
+        help="segments of 3 s, an even number (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=7,
+        help="timed runs of each system and pass (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="for PyTorch (default: all cores)",
+    )
+    parser.add_argument(
+        "--xla-defaults",
+        action="store_true",
+        help="train without the options of confp_jax/model/compiler.py",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="the twin under torch.compile as well (needs a C++ compiler)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     options = parser.parse_args(arguments)
     if options.batch < 2 or options.batch % 2 or options.rounds < 1:
@@ -215,18 +279,31 @@ def main(arguments: list[str] | None = None) -> None:
         results[name] = summarize(measure(systems, name, num_rounds=options.rounds), options.batch)
     for system in systems.values():
         system.stop()
-    about = {"model": options.model, "batch": options.batch, "threads": options.threads, "rounds": options.rounds}
-    about |= {"jax": jax.__version__, "torch": torch.__version__, "xla_defaults": options.xla_defaults}
+    about = {
+        "model": options.model,
+        "batch": options.batch,
+        "threads": options.threads,
+        "rounds": options.rounds,
+    }
+    about |= {
+        "jax": jax.__version__,
+        "torch": torch.__version__,
+        "xla_defaults": options.xla_defaults,
+    }
     if options.json:
         print(json.dumps(about | {"passes": results}))
         return
     print(", ".join(f"{key} {value}" for key, value in about.items()))
-    print(f"{'segments/s, median (range)':28}{'':>18}{'':>20}{'ours faster by':>16}{'by CPU time':>13}")
+    print(
+        f"{'segments/s, median (range)':28}{'':>18}{'':>20}{'ours faster by':>16}{'by CPU time':>13}"
+    )
     for name, result in results.items():
         for system, rate in result["segments_per_s"].items():
             low, high = result["range"][system]
             cell = f"{rate:.1f} ({low:.1f}-{high:.1f})"
-            print(f"{name:28}{system:>18}{cell:>20}{result['ratio'][system]:16.2f}{result['ratio_cpu'][system]:13.2f}")
+            print(
+                f"{name:28}{system:>18}{cell:>20}{result['ratio'][system]:16.2f}{result['ratio_cpu'][system]:13.2f}"
+            )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""What to measure: a model on query sets against an index of a prepared dataset's clean clips, and other systems beside it.
+"""What to measure: a model on query sets against an index of a prepared dataset's clean clips, and
+other systems beside it.
 
     python -m confp_jax.evaluation.benchmark --config=configs/benchmark.py:paper --config.checkpoint=edge \\
         --config.index=prepared/fma --config.queries=prepared/queries --out=results
 
-`:quick` is a look at the same in a few minutes. Any other program takes part as `command`, without a line of code:
+`:quick` is a look at the same in a few minutes. Any other program takes part as `command`, without
+a line of code:
 
     --config.command.name=olaf --config.command.index='olaf store {files}' --config.command.query='olaf query {query}' \\
     --config.command.answer='^\\d+, (?P<track>[^,]+), (?P<offset>[\\d.]+), (?P<score>\\d+)'
@@ -18,7 +20,9 @@ _ANSWER = r"^(?P<track>[^,\t]+)[,\t]\s*(?P<offset>[-+.\deE]+)(?:[,\t]\s*(?P<scor
 
 
 def get_config(variant: str = "paper") -> ConfigDict:
-    """`paper`: index at 300 ms, all conditions and queries of all sets, all systems. `quick`: few queries, the test split."""
+    """`paper`: index at 300 ms, all conditions and queries of all sets, all systems. `quick`: few
+    queries, the test split.
+    """
     if variant not in ("paper", "quick"):
         raise ValueError(f"{variant!r} is no benchmark; known: paper, quick")
     quick = variant == "quick"
@@ -28,24 +32,38 @@ def get_config(variant: str = "paper") -> ConfigDict:
             "compare": "",  # another one, to be tested against it on the same queries
             "index": "",  # a dataset made by data_prep.make_train: its clean clips
             "index_splits": ("test",) if quick else ("training", "validation", "test"),
-            "queries": "",  # sets made by data_prep.make_queries, or a folder of them, with commas between
+            # sets made by data_prep.make_queries, or a folder of them, with commas between
+            "queries": "",
             "conditions": _QUICK_CONDITIONS if quick else (),  # empty: all of each set's
             "most_queries": 88 if quick else 0,  # of each condition, evenly; 0: all
             "top_k": 5,
             "systems": ("ours", "audfprint", "chromaprint"),
             "system_conditions": ("clean", "background_10db") if quick else (),
             "system_queries": 44 if quick else 0,
-            "command": {"name": "", "index": "", "query": "", "answer": _ANSWER},  # systems/external.py: CommandConfig
-            "matches": "",  # NAME=FILE.csv, what another program matched to the files of wav_dir (Pexeso's format); with commas
-            "recordings": "",  # a folder of real recordings with a recordings.csv (evaluation/measure/recordings.py)
+            "command": {
+                "name": "",
+                "index": "",
+                "query": "",
+                "answer": _ANSWER,
+            },  # systems/external.py: CommandConfig
+            # NAME=FILE.csv, what another program matched to the files of wav_dir (Pexeso's format);
+            # with commas
+            "matches": "",
+            # a folder of real recordings with a recordings.csv (evaluation/measure/recordings.py)
+            "recordings": "",
             "index_limit_s": 7200.0,  # of a system
             "query_limit_s": 20.0,  # of a system, for each query on average
             "wav_dir": "",  # a folder that keeps the WAV files that the systems are given
             "cache": "",  # what was measured, by content; empty: OUT/cache
             "num_failures": 6 if quick else 12,  # shown, worst first
-            "shift_tracks": 10 if quick else 50,  # of the index's last split, for Figure 4; 0: no figure
-            "compression": not quick,  # fewer dimensions and bits: bytes an hour of audio against hits
-            "distractors": () if quick else (250_000, 1_000_000, 2_000_000),  # synthetic, to fill the index up to
+            "shift_tracks": 10
+            if quick
+            else 50,  # of the index's last split, for Figure 4; 0: no figure
+            # fewer dimensions and bits: bytes an hour of audio against hits
+            "compression": not quick,
+            "distractors": ()
+            if quick
+            else (250_000, 1_000_000, 2_000_000),  # synthetic, to fill the index up to
             "num_bootstraps": 2000,  # over tracks: excerpts of one track are no independent trials
             "seed": 0,
         }

@@ -1,11 +1,14 @@
-"""What a model's decision is calibrated on (confp_jax/evaluation/calibrate.py): validation queries, never test queries.
+"""What a model's decision is calibrated on (confp_jax/evaluation/calibrate.py): validation
+queries, never test queries.
 
     python -m data_prep.make_queries --config=configs/queries.py:validation --config.segment_s=10.0 \\
         --config.excerpts_per_track=3 \\
         --config.conditions='("clean","background_10db","background_5db","background_0db","reverb","stretch_85","stretch_115","coloured_5db")' \\
-        --config.music_dir=... --config.noise_dir=... --config.ir_dir=... --config.out=prepared/calibration
+        --config.music_dir=... --config.noise_dir=... --config.ir_dir=...
+        --config.out=prepared/calibration
     python -m confp_jax.evaluation.calibrate --config=configs/calibrate.py --config.model=edge \\
-        --config.index=prepared/fma --config.queries=prepared/calibration --out=confp_jax/pretrained/edge/decision.json
+        --config.index=prepared/fma --config.queries=prepared/calibration
+        --out=confp_jax/pretrained/edge/decision.json
 """  # noqa: E501 (a command to copy)
 
 from ml_collections import ConfigDict
@@ -18,7 +21,8 @@ def get_config() -> ConfigDict:
             "model": "edge2",  # a shipped model or a checkpoint folder
             "index": "",  # a dataset made by data_prep.make_train: its clean clips are the database
             "index_splits": ("training", "validation", "test"),
-            "cache": "",  # a folder that keeps the index's fingerprints for the next evaluation of the same model
+            # a folder that keeps the index's fingerprints for the next evaluation of the same model
+            "cache": "",
             "most_tracks": 300,  # of the index: the queries' own, then any
             "queries": "",  # a query set made by data_prep.make_queries
             "most_excerpts": 800,  # drawn from all conditions alike

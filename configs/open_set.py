@@ -1,7 +1,9 @@
-"""What to measure of the verdict (confp_jax/evaluation/open_set.py): every excerpt with its track in the database and without.
+"""What to measure of the verdict (confp_jax/evaluation/open_set.py): every excerpt with its track
+in the database and without.
 
     python -m confp_jax.evaluation.open_set --config=configs/open_set.py --config.model=edge \\
-        --config.index=prepared/fma --config.queries=prepared/validation,prepared/queries --out=results/open_set
+        --config.index=prepared/fma --config.queries=prepared/validation,prepared/queries
+        --out=results/open_set
 """
 
 from ml_collections import ConfigDict
@@ -14,8 +16,10 @@ def get_config() -> ConfigDict:
             "model": "edge2",  # a shipped model or a checkpoint folder
             "index": "",  # a dataset made by data_prep.make_train: its clean clips
             "index_splits": ("training", "validation", "test"),
-            "cache": "",  # a folder that keeps the index's fingerprints for the next evaluation of the same model
-            "queries": "",  # sets made by data_prep.make_queries, or a folder of them, with commas between
+            # a folder that keeps the index's fingerprints for the next evaluation of the same model
+            "cache": "",
+            # sets made by data_prep.make_queries, or a folder of them, with commas between
+            "queries": "",
             "conditions": (),  # empty: all of each set's
             "lengths_s": (0.0,),
             "false_alarm_rate": 0.001,

@@ -4,8 +4,8 @@
         --config.music_dir=fma_large --config.tracks_csv=fma_metadata/tracks.csv \\
         --config.noise_dir=noise --config.ir_dir=ir --config.out=prepared/fma_large
 
-Any folder of music instead of FMA: leave tracks_csv empty. noise_dir and ir_dir: see data_prep/sounds.py.
-On the project's 881 shared clips (2 cores): see README, "Train your own".
+Any folder of music instead of FMA: leave tracks_csv empty. noise_dir and ir_dir: see
+data_prep/sounds.py. On the project's 881 shared clips (2 cores): see README, "Train your own".
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +23,8 @@ def get_config(subset: str = "large") -> ConfigDict:
             "noise_dir": "",  # ESC-50, MS-SNSD or a folder with train/ and test/; several: "a,b"
             "ir_dir": "",  # the MIT IR Survey or a folder with train/ and test/
             "out": "",
-            "num_replicas": 4,  # of every track, beside the clean clip; 0 with data.mix: all is drawn while training
+            # of every track, beside the clean clip; 0 with data.mix: all is drawn while training
+            "num_replicas": 4,
             "seed": 0,
             "sample_rate_hz": 16_000,
             "min_clip_s": 6.0,
@@ -33,13 +34,22 @@ def get_config(subset: str = "large") -> ConfigDict:
             "chain": {  # the paper's transforms with PAPER's start values, and ours
                 "stretch": {"p": 0.4, "low": 0.7, "high": 1.3},  # playback rate
                 "pitch": {"p": 0.3, "low": -2.0, "high": 2.0},  # semitones
-                "replay_p": 0.0,  # from a loudspeaker into a microphone; what follows are ranges to draw from
+                # from a loudspeaker into a microphone; what follows are ranges to draw from
+                "replay_p": 0.0,
                 "replay": _replay(),
-                "speaker": {"p": 0.15, "low_hz": (100.0, 500.0), "high_hz": (3500.0, 7000.0)},  # ours, as all without a source
+                "speaker": {
+                    "p": 0.15,
+                    "low_hz": (100.0, 500.0),
+                    "high_hz": (3500.0, 7000.0),
+                },  # ours, as all without a source
                 "reverb_p": 0.4,
                 "background": {"p": 0.6, "low": -3.0, "high": 20.0},  # dB
                 "varying": {"p": 0.1, "low": -3.0, "high": 20.0},  # dB
-                "overlay": {"p": 0.0, "low": -6.0, "high": 6.0},  # dB, of other music; for query sets only
+                "overlay": {
+                    "p": 0.0,
+                    "low": -6.0,
+                    "high": 6.0,
+                },  # dB, of other music; for query sets only
                 "coloured": {"p": 0.25, "low": -3.0, "high": 20.0},  # dB
                 "coloured_decay_db": (-6.0, 6.0),  # per octave
                 "gain": {"p": 0.3, "low": -20.0, "high": 0.0},  # dB
@@ -57,7 +67,9 @@ def get_config(subset: str = "large") -> ConfigDict:
 
 
 def _replay() -> dict[str, object]:
-    """Loudspeaker, room, surroundings and microphone (confp_jax/data/replay.py): ranges to draw from."""
+    """Loudspeaker, room, surroundings and microphone (confp_jax/data/replay.py): ranges to draw
+    from.
+    """
     return {
         "overload_p": 0.3,
         "overload_drive": (0.5, 3.0),

@@ -1,16 +1,21 @@
-"""Which tracks to make queries of, and under which conditions (data_prep/make_queries.py, CONDITIONS).
+"""Which tracks to make queries of, and under which conditions (data_prep/make_queries.py,
+CONDITIONS).
 
     python -m data_prep.make_queries --config=configs/queries.py --config.music_dir=fma_large \\
-        --config.tracks_csv=fma_metadata/tracks.csv --config.noise_dir=noise --config.ir_dir=ir --config.out=prepared/queries
+        --config.tracks_csv=fma_metadata/tracks.csv --config.noise_dir=noise --config.ir_dir=ir
+        --config.out=prepared/queries
 
-By default all conditions; with lengths_s and seeds, each of them at every length and with every seed.
+By default all conditions; with lengths_s and seeds, each of them at every length and with every
+seed.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config(split: str = "test") -> ConfigDict:
-    """`split`: test (hears the test part of noise and rooms), validation (hears the train part) to choose by, or all."""
+    """`split`: test (hears the test part of noise and rooms), validation (hears the train part) to
+    choose by, or all.
+    """
     return ConfigDict(
         {
             "name": "queries",
@@ -28,7 +33,8 @@ def get_config(split: str = "test") -> ConfigDict:
             "seeds": (),  # (0, 1, 2, 3, 4): the paper's mean of 5 runs
             "index_hop_s": 0.3,  # paper: shifted queries start beside this grid
             "excerpts_per_track": 5,  # paper
-            "max_clip_s": 600.0,  # as in configs/prepare.py: the index holds the middle of longer tracks
+            # as in configs/prepare.py: the index holds the middle of longer tracks
+            "max_clip_s": 600.0,
             "tracks_per_shard": 100,
             "num_workers": 0,
             "conditions": (),  # empty: all

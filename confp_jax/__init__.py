@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from confp_jax.library.library import Library
     from confp_jax.library.searcher import Answer, FoundTrack
 
-# Before numpy is first imported: OpenBLAS's threads spin for 25 ms after a product and take the cores from the encoder that comes
-# next. With 2^16 cycles they sleep after 25 us (3 s identified in 24 ms instead of 37; benchmarks/query_speed.py --rows 4000).
+# Before numpy is first imported: OpenBLAS's threads spin for 25 ms after a product and take the
+# cores from the encoder that comes
+# next. With 2^16 cycles they sleep after 25 us (3 s identified in 24 ms instead of 37;
+# benchmarks/query_speed.py --rows 4000).
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 
 __version__ = "0.1.0"
@@ -28,8 +30,11 @@ _PLACES = {
 }
 
 
-def open(folder: str | pathlib.Path, *, model: str | None = None, false_alarm_rate: float | None = None) -> "Library":
-    """Opens a fingerprint database, or makes it where there is none: `confp_jax.open("music.db").identify_file("clip.wav")`.
+def open(
+    folder: str | pathlib.Path, *, model: str | None = None, false_alarm_rate: float | None = None
+) -> "Library":
+    """Opens a fingerprint database, or makes it where there is none:
+    `confp_jax.open("music.db").identify_file("clip.wav")`.
 
     See `Library` for the arguments and what it can do.
     """

@@ -20,9 +20,10 @@ def run(
 ) -> None:
     """Parses the flags and calls `action(config, flags)`.
 
-    One of `errors` ends with its message and status 2, as wrong usage does: the same command would end the same way. What may be
-    over at the next start is `passing`: its message and status 1, which is Python's own for what nobody expected. Flags are
-    defined when a command runs, not when its module is imported: two commands may be imported together.
+    One of `errors` ends with its message and status 2, as wrong usage does: the same command would
+    end the same way. What may be over at the next start is `passing`: its message and status 1,
+    which is Python's own for what nobody expected. Flags are defined when a command runs, not when
+    its module is imported: two commands may be imported together.
     """
     holder = config_flags.DEFINE_config_file(
         "config", config_file, "FILE.py[:VARIANT], then --config.FIELD=VALUE.", lock_config=True
@@ -33,7 +34,9 @@ def run(
         logging.get_absl_handler().addFilter(_is_news)
         try:
             if argv[1:]:
-                raise ConfigError(f"unexpected argument {argv[1]!r}; settings are given as --config.FIELD=VALUE")
+                raise ConfigError(
+                    f"unexpected argument {argv[1]!r}; settings are given as --config.FIELD=VALUE"
+                )
             action(holder.value, flags.FLAGS)
         except passing as error:
             sys.exit(f"error: {error}")
@@ -44,7 +47,9 @@ def run(
 
 
 def _is_news(record: python_logging.LogRecord) -> bool:
-    """Orbax logs an exception's traceback in each of its threads before it raises it: who catches it tells it, in one line."""
+    """Orbax logs an exception's traceback in each of its threads before it raises it: who catches
+    it tells it, in one line.
+    """
     return not (record.exc_info and "orbax" in record.pathname)
 
 
@@ -54,7 +59,9 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """absl's parser; what ml_collections raises for an override (unknown field, wrong type, unknown variant) becomes a line."""
+    """absl's parser; what ml_collections raises for an override (unknown field, wrong type, unknown
+    variant) becomes a line.
+    """
     try:
         return app.parse_flags_with_usage(argv)
     except SystemExit:  # absl has told of an unknown flag, with status 1

@@ -1,4 +1,6 @@
-"""Frozen configuration. `ml_collections.ConfigDict` stops at the command line; everything else receives these."""
+"""Frozen configuration. `ml_collections.ConfigDict` stops at the command line; everything else
+receives these.
+"""
 
 import dataclasses
 import json
@@ -10,7 +12,9 @@ from confp_jax.typed_config import ConfigError, from_mapping
 def _positive(config: Any, group: str, *names: str) -> None:
     for name in names:
         if getattr(config, name) <= 0:
-            raise ConfigError(f"{group}{'.' if group else ''}{name}={getattr(config, name)} must be positive")
+            raise ConfigError(
+                f"{group}{'.' if group else ''}{name}={getattr(config, name)} must be positive"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +27,10 @@ class AudioConfig:
 
     def __post_init__(self) -> None:
         if self.context_s and self.context_s < self.segment_s:
-            raise ConfigError(f"audio.context_s={self.context_s} must be 0, or at least audio.segment_s={self.segment_s}")
+            raise ConfigError(
+                f"audio.context_s={self.context_s} must be 0, or at least "
+                f"audio.segment_s={self.segment_s}"
+            )
 
     @property
     def segment_samples(self) -> int:
@@ -43,7 +50,9 @@ class AudioConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MelConfig:
-    """The stabilized log-mel spectrogram (paper, Table 1; scale and range are ours, see PAPER's open points)."""
+    """The stabilized log-mel spectrogram (paper, Table 1; scale and range are ours, see PAPER's
+    open points).
+    """
 
     fft_samples: int = 1024
     hop_samples: int = 128
@@ -51,7 +60,9 @@ class MelConfig:
     fmin_hz: float = 50.0
     fmax_hz: float = 8_000.0
     scale: Literal["slaney", "htk"] = "slaney"
-    floor: float = 1e-6  # added to the power, relative to the window's mean power, before the logarithm
+    floor: float = (
+        1e-6  # added to the power, relative to the window's mean power, before the logarithm
+    )
 
     def __post_init__(self) -> None:
         _positive(self, "mel", "fft_samples", "hop_samples", "num_mels", "floor")
@@ -63,7 +74,9 @@ class MelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ContrastConfig:
-    """Local contrast: how far each point of a log-mel stands out from the box around it, and peaks stressed."""
+    """Local contrast: how far each point of a log-mel stands out from the box around it, and peaks
+    stressed.
+    """
 
     box_frames: int = 15  # 0.45 s
     box_mels: int = 13
@@ -74,16 +87,24 @@ class ContrastConfig:
     def __post_init__(self) -> None:
         _positive(self, "encoder.projection.contrast", *vars(self))
         if self.box_frames % 2 == 0 or self.box_mels % 2 == 0:
-            raise ConfigError("encoder.projection.contrast.box_frames and box_mels must be odd: a box has a middle")
+            raise ConfigError(
+                "encoder.projection.contrast.box_frames and box_mels must be odd: a box has a "
+                "middle"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class ProjectionConfig:
-    """The linear part of an encoder: local contrast of one segment times one matrix (`training/fit_projection.py`)."""
+    """The linear part of an encoder: local contrast of one segment times one matrix
+    (`training/fit_projection.py`).
+    """
 
-    share: float = 0.0  # of a stored fingerprint's squared length; 0: there is no projection, 1: there is no conformer
+    # of a stored fingerprint's squared length; 0: there is no projection, 1: there is no conformer
+    share: float = 0.0
     query_share: float = 0.96  # of a query's, which is searched by the conformer alone as well
-    mel: MelConfig = MelConfig(fft_samples=2048, hop_samples=480, num_mels=128, fmin_hz=300.0, fmax_hz=6500.0)
+    mel: MelConfig = MelConfig(
+        fft_samples=2048, hop_samples=480, num_mels=128, fmin_hz=300.0, fmax_hz=6500.0
+    )
     contrast: ContrastConfig = ContrastConfig()
     num_frames: int = 30  # centred on the segment's hops, so that they reach half an FFT beyond it
     query_phases: int = 4  # a query's segments begin so many times as densely as stored ones
@@ -91,7 +112,10 @@ class ProjectionConfig:
     def __post_init__(self) -> None:
         _positive(self, "encoder.projection", "num_frames", "query_phases")
         if not 0 <= self.share <= 1 or not 0 <= self.query_share <= 1:
-            raise ConfigError(f"encoder.projection.share={self.share} and query_share={self.query_share} must lie in [0, 1]")
+            raise ConfigError(
+                f"encoder.projection.share={self.share} and query_share={self.query_share} must "
+                "lie in [0, 1]"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +133,9 @@ class EncoderConfig:
     dropout: float = 0.5
     frames_per_token: int = 1
     pool_segments: int = 1
-    conv_norm: Literal["batch", "layer"] = "batch"  # in the convolution module; batch is the paper's
+    conv_norm: Literal["batch", "layer"] = (
+        "batch"  # in the convolution module; batch is the paper's
+    )
     projection: ProjectionConfig = ProjectionConfig()
 
     @property
@@ -123,12 +149,25 @@ class EncoderConfig:
         return self.projection.share < 1
 
     def __post_init__(self) -> None:
-        counts = ("dim", "num_layers", "num_heads", "conv_kernel", "embedding_dim", "frames_per_token", "pool_segments")
+        counts = (
+            "dim",
+            "num_layers",
+            "num_heads",
+            "conv_kernel",
+            "embedding_dim",
+            "frames_per_token",
+            "pool_segments",
+        )
         _positive(self, "encoder", *counts)
         if self.dim % self.num_heads:
-            raise ConfigError(f"encoder.dim={self.dim} does not divide into num_heads={self.num_heads} heads")
+            raise ConfigError(
+                f"encoder.dim={self.dim} does not divide into num_heads={self.num_heads} heads"
+            )
         if self.conv_kernel % 2 == 0:
-            raise ConfigError(f"encoder.conv_kernel={self.conv_kernel} must be odd, so that a frame keeps its place")
+            raise ConfigError(
+                f"encoder.conv_kernel={self.conv_kernel} must be odd, so that a frame keeps its "
+                "place"
+            )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"encoder.dropout={self.dropout} must lie in [0, 1)")
 
@@ -146,9 +185,14 @@ class SpecAugmentConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam (0.9, 0.999, 1e-8). `decoupled=False` adds L2 to the gradient as the paper does, True is AdamW."""
+    """Adam (0.9, 0.999, 1e-8).
 
-    kind: Literal["adam", "lamb", "lars"] = "adam"  # lamb, lars: for batches of thousands, the step scaled by each layer's norm
+    `decoupled=False` adds L2 to the gradient as the paper does, True is AdamW.
+    """
+
+    kind: Literal["adam", "lamb", "lars"] = (
+        "adam"  # lamb, lars: for batches of thousands, the step scaled by each layer's norm
+    )
     learning_rate: float = 1e-4
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: int = 0
@@ -156,12 +200,16 @@ class OptimizerConfig:
     weight_decay: float = 5e-4
     decoupled: bool = False
     clip_norm: float = 0.0  # of the gradient; 0 switches clipping off
-    average_decay: float = 0.0  # of the moving average of the weights that is validated and shipped; 0 is no average
+    average_decay: float = (
+        0.0  # of the moving average of the weights that is validated and shipped; 0 is no average
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class MixConfig:
-    """What `data/mixing.py` draws anew for every replica, on top of the stored ones; probabilities of 0 switch it off."""
+    """What `data/mixing.py` draws anew for every replica, on top of the stored ones; probabilities
+    of 0 switch it off.
+    """
 
     clean_p: float = 0.0  # start from the clean clip instead of a stored replica
     tempo_p: float = 0.0
@@ -171,8 +219,14 @@ class MixConfig:
     pitch_semitones: tuple[float, float] = (-2.0, 2.0)
     room_p: float = 0.0
     synthetic_rooms: float = 0.5  # share of the rooms; the others are measured
-    room_speed: tuple[float, float] = (1.0, 1.0)  # a measured room played faster is a smaller one; log-uniform
-    room_decay_db: tuple[float, float] = (0.0, 0.0)  # by which a measured room decays more in a second
+    room_speed: tuple[float, float] = (
+        1.0,
+        1.0,
+    )  # a measured room played faster is a smaller one; log-uniform
+    room_decay_db: tuple[float, float] = (
+        0.0,
+        0.0,
+    )  # by which a measured room decays more in a second
     lead_s: float = 1.0  # of music before the window, whose tail reaches into it
     sudden_p: float = 0.5  # share of the rooms in which the music begins with the window
     noise_p: float = 0.0
@@ -192,16 +246,28 @@ class MixConfig:
         for name, value in vars(self).items():
             if isinstance(value, tuple):
                 if not value[0] <= value[1]:
-                    raise ConfigError(f"data.mix.{name}={value} must rise, from the least to the most")
+                    raise ConfigError(
+                        f"data.mix.{name}={value} must rise, from the least to the most"
+                    )
             elif name != "lead_s" and not 0 <= value <= 1:
                 raise ConfigError(f"data.mix.{name}={value} must lie in [0, 1]")
         if self.lead_s < 0 or self.tempo[0] <= 0 or self.room_speed[0] <= 0:
-            raise ConfigError("data.mix.lead_s must not be negative, tempo and room_speed must be positive")
+            raise ConfigError(
+                "data.mix.lead_s must not be negative, tempo and room_speed must be positive"
+            )
 
     @property
     def is_on(self) -> bool:
         """Whether anything is drawn at all."""
-        probabilities = self.tempo_p, self.pitch_p, self.room_p, self.noise_p, self.coloured_p, self.tanh_p, self.colour_p
+        probabilities = (
+            self.tempo_p,
+            self.pitch_p,
+            self.room_p,
+            self.noise_p,
+            self.coloured_p,
+            self.tanh_p,
+            self.colour_p,
+        )
         return any(probabilities)
 
     @property
@@ -221,29 +287,48 @@ class DataConfig:
     dir: str = ""  # the prepared dataset: the folder that holds dataset_info.json
     split: str = "training"
     batch_size: int = 64  # pairs
-    crops_per_track: int = 1  # 2 and more: neighbours of one track become each other's hard negatives
+    crops_per_track: int = (
+        1  # 2 and more: neighbours of one track become each other's hard negatives
+    )
     crop_spacing_s: tuple[float, float] = (0.3, 3.75)  # distance of such neighbours
-    tracks_per_album: int = 1  # 2 and more: so many of an album stand together in a batch, hard negatives as well
-    num_shares: int = 1  # of the shards, even in every batch: hosts whose number divides it need only their own on their disk
+    tracks_per_album: int = (
+        1  # 2 and more: so many of an album stand together in a batch, hard negatives as well
+    )
+    # of the shards, even in every batch: hosts whose number divides it need only their own on their
+    # disk
+    num_shares: int = 1
     shift_alpha: float = 8.0  # time shift of the replica: Beta(8, 2) x 150 ms, either way
     shift_beta: float = 2.0
     max_shift_s: float = 0.15
-    short_p: float = 0.0  # share of the replicas that show only a part, so that shorter queries work
+    short_p: float = (
+        0.0  # share of the replicas that show only a part, so that shorter queries work
+    )
     short_s: tuple[float, float] = (1.0, 2.75)  # of so many seconds
-    residency: Literal["host", "device"] = "host"  # device: all audio is loaded there once, the host draws only where to cut
-    mel_on: Literal["host", "device"] = "device"  # host: scipy's FFT in the input pipeline, 4x faster on a CPU
+    residency: Literal["host", "device"] = (
+        "host"  # device: all audio is loaded there once, the host draws only where to cut
+    )
+    mel_on: Literal["host", "device"] = (
+        "device"  # host: scipy's FFT in the input pipeline, 4x faster on a CPU
+    )
     num_workers: int = 0  # Grain worker processes; 0 reads on threads of this process
     mix: MixConfig = MixConfig()
 
     def __post_init__(self) -> None:
         _positive(self, "data", "batch_size", "crops_per_track", "tracks_per_album", "num_shares")
         if self.num_shares > 1 and self.tracks_per_album > 1:
-            raise ConfigError("data.tracks_per_album=2 and more needs all shards on every host: set data.num_shares=1")
+            raise ConfigError(
+                "data.tracks_per_album=2 and more needs all shards on every host: set "
+                "data.num_shares=1"
+            )
         if self.residency == "device" and self.mel_on == "host":
-            raise ConfigError("data.residency=device keeps the audio where mel power is made: set data.mel_on=device")
+            raise ConfigError(
+                "data.residency=device keeps the audio where mel power is made: set "
+                "data.mel_on=device"
+            )
         if self.mix.warps_mel and self.mel_on != "host" and self.residency != "device":
             raise ConfigError(
-                "data.mix.tempo_p, pitch_p and colour_p work on mel power: set data.mel_on=host, data.residency=device, "
+                "data.mix.tempo_p, pitch_p and colour_p work on mel power: set data.mel_on=host, "
+                "data.residency=device, "
                 "or them to 0"
             )
 
@@ -255,10 +340,14 @@ class DataConfig:
         """
         num_tracks, rest = divmod(batch_size, self.crops_per_track)
         if rest:
-            raise ConfigError(f"data.batch_size={batch_size} is no multiple of data.crops_per_track={self.crops_per_track}")
+            raise ConfigError(
+                f"data.batch_size={batch_size} is no multiple of "
+                f"data.crops_per_track={self.crops_per_track}"
+            )
         if num_tracks % self.num_shares:
             raise ConfigError(
-                f"a batch of {num_tracks} tracks does not divide into data.num_shares={self.num_shares}; "
+                f"a batch of {num_tracks} tracks does not divide into "
+                f"data.num_shares={self.num_shares}; "
                 "set data.batch_size to a multiple"
             )
 
@@ -298,14 +387,28 @@ class TrainConfig:
     seed: int = 0
     num_epochs: int = 100
     temperature: float = 0.07
-    init_from: str = ""  # a shipped model or checkpoint folder: a new run begins with its encoder (fine-tuning)
-    teacher: str = ""  # a shipped model or checkpoint folder, whose fingerprints are learned beside NT-Xent (distillation)
-    freeze_statistics: bool = False  # BatchNorm normalises by the statistics of init_from, and leaves them as they are
+    init_from: str = (
+        ""  # a shipped model or checkpoint folder: a new run begins with its encoder (fine-tuning)
+    )
+    # a shipped model or checkpoint folder, whose fingerprints are learned beside NT-Xent
+    # (distillation)
+    teacher: str = ""
+    freeze_statistics: bool = (
+        False  # BatchNorm normalises by the statistics of init_from, and leaves them as they are
+    )
     log_every_steps: int = 20
-    phases: tuple[tuple[int, float, int], ...] = ()  # (epochs, learning rate, pairs a batch); empty: one, of the fields for these
-    microbatches: int = 1  # parts that a batch is encoded in, for its gradient to fit a small device; the loss sees them together
-    rematerialise: bool = False  # compute each block again in the backward pass instead of keeping it
-    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the encoder while training; auto: bfloat16 but on CPUs
+    phases: tuple[
+        tuple[int, float, int], ...
+    ] = ()  # (epochs, learning rate, pairs a batch); empty: one, of the fields for these
+    # parts that a batch is encoded in, for its gradient to fit a small device; the loss sees them
+    # together
+    microbatches: int = 1
+    rematerialise: bool = (
+        False  # compute each block again in the backward pass instead of keeping it
+    )
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = (
+        "auto"  # of the encoder while training; auto: bfloat16 but on CPUs
+    )
     audio: AudioConfig = AudioConfig()
     mel: MelConfig = MelConfig()
     encoder: EncoderConfig = EncoderConfig()
@@ -319,35 +422,56 @@ class TrainConfig:
         if not 0 <= self.seed < 2**31:
             raise ConfigError(f"seed={self.seed} must lie in [0, {2**31})")
         if self.temperature <= 0:
-            raise ConfigError(f"temperature={self.temperature} must be positive; the paper uses 0.05 to 0.07")
+            raise ConfigError(
+                f"temperature={self.temperature} must be positive; the paper uses 0.05 to 0.07"
+            )
         _positive(self, "", "num_epochs", "log_every_steps", "microbatches")
         for phase in self.phases:
             if min(phase) <= 0:
-                raise ConfigError(f"phases holds {phase}; each is (epochs, learning rate, pairs a batch), all positive")
+                raise ConfigError(
+                    f"phases holds {phase}; each is (epochs, learning rate, pairs a batch), all "
+                    "positive"
+                )
         _positive(self.checkpoint, "checkpoint", "every_steps", "num_kept")
         _positive(self.validation, "validation", "queries_per_track", "index_hop_s", "max_track_s")
         if not 0 <= self.optimizer.average_decay < 1:
-            raise ConfigError(f"optimizer.average_decay={self.optimizer.average_decay} must lie in [0, 1); 0.998 is usual")
+            raise ConfigError(
+                f"optimizer.average_decay={self.optimizer.average_decay} must lie in [0, 1); 0.998 "
+                "is usual"
+            )
         if self.freeze_statistics and (self.encoder.conv_norm != "batch" or not self.init_from):
             raise ConfigError(
-                "freeze_statistics=True keeps the BatchNorm statistics of an encoder: set init_from to one that has them and "
+                "freeze_statistics=True keeps the BatchNorm statistics of an encoder: set "
+                "init_from to one that has them and "
                 "encoder.conv_norm=batch, or freeze_statistics=False"
             )
         low_hz, high_hz, most_hz = self.mel.fmin_hz, self.mel.fmax_hz, self.audio.sample_rate_hz / 2
         if not 0 <= low_hz < high_hz <= most_hz:
-            raise ConfigError(f"mel.fmin_hz={low_hz} and mel.fmax_hz={high_hz} must rise from 0 to {most_hz:g}, half the rate")
+            raise ConfigError(
+                f"mel.fmin_hz={low_hz} and mel.fmax_hz={high_hz} must rise from 0 to {most_hz:g}, "
+                "half the rate"
+            )
         tokens = self.mel.num_frames(self.audio.segment_samples) // self.encoder.frames_per_token
         if tokens < self.encoder.pool_segments:
-            raise ConfigError(f"audio.segment_s={self.audio.segment_s} is too short: it holds {max(tokens, 0)} tokens")
+            raise ConfigError(
+                f"audio.segment_s={self.audio.segment_s} is too short: it holds {max(tokens, 0)} "
+                "tokens"
+            )
         shortest_s, longest_s = self.data.short_s
         if not 0 <= self.data.short_p <= 1:
             raise ConfigError(f"data.short_p={self.data.short_p} must lie in [0, 1]; 0.3 is usual")
         if self.data.short_p and not 0.1 <= shortest_s <= longest_s <= self.audio.segment_s:
-            raise ConfigError(f"data.short_s={self.data.short_s} must rise from at least 0.1 to audio.segment_s at most")
+            raise ConfigError(
+                f"data.short_s={self.data.short_s} must rise from at least 0.1 to audio.segment_s "
+                "at most"
+            )
         for phase in self.all_phases:
             self.data.check_divides(phase.batch_size)
             if 2 * phase.batch_size % self.microbatches:
-                raise ConfigError(f"a batch of {phase.batch_size} pairs does not divide into microbatches={self.microbatches}")
+                raise ConfigError(
+                    f"a batch of {phase.batch_size} pairs does not divide into "
+                    f"microbatches={self.microbatches}"
+                )
 
     @property
     def query_phases(self) -> int:
@@ -356,7 +480,9 @@ class TrainConfig:
 
     @property
     def all_phases(self) -> tuple[Phase, ...]:
-        """`phases`, or the one that `num_epochs`, `optimizer.learning_rate` and `data.batch_size` make."""
+        """`phases`, or the one that `num_epochs`, `optimizer.learning_rate` and `data.batch_size`
+        make.
+        """
         if self.phases:
             return tuple(Phase(*phase) for phase in self.phases)
         return (Phase(self.num_epochs, self.optimizer.learning_rate, self.data.batch_size),)

@@ -54,7 +54,9 @@ def bootstrap_interval(
     num_bootstraps: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The 95 % interval of a mean by drawing groups (tracks) with all their values: those of one are no independent trials."""
+    """The 95 % interval of a mean by drawing groups (tracks) with all their values: those of one
+    are no independent trials.
+    """
     _, inverse = np.unique(groups, return_inverse=True)
     sums, counts = np.bincount(inverse, weights=values), np.bincount(inverse)
     drawn = np.random.default_rng(seed).integers(0, len(counts), (num_bootstraps, len(counts)))
@@ -63,9 +65,14 @@ def bootstrap_interval(
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Two-sided p-value that two systems hit equally often, from the queries that only one of them hit (McNemar, exact)."""
+    """Two-sided p-value that two systems hit equally often, from the queries that only one of them
+    hit (McNemar, exact).
+    """
     if only_first < 0 or only_second < 0:
-        raise ValueError(f"only_first={only_first} and only_second={only_second} count queries; neither can be negative")
+        raise ValueError(
+            f"only_first={only_first} and only_second={only_second} count queries; neither can be "
+            "negative"
+        )
     num, least = only_first + only_second, min(only_first, only_second)
     return min(1.0, 2 * sum(math.comb(num, i) for i in range(least + 1)) / 2**num)
 

@@ -1,4 +1,6 @@
-"""Dataclasses from nested mappings, every field checked: what a command line or a stored configuration is turned into."""
+"""Dataclasses from nested mappings, every field checked: what a command line or a stored
+configuration is turned into.
+"""
 
 import dataclasses
 import difflib
@@ -64,7 +66,9 @@ def _checked(kind: Any, value: Any, *, path: str) -> Any:
         return from_mapping(typing.cast(type, kind), value, path=path + ".")
     if origin is Literal:
         if value not in typing.get_args(kind):
-            raise ConfigError(f"{path}={value!r} must be one of {', '.join(map(repr, typing.get_args(kind)))}")
+            raise ConfigError(
+                f"{path}={value!r} must be one of {', '.join(map(repr, typing.get_args(kind)))}"
+            )
         return value
     if origin is tuple:
         inner = typing.get_args(kind)
@@ -74,7 +78,10 @@ def _checked(kind: Any, value: Any, *, path: str) -> Any:
         inner = (inner[0],) * len(items) if len(inner) == 2 and inner[1] is Ellipsis else inner
         if len(items) != len(inner):
             raise ConfigError(f"{path} needs {len(inner)} values, found {len(items)}")
-        return tuple(_checked(k, v, path=f"{path}[{i}]") for i, (k, v) in enumerate(zip(inner, items, strict=True)))
+        return tuple(
+            _checked(k, v, path=f"{path}[{i}]")
+            for i, (k, v) in enumerate(zip(inner, items, strict=True))
+        )
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _checked(typing.get_args(kind)[0], value, path=path)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

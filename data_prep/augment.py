@@ -1,7 +1,9 @@
-"""Distortion chains, most of them by audiomentations: the only place that touches the global random generators.
+"""Distortion chains, most of them by audiomentations: the only place that touches the global
+random generators.
 
-A draw depends on (seed, track id, replica number) and the transform's name alone: the same bytes on any machine, in any order,
-with any number of workers, and a transform more in the chain leaves the others' draws as they are.
+A draw depends on (seed, track id, replica number) and the transform's name alone: the same bytes
+on any machine, in any order, with any number of workers, and a transform more in the chain leaves
+the others' draws as they are.
 """
 
 import dataclasses
@@ -23,7 +25,10 @@ from data_prep.sounds import Sounds, read_sound
 from data_prep.tracks import SourceError
 from data_prep.transforms import Heard
 
-_UNUSED = ("should_apply", "rms_db")  # audiomentations draws a level, and does not use it where an SNR is drawn
+_UNUSED = (
+    "should_apply",
+    "rms_db",
+)  # audiomentations draws a level, and does not use it where an SNR is drawn
 _SNR = {"low": "min_snr_db", "high": "max_snr_db"}
 
 
@@ -56,13 +61,18 @@ class Chain:
             raise SourceError("the chain asks for impulse responses, but there are none; pass --config.ir_dir=FOLDER, or "
                               "--config.chain.reverb_p=0")  # fmt: skip
         if config.overlay.p and not sounds.music:
-            raise SourceError("the chain lays other music over a track, but there is none; pass --config.chain.overlay.p=0")
+            raise SourceError(
+                "the chain lays other music over a track, but there is none; pass "
+                "--config.chain.overlay.p=0"
+            )
         if config.replay_p and not (sounds.noise and sounds.impulse_responses):
             raise SourceError("the chain asks for music from a loudspeaker, which needs noise and rooms; pass "
                               "--config.noise_dir=FOLDER and --config.ir_dir=FOLDER, or --config.chain.replay_p=0")  # fmt: skip
         self.steps = [step for step in _steps(config, sounds) if step.p > 0]
 
-    def apply(self, samples: Float32[np.ndarray, " n"], *, sample_rate_hz: int, seed: tuple[int, ...]) -> Distorted:
+    def apply(
+        self, samples: Float32[np.ndarray, " n"], *, sample_rate_hz: int, seed: tuple[int, ...]
+    ) -> Distorted:
         """Draws and applies the chain; the same seed gives the same bytes."""
         rate, draws = 1.0, []
         for step in self.steps:
@@ -78,31 +88,64 @@ class Chain:
 
 
 def _steps(config: ChainConfig, sounds: Sounds) -> list[Step]:
-    """In the order in which sound meets them: performance, loudspeaker, room, surroundings, microphone, transmission."""
-    varying = functools.partial(transforms.add_varying_noise, snr=config.varying, noises=sounds.noise, read=read_sound)
+    """In the order in which sound meets them: performance, loudspeaker, room, surroundings,
+    microphone, transmission.
+    """
+    varying = functools.partial(
+        transforms.add_varying_noise, snr=config.varying, noises=sounds.noise, read=read_sound
+    )
     low, high = config.coloured_decay_db
-    coloured = _step(audiomentations.AddColorNoise, config.coloured, **_SNR, min_f_decay=low, max_f_decay=high)
+    coloured = _step(
+        audiomentations.AddColorNoise, config.coloured, **_SNR, min_f_decay=low, max_f_decay=high
+    )
     codecs = (("mp3", config.mp3), ("opus", config.opus), ("aac", config.aac))
-    replay = functools.partial(transforms.replay_aloud, config=config.replay, sounds=sounds, read=read_sound)
+    replay = functools.partial(
+        transforms.replay_aloud, config=config.replay, sounds=sounds, read=read_sound
+    )
     return [
         *_performance(config),
         Step("Replay", config.replay_p, replay),
-        Step("Speaker", config.speaker.p, functools.partial(transforms.limit_band, band=config.speaker)),
+        Step(
+            "Speaker",
+            config.speaker.p,
+            functools.partial(transforms.limit_band, band=config.speaker),
+        ),
         *_surroundings(config, sounds),
         Step("VaryingNoise", config.varying.p, varying),
-        Step("Overlay", config.overlay.p, functools.partial(transforms.add_music, snr=config.overlay, music=sounds.music)),
+        Step(
+            "Overlay",
+            config.overlay.p,
+            functools.partial(transforms.add_music, snr=config.overlay, music=sounds.music),
+        ),
         coloured,
         *_microphone(config),
-        Step("Telephone", config.telephone.p, functools.partial(transforms.limit_band, band=config.telephone)),
-        Step("Resample", config.resample.p, functools.partial(transforms.resample_there_and_back, rate=config.resample)),
-        *(Step(f"Codec {n}", d.p, functools.partial(transforms.pass_codec, codec=n, kbps=d)) for n, d in codecs),
+        Step(
+            "Telephone",
+            config.telephone.p,
+            functools.partial(transforms.limit_band, band=config.telephone),
+        ),
+        Step(
+            "Resample",
+            config.resample.p,
+            functools.partial(transforms.resample_there_and_back, rate=config.resample),
+        ),
+        *(
+            Step(f"Codec {n}", d.p, functools.partial(transforms.pass_codec, codec=n, kbps=d))
+            for n, d in codecs
+        ),
     ]
 
 
 def _performance(config: ChainConfig) -> list[Step]:
     stretch, pitch = config.stretch, config.pitch
     return [
-        _step(audiomentations.TimeStretch, stretch, low="min_rate", high="max_rate", leave_length_unchanged=False),
+        _step(
+            audiomentations.TimeStretch,
+            stretch,
+            low="min_rate",
+            high="max_rate",
+            leave_length_unchanged=False,
+        ),
         _step(audiomentations.PitchShift, pitch, low="min_semitones", high="max_semitones"),
     ]
 
@@ -111,9 +154,18 @@ def _surroundings(config: ChainConfig, sounds: Sounds) -> list[Step]:
     steps = []
     if config.reverb_p:
         room = audiomentations.ApplyImpulseResponse(list(sounds.impulse_responses), p=1.0)
-        steps.append(Step("ApplyImpulseResponse", config.reverb_p, functools.partial(_apply, transform=room)))
+        steps.append(
+            Step("ApplyImpulseResponse", config.reverb_p, functools.partial(_apply, transform=room))
+        )
     if config.background.p:
-        steps.append(_step(audiomentations.AddBackgroundNoise, config.background, **_SNR, sounds_path=list(sounds.noise)))
+        steps.append(
+            _step(
+                audiomentations.AddBackgroundNoise,
+                config.background,
+                **_SNR,
+                sounds_path=list(sounds.noise),
+            )
+        )
     return steps
 
 
@@ -123,26 +175,38 @@ def _microphone(config: ChainConfig) -> list[Step]:
     low, high = "min_percentile_threshold", "max_percentile_threshold"
     return [
         _step(audiomentations.Gain, config.gain, low="min_gain_db", high="max_gain_db"),
-        _step(audiomentations.TanhDistortion, config.tanh, low="min_distortion", high="max_distortion"),
+        _step(
+            audiomentations.TanhDistortion, config.tanh, low="min_distortion", high="max_distortion"
+        ),
         _step(audiomentations.ClippingDistortion, percent, low=low, high=high),
         Step("PolarityInversion", config.polarity_p, polarity),
     ]
 
 
 def _step(kind: type, draw: Draw, *, low: str, high: str, **arguments: Any) -> Step:
-    """An audiomentations transform whose one value is drawn between `low` and `high`, named as its arguments are."""
+    """An audiomentations transform whose one value is drawn between `low` and `high`, named as its
+    arguments are.
+    """
     if not draw.p:
         return Step(kind.__name__, 0.0, _apply)
     transform = kind(p=1.0, **{low: draw.low, high: draw.high}, **arguments)
     return Step(kind.__name__, draw.p, functools.partial(_apply, transform=transform))
 
 
-def _apply(samples: Float32[np.ndarray, " n"], rng: np.random.Generator, *, sample_rate_hz: int, transform: Any) -> Heard:
+def _apply(
+    samples: Float32[np.ndarray, " n"],
+    rng: np.random.Generator,
+    *,
+    sample_rate_hz: int,
+    transform: Any,
+) -> Heard:
     seeds = rng.integers(2**32, size=2)
     random.seed(int(seeds[0]))
     np.random.seed(int(seeds[1]))
     heard = transform(samples, sample_rate_hz)
-    return Heard(heard, {key: value for key, value in transform.parameters.items() if key not in _UNUSED})
+    return Heard(
+        heard, {key: value for key, value in transform.parameters.items() if key not in _UNUSED}
+    )
 
 
 def _as_json(draws: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,15 @@
-"""make_train as an Apache Beam pipeline: every shard is one element, made by the same code, so that its bytes are the same.
+"""make_train as an Apache Beam pipeline: every shard is one element, made by the same code, so
+that its bytes are the same.
 
     python -m data_prep.beam --config=configs/prepare.py:large --config.music_dir=/mnt/fma_large ... --config.out=/mnt/prepared \\
         --beam=--runner=DataflowRunner --beam=--project=... --beam=--region=...
 
-The folders must be seen under the same names by all workers (a shared or mounted file system). The program that starts the
-pipeline prepares the sounds before it and writes the metadata after it. Here, with two processes:
+The folders must be seen under the same names by all workers (a shared or mounted file system). The
+program that starts the pipeline prepares the sounds before it and writes the metadata after it.
+Here, with two processes:
 
-    --beam=--runner=FnApiRunner --beam=--direct_num_workers=2 --beam=--direct_running_mode=multi_processing
+    --beam=--runner=FnApiRunner --beam=--direct_num_workers=2
+    --beam=--direct_running_mode=multi_processing
 """
 
 from collections.abc import Callable, Sequence
@@ -45,5 +48,9 @@ def run_with(options: Sequence[str]) -> Runner:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_multi_string("beam", [], "An option of Beam's pipeline, such as --runner=FlinkRunner; may be given again.")
+    flags.DEFINE_multi_string(
+        "beam",
+        [],
+        "An option of Beam's pipeline, such as --runner=FlinkRunner; may be given again.",
+    )
     command_line.run(main, config_file="configs/prepare.py", errors=(SourceError, DatasetError))

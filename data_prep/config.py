@@ -17,7 +17,10 @@ class Draw:
 
     def __post_init__(self) -> None:
         if not 0 <= self.p <= 1 or self.low > self.high:
-            raise ConfigError(f"p={self.p}, low={self.low}, high={self.high}: p must lie in [0, 1] and low not be above high")
+            raise ConfigError(
+                f"p={self.p}, low={self.low}, high={self.high}: p must lie in [0, 1] and low not "
+                "be above high"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +33,17 @@ class Band:
 
     def __post_init__(self) -> None:
         if not 0 < self.low_hz[0] <= self.low_hz[1] < self.high_hz[0] <= self.high_hz[1]:
-            raise ConfigError(f"low_hz={self.low_hz}, high_hz={self.high_hz}: two rising ranges are needed, one above the other")
+            raise ConfigError(
+                f"low_hz={self.low_hz}, high_hz={self.high_hz}: two rising ranges are needed, one "
+                "above the other"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class ChainConfig:
-    """The distortion of one replica, in the order in which sound meets them (PAPER: draws, start values)."""
+    """The distortion of one replica, in the order in which sound meets them (PAPER: draws, start
+    values).
+    """
 
     stretch: Draw = Draw()  # playback rate, pitch kept: 0.7 to 1.3
     pitch: Draw = Draw()  # semitones, tempo kept
@@ -44,7 +52,9 @@ class ChainConfig:
     speaker: Band = Band()  # a small loudspeaker
     reverb_p: float = 0.0  # convolution with an impulse response
     background: Draw = Draw()  # signal-to-noise ratio in dB of a recorded noise
-    varying: Draw = Draw()  # signal-to-noise ratio in dB of recorded noises that take turns at changing levels
+    varying: Draw = (
+        Draw()
+    )  # signal-to-noise ratio in dB of recorded noises that take turns at changing levels
     overlay: Draw = Draw()  # signal-to-noise ratio in dB of other music
     coloured: Draw = Draw()  # signal-to-noise ratio in dB of coloured noise
     coloured_decay_db: tuple[float, float] = (-6.0, 6.0)  # per octave
@@ -65,7 +75,9 @@ class PrepareConfig:
 
     name: str = "fma"
     music_dir: str = ""  # FMA's NNN/NNNNNN.mp3 tree, or any folder of audio
-    tracks_csv: str = ""  # FMA's tracks.csv; empty: music_dir is any folder, split by a hash of the content
+    tracks_csv: str = (
+        ""  # FMA's tracks.csv; empty: music_dir is any folder, split by a hash of the content
+    )
     subset: str = "large"  # small < medium < large < full, nested
     splits: tuple[str, ...] = SPLITS
     noise_dir: str = ""  # holds train/ and test/
@@ -82,12 +94,17 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         if unknown := set(self.splits) - set(SPLITS):
-            raise ConfigError(f"splits={self.splits}: {sorted(unknown)[0]!r} is none of {', '.join(SPLITS)}")
+            raise ConfigError(
+                f"splits={self.splits}: {sorted(unknown)[0]!r} is none of {', '.join(SPLITS)}"
+            )
         for name, least in (("num_replicas", 0), ("tracks_per_shard", 1), ("num_workers", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least {least}")
         if not 0 < self.min_clip_s <= self.max_clip_s:
-            raise ConfigError(f"min_clip_s={self.min_clip_s} must be positive and at most max_clip_s={self.max_clip_s}")
+            raise ConfigError(
+                f"min_clip_s={self.min_clip_s} must be positive and at most "
+                f"max_clip_s={self.max_clip_s}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +122,15 @@ class QueryConfig:
     seed: int = 0
     sample_rate_hz: int = 16_000
     segment_s: float = 3.0
-    lengths_s: tuple[float, ...] = ()  # several lengths at once, each a query set in a folder of its own
+    lengths_s: tuple[
+        float, ...
+    ] = ()  # several lengths at once, each a query set in a folder of its own
     seeds: tuple[int, ...] = ()  # and so several seeds
     index_hop_s: float = 0.3
     excerpts_per_track: int = 5
-    max_clip_s: float = 600.0  # of longer tracks the middle is asked for, which is what the index holds
+    max_clip_s: float = (
+        600.0  # of longer tracks the middle is asked for, which is what the index holds
+    )
     tracks_per_shard: int = 100
     num_workers: int = 0
     conditions: tuple[str, ...] = ()  # empty: all of data_prep.make_queries.CONDITIONS

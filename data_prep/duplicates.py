@@ -1,10 +1,12 @@
-"""Which tracks are one recording: files that are equal to the bit, and copies by this program's own fingerprints.
+"""Which tracks are one recording: files that are equal to the bit, and copies by this program's
+own fingerprints.
 
     python -m data_prep.duplicates --config=configs/prepare.py:large --config.music_dir=fma_large ... --config.out=prepared/fma
 
-Writes OUT/duplicates.json. Training then keeps one track of each group and none whose copy is held out; the benchmark counts a
-hit on a copy as right. Copies are found through codecs, cuts and other speeds (0.7 to 1.4), which chromaprint does not see. The
-fingerprints stay in OUT/.fingerprints: a run that was killed goes on, and one with more music reads only what is new.
+Writes OUT/duplicates.json. Training then keeps one track of each group and none whose copy is held
+out; the benchmark counts a hit on a copy as right. Copies are found through codecs, cuts and other
+speeds (0.7 to 1.4), which chromaprint does not see. The fingerprints stay in OUT/.fingerprints: a
+run that was killed goes on, and one with more music reads only what is new.
 """
 
 import collections
@@ -31,10 +33,15 @@ from data_prep.shards import write_atomically
 from data_prep.sources import output_folder, read_tracks
 from data_prep.tracks import SourceError, Track
 
-_MODEL = "edge"  # whose cosines tell a copy from another arrangement: it hears a clip that begins between two of its rows alike
+# whose cosines tell a copy from another arrangement: it hears a clip that begins between two of its
+# rows alike
+_MODEL = "edge"
 _SHORTEST_S = 8.0  # of what two tracks share
-_LEAST_SCORE = 0.8  # mean cosine: of FMA-like clips, arrangements of one piece reach 0.72, a copy at 1.1 times the speed 0.88
-_LEAST_SHARE = 0.8  # of the time for which both sound, so laid beside each other: a shared loop or jingle makes no copy
+# mean cosine: of FMA-like clips, arrangements of one piece reach 0.72, a copy at 1.1 times the
+# speed 0.88
+_LEAST_SCORE = 0.8
+# of the time for which both sound, so laid beside each other: a shared loop or jingle makes no copy
+_LEAST_SHARE = 0.8
 
 
 def main(config: ConfigDict, _: flags.FlagValues) -> None:
@@ -44,11 +51,17 @@ def main(config: ConfigDict, _: flags.FlagValues) -> None:
     groups = find_duplicates(read_tracks(chosen), out / ".fingerprints", console)
     file = out / DUPLICATES_FILE
     write_atomically(file, json.dumps({"groups": groups}, indent=1))
-    console.print(f"{file}: {sum(len(group) for group in groups)} tracks in {len(groups)} groups", highlight=False)
+    console.print(
+        f"{file}: {sum(len(group) for group in groups)} tracks in {len(groups)} groups",
+        highlight=False,
+    )
 
 
-def find_duplicates(tracks: Sequence[Track], folder: pathlib.Path, console: Console) -> list[list[int]]:
-    """Groups of two and more track ids, each sorted. Files that cannot be read, or are too short, are in none.
+def find_duplicates(
+    tracks: Sequence[Track], folder: pathlib.Path, console: Console
+) -> list[list[int]]:
+    """Groups of two and more track ids, each sorted. Files that cannot be read, or are too short,
+    are in none.
 
     Args:
       folder: keeps the fingerprints, a database for each model.
@@ -61,7 +74,12 @@ def find_duplicates(tracks: Sequence[Track], folder: pathlib.Path, console: Cons
     id_of = {str(track.path.resolve()): track.track_id for track in tracks if track.path.is_file()}
     with counting(console, "fingerprints") as report:
         done = itertools.count(1)
-        add_paths(database, embedder, list(map(pathlib.Path, id_of)), report=lambda _, total: report(next(done), total))
+        add_paths(
+            database,
+            embedder,
+            list(map(pathlib.Path, id_of)),
+            report=lambda _, total: report(next(done), total),
+        )
     by_content: dict[str, list[int]] = collections.defaultdict(list)
     for path, file in database.known_files().items():
         if path in id_of:
@@ -71,15 +89,22 @@ def find_duplicates(tracks: Sequence[Track], folder: pathlib.Path, console: Cons
     with counting(console, "search") as report:
         decision = database_decision(database, embedder)
         sections = shared_sections(reference, decision, shortest_s=_SHORTEST_S, report=report)
-    copies = [(stored[found.track], stored[found.other]) for found in sections if is_copy(found, stored)]
+    copies = [
+        (stored[found.track], stored[found.other]) for found in sections if is_copy(found, stored)
+    ]
     joined = [by_content[a.sha256][:1] + by_content[b.sha256][:1] for a, b in copies]
     return groups_of([*by_content.values(), *joined])
 
 
 def is_copy(found: SharedSection, tracks: Sequence[StoredTrack]) -> bool:
-    """Whether two tracks sound alike for about as long as they can, laid beside each other as `found` says."""
+    """Whether two tracks sound alike for about as long as they can, laid beside each other as
+    `found` says.
+    """
     before_s = min(found.track_s, found.other_s / found.tempo)
-    after_s = min(tracks[found.track].duration_s - found.track_s, (tracks[found.other].duration_s - found.other_s) / found.tempo)
+    after_s = min(
+        tracks[found.track].duration_s - found.track_s,
+        (tracks[found.other].duration_s - found.other_s) / found.tempo,
+    )
     return found.score >= _LEAST_SCORE and found.length_s >= _LEAST_SHARE * (before_s + after_s)
 
 

@@ -7,7 +7,13 @@ from confp_jax.audio.decode import AUDIO_SUFFIXES
 from data_prep.tracks import SPLITS, Failure, SourceError, Track
 
 SUBSETS = ("small", "medium", "large", "full")
-_COLUMNS = (("set", "split"), ("set", "subset"), ("track", "title"), ("artist", "name"), ("album", "id"))
+_COLUMNS = (
+    ("set", "split"),
+    ("set", "subset"),
+    ("track", "title"),
+    ("artist", "name"),
+    ("album", "id"),
+)
 _NO_ALBUM = ("", "-1")
 CITATION = """@inproceedings{fma_dataset,
   title = {{FMA}: A Dataset for Music Analysis},
@@ -20,12 +26,16 @@ LICENCE = "Each track under the licence that its artist chose (tracks.csv, track
 HOMEPAGE = "https://github.com/mdeff/fma"
 NO_AUDIO = frozenset({99134, 108925, 133297})
 SHORT_OR_BROKEN = frozenset(
-    {1486, 2624, 5574, 65753, 80391, *range(98558, 98561), *range(98565, 98570)} | {98571, 105247, 108924, 126981, 127336, 143992}
+    {1486, 2624, 5574, 65753, 80391, *range(98558, 98561), *range(98565, 98570)}
+    | {98571, 105247, 108924, 126981, 127336, 143992}
 )
 
 
-def read_tracks(tracks_csv: str | pathlib.Path, music_dir: str | pathlib.Path, *, subset: str) -> list[Track]:
-    """The tracks of a subset (subsets are nested: medium holds small), known-bad ids left out, sorted by id.
+def read_tracks(
+    tracks_csv: str | pathlib.Path, music_dir: str | pathlib.Path, *, subset: str
+) -> list[Track]:
+    """The tracks of a subset (subsets are nested: medium holds small), known-bad ids left out,
+    sorted by id.
 
     Raises:
       SourceError: no file, a missing column, an unknown subset, a track in two splits.
@@ -34,12 +44,20 @@ def read_tracks(tracks_csv: str | pathlib.Path, music_dir: str | pathlib.Path, *
     return [track for track in tracks if track.track_id not in NO_AUDIO | SHORT_OR_BROKEN]
 
 
-def known_bad(tracks_csv: str | pathlib.Path, music_dir: str | pathlib.Path, *, subset: str) -> list[Failure]:
+def known_bad(
+    tracks_csv: str | pathlib.Path, music_dir: str | pathlib.Path, *, subset: str
+) -> list[Failure]:
     """The tracks of a subset that `read_tracks` leaves out, each with the reason; the same errors."""
-    reasons = dict.fromkeys(NO_AUDIO, "FMA has no audio of it") | dict.fromkeys(SHORT_OR_BROKEN, "FMA's file is short or broken")
+    reasons = dict.fromkeys(NO_AUDIO, "FMA has no audio of it") | dict.fromkeys(
+        SHORT_OR_BROKEN, "FMA's file is short or broken"
+    )
     tracks = _read_table(pathlib.Path(tracks_csv), music_dir, subset)
     return [
-        Failure(track.track_id, str(track.path), f"{track.name}: {reasons[track.track_id]} (known-bad id)")
+        Failure(
+            track.track_id,
+            str(track.path),
+            f"{track.name}: {reasons[track.track_id]} (known-bad id)",
+        )
         for track in tracks
         if track.track_id in reasons
     ]
@@ -57,19 +75,30 @@ def _read_table(path: pathlib.Path, music_dir: str | pathlib.Path, subset: str) 
         columns = list(zip(next(rows, []), next(rows, []), strict=False))
         missing = [c for c in _COLUMNS if c not in columns]
         if missing:
-            raise SourceError(f"{path}: columns {missing} are missing; is it FMA's tracks.csv with its two header rows?")
+            raise SourceError(
+                f"{path}: columns {missing} are missing; is it FMA's tracks.csv with its two "
+                "header rows?"
+            )
         split_at, subset_at, title_at, artist_at, album_at = (columns.index(c) for c in _COLUMNS)
         next(rows, None)  # the row that names the index
         for number, row in enumerate(rows, 4):
             if len(row) != len(columns) or not row[0].isdecimal():
-                raise SourceError(f"{path}, line {number}: {len(row)} cells instead of {len(columns)}; download it again")
+                raise SourceError(
+                    f"{path}, line {number}: {len(row)} cells instead of {len(columns)}; download "
+                    "it again"
+                )
             if row[subset_at] not in wanted:
                 continue
             track_id, split = int(row[0]), row[split_at]
             if split not in SPLITS:
-                raise SourceError(f"{path}, line {number}: split {split!r} is none of {', '.join(SPLITS)}")
+                raise SourceError(
+                    f"{path}, line {number}: split {split!r} is none of {', '.join(SPLITS)}"
+                )
             if track_id in tracks and tracks[track_id].split != split:
-                raise SourceError(f"{path}, line {number}: track {track_id} is in {tracks[track_id].split} and in {split}")
+                raise SourceError(
+                    f"{path}, line {number}: track {track_id} is in {tracks[track_id].split} and "
+                    f"in {split}"
+                )
             name = " - ".join(part for part in (row[artist_at], row[title_at]) if part)
             album = row[album_at] if row[album_at] not in _NO_ALBUM else ""
             tracks[track_id] = Track(track_id, audio_path(music_dir, track_id), split, name, album)
@@ -81,5 +110,9 @@ def audio_path(music_dir: str | pathlib.Path, track_id: int) -> pathlib.Path:
     path = pathlib.Path(music_dir) / f"{track_id // 1000:03d}" / f"{track_id:06d}.mp3"
     if path.exists():
         return path
-    others = (p for p in sorted(path.parent.glob(f"{track_id:06d}.*")) if p.suffix.lower() in AUDIO_SUFFIXES)
+    others = (
+        p
+        for p in sorted(path.parent.glob(f"{track_id:06d}.*"))
+        if p.suffix.lower() in AUDIO_SUFFIXES
+    )
     return next(others, path)

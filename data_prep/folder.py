@@ -10,9 +10,11 @@ _VALIDATION, _TEST = 0.1, 0.1  # shares; the rest is training
 
 
 def read_tracks(music_dir: str | pathlib.Path) -> list[Track]:
-    """Every audio file below the folder; the split follows from the file's bytes, so adding files moves none.
+    """Every audio file below the folder; the split follows from the file's bytes, so adding files
+    moves none.
 
-    Bit-identical files are one track; a folder below this one is an album. The track id is 62 bits of the content's SHA-256.
+    Bit-identical files are one track; a folder below this one is an album. The track id is 62 bits
+    of the content's SHA-256.
 
     Raises:
       SourceError: no such folder, or nothing in it.
@@ -25,7 +27,9 @@ def read_tracks(music_dir: str | pathlib.Path) -> list[Track]:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
         place = int.from_bytes(digest[8:12], "big") / 2**32
-        split = "test" if place < _TEST else "validation" if place < _TEST + _VALIDATION else "training"
+        split = (
+            "test" if place < _TEST else "validation" if place < _TEST + _VALIDATION else "training"
+        )
         track_id = int.from_bytes(digest[:8], "big") >> 2
         name = path.relative_to(root)
         album = name.parent.as_posix() if name.parent.name else ""

@@ -2,8 +2,9 @@
 
     python -m data_prep.make_queries --config=configs/queries.py --config.music_dir=fma_large ... --config.out=queries
 
-Truth travels in the record: track id, and where in the original the excerpt begins. Stretched excerpts are aligned at their
-centres, reverberated ones at the direct sound (PAPER: "query position").
+Truth travels in the record: track id, and where in the original the excerpt begins. Stretched
+excerpts are aligned at their centres, reverberated ones at the direct sound (PAPER: "query
+position").
 """
 
 import dataclasses
@@ -19,21 +20,43 @@ from rich.console import Console
 from confp_jax import command_line
 from confp_jax.audio.decode import DecodeError, decode
 from confp_jax.audio.segments import replica_start_s
-from confp_jax.data.records import Clip, DatasetError, DatasetSummary, to_int16, write_dataset_metadata
+from confp_jax.data.records import (
+    Clip,
+    DatasetError,
+    DatasetSummary,
+    to_int16,
+    write_dataset_metadata,
+)
 from confp_jax.data.replay import ReplayConfig
 from confp_jax.typed_config import ConfigError, from_mapping, suggestion
 from data_prep.augment import Chain, Distorted
 from data_prep.config import Band, ChainConfig, Draw, QueryConfig
-from data_prep.shards import claim_folder, explains_a_full_disk, plan_shards, report_failures, write_manifest, write_shards
+from data_prep.shards import (
+    claim_folder,
+    explains_a_full_disk,
+    plan_shards,
+    report_failures,
+    write_manifest,
+    write_shards,
+)
 from data_prep.sounds import Sounds, prepare_sounds
-from data_prep.sources import ALL_SPLITS, credits, output_folder, read_tracks, settings_json, sound_part
+from data_prep.sources import (
+    ALL_SPLITS,
+    credits,
+    output_folder,
+    read_tracks,
+    settings_json,
+    sound_part,
+)
 from data_prep.tracks import SourceError, Track, middle
 from data_prep.verify import verify
 
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """What is done to the whole clip (rooms and time), what to the excerpt (noise, so that the SNR is the excerpt's)."""
+    """What is done to the whole clip (rooms and time), what to the excerpt (noise, so that the SNR
+    is the excerpt's).
+    """
 
     clip: ChainConfig = ChainConfig()
     excerpt: ChainConfig = ChainConfig()
@@ -47,33 +70,61 @@ def _always(value: float) -> Draw:
 _STRETCHES = (70, 80, 85, 90, 110, 115, 120, 130)
 _PITCHES = {"down_2": -2, "down_1": -1, "up_1": 1, "up_2": 2}
 _REVERB = ChainConfig(reverb_p=1.0)
-# Held to a loudspeaker; across a room; where others are loud. Levels are of what arrives at the microphone.
-_NEAR = ReplayConfig(room_p=0.5, ambience_snr_db=(10.0, 20.0), noise_p=0.3, noise_snr_db=(10.0, 20.0))
+# Held to a loudspeaker; across a room; where others are loud. Levels are of what arrives at the
+# microphone.
+_NEAR = ReplayConfig(
+    room_p=0.5, ambience_snr_db=(10.0, 20.0), noise_p=0.3, noise_snr_db=(10.0, 20.0)
+)
 _FAR = ReplayConfig(room_p=1.0, ambience_snr_db=(0.0, 10.0), noise_p=0.5, noise_snr_db=(3.0, 15.0))
-_LOUD_PLACE = ReplayConfig(room_p=0.9, ambience_snr_db=(-6.0, 6.0), noise_p=1.0, noise_snr_db=(-6.0, 6.0))
+_LOUD_PLACE = ReplayConfig(
+    room_p=0.9, ambience_snr_db=(-6.0, 6.0), noise_p=1.0, noise_snr_db=(-6.0, 6.0)
+)
 _REPLAYS = {"replayed_near": _NEAR, "replayed_far": _FAR, "replayed_loud_place": _LOUD_PLACE}
 CONDITIONS: dict[str, Condition] = {
     "clean": Condition(),
-    **{f"shift_{percent}": Condition(shift_s=0.003 * percent) for percent in (5, 10, 15, 20, 30, 40)},
+    **{
+        f"shift_{percent}": Condition(shift_s=0.003 * percent)
+        for percent in (5, 10, 15, 20, 30, 40)
+    },
     "reverb": Condition(clip=_REVERB),
-    **{f"background_{db}db": Condition(excerpt=ChainConfig(background=_always(db))) for db in (15, 10, 5, 0)},
-    **{f"coloured_{db}db": Condition(excerpt=ChainConfig(coloured=_always(db))) for db in (15, 10, 5, 0)},
+    **{
+        f"background_{db}db": Condition(excerpt=ChainConfig(background=_always(db)))
+        for db in (15, 10, 5, 0)
+    },
+    **{
+        f"coloured_{db}db": Condition(excerpt=ChainConfig(coloured=_always(db)))
+        for db in (15, 10, 5, 0)
+    },
     **{f"varying_{db}db": Condition(excerpt=ChainConfig(varying=_always(db))) for db in (10, 5, 0)},
     "reverb_background_10db": Condition(clip=_REVERB, excerpt=ChainConfig(background=_always(10))),
     "reverb_background_5db": Condition(clip=_REVERB, excerpt=ChainConfig(background=_always(5))),
-    **{f"stretch_{percent}": Condition(clip=ChainConfig(stretch=_always(percent / 100))) for percent in _STRETCHES},
-    **{f"pitch_{name}": Condition(clip=ChainConfig(pitch=_always(semitones))) for name, semitones in _PITCHES.items()},
+    **{
+        f"stretch_{percent}": Condition(clip=ChainConfig(stretch=_always(percent / 100)))
+        for percent in _STRETCHES
+    },
+    **{
+        f"pitch_{name}": Condition(clip=ChainConfig(pitch=_always(semitones)))
+        for name, semitones in _PITCHES.items()
+    },
     "mp3_32kbps": Condition(clip=ChainConfig(mp3=_always(32))),
     "opus_16kbps": Condition(clip=ChainConfig(opus=_always(16))),
     "aac_32kbps": Condition(clip=ChainConfig(aac=_always(32))),
     "telephone": Condition(clip=ChainConfig(telephone=Band(1.0))),
-    **{f"overlay_music_{db}db": Condition(excerpt=ChainConfig(overlay=_always(db))) for db in (6, 0)},
-    **{name: Condition(clip=ChainConfig(replay_p=1.0, replay=replay)) for name, replay in _REPLAYS.items()},
+    **{
+        f"overlay_music_{db}db": Condition(excerpt=ChainConfig(overlay=_always(db)))
+        for db in (6, 0)
+    },
+    **{
+        name: Condition(clip=ChainConfig(replay_p=1.0, replay=replay))
+        for name, replay in _REPLAYS.items()
+    },
 }
 
 
 def main(config: ConfigDict, values: flags.FlagValues) -> None:
-    """Makes the query sets that the configuration describes: one, or one in a folder of its own for each length and seed."""
+    """Makes the query sets that the configuration describes: one, or one in a folder of its own for
+    each length and seed.
+    """
     for one in query_sets(from_mapping(QueryConfig, config)):
         if values.verify:
             verify(pathlib.Path(one.out), Console(stderr=True))
@@ -82,16 +133,23 @@ def main(config: ConfigDict, values: flags.FlagValues) -> None:
 
 
 def query_sets(config: QueryConfig) -> list[QueryConfig]:
-    """A configuration for each of `lengths_s` and `seeds`, in OUT/3s_seed0 and so on; the configuration itself without them.
+    """A configuration for each of `lengths_s` and `seeds`, in OUT/3s_seed0 and so on; the
+    configuration itself without them.
 
-    Excerpts are spaced so that a shorter one lies inside the longer one of the same number, in the same room.
+    Excerpts are spaced so that a shorter one lies inside the longer one of the same number, in the
+    same room.
     """
     if not config.lengths_s and not config.seeds:
         return [config]
     output_folder(config.out)
     return [
         dataclasses.replace(
-            config, segment_s=length_s, seed=seed, lengths_s=(), seeds=(), out=f"{config.out}/{length_s:g}s_seed{seed}"
+            config,
+            segment_s=length_s,
+            seed=seed,
+            lengths_s=(),
+            seeds=(),
+            out=f"{config.out}/{length_s:g}s_seed{seed}",
         )
         for length_s in config.lengths_s or (config.segment_s,)
         for seed in config.seeds or (config.seed,)
@@ -114,18 +172,33 @@ def make_queries(config: QueryConfig, console: Console) -> None:
         _make_queries(config, names, out, console)
 
 
-def _make_queries(config: QueryConfig, names: tuple[str, ...], out: pathlib.Path, console: Console) -> None:
+def _make_queries(
+    config: QueryConfig, names: tuple[str, ...], out: pathlib.Path, console: Console
+) -> None:
     tracks = [track for track in read_tracks(config) if config.split in (track.split, ALL_SPLITS)]
     if not tracks:
         raise SourceError(f"{config.music_dir} has no {config.split} tracks")
     part = sound_part(config.split)
-    sounds = prepare_sounds(config.noise_dir, config.ir_dir, part, cache=out / ".sounds", sample_rate_hz=config.sample_rate_hz)
+    sounds = prepare_sounds(
+        config.noise_dir,
+        config.ir_dir,
+        part,
+        cache=out / ".sounds",
+        sample_rate_hz=config.sample_rate_hz,
+    )
     shards = []
     for name in names:
-        shards += plan_shards(tracks, out, config.name, name, tracks_per_shard=config.tracks_per_shard)
+        shards += plan_shards(
+            tracks, out, config.name, name, tracks_per_shard=config.tracks_per_shard
+        )
     settings = settings_json(config, tracks, [sounds])
     claim_folder(out, settings)
-    make = functools.partial(make_excerpts, config=config, sounds=sounds, others=tuple(str(track.path) for track in tracks))
+    make = functools.partial(
+        make_excerpts,
+        config=config,
+        sounds=sounds,
+        others=tuple(str(track.path) for track in tracks),
+    )
     splits, failures = write_shards(
         shards,
         make,
@@ -141,11 +214,14 @@ def _make_queries(config: QueryConfig, names: tuple[str, ...], out: pathlib.Path
     about = credits(config, "Distorted excerpts with their true track and position.")
     write_dataset_metadata(out, summary, splits, credits=about)
     console.print(
-        f"{out}: {sum(len(shard.clips) for parts in splits.values() for shard in parts)} queries in {len(splits)} conditions"
+        f"{out}: {sum(len(shard.clips) for parts in splits.values() for shard in parts)} queries "
+        f"in {len(splits)} conditions"
     )
 
 
-def make_excerpts(track: Track, name: str, *, config: QueryConfig, sounds: Sounds, others: tuple[str, ...] = ()) -> list[Clip]:
+def make_excerpts(
+    track: Track, name: str, *, config: QueryConfig, sounds: Sounds, others: tuple[str, ...] = ()
+) -> list[Clip]:
     """The excerpts of one track under one condition; `others` are tracks that may be laid over it.
 
     Raises:
@@ -153,7 +229,9 @@ def make_excerpts(track: Track, name: str, *, config: QueryConfig, sounds: Sound
     """
     condition, rate_hz = CONDITIONS[name], config.sample_rate_hz
     if condition.excerpt.overlay.p:
-        sounds = dataclasses.replace(sounds, music=tuple(path for path in others if path != str(track.path)))
+        sounds = dataclasses.replace(
+            sounds, music=tuple(path for path in others if path != str(track.path))
+        )
     audio = decode(track.path, sample_rate_hz=rate_hz)
     if audio.duration_s < config.segment_s + 2:
         raise DecodeError(f"{track.path}: {audio.duration_s:.1f} s is too short for a query set")
@@ -163,21 +241,45 @@ def make_excerpts(track: Track, name: str, *, config: QueryConfig, sounds: Sound
     whole = clip_chain.apply(clip, sample_rate_hz=rate_hz, seed=seed)
     signs = np.random.default_rng(seed).choice((-1.0, 1.0), size=config.excerpts_per_track)
     excerpts = []
-    for number, start_s in enumerate(_starts_s(len(clip) / rate_hz, whole, condition, signs, config)):
+    for number, start_s in enumerate(
+        _starts_s(len(clip) / rate_hz, whole, condition, signs, config)
+    ):
         begin_s = replica_start_s(start_s, shift_s=0.0, rate=whole.rate, segment_s=config.segment_s)
-        begin = min(max(round(begin_s * rate_hz), 0), len(whole.samples) - round(config.segment_s * rate_hz))
+        begin = min(
+            max(round(begin_s * rate_hz), 0), len(whole.samples) - round(config.segment_s * rate_hz)
+        )
         window = whole.samples[begin : begin + round(config.segment_s * rate_hz)]
         noisy = excerpt_chain.apply(window, sample_rate_hz=rate_hz, seed=(*seed, number))
-        draws = whole.draws[:-1] + ("," if min(len(whole.draws), len(noisy.draws)) > 2 else "") + noisy.draws[1:]
-        excerpts.append(Clip(track.track_id, number, whole.rate, clip_start_s + start_s, to_int16(noisy.samples), draws))
+        draws = (
+            whole.draws[:-1]
+            + ("," if min(len(whole.draws), len(noisy.draws)) > 2 else "")
+            + noisy.draws[1:]
+        )
+        excerpts.append(
+            Clip(
+                track.track_id,
+                number,
+                whole.rate,
+                clip_start_s + start_s,
+                to_int16(noisy.samples),
+                draws,
+            )
+        )
     return excerpts
 
 
-def _starts_s(clean_s: float, whole: Distorted, condition: Condition, signs: np.ndarray, config: QueryConfig) -> list[float]:
-    """Linearly spaced starts at which the (stretched) clip has a whole window; shifted ones begin on the index's grid."""
+def _starts_s(
+    clean_s: float, whole: Distorted, condition: Condition, signs: np.ndarray, config: QueryConfig
+) -> list[float]:
+    """Linearly spaced starts at which the (stretched) clip has a whole window; shifted ones begin
+    on the index's grid.
+    """
     half = config.segment_s / 2
     low = max(0.0, (whole.rate - 1) * half)
-    high = min(clean_s - config.segment_s, whole.rate * (len(whole.samples) / config.sample_rate_hz - half) - half)
+    high = min(
+        clean_s - config.segment_s,
+        whole.rate * (len(whole.samples) / config.sample_rate_hz - half) - half,
+    )
     starts = np.linspace(low, high, config.excerpts_per_track)
     if condition.shift_s:
         last = int((high - condition.shift_s) / config.index_hop_s)
@@ -193,5 +295,9 @@ def _chains(name: str, sounds: Sounds) -> tuple[Chain, Chain]:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_bool("verify", False, "Write nothing: read all of --config.out again and compare it with its checksums.")
+    flags.DEFINE_bool(
+        "verify",
+        False,
+        "Write nothing: read all of --config.out again and compare it with its checksums.",
+    )
     command_line.run(main, config_file="configs/queries.py", errors=(SourceError, DatasetError))

@@ -2,7 +2,8 @@
 
     python -m data_prep.make_train --config=configs/prepare.py:full --config.music_dir=fma_full ... --config.out=DIR
 
-Killed or interrupted, start it again: complete shards stay. With --verify it reads everything again instead.
+Killed or interrupted, start it again: complete shards stay. With --verify it reads everything
+again instead.
 """
 
 import contextlib
@@ -41,7 +42,14 @@ from data_prep.shards import (
     write_shards,
 )
 from data_prep.sounds import Sounds, prepare_sounds, read_sound
-from data_prep.sources import credits, known_bad, output_folder, read_tracks, settings_json, sound_part
+from data_prep.sources import (
+    credits,
+    known_bad,
+    output_folder,
+    read_tracks,
+    settings_json,
+    sound_part,
+)
 from data_prep.tracks import SourceError, Track, middle
 from data_prep.verify import verify
 
@@ -58,7 +66,8 @@ def main(config: ConfigDict, values: flags.FlagValues) -> None:
 
 
 def prepare(config: PrepareConfig, console: Console, run: Runner | None = None) -> None:
-    """Writes the TFDS dataset `config.out`: for every track its clean clip and `num_replicas` replicas.
+    """Writes the TFDS dataset `config.out`: for every track its clean clip and `num_replicas`
+    replicas.
 
     Raises:
       SourceError: a source cannot be used, the folder holds something else, or the disk is full.
@@ -68,10 +77,18 @@ def prepare(config: PrepareConfig, console: Console, run: Runner | None = None) 
         _prepare(config, out, console, run)
 
 
-def _prepare(config: PrepareConfig, out: pathlib.Path, console: Console, run: Runner | None) -> None:
+def _prepare(
+    config: PrepareConfig, out: pathlib.Path, console: Console, run: Runner | None
+) -> None:
     tracks = read_tracks(config)
     sounds = {
-        part: prepare_sounds(config.noise_dir, config.ir_dir, part, cache=out / ".sounds", sample_rate_hz=config.sample_rate_hz)
+        part: prepare_sounds(
+            config.noise_dir,
+            config.ir_dir,
+            part,
+            cache=out / ".sounds",
+            sample_rate_hz=config.sample_rate_hz,
+        )
         for part in sorted({sound_part(split) for split in config.splits})
     }
     settings = settings_json(config, tracks, [*sounds.values()])
@@ -80,17 +97,23 @@ def _prepare(config: PrepareConfig, out: pathlib.Path, console: Console, run: Ru
     for split in config.splits:
         members = [track for track in tracks if track.split == split]
         console.print(f"{split}: {len(members)} tracks")
-        shards += plan_shards(members, out, config.name, split, tracks_per_shard=config.tracks_per_shard)
+        shards += plan_shards(
+            members, out, config.name, split, tracks_per_shard=config.tracks_per_shard
+        )
     if not shards:
         raise SourceError(
-            f"{config.music_dir}: no track belongs to {', '.join(config.splits)}; add music, or set --config.splits"
+            f"{config.music_dir}: no track belongs to {', '.join(config.splits)}; add music, or "
+            "set --config.splits"
         )
     make = functools.partial(make_clips, config=config, sounds=sounds)
     splits, failures = write_shards(
         shards,
         make,
         sample_rate_hz=config.sample_rate_hz,
-        bytes_per_track=expected_clip_s(tracks, config) * 2 * config.sample_rate_hz * (1 + config.num_replicas),
+        bytes_per_track=expected_clip_s(tracks, config)
+        * 2
+        * config.sample_rate_hz
+        * (1 + config.num_replicas),
         num_workers=config.num_workers,
         console=console,
         run=run,
@@ -98,7 +121,9 @@ def _prepare(config: PrepareConfig, out: pathlib.Path, console: Console, run: Ru
     report_failures([*known_bad(config), *failures], out, console)
     names = {str(track.track_id): track.name for track in tracks}
     albums = {str(track.track_id): track.album for track in tracks if track.album}
-    summary = DatasetSummary(config.name, config.sample_rate_hz, config.num_replicas, settings, names, albums)
+    summary = DatasetSummary(
+        config.name, config.sample_rate_hz, config.num_replicas, settings, names, albums
+    )
     description = f"Clean clips and {config.num_replicas} distorted replicas of each, for contrastive audio fingerprinting."
     if "train" in sounds:
         write_sounds(sounds["train"], out / SOUNDS_FOLDER, sample_rate_hz=config.sample_rate_hz)
@@ -110,19 +135,32 @@ def _prepare(config: PrepareConfig, out: pathlib.Path, console: Console, run: Ru
 
 
 def write_sounds(sounds: Sounds, folder: pathlib.Path, *, sample_rate_hz: int) -> None:
-    """The training part's noise and impulse responses as a dataset of its own, for `confp_jax.data.mixing`."""
+    """The training part's noise and impulse responses as a dataset of its own, for
+    `confp_jax.data.mixing`.
+    """
     folder.mkdir(exist_ok=True)
     splits, names = {}, [*sounds.noise, *sounds.impulse_responses]
     for split, paths in (("noise", sounds.noise), ("ir", sounds.impulse_responses)):
         clips = (Clip(names.index(path), 0, 1.0, 0.0, to_int16(read_sound(path))) for path in paths)
-        splits[split] = [write_shard(shard_path(folder, "sounds", split, 0, 1), clips, sample_rate_hz=sample_rate_hz)]
-    track_names = {str(i): "/".join(pathlib.PurePath(name).parts[-3:]) for i, name in enumerate(names)}
+        splits[split] = [
+            write_shard(
+                shard_path(folder, "sounds", split, 0, 1), clips, sample_rate_hz=sample_rate_hz
+            )
+        ]
+    track_names = {
+        str(i): "/".join(pathlib.PurePath(name).parts[-3:]) for i, name in enumerate(names)
+    }
     summary = DatasetSummary("sounds", sample_rate_hz, 0, "{}", track_names)
-    about = Credits("Noise and impulse responses to mix in while training.", licence="As each sound's source says.")
+    about = Credits(
+        "Noise and impulse responses to mix in while training.",
+        licence="As each sound's source says.",
+    )
     write_dataset_metadata(folder, summary, splits, credits=about)
 
 
-def make_clips(track: Track, split: str, *, config: PrepareConfig, sounds: dict[str, Sounds]) -> list[Clip]:
+def make_clips(
+    track: Track, split: str, *, config: PrepareConfig, sounds: dict[str, Sounds]
+) -> list[Clip]:
     """The clean clip (replica 0) and its replicas.
 
     Raises:
@@ -130,7 +168,9 @@ def make_clips(track: Track, split: str, *, config: PrepareConfig, sounds: dict[
     """
     audio = decode(track.path, sample_rate_hz=config.sample_rate_hz)
     if audio.duration_s < config.min_clip_s:
-        raise DecodeError(f"{track.path}: {audio.duration_s:.1f} s is shorter than min_clip_s={config.min_clip_s}")
+        raise DecodeError(
+            f"{track.path}: {audio.duration_s:.1f} s is shorter than min_clip_s={config.min_clip_s}"
+        )
     if abs(audio.samples).max() < 1e-4:
         raise DecodeError(f"{track.path}: is silent")
     chain = _chain(config, sounds[sound_part(split)])
@@ -139,7 +179,16 @@ def make_clips(track: Track, split: str, *, config: PrepareConfig, sounds: dict[
     for replica in range(1, config.num_replicas + 1):
         seed = (config.seed, track.track_id, replica)
         distorted = chain.apply(samples, sample_rate_hz=config.sample_rate_hz, seed=seed)
-        clips.append(Clip(track.track_id, replica, distorted.rate, start_s, to_int16(distorted.samples), distorted.draws))
+        clips.append(
+            Clip(
+                track.track_id,
+                replica,
+                distorted.rate,
+                start_s,
+                to_int16(distorted.samples),
+                distorted.draws,
+            )
+        )
     return clips
 
 
@@ -159,5 +208,9 @@ def _chain(config: PrepareConfig, sounds: Sounds) -> Chain:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_bool("verify", False, "Write nothing: read all of --config.out again and compare it with its checksums.")
+    flags.DEFINE_bool(
+        "verify",
+        False,
+        "Write nothing: read all of --config.out again and compare it with its checksums.",
+    )
     command_line.run(main, config_file="configs/prepare.py", errors=(SourceError, DatasetError))

@@ -1,4 +1,6 @@
-"""Parallel, restartable shard writing: a shard exists when it is complete, and its note (.json) says what is in it."""
+"""Parallel, restartable shard writing: a shard exists when it is complete, and its note (.json)
+says what is in it.
+"""
 
 import contextlib
 import dataclasses
@@ -44,10 +46,12 @@ def write_shards(
     console: Console,
     run: Runner | None = None,
 ) -> tuple[dict[str, Sequence[WrittenShard]], list[Failure]]:
-    """Makes every shard that is not there yet; returns what each split's shards hold, in order, and the failures.
+    """Makes every shard that is not there yet; returns what each split's shards hold, in order,
+    and the failures.
 
-    `make_clips(track, split)` must be picklable. A run that was killed is simply started again: complete shards stay.
-    `run` does the work somewhere else than in this machine's processes (data_prep/beam.py).
+    `make_clips(track, split)` must be picklable. A run that was killed is simply started again:
+    complete shards stay. `run` does the work somewhere else than in this machine's processes
+    (data_prep/beam.py).
 
     Raises:
       SourceError: the disk has not enough room.
@@ -55,7 +59,9 @@ def write_shards(
     todo = [shard for shard in shards if not _is_written(shard)]
     if len(todo) < len(shards):
         console.print(f"{len(shards) - len(todo)} of {len(shards)} shards are already there")
-    check_room(shards[0].path.parent, bytes_per_track * sum(len(shard.tracks) for shard in todo), console)
+    check_room(
+        shards[0].path.parent, bytes_per_track * sum(len(shard.tracks) for shard in todo), console
+    )
     write = functools.partial(_write_one, make_clips=make_clips, sample_rate_hz=sample_rate_hz)
     done, total = 0, sum(len(shard.tracks) for shard in todo)
     with counting(console, "tracks") as report:
@@ -67,16 +73,25 @@ def write_shards(
     failures: list[Failure] = []
     for shard in shards:
         note = json.loads(_note(shard).read_text())
-        written = WrittenShard([ClipRow(*row) for row in note["clips"]], note["records"], note["bytes"], note["sha256"])
+        written = WrittenShard(
+            [ClipRow(*row) for row in note["clips"]], note["records"], note["bytes"], note["sha256"]
+        )
         splits[shard.split] = [*splits.get(shard.split, []), written]
         failures += [Failure(**failure) for failure in note["failures"]]
     return splits, failures
 
 
-def plan_shards(tracks: Sequence[Track], folder: pathlib.Path, name: str, split: str, *, tracks_per_shard: int) -> list[Shard]:
+def plan_shards(
+    tracks: Sequence[Track], folder: pathlib.Path, name: str, split: str, *, tracks_per_shard: int
+) -> list[Shard]:
     """Cuts a split's tracks into shards of equal size; the plan depends on the tracks alone."""
-    groups = [tuple(tracks[i : i + tracks_per_shard]) for i in range(0, len(tracks), tracks_per_shard)]
-    return [Shard(shard_path(folder, name, split, i, len(groups)), split, g) for i, g in enumerate(groups)]
+    groups = [
+        tuple(tracks[i : i + tracks_per_shard]) for i in range(0, len(tracks), tracks_per_shard)
+    ]
+    return [
+        Shard(shard_path(folder, name, split, i, len(groups)), split, g)
+        for i, g in enumerate(groups)
+    ]
 
 
 def claim_folder(folder: pathlib.Path, settings: str) -> None:
@@ -89,7 +104,8 @@ def claim_folder(folder: pathlib.Path, settings: str) -> None:
     found = file.read_text() if file.is_file() else None
     if found != identity and (found or any(folder.glob("*.array_record*"))):
         raise SourceError(
-            f"{folder} holds shards made with other settings, other tracks or other sounds; write to another --config.out, "
+            f"{folder} holds shards made with other settings, other tracks or other sounds; write "
+            "to another --config.out, "
             "or delete that folder to make it anew"
         )
     write_atomically(file, identity)
@@ -102,10 +118,13 @@ def check_room(folder: pathlib.Path, needed_bytes: float, console: Console) -> N
       SourceError: the disk has not enough room.
     """
     free_bytes = shutil.disk_usage(folder).free
-    console.print(f"{needed_bytes / 1e9:.2f} GB to write, {free_bytes / 1e9:.1f} GB free", highlight=False)
+    console.print(
+        f"{needed_bytes / 1e9:.2f} GB to write, {free_bytes / 1e9:.1f} GB free", highlight=False
+    )
     if needed_bytes > free_bytes:
         raise SourceError(
-            f"{folder}: about {needed_bytes / 1e9:.1f} GB are to be written and {free_bytes / 1e9:.1f} GB are free; make room or "
+            f"{folder}: about {needed_bytes / 1e9:.1f} GB are to be written and "
+            f"{free_bytes / 1e9:.1f} GB are free; make room or "
             "choose another --config.out, a smaller subset or fewer replicas"
         )
 
@@ -122,14 +141,25 @@ def explains_a_full_disk(folder: pathlib.Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise
-        raise SourceError(f"{folder}: {error.strerror}; make room and start again: finished shards stay") from error
+        raise SourceError(
+            f"{folder}: {error.strerror}; make room and start again: finished shards stay"
+        ) from error
 
 
-def write_manifest(folder: pathlib.Path, shards: Sequence[Shard], splits: Mapping[str, Sequence[WrittenShard]]) -> None:
-    """Lists every shard with its counts and its checksum in manifest.json, for `--verify` and for copies elsewhere."""
+def write_manifest(
+    folder: pathlib.Path, shards: Sequence[Shard], splits: Mapping[str, Sequence[WrittenShard]]
+) -> None:
+    """Lists every shard with its counts and its checksum in manifest.json, for `--verify` and for
+    copies elsewhere.
+    """
     written = [shard for of_split in splits.values() for shard in of_split]
     entries = [
-        {"file": str(shard.path.relative_to(folder)), "split": shard.split, "tracks": len(shard.tracks), "clips": len(w.clips)}
+        {
+            "file": str(shard.path.relative_to(folder)),
+            "split": shard.split,
+            "tracks": len(shard.tracks),
+            "clips": len(w.clips),
+        }
         | {"records": w.num_records, "bytes": w.num_bytes, "sha256": w.sha256}
         for shard, w in zip(shards, written, strict=True)
     ]
@@ -145,24 +175,35 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
 
 def report_failures(failures: Sequence[Failure], folder: pathlib.Path, console: Console) -> None:
     """Lists what was left out, on the screen and in failures.jsonl."""
-    lines = [json.dumps(dataclasses.asdict(failure), ensure_ascii=False) + "\n" for failure in failures]
+    lines = [
+        json.dumps(dataclasses.asdict(failure), ensure_ascii=False) + "\n" for failure in failures
+    ]
     write_atomically(folder / "failures.jsonl", "".join(lines))
     for failure in failures[:20]:
-        console.print(f"[yellow]left out[/] track {failure.track_id}: {failure.why}", highlight=False)
+        console.print(
+            f"[yellow]left out[/] track {failure.track_id}: {failure.why}", highlight=False
+        )
     if failures:
-        console.print(f"{len(failures)} tracks left out; all of them are in {folder / 'failures.jsonl'}")
+        console.print(
+            f"{len(failures)} tracks left out; all of them are in {folder / 'failures.jsonl'}"
+        )
 
 
-def _run_here(todo: list[Shard], write: Callable[[Shard], object], *, num_workers: int) -> Iterator[Shard]:
+def _run_here(
+    todo: list[Shard], write: Callable[[Shard], object], *, num_workers: int
+) -> Iterator[Shard]:
     num_workers = min(num_workers or os.cpu_count() or 1, len(todo))
     if num_workers <= 1:
         for shard in todo:
             write(shard)
             yield shard
         return
-    # One BLAS thread each: two workers with two threads each were 35 times slower (FACTS). Children read it at import.
+    # One BLAS thread each: two workers with two threads each were 35 times slower (FACTS). Children
+    # read it at import.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(
+        num_workers, mp_context=get_context("spawn"), initializer=_end_with_parent
+    ) as pool:
         futures = {pool.submit(write, shard): shard for shard in todo}
         for future in as_completed(futures):
             future.result()
@@ -181,7 +222,9 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _write_one(shard: Shard, *, make_clips: Callable[[Track, str], list[Clip]], sample_rate_hz: int) -> None:
+def _write_one(
+    shard: Shard, *, make_clips: Callable[[Track, str], list[Clip]], sample_rate_hz: int
+) -> None:
     failures: list[Failure] = []
 
     def clips() -> Iterator[Clip]:
@@ -192,7 +235,12 @@ def _write_one(shard: Shard, *, make_clips: Callable[[Track, str], list[Clip]], 
                 failures.append(Failure(track.track_id, str(track.path), str(error)))
 
     written = write_shard(shard.path, clips(), sample_rate_hz=sample_rate_hz)
-    contents = {"records": written.num_records, "bytes": written.num_bytes, "sha256": written.sha256, "clips": written.clips}
+    contents = {
+        "records": written.num_records,
+        "bytes": written.num_bytes,
+        "sha256": written.sha256,
+        "clips": written.clips,
+    }
     note = contents | {"failures": [dataclasses.asdict(failure) for failure in failures]}
     write_atomically(_note(shard), json.dumps(note))
 

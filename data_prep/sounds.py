@@ -1,4 +1,6 @@
-"""Noise and impulse responses: their layouts, their two parts that never mix, and the cache that replicas draw from."""
+"""Noise and impulse responses: their layouts, their two parts that never mix, and the cache that
+replicas draw from.
+"""
 
 import csv
 import dataclasses
@@ -25,7 +27,9 @@ _LAYOUTS = "ESC-50 (meta/esc50.csv), MS-SNSD (noise_train/, noise_test/), the MI
 
 @dataclasses.dataclass(frozen=True)
 class Sounds:
-    """Noise and impulse responses of one part (train or test), as 16 kHz wav files of the cache; relative names are drawn."""
+    """Noise and impulse responses of one part (train or test), as 16 kHz wav files of the cache;
+    relative names are drawn.
+    """
 
     noise: tuple[str, ...] = ()
     impulse_responses: tuple[str, ...] = ()
@@ -40,11 +44,15 @@ class Sounds:
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
-def prepare_sounds(noise_dir: str, ir_dir: str, part: str, *, cache: pathlib.Path, sample_rate_hz: int) -> Sounds:
-    """Decodes the noise and impulse responses of `part` ("train" or "test") once, to mono wav at the working rate.
+def prepare_sounds(
+    noise_dir: str, ir_dir: str, part: str, *, cache: pathlib.Path, sample_rate_hz: int
+) -> Sounds:
+    """Decodes the noise and impulse responses of `part` ("train" or "test") once, to mono wav at
+    the working rate.
 
-    `noise_dir` and `ir_dir` name a folder or several, separated by commas. Impulse responses are cut to begin at the direct
-    sound, so that a reverberated replica is not late; silence is cut out of noise, and a silent file left out.
+    `noise_dir` and `ir_dir` name a folder or several, separated by commas. Impulse responses are
+    cut to begin at the direct sound, so that a reverberated replica is not late; silence is cut
+    out of noise, and a silent file left out.
 
     Raises:
       SourceError: a folder was named that has no such part or no usable sound.
@@ -59,7 +67,8 @@ def prepare_sounds(noise_dir: str, ir_dir: str, part: str, *, cache: pathlib.Pat
 def find_sounds(folder: pathlib.Path, part: str) -> dict[str, pathlib.Path]:
     """The sounds of one part, by their name inside the folder; its layout is recognised.
 
-    What is to the bit in both parts counts as test: nothing that a model is measured by is heard in training.
+    What is to the bit in both parts counts as test: nothing that a model is measured by is heard
+    in training.
 
     Raises:
       SourceError: none of the known layouts.
@@ -69,8 +78,16 @@ def find_sounds(folder: pathlib.Path, part: str) -> dict[str, pathlib.Path]:
         return found
     test = _find_part(folder, "test", may_lack=True)
     sizes = {path.stat().st_size for path in test.values()}
-    held_out = {_digest(path) for path in test.values()} if any(p.stat().st_size in sizes for p in found.values()) else set()
-    return {n: p for n, p in found.items() if p.stat().st_size not in sizes or _digest(p) not in held_out}
+    held_out = (
+        {_digest(path) for path in test.values()}
+        if any(p.stat().st_size in sizes for p in found.values())
+        else set()
+    )
+    return {
+        n: p
+        for n, p in found.items()
+        if p.stat().st_size not in sizes or _digest(p) not in held_out
+    }
 
 
 @functools.lru_cache(maxsize=64)  # 1 MiB each
@@ -79,19 +96,29 @@ def read_sound(path: str) -> Float32[np.ndarray, " n"]:
     return soundfile.read(path, dtype="float32")[0]
 
 
-def _find_part(folder: pathlib.Path, part: str, *, may_lack: bool = False) -> dict[str, pathlib.Path]:
+def _find_part(
+    folder: pathlib.Path, part: str, *, may_lack: bool = False
+) -> dict[str, pathlib.Path]:
     if (folder / "meta" / "esc50.csv").is_file():
         paths = _esc50(folder, part)
         return {path.name: path for path in paths}
     for root in (folder / part, folder / f"noise_{part}"):
         if root.is_dir():
             return {path.relative_to(root).as_posix(): path for path in find_audio([root])}
-    survey = {path.name: path for path in find_audio([folder]) if _MIT_NAME.match(path.name)} if folder.is_dir() else {}
+    survey = (
+        {path.name: path for path in find_audio([folder]) if _MIT_NAME.match(path.name)}
+        if folder.is_dir()
+        else {}
+    )
     if survey:
-        return {name: path for name, path in survey.items() if _is_mit_test(name) == (part == "test")}
+        return {
+            name: path for name, path in survey.items() if _is_mit_test(name) == (part == "test")
+        }
     if may_lack:
         return {}
-    raise SourceError(f"{folder / part}: no such folder; {folder} must hold train/ and test/, or be {_LAYOUTS}")
+    raise SourceError(
+        f"{folder / part}: no such folder; {folder} must hold train/ and test/, or be {_LAYOUTS}"
+    )
 
 
 def _esc50(folder: pathlib.Path, part: str) -> list[pathlib.Path]:
@@ -101,15 +128,23 @@ def _esc50(folder: pathlib.Path, part: str) -> list[pathlib.Path]:
         rows = list(csv.DictReader(file))
     if not rows or not {"filename", "fold"} <= rows[0].keys():
         raise SourceError(f"{table}: columns filename and fold are missing; download ESC-50 again")
-    paths = [folder / "audio" / row["filename"] for row in rows if (row["fold"] == _ESC_TEST_FOLD) == (part == "test")]
+    paths = [
+        folder / "audio" / row["filename"]
+        for row in rows
+        if (row["fold"] == _ESC_TEST_FOLD) == (part == "test")
+    ]
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        raise SourceError(f"{missing[0]} and {len(missing) - 1} more of {table} are missing; unpack ESC-50 again")
+        raise SourceError(
+            f"{missing[0]} and {len(missing) - 1} more of {table} are missing; unpack ESC-50 again"
+        )
     return paths
 
 
 def _is_mit_test(name: str) -> bool:
-    """The survey has one response for each place, so a hash of its number (h001) splits by room, for ever."""
+    """The survey has one response for each place, so a hash of its number (h001) splits by room,
+    for ever.
+    """
     digest = hashlib.sha256(name[:4].lower().encode()).digest()
     return int.from_bytes(digest[:4], "big") / 2**32 < _MIT_TEST_SHARE
 
@@ -119,12 +154,17 @@ def _digest(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _cached_sounds(folders: str, part: str, kind: str, cache: pathlib.Path, rate_hz: int) -> tuple[str, ...]:
+def _cached_sounds(
+    folders: str, part: str, kind: str, cache: pathlib.Path, rate_hz: int
+) -> tuple[str, ...]:
     found: dict[str, pathlib.Path] = {}
     for folder in folders.split(","):
         for name, path in find_sounds(pathlib.Path(folder.strip()), part).items():
             if name in found:
-                raise SourceError(f"{found[name]} and {path} have one name; rename one of them, the records could not tell them")
+                raise SourceError(
+                    f"{found[name]} and {path} have one name; rename one of them, the records "
+                    "could not tell them"
+                )
             found[name] = path
     names = []
     for name, path in found.items():
@@ -151,7 +191,9 @@ def _write_sound(path: pathlib.Path, target: pathlib.Path, kind: str, rate_hz: i
 
 
 def _without_silence(samples: Float32[np.ndarray, " n"], rate_hz: int) -> Float32[np.ndarray, " m"]:
-    """The noise without its silent stretches (ESC-50 pads with zeros): a part of it is mixed in, and must be heard."""
+    """The noise without its silent stretches (ESC-50 pads with zeros): a part of it is mixed in,
+    and must be heard.
+    """
     block = rate_hz // 20
     blocks = samples[: len(samples) // block * block].reshape(-1, block)
     return blocks[np.sqrt(np.mean(np.square(blocks), axis=1)) > _SILENT_RMS].reshape(-1)
@@ -160,4 +202,6 @@ def _without_silence(samples: Float32[np.ndarray, " n"], rate_hz: int) -> Float3
 def _from_direct_sound(samples: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " m"]:
     """The impulse response from its first strong sample on; nothing if it is silent."""
     peak = np.abs(samples).max(initial=0.0)
-    return samples[np.argmax(np.abs(samples) >= 0.5 * peak) :] if peak > _SILENT_RMS else samples[:0]
+    return (
+        samples[np.argmax(np.abs(samples) >= 0.5 * peak) :] if peak > _SILENT_RMS else samples[:0]
+    )

@@ -26,14 +26,19 @@ def output_folder(out: str) -> pathlib.Path:
     try:
         (folder_path / ".shards").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SourceError(f"{out}: cannot be made a folder ({error.strerror}); pass another --config.out") from error
+        raise SourceError(
+            f"{out}: cannot be made a folder ({error.strerror}); pass another --config.out"
+        ) from error
     return folder_path
 
 
 def read_tracks(config: PrepareConfig | QueryConfig) -> list[Track]:
     """FMA's tracks where a tracks.csv is named, else every audio file of the folder."""
     if not config.music_dir:
-        raise SourceError("which music? pass --config.music_dir=FOLDER (and --config.tracks_csv=FILE if it is FMA)")
+        raise SourceError(
+            "which music? pass --config.music_dir=FOLDER (and --config.tracks_csv=FILE if it is "
+            "FMA)"
+        )
     if config.tracks_csv:
         return fma.read_tracks(config.tracks_csv, config.music_dir, subset=config.subset)
     return folder.read_tracks(config.music_dir)
@@ -47,7 +52,9 @@ def known_bad(config: PrepareConfig | QueryConfig) -> list[Failure]:
 
 
 def sound_part(split: str) -> str:
-    """Which noise and rooms a split may hear: what is trained on, or chosen by, never hears the test part."""
+    """Which noise and rooms a split may hear: what is trained on, or chosen by, never hears the
+    test part.
+    """
     return "train" if split in ("training", "validation") else "test"
 
 
@@ -55,14 +62,26 @@ def credits(config: PrepareConfig | QueryConfig, description: str) -> Credits:
     """Citation and licence of what is prepared, as TFDS shows them."""
     if config.tracks_csv:
         return Credits(description, fma.CITATION, fma.LICENCE, fma.HOMEPAGE)
-    return Credits(description, licence="As the owners of the recordings say: prepared from a folder of audio files.")
+    return Credits(
+        description,
+        licence="As the owners of the recordings say: prepared from a folder of audio files.",
+    )
 
 
-def settings_json(config: PrepareConfig | QueryConfig, tracks: list[Track], sounds: list[Sounds]) -> str:
+def settings_json(
+    config: PrepareConfig | QueryConfig, tracks: list[Track], sounds: list[Sounds]
+) -> str:
     """Everything that decides the shards' content, without this machine's folders."""
     values = dataclasses.asdict(config)
     for key in ("music_dir", "tracks_csv", "noise_dir", "ir_dir", "out", "num_workers"):
         values.pop(key)
-    ids = hashlib.sha256(json.dumps([[track.track_id, track.split] for track in tracks]).encode()).hexdigest()
-    values |= {"num_tracks": len(tracks), "tracks": ids, "sounds": [s.identity() for s in sounds], "format": VERSION}
+    ids = hashlib.sha256(
+        json.dumps([[track.track_id, track.split] for track in tracks]).encode()
+    ).hexdigest()
+    values |= {
+        "num_tracks": len(tracks),
+        "tracks": ids,
+        "sounds": [s.identity() for s in sounds],
+        "format": VERSION,
+    }
     return json.dumps(values, sort_keys=True)

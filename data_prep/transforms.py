@@ -1,6 +1,8 @@
-"""Distortions that audiomentations lacks, or that would move time there: none of these moves a moment by more than 1 ms.
+"""Distortions that audiomentations lacks, or that would move time there: none of these moves a
+moment by more than 1 ms.
 
-Each draws its values from an explicit Generator and returns them beside the samples, to be written into the record.
+Each draws its values from an explicit Generator and returns them beside the samples, to be written
+into the record.
 """
 
 import dataclasses
@@ -35,17 +37,33 @@ class Heard:
 
 
 def pass_codec(
-    samples: Float32[np.ndarray, " n"], rng: np.random.Generator, *, sample_rate_hz: int, codec: CodecName, kbps: Draw
+    samples: Float32[np.ndarray, " n"],
+    rng: np.random.Generator,
+    *,
+    sample_rate_hz: int,
+    codec: CodecName,
+    kbps: Draw,
 ) -> Heard:
     """Through a lossy codec at a drawn bit rate; its delay is taken out."""
     bitrate_kbps = round(rng.uniform(kbps.low, kbps.high))
-    peak = max(float(np.abs(samples).max(initial=0.0)), 1.0)  # a codec's PCM ends at 1; the record is scaled in the same way
-    heard = through_codec(samples / np.float32(peak), sample_rate_hz=sample_rate_hz, codec=codec, bitrate_kbps=bitrate_kbps)
+    peak = max(
+        float(np.abs(samples).max(initial=0.0)), 1.0
+    )  # a codec's PCM ends at 1; the record is scaled in the same way
+    heard = through_codec(
+        samples / np.float32(peak),
+        sample_rate_hz=sample_rate_hz,
+        codec=codec,
+        bitrate_kbps=bitrate_kbps,
+    )
     return Heard(heard * np.float32(peak), {"codec": codec, "bitrate_kbps": bitrate_kbps})
 
 
-def limit_band(samples: Float32[np.ndarray, " n"], rng: np.random.Generator, *, sample_rate_hz: int, band: Band) -> Heard:
-    """The band that a telephone or a small loudspeaker leaves: steep slopes outside the drawn limits, no delay."""
+def limit_band(
+    samples: Float32[np.ndarray, " n"], rng: np.random.Generator, *, sample_rate_hz: int, band: Band
+) -> Heard:
+    """The band that a telephone or a small loudspeaker leaves: steep slopes outside the drawn
+    limits, no delay.
+    """
     low_hz, high_hz = float(rng.uniform(*band.low_hz)), float(rng.uniform(*band.high_hz))
     nyquist_hz, width = sample_rate_hz / 2, 2.0**_SLOPE_OCTAVES
     hz = [0.0, low_hz / width, low_hz]
@@ -54,7 +72,9 @@ def limit_band(samples: Float32[np.ndarray, " n"], rng: np.random.Generator, *, 
         hz, gain = [*hz, high_hz, high_hz * width, nyquist_hz], [*gain, 1.0, 0.004, 0.004]
     else:
         hz, gain = [*hz, nyquist_hz], [*gain, 1.0]
-    taps = scipy.signal.firwin2(round(_FILTER_S * sample_rate_hz) // 2 * 2 + 1, hz, gain, fs=sample_rate_hz)
+    taps = scipy.signal.firwin2(
+        round(_FILTER_S * sample_rate_hz) // 2 * 2 + 1, hz, gain, fs=sample_rate_hz
+    )
     heard = scipy.signal.oaconvolve(samples, taps.astype(np.float32), mode="same")
     return Heard(heard.astype(np.float32), {"low_hz": low_hz, "high_hz": high_hz})
 
@@ -64,7 +84,11 @@ def resample_there_and_back(
 ) -> Heard:
     """At a drawn sample rate for a while; what lay above its half is gone."""
     rate_hz = round(rng.uniform(rate.low, rate.high))
-    heard = from_samples(from_samples(samples, from_hz=sample_rate_hz, to_hz=rate_hz), from_hz=rate_hz, to_hz=sample_rate_hz)
+    heard = from_samples(
+        from_samples(samples, from_hz=sample_rate_hz, to_hz=rate_hz),
+        from_hz=rate_hz,
+        to_hz=sample_rate_hz,
+    )
     heard = np.pad(heard, (0, max(0, len(samples) - len(heard))))[: len(samples)]
     return Heard(heard, {"rate_hz": rate_hz})
 
@@ -92,7 +116,10 @@ def replay_aloud(
         noise=lambda num: np.resize(recorded, num),
     )
     values = {name: value for name, value in drawn._asdict().items() if math.isfinite(value)}
-    return Heard(heard.astype(np.float32), values | {"room_file_path": room_path, "noise_file_path": noise_path})
+    return Heard(
+        heard.astype(np.float32),
+        values | {"room_file_path": room_path, "noise_file_path": noise_path},
+    )
 
 
 def add_varying_noise(
@@ -104,7 +131,9 @@ def add_varying_noise(
     noises: tuple[str, ...],
     read: Callable[[str], Float32[np.ndarray, " n"]],
 ) -> Heard:
-    """Real noise that changes: pieces of other recordings at other levels, faded into each other; the SNR is the whole's."""
+    """Real noise that changes: pieces of other recordings at other levels, faded into each other;
+    the SNR is the whole's.
+    """
     snr_db = float(rng.uniform(snr.low, snr.high))
     fade = round(_FADE_S * sample_rate_hz)
     noise, place, names = np.zeros(len(samples) + fade, np.float32), 0, []
@@ -114,18 +143,27 @@ def add_varying_noise(
         sound = read(name)
         part = np.resize(np.roll(sound, -int(rng.integers(len(sound)))), num).astype(np.float32)
         level_db = rng.uniform(-_PIECE_LEVEL_DB, _PIECE_LEVEL_DB)
-        part *= np.float32(10 ** (level_db / 20) / max(float(np.sqrt(np.mean(np.square(part)))), 1e-9))
+        part *= np.float32(
+            10 ** (level_db / 20) / max(float(np.sqrt(np.mean(np.square(part)))), 1e-9)
+        )
         ramp = np.sin(np.linspace(0, math.pi / 2, fade, dtype=np.float32))
         part[:fade] *= ramp
         part[-fade:] *= ramp[::-1]
         noise[place : place + num] += part
         names.append(name)
         place += num - fade
-    return Heard(_mix(samples, noise[: len(samples)], snr_db), {"snr_db": snr_db, "noise_file_paths": names})
+    return Heard(
+        _mix(samples, noise[: len(samples)], snr_db), {"snr_db": snr_db, "noise_file_paths": names}
+    )
 
 
 def add_music(
-    samples: Float32[np.ndarray, " n"], rng: np.random.Generator, *, sample_rate_hz: int, snr: Draw, music: tuple[str, ...]
+    samples: Float32[np.ndarray, " n"],
+    rng: np.random.Generator,
+    *,
+    sample_rate_hz: int,
+    snr: Draw,
+    music: tuple[str, ...],
 ) -> Heard:
     """Another track at the same time, from any place in it; where it ends, it begins again."""
     snr_db, path = float(rng.uniform(snr.low, snr.high)), music[int(rng.integers(len(music)))]
@@ -134,7 +172,9 @@ def add_music(
     return Heard(_mix(samples, other, snr_db), {"snr_db": snr_db, "music_file_path": path})
 
 
-def _mix(samples: Float32[np.ndarray, " n"], noise: Float32[np.ndarray, " n"], snr_db: float) -> Float32[np.ndarray, " n"]:
+def _mix(
+    samples: Float32[np.ndarray, " n"], noise: Float32[np.ndarray, " n"], snr_db: float
+) -> Float32[np.ndarray, " n"]:
     power, noise_power = (float(np.mean(np.square(x))) for x in (samples, noise))
     gain = math.sqrt(power / max(noise_power, 1e-20)) * 10 ** (-snr_db / 20)
     return samples + noise * np.float32(gain)

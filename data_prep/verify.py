@@ -23,7 +23,9 @@ def verify(folder: pathlib.Path, console: Console) -> None:
     try:
         shards = json.loads((folder / "manifest.json").read_text())["shards"]
     except (OSError, ValueError, KeyError) as error:
-        raise DatasetError(f"{folder}/manifest.json is missing or damaged; start the preparation again") from error
+        raise DatasetError(
+            f"{folder}/manifest.json is missing or damaged; start the preparation again"
+        ) from error
     for shard in progress(shards, "checksums", console=console, transient=True):
         _verify_shard(folder / shard["file"], shard)
     num_clips = 0
@@ -34,15 +36,25 @@ def verify(folder: pathlib.Path, console: Console) -> None:
         num_clips += len(source)
     expected = sum(shard["clips"] for shard in shards)
     if num_clips != expected:
-        raise DatasetError(f"{folder} holds {num_clips} clips, its manifest says {expected}; start the preparation again")
-    console.print(f"{folder}: {len(shards)} shards and {num_clips} clips are as they were written", highlight=False)
+        raise DatasetError(
+            f"{folder} holds {num_clips} clips, its manifest says {expected}; start the "
+            "preparation again"
+        )
+    console.print(
+        f"{folder}: {len(shards)} shards and {num_clips} clips are as they were written",
+        highlight=False,
+    )
 
 
 def _verify_shard(path: pathlib.Path, shard: dict) -> None:
     if not path.is_file():
-        raise DatasetError(f"{path} is missing; start the preparation again, it makes what is not there")
+        raise DatasetError(
+            f"{path} is missing; start the preparation again, it makes what is not there"
+        )
     if path.stat().st_size != shard["bytes"]:
-        raise DatasetError(f"{path} has {path.stat().st_size} bytes instead of {shard['bytes']}; {_REMEDY}")
+        raise DatasetError(
+            f"{path} has {path.stat().st_size} bytes instead of {shard['bytes']}; {_REMEDY}"
+        )
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != shard["sha256"]:

@@ -33,7 +33,8 @@ def print_score(answers_json: pathlib.Path) -> None:
             placed += abs(best["offset_s"] - float(rest.split("s_")[0])) <= 0.5
     num = len(answers)
     print(
-        f"of {num} excerpts with background noise at 10 dB: {right} identified rightly; nearest track right {nearest}, "
+        f"of {num} excerpts with background noise at 10 dB: {right} identified rightly; nearest "
+        f"track right {nearest}, "
         f"its place within 0.5 s {placed}"
     )
 

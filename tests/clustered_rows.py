@@ -1,4 +1,6 @@
-"""Rows that lie as fingerprints do, and queries as distorted excerpts are; more than are searched exactly."""
+"""Rows that lie as fingerprints do, and queries as distorted excerpts are; more than are searched
+exactly.
+"""
 
 import numpy as np
 

@@ -1,4 +1,6 @@
-"""What several rooms share: real example audio, one prepared data set for the session, and small hand-made ones."""
+"""What several rooms share: real example audio, one prepared data set for the session, and small
+hand-made ones.
+"""
 
 import os
 
@@ -15,25 +17,38 @@ import pytest
 import threadpoolctl
 from rich.console import Console
 
-from confp_jax.data.records import Clip, Credits, DatasetSummary, shard_path, write_dataset_metadata, write_shard
+from confp_jax.data.records import (
+    Clip,
+    Credits,
+    DatasetSummary,
+    shard_path,
+    write_dataset_metadata,
+    write_shard,
+)
 from confp_jax.typed_config import from_mapping
 from data_prep.config import PrepareConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
-# MP3 stays playable when it is cut at any byte: about 9.6 s of each clip, and the hash of just these bytes
+# MP3 stays playable when it is cut at any byte: about 9.6 s of each clip, and the hash of just
+# these bytes
 # sends 6 of the 8 to training and one each to validation and test, on every machine.
 _CUT_BYTES, _NUM_CLIPS = 48_100, 8
 
-# Here a plugin has loaded numpy before; sums over two threads round differently, and runs are compared to the bit.
+# Here a plugin has loaded numpy before; sums over two threads round differently, and runs are
+# compared to the bit.
 threadpoolctl.threadpool_limits(1, user_api="blas")
 
-hypothesis.settings.register_profile("confp_jax", deadline=None, max_examples=50)  # no test hangs on the machine's speed
+hypothesis.settings.register_profile(
+    "confp_jax", deadline=None, max_examples=50
+)  # no test hangs on the machine's speed
 hypothesis.settings.load_profile("confp_jax")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One compilation cache for this session and the processes it starts: a resumed run need not compile again."""
+    """One compilation cache for this session and the processes it starts: a resumed run need not
+    compile again.
+    """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = tempfile.mkdtemp(prefix="confp_jax_cache")
         config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
@@ -65,7 +80,9 @@ def shared() -> pathlib.Path:
 def music_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Eight of the example clips, about 9.6 s each, as mp3."""
     folder = tmp_path_factory.mktemp("music")
-    clips = [path for path in sorted((EXAMPLES / "music").glob("*.mp3")) if "askyel" not in path.name]  # that one is 44.1 kHz
+    clips = [
+        path for path in sorted((EXAMPLES / "music").glob("*.mp3")) if "askyel" not in path.name
+    ]  # that one is 44.1 kHz
     for path in clips[:_NUM_CLIPS]:
         (folder / path.name).write_bytes(path.read_bytes()[:_CUT_BYTES])
     return folder
@@ -73,7 +90,9 @@ def music_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def prepare_config(music_dir: pathlib.Path) -> Callable[..., PrepareConfig]:
-    """`prepare_config(out, **overrides)`: configs/prepare.py on the example clips, two replicas, in this process."""
+    """`prepare_config(out, **overrides)`: configs/prepare.py on the example clips, two replicas, in
+    this process.
+    """
     from configs.prepare import get_config
 
     def build(out: pathlib.Path, **overrides: object) -> PrepareConfig:
@@ -93,8 +112,12 @@ def prepare_config(music_dir: pathlib.Path) -> Callable[..., PrepareConfig]:
 
 
 @pytest.fixture(scope="session")
-def prepared(prepare_config: Callable[..., PrepareConfig], tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A data set made by the real preparation: 6 training, 1 validation and 1 test track, each clean and in 2 replicas."""
+def prepared(
+    prepare_config: Callable[..., PrepareConfig], tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+    """A data set made by the real preparation: 6 training, 1 validation and 1 test track, each
+    clean and in 2 replicas.
+    """
     from data_prep.make_train import prepare
 
     out = tmp_path_factory.mktemp("prepared") / "examples"
@@ -104,7 +127,9 @@ def prepared(prepare_config: Callable[..., PrepareConfig], tmp_path_factory: pyt
 
 @pytest.fixture(scope="session")
 def make_dataset(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., pathlib.Path]:
-    """`make_dataset({split: clips}, num_replicas=1)`: a data set of hand-made clips; returns its folder."""
+    """`make_dataset({split: clips}, num_replicas=1)`: a data set of hand-made clips; returns its
+    folder.
+    """
 
     def make(
         splits: Mapping[str, Sequence[Clip]],
@@ -126,8 +151,14 @@ def make_dataset(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., path
                 )
                 for i in range(num_shards)
             ]
-        names = {str(clip.track_id): f"track {clip.track_id}" for clips in splits.values() for clip in clips}
-        summary = DatasetSummary("made", sample_rate_hz, num_replicas, "{}", names, dict(albums or {}))
+        names = {
+            str(clip.track_id): f"track {clip.track_id}"
+            for clips in splits.values()
+            for clip in clips
+        }
+        summary = DatasetSummary(
+            "made", sample_rate_hz, num_replicas, "{}", names, dict(albums or {})
+        )
         write_dataset_metadata(folder, summary, sizes, credits=Credits("hand-made"))
         return folder
 

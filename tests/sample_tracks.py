@@ -13,7 +13,12 @@ def unit_rows(seed: int, num: int, dim: int = 32) -> np.ndarray:
 
 
 def track(number: int, num_rows: int = 5, **changes) -> NewTrack:
-    fields = {"name": f"Träck {number}", "path": f"/müsic/{number} 'x'.wav", "sha256": str(number), "duration_s": 30.5 + number}
+    fields = {
+        "name": f"Träck {number}",
+        "path": f"/müsic/{number} 'x'.wav",
+        "sha256": str(number),
+        "duration_s": 30.5 + number,
+    }
     return NewTrack(**(fields | {"vectors": unit_rows(number, num_rows)} | changes))
 
 
@@ -21,4 +26,8 @@ def check_filled(database: Database) -> None:
     snapshot = database.snapshot()
     assert [t.name for t in snapshot.tracks] == ["Träck 0", "Träck 1", "Träck 2"]
     assert snapshot.row_tracks.tolist() == [0] * 3 + [1] * 4 + [2] * 6
-    np.testing.assert_allclose(snapshot.vectors, np.concatenate([unit_rows(0, 3), unit_rows(1, 4), unit_rows(2, 6)]), atol=2**-12)
+    np.testing.assert_allclose(
+        snapshot.vectors,
+        np.concatenate([unit_rows(0, 3), unit_rows(1, 4), unit_rows(2, 6)]),
+        atol=2**-12,
+    )

@@ -1,4 +1,6 @@
-"""What the retrieval tests share: music, and an untrained encoder: it tells clean copies apart, which plumbing needs."""
+"""What the retrieval tests share: music, and an untrained encoder: it tells clean copies apart,
+which plumbing needs.
+"""
 
 import json
 import pathlib
@@ -107,7 +109,9 @@ def tagged(originals, tmp_path) -> pathlib.Path:
 
 @pytest.fixture
 def db(embedder, tagged, tmp_path) -> Database:
-    database = Database.create(tmp_path / "music.db", ModelStamp(embedder.name, embedder.identity, 0.3))
+    database = Database.create(
+        tmp_path / "music.db", ModelStamp(embedder.name, embedder.identity, 0.3)
+    )
     assert all(r.status == "added" for r in add_paths(database, embedder, [tagged]))
     return database
 

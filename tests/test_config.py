@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from confp_jax.config import AudioConfig, CheckpointConfig, DataConfig, EncoderConfig, MelConfig, OptimizerConfig, TrainConfig
+from confp_jax.config import (
+    AudioConfig,
+    CheckpointConfig,
+    DataConfig,
+    EncoderConfig,
+    MelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from confp_jax.typed_config import ConfigError, from_mapping
 from data_prep.config import ChainConfig, Draw, PrepareConfig, QueryConfig
 
@@ -23,10 +31,17 @@ _FLOATS = st.floats(0.1, 1e6)
         name=st.text(),
         seed=st.integers(0, 2**31 - 1),
         temperature=_FLOATS,
-        audio=st.builds(AudioConfig, sample_rate_hz=st.integers(16_000, 48_000), segment_s=st.floats(1, 1e6)),
-        optimizer=st.builds(OptimizerConfig, learning_rate=_FLOATS, schedule=st.sampled_from(["constant", "cosine"])),
+        audio=st.builds(
+            AudioConfig, sample_rate_hz=st.integers(16_000, 48_000), segment_s=st.floats(1, 1e6)
+        ),
+        optimizer=st.builds(
+            OptimizerConfig, learning_rate=_FLOATS, schedule=st.sampled_from(["constant", "cosine"])
+        ),
         data=st.builds(
-            DataConfig, dir=st.text(), crop_spacing_s=st.tuples(_FLOATS, _FLOATS), mel_on=st.sampled_from(["host", "device"])
+            DataConfig,
+            dir=st.text(),
+            crop_spacing_s=st.tuples(_FLOATS, _FLOATS),
+            mel_on=st.sampled_from(["host", "device"]),
         ),
     )
 )
@@ -47,14 +62,18 @@ def test_every_model(name: str) -> None:
     config = from_mapping(TrainConfig, values)
     assert config.name == name
     assert TrainConfig.from_json(config.to_json()) == config
-    fields = {name for name in _leaves(dataclasses.asdict(config)) if not name.startswith(NOT_TRAINED)}
+    fields = {
+        name for name in _leaves(dataclasses.asdict(config)) if not name.startswith(NOT_TRAINED)
+    }
     assert set(_leaves(values.to_dict())) == fields, "a field is missing in configs/fma.py"
 
 
 def test_unknown_model() -> None:
     from configs.fma import get_config
 
-    with pytest.raises(ValueError, match="unknown model 'smal'; known: small, medium, large, edge, tiny"):
+    with pytest.raises(
+        ValueError, match="unknown model 'smal'; known: small, medium, large, edge, tiny"
+    ):
         get_config("smal")
 
 
@@ -88,14 +107,29 @@ def test_the_paper_s_numbers() -> None:
         config = from_mapping(TrainConfig, get_config(name))
         encoder = config.encoder
         assert (encoder.dim, encoder.num_layers, encoder.num_heads) == numbers[:3]
-        assert (config.mel.num_mels, config.temperature, config.optimizer.learning_rate) == numbers[3:]
+        assert (config.mel.num_mels, config.temperature, config.optimizer.learning_rate) == numbers[
+            3:
+        ]
         assert (encoder.conv_kernel, encoder.embedding_dim, encoder.dropout) == (5, 128, 0.5)
         assert (encoder.frames_per_token, encoder.pool_segments) == (1, 1)
-        assert (config.mel.fft_samples, config.mel.hop_samples, config.audio.segment_samples) == (1024, 128, 48_000)
-        assert (config.num_epochs, config.data.batch_size, config.optimizer.weight_decay) == (100, 64, 5e-4)
+        assert (config.mel.fft_samples, config.mel.hop_samples, config.audio.segment_samples) == (
+            1024,
+            128,
+            48_000,
+        )
+        assert (config.num_epochs, config.data.batch_size, config.optimizer.weight_decay) == (
+            100,
+            64,
+            5e-4,
+        )
         assert (config.optimizer.schedule, config.optimizer.decoupled) == ("constant", False)
         data = config.data
-        assert (data.crops_per_track, data.shift_alpha, data.shift_beta, data.max_shift_s) == (1, 8.0, 2.0, 0.150)
+        assert (data.crops_per_track, data.shift_alpha, data.shift_beta, data.max_shift_s) == (
+            1,
+            8.0,
+            2.0,
+            0.150,
+        )
 
 
 def test_frames_of_a_segment() -> None:
@@ -118,7 +152,10 @@ def test_frames_of_a_segment() -> None:
         ({"data": 3}, "data must be a group of fields, found 3"),
         ({"mel": {"scale": "bark"}}, "mel.scale='bark' must be one of 'slaney', 'htk'"),
         ({"data": {"crop_spacing_s": (0.3,)}}, "data.crop_spacing_s needs 2 values, found 1"),
-        ({"data": {"crop_spacing_s": (0.3, "far")}}, r"data.crop_spacing_s\[1\] must be float, found 'far'"),
+        (
+            {"data": {"crop_spacing_s": (0.3, "far")}},
+            r"data.crop_spacing_s\[1\] must be float, found 'far'",
+        ),
         ({"data": {"crop_spacing_s": 0.3}}, "data.crop_spacing_s"),
         ({"data": {"mel_on": ["host"]}}, "data.mel_on"),
     ],
@@ -132,15 +169,24 @@ def test_wrong_values(values: dict, message: str) -> None:
     ("values", "field"),
     [
         ({"data": {"mel_on": "host", "residency": "device"}}, "data.mel_on=device"),
-        ({"data": {"mel_on": "device", "mix": {"tempo_p": 0.5}}}, "data.mel_on=host, data.residency=device"),
+        (
+            {"data": {"mel_on": "device", "mix": {"tempo_p": 0.5}}},
+            "data.mel_on=host, data.residency=device",
+        ),
         ({"temperature": 0.0}, "temperature"),
         ({"encoder": {"dim": 250}}, "encoder.dim"),
         ({"encoder": {"conv_kernel": 4}}, "encoder.conv_kernel"),
         ({"encoder": {"dropout": 1.0}}, "encoder.dropout"),
-        ({"audio": {"context_s": 2.0}}, "audio.context_s=2.0 must be 0, or at least audio.segment_s=3.0"),
+        (
+            {"audio": {"context_s": 2.0}},
+            "audio.context_s=2.0 must be 0, or at least audio.segment_s=3.0",
+        ),
         ({"encoder": {"projection": {"share": 1.5}}}, "encoder.projection.share=1.5"),
         ({"encoder": {"projection": {"contrast": {"box_mels": 4}}}}, "box_mels must be odd"),
-        ({"encoder": {"projection": {"num_frames": 0}}}, "encoder.projection.num_frames=0 must be positive"),
+        (
+            {"encoder": {"projection": {"num_frames": 0}}},
+            "encoder.projection.num_frames=0 must be positive",
+        ),
         ({"data": {"batch_size": 7, "crops_per_track": 2}}, "data.batch_size"),
         # Zeros that would otherwise end in a ZeroDivisionError somewhere else.
         ({"encoder": {"num_heads": 0}}, "num_heads"),
@@ -154,7 +200,10 @@ def test_wrong_values(values: dict, message: str) -> None:
         ({"data": {"num_shares": 3}}, "num_shares=3; set data.batch_size to a multiple"),
         ({"data": {"num_shares": 2, "tracks_per_album": 2}}, "set data.num_shares=1"),
         ({"freeze_statistics": True}, "freeze_statistics=True .* set init_from"),
-        ({"freeze_statistics": True, "init_from": "x", "encoder": {"conv_norm": "layer"}}, "encoder.conv_norm=batch"),
+        (
+            {"freeze_statistics": True, "init_from": "x", "encoder": {"conv_norm": "layer"}},
+            "encoder.conv_norm=batch",
+        ),
         ({"num_epochs": 0}, "num_epochs"),
         ({"checkpoint": {"every_steps": 0}}, "every_steps"),
         ({"checkpoint": {"num_kept": 0}}, "num_kept"),
@@ -191,7 +240,9 @@ def test_an_int_will_do_for_a_float() -> None:
 
 
 def test_a_config_dict_is_a_mapping() -> None:
-    values = ConfigDict({"name": "x", "checkpoint": {"every_steps": 7}, "data": {"crop_spacing_s": (1.0, 2.0)}})
+    values = ConfigDict(
+        {"name": "x", "checkpoint": {"every_steps": 7}, "data": {"crop_spacing_s": (1.0, 2.0)}}
+    )
     config = from_mapping(TrainConfig, values)
     assert config.checkpoint == CheckpointConfig(every_steps=7)
     assert config.encoder == EncoderConfig()

@@ -14,7 +14,9 @@ from confp_jax.fingerprint.embedder import DEFAULT_MODEL, load_encoder, model_ca
 from confp_jax.matching.decision import load_decision
 
 MUSIC = sorted((pathlib.Path(__file__).parent.parent / "examples" / "music").glob("*.mp3"))
-NOISE = sorted((pathlib.Path(__file__).parent.parent / "examples" / "noise" / "test").rglob("*.ogg"))
+NOISE = sorted(
+    (pathlib.Path(__file__).parent.parent / "examples" / "noise" / "test").rglob("*.ogg")
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,9 @@ def test_noisy_excerpts_are_identified(excerpts, tmp_path, capsys):
     assert main(["identify", str(tmp_path / "db"), *excerpts, "--json"]) == 0
     answers = json.loads(capsys.readouterr().out)
     assert [answer["query"] for answer in answers] == list(excerpts)
-    nearest = [a for a in answers if a["matches"] and a["matches"][0]["track"] == excerpts[a["query"]][0]]
+    nearest = [
+        a for a in answers if a["matches"] and a["matches"][0]["track"] == excerpts[a["query"]][0]
+    ]
     assert len(nearest) >= 0.9 * len(answers), f"{len(nearest)} of {len(answers)}"
     right = [
         a for a in nearest if a["verdict"] == "match"
@@ -58,7 +62,9 @@ def test_slowed_music_is_identified(tmp_path, capsys):
         samples = decode(path, sample_rate_hz=16_000).samples
         for number in range(2):
             start = int(rng.integers(0, len(samples) - 40_000))
-            slowed = librosa.effects.time_stretch(samples[start : start + 36_000], rate=0.7)[:48_000]
+            slowed = librosa.effects.time_stretch(samples[start : start + 36_000], rate=0.7)[
+                :48_000
+            ]
             name = tmp_path / f"{path.stem}-{number}.wav"
             soundfile.write(name, slowed, 16_000)
             truth[str(name)] = (path.stem, start / 16_000)
@@ -67,11 +73,22 @@ def test_slowed_music_is_identified(tmp_path, capsys):
     assert main(["identify", str(tmp_path / "db"), *truth, "--json"]) == 0
     answers = json.loads(capsys.readouterr().out)
     firsts = [answer["matches"][0] for answer in answers]
-    right = [first["track"] == truth[answer["query"]][0] for first, answer in zip(firsts, answers, strict=True)]
+    right = [
+        first["track"] == truth[answer["query"]][0]
+        for first, answer in zip(firsts, answers, strict=True)
+    ]
     assert np.mean(right) >= 0.95
-    accepted = [is_right and answer["verdict"] == "match" for is_right, answer in zip(right, answers, strict=True)]
-    assert np.mean(accepted) >= 0.4  # edge2's decision trusts far tempos less than edge's did (0.8 and more)
-    late = [abs(first["offset_s"] - truth[answer["query"]][1]) for first, answer in zip(firsts, answers, strict=True)]
+    accepted = [
+        is_right and answer["verdict"] == "match"
+        for is_right, answer in zip(right, answers, strict=True)
+    ]
+    assert (
+        np.mean(accepted) >= 0.4
+    )  # edge2's decision trusts far tempos less than edge's did (0.8 and more)
+    late = [
+        abs(first["offset_s"] - truth[answer["query"]][1])
+        for first, answer in zip(firsts, answers, strict=True)
+    ]
     assert np.median(late) <= 0.3
     assert np.median([first["tempo"] for first in firsts]) == pytest.approx(0.7, abs=0.08)
 
@@ -80,7 +97,11 @@ def test_music_that_was_never_added_is_unknown(excerpts, tmp_path, capsys):
     """Every excerpt is searched among the other half of the tracks."""
     half = [str(path) for path in MUSIC[::2]]
     assert main(["add", str(tmp_path / "db"), *half]) == 0
-    strangers = [query for query, (track, _) in excerpts.items() if track not in {pathlib.Path(p).stem for p in half}]
+    strangers = [
+        query
+        for query, (track, _) in excerpts.items()
+        if track not in {pathlib.Path(p).stem for p in half}
+    ]
     capsys.readouterr()
     assert main(["identify", str(tmp_path / "db"), *strangers, "--json"]) == 0
     verdicts = [answer["verdict"] for answer in json.loads(capsys.readouterr().out)]
@@ -95,7 +116,15 @@ def test_the_default_model_ships():
 @pytest.mark.parametrize("name", shipped_models())
 def test_a_shipped_model_has_a_card_of_its_own_weights_and_a_calibration(name):
     encoder, card = load_encoder(name), model_card(name)
-    assert {"summary", "parameters", "size_mb", "times_real_time", "licence", "training_data", "top1_track"} <= card.keys()
+    assert {
+        "summary",
+        "parameters",
+        "size_mb",
+        "times_real_time",
+        "licence",
+        "training_data",
+        "top1_track",
+    } <= card.keys()
     assert card["identity"] == encoder.identity
     assert load_decision(encoder.folder, encoder.identity).calibrated
     assert (encoder.folder / "README.md").is_file()

@@ -1,4 +1,7 @@
-"""LAYOUT.md as a test: who may import whom. Every import counts, also inside functions and under TYPE_CHECKING."""
+"""LAYOUT.md as a test: who may import whom.
+
+Every import counts, also inside functions and under TYPE_CHECKING.
+"""
 
 import ast
 import pathlib
@@ -10,7 +13,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Left to right: a room imports from itself and from what stands before it.
-# mapping (settings into dataclasses) and command_line (what the `python -m` commands share) are not in LAYOUT's picture yet.
+# mapping (settings into dataclasses) and command_line (what the `python -m` commands share) are not
+# in LAYOUT's picture yet.
 ROOMS = ["typed_config", "config", "metrics", "command_line", "audio", "data", "model", "training"]
 ROOMS += ["database", "index", "fingerprint", "matching", "library", "evaluation", "service", "cli"]
 # Training and searching share the model alone: neither knows of the other.
@@ -31,7 +35,10 @@ COMMANDS = {  # the files that LAYOUT marks CLI and that parse with absl
     "data_prep/beam.py",
 }
 HEAVY = {
-    "soundfile": {"confp_jax/audio/decode.py", "data_prep/sounds.py"},  # there it writes the cache of noise as wav
+    "soundfile": {
+        "confp_jax/audio/decode.py",
+        "data_prep/sounds.py",
+    },  # there it writes the cache of noise as wav
     "soxr": {"confp_jax/audio/decode.py"},
     "av": {"confp_jax/audio/decode.py", "confp_jax/audio/encode.py"},
     "sounddevice": {"confp_jax/audio/microphone.py"},
@@ -56,7 +63,8 @@ HEAVY = {
         "confp_jax/training/metric_log.py",
         "confp_jax/training/run_folder.py",
     },
-    "ml_collections": COMMANDS | {"configs/", "confp_jax/command_line.py"},  # ConfigDict stops at the command line
+    "ml_collections": COMMANDS
+    | {"configs/", "confp_jax/command_line.py"},  # ConfigDict stops at the command line
     "absl": COMMANDS | {"confp_jax/command_line.py"},
     "tensorflow": set(),
     "torch": {"benchmarks/"},
@@ -74,7 +82,9 @@ def python_files() -> Iterator[tuple[str, str]]:
 
 
 def imports(file: str, source: str) -> Iterator[str]:
-    """Dotted names that the file imports: `from a.b import c` gives "a.b.c", which may be a module or a thing inside one."""
+    """Dotted names that the file imports: `from a.b import c` gives "a.b.c", which may be a module
+    or a thing inside one.
+    """
     package = pathlib.PurePosixPath(file).parent.parts
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -83,8 +93,16 @@ def imports(file: str, source: str) -> Iterator[str]:
             start = list(package[: len(package) - node.level + 1]) if node.level else []
             base = ".".join([*start, *([node.module] if node.module else [])])
             yield from (f"{base}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "import_module", "__import__"):
-            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "importlib.import_module",
+            "import_module",
+            "__import__",
+        ):
+            yield from (
+                a.value
+                for a in node.args[:1]
+                if isinstance(a, ast.Constant) and isinstance(a.value, str)
+            )
 
 
 def room_of(name: str) -> str:
@@ -105,7 +123,10 @@ def violations(file: str, source: str) -> list[str]:
     for name in imports(file, source):
         package = name.split(".")[0]
         if package in HEAVY and not any(file.startswith(place) for place in HEAVY[package]):
-            found.append(f"{file} imports {name}, which belongs in {', '.join(sorted(HEAVY[package])) or 'no file'}")
+            found.append(
+                f"{file} imports {name}, which belongs in "
+                f"{', '.join(sorted(HEAVY[package])) or 'no file'}"
+            )
         if top == "confp_jax" and package in ("data_prep", "benchmarks", "tests", "configs"):
             found.append(f"{file} imports {name}")
         if package in JAX and (room in WITHOUT_JAX or top in ("data_prep", "configs")):
@@ -114,16 +135,25 @@ def violations(file: str, source: str) -> list[str]:
             other = room_of(name)
             if other == "command_line" and file not in COMMANDS:
                 found.append(f"{file} imports {name}: only commands do")
-            if top == "confp_jax" and not front_door and other and ROOMS.index(other) > ROOMS.index(room):
+            if (
+                top == "confp_jax"
+                and not front_door
+                and other
+                and ROOMS.index(other) > ROOMS.index(room)
+            ):
                 found.append(f"{file} imports {name}: {other} stands to the right of {room}")
             if {room, other} & SEARCH and "training" in (room, other):
-                found.append(f"{file} imports {name}: training and searching never import each other")
+                found.append(
+                    f"{file} imports {name}: training and searching never import each other"
+                )
             if room in NO_AUDIO and other in ("audio", "data", "model"):
                 found.append(f"{file} imports {name}: {room} knows no audio and no model")
             if top == "confp_jax" and not other and room != "cli":
                 found.append(f"{file} imports {name}: through the front door")
             if top == "data_prep" and other not in PREPARATION_USES:
-                found.append(f"{file} imports {name}: data_prep uses {', '.join(sorted(PREPARATION_USES))}")
+                found.append(
+                    f"{file} imports {name}: data_prep uses {', '.join(sorted(PREPARATION_USES))}"
+                )
             if top == "configs":
                 found.append(f"{file} imports {name}: a configuration is values")
     return found
@@ -144,7 +174,10 @@ def test_every_file_keeps_to_its_place(file):
         ("confp_jax/data/input.py", "from confp_jax.model.encoder import Encoder"),
         ("confp_jax/data/records.py", "from flax import nnx"),
         ("confp_jax/model/encoder.py", "import confp_jax.training.step"),
-        ("confp_jax/training/step.py", "if TYPE_CHECKING:\n    from confp_jax.fingerprint.embedder import Embedder"),
+        (
+            "confp_jax/training/step.py",
+            "if TYPE_CHECKING:\n    from confp_jax.fingerprint.embedder import Embedder",
+        ),
         ("confp_jax/matching/ranking.py", "from confp_jax.evaluation import open_set"),
         ("confp_jax/matching/ranking.py", "from confp_jax import Embedder"),
         ("confp_jax/library/add.py", "from confp_jax.training import step"),
@@ -186,10 +219,16 @@ def test_each_kind_of_violation_is_seen(file, source):
             "confp_jax/fingerprint/embedder.py",
             "from confp_jax.model.weights import EncoderState\nfrom confp_jax.audio import mel",
         ),
-        ("confp_jax/matching/ranking.py", "from confp_jax.index.exact import ExactIndex\nfrom . import database"),
+        (
+            "confp_jax/matching/ranking.py",
+            "from confp_jax.index.exact import ExactIndex\nfrom . import database",
+        ),
         ("confp_jax/cli/queries.py", "import confp_jax\nfrom confp_jax.library import searcher"),
         ("confp_jax/metrics.py", "from confp_jax.config import AudioConfig"),
-        ("data_prep/shards.py", "from confp_jax.data.records import Clip\nfrom data_prep.tracks import Track"),
+        (
+            "data_prep/shards.py",
+            "from confp_jax.data.records import Clip\nfrom data_prep.tracks import Track",
+        ),
         ("confp_jax/data/input.py", "import grain\nimport jaxtyping"),
         ("data_prep/make_train.py", "from absl import flags\nfrom confp_jax import command_line"),
     ],
@@ -221,21 +260,25 @@ def test_the_rules_speak_of_what_there_is():
         "prometheus_client",
     ):
         for file in HEAVY[package]:
-            assert any(name.split(".")[0] == package for name in imports(file, sources[file])), f"{file} imports no {package}"
+            assert any(name.split(".")[0] == package for name in imports(file, sources[file])), (
+                f"{file} imports no {package}"
+            )
 
 
 def modules_after(code: str) -> set[str]:
     """Top-level modules that a fresh interpreter holds after `code`."""
-    report = f"{code}\nimport sys; print('\\n'.join(name for name in sys.modules if '.' not in name))"
-    done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, timeout=600, cwd=ROOT)
+    report = (
+        f"{code}\nimport sys; print('\\n'.join(name for name in sys.modules if '.' not in name))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", report], capture_output=True, text=True, timeout=600, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
 
 
 def test_the_command_line_answers_without_jax():
-    help_text = (
-        "from confp_jax.cli import main\ntry:\n    main(['identify', '--help'])\nexcept SystemExit as e:\n    assert e.code == 0"
-    )
+    help_text = "from confp_jax.cli import main\ntry:\n    main(['identify', '--help'])\nexcept SystemExit as e:\n    assert e.code == 0"
     heavy = JAX | {"scipy", "soundfile", "av", "scann", "grain", "tensorflow_datasets"}
     assert modules_after(f"import confp_jax.cli\n{help_text}") & heavy == set()
     assert "soundfile" in modules_after("import confp_jax.audio.decode")  # the check can see it
@@ -243,13 +286,23 @@ def test_the_command_line_answers_without_jax():
 
 def test_audio_records_and_preparation_workers_hold_no_jax():
     """Worker processes import these; JAX would cost each of them seconds and memory."""
-    files = [file for file, _ in python_files() if file.startswith(("confp_jax/audio/", "confp_jax/data/", "data_prep/"))]
-    modules = [file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in files]
+    files = [
+        file
+        for file, _ in python_files()
+        if file.startswith(("confp_jax/audio/", "confp_jax/data/", "data_prep/"))
+    ]
+    modules = [
+        file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in files
+    ]
     modules.remove("confp_jax.data.input")  # Grain itself imports JAX where it finds it
     modules.remove("data_prep.beam")  # an extra of its own
     modules.remove("data_prep.duplicates")  # compares fingerprints, in one process
     assert len(modules) > 8
-    assert modules_after("\n".join(f"import {name}" for name in modules)) & (JAX | {"torch", "tensorflow"}) == set()
+    assert (
+        modules_after("\n".join(f"import {name}" for name in modules))
+        & (JAX | {"torch", "tensorflow"})
+        == set()
+    )
 
 
 def test_input_workers_start_no_jax_backend():

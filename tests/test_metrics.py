@@ -6,7 +6,13 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confp_jax.metrics import HitRates, bootstrap_interval, hit_rates, mcnemar_exact, wilson_interval
+from confp_jax.metrics import (
+    HitRates,
+    bootstrap_interval,
+    hit_rates,
+    mcnemar_exact,
+    wilson_interval,
+)
 
 # Multiples of 50 ms: they meet the limits of 150 and 500 ms exactly, and often.
 _PLACES_MS = st.integers(0, 40).map(lambda n: 50 * n)
@@ -15,7 +21,9 @@ _RESULT = st.tuples(st.integers(0, 2), _PLACES_MS)
 
 @given(
     results=st.integers(1, 4).flatmap(
-        lambda k: st.lists(st.tuples(st.lists(_RESULT, min_size=k, max_size=k), _RESULT), min_size=1, max_size=8)
+        lambda k: st.lists(
+            st.tuples(st.lists(_RESULT, min_size=k, max_size=k), _RESULT), min_size=1, max_size=8
+        )
     ),
     k=st.integers(1, 4),
 )
@@ -53,7 +61,9 @@ def test_no_queries() -> None:
 @given(st.integers(1, 5000).flatmap(lambda num: st.tuples(st.integers(0, num), st.just(num))))
 def test_wilson_interval(counts: tuple[int, int]) -> None:
     hits, num = counts
-    expected = scipy.stats.binomtest(hits, num).proportion_ci(confidence_level=0.95, method="wilson")
+    expected = scipy.stats.binomtest(hits, num).proportion_ci(
+        confidence_level=0.95, method="wilson"
+    )
     low, high = wilson_interval(hits / num, num, z=scipy.stats.norm.ppf(0.975))
     assert low == pytest.approx(expected.low, abs=1e-9)
     assert high == pytest.approx(expected.high, abs=1e-9)
@@ -63,7 +73,10 @@ def test_wilson_interval(counts: tuple[int, int]) -> None:
 
 def test_wilson_s_default_is_95_percent() -> None:
     expected = scipy.stats.binomtest(440, 500).proportion_ci(method="wilson")
-    assert wilson_interval(0.88, 500) == (pytest.approx(expected.low, abs=1e-5), pytest.approx(expected.high, abs=1e-5))
+    assert wilson_interval(0.88, 500) == (
+        pytest.approx(expected.low, abs=1e-5),
+        pytest.approx(expected.high, abs=1e-5),
+    )
 
 
 def test_no_trials() -> None:

@@ -1,4 +1,6 @@
-"""Local contrast of a log-mel spectrogram: what stays recognisable through a loudspeaker, a room and a microphone."""
+"""Local contrast of a log-mel spectrogram: what stays recognisable through a loudspeaker, a room
+and a microphone.
+"""
 
 import numpy as np
 import scipy.ndimage
@@ -10,16 +12,19 @@ from confp_jax.config import ContrastConfig, MelConfig, ProjectionConfig
 _TINY = 1e-20  # keeps digital silence finite
 
 
-def local_contrast(power: Float32[np.ndarray, "T F"], mel: MelConfig, config: ContrastConfig) -> Float32[np.ndarray, "T F"]:
+def local_contrast(
+    power: Float32[np.ndarray, "T F"], mel: MelConfig, config: ContrastConfig
+) -> Float32[np.ndarray, "T F"]:
     """Returns how far each point stands out from its surroundings; peaks count most.
 
-    The logarithm of the power, less its mean over a box around the point, is divided by its deviation over the box and capped;
-    the feature is exp(sharpness * that). Loudness, slow changes and the colour of a loudspeaker cancel. At the edges a box is
-    the part of it that is there, so the values of one frame depend on three boxes' length of frames around it and on nothing
-    else.
+    The logarithm of the power, less its mean over a box around the point, is divided by its
+    deviation over the box and capped; the feature is exp(sharpness * that). Loudness, slow changes
+    and the colour of a loudspeaker cancel. At the edges a box is the part of it that is there, so
+    the values of one frame depend on three boxes' length of frames around it and on nothing else.
 
     Args:
-      power: mel power; `mel.floor` times its mean over the box and all mels is added before the logarithm.
+      power: mel power; `mel.floor` times its mean over the box and all mels is added before the
+        logarithm.
       mel: the spectrogram's configuration.
       config: the box, and how peaks are stressed.
     """
@@ -35,9 +40,14 @@ def local_contrast(power: Float32[np.ndarray, "T F"], mel: MelConfig, config: Co
 
 
 def clip_contrast(
-    samples: Float32[np.ndarray, " n"], config: ProjectionConfig, *, sample_rate_hz: int, tempo: float = 1.0
+    samples: Float32[np.ndarray, " n"],
+    config: ProjectionConfig,
+    *,
+    sample_rate_hz: int,
+    tempo: float = 1.0,
 ) -> Float32[np.ndarray, "T F"]:
-    """Returns the local contrast of a clip, a frame in the middle of every whole hop; beyond its ends there is silence.
+    """Returns the local contrast of a clip, a frame in the middle of every whole hop; beyond its
+    ends there is silence.
 
     With `tempo` 1.1 the frames lie a tenth further apart, so that the sound appears a tenth faster.
     """
@@ -46,16 +56,26 @@ def clip_contrast(
     num_frames = int(len(samples) / tempo) // config.mel.hop_samples
     after = max(0, (num_frames - 1) * hop + size - before - len(samples))
     padded = np.pad(samples, (max(before, 0), after))
-    power = mel_power(padded, config.mel, sample_rate_hz=sample_rate_hz, offset_samples=max(-before, 0), tempo=tempo)
+    power = mel_power(
+        padded,
+        config.mel,
+        sample_rate_hz=sample_rate_hz,
+        offset_samples=max(-before, 0),
+        tempo=tempo,
+    )
     return local_contrast(power[:num_frames], config.mel, config.contrast)
 
 
-def _box_mean(values: Float32[np.ndarray, "T F"], box: tuple[int, int]) -> Float32[np.ndarray, "T F"]:
+def _box_mean(
+    values: Float32[np.ndarray, "T F"], box: tuple[int, int]
+) -> Float32[np.ndarray, "T F"]:
     """The mean over the box around each point, of what there is of the box (by running sums)."""
     mean = values
     for axis, size in enumerate(box):
         if size > 1:
-            counted = scipy.ndimage.uniform_filter1d(np.ones(values.shape[axis]), size, mode="constant")
+            counted = scipy.ndimage.uniform_filter1d(
+                np.ones(values.shape[axis]), size, mode="constant"
+            )
             shape = (-1, 1) if axis == 0 else (1, -1)
             mean = scipy.ndimage.uniform_filter1d(mean, size, axis=axis, mode="constant")
             mean = mean / counted.reshape(shape).astype(np.float32)

@@ -1,7 +1,9 @@
-"""One policy for decoding, downmixing and resampling: preparation, index and query all hear the same.
+"""One policy for decoding, downmixing and resampling: preparation, index and query all hear the
+same.
 
-libsndfile decodes wav, flac, ogg and opus; mp3 and what it does not know (m4a, aac, wma, webm, mp4) go to FFmpeg by PyAV.
-Channels are averaged; soxr resamples in one stream, so memory is bounded by the result.
+libsndfile decodes wav, flac, ogg and opus; mp3 and what it does not know (m4a, aac, wma, webm,
+mp4) go to FFmpeg by PyAV. Channels are averaged; soxr resamples in one stream, so memory is
+bounded by the result.
 """
 
 import dataclasses
@@ -24,7 +26,8 @@ AUDIO_SUFFIXES = frozenset(
 _SNDFILE_MAGIC = (b"RIFF", b"RF64", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"riff")
 _BLOCK_SAMPLES = 1 << 18
 _RATES_HZ = (4_000, 768_000)
-# A playlist (HLS, concat) would make FFmpeg open what it names: other files of this machine, or addresses.
+# A playlist (HLS, concat) would make FFmpeg open what it names: other files of this machine, or
+# addresses.
 _ALONE = {"protocol_whitelist": "none"}
 
 _Native = tuple[int, Float32[np.ndarray, "n c"]]  # rate in Hz, samples
@@ -66,11 +69,15 @@ def decode(path: str | pathlib.Path, *, sample_rate_hz: int) -> Audio:
     blocks = list(decode_blocks(path, sample_rate_hz=sample_rate_hz))
     samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     if not len(samples):
-        raise DecodeError(f"{path}: holds no audio samples; check that the recording was written completely")
+        raise DecodeError(
+            f"{path}: holds no audio samples; check that the recording was written completely"
+        )
     return Audio(samples, sample_rate_hz)
 
 
-def decode_blocks(path: pathlib.Path, *, sample_rate_hz: int) -> Iterator[Float32[np.ndarray, " n"]]:
+def decode_blocks(
+    path: pathlib.Path, *, sample_rate_hz: int
+) -> Iterator[Float32[np.ndarray, " n"]]:
     """The file as a stream of mono blocks at `sample_rate_hz`; the same errors as `decode`."""
     if not path.is_file():
         raise DecodeError(f"{path}: no such file")
@@ -81,35 +88,48 @@ def decode_blocks(path: pathlib.Path, *, sample_rate_hz: int) -> Iterator[Float3
     for rate_hz, block in _native_blocks(path):
         mono = block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
         if not np.isfinite(mono).all():
-            raise DecodeError(f"{path}: contains NaN or infinite samples; export it again as 16-bit PCM")
+            raise DecodeError(
+                f"{path}: contains NaN or infinite samples; export it again as 16-bit PCM"
+            )
         if rate_hz == sample_rate_hz:
             yield mono
             continue
         if resampler is None:
-            resampler = soxr.ResampleStream(rate_hz, sample_rate_hz, 1, dtype="float32", quality="HQ")
+            resampler = soxr.ResampleStream(
+                rate_hz, sample_rate_hz, 1, dtype="float32", quality="HQ"
+            )
         yield resampler.resample_chunk(mono)
     if resampler is not None:
         yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
 def read_tags(path: pathlib.Path) -> Tags:
-    """Title, artist and album from a file's metadata (ID3, Vorbis comments, MP4 atoms, RIFF INFO, ...).
+    """Title, artist and album from a file's metadata (ID3, Vorbis comments, MP4 atoms, RIFF INFO,
+    ...).
 
-    A file without them, or one whose container FFmpeg does not know, has none: tags are no reason to refuse music.
+    A file without them, or one whose container FFmpeg does not know, has none: tags are no reason
+    to refuse music.
     """
     try:
-        with open(path, "rb") as file, av.open(file, "r", options=_ALONE, metadata_errors="replace") as container:
+        with (
+            open(path, "rb") as file,
+            av.open(file, "r", options=_ALONE, metadata_errors="replace") as container,
+        ):
             found = {key.lower(): value for key, value in container.metadata.items()}
             for stream in container.streams.audio:  # Ogg and Opus keep them there
                 found = {key.lower(): value for key, value in stream.metadata.items()} | found
     except (av.error.FFmpegError, OSError):
         return Tags()
-    title, artist, album = (" ".join(found.get(key, "").replace("\0", " ").split()) for key in ("title", "artist", "album"))
+    title, artist, album = (
+        " ".join(found.get(key, "").replace("\0", " ").split())
+        for key in ("title", "artist", "album")
+    )
     return Tags(title, artist or found.get("album_artist", ""), album)
 
 
 def from_samples(samples: np.ndarray, *, from_hz: int, to_hz: int) -> Float32[np.ndarray, " n"]:
-    """Samples in memory by the same policy: [n] or [n, channels], integer PCM or float, to mono float32 at `to_hz`.
+    """Samples in memory by the same policy: [n] or [n, channels], integer PCM or float, to mono
+    float32 at `to_hz`.
 
     Raises:
       DecodeError: wrong shape, not finite, or a rate outside 4 to 768 kHz.
@@ -126,11 +146,17 @@ def from_samples(samples: np.ndarray, *, from_hz: int, to_hz: int) -> Float32[np
     mono = np.ascontiguousarray(mono, np.float32)
     if not np.isfinite(mono).all():
         raise DecodeError("samples contain NaN or infinite values")
-    return mono if from_hz == to_hz or not len(mono) else soxr.resample(mono, from_hz, to_hz, quality="HQ")
+    return (
+        mono
+        if from_hz == to_hz or not len(mono)
+        else soxr.resample(mono, from_hz, to_hz, quality="HQ")
+    )
 
 
 class StreamResampler:
-    """Mono samples at one rate in, at another rate out, piece by piece, for audio that arrives while it is recorded."""
+    """Mono samples at one rate in, at another rate out, piece by piece, for audio that arrives
+    while it is recorded.
+    """
 
     def __init__(self, *, from_hz: int, to_hz: int):
         """Begins a stream.
@@ -140,9 +166,13 @@ class StreamResampler:
         """
         _check_rate("samples", from_hz)
         same = from_hz == to_hz
-        self._resampler = None if same else soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ")
+        self._resampler = (
+            None if same else soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ")
+        )
 
-    def push(self, samples: Float32[np.ndarray, " n"], *, last: bool = False) -> Float32[np.ndarray, " m"]:
+    def push(
+        self, samples: Float32[np.ndarray, " n"], *, last: bool = False
+    ) -> Float32[np.ndarray, " m"]:
         """The next samples that are ready; with `last` all that are left.
 
         Raises:
@@ -150,15 +180,23 @@ class StreamResampler:
         """
         if not np.isfinite(samples).all():
             raise DecodeError("samples contain NaN or infinite values")
-        return samples if self._resampler is None else self._resampler.resample_chunk(samples, last=last)
+        return (
+            samples
+            if self._resampler is None
+            else self._resampler.resample_chunk(samples, last=last)
+        )
 
 
 def find_audio(paths: list[pathlib.Path]) -> list[pathlib.Path]:
-    """Files as given, and the audio files (by suffix, hidden ones left out) of every folder given, sorted."""
+    """Files as given, and the audio files (by suffix, hidden ones left out) of every folder given,
+    sorted.
+    """
     found: dict[pathlib.Path, None] = {}
     for path in paths:
         if path.is_dir():
-            inside = (p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+            inside = (
+                p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()
+            )
             found.update(dict.fromkeys(sorted(p for p in inside if not p.name.startswith("."))))
         else:
             found[path] = None
@@ -167,7 +205,9 @@ def find_audio(paths: list[pathlib.Path]) -> list[pathlib.Path]:
 
 def _native_blocks(path: pathlib.Path) -> Iterator[_Native]:
     with open(path, "rb") as start:
-        if start.read(4) not in _SNDFILE_MAGIC:  # libsndfile's MP3 decoder writes to the terminal: never ask it
+        if (
+            start.read(4) not in _SNDFILE_MAGIC
+        ):  # libsndfile's MP3 decoder writes to the terminal: never ask it
             yield from _ffmpeg_blocks(path, "")
             return
     try:
@@ -181,7 +221,9 @@ def _native_blocks(path: pathlib.Path) -> Iterator[_Native]:
             while len(block := file.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True)):
                 yield file.samplerate, block
         except soundfile.LibsndfileError as error:
-            raise DecodeError(f"{path}: damaged after {file.tell() / file.samplerate:.1f} s ({error})") from error
+            raise DecodeError(
+                f"{path}: damaged after {file.tell() / file.samplerate:.1f} s ({error})"
+            ) from error
 
 
 def _ffmpeg_blocks(path: pathlib.Path, before: str) -> Iterator[_Native]:
@@ -189,7 +231,10 @@ def _ffmpeg_blocks(path: pathlib.Path, before: str) -> Iterator[_Native]:
     remedy = "is it audio? convert it to wav, flac, mp3, ogg, opus or m4a"
     num_packets = num_damaged = 0
     try:
-        with open(path, "rb") as file, av.open(file, "r", options=_ALONE, metadata_errors="ignore") as container:
+        with (
+            open(path, "rb") as file,
+            av.open(file, "r", options=_ALONE, metadata_errors="ignore") as container,
+        ):
             if not container.streams.audio:
                 raise DecodeError(f"{path}: has no audio stream; {remedy}")
             planar, held = av.AudioResampler(format="fltp"), _Held()
@@ -206,19 +251,27 @@ def _ffmpeg_blocks(path: pathlib.Path, before: str) -> Iterator[_Native]:
                         yield from held.push(part)
             yield from held.rest()
     except av.error.FFmpegError as error:
-        raise DecodeError(f"{path}: cannot be decoded ({before}FFmpeg: {error.strerror}); {remedy}") from error
+        raise DecodeError(
+            f"{path}: cannot be decoded ({before}FFmpeg: {error.strerror}); {remedy}"
+        ) from error
     if num_damaged > 0.1 * num_packets:
-        raise DecodeError(f"{path}: {num_damaged} of {num_packets} packets are damaged; copy or download it again")
+        raise DecodeError(
+            f"{path}: {num_damaged} of {num_packets} packets are damaged; copy or download it again"
+        )
 
 
 class _Held:
-    """Planar frames in, blocks of `_BLOCK_SAMPLES` and more out: a frame of an MP3 has 26 ms, and every call its price."""
+    """Planar frames in, blocks of `_BLOCK_SAMPLES` and more out: a frame of an MP3 has 26 ms, and
+    every call its price.
+    """
 
     def __init__(self) -> None:
         self._fifo, self._kind = av.AudioFifo(), (0, "")
 
     def push(self, frame: av.AudioFrame) -> Iterator[_Native]:
-        """The block that is full with this frame, or that ends before it because rate or channels change."""
+        """The block that is full with this frame, or that ends before it because rate or channels
+        change.
+        """
         kind = frame.sample_rate, frame.layout.name
         if kind != self._kind:
             yield from self.rest()
@@ -236,4 +289,7 @@ class _Held:
 
 def _check_rate(name: str, rate_hz: int) -> None:
     if not _RATES_HZ[0] <= rate_hz <= _RATES_HZ[1]:
-        raise DecodeError(f"{name}: sample rate {rate_hz} Hz is outside {_RATES_HZ[0]} to {_RATES_HZ[1]} Hz; resample it")
+        raise DecodeError(
+            f"{name}: sample rate {rate_hz} Hz is outside {_RATES_HZ[0]} to {_RATES_HZ[1]} Hz; "
+            "resample it"
+        )

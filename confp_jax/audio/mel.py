@@ -1,4 +1,6 @@
-"""Mel power with scipy's FFT: four times as fast on a CPU as XLA's, and computed once for overlapping windows."""
+"""Mel power with scipy's FFT: four times as fast on a CPU as XLA's, and computed once for
+overlapping windows.
+"""
 
 import functools
 
@@ -9,22 +11,28 @@ from jaxtyping import Float32, Float64
 
 from confp_jax.config import MelConfig
 
-_BLOCK_FRAMES = 128  # 512 KiB of float32: above about 1 MiB fresh pages cost more than the arithmetic
+_BLOCK_FRAMES = (
+    128  # 512 KiB of float32: above about 1 MiB fresh pages cost more than the arithmetic
+)
 
 
 @functools.lru_cache(maxsize=256)  # 160 kB each
-def mel_filterbank(config: MelConfig, sample_rate_hz: int, pitch: float = 1.0) -> Float32[np.ndarray, "bins F"]:
+def mel_filterbank(
+    config: MelConfig, sample_rate_hz: int, pitch: float = 1.0
+) -> Float32[np.ndarray, "bins F"]:
     """Triangular filters of unit area (Slaney's normalisation) over the rfft's bins.
 
-    Equal to `librosa.filters.mel(..., norm="slaney").T` on either mel scale. With `pitch` 1.1 each filter listens a tenth lower,
-    so that the sound appears a tenth higher: a pitch shift for nothing.
+    Equal to `librosa.filters.mel(..., norm="slaney").T` on either mel scale. With `pitch` 1.1 each
+    filter listens a tenth lower, so that the sound appears a tenth higher: a pitch shift for
+    nothing.
 
     Raises:
       ValueError: the frequency range is empty or beyond half the sample rate.
     """
     if not 0 <= config.fmin_hz < config.fmax_hz <= sample_rate_hz / 2:
         raise ValueError(
-            f"mel range {config.fmin_hz} to {config.fmax_hz} Hz must be rising and end by {sample_rate_hz / 2:.0f} Hz, "
+            f"mel range {config.fmin_hz} to {config.fmax_hz} Hz must be rising and end by "
+            f"{sample_rate_hz / 2:.0f} Hz, "
             "half the sample rate"
         )
     bins_hz = np.fft.rfftfreq(config.fft_samples, 1 / sample_rate_hz)
@@ -47,7 +55,9 @@ def _edges_hz(config: MelConfig) -> Float64[np.ndarray, " F+2"]:
 
 
 @functools.lru_cache(maxsize=256)
-def _sparse_filterbank(config: MelConfig, sample_rate_hz: int, pitch: float) -> scipy.sparse.csr_array:
+def _sparse_filterbank(
+    config: MelConfig, sample_rate_hz: int, pitch: float
+) -> scipy.sparse.csr_array:
     """The same, [F, bins], without its zeros: 98 % of it."""
     return scipy.sparse.csr_array(mel_filterbank(config, sample_rate_hz, pitch).T)
 
@@ -67,21 +77,31 @@ def mel_power(
     pitch: float = 1.0,
     tempo: float = 1.0,
 ) -> Float32[np.ndarray, "T F"]:
-    """Mel power of the frames that lie wholly inside `samples`, the first one starting at `offset_samples`; `pitch` as above.
+    """Mel power of the frames that lie wholly inside `samples`, the first one starting at
+    `offset_samples`; `pitch` as above.
 
-    With `tempo` 1.1 the frames lie a tenth further apart (a whole number of samples), so that the sound appears a tenth faster.
+    With `tempo` 1.1 the frames lie a tenth further apart (a whole number of samples), so that the
+    sound appears a tenth faster.
 
-    The product is a sparse one, in this thread: OpenBLAS's threads would go on spinning after a dense one and take the cores from
-    the encoder, which comes next (3 s of audio to fingerprints: 32 ms instead of 20; benchmarks/query_speed.py).
+    The product is a sparse one, in this thread: OpenBLAS's threads would go on spinning after a
+    dense one and take the cores from the encoder, which comes next (3 s of audio to fingerprints:
+    32 ms instead of 20; benchmarks/query_speed.py).
     """
-    filters, window = _sparse_filterbank(config, sample_rate_hz, pitch), hann_window(config.fft_samples)
+    filters, window = (
+        _sparse_filterbank(config, sample_rate_hz, pitch),
+        hann_window(config.fft_samples),
+    )
     if len(samples) - offset_samples < config.fft_samples:
         return np.zeros((0, config.num_mels), np.float32)
     samples = np.asarray(samples, np.float32)[offset_samples:]
-    frames = np.lib.stride_tricks.sliding_window_view(samples, config.fft_samples)[:: round(tempo * config.hop_samples)]
+    frames = np.lib.stride_tricks.sliding_window_view(samples, config.fft_samples)[
+        :: round(tempo * config.hop_samples)
+    ]
     out = np.empty((len(frames), config.num_mels), np.float32)
     for first in range(0, len(frames), _BLOCK_FRAMES):
-        spectrum = scipy.fft.rfft(frames[first : first + _BLOCK_FRAMES] * window, axis=-1, overwrite_x=True)
+        spectrum = scipy.fft.rfft(
+            frames[first : first + _BLOCK_FRAMES] * window, axis=-1, overwrite_x=True
+        )
         parts = spectrum.view(np.float32)
         np.square(parts, out=parts)
         out[first : first + _BLOCK_FRAMES] = (filters @ (spectrum.real + spectrum.imag).T).T
@@ -92,7 +112,9 @@ def _to_mel(hz: np.ndarray, scale: str) -> np.ndarray:
     if scale == "htk":
         return 2595.0 * np.log10(1 + hz / 700.0)
     # Slaney's Auditory Toolbox: linear to 1 kHz, then 27 steps for a factor of 6.4.
-    return np.where(hz < 1000, hz * 3 / 200, 15 + 27 * np.log(np.maximum(hz, 1e-9) / 1000) / np.log(6.4))
+    return np.where(
+        hz < 1000, hz * 3 / 200, 15 + 27 * np.log(np.maximum(hz, 1e-9) / 1000) / np.log(6.4)
+    )
 
 
 def _to_hz(mel: np.ndarray, scale: str) -> np.ndarray:

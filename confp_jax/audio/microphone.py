@@ -20,7 +20,10 @@ def microphone_blocks(*, sample_rate_hz: int) -> Iterator[Float32[np.ndarray, " 
     """
     try:
         import sounddevice
-    except (ImportError, OSError) as error:  # OSError: the package is there, the PortAudio library is not
+    except (
+        ImportError,
+        OSError,
+    ) as error:  # OSError: the package is there, the PortAudio library is not
         remedy = "install confp_jax's extra `listen` (and PortAudio, on Debian: apt install libportaudio2)"
         raise DecodeError(f"the microphone cannot be used ({error}); {remedy}") from error
     heard: queue.Queue[np.ndarray] = queue.Queue()
@@ -30,8 +33,12 @@ def microphone_blocks(*, sample_rate_hz: int) -> Iterator[Float32[np.ndarray, " 
 
     block = round(_BLOCK_S * sample_rate_hz)
     try:
-        with sounddevice.InputStream(samplerate=sample_rate_hz, channels=1, blocksize=block, callback=keep):
+        with sounddevice.InputStream(
+            samplerate=sample_rate_hz, channels=1, blocksize=block, callback=keep
+        ):
             while True:
                 yield heard.get()
     except sounddevice.PortAudioError as error:
-        raise DecodeError(f"the microphone cannot be used ({error}); connect one, or identify a file instead") from error
+        raise DecodeError(
+            f"the microphone cannot be used ({error}); connect one, or identify a file instead"
+        ) from error

@@ -1,4 +1,7 @@
-"""Window arithmetic: crops of anchor and replica, the Beta shift, spaced starts, sliding windows. Times are the original's."""
+"""Window arithmetic: crops of anchor and replica, the Beta shift, spaced starts, sliding windows.
+
+Times are the original's.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -10,19 +13,28 @@ from jaxtyping import Float32, Float64
 
 @dataclasses.dataclass(frozen=True)
 class PairCrop:
-    """Where a training pair begins: the anchor in the clean clip, the replica in its own (stretched) audio, in seconds."""
+    """Where a training pair begins: the anchor in the clean clip, the replica in its own
+    (stretched) audio, in seconds.
+    """
 
     anchor_start_s: float
     replica_start_s: float
 
 
-def draw_shift_s(rng: np.random.Generator, *, alpha: float, beta: float, max_shift_s: float) -> float:
-    """Time shift of the replica: Beta(alpha, beta) x max_shift_s with a random sign (paper: Beta(8, 2) x 150 ms)."""
+def draw_shift_s(
+    rng: np.random.Generator, *, alpha: float, beta: float, max_shift_s: float
+) -> float:
+    """Time shift of the replica: Beta(alpha, beta) x max_shift_s with a random sign (paper: Beta(8,
+    2) x 150 ms).
+    """
     return float(rng.beta(alpha, beta) * max_shift_s * rng.choice((-1.0, 1.0)))
 
 
-def replica_start_s(anchor_start_s: float, *, shift_s: float, rate: float, segment_s: float) -> float:
-    """Start of the replica's window so that its centre is the anchor's centre plus the shift, in stretched time.
+def replica_start_s(
+    anchor_start_s: float, *, shift_s: float, rate: float, segment_s: float
+) -> float:
+    """Start of the replica's window so that its centre is the anchor's centre plus the shift, in
+    stretched time.
 
     A clip played at `rate` has the original's moment t at t / rate.
     """
@@ -42,8 +54,9 @@ def draw_pair_crops(
 ) -> list[PairCrop]:
     """Random pairs of windows that lie wholly inside both clips.
 
-    The first crop is uniform; each further one lies `spacing_s` (low, high) away from the one before, on the side where there
-    is room. `shift` is (alpha, beta, max_shift_s) of the Beta shift, drawn once for each pair.
+    The first crop is uniform; each further one lies `spacing_s` (low, high) away from the one
+    before, on the side where there is room. `shift` is (alpha, beta, max_shift_s) of the Beta
+    shift, drawn once for each pair.
 
     Raises:
       ValueError: the clips are too short to hold one segment.
@@ -51,9 +64,14 @@ def draw_pair_crops(
     alpha, beta, max_shift_s = shift
     crops: list[PairCrop] = []
     low = max(0.0, rate * segment_s / 2 - segment_s / 2 + max_shift_s)
-    high = min(clean_s - segment_s, rate * (replica_s - segment_s / 2) - segment_s / 2 - max_shift_s)
+    high = min(
+        clean_s - segment_s, rate * (replica_s - segment_s / 2) - segment_s / 2 - max_shift_s
+    )
     if high < low:
-        raise ValueError(f"clip of {clean_s:.2f} s (replica {replica_s:.2f} s at rate {rate:.2f}) holds no {segment_s} s pair")
+        raise ValueError(
+            f"clip of {clean_s:.2f} s (replica {replica_s:.2f} s at rate {rate:.2f}) holds no "
+            f"{segment_s} s pair"
+        )
     start_s = rng.uniform(low, high)
     for _ in range(num_crops):
         if crops:
@@ -61,12 +79,19 @@ def draw_pair_crops(
             start_s = start_s + step_s if low <= start_s + step_s <= high else start_s - step_s
             start_s = min(max(start_s, low), high)
         shift_s = draw_shift_s(rng, alpha=alpha, beta=beta, max_shift_s=max_shift_s)
-        crops.append(PairCrop(start_s, replica_start_s(start_s, shift_s=shift_s, rate=rate, segment_s=segment_s)))
+        crops.append(
+            PairCrop(
+                start_s, replica_start_s(start_s, shift_s=shift_s, rate=rate, segment_s=segment_s)
+            )
+        )
     return crops
 
 
-def spaced_starts_s(duration_s: float, *, segment_s: float, num: int) -> Float64[np.ndarray, " num"]:
-    """`num` linearly spaced starts, the first at 0, the last such that its segment ends with the clip (paper, evaluation).
+def spaced_starts_s(
+    duration_s: float, *, segment_s: float, num: int
+) -> Float64[np.ndarray, " num"]:
+    """`num` linearly spaced starts, the first at 0, the last such that its segment ends with the
+    clip (paper, evaluation).
 
     Raises:
       ValueError: the clip is shorter than one segment.
@@ -82,7 +107,9 @@ def num_windows(num_samples: int, *, segment_samples: int, hop_samples: int) -> 
 
 
 class Chunk(NamedTuple):
-    """A piece of a stream whose `num_windows` sliding windows begin at `lead` samples; what lies around them is context."""
+    """A piece of a stream whose `num_windows` sliding windows begin at `lead` samples; what lies
+    around them is context.
+    """
 
     samples: Float32[np.ndarray, " m"]
     lead: int
@@ -98,11 +125,13 @@ def window_chunks(
     windows_per_chunk: int,
     margin_samples: int = 0,
 ) -> Iterator[Chunk]:
-    """Cuts a stream into pieces whose sliding windows, one piece after the other, are those of the whole.
+    """Cuts a stream into pieces whose sliding windows, one piece after the other, are those of the
+    whole.
 
-    Each piece holds `windows_per_chunk` windows and so overlaps the next; the last holds what is left. It also holds
-    `margin_samples` (rounded up to whole hops) before and after its windows, where the stream has them. Audio shorter than
-    one window comes as one piece without windows, so that whoever encodes it can say so.
+    Each piece holds `windows_per_chunk` windows and so overlaps the next; the last holds what is
+    left. It also holds `margin_samples` (rounded up to whole hops) before and after its windows,
+    where the stream has them. Audio shorter than one window comes as one piece without windows, so
+    that whoever encodes it can say so.
     """
     margin = -(-margin_samples // hop_samples) * hop_samples
     step = windows_per_chunk * hop_samples
@@ -115,7 +144,9 @@ def window_chunks(
         held += len(block)
         while held >= lead + max(windows_end + margin, step):
             joined = np.concatenate(parts)
-            yield Chunk(joined[: lead + windows_end + margin], lead, windows_per_chunk, is_whole=False)
+            yield Chunk(
+                joined[: lead + windows_end + margin], lead, windows_per_chunk, is_whole=False
+            )
             kept = max(0, lead + step - margin)
             parts = [joined[kept:].copy()]
             held -= kept
@@ -123,4 +154,9 @@ def window_chunks(
             is_first = False
     rest = num_windows(held - lead, segment_samples=segment_samples, hop_samples=hop_samples)
     if rest or is_first:
-        yield Chunk(np.concatenate(parts) if parts else np.zeros(0, np.float32), lead, rest, is_whole=is_first)
+        yield Chunk(
+            np.concatenate(parts) if parts else np.zeros(0, np.float32),
+            lead,
+            rest,
+            is_whole=is_first,
+        )

@@ -24,7 +24,8 @@ _EXAMPLES = """examples:
   confp serve music.db                   a page for the microphone, and JSON for programs
   confp embed clip.wav --out clip.npz    fingerprints as arrays
 """
-# Errors that a user can cause, by name: their classes live beside JAX, which must not load for --help.
+# Errors that a user can cause, by name: their classes live beside JAX, which must not load for
+# --help.
 _USER_ERRORS = (
     "DatabaseError",
     "UnknownModelError",
@@ -37,10 +38,15 @@ _USER_ERRORS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0 all well, 1 nothing done, 2 wrong usage, 3 some files failed."""
+    """Runs one command; returns the exit status: 0 all well, 1 nothing done, 2 wrong usage, 3 some
+    files failed.
+    """
     args = _parser().parse_args(argv)
     _keep_compiled_programs()
-    for stream in (sys.stdout, sys.stderr):  # a file name that is no UTF-8 must not break the output
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # a file name that is no UTF-8 must not break the output
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -59,10 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _keep_compiled_programs() -> None:
-    """JAX compiles a model once for all runs: its cache lies with the user's others, unless the environment says otherwise."""
+    """JAX compiles a model once for all runs: its cache lies with the user's others, unless the
+    environment says otherwise.
+    """
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     folder = home / "confp_jax" / "compiled"
-    with contextlib.suppress(OSError):  # without a place to keep them, programs are compiled in every run
+    with contextlib.suppress(
+        OSError
+    ):  # without a place to keep them, programs are compiled in every run
         folder.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -71,7 +81,10 @@ def _keep_compiled_programs() -> None:
 def _parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        "confp", description="Identify music from short, noisy excerpts.", epilog=_EXAMPLES, formatter_class=formatter
+        "confp",
+        description="Identify music from short, noisy excerpts.",
+        epilog=_EXAMPLES,
+        formatter_class=formatter,
     )
     parser.add_argument("--version", action="version", version=f"confp_jax {confp_jax.__version__}")
     commands = Commands(parser)

@@ -23,13 +23,35 @@ def write_cue(path: pathlib.Path, source: str, matches: Sequence[Any]) -> None:
 
 def write_csv(path: pathlib.Path, source: str, matches: Sequence[Any]) -> None:
     """A table with one row for each match, in order; times in seconds."""
-    header = ("source", "begin_s", "end_s", "track", "path", "track_offset_s", "tempo", "score", "confidence")
+    header = (
+        "source",
+        "begin_s",
+        "end_s",
+        "track",
+        "path",
+        "track_offset_s",
+        "tempo",
+        "score",
+        "confidence",
+    )
     with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         table = csv.writer(file)
         table.writerow(header)
         for m in matches:
             end_s = round(m.query_offset_s + m.length_s, 3)
-            table.writerow((source, m.query_offset_s, end_s, m.track, m.path, m.offset_s, m.tempo, m.score, m.confidence))
+            table.writerow(
+                (
+                    source,
+                    m.query_offset_s,
+                    end_s,
+                    m.track,
+                    m.path,
+                    m.offset_s,
+                    m.tempo,
+                    m.score,
+                    m.confidence,
+                )
+            )
 
 
 def _cue_time(seconds: float) -> str:

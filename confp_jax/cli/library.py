@@ -23,7 +23,9 @@ def register(commands: Commands) -> None:
   confp add music.db a.mp3 b.flac
   confp add big.db ~/Music --model edge --precision int8     another model; its fingerprints in half the bytes""",
     )
-    add.add_argument("paths", type=pathlib.Path, nargs="+", metavar="PATH", help="audio files or folders of them")
+    add.add_argument(
+        "paths", type=pathlib.Path, nargs="+", metavar="PATH", help="audio files or folders of them"
+    )
     help_text = "of a new database's fingerprints (default: the model's, binary for edge2 and float16 for others)"
     add.add_argument("--precision", choices=("float16", "int8", "binary"), help=help_text)
     update = commands.add(
@@ -35,7 +37,9 @@ def register(commands: Commands) -> None:
   confp update music.db
   confp update music.db --prune          and remove the tracks of files that vanished""",
     )
-    update.add_argument("--prune", action="store_true", help="remove the tracks whose files vanished")
+    update.add_argument(
+        "--prune", action="store_true", help="remove the tracks whose files vanished"
+    )
     remove = commands.add(
         "remove",
         _remove,
@@ -54,8 +58,17 @@ def register(commands: Commands) -> None:
   confp list music.db
   confp list music.db --search björk     in name, title, artist, album or path""",
     )
-    listing.add_argument("--search", metavar="TEXT", help="only tracks with this in their name, title, artist, album or path")
-    commands.add("info", _info, "say what a database holds, and what it takes", examples="  confp info music.db")
+    listing.add_argument(
+        "--search",
+        metavar="TEXT",
+        help="only tracks with this in their name, title, artist, album or path",
+    )
+    commands.add(
+        "info",
+        _info,
+        "say what a database holds, and what it takes",
+        examples="  confp info music.db",
+    )
 
 
 def _add(args: argparse.Namespace) -> int:
@@ -75,7 +88,10 @@ def _add(args: argparse.Namespace) -> int:
         print(f"{len(added)} added ({hours:.2f} h, {sum(r.num_fingerprints for r in added)} fingerprints), "
               f"{unchanged} already there, {failed} failed; {args.db} now holds {len(database.tracks())} tracks")  # fmt: skip
         if not results:
-            print("no audio files found; name files, or folders that hold wav, flac, mp3, ogg, opus, m4a, ...", file=sys.stderr)
+            print(
+                "no audio files found; name files, or folders that hold wav, flac, mp3, ogg, opus, m4a, ...",
+                file=sys.stderr,
+            )
     return status(failed, len(results))
 
 
@@ -123,13 +139,22 @@ def _list(args: argparse.Namespace) -> int:
     tracks = database.tracks()
     if args.search:
         wanted = args.search.casefold()
-        tracks = [t for t in tracks if any(wanted in x.casefold() for x in (t.name, t.title, t.artist, t.album, t.path))]
+        tracks = [
+            t
+            for t in tracks
+            if any(wanted in x.casefold() for x in (t.name, t.title, t.artist, t.album, t.path))
+        ]
     if args.json:
-        print_json([{k: v for k, v in dataclasses.asdict(t).items() if k != "first_row"} for t in tracks])
+        print_json(
+            [{k: v for k, v in dataclasses.asdict(t).items() if k != "first_row"} for t in tracks]
+        )
         return 0
     rows = [(str(t.id), t.name, t.artist, t.title, clock(t.duration_s), t.path) for t in tracks]
     print_table(("id", "track", "artist", "title", "length", "path"), rows)
-    print(f"{len(tracks)} tracks, {sum(t.duration_s for t in tracks) / 3600:.2f} h, model {database.stamp.name}")
+    print(
+        f"{len(tracks)} tracks, {sum(t.duration_s for t in tracks) / 3600:.2f} h, model "
+        f"{database.stamp.name}"
+    )
     return 0
 
 
@@ -143,11 +168,16 @@ def _info(args: argparse.Namespace) -> int:
     if args.json:
         print_json(dataclasses.asdict(info) | {"num_bytes": num_bytes})
         return 0
-    stale = f", {info.index_stale_share:.0%} of its rows out of date" if info.index_stale_share else ""
+    stale = (
+        f", {info.index_stale_share:.0%} of its rows out of date" if info.index_stale_share else ""
+    )
     per_hour = f", {num_bytes / hours / 1e6:.2f} MB an hour of audio" if hours else ""
     rows = [
         ("tracks", f"{info.num_tracks}, {hours:.2f} h"),
-        ("fingerprints", f"{info.num_fingerprints}, {info.hop_s * 1000:.0f} ms apart, stored as {info.precision}"),
+        (
+            "fingerprints",
+            f"{info.num_fingerprints}, {info.hop_s * 1000:.0f} ms apart, stored as {info.precision}",
+        ),
         ("removed", f"{info.num_removed} fingerprints, until `confp compact`"),
         ("model", f"{info.model} ({info.identity})"),
         ("size", f"{num_bytes / 1e6:.1f} MB in {info.num_shards} shards{per_hour}"),
@@ -168,6 +198,8 @@ def reporting(text: str) -> Iterator[Any]:
         def report(result: Any, total: int) -> None:
             bar.update(task, advance=1, total=total)
             if result.status == "failed":
-                bar.console.print(f"failed {result.error}", highlight=False, markup=False, soft_wrap=True)
+                bar.console.print(
+                    f"failed {result.error}", highlight=False, markup=False, soft_wrap=True
+                )
 
         yield report

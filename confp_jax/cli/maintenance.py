@@ -1,4 +1,6 @@
-"""`confp compact`, `verify`, `merge`, `reindex`, `export`, `import`: what keeps databases in order and moves them about."""
+"""`confp compact`, `verify`, `merge`, `reindex`, `export`, `import`: what keeps databases in order
+and moves them about.
+"""
 
 import argparse
 import dataclasses
@@ -27,7 +29,12 @@ def register(commands: Commands) -> None:
   confp compact music.db --index milvus:///data/rows.db       milvus-lite (pip install 'confp-jax[milvus]')""",
     )
     compact.add_argument("--index", type=_index, metavar="KIND", help="what searches from now on")
-    compact.add_argument("--recall", type=_recall, metavar="R", help="share of first hits to be those of exact search; 0.99")
+    compact.add_argument(
+        "--recall",
+        type=_recall,
+        metavar="R",
+        help="share of first hits to be those of exact search; 0.99",
+    )
     verify = commands.add(
         "verify",
         _verify,
@@ -36,14 +43,18 @@ def register(commands: Commands) -> None:
   confp verify music.db
   confp verify music.db --recall         and how often the search index finds what exact search finds""",
     )
-    verify.add_argument("--recall", action="store_true", help="measure the search index against exact search")
+    verify.add_argument(
+        "--recall", action="store_true", help="measure the search index against exact search"
+    )
     merge = commands.add(
         "merge",
         _merge,
         "copy another database's tracks into a database, without their audio",
         examples="  confp merge music.db laptop.db         of the same model; what is there already stays",
     )
-    merge.add_argument("other", type=pathlib.Path, metavar="OTHER", help="the database to take tracks from")
+    merge.add_argument(
+        "other", type=pathlib.Path, metavar="OTHER", help="the database to take tracks from"
+    )
     reindex = commands.add(
         "reindex",
         _reindex,
@@ -51,8 +62,12 @@ def register(commands: Commands) -> None:
         examples="""\
   confp reindex music.db --model runs/small     started again, it goes on where it stopped""",
     )
-    reindex.add_argument("--model", required=True, metavar="MODEL", help="a shipped model or a checkpoint folder")
-    reindex.add_argument("--prune", action="store_true", help="swap although files are gone, and remove their tracks")
+    reindex.add_argument(
+        "--model", required=True, metavar="MODEL", help="a shipped model or a checkpoint folder"
+    )
+    reindex.add_argument(
+        "--prune", action="store_true", help="swap although files are gone, and remove their tracks"
+    )
     export = commands.add(
         "export",
         _export,
@@ -68,7 +83,13 @@ def register(commands: Commands) -> None:
   confp import music.db music.parquet
   confp import music.db shards/          all .parquet files of a folder""",
     )
-    importing.add_argument("files", type=pathlib.Path, nargs="+", metavar="FILE", help="Parquet files or folders of them")
+    importing.add_argument(
+        "files",
+        type=pathlib.Path,
+        nargs="+",
+        metavar="FILE",
+        help="Parquet files or folders of them",
+    )
 
 
 def _compact(args: argparse.Namespace) -> int:
@@ -98,7 +119,9 @@ def _verify(args: argparse.Namespace) -> int:
     with _counting("verifying") as report:
         problems, recall = verify(database, recall=args.recall, report=report)
     if args.json:
-        print_json({"problems": [dataclasses.asdict(problem) for problem in problems], "recall": recall})
+        print_json(
+            {"problems": [dataclasses.asdict(problem) for problem in problems], "recall": recall}
+        )
     else:
         names = {track.id: track.name for track in database.tracks()}
         for problem in problems:
@@ -106,7 +129,11 @@ def _verify(args: argparse.Namespace) -> int:
             for number in problem.tracks:
                 print(f"  {number} {names.get(number, '')}", file=sys.stderr)
         share = "" if recall is None else f"; {recall:.1%} of first hits are those of exact search"
-        print(f"{len(problems)} problems{share}" if problems else f"all is well with {len(names)} tracks{share}")
+        print(
+            f"{len(problems)} problems{share}"
+            if problems
+            else f"all is well with {len(names)} tracks{share}"
+        )
     return 1 if problems else 0
 
 
@@ -134,7 +161,9 @@ def _reindex(args: argparse.Namespace) -> int:
     failed = sum(result.status == "failed" for result in results)
     swapped = not failed or args.prune
     if args.json:
-        print_json({"swapped": swapped, "tracks": [dataclasses.asdict(result) for result in results]})
+        print_json(
+            {"swapped": swapped, "tracks": [dataclasses.asdict(result) for result in results]}
+        )
     elif swapped:
         print(f"{args.db} is now of model {database.stamp.name}, {len(database.tracks())} tracks")
     else:
@@ -186,7 +215,10 @@ def _print_merged(args: argparse.Namespace, merged, num_tracks: int) -> int:
     if args.json:
         print_json(dataclasses.asdict(merged) | {"num_tracks": num_tracks})
     else:
-        print(f"{merged.num_added} added, {merged.num_there} already there; {args.db} now holds {num_tracks} tracks")
+        print(
+            f"{merged.num_added} added, {merged.num_there} already there; {args.db} now holds "
+            f"{num_tracks} tracks"
+        )
     return status(0, 1)
 
 
@@ -199,12 +231,16 @@ def _counting(text: str) -> Iterator[Callable[[int, int], None]]:
 
 def _index(text: str) -> str:
     if text not in ("scann", "faiss", "exact") and not text.startswith("milvus://"):
-        raise argparse.ArgumentTypeError(f"{text} is none of scann, faiss, exact, milvus://HOST:PORT, milvus:///FILE.db")
+        raise argparse.ArgumentTypeError(
+            f"{text} is none of scann, faiss, exact, milvus://HOST:PORT, milvus:///FILE.db"
+        )
     return text
 
 
 def _recall(text: str) -> float:
     value = float(text)
     if not 0.5 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 0.5 and below 1 (`--index exact` finds everything)")
+        raise argparse.ArgumentTypeError(
+            f"{text} must be at least 0.5 and below 1 (`--index exact` finds everything)"
+        )
     return value

@@ -14,19 +14,37 @@ from confp_jax.cli.output import Commands, print_json, status
 def register(commands: Commands) -> None:
     """Declares the commands."""
     commands.add("models", _models, "list the models that ship", db=False)
-    embed = commands.add("embed", _embed, "compute fingerprints, 300 ms apart, without a database", model=True, db=False)
+    embed = commands.add(
+        "embed",
+        _embed,
+        "compute fingerprints, 300 ms apart, without a database",
+        model=True,
+        db=False,
+    )
     embed.add_argument("files", type=pathlib.Path, nargs="+", metavar="FILE", help="audio files")
-    embed.add_argument("--out", type=pathlib.Path, required=True, metavar="X.npz", help="an array [N, dims] for each file")
+    embed.add_argument(
+        "--out",
+        type=pathlib.Path,
+        required=True,
+        metavar="X.npz",
+        help="an array [N, dims] for each file",
+    )
 
 
 def _models(args: argparse.Namespace) -> int:
     from confp_jax.fingerprint.embedder import DEFAULT_MODEL, model_card, shipped_models
 
-    cards = [{"name": name, "default": name == DEFAULT_MODEL} | model_card(name) for name in shipped_models()]
+    cards = [
+        {"name": name, "default": name == DEFAULT_MODEL} | model_card(name)
+        for name in shipped_models()
+    ]
     if args.json:
         print_json(cards)
     for card in [] if args.json else cards:
-        print(f"{card['name']}{' (default)' if card['default'] else ''}: {card.get('summary', 'no card')}")
+        print(
+            f"{card['name']}{' (default)' if card['default'] else ''}: "
+            f"{card.get('summary', 'no card')}"
+        )
     return 0
 
 
@@ -38,7 +56,10 @@ def _embed(args: argparse.Namespace) -> int:
     from confp_jax.library.searcher import length_notes
 
     if not args.out.parent.is_dir():
-        print(f"error: {args.out}: there is no folder {args.out.parent}; make it first", file=sys.stderr)
+        print(
+            f"error: {args.out}: there is no folder {args.out.parent}; make it first",
+            file=sys.stderr,
+        )
         return 1
     embedder = load_encoder(args.model or DEFAULT_MODEL)
     arrays: dict[str, Any] = {}
@@ -53,7 +74,13 @@ def _embed(args: argparse.Namespace) -> int:
             continue
         for note in length_notes(found.duration_s, embedder):
             print(f"note: {path}: {note}", file=sys.stderr)
-        summary.append({"file": str(path), "num_fingerprints": len(found.vectors), "segment_s": found.segment_s})
+        summary.append(
+            {
+                "file": str(path),
+                "num_fingerprints": len(found.vectors),
+                "segment_s": found.segment_s,
+            }
+        )
         arrays[str(path)] = found.vectors
     out = args.out if args.out.suffix == ".npz" else args.out.with_name(args.out.name + ".npz")
     if arrays:
@@ -70,6 +97,8 @@ def _write_npz(out: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     """An .npz with any names: `np.savez` keeps some ("file", "allow_pickle") for itself."""
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
-            member = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") + ".npy"
+            member = (
+                name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") + ".npy"
+            )
             with archive.open(member, "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)

@@ -8,7 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 _MODEL_HELP = "a shipped model (see `confp models`) or a checkpoint folder; default: the database's own, else edge"
@@ -30,7 +37,9 @@ class Commands:
         model: bool = False,
         db: bool = True,
     ) -> argparse.ArgumentParser:
-        """A command with --json (and DB, and --model); `text` begins in lower case, `examples` are shown below its help."""
+        """A command with --json (and DB, and --model); `text` begins in lower case, `examples` are
+        shown below its help.
+        """
         sub = self._commands.add_parser(
             name,
             help=text,
@@ -56,13 +65,19 @@ def print_answer(answer: Any) -> None:
         print(f"note: {answer.query}: {note}", file=sys.stderr)
     for found in answer.matches[: answer.num_accepted]:
         end_s = found.query_offset_s + found.length_s
-        where = f"{clock(found.query_offset_s)} to {clock(end_s)}: " if answer.num_accepted > 1 else ""
+        where = (
+            f"{clock(found.query_offset_s)} to {clock(end_s)}: " if answer.num_accepted > 1 else ""
+        )
         tempo = f", tempo {found.tempo:.2f}" if abs(found.tempo - 1) >= 0.005 else ""
         sure = f"score {found.score:.2f}, confidence {found.confidence:.3f}{tempo}"
         print(f"{answer.query}: {where}{found.track} at {clock(found.offset_s)} ({sure})")
     if not answer.num_accepted:
         best = answer.matches[0] if answer.matches else None
-        nearest = f" (nearest: {best.track}, score {best.score:.2f}, confidence {best.confidence:.3f})" if best else ""
+        nearest = (
+            f" (nearest: {best.track}, score {best.score:.2f}, confidence {best.confidence:.3f})"
+            if best
+            else ""
+        )
         print(f"{answer.query}: unknown{nearest}")
 
 
@@ -88,7 +103,13 @@ def print_json_line(value: Any) -> None:
 def progress(text: str) -> Progress:
     """A bar on stderr with elapsed and remaining time."""
     console = Console(stderr=True)
-    columns = TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    columns = (
+        TextColumn(text),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=console, transient=True)
 
 

@@ -1,4 +1,6 @@
-"""`confp identify`, `monitor`, `listen`, `compare`, `dedupe`, `calibrate`: what is asked of a database."""
+"""`confp identify`, `monitor`, `listen`, `compare`, `dedupe`, `calibrate`: what is asked of a
+database.
+"""
 
 import argparse
 import dataclasses
@@ -7,7 +9,16 @@ import pathlib
 import sys
 
 from confp_jax.cli.cue_sheet import write_csv, write_cue
-from confp_jax.cli.output import Commands, clock, print_answer, print_json, print_json_line, print_table, progress, status
+from confp_jax.cli.output import (
+    Commands,
+    clock,
+    print_answer,
+    print_json,
+    print_json_line,
+    print_table,
+    progress,
+    status,
+)
 
 
 def register(commands: Commands) -> None:
@@ -23,7 +34,12 @@ def register(commands: Commands) -> None:
   confp identify music.db *.wav --json   for programs
   cat clip.mp3 | confp identify music.db -""",
     )
-    identify.add_argument("clips", nargs="+", metavar="CLIP", help="audio of 1 s or more, 3 s are enough; - is standard input")
+    identify.add_argument(
+        "clips",
+        nargs="+",
+        metavar="CLIP",
+        help="audio of 1 s or more, 3 s are enough; - is standard input",
+    )
     _add_rate(identify)
     monitor = commands.add(
         "monitor",
@@ -35,10 +51,24 @@ def register(commands: Commands) -> None:
   confp monitor music.db https://example.org/radio.mp3 --json   one JSON object a line, as it happens
   arecord -f cd -t wav | confp monitor music.db -""",
     )
-    monitor.add_argument("source", metavar="SOURCE", help="a file, an address that FFmpeg can open, or - for standard input")
-    monitor.add_argument("--cue", type=pathlib.Path, metavar="FILE", help="write a cue sheet at the end")
-    monitor.add_argument("--csv", type=pathlib.Path, metavar="FILE", help="write a table at the end")
-    monitor.add_argument("--alarms-per-hour", type=_positive, default=0.1, metavar="N", help="false alarms to bear (0.1)")
+    monitor.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a file, an address that FFmpeg can open, or - for standard input",
+    )
+    monitor.add_argument(
+        "--cue", type=pathlib.Path, metavar="FILE", help="write a cue sheet at the end"
+    )
+    monitor.add_argument(
+        "--csv", type=pathlib.Path, metavar="FILE", help="write a table at the end"
+    )
+    monitor.add_argument(
+        "--alarms-per-hour",
+        type=_positive,
+        default=0.1,
+        metavar="N",
+        help="false alarms to bear (0.1)",
+    )
     listen = commands.add(
         "listen",
         _listen,
@@ -46,7 +76,9 @@ def register(commands: Commands) -> None:
         model=True,
         examples="  confp listen music.db --seconds 8",
     )
-    listen.add_argument("--seconds", type=_positive, default=8.0, metavar="S", help="how long to listen (8)")
+    listen.add_argument(
+        "--seconds", type=_positive, default=8.0, metavar="S", help="how long to listen (8)"
+    )
     _add_rate(listen)
     _register_comparing(commands)
 
@@ -64,9 +96,19 @@ def _register_comparing(commands: Commands) -> None:
     compare.add_argument("a", type=pathlib.Path, metavar="A")
     compare.add_argument("b", type=pathlib.Path, metavar="B")
     dedupe = commands.add(
-        "dedupe", _dedupe, "list tracks that share long sections", model=True, examples="  confp dedupe music.db"
+        "dedupe",
+        _dedupe,
+        "list tracks that share long sections",
+        model=True,
+        examples="  confp dedupe music.db",
     )
-    dedupe.add_argument("--shortest", type=_positive, default=10.0, metavar="S", help="seconds that make it worth telling (10)")
+    dedupe.add_argument(
+        "--shortest",
+        type=_positive,
+        default=10.0,
+        metavar="S",
+        help="seconds that make it worth telling (10)",
+    )
     commands.add(
         "calibrate",
         _calibrate,
@@ -91,7 +133,9 @@ def _positive(text: str) -> float:
 def _rate(text: str) -> float:
     value = float(text)
     if not 1e-9 <= value < 0.05:
-        raise argparse.ArgumentTypeError(f"{text} must lie between 1e-9 and 0.05; 0.001 is one in a thousand")
+        raise argparse.ArgumentTypeError(
+            f"{text} must lie between 1e-9 and 0.05; 0.001 is one in a thousand"
+        )
     return value
 
 
@@ -120,15 +164,24 @@ def _monitor(args: argparse.Namespace) -> int:
     searcher = searching.Searcher(database, embedder)
     matches = []
     try:
-        for event in monitor(searcher, searching.source_blocks(args.source, embedder), alarms_per_hour=args.alarms_per_hour):
+        for event in monitor(
+            searcher,
+            searching.source_blocks(args.source, embedder),
+            alarms_per_hour=args.alarms_per_hour,
+        ):
             found = event.found
             if event.event == "match":
                 matches.append(found)
             if args.json:
-                print_json_line({"event": event.event, "heard_s": event.heard_s} | dataclasses.asdict(found))
+                print_json_line(
+                    {"event": event.event, "heard_s": event.heard_s} | dataclasses.asdict(found)
+                )
             elif event.event == "match":
                 end_s = found.query_offset_s + found.length_s
-                print(f"{clock(found.query_offset_s)} to {clock(end_s)}: {found.track} from {clock(found.offset_s)}", flush=True)
+                print(
+                    f"{clock(found.query_offset_s)} to {clock(end_s)}: {found.track} from {clock(found.offset_s)}",
+                    flush=True,
+                )
     except KeyboardInterrupt:  # how an endless stream is left: what was heard is still written
         print("interrupted", file=sys.stderr)
     for path, write in ((args.cue, write_cue), (args.csv, write_csv)):
@@ -147,7 +200,9 @@ def _listen(args: argparse.Namespace) -> int:
     database, embedder = opening.open_database(args.db, args.model)
     searcher = searching.Searcher(database, embedder, false_alarm_rate=args.false_alarms)
     print(f"listening for {args.seconds:g} s", file=sys.stderr)
-    heard = itertools.islice(microphone_blocks(sample_rate_hz=embedder.sample_rate_hz), max(2, round(2 * args.seconds)))
+    heard = itertools.islice(
+        microphone_blocks(sample_rate_hz=embedder.sample_rate_hz), max(2, round(2 * args.seconds))
+    )
     answer = searcher.identify_blocks(heard, query="microphone")
     print_json(dataclasses.asdict(answer)) if args.json else print_answer(answer)
     return 0
@@ -172,7 +227,10 @@ def _dedupe(args: argparse.Namespace) -> int:
     from confp_jax.matching.shared_sections import shared_sections
 
     database, embedder = opening.open_database(args.db, args.model)
-    reference, decision = opening.open_reference(database, embedder), opening.database_decision(database, embedder)
+    reference, decision = (
+        opening.open_reference(database, embedder),
+        opening.database_decision(database, embedder),
+    )
     with progress("searching") as bar:
         task = bar.add_task("searching", total=None)
         found = shared_sections(
@@ -184,7 +242,12 @@ def _dedupe(args: argparse.Namespace) -> int:
     tracks = reference.snapshot.tracks
     if args.json:
         named = ({"track": tracks[s.track].path, "other": tracks[s.other].path} for s in found)
-        print_json([dataclasses.asdict(section) | names for section, names in zip(found, named, strict=True)])
+        print_json(
+            [
+                dataclasses.asdict(section) | names
+                for section, names in zip(found, named, strict=True)
+            ]
+        )
         return 0
     rows = [(clock(s.length_s), f"{tracks[s.track].path} at {clock(s.track_s)}",
              f"{tracks[s.other].path} at {clock(s.other_s)}") for s in found]  # fmt: skip
@@ -200,7 +263,11 @@ def _calibrate(args: argparse.Namespace) -> int:
     database, embedder = opening.open_database(args.db, args.model)
     with progress("searching") as bar:
         task = bar.add_task("searching", total=None)
-        found = calibrate_database(database, embedder, report=lambda done, total: bar.update(task, completed=done, total=total))
+        found = calibrate_database(
+            database,
+            embedder,
+            report=lambda done, total: bar.update(task, completed=done, total=total),
+        )
     if args.json:
         print_json(dataclasses.asdict(found))
     else:

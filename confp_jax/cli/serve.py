@@ -20,16 +20,53 @@ def register(commands: Commands) -> None:
   confp serve music.db --host 0.0.0.0 --share-audio  for others, who may also play the tracks
   curl --data-binary @clip.wav http://127.0.0.1:8000/v1/identify""",
     )
-    serve.add_argument("--host", default="127.0.0.1", help="the address to serve (127.0.0.1: this machine alone)")
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="the address to serve (127.0.0.1: this machine alone)"
+    )
     serve.add_argument("--port", type=int, default=8000, help="0 is any free one (8000)")
-    serve.add_argument("--token-file", type=pathlib.Path, metavar="FILE", help="holds the token of those who may add and remove")
-    serve.add_argument("--share-audio", action="store_true", help="let clients play the tracks' files")
-    serve.add_argument("--allow-origin", action="append", default=[], metavar="URL", help="a site whose pages may ask (CORS)")
-    serve.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a name that this service answers to")
-    serve.add_argument("--max-body-mib", type=int, default=32, metavar="N", help="of a request (32)")
-    serve.add_argument("--max-audio-s", type=float, default=900.0, metavar="S", help="of a recording (900)")
-    serve.add_argument("--max-waiting", type=int, default=64, metavar="N", help="requests that may wait; beyond: 429 (64)")
-    serve.add_argument("--false-alarms", type=float, default=0.001, metavar="SHARE", help="of unknown queries (0.001)")
+    serve.add_argument(
+        "--token-file",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="holds the token of those who may add and remove",
+    )
+    serve.add_argument(
+        "--share-audio", action="store_true", help="let clients play the tracks' files"
+    )
+    serve.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="a site whose pages may ask (CORS)",
+    )
+    serve.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that this service answers to",
+    )
+    serve.add_argument(
+        "--max-body-mib", type=int, default=32, metavar="N", help="of a request (32)"
+    )
+    serve.add_argument(
+        "--max-audio-s", type=float, default=900.0, metavar="S", help="of a recording (900)"
+    )
+    serve.add_argument(
+        "--max-waiting",
+        type=int,
+        default=64,
+        metavar="N",
+        help="requests that may wait; beyond: 429 (64)",
+    )
+    serve.add_argument(
+        "--false-alarms",
+        type=float,
+        default=0.001,
+        metavar="SHARE",
+        help="of unknown queries (0.001)",
+    )
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -50,9 +87,18 @@ def _serve(args: argparse.Namespace) -> int:
         if args.json:
             print_json_line({"address": address})
         else:
-            print(f"serving {args.db} at {address} (compiling the model; {address}/readyz tells when)", file=sys.stderr)
+            print(
+                f"serving {args.db} at {address} (compiling the model; {address}/readyz tells when)",
+                file=sys.stderr,
+            )
 
     start.run(
-        args.db, settings, model=args.model, false_alarm_rate=args.false_alarms, host=args.host, port=args.port, started=started
+        args.db,
+        settings,
+        model=args.model,
+        false_alarm_rate=args.false_alarms,
+        host=args.host,
+        port=args.port,
+        started=started,
     )
     return 0

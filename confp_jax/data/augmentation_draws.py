@@ -12,7 +12,9 @@ from jaxtyping import Int64
 from confp_jax.config import MixConfig
 
 SEMITONE_STEPS = 8  # pitch is drawn in eighths of a semitone: as many mel filterbanks are kept
-SPEED_STEPS = 1 << 14  # tempo is drawn in so many parts of one, so that a place in the audio is a whole number of them
+SPEED_STEPS = (
+    1 << 14
+)  # tempo is drawn in so many parts of one, so that a place in the audio is a whole number of them
 NO_NOISE = NO_ROOM = -1
 SYNTHETIC_ROOM = -2
 SYNTHETIC_TAIL_S = (0.15, 1.5)  # to -60 dB
@@ -20,22 +22,30 @@ _SEEDS = 1 << 24  # as float32 holds them
 
 
 class PitchAndTempo(NamedTuple):
-    """How a crop is played: `tempo` 1.1 is a tenth faster; `pitch` 1.1 is a tenth higher than it was recorded."""
+    """How a crop is played: `tempo` 1.1 is a tenth faster; `pitch` 1.1 is a tenth higher than it
+    was recorded.
+    """
 
     tempo: float = 1.0
     pitch: float = 1.0
 
     @property
     def mel_steps(self) -> int:
-        """What the mel filterbank has to shift, since reading samples faster by `tempo` has raised the pitch by as much."""
+        """What the mel filterbank has to shift, since reading samples faster by `tempo` has raised
+        the pitch by as much.
+        """
         return round(math.log2(self.pitch / self.tempo) * 12 * SEMITONE_STEPS)
 
 
 class MixDraw(NamedTuple):
-    """All that is drawn for one replica. Every field is a number that float32 holds: a batch is one array, [B, fields]."""
+    """All that is drawn for one replica. Every field is a number that float32 holds: a batch is one
+    array, [B, fields].
+    """
 
     seed: int = 0  # of the samples of a synthetic room and of coloured noise
-    lead: int = 0  # samples of music that lie before the window: fewer than `Mixer.lead_samples` where a track begins
+    # samples of music that lie before the window: fewer than `Mixer.lead_samples` where a track
+    # begins
+    lead: int = 0
     tempo: float = 1.0
     mel_steps: int = 0  # by which the mel filterbank is shifted
     room: int = NO_ROOM  # number of a measured room, or SYNTHETIC_ROOM
@@ -69,7 +79,9 @@ class MixDraw(NamedTuple):
 def draw_pitch_and_tempo(rng: np.random.Generator, config: MixConfig) -> PitchAndTempo:
     """Tempo and pitch of a track's crops: each in its range, or both together as a turntable does."""
     tempo = _draw_speed(rng, config.tempo) if rng.random() < config.tempo_p else 1.0
-    pitch = 2 ** (rng.uniform(*config.pitch_semitones) / 12) if rng.random() < config.pitch_p else 1.0
+    pitch = (
+        2 ** (rng.uniform(*config.pitch_semitones) / 12) if rng.random() < config.pitch_p else 1.0
+    )
     together = tempo != 1.0 and rng.random() < config.turntable
     return PitchAndTempo(tempo, tempo if together else pitch)
 
@@ -83,8 +95,14 @@ def draw_mix(
     noise_lengths: Int64[np.ndarray, " noises"],
     num_rooms: int,
 ) -> MixDraw:
-    """What befalls a window of `num_samples`: a room, at most two recorded noises, coloured noise, overload, colour."""
-    drawn: dict[str, Any] = {"seed": int(rng.integers(_SEEDS)), "tempo": played.tempo, "mel_steps": played.mel_steps}
+    """What befalls a window of `num_samples`: a room, at most two recorded noises, coloured noise,
+    overload, colour.
+    """
+    drawn: dict[str, Any] = {
+        "seed": int(rng.integers(_SEEDS)),
+        "tempo": played.tempo,
+        "mel_steps": played.mel_steps,
+    }
     if rng.random() < config.room_p:
         drawn |= _draw_room(rng, config, num_rooms)
     for name, probability in (("noise", config.noise_p), ("second", config.second_noise_p)):
@@ -92,7 +110,10 @@ def draw_mix(
             number = int(rng.integers(len(noise_lengths)))
             length = int(noise_lengths[number])
             start = int(rng.integers(length - num_samples + 1 if length >= num_samples else length))
-            drawn |= {"noise" if name == "noise" else "second_noise": number, f"{name}_start": start}
+            drawn |= {
+                "noise" if name == "noise" else "second_noise": number,
+                f"{name}_start": start,
+            }
             drawn[f"{name}_snr_db"] = rng.uniform(*config.noise_snr_db)
     if rng.random() < config.coloured_p:
         drawn["coloured_decay_db"] = rng.uniform(*config.coloured_decay_db)
@@ -102,7 +123,10 @@ def draw_mix(
     if rng.random() < config.colour_p:
         drawn["tilt_db"] = rng.uniform(*config.tilt_db)
         if rng.random() < 0.5:
-            drawn |= {"low_cut_hz": rng.uniform(*config.low_cut_hz), "high_cut_hz": rng.uniform(*config.high_cut_hz)}
+            drawn |= {
+                "low_cut_hz": rng.uniform(*config.low_cut_hz),
+                "high_cut_hz": rng.uniform(*config.high_cut_hz),
+            }
     return MixDraw(**drawn)
 
 
@@ -110,18 +134,29 @@ def mel_steps_range(config: MixConfig) -> tuple[int, int]:
     """The least and the greatest `mel_steps` that can be drawn."""
     octaves = [0.0, 0.0]
     if config.pitch_p:
-        octaves = [min(0.0, config.pitch_semitones[0] / 12), max(0.0, config.pitch_semitones[1] / 12)]
+        octaves = [
+            min(0.0, config.pitch_semitones[0] / 12),
+            max(0.0, config.pitch_semitones[1] / 12),
+        ]
     if config.tempo_p:
         slowest, fastest = config.tempo
-        octaves = [octaves[0] - max(0.0, math.log2(fastest)), octaves[1] - min(0.0, math.log2(slowest))]
+        octaves = [
+            octaves[0] - max(0.0, math.log2(fastest)),
+            octaves[1] - min(0.0, math.log2(slowest)),
+        ]
     # A step more on either side: the tempo is rounded too.
-    return math.floor(octaves[0] * 12 * SEMITONE_STEPS) - 1, math.ceil(octaves[1] * 12 * SEMITONE_STEPS) + 1
+    return math.floor(octaves[0] * 12 * SEMITONE_STEPS) - 1, math.ceil(
+        octaves[1] * 12 * SEMITONE_STEPS
+    ) + 1
 
 
 def _draw_room(rng: np.random.Generator, config: MixConfig, num_rooms: int) -> dict[str, Any]:
     drawn: dict[str, Any] = {"is_sudden": int(rng.random() < config.sudden_p)}
     if num_rooms and rng.random() >= config.synthetic_rooms:
-        drawn |= {"room": int(rng.integers(num_rooms)), "room_speed": _draw_speed(rng, config.room_speed)}
+        drawn |= {
+            "room": int(rng.integers(num_rooms)),
+            "room_speed": _draw_speed(rng, config.room_speed),
+        }
         return drawn | {"room_decay_db": rng.uniform(*config.room_decay_db)}
     drawn |= {"room": SYNTHETIC_ROOM, "tail_s": math.exp(rng.uniform(*np.log(SYNTHETIC_TAIL_S)))}
     drawn |= {"tail_damping": rng.uniform(0.0, 0.7), "gap_s": rng.uniform(0.001, 0.02)}

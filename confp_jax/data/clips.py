@@ -1,4 +1,6 @@
-"""Reading a prepared dataset (data/records.py says what one is): its splits, their clips, parts of clips."""
+"""Reading a prepared dataset (data/records.py says what one is): its splits, their clips, parts of
+clips.
+"""
 
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -26,15 +28,18 @@ def read_splits(folder: str | pathlib.Path) -> list[str]:
 
 
 class ClipSource:
-    """Random access to the clips of one split of a prepared dataset: `source[i]` is a whole `Clip`, `crop` a part of one.
+    """Random access to the clips of one split of a prepared dataset: `source[i]` is a whole
+    `Clip`, `crop` a part of one.
 
     Args:
       folder: the folder that holds dataset_info.json.
       split: "training", "validation", "test" or the name of a query condition.
-      part: (k, n): only shards k, k + n, k + 2 n, ... need to be here. The other shards' clips are known but cannot be read.
+      part: (k, n): only shards k, k + n, k + 2 n, ... need to be here. The other shards' clips are
+        known but cannot be read.
 
     Raises:
-      DatasetError: no dataset there, one of an older format, no such split, or a shard of it is missing.
+      DatasetError: no dataset there, one of an older format, no such split, or a shard of it is
+        missing.
     """
 
     def __init__(self, folder: str | pathlib.Path, split: str, *, part: tuple[int, int] = (0, 1)):
@@ -48,14 +53,23 @@ class ClipSource:
         builder = _builder(self.folder)
         splits = builder.info.splits
         if self.split not in splits:
-            raise DatasetError(f"{self.folder} has no split {self.split!r}; it has {', '.join(splits)}")
+            raise DatasetError(
+                f"{self.folder} has no split {self.split!r}; it has {', '.join(splits)}"
+            )
         if not splits[self.split].num_examples:
             return []  # which tfds cannot open
         first, every = self._part
         for path in splits[self.split].filepaths[first::every]:
             if not pathlib.Path(path).is_file():
-                other = f", or copy to this host every {every}th shard from number {first} on" if every > 1 else ""
-                raise DatasetError(f"{path} is missing; start the preparation again, it makes what is not there{other}")
+                other = (
+                    f", or copy to this host every {every}th shard from number {first} on"
+                    if every > 1
+                    else ""
+                )
+                raise DatasetError(
+                    f"{path} is missing; start the preparation again, it makes what is not "
+                    f"there{other}"
+                )
         return cast(Sequence[dict[str, Any]], builder.as_data_source(split=self.split))
 
     @property
@@ -89,7 +103,10 @@ class ClipSource:
         """
         entry = self._table[index]
         if not 0 <= start <= stop <= entry["num_samples"]:
-            raise DatasetError(f"{self.folder}: samples {start} to {stop} of a clip of {entry['num_samples']} were asked for")
+            raise DatasetError(
+                f"{self.folder}: samples {start} to {stop} of a clip of {entry['num_samples']} "
+                "were asked for"
+            )
         size = self.summary.piece_samples
         first, last = start // size, max(start, stop - 1) // size
         pieces = [self._piece(int(entry["first_record"]) + i) for i in range(first, last + 1)]
@@ -97,13 +114,22 @@ class ClipSource:
         return whole[start - first * size : stop - first * size]
 
     def _piece(self, record: int) -> Int16[np.ndarray, " n"]:
-        """The samples alone: TFDS's parser makes arrays of all seven fields, and was a third of an input pipeline's time."""
+        """The samples alone: TFDS's parser makes arrays of all seven fields, and was a third of an
+        input pipeline's time.
+        """
         try:
             example = cast(Any, tf_example_pb2).Example.FromString(self._raw[record])
-        except (RuntimeError, ValueError, IndexError, OSError, message.DecodeError) as error:  # a shard cut short, or overwritten
+        except (
+            RuntimeError,
+            ValueError,
+            IndexError,
+            OSError,
+            message.DecodeError,
+        ) as error:  # a shard cut short, or overwritten
             path = self._split_info().filepaths[int(self.shards_of(record))]
             raise DatasetError(
-                f"{path} is damaged ({' '.join(str(error).split())[:200]}); copy it again, or delete it and "
+                f"{path} is damaged ({' '.join(str(error).split())[:200]}); copy it again, or "
+                "delete it and "
                 "start the preparation again: it makes what is not there"
             ) from error
         return np.frombuffer(example.features.feature["samples"].bytes_list.value[0], "<i2")
@@ -129,10 +155,19 @@ class ClipSource:
         for piece in range(num_pieces(int(entry["num_samples"]), self.summary.piece_samples)):
             record = self._records[int(entry["first_record"]) + piece]
             num_samples += len(record["samples"]) // 2
-            if tuple(int(record[key]) for key in ("track_id", "replica", "piece")) != (*entry.item()[:2], piece):
-                raise DatasetError(f"{self.folder}, {self.split}: record {entry['first_record'] + piece} is no piece of its clip")
+            if tuple(int(record[key]) for key in ("track_id", "replica", "piece")) != (
+                *entry.item()[:2],
+                piece,
+            ):
+                raise DatasetError(
+                    f"{self.folder}, {self.split}: record {entry['first_record'] + piece} is no "
+                    "piece of its clip"
+                )
         if num_samples != entry["num_samples"]:
-            raise DatasetError(f"{self.folder}, {self.split}: clip {index} has {num_samples} samples, not {entry['num_samples']}")
+            raise DatasetError(
+                f"{self.folder}, {self.split}: clip {index} has {num_samples} samples, not "
+                f"{entry['num_samples']}"
+            )
 
     def draws(self, index: int) -> str:
         """JSON: what was applied to a clip."""
@@ -148,7 +183,9 @@ class ClipSource:
 
     @property
     def num_tracks(self) -> int:
-        """Tracks in the split: each has one clean clip and `num_replicas` replicas, one after the other."""
+        """Tracks in the split: each has one clean clip and `num_replicas` replicas, one after the
+        other.
+        """
         return len(self) // (1 + self.summary.num_replicas)
 
 
@@ -156,7 +193,10 @@ def _read_table(path: pathlib.Path) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DatasetError(f"{path} is missing or damaged ({error}); start the preparation again: it keeps the shards") from error
+        raise DatasetError(
+            f"{path} is missing or damaged ({error}); start the preparation again: it keeps the "
+            "shards"
+        ) from error
 
 
 def _builder(folder: str | pathlib.Path) -> tfds.core.DatasetBuilder:
@@ -164,4 +204,6 @@ def _builder(folder: str | pathlib.Path) -> tfds.core.DatasetBuilder:
         return tfds.builder_from_directory(str(folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
         remedy = "start the preparation again: it keeps the shards"
-        raise DatasetError(f"{folder}: TFDS's dataset_info.json or features.json is missing or damaged; {remedy}") from error
+        raise DatasetError(
+            f"{folder}: TFDS's dataset_info.json or features.json is missing or damaged; {remedy}"
+        ) from error

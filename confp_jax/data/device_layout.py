@@ -1,7 +1,8 @@
-"""The whole set in device memory: which device holds which track, where a crop lies in it, and the audio of one device's part.
+"""The whole set in device memory: which device holds which track, where a crop lies in it, and the
+audio of one device's part.
 
-Numpy only. The input pipeline draws crops as it always does, but hands on their places instead of their samples; the devices cut
-them (training/device_dataset.py).
+Numpy only. The input pipeline draws crops as it always does, but hands on their places instead of
+their samples; the devices cut them (training/device_dataset.py).
 """
 
 import dataclasses
@@ -19,9 +20,11 @@ _MAX_ROWS = np.iinfo(np.int32).max
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A split's clips as rows of `row_samples` in the memory of `num_devices`; an anchor is as long as a row, so it meets two.
+    """A split's clips as rows of `row_samples` in the memory of `num_devices`; an anchor is as
+    long as a row, so it meets two.
 
-    Track by track: a device holds a contiguous share of the tracks (that its host has), as even as whole tracks make it.
+    Track by track: a device holds a contiguous share of the tracks (that its host has), as even as
+    whole tracks make it.
     """
 
     row_samples: int
@@ -46,27 +49,42 @@ class Layout:
 
 
 def plan_layout(
-    source: ClipSource, *, row_samples: int, num_devices: int, longest_crop: int = 0, part_of: Sequence[int] = ()
+    source: ClipSource,
+    *,
+    row_samples: int,
+    num_devices: int,
+    longest_crop: int = 0,
+    part_of: Sequence[int] = (),
 ) -> Layout:
     """Deals the tracks of a split out to devices.
 
     Args:
       longest_crop: samples of the longest crop, if that is more than a row.
-      part_of: where hosts have only their part of the shards (shards k, k + n, ...), the part k of every device's host.
+      part_of: where hosts have only their part of the shards (shards k, k + n, ...), the part k of
+        every device's host.
 
     Raises:
       DatasetError: more devices than tracks.
     """
     group = 1 + source.summary.num_replicas
     if source.num_tracks < num_devices:
-        raise DatasetError(f"{source.folder} has {source.num_tracks} tracks for {num_devices} devices; set data.residency=host")
+        raise DatasetError(
+            f"{source.folder} has {source.num_tracks} tracks for {num_devices} devices; set "
+            "data.residency=host"
+        )
     lengths = np.array([source.row(clip).num_samples for clip in range(len(source))])
     rows = -(-lengths // row_samples)
     of_track = rows.reshape(source.num_tracks, group).sum(axis=1)
     part_of_device = np.array(part_of or [0] * num_devices)
-    part_of_track, device = source.track_shards() % (1 + part_of_device.max()), np.zeros(source.num_tracks, int)
+    part_of_track, device = (
+        source.track_shards() % (1 + part_of_device.max()),
+        np.zeros(source.num_tracks, int),
+    )
     for part in np.unique(part_of_track):
-        tracks, devices = np.flatnonzero(part_of_track == part), np.flatnonzero(part_of_device == part)
+        tracks, devices = (
+            np.flatnonzero(part_of_track == part),
+            np.flatnonzero(part_of_device == part),
+        )
         middle = np.cumsum(of_track[tracks]) - of_track[tracks] / 2
         place = (middle * len(devices) / of_track[tracks].sum()).astype(int)
         device[tracks] = devices[np.minimum(place, len(devices) - 1)]
@@ -77,14 +95,19 @@ def plan_layout(
         first_row[mine] = np.cumsum(rows[mine]) - rows[mine]
         most = max(most, int(rows[mine].sum()))
     if most >= _MAX_ROWS:
-        raise DatasetError(f"{source.folder}: {most} rows a device are too many; set data.residency=host")
+        raise DatasetError(
+            f"{source.folder}: {most} rows a device are too many; set data.residency=host"
+        )
     # The rows behind the first one of a crop that begins in the last.
     rows_behind = -(-max(longest_crop, row_samples) // row_samples)
-    return Layout(row_samples, most + rows_behind, device_of.astype(np.int32), first_row.astype(np.int32))
+    return Layout(
+        row_samples, most + rows_behind, device_of.astype(np.int32), first_row.astype(np.int32)
+    )
 
 
 def check_fits(layout: Layout, memory_bytes: int, *, sounds_bytes: int = 0) -> None:
-    """Raises DatasetError where the audio would take more than six tenths of a device's memory: the step needs the rest.
+    """Raises DatasetError where the audio would take more than six tenths of a device's memory:
+    the step needs the rest.
 
     Args:
       sounds_bytes: of what is mixed in, all of which is on every device.
@@ -94,16 +117,20 @@ def check_fits(layout: Layout, memory_bytes: int, *, sounds_bytes: int = 0) -> N
         needed = int(np.ceil(layout.bytes_per_device * layout.num_devices / max(room, 1.0)))
         size_gb = (layout.bytes_per_device + sounds_bytes) / 1e9
         raise DatasetError(
-            f"data.residency=device: {size_gb:.1f} GB of audio a device do not fit beside the step in "
-            f"{memory_bytes / 1e9:.1f} GB; train on {needed} devices or more, prepare fewer replicas (--config.num_replicas) or "
+            f"data.residency=device: {size_gb:.1f} GB of audio a device do not fit beside the step "
+            "in "
+            f"{memory_bytes / 1e9:.1f} GB; train on {needed} devices or more, prepare fewer "
+            "replicas (--config.num_replicas) or "
             "shorter clips (--config.max_clip_s), or set data.residency=host"
         )
 
 
 def first_noise_rows(noise: ClipSource, row_samples: int) -> Int32[np.ndarray, " noises+1"]:
-    """The first row of every noise where all lie one behind the other; last, how many rows there are.
+    """The first row of every noise where all lie one behind the other; last, how many rows there
+    are.
 
-    A noise that is shorter than a row goes on from its beginning until a row that begins anywhere in it is whole.
+    A noise that is shorter than a row goes on from its beginning until a row that begins anywhere
+    in it is whole.
     """
     lengths = np.array([noise.row(number).num_samples for number in range(len(noise))])
     rows = -(-np.where(lengths < row_samples, lengths + row_samples, lengths) // row_samples)
@@ -122,7 +149,9 @@ def read_noise(noise: ClipSource, row_samples: int) -> Int16[np.ndarray, "rows s
     return out
 
 
-def read_part(source: ClipSource, layout: Layout, devices: Sequence[int]) -> Int16[np.ndarray, "devices rows samples"]:
+def read_part(
+    source: ClipSource, layout: Layout, devices: Sequence[int]
+) -> Int16[np.ndarray, "devices rows samples"]:
     """The rows of some devices, zero-padded behind every clip."""
     part = np.zeros((len(devices), layout.rows_per_device, layout.row_samples), np.int16)
     for number, device in enumerate(devices):

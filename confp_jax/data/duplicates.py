@@ -1,6 +1,7 @@
 """Which tracks of a dataset are the same recording: written by `python -m data_prep.duplicates`, read by training and scoring.
 
-A duplicate in a batch would be pushed away as a negative, and a query answered with the other copy counted as a miss.
+A duplicate in a batch would be pushed away as a negative, and a query answered with the other copy
+counted as a miss.
 """
 
 import json
@@ -13,7 +14,8 @@ DUPLICATES_FILE = "duplicates.json"
 
 
 def read_duplicates(folder: str | pathlib.Path) -> dict[int, int]:
-    """Track id to the id of its group, for the tracks that have a duplicate; empty where nobody has looked for any.
+    """Track id to the id of its group, for the tracks that have a duplicate; empty where nobody
+    has looked for any.
 
     Raises:
       DatasetError: the file is damaged.
@@ -25,11 +27,17 @@ def read_duplicates(folder: str | pathlib.Path) -> dict[int, int]:
         groups = json.loads(file.read_text())["groups"]
         return {int(track_id): min(group) for group in groups for track_id in group}
     except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{file} is damaged ({error}); run `python -m data_prep.duplicates` again") from error
+        raise DatasetError(
+            f"{file} is damaged ({error}); run `python -m data_prep.duplicates` again"
+        ) from error
 
 
-def places_without_duplicates(track_ids: Sequence[int], held_out: Iterable[int], group_of: dict[int, int]) -> list[int]:
-    """Places in `track_ids` of the tracks to train on: one of each group, and none of a group with a held-out track."""
+def places_without_duplicates(
+    track_ids: Sequence[int], held_out: Iterable[int], group_of: dict[int, int]
+) -> list[int]:
+    """Places in `track_ids` of the tracks to train on: one of each group, and none of a group with
+    a held-out track.
+    """
     taken = {group_of[track_id] for track_id in held_out if track_id in group_of}
     places = []
     for place, track_id in enumerate(track_ids):

@@ -28,29 +28,37 @@ _NUM_THREADS = 4  # and as many batches read ahead
 
 
 class PairCutter(grain.transforms.RandomMap):
-    """A track number to `crops_per_track` pairs: {"anchor", "replica"}, each [crops, samples] int16 or [crops, T, F] float32.
+    """A track number to `crops_per_track` pairs: {"anchor", "replica"}, each [crops, samples]
+    int16 or [crops, T, F] float32.
 
-    With a `layout` of the audio in device memory, the same draws give the crops' places instead, [crops, 3] int32, and what is
-    mixed: "mix", [crops, fields] float32, rows of `MixDraw` in which a noise is a row of `first_noise_rows` and a sample in it.
+    With a `layout` of the audio in device memory, the same draws give the crops' places instead,
+    [crops, 3] int32, and what is
+    mixed: "mix", [crops, fields] float32, rows of `MixDraw` in which a noise is a row of
+      `first_noise_rows` and a sample in it.
 
     Raises:
-      DatasetError: the clips' order or rate is not what the configuration needs, or it asks for sounds that are not there.
+      DatasetError: the clips' order or rate is not what the configuration needs, or it asks for
+        sounds that are not there.
     """
 
     def __init__(self, source: ClipSource, config: TrainConfig, layout: Layout | None = None):
         summary = source.summary
         if summary.sample_rate_hz != config.audio.sample_rate_hz:
             raise DatasetError(
-                f"{source.folder} holds audio at {summary.sample_rate_hz} Hz, the model wants {config.audio.sample_rate_hz}; "
+                f"{source.folder} holds audio at {summary.sample_rate_hz} Hz, the model wants "
+                f"{config.audio.sample_rate_hz}; "
                 f"prepare it again with --config.sample_rate_hz={config.audio.sample_rate_hz}"
             )
         if summary.num_replicas < 1 and not config.data.mix.is_on:
             raise DatasetError(
-                f"{source.folder} holds no replicas; prepare it again with --config.num_replicas=4, or draw distortions "
+                f"{source.folder} holds no replicas; prepare it again with "
+                "--config.num_replicas=4, or draw distortions "
                 "while training with --config.data.mix.noise_p=0.9 and its fellows"
             )
         self._source, self._config, self._layout = source, config, layout
-        self._mixer = Mixer(config.data.mix, source.folder, sample_rate_hz=config.audio.sample_rate_hz)
+        self._mixer = Mixer(
+            config.data.mix, source.folder, sample_rate_hz=config.audio.sample_rate_hz
+        )
         if layout is not None and self._mixer.noise is not None:
             self._noise_rows = first_noise_rows(self._mixer.noise, config.audio.segment_samples)
 
@@ -64,54 +72,90 @@ class PairCutter(grain.transforms.RandomMap):
         mixes = [self._mixer.draw(rng, played, self._config.audio.segment_samples) for _ in crops]
         if self._layout is not None:
             return self._places(self._layout, clean, replica, crops, mixes)
-        anchors = [self._feature(self._source.crop(clean, *self._span(crop.anchor_start_s, clean))) for crop in crops]
-        replicas = [self._replica(replica, crop.replica_start_s, drawn) for crop, drawn in zip(crops, mixes, strict=True)]
+        anchors = [
+            self._feature(self._source.crop(clean, *self._span(crop.anchor_start_s, clean)))
+            for crop in crops
+        ]
+        replicas = [
+            self._replica(replica, crop.replica_start_s, drawn)
+            for crop, drawn in zip(crops, mixes, strict=True)
+        ]
         return {"anchor": np.stack(anchors), "replica": np.stack(replicas)}
 
-    def cut_replica(self, track: int, anchor_start_s: float, rng: np.random.Generator) -> np.ndarray:
-        """The replica of the window at `anchor_start_s` of the clean clip, without a shift, as `random_map` gives it."""
+    def cut_replica(
+        self, track: int, anchor_start_s: float, rng: np.random.Generator
+    ) -> np.ndarray:
+        """The replica of the window at `anchor_start_s` of the clean clip, without a shift, as
+        `random_map` gives it.
+        """
         _, replica = self._draw_clips(track, rng)
         played = self._mixer.draw_pitch_and_tempo(rng)
         rate = self._source.row(replica).rate * played.tempo
-        start_s = replica_start_s(anchor_start_s, shift_s=0.0, rate=rate, segment_s=self._config.audio.segment_s)
+        start_s = replica_start_s(
+            anchor_start_s, shift_s=0.0, rate=rate, segment_s=self._config.audio.segment_s
+        )
         drawn = self._mixer.draw(rng, played, self._config.audio.segment_samples)
         return self._replica(replica, max(start_s, 0.0), drawn)
 
     def _places(
-        self, layout: Layout, clean: int, replica: int, crops: Sequence[PairCrop], mixes: Sequence[MixDraw]
+        self,
+        layout: Layout,
+        clean: int,
+        replica: int,
+        crops: Sequence[PairCrop],
+        mixes: Sequence[MixDraw],
     ) -> dict[str, np.ndarray]:
         """Where a device finds what `random_map` would have cut, and what it mixes."""
         anchors = [layout.place(clean, self._span(crop.anchor_start_s, clean)[0]) for crop in crops]
         if not self._config.data.mix.is_on:
-            replicas = [layout.place(replica, self._span(crop.replica_start_s, replica)[0]) for crop in crops]
+            replicas = [
+                layout.place(replica, self._span(crop.replica_start_s, replica)[0])
+                for crop in crops
+            ]
             return {"anchor": np.stack(anchors), "replica": np.stack(replicas)}
         replicas, rows = [], []
         for crop, drawn in zip(crops, mixes, strict=True):
             first, lead = self._heard_from(crop.replica_start_s, drawn.tempo)
             replicas.append(layout.place(replica, first))
             rows.append(self._on_device(drawn._replace(lead=lead), layout.row_samples))
-        return {"anchor": np.stack(anchors), "replica": np.stack(replicas), "mix": np.array(rows, np.float32)}
+        return {
+            "anchor": np.stack(anchors),
+            "replica": np.stack(replicas),
+            "mix": np.array(rows, np.float32),
+        }
 
     def _on_device(self, drawn: MixDraw, row_samples: int) -> MixDraw:
         """With the places of its noises in rows."""
         for number, start in (("noise", "noise_start"), ("second_noise", "second_start")):
             if getattr(drawn, number) != NO_NOISE:
                 row, sample = divmod(getattr(drawn, start), row_samples)
-                drawn = drawn._replace(**{number: int(self._noise_rows[getattr(drawn, number)]) + row, start: sample})
+                drawn = drawn._replace(
+                    **{number: int(self._noise_rows[getattr(drawn, number)]) + row, start: sample}
+                )
         return drawn
 
     def _draw_clips(self, track: int, rng: np.random.Generator) -> tuple[int, int]:
-        """Numbers of the clean clip and of a replica (which is the clean clip where there are none, and with `clean_p`)."""
+        """Numbers of the clean clip and of a replica (which is the clean clip where there are none,
+        and with `clean_p`).
+        """
         num_replicas = self._source.summary.num_replicas
         clean = track * (1 + num_replicas)
-        drawn = rng.integers(1, 1 + num_replicas) if num_replicas and rng.random() >= self._config.data.mix.clean_p else 0
+        drawn = (
+            rng.integers(1, 1 + num_replicas)
+            if num_replicas and rng.random() >= self._config.data.mix.clean_p
+            else 0
+        )
         replica = clean + int(drawn)
         of_clean, of_replica = self._source.row(clean), self._source.row(replica)
         if of_clean.replica != 0 or of_replica.track_id != of_clean.track_id:
-            raise DatasetError(f"{self._source.folder}: record {clean} is not the clean clip of its replica")
+            raise DatasetError(
+                f"{self._source.folder}: record {clean} is not the clean clip of its replica"
+            )
         return clean, replica
 
-    def _draw_crops(self, clean: int, replica: int, tempo: float, rng: np.random.Generator) -> list[PairCrop]:
+    def _draw_crops(
+        self, clean: int, replica: int, tempo: float, rng: np.random.Generator
+    ) -> list[PairCrop]:
         """Where the pairs lie; the replica's times are those of its audio played at `tempo`."""
         data, rate_hz = self._config.data, self._config.audio.sample_rate_hz
         of_clean, of_replica = self._source.row(clean), self._source.row(replica)
@@ -129,7 +173,8 @@ class PairCutter(grain.transforms.RandomMap):
         except ValueError as error:
             name = self._source.summary.track_names.get(str(of_clean.track_id), of_clean.track_id)
             raise DatasetError(
-                f"{self._source.folder}: {name}: {error}; prepare it again with a larger --config.min_clip_s"
+                f"{self._source.folder}: {name}: {error}; prepare it again with a larger "
+                "--config.min_clip_s"
             ) from error
 
     def _span(self, start_s: float, clip: int) -> tuple[int, int]:
@@ -139,7 +184,9 @@ class PairCutter(grain.transforms.RandomMap):
         return start, start + length
 
     def _heard_from(self, start_s: float, tempo: float) -> tuple[int, int]:
-        """The first sample that a replica's window is made of, and how many lie before the window once they are played."""
+        """The first sample that a replica's window is made of, and how many lie before the window
+        once they are played.
+        """
         start = round(start_s * tempo * self._config.audio.sample_rate_hz)
         first = max(0, start - round(self._mixer.lead_samples * tempo))
         return first, min(round((start - first) / tempo), self._mixer.lead_samples)
@@ -149,14 +196,23 @@ class PairCutter(grain.transforms.RandomMap):
         if not config.data.mix.is_on:
             return self._feature(self._source.crop(clip, *self._span(start_s, clip)))
         first, before = self._heard_from(start_s, drawn.tempo)
-        last = min(self._source.row(clip).num_samples, first + math.ceil((before + length) * drawn.tempo) + 2)
-        samples = resample(self._source.crop(clip, first, last).astype(np.float32) / 32768, drawn.tempo, before + length)
+        last = min(
+            self._source.row(clip).num_samples,
+            first + math.ceil((before + length) * drawn.tempo) + 2,
+        )
+        samples = resample(
+            self._source.crop(clip, first, last).astype(np.float32) / 32768,
+            drawn.tempo,
+            before + length,
+        )
         samples = np.concatenate([np.zeros(self._mixer.lead_samples - before, np.float32), samples])
         samples = self._mixer.distort(samples, drawn)
         if config.data.mel_on == "device" and not config.data.mix.warps_mel:
             return to_int16(samples)
         pitch = 2 ** (drawn.mel_steps / (12 * SEMITONE_STEPS))
-        power = mel_power(samples, config.mel, sample_rate_hz=config.audio.sample_rate_hz, pitch=pitch)
+        power = mel_power(
+            samples, config.mel, sample_rate_hz=config.audio.sample_rate_hz, pitch=pitch
+        )
         return colour(power, drawn, config.mel)
 
     def _feature(self, samples: np.ndarray) -> np.ndarray:
@@ -164,7 +220,9 @@ class PairCutter(grain.transforms.RandomMap):
         if self._config.data.mel_on == "device":
             return samples
         rate_hz = self._config.audio.sample_rate_hz
-        return mel_power(samples.astype(np.float32) / 32768, self._config.mel, sample_rate_hz=rate_hz)
+        return mel_power(
+            samples.astype(np.float32) / 32768, self._config.mel, sample_rate_hz=rate_hz
+        )
 
 
 def train_batches(
@@ -175,10 +233,11 @@ def train_batches(
     first_batch: int = 0,
     layout: Layout | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This process's share of the endless, shuffled stream of batches from `first_batch` on; no track is in an epoch twice.
+    """This process's share of the endless, shuffled stream of batches from `first_batch` on; no
+    track is in an epoch twice.
 
-    Batch number and seed decide the batch and its draws: where a run stands in its data is its step, whatever the number of
-    processes and workers before and after.
+    Batch number and seed decide the batch and its draws: where a run stands in its data is its
+    step, whatever the number of processes and workers before and after.
 
     Raises:
       DatasetError: no dataset, too few tracks for a batch, no albums where they are asked for.
@@ -188,27 +247,37 @@ def train_batches(
     tracks_per_batch = config.data.batch_size // config.data.crops_per_track
     if len(tracks) < tracks_per_batch:
         raise DatasetError(
-            f"{source.folder} has {len(tracks)} {config.data.split} tracks, a batch needs {tracks_per_batch} different "
-            f"ones; use --config.data.batch_size={len(tracks) * config.data.crops_per_track} or less, or more music"
+            f"{source.folder} has {len(tracks)} {config.data.split} tracks, a batch needs "
+            f"{tracks_per_batch} different "
+            f"ones; use --config.data.batch_size={len(tracks) * config.data.crops_per_track} or "
+            "less, or more music"
         )
     if tracks_per_batch % num_processes:
         raise DatasetError(
-            f"{tracks_per_batch} tracks a batch do not divide over {num_processes} processes; set data.batch_size to a "
+            f"{tracks_per_batch} tracks a batch do not divide over {num_processes} processes; set "
+            "data.batch_size to a "
             f"multiple of {num_processes * config.data.crops_per_track}"
         )
-    # Whole batches only, other tracks left over in every epoch: a batch across two epochs could hold a track twice.
+    # Whole batches only, other tracks left over in every epoch: a batch across two epochs could
+    # hold a track twice.
     whole = len(tracks) // tracks_per_batch * tracks_per_batch
     if config.data.tracks_per_album > 1:
-        order = EpochOrder(whole, AlbumDraw.of(source, tracks, config.data.tracks_per_album), seed=config.seed)
+        order = EpochOrder(
+            whole, AlbumDraw.of(source, tracks, config.data.tracks_per_album), seed=config.seed
+        )
         dataset = grain.MapDataset.source(order).seed(config.seed)
     elif config.data.num_shares > 1:
-        draw = ShareDraw.of(source, tracks, num_shares=config.data.num_shares, tracks_per_batch=tracks_per_batch)
+        draw = ShareDraw.of(
+            source, tracks, num_shares=config.data.num_shares, tracks_per_batch=tracks_per_batch
+        )
         order = EpochOrder(draw.num_batches * tracks_per_batch, draw, seed=config.seed)
         dataset = grain.MapDataset.source(order).seed(config.seed)
     else:
         dataset = grain.MapDataset.source(tracks).seed(config.seed).shuffle()[:whole].repeat()
     dataset = dataset.random_map(PairCutter(source, config, layout))[process::num_processes]
-    dataset = dataset.batch(tracks_per_batch // num_processes, drop_remainder=True, batch_fn=_join)[first_batch:]
+    dataset = dataset.batch(tracks_per_batch // num_processes, drop_remainder=True, batch_fn=_join)[
+        first_batch:
+    ]
     options = grain.ReadOptions(num_threads=_NUM_THREADS, prefetch_buffer_size=_NUM_THREADS)
     iterable = dataset.to_iter_dataset(options)
     if config.data.num_workers:
@@ -218,9 +287,11 @@ def train_batches(
 
 
 def _live_as_long_as_the_loop(_worker: int, _num_workers: int) -> None:
-    """SIGTERM (Slurm, systemd, `timeout`) and Ctrl-C reach workers as well; the step that is to be saved still needs their batch.
+    """SIGTERM (Slurm, systemd, `timeout`) and Ctrl-C reach workers as well; the step that is to be
+    saved still needs their batch.
 
-    The loop ends them itself, by Grain's event. Where it was killed it cannot, and they would wait for ever.
+    The loop ends them itself, by Grain's event. Where it was killed it cannot, and they would wait
+    for ever.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -235,21 +306,29 @@ def _end_with_parent() -> None:
 
 
 def steps_per_epoch(config: TrainConfig, *, process: int = 0, num_processes: int = 1) -> int:
-    """Batches in an epoch: every track of the split at most once, all of them if the batch divides their number.
+    """Batches in an epoch: every track of the split at most once, all of them if the batch divides
+    their number.
 
     Raises:
       DatasetError: no dataset, or a share of its shards too small for a batch.
     """
     source = open_split(config, process=process, num_processes=num_processes)
-    tracks, tracks_per_batch = tracks_to_train(source), config.data.batch_size // config.data.crops_per_track
+    tracks, tracks_per_batch = (
+        tracks_to_train(source),
+        config.data.batch_size // config.data.crops_per_track,
+    )
     if config.data.num_shares > 1:
-        draw = ShareDraw.of(source, tracks, num_shares=config.data.num_shares, tracks_per_batch=tracks_per_batch)
+        draw = ShareDraw.of(
+            source, tracks, num_shares=config.data.num_shares, tracks_per_batch=tracks_per_batch
+        )
         return draw.num_batches
     return max(1, len(tracks) // tracks_per_batch)
 
 
 def open_split(config: TrainConfig, *, process: int, num_processes: int) -> ClipSource:
-    """What is trained on; only the shards that this process reads (`ShareDraw`) need to be on its machine."""
+    """What is trained on; only the shards that this process reads (`ShareDraw`) need to be on its
+    machine.
+    """
     every = math.gcd(config.data.num_shares, num_processes)
     return ClipSource(config.data.dir, config.data.split, part=(process % every, every))
 

@@ -1,7 +1,9 @@
-"""Distortion drawn anew for every crop, in numpy on the host: variety that no stored replica can give, for 3 ms a pair.
+"""Distortion drawn anew for every crop, in numpy on the host: variety that no stored replica can
+give, for 3 ms a pair.
 
-Physics in the order in which sound meets it: tempo and pitch, room, noise, overload; then pitch and colour on the mel power,
-where they cost nothing. training/device_mixing.py does the same on a device.
+Physics in the order in which sound meets it: tempo and pitch, room, noise, overload; then pitch
+and colour on the mel power, where they cost nothing. training/device_mixing.py does the same on a
+device.
 """
 
 import math
@@ -46,10 +48,15 @@ class Mixer:
         self._config, self._rate_hz = config, sample_rate_hz
         self.noise = _open_sounds(dataset, "noise", sample_rate_hz) if config.noise_p else None
         noise = self.noise
-        self._noise_lengths = np.array([noise.row(i).num_samples for i in range(len(noise))] if noise else [], np.int64)
+        self._noise_lengths = np.array(
+            [noise.row(i).num_samples for i in range(len(noise))] if noise else [], np.int64
+        )
         self.rooms: list[Float32[np.ndarray, " k"]] = []
         if config.room_p and config.synthetic_rooms < 1:
-            self.rooms = [clip.samples.astype(np.float32) / 32768 for clip in _open_sounds(dataset, "ir", sample_rate_hz)]
+            self.rooms = [
+                clip.samples.astype(np.float32) / 32768
+                for clip in _open_sounds(dataset, "ir", sample_rate_hz)
+            ]
 
     @property
     def lead_samples(self) -> int:
@@ -65,8 +72,12 @@ class Mixer:
         sounds = {"noise_lengths": self._noise_lengths, "num_rooms": len(self.rooms)}
         return draw_mix(rng, self._config, played, num_samples=num_samples, **sounds)
 
-    def distort(self, samples: Float32[np.ndarray, " m"], drawn: MixDraw) -> Float32[np.ndarray, " n"]:
-        """Room, noise and overload on `lead_samples` + n samples, at their tempo; the n of the window are returned."""
+    def distort(
+        self, samples: Float32[np.ndarray, " m"], drawn: MixDraw
+    ) -> Float32[np.ndarray, " n"]:
+        """Room, noise and overload on `lead_samples` + n samples, at their tempo; the n of the
+        window are returned.
+        """
         lead = min(self.lead_samples, len(samples))
         if drawn.room == NO_ROOM or drawn.is_sudden:
             samples, lead = samples[lead:], 0
@@ -81,7 +92,9 @@ class Mixer:
                 noise = repeated_crop(self.noise, number, start, len(samples)).astype(np.float32)
                 samples = samples + _scaled(noise, power, snr_db)
         if math.isfinite(drawn.coloured_snr_db):
-            noise = coloured_noise(len(samples), drawn.coloured_decay_db, rng, sample_rate_hz=self._rate_hz)
+            noise = coloured_noise(
+                len(samples), drawn.coloured_decay_db, rng, sample_rate_hz=self._rate_hz
+            )
             samples = samples + _scaled(noise, power, drawn.coloured_snr_db)
         if drawn.tanh_drive:
             samples = np.tanh(samples * np.float32(drawn.tanh_drive / math.sqrt(power)))
@@ -93,18 +106,26 @@ class Mixer:
         room = self.rooms[drawn.room]
         room = resample(room, drawn.room_speed, int((len(room) - 1) / drawn.room_speed) + 1)
         decay_db = drawn.room_decay_db / self._rate_hz
-        return room * np.exp(np.arange(len(room), dtype=np.float32) * np.float32(-decay_db * math.log(10) / 20))
+        return room * np.exp(
+            np.arange(len(room), dtype=np.float32) * np.float32(-decay_db * math.log(10) / 20)
+        )
 
 
-def colour(power: Float32[np.ndarray, "T F"], drawn: MixDraw, mel: MelConfig) -> Float32[np.ndarray, "T F"]:
-    """A loudspeaker's or telephone's frequency response on mel power: a tilt, and steep band limits half the time."""
+def colour(
+    power: Float32[np.ndarray, "T F"], drawn: MixDraw, mel: MelConfig
+) -> Float32[np.ndarray, "T F"]:
+    """A loudspeaker's or telephone's frequency response on mel power: a tilt, and steep band limits
+    half the time.
+    """
     if not drawn.tilt_db and not drawn.low_cut_hz:
         return power
     octaves = np.log2(mel_centres_hz(mel) / 1000)
     gain_db = drawn.tilt_db * octaves
     if drawn.low_cut_hz:
         low, high = math.log2(drawn.low_cut_hz / 1000), math.log2(drawn.high_cut_hz / 1000)
-        gain_db = gain_db - BAND_LIMIT_DB * (np.maximum(low - octaves, 0) + np.maximum(octaves - high, 0))
+        gain_db = gain_db - BAND_LIMIT_DB * (
+            np.maximum(low - octaves, 0) + np.maximum(octaves - high, 0)
+        )
     return power * (10 ** (gain_db / 10)).astype(np.float32)
 
 
@@ -116,7 +137,9 @@ def repeated_crop(source: ClipSource, number: int, start: int, num: int) -> Int1
     return np.take(source.crop(number, 0, length), np.arange(start, start + num), mode="wrap")
 
 
-def resample(samples: Float32[np.ndarray, " m"], tempo: float, num: int) -> Float32[np.ndarray, " n"]:
+def resample(
+    samples: Float32[np.ndarray, " m"], tempo: float, num: int
+) -> Float32[np.ndarray, " n"]:
     """`num` samples read `tempo` times as fast, by linear interpolation; the first is the first."""
     if tempo == 1.0:
         return samples[:num]
@@ -126,46 +149,69 @@ def resample(samples: Float32[np.ndarray, " m"], tempo: float, num: int) -> Floa
     return samples[whole] * (1 - part) + samples[whole + 1] * part
 
 
-def convolve(samples: Float32[np.ndarray, " m"], room: Float32[np.ndarray, " k"], lead: int = 0) -> Float32[np.ndarray, " n"]:
-    """What is heard in a room after the first `lead` samples, at the power of the input (a room must not change the SNR).
+def convolve(
+    samples: Float32[np.ndarray, " m"], room: Float32[np.ndarray, " k"], lead: int = 0
+) -> Float32[np.ndarray, " n"]:
+    """What is heard in a room after the first `lead` samples, at the power of the input (a room
+    must not change the SNR).
 
     The convolution is circular: what wraps around may fall into the lead, which nobody hears.
     """
     room = room[: len(samples)]
     size = scipy.fft.next_fast_len(len(samples) + max(len(room) - 1 - lead, 0), real=True)
-    wet = scipy.fft.irfft(scipy.fft.rfft(samples, size) * scipy.fft.rfft(room, size), size)[lead : len(samples)]
-    gain = math.sqrt(float(np.mean(np.square(samples[lead:]))) / max(float(np.mean(np.square(wet))), 1e-20))
+    wet = scipy.fft.irfft(scipy.fft.rfft(samples, size) * scipy.fft.rfft(room, size), size)[
+        lead : len(samples)
+    ]
+    gain = math.sqrt(
+        float(np.mean(np.square(samples[lead:]))) / max(float(np.mean(np.square(wet))), 1e-20)
+    )
     return (wet * np.float32(gain)).astype(np.float32)
 
 
-def synthetic_room(drawn: MixDraw, rng: np.random.Generator, *, sample_rate_hz: int) -> Float32[np.ndarray, " k"]:
+def synthetic_room(
+    drawn: MixDraw, rng: np.random.Generator, *, sample_rate_hz: int
+) -> Float32[np.ndarray, " k"]:
     """A direct sound, then noise that decays by 60 dB in `tail_s`, faster at high frequencies."""
     num = round(drawn.tail_s * sample_rate_hz)
     tail = rng.standard_normal(num, dtype=np.float32)
-    tail[1:] += np.float32(drawn.tail_damping) * tail[:-1]  # one zero: darker by up to 15 dB at the top
+    tail[1:] += (
+        np.float32(drawn.tail_damping) * tail[:-1]
+    )  # one zero: darker by up to 15 dB at the top
     tail *= np.exp(np.linspace(0, -math.log(1000), num, dtype=np.float32))
     tail[: int(drawn.gap_s * sample_rate_hz)] = 0.0
     tail[0] = math.sqrt(float(np.sum(np.square(tail))) * 10 ** (drawn.direct_db / 10)) + 1e-6
     return tail
 
 
-def coloured_noise(num: int, decay_db: float, rng: np.random.Generator, *, sample_rate_hz: int) -> Float32[np.ndarray, " n"]:
-    """Noise whose power density changes by `decay_db` an octave (0 is white, -3 pink), made in the frequency domain.
+def coloured_noise(
+    num: int, decay_db: float, rng: np.random.Generator, *, sample_rate_hz: int
+) -> Float32[np.ndarray, " n"]:
+    """Noise whose power density changes by `decay_db` an octave (0 is white, -3 pink), made in the
+    frequency domain.
 
-    Below 50 Hz it is flat: at -6 dB an octave all power would else lie where nobody hears it, and an SNR would mean nothing.
+    Below 50 Hz it is flat: at -6 dB an octave all power would else lie where nobody hears it, and
+    an SNR would mean nothing.
     """
     size = scipy.fft.next_fast_len(num, real=True)
     hz = np.arange(size // 2 + 1, dtype=np.float32) * np.float32(sample_rate_hz / size)
-    amplitude = np.maximum(hz / np.float32(LOWEST_NOISE_HZ), 1) ** np.float32(decay_db / (20 * math.log10(2)))
+    amplitude = np.maximum(hz / np.float32(LOWEST_NOISE_HZ), 1) ** np.float32(
+        decay_db / (20 * math.log10(2))
+    )
     amplitude[0] = 0.0
     phase = rng.random(len(hz), dtype=np.float32) * np.float32(2 * math.pi)
-    noise = scipy.fft.irfft(amplitude * (np.cos(phase) + 1j * np.sin(phase)).astype(np.complex64), size)[:num]
+    noise = scipy.fft.irfft(
+        amplitude * (np.cos(phase) + 1j * np.sin(phase)).astype(np.complex64), size
+    )[:num]
     return (noise / np.float32(max(float(np.std(noise)), 1e-20))).astype(np.float32)
 
 
-def _scaled(noise: Float32[np.ndarray, " n"], signal_power: float, snr_db: float) -> Float32[np.ndarray, " n"]:
+def _scaled(
+    noise: Float32[np.ndarray, " n"], signal_power: float, snr_db: float
+) -> Float32[np.ndarray, " n"]:
     noise_power = float(np.mean(np.square(noise)))
-    return noise * np.float32(math.sqrt(signal_power / max(noise_power, 1e-20)) * 10 ** (-snr_db / 20))
+    return noise * np.float32(
+        math.sqrt(signal_power / max(noise_power, 1e-20)) * 10 ** (-snr_db / 20)
+    )
 
 
 def _open_sounds(dataset: pathlib.Path, kind: str, sample_rate_hz: int) -> ClipSource:
@@ -174,13 +220,17 @@ def _open_sounds(dataset: pathlib.Path, kind: str, sample_rate_hz: int) -> ClipS
         source = ClipSource(folder, kind)
     except DatasetError as error:
         raise DatasetError(
-            f"{dataset} holds no {kind} to mix in ({error}); prepare it with --config.noise_dir and --config.ir_dir, or set "
+            f"{dataset} holds no {kind} to mix in ({error}); prepare it with --config.noise_dir "
+            "and --config.ir_dir, or set "
             f"--config.data.mix.{'noise_p' if kind == 'noise' else 'room_p'}=0"
         ) from error
     if not len(source):
-        raise DatasetError(f"{folder} holds no {kind} to mix in; prepare {dataset} again with noise and rooms")
+        raise DatasetError(
+            f"{folder} holds no {kind} to mix in; prepare {dataset} again with noise and rooms"
+        )
     if source.summary.sample_rate_hz != sample_rate_hz:
         raise DatasetError(
-            f"{folder} holds sounds at {source.summary.sample_rate_hz} Hz instead of {sample_rate_hz}; prepare it again"
+            f"{folder} holds sounds at {source.summary.sample_rate_hz} Hz instead of "
+            f"{sample_rate_hz}; prepare it again"
         )
     return source

@@ -1,9 +1,10 @@
 """The record format: TFDS features over ArrayRecord shards, without TensorFlow.
 
-A prepared dataset is a folder that `tfds.builder_from_directory` opens. A clip is a track's clean audio (replica 0), a distorted
-replica of it (1 to K), a query excerpt, or a sound to mix in; a record is a piece of 3 s of it, so that a training crop reads at
-most twice its own bytes however long the track. The table `clips-SPLIT.npy` says which records make which clip. Samples are a
-bytes scalar of little-endian int16: an int16 Tensor would be 3x the size and 20x slower to decode.
+A prepared dataset is a folder that `tfds.builder_from_directory` opens. A clip is a track's clean
+audio (replica 0), a distorted replica of it (1 to K), a query excerpt, or a sound to mix in; a
+record is a piece of 3 s of it, so that a training crop reads at most twice its own bytes however
+long the track. The table `clips-SPLIT.npy` says which records make which clip. Samples are a bytes
+scalar of little-endian int16: an int16 Tensor would be 3x the size and 20x slower to decode.
 """
 
 import contextlib
@@ -76,7 +77,9 @@ class WrittenShard(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Credits:
-    """What TFDS shows beside the features: where the audio comes from, and what may be done with it."""
+    """What TFDS shows beside the features: where the audio comes from, and what may be done with
+    it.
+    """
 
     description: str
     citation: str = ""
@@ -93,7 +96,9 @@ class DatasetSummary:
     num_replicas: int  # beside the clean clip; clips of a track stand together
     settings: str  # JSON of the configuration that made it
     track_names: dict[str, str] = dataclasses.field(default_factory=dict)
-    albums: dict[str, str] = dataclasses.field(default_factory=dict)  # by track id, where one is known
+    albums: dict[str, str] = dataclasses.field(
+        default_factory=dict
+    )  # by track id, where one is known
 
     @property
     def piece_samples(self) -> int:
@@ -122,7 +127,9 @@ def to_int16(samples: np.ndarray) -> Int16[np.ndarray, " n"]:
     return np.round(samples * (32767.0 / max(peak, 1.0))).astype("<i2")
 
 
-def shard_path(folder: pathlib.Path, name: str, split: str, shard: int, num_shards: int) -> pathlib.Path:
+def shard_path(
+    folder: pathlib.Path, name: str, split: str, shard: int, num_shards: int
+) -> pathlib.Path:
     """TFDS's file name of a shard."""
     return folder / f"{name}-{split}.array_record-{shard:05d}-of-{num_shards:05d}"
 
@@ -141,7 +148,9 @@ def write_shard(path: pathlib.Path, clips: Iterable[Clip], *, sample_rate_hz: in
             for record in _pieces(clip, piece_samples):
                 write(_serialize(record))
                 num_records += 1
-            rows.append(ClipRow(clip.track_id, clip.replica, clip.rate, clip.start_s, len(clip.samples)))
+            rows.append(
+                ClipRow(clip.track_id, clip.replica, clip.rate, clip.start_s, len(clip.samples))
+            )
     with open(partial, "rb") as file:
         os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -158,7 +167,10 @@ def _writer(path: pathlib.Path) -> Iterator[Callable[[bytes], object]]:
         try:
             action(*arguments)
         except RuntimeError as error:  # so it says that the disk is full
-            raise DatasetError(f"{path} cannot be written ({error}); make room and start again: finished shards stay") from error
+            raise DatasetError(
+                f"{path} cannot be written ({error}); make room and start again: finished shards "
+                "stay"
+            ) from error
 
     try:
         yield functools.partial(call, writer.write)
@@ -170,15 +182,27 @@ def _writer(path: pathlib.Path) -> Iterator[Callable[[bytes], object]]:
 
 
 def write_dataset_metadata(
-    folder: pathlib.Path, summary: DatasetSummary, splits: Mapping[str, Sequence[WrittenShard]], *, credits: Credits
+    folder: pathlib.Path,
+    summary: DatasetSummary,
+    splits: Mapping[str, Sequence[WrittenShard]],
+    *,
+    credits: Credits,
 ) -> None:
     """Makes the folder of shards a TFDS dataset. `splits` holds every split's shards in order."""
     infos = [
-        tfds.core.SplitInfo(name=split, shard_lengths=[s.num_records for s in shards], num_bytes=sum(s.num_bytes for s in shards))
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[s.num_records for s in shards],
+            num_bytes=sum(s.num_bytes for s in shards),
+        )
         for split, shards in splits.items()
     ]
     for split, shards in splits.items():
-        _write_table(folder / f"clips-{split}.npy", [row for shard in shards for row in shard.clips], summary.piece_samples)
+        _write_table(
+            folder / f"clips-{split}.npy",
+            [row for shard in shards for row in shard.clips],
+            summary.piece_samples,
+        )
     with contextlib.redirect_stdout(io.StringIO()):
         tfds.folder_dataset.write_metadata(
             data_dir=str(folder),
@@ -206,13 +230,16 @@ def read_summary(folder: str | pathlib.Path) -> DatasetSummary:
     file = pathlib.Path(folder) / "confp.json"
     if not file.is_file():
         raise DatasetError(
-            f"{folder or '(no folder given)'}: no prepared dataset here (confp.json is missing); make one with "
+            f"{folder or '(no folder given)'}: no prepared dataset here (confp.json is missing); "
+            "make one with "
             "`python -m data_prep.make_train --config=configs/prepare.py` and pass its folder"
         )
     try:
         return DatasetSummary(**json.loads(file.read_text()))
     except (ValueError, TypeError) as error:
-        raise DatasetError(f"{file} is damaged ({error}); start the preparation again: it keeps the shards") from error
+        raise DatasetError(
+            f"{file} is damaged ({error}); start the preparation again: it keeps the shards"
+        ) from error
 
 
 @functools.cache
@@ -222,16 +249,31 @@ def _serializer() -> tuple[tfds.features.FeaturesDict, example_serializer.Exampl
 
 
 def _serialize(record: dict[str, Any]) -> bytes:
-    """As `features().serialize_example`, but with the fields in a fixed order: the same bytes from every process."""
+    """As `features().serialize_example`, but with the fields in a fixed order: the same bytes from
+    every process.
+    """
     described, serializer = _serializer()
-    return serializer.get_tf_example(described.encode_example(record)).SerializeToString(deterministic=True)
+    return serializer.get_tf_example(described.encode_example(record)).SerializeToString(
+        deterministic=True
+    )
 
 
 def _pieces(clip: Clip, piece_samples: int) -> Iterator[dict[str, Any]]:
     for piece in range(num_pieces(len(clip.samples), piece_samples)):
-        part = np.ascontiguousarray(clip.samples[piece * piece_samples : (piece + 1) * piece_samples], "<i2")
-        identity = {"track_id": clip.track_id, "replica": clip.replica, "rate": clip.rate, "start_s": clip.start_s}
-        yield identity | {"piece": piece, "samples": part.tobytes(), "draws": "" if piece else clip.draws}
+        part = np.ascontiguousarray(
+            clip.samples[piece * piece_samples : (piece + 1) * piece_samples], "<i2"
+        )
+        identity = {
+            "track_id": clip.track_id,
+            "replica": clip.replica,
+            "rate": clip.rate,
+            "start_s": clip.start_s,
+        }
+        yield identity | {
+            "piece": piece,
+            "samples": part.tobytes(),
+            "draws": "" if piece else clip.draws,
+        }
 
 
 def num_pieces(num_samples: int, piece_samples: int) -> int:

@@ -1,7 +1,9 @@
-"""Music as a microphone hears it that is held to a loudspeaker: overload, loudspeaker, room, surroundings, microphone.
+"""Music as a microphone hears it that is held to a loudspeaker: overload, loudspeaker, room,
+surroundings, microphone.
 
-What is drawn is a `ReplayDraw` of numbers; `replay` makes the sound of it. Everything that filters is one product in the
-frequency domain, so nothing is late by more than a loudspeaker and the direct sound are.
+What is drawn is a `ReplayDraw` of numbers; `replay` makes the sound of it. Everything that filters
+is one product in the frequency domain, so nothing is late by more than a loudspeaker and the
+direct sound are.
 """
 
 import dataclasses
@@ -25,11 +27,16 @@ Noise = Callable[[int], Float32[np.ndarray, " n"]]
 
 @dataclasses.dataclass(frozen=True)
 class ReplayConfig:
-    """Music from a loudspeaker, recorded by a microphone in the room (`data/replay.py`); ranges to draw from."""
+    """Music from a loudspeaker, recorded by a microphone in the room (`data/replay.py`); ranges to
+    draw from.
+    """
 
     overload_p: float = 0.3
     overload_drive: tuple[float, float] = (0.5, 3.0)  # amplitude in units of the RMS before tanh
-    speaker_low_hz: tuple[float, float] = (80.0, 1100.0)  # below it the loudspeaker fades; log-uniform
+    speaker_low_hz: tuple[float, float] = (
+        80.0,
+        1100.0,
+    )  # below it the loudspeaker fades; log-uniform
     speaker_slope_db: tuple[float, float] = (6.0, 24.0)  # per octave
     speaker_uneven_db: tuple[float, float] = (2.0, 7.0)  # standard deviation of its response
     dull_p: float = 0.3  # share of the loudspeakers without treble
@@ -53,7 +60,10 @@ class ReplayConfig:
 
 
 class ReplayDraw(NamedTuple):
-    """What is drawn for one recording. Levels in dB are signal to noise, of what arrives at the microphone."""
+    """What is drawn for one recording.
+
+    Levels in dB are signal to noise, of what arrives at the microphone.
+    """
 
     seed: int  # of the responses' unevenness and of the noises
     drive: float  # of the overload; 0: none
@@ -87,7 +97,9 @@ def draw_replay(rng: np.random.Generator, config: ReplayConfig) -> ReplayDraw:
         has_room=rng.random() < config.room_p,
         ambience_snr_db=rng.uniform(*config.ambience_snr_db),
         ambience_tilt_db=rng.uniform(*config.ambience_tilt_db),
-        noise_snr_db=rng.uniform(*config.noise_snr_db) if rng.random() < config.noise_p else math.inf,
+        noise_snr_db=rng.uniform(*config.noise_snr_db)
+        if rng.random() < config.noise_p
+        else math.inf,
         microphone_low_hz=rng.uniform(*config.microphone_low_hz),
         microphone_slope_db=rng.uniform(*config.microphone_slope_db),
         microphone_uneven_db=rng.uniform(*config.microphone_uneven_db),
@@ -96,7 +108,12 @@ def draw_replay(rng: np.random.Generator, config: ReplayConfig) -> ReplayDraw:
 
 
 def replay(
-    samples: Float32[np.ndarray, " n"], drawn: ReplayDraw, *, sample_rate_hz: int, room: Room, noise: Noise
+    samples: Float32[np.ndarray, " n"],
+    drawn: ReplayDraw,
+    *,
+    sample_rate_hz: int,
+    room: Room,
+    noise: Noise,
 ) -> Float32[np.ndarray, " n"]:
     """Returns what the microphone records, as long as the music.
 
@@ -111,24 +128,34 @@ def replay(
     if drawn.drive:
         level = np.float32(drawn.drive / math.sqrt(_power(samples)))
         samples = np.tanh(samples * level) / level
-    speaker = _high_pass(drawn.speaker_low_hz, drawn.speaker_slope_db) + _uneven(rng, drawn.speaker_uneven_db, 24)
+    speaker = _high_pass(drawn.speaker_low_hz, drawn.speaker_slope_db) + _uneven(
+        rng, drawn.speaker_uneven_db, 24
+    )
     if drawn.dull_hz:
         speaker += -drawn.dull_slope_db * np.maximum(_octaves(_CURVE_HZ, drawn.dull_hz), 0)
     room = room[: round(_ROOM_S * sample_rate_hz)] if drawn.has_room else np.ones(1, np.float32)
     samples = _filtered(samples, speaker, sample_rate_hz, response=room)
     power = _power(samples)
-    ambience = drawn.ambience_tilt_db * _octaves(np.maximum(_CURVE_HZ, 40.0), 1000.0) + _uneven(rng, 3.0, 12)
+    ambience = drawn.ambience_tilt_db * _octaves(np.maximum(_CURVE_HZ, 40.0), 1000.0) + _uneven(
+        rng, 3.0, 12
+    )
     white = rng.standard_normal(len(samples), dtype=np.float32)
-    samples = samples + _at(_filtered(white, ambience, sample_rate_hz), power, drawn.ambience_snr_db)
+    samples = samples + _at(
+        _filtered(white, ambience, sample_rate_hz), power, drawn.ambience_snr_db
+    )
     if math.isfinite(drawn.noise_snr_db):
         samples = samples + _at(noise(len(samples)), power, drawn.noise_snr_db)
-    microphone = _high_pass(drawn.microphone_low_hz, drawn.microphone_slope_db) + _uneven(rng, drawn.microphone_uneven_db, 10)
+    microphone = _high_pass(drawn.microphone_low_hz, drawn.microphone_slope_db) + _uneven(
+        rng, drawn.microphone_uneven_db, 10
+    )
     samples = _filtered(samples, microphone, sample_rate_hz)
     hiss = rng.standard_normal(len(samples), dtype=np.float32)
     return samples + _at(hiss, _power(samples), drawn.hiss_snr_db)
 
 
-_CURVE_HZ = np.exp(np.linspace(math.log(_LOWEST_HZ), math.log(8000.0), 97))  # where responses are given
+_CURVE_HZ = np.exp(
+    np.linspace(math.log(_LOWEST_HZ), math.log(8000.0), 97)
+)  # where responses are given
 
 
 def _octaves(hz: Float64[np.ndarray, " c"], above_hz: float) -> Float64[np.ndarray, " c"]:
@@ -139,8 +166,12 @@ def _high_pass(low_hz: float, slope_db: float) -> Float64[np.ndarray, " c"]:
     return -slope_db * np.maximum(-_octaves(_CURVE_HZ, low_hz), 0)
 
 
-def _uneven(rng: np.random.Generator, deviation_db: float, most_points: int) -> Float64[np.ndarray, " c"]:
-    """A response in dB that wanders: random at a few places, linear in between on a logarithmic scale."""
+def _uneven(
+    rng: np.random.Generator, deviation_db: float, most_points: int
+) -> Float64[np.ndarray, " c"]:
+    """A response in dB that wanders: random at a few places, linear in between on a logarithmic
+    scale.
+    """
     num_points = int(rng.integers(max(2, most_points // 3), most_points + 1))
     places = np.linspace(math.log(_LOWEST_HZ), math.log(8000.0), num_points)
     return np.interp(np.log(_CURVE_HZ), places, rng.normal(0, deviation_db, num_points))
@@ -153,7 +184,9 @@ def _filtered(
     *,
     response: Float32[np.ndarray, " k"] | None = None,
 ) -> Float32[np.ndarray, " n"]:
-    """The samples through a zero-phase filter of gains at `_CURVE_HZ`, and through an impulse response."""
+    """The samples through a zero-phase filter of gains at `_CURVE_HZ`, and through an impulse
+    response.
+    """
     length = len(samples) + (0 if response is None else len(response) - 1)
     size = scipy.fft.next_fast_len(length, real=True)
     spectrum = scipy.fft.rfft(samples, size)
@@ -165,7 +198,9 @@ def _filtered(
     return scipy.fft.irfft(spectrum, size)[: len(samples)].astype(np.float32)
 
 
-def _at(noise: Float32[np.ndarray, " n"], signal_power: float, snr_db: float) -> Float32[np.ndarray, " n"]:
+def _at(
+    noise: Float32[np.ndarray, " n"], signal_power: float, snr_db: float
+) -> Float32[np.ndarray, " n"]:
     """The noise at a level below the signal's."""
     return noise * np.float32(math.sqrt(signal_power / _power(noise)) * 10 ** (-snr_db / 20))
 

@@ -1,4 +1,6 @@
-"""Which tracks are trained on, and in which order where those of an album are to meet, or every share of the shards."""
+"""Which tracks are trained on, and in which order where those of an album are to meet, or every
+share of the shards.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -14,11 +16,17 @@ _NUM_EPOCHS = 1_000_000  # more than anybody trains: Grain wants to know how man
 
 
 def tracks_to_train(source: ClipSource) -> Sequence[int]:
-    """Numbers of the split's tracks without duplicates of each other, or of a track in another split (which is measured by)."""
+    """Numbers of the split's tracks without duplicates of each other, or of a track in another
+    split (which is measured by).
+    """
     group_of = read_duplicates(source.folder)
     if not group_of:
         return range(source.num_tracks)
-    others = [ClipSource(source.folder, name) for name in read_splits(source.folder) if name != source.split]
+    others = [
+        ClipSource(source.folder, name)
+        for name in read_splits(source.folder)
+        if name != source.split
+    ]
     held_out = [track_id for other in others for track_id in other.track_ids()]
     return places_without_duplicates(source.track_ids(), held_out, group_of)
 
@@ -31,7 +39,13 @@ class EpochOrder:
       draw: an order of at least so many.
     """
 
-    def __init__(self, per_epoch: int, draw: Callable[[np.random.Generator], Int64[np.ndarray, " tracks"]], *, seed: int):
+    def __init__(
+        self,
+        per_epoch: int,
+        draw: Callable[[np.random.Generator], Int64[np.ndarray, " tracks"]],
+        *,
+        seed: int,
+    ):
         self._per_epoch, self._draw, self._seed = per_epoch, draw, seed
         self._orders: dict[int, Int64[np.ndarray, " tracks"]] = {}
 
@@ -41,14 +55,18 @@ class EpochOrder:
     def __getitem__(self, index: int) -> int:
         epoch, place = divmod(index, self._per_epoch)
         if epoch not in self._orders:  # a few threads may be in two epochs at a time
-            kept = {number: order for number, order in self._orders.items() if abs(number - epoch) <= 1}
+            kept = {
+                number: order for number, order in self._orders.items() if abs(number - epoch) <= 1
+            }
             self._orders = kept | {epoch: self._draw(np.random.default_rng([self._seed, epoch]))}
         return int(self._orders[epoch][place])
 
 
 @dataclasses.dataclass(frozen=True)
 class AlbumDraw:
-    """Orders of `tracks` in which `together` tracks of an album stand side by side, all else shuffled."""
+    """Orders of `tracks` in which `together` tracks of an album stand side by side, all else
+    shuffled.
+    """
 
     tracks: Int64[np.ndarray, " tracks"]
     albums: Sequence[str]
@@ -61,7 +79,8 @@ class AlbumDraw:
         albums = [known.get(str(ids[track]), "") for track in tracks]
         if not any(albums):
             raise DatasetError(
-                f"{source.folder} does not know its tracks' albums, which data.tracks_per_album={together} needs; prepare it "
+                f"{source.folder} does not know its tracks' albums, which "
+                f"data.tracks_per_album={together} needs; prepare it "
                 "again, of FMA with its tracks.csv or of music with a folder for every album"
             )
         return cls(np.array(tracks), albums, together)
@@ -72,10 +91,12 @@ class AlbumDraw:
 
 @dataclasses.dataclass(frozen=True)
 class ShareDraw:
-    """Orders in which place j of every batch is a track of share j % n, each of the n shares shuffled by itself.
+    """Orders in which place j of every batch is a track of share j % n, each of the n shares
+    shuffled by itself.
 
-    Share k holds the tracks of shards k, k + n, k + 2 n, ... So a host that takes every m-th place of a batch reads every m-th
-    shard alone, for any m that divides n, and the batches are the same for every m.
+    Share k holds the tracks of shards k, k + n, k + 2 n, ... So a host that takes every m-th place
+    of a batch reads every m-th shard alone, for any m that divides n, and the batches are the same
+    for every m.
     """
 
     shares: Sequence[Int64[np.ndarray, " tracks"]]
@@ -83,25 +104,39 @@ class ShareDraw:
     each: int  # tracks of a share in a batch
 
     @classmethod
-    def of(cls, source: ClipSource, tracks: Sequence[int], *, num_shares: int, tracks_per_batch: int) -> "ShareDraw":
+    def of(
+        cls, source: ClipSource, tracks: Sequence[int], *, num_shares: int, tracks_per_batch: int
+    ) -> "ShareDraw":
         """Raises DatasetError where a share has too few tracks for a batch."""
         share = source.track_shards()[np.asarray(tracks)] % num_shares
         shares = [np.asarray(tracks)[share == number] for number in range(num_shares)]
         each, fewest = tracks_per_batch // num_shares, min(map(len, shares))
         if fewest < each:
             raise DatasetError(
-                f"{source.folder}: a share of its shards has {fewest} tracks, and a batch takes {each} of each of "
-                f"data.num_shares={num_shares}; prepare it again with fewer --config.tracks_per_shard, or set fewer shares"
+                f"{source.folder}: a share of its shards has {fewest} tracks, and a batch takes "
+                f"{each} of each of "
+                f"data.num_shares={num_shares}; prepare it again with fewer "
+                "--config.tracks_per_shard, or set fewer shares"
             )
         return cls(shares, fewest // each, each)
 
     def __call__(self, rng: np.random.Generator) -> Int64[np.ndarray, " tracks"]:
-        drawn = np.stack([rng.permutation(share)[: self.num_batches * self.each] for share in self.shares])
-        return drawn.reshape(len(self.shares), self.num_batches, self.each).transpose(1, 2, 0).reshape(-1)
+        drawn = np.stack(
+            [rng.permutation(share)[: self.num_batches * self.each] for share in self.shares]
+        )
+        return (
+            drawn.reshape(len(self.shares), self.num_batches, self.each)
+            .transpose(1, 2, 0)
+            .reshape(-1)
+        )
 
 
-def album_order(albums: Sequence[str], *, together: int, rng: np.random.Generator) -> Int64[np.ndarray, " tracks"]:
-    """A permutation in which the tracks of an album stand in groups of `together`; those without an album ("") stand alone."""
+def album_order(
+    albums: Sequence[str], *, together: int, rng: np.random.Generator
+) -> Int64[np.ndarray, " tracks"]:
+    """A permutation in which the tracks of an album stand in groups of `together`; those without an
+    album ("") stand alone.
+    """
     groups: dict[tuple[str, int], list[int]] = {}
     num_of: dict[str, int] = {}
     for place in rng.permutation(len(albums)).tolist():

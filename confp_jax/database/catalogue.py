@@ -1,4 +1,6 @@
-"""The catalogue's SQLite file: schema, connections, upgrades, and the questions that are asked of it."""
+"""The catalogue's SQLite file: schema, connections, upgrades, and the questions that are asked of
+it.
+"""
 
 import contextlib
 import os
@@ -37,7 +39,8 @@ CREATE TABLE staged (
 
 @contextlib.contextmanager
 def connect(file: pathlib.Path) -> Iterator[sqlite3.Connection]:
-    """A connection whose statements are one transaction. Readers do not wait for the writer, nor it for them (WAL).
+    """A connection whose statements are one transaction. Readers do not wait for the writer, nor
+    it for them (WAL).
 
     Raises:
       DatabaseError: the file is damaged, or the disk is full.
@@ -54,19 +57,31 @@ def _explained(file: pathlib.Path, error: sqlite3.DatabaseError) -> DatabaseErro
     if "disk is full" in str(error):
         return disk_full(file.parent)
     if isinstance(error, sqlite3.IntegrityError):
-        return DatabaseError(f"{file}: refused, and nothing was changed: a track of this content is there already ({error})")
+        return DatabaseError(
+            f"{file}: refused, and nothing was changed: a track of this content is there already "
+            f"({error})"
+        )
     if "locked" in str(error):
-        return DatabaseError(f"{file}: another process is writing to it; wait for it to finish ({error})")
-    remedy = "is there space on the disk, and may you write there?" if "I/O" in str(error) else "restore it from a copy"
+        return DatabaseError(
+            f"{file}: another process is writing to it; wait for it to finish ({error})"
+        )
+    remedy = (
+        "is there space on the disk, and may you write there?"
+        if "I/O" in str(error)
+        else "restore it from a copy"
+    )
     return DatabaseError(f"{file} cannot be read or written ({error}); {remedy}")
 
 
 def _open(file: pathlib.Path) -> sqlite3.Connection:
     if os.access(file.parent, os.W_OK):
         return sqlite3.connect(file, timeout=30)
-    # Where one may not write, the files of WAL cannot be made: they are there while another user writes, else nobody does.
+    # Where one may not write, the files of WAL cannot be made: they are there while another user
+    # writes, else nobody does.
     busy = file.with_name(file.name + "-wal").exists()
-    return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro{'' if busy else '&immutable=1'}", uri=True, timeout=30)
+    return sqlite3.connect(
+        f"{file.resolve().as_uri()}?mode=ro{'' if busy else '&immutable=1'}", uri=True, timeout=30
+    )
 
 
 def make(file: pathlib.Path, settings: dict[str, str]) -> None:
@@ -82,7 +97,8 @@ def make(file: pathlib.Path, settings: dict[str, str]) -> None:
 
 
 def upgrade(file: pathlib.Path) -> None:
-    """Format 1 to the present one, in one transaction; the shards stay as they are and get checksums.
+    """Format 1 to the present one, in one transaction; the shards stay as they are and get
+    checksums.
 
     Raises:
       DatabaseError: a shard cannot be read.
@@ -93,17 +109,26 @@ def upgrade(file: pathlib.Path) -> None:
             return  # another process has just done it
         shards = connection.execute("SELECT id, file, num_rows FROM shards").fetchall()
         tracks = connection.execute(
-            "SELECT id, name, path, sha256, duration_s, shard, first_row, num_rows, added_at FROM tracks"
+            "SELECT id, name, path, sha256, duration_s, shard, first_row, num_rows, added_at FROM "
+            "tracks"
         ).fetchall()
         try:
-            sums = [(number, name, rows, file_sha256(file.parent / "vectors" / name)) for number, name, rows in shards]
+            sums = [
+                (number, name, rows, file_sha256(file.parent / "vectors" / name))
+                for number, name, rows in shards
+            ]
         except OSError as error:
-            raise DatabaseError(f"{file.parent} cannot be upgraded from format 1: {error}; restore it from a copy") from error
+            raise DatabaseError(
+                f"{file.parent} cannot be upgraded from format 1: {error}; restore it from a copy"
+            ) from error
         for statement in ("DROP TABLE tracks", "DROP TABLE shards", *_statements(SCHEMA)[1:]):
             connection.execute(statement)
         connection.executemany("INSERT INTO shards VALUES (?, ?, ?, ?)", sums)
         columns = "id, name, path, sha256, duration_s, shard, first_row, num_rows, added_at"
-        connection.executemany(f"INSERT INTO tracks ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", tracks)  # noqa: S608
+        connection.executemany(
+            f"INSERT INTO tracks ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            tracks,  # noqa: S608
+        )
         for key, value in (("format", str(FORMAT)), ("precision", "float16")):
             put_setting(connection, key, value)
     with connect(file) as connection:
@@ -128,18 +153,23 @@ def put_setting(connection: sqlite3.Connection, key: str, value: str) -> None:
 def read_tracks(connection: sqlite3.Connection) -> list[StoredTrack]:
     """Live tracks in the order of their rows."""
     rows = connection.execute(
-        "SELECT name, path, sha256, duration_s, num_rows, id, title, artist, album, added_at FROM tracks"
+        "SELECT name, path, sha256, duration_s, num_rows, id, title, artist, album, added_at FROM "
+        "tracks"
         " WHERE removed_at IS NULL ORDER BY shard, first_row"
     ).fetchall()
     first = np.cumsum([0] + [row[4] for row in rows])
     return [
         StoredTrack(name, path, sha256, duration_s, int(begin), num_rows, *rest)
-        for (name, path, sha256, duration_s, num_rows, *rest), begin in zip(rows, first, strict=False)
+        for (name, path, sha256, duration_s, num_rows, *rest), begin in zip(
+            rows, first, strict=False
+        )
     ]
 
 
 def next_shard(connection: sqlite3.Connection) -> int:
-    """A number that no shard of any committed state ever had: a reader's old catalogue never meets a new file."""
+    """A number that no shard of any committed state ever had: a reader's old catalogue never meets
+    a new file.
+    """
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'shards'").fetchone()
     return (row[0] if row else 0) + 1
 

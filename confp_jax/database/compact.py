@@ -32,29 +32,40 @@ class _Place:
 
 
 def compact_shards(database: Database) -> Compacted:
-    """Rewrites every shard that is small or holds rows of removed tracks, in one commit; only inside `writing`.
+    """Rewrites every shard that is small or holds rows of removed tracks, in one commit; only
+    inside `writing`.
 
-    The order of the tracks, and so of a snapshot's rows, may change; vectors do not. Readers go on with what they have open.
+    The order of the tracks, and so of a snapshot's rows, may change; vectors do not. Readers go on
+    with what they have open.
 
     Raises:
-      DatabaseError: a shard is damaged, or the disk is full (about the database's size is needed beside it).
+      DatabaseError: a shard is damaged, or the disk is full (about the database's size is needed
+        beside it).
     """
     return _rewrite(database, only_small=False)
 
 
 def merge_small_shards(database: Database) -> None:
-    """Keeps the number of shards in bounds where music is added a little at a time; only inside `writing`."""
+    """Keeps the number of shards in bounds where music is added a little at a time; only inside
+    `writing`.
+    """
     with database.connect() as connection:
-        small = connection.execute("SELECT COUNT(*) FROM shards WHERE num_rows < ?", (_SMALL_ROWS,)).fetchone()[0]
+        small = connection.execute(
+            "SELECT COUNT(*) FROM shards WHERE num_rows < ?", (_SMALL_ROWS,)
+        ).fetchone()[0]
     if small > _MANY_SMALL:
         _rewrite(database, only_small=True)
 
 
 def _rewrite(database: Database, *, only_small: bool) -> Compacted:
     with database.connect() as connection:
-        shards = {number: (file, rows) for number, file, rows in connection.execute("SELECT id, file, num_rows FROM shards")}
+        shards = {
+            number: (file, rows)
+            for number, file, rows in connection.execute("SELECT id, file, num_rows FROM shards")
+        }
         live = connection.execute(
-            "SELECT id, shard, first_row, num_rows FROM tracks WHERE removed_at IS NULL ORDER BY shard, first_row"
+            "SELECT id, shard, first_row, num_rows FROM tracks WHERE removed_at IS NULL ORDER BY "
+            "shard, first_row"
         ).fetchall()
         staged = {shard for (shard,) in connection.execute("SELECT DISTINCT shard FROM staged")}
     places = [_Place(*row) for row in live]
@@ -70,9 +81,14 @@ def _rewrite(database: Database, *, only_small: bool) -> Compacted:
             firsts = np.cumsum([0] + [place.num_rows for place in group])
             connection.executemany(
                 "UPDATE tracks SET shard = ?, first_row = ? WHERE id = ?",
-                [(number, int(first), place.track) for first, place in zip(firsts, group, strict=False)],
+                [
+                    (number, int(first), place.track)
+                    for first, place in zip(firsts, group, strict=False)
+                ],
             )
-        connection.executemany("DELETE FROM tracks WHERE shard = ?", [(number,) for number in old])  # tombstones: the live moved
+        connection.executemany(
+            "DELETE FROM tracks WHERE shard = ?", [(number,) for number in old]
+        )  # tombstones: the live moved
         connection.executemany("DELETE FROM shards WHERE id = ?", [(number,) for number in old])
     database.remove_strays()
     num_old_rows = sum(shards[number][1] for number in old)
@@ -80,13 +96,23 @@ def _rewrite(database: Database, *, only_small: bool) -> Compacted:
     return Compacted(num_old_rows - num_kept, len(shards), len(shards) - len(old) + len(written))
 
 
-def _worth_rewriting(shards: dict[int, tuple[str, int]], places: list[_Place], staged: set[int], *, only_small: bool) -> set[int]:
+def _worth_rewriting(
+    shards: dict[int, tuple[str, int]], places: list[_Place], staged: set[int], *, only_small: bool
+) -> set[int]:
     live = dict.fromkeys(shards, 0)
     for place in places:
         live[place.shard] += place.num_rows
-    small = {number for number, (_, rows) in shards.items() if rows < (_SMALL_ROWS if only_small else _SHARD_ROWS // 2)}
+    small = {
+        number
+        for number, (_, rows) in shards.items()
+        if rows < (_SMALL_ROWS if only_small else _SHARD_ROWS // 2)
+    }
     small = small if len(small) > 1 else set()
-    holed = set() if only_small else {number for number, (_, rows) in shards.items() if live[number] < rows}
+    holed = (
+        set()
+        if only_small
+        else {number for number, (_, rows) in shards.items() if live[number] < rows}
+    )
     return (small | holed) - staged
 
 
@@ -102,7 +128,9 @@ def _groups(places: list[_Place]) -> list[list[_Place]]:
     return groups
 
 
-def _gather(folder: pathlib.Path, places: list[_Place], shards: dict[int, tuple[str, int]]) -> np.ndarray:
+def _gather(
+    folder: pathlib.Path, places: list[_Place], shards: dict[int, tuple[str, int]]
+) -> np.ndarray:
     opened: dict[int, np.ndarray] = {}
     parts = []
     for place in places:

@@ -19,9 +19,13 @@ class Merged:
 
 
 def merge_databases(
-    database: Database, other: Database, *, report: Callable[[int, int], None] = lambda done, total: None
+    database: Database,
+    other: Database,
+    *,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Merged:
-    """Copies the tracks of `other` whose content is not here. Interrupted, it goes on where it stopped.
+    """Copies the tracks of `other` whose content is not here. Interrupted, it goes on where it
+    stopped.
 
     Raises:
       DatabaseError: another model's, or the disk is full.
@@ -36,10 +40,16 @@ def merge_databases(
         for done, track in enumerate(snapshot.tracks, 1):
             if track.sha256 not in contents:
                 file = known.get(track.path)
-                seen = {"size_bytes": file.size_bytes, "mtime_ns": file.mtime_ns} if file and file.sha256 == track.sha256 else {}
+                seen = (
+                    {"size_bytes": file.size_bytes, "mtime_ns": file.mtime_ns}
+                    if file and file.sha256 == track.sha256
+                    else {}
+                )
                 vectors = snapshot.vectors[track.first_row : track.first_row + track.num_rows]
                 names = (track.name, track.path, track.sha256, track.duration_s)
-                pending.append(NewTrack(*names, vectors, track.title, track.artist, track.album, **seen))
+                pending.append(
+                    NewTrack(*names, vectors, track.title, track.artist, track.album, **seen)
+                )
                 num_added += 1
             if sum(len(t.vectors) for t in pending) >= _COMMIT_ROWS:
                 database.add(pending)
@@ -59,7 +69,9 @@ def same_model(database: Database, source: str, identity: str, hop_s: float) -> 
     stamp = database.stamp
     if (identity, hop_s) != (stamp.identity, stamp.hop_s):
         raise DatabaseError(
-            f"{source} was made with model {identity} at a hop of {hop_s} s, {database.folder} with {stamp.identity} "
-            f"({stamp.name}) at {stamp.hop_s} s: their fingerprints cannot be compared; `confp reindex` gives a database "
+            f"{source} was made with model {identity} at a hop of {hop_s} s, {database.folder} "
+            f"with {stamp.identity} "
+            f"({stamp.name}) at {stamp.hop_s} s: their fingerprints cannot be compared; `confp "
+            "reindex` gives a database "
             "another model"
         )

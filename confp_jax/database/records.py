@@ -20,7 +20,10 @@ class OtherModelError(DatabaseError):
 
 @dataclasses.dataclass(frozen=True)
 class NewTrack:
-    """A track to add. `size_bytes` and `mtime_ns` are its file's, so that a later run can skip it without reading it."""
+    """A track to add.
+
+    `size_bytes` and `mtime_ns` are its file's, so that a later run can skip it without reading it.
+    """
 
     name: str
     path: str
@@ -60,9 +63,14 @@ class ModelStamp:
     hop_s: float
 
     def must_fit(self, expected: "ModelStamp") -> None:
-        """Raises OtherModelError where vectors of `expected` cannot be compared with this database's."""
+        """Raises OtherModelError where vectors of `expected` cannot be compared with this
+        database's.
+        """
         if (self.identity, self.hop_s) != (expected.identity, expected.hop_s):
-            raise OtherModelError(f"the database is of {self.name} ({self.identity}) now, not of {expected.name}; open it anew")
+            raise OtherModelError(
+                f"the database is of {self.name} ({self.identity}) now, not of {expected.name}; "
+                "open it anew"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

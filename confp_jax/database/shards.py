@@ -42,13 +42,17 @@ def write_error(folder: pathlib.Path, error: OSError | RuntimeError) -> Database
     """The error to raise for one that writing into `folder` ended in."""
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         return disk_full(folder)
-    return DatabaseError(f"{folder} cannot be written ({error}); is it there, writable, and is there space on the disk?")
+    return DatabaseError(
+        f"{folder} cannot be written ({error}); is it there, writable, and is there space on the "
+        "disk?"
+    )
 
 
 def disk_full(folder: pathlib.Path) -> DatabaseError:
     """The error that says so."""
     return DatabaseError(
-        f"{folder}: the disk is full; all that was committed is safe: free some space and run the same command again"
+        f"{folder}: the disk is full; all that was committed is safe: free some space and run the "
+        "same command again"
     )
 
 
@@ -90,7 +94,9 @@ def flush_folder(folder: pathlib.Path) -> None:
 
 
 def live_runs(ranges: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
-    """Merges (shard, first_row, num_rows) in order where one goes on in the next: few runs, however many tracks."""
+    """Merges (shard, first_row, num_rows) in order where one goes on in the next: few runs, however
+    many tracks.
+    """
     run: tuple[int, int, int] | None = None
     for shard, first, num in ranges:
         if run and shard == run[0] and first == run[1] + run[2]:
@@ -104,7 +110,9 @@ def live_runs(ranges: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int
 
 
 def is_held(folder: pathlib.Path) -> bool:
-    """Whether a process that lives has locked it: it builds an index in there without the writer's lock."""
+    """Whether a process that lives has locked it: it builds an index in there without the writer's
+    lock.
+    """
     try:
         handle = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:  # it has just been given up

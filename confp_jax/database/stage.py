@@ -1,4 +1,6 @@
-"""Another model's vectors beside those in use: gathered commit by commit, put in their place by one."""
+"""Another model's vectors beside those in use: gathered commit by commit, put in their place by
+one.
+"""
 
 from collections.abc import Sequence
 
@@ -12,7 +14,9 @@ from confp_jax.database.vectors import encode
 
 
 def begin_staging(database: Database, stamp: ModelStamp) -> list[StoredTrack]:
-    """The tracks that have no vectors of this model yet; what was staged for another model is given up. Only inside `writing`."""
+    """The tracks that have no vectors of this model yet; what was staged for another model is given
+    up. Only inside `writing`.
+    """
     with database.connect() as connection:
         if setting(connection, "staged_identity") != stamp.identity:
             connection.execute("DELETE FROM shards WHERE id IN (SELECT shard FROM staged)")
@@ -23,40 +27,72 @@ def begin_staging(database: Database, stamp: ModelStamp) -> list[StoredTrack]:
     return [track for track in database.tracks() if track.id not in staged]
 
 
-def stage(database: Database, parts: Sequence[tuple[int, Float32[np.ndarray, "n E"]]], *, precision: str | None = None) -> None:
+def stage(
+    database: Database,
+    parts: Sequence[tuple[int, Float32[np.ndarray, "n E"]]],
+    *,
+    precision: str | None = None,
+) -> None:
     """Keeps these tracks' new vectors, (track id, vectors), in one commit; only inside `writing`.
 
     They are stored in `precision`, or in the database's, and `swap` wants the same.
     """
     if not parts:
         return
-    stored = encode(np.concatenate([vectors for _, vectors in parts]), precision or database.precision)
+    stored = encode(
+        np.concatenate([vectors for _, vectors in parts]), precision or database.precision
+    )
     shard, sha256 = database.write_shard(stored)
     firsts = np.cumsum([0] + [len(vectors) for _, vectors in parts])
-    rows = [(track, shard, int(first), len(vectors)) for (track, vectors), first in zip(parts, firsts, strict=False)]
+    rows = [
+        (track, shard, int(first), len(vectors))
+        for (track, vectors), first in zip(parts, firsts, strict=False)
+    ]
     with database.connect() as connection:
-        connection.execute("INSERT INTO shards VALUES (?, ?, ?, ?)", shard_row(shard, sha256, stored))
+        connection.execute(
+            "INSERT INTO shards VALUES (?, ?, ?, ?)", shard_row(shard, sha256, stored)
+        )
         connection.executemany("INSERT OR REPLACE INTO staged VALUES (?, ?, ?, ?)", rows)
 
 
-def swap(database: Database, stamp: ModelStamp, *, precision: str | None = None, drop_missing: bool = False) -> int:
-    """Puts the staged vectors in place of the old ones, in one commit; only inside `writing`. Returns how many were dropped.
+def swap(
+    database: Database,
+    stamp: ModelStamp,
+    *,
+    precision: str | None = None,
+    drop_missing: bool = False,
+) -> int:
+    """Puts the staged vectors in place of the old ones, in one commit; only inside `writing`.
+    Returns how many were dropped.
 
     Raises:
       DatabaseError: there are tracks without new vectors, and they are not to be dropped.
     """
     with database.connect() as connection:
         lacking = "removed_at IS NULL AND id NOT IN (SELECT track FROM staged)"
-        num_lacking = connection.execute(f"SELECT COUNT(*) FROM tracks WHERE {lacking}").fetchone()[0]  # noqa: S608
+        num_lacking = connection.execute(f"SELECT COUNT(*) FROM tracks WHERE {lacking}").fetchone()[  # noqa: S608
+            0
+        ]
         if num_lacking and not drop_missing:
-            raise DatabaseError(f"{database.folder}: {num_lacking} tracks have no fingerprints of {stamp.name} yet")
-        connection.execute("DELETE FROM tracks WHERE removed_at IS NOT NULL OR id NOT IN (SELECT track FROM staged)")
+            raise DatabaseError(
+                f"{database.folder}: {num_lacking} tracks have no fingerprints of {stamp.name} yet"
+            )
         connection.execute(
-            "UPDATE tracks SET (shard, first_row, num_rows) = (SELECT shard, first_row, num_rows FROM staged WHERE track = id)"
+            "DELETE FROM tracks WHERE removed_at IS NOT NULL OR id NOT IN (SELECT track FROM "
+            "staged)"
+        )
+        connection.execute(
+            "UPDATE tracks SET (shard, first_row, num_rows) = (SELECT shard, first_row, num_rows "
+            "FROM staged WHERE track = id)"
         )
         connection.execute("DELETE FROM shards WHERE id NOT IN (SELECT shard FROM tracks)")
         connection.execute("DELETE FROM staged")
-        values = {"model": stamp.name, "identity": stamp.identity, "hop_s": str(stamp.hop_s), "staged_identity": ""}
+        values = {
+            "model": stamp.name,
+            "identity": stamp.identity,
+            "hop_s": str(stamp.hop_s),
+            "staged_identity": "",
+        }
         values["precision"] = precision or setting(connection, "precision") or "float16"
         for key, value in (values | {"generation": ""}).items():
             put_setting(connection, key, value)

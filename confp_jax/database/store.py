@@ -15,7 +15,14 @@ import numpy as np
 
 from confp_jax.database import catalogue
 from confp_jax.database.catalogue import FORMAT, storable
-from confp_jax.database.records import DatabaseError, KnownFile, ModelStamp, NewTrack, Snapshot, StoredTrack
+from confp_jax.database.records import (
+    DatabaseError,
+    KnownFile,
+    ModelStamp,
+    NewTrack,
+    Snapshot,
+    StoredTrack,
+)
 from confp_jax.database.shards import REMEDY, is_held, live_runs, open_shard, write_shard
 from confp_jax.database.vectors import PRECISIONS, StoredVectors, encode, stored_dim
 
@@ -34,19 +41,30 @@ class Database:
         self.folder = pathlib.Path(folder)
         self.catalogue = self.folder / "catalogue.sqlite"
         if not self.catalogue.is_file():
-            raise DatabaseError(f"{folder} is no fingerprint database; `confp add {folder} MUSIC...` makes one")
+            raise DatabaseError(
+                f"{folder} is no fingerprint database; `confp add {folder} MUSIC...` makes one"
+            )
         found = self.setting("format")
         if found == "1":
             if not os.access(self.folder, os.W_OK):
-                raise DatabaseError(f"{folder} has format 1; open it once where it can be written, which upgrades it")
+                raise DatabaseError(
+                    f"{folder} has format 1; open it once where it can be written, which upgrades "
+                    "it"
+                )
             with self._locked():
                 catalogue.upgrade(self.catalogue)
         elif found != str(FORMAT):
-            raise DatabaseError(f"{folder} has format {found}, this version reads {FORMAT}; install a newer confp_jax")
+            raise DatabaseError(
+                f"{folder} has format {found}, this version reads {FORMAT}; install a newer "
+                "confp_jax"
+            )
 
     @classmethod
-    def create(cls, folder: str | pathlib.Path, stamp: ModelStamp, *, precision: str = "float16") -> "Database":
-        """Makes an empty database; the folder must be new or empty. `precision` is of the stored vectors (PRECISIONS).
+    def create(
+        cls, folder: str | pathlib.Path, stamp: ModelStamp, *, precision: str = "float16"
+    ) -> "Database":
+        """Makes an empty database; the folder must be new or empty. `precision` is of the stored
+        vectors (PRECISIONS).
 
         Raises:
           DatabaseError: the folder holds something else.
@@ -55,19 +73,33 @@ class Database:
         if precision not in PRECISIONS:
             raise DatabaseError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
         made = DatabaseError(f"{folder}: another process has just made it; try again")
-        if path.exists() and (not path.is_dir() or not all(_is_leftover(p) for p in path.iterdir())):
+        if path.exists() and (
+            not path.is_dir() or not all(_is_leftover(p) for p in path.iterdir())
+        ):
             if (path / "catalogue.sqlite").exists():
                 raise made
-            raise DatabaseError(f"{folder} exists and is no fingerprint database; choose another name")
+            raise DatabaseError(
+                f"{folder} exists and is no fingerprint database; choose another name"
+            )
         try:
             (path / "vectors").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DatabaseError(f"{folder} cannot be made ({error.strerror}); choose a place where you may write") from error
+            raise DatabaseError(
+                f"{folder} cannot be made ({error.strerror}); choose a place where you may write"
+            ) from error
         partial = path / f"catalogue.sqlite.{uuid.uuid4().hex}.part"
-        values = {"format": FORMAT, "model": stamp.name, "identity": stamp.identity, "hop_s": stamp.hop_s, "precision": precision}
+        values = {
+            "format": FORMAT,
+            "model": stamp.name,
+            "identity": stamp.identity,
+            "hop_s": stamp.hop_s,
+            "precision": precision,
+        }
         catalogue.make(partial, {key: str(value) for key, value in values.items()})
         try:
-            (path / "catalogue.sqlite").hardlink_to(partial)  # unlike a rename, never over another process's catalogue
+            (path / "catalogue.sqlite").hardlink_to(
+                partial
+            )  # unlike a rename, never over another process's catalogue
         except FileExistsError as error:
             raise made from error
         finally:
@@ -77,7 +109,9 @@ class Database:
     @property
     def stamp(self) -> ModelStamp:
         """The model that this database belongs to."""
-        return ModelStamp(self._required("model"), self._required("identity"), float(self._required("hop_s")))
+        return ModelStamp(
+            self._required("model"), self._required("identity"), float(self._required("hop_s"))
+        )
 
     @property
     def precision(self) -> str:
@@ -118,32 +152,50 @@ class Database:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 lock.seek(0)
-                who = f" (number {number})" if (number := lock.read(20).decode().strip()).isdecimal() else ""
-                message = f"{self.folder}: another process is writing to it{who}; wait for it to finish"
+                who = (
+                    f" (number {number})"
+                    if (number := lock.read(20).decode().strip()).isdecimal()
+                    else ""
+                )
+                message = (
+                    f"{self.folder}: another process is writing to it{who}; wait for it to finish"
+                )
                 raise DatabaseError(message) from error
-            with contextlib.suppress(OSError):  # the number is a courtesy: on a full disk one must be able to remove tracks
+            with contextlib.suppress(
+                OSError
+            ):  # the number is a courtesy: on a full disk one must be able to remove tracks
                 lock.truncate(0)
                 lock.write(f"{os.getpid()}\n".encode())
             yield
 
     def add(self, tracks: Sequence[NewTrack], *, replacing: Sequence[int] = ()) -> None:
-        """Adds tracks, and removes those of the ids `replacing`, in one atomic commit; only inside `writing`.
+        """Adds tracks, and removes those of the ids `replacing`, in one atomic commit; only inside
+        `writing`.
 
         Raises:
-          DatabaseError: the disk is full, or a track of the same content is there already; nothing was added.
+          DatabaseError: the disk is full, or a track of the same content is there already; nothing
+            was added.
         """
         if not tracks and not replacing:
             return
-        stored = encode(np.concatenate([track.vectors for track in tracks]), self.precision) if tracks else None
+        stored = (
+            encode(np.concatenate([track.vectors for track in tracks]), self.precision)
+            if tracks
+            else None
+        )
         shard, sha256 = self.write_shard(stored) if stored is not None else (0, "")
         first_rows = np.cumsum([0] + [len(track.vectors) for track in tracks])
         now = time.time()
         with self.connect() as connection:
             _remove(connection, replacing, now)
             if stored is not None:
-                connection.execute("INSERT INTO shards VALUES (?, ?, ?, ?)", (shard, _file(shard), len(stored), sha256))
+                connection.execute(
+                    "INSERT INTO shards VALUES (?, ?, ?, ?)",
+                    (shard, _file(shard), len(stored), sha256),
+                )
             connection.executemany(
-                "INSERT INTO tracks (name, path, title, artist, album, sha256, duration_s, shard, first_row, num_rows, added_at)"
+                "INSERT INTO tracks (name, path, title, artist, album, sha256, duration_s, shard, "
+                "first_row, num_rows, added_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
@@ -153,11 +205,16 @@ class Database:
                     for t, row in zip(tracks, first_rows, strict=False)
                 ],
             )
-            seen = {t.path: KnownFile(t.size_bytes, t.mtime_ns, t.sha256) for t in tracks if t.mtime_ns}
+            seen = {
+                t.path: KnownFile(t.size_bytes, t.mtime_ns, t.sha256) for t in tracks if t.mtime_ns
+            }
             _remember(connection, seen)
 
     def remove(self, ids: Sequence[int]) -> None:
-        """Removes tracks in one atomic commit; only inside `writing`. Their rows go when the database is compacted."""
+        """Removes tracks in one atomic commit; only inside `writing`.
+
+        Their rows go when the database is compacted.
+        """
         with self.connect() as connection:
             _remove(connection, ids, time.time())
 
@@ -179,14 +236,18 @@ class Database:
         """A new shard file that no commit knows yet: its number and SHA-256."""
         with self.connect() as connection:
             shard = catalogue.next_shard(connection)
-        while (self.folder / "vectors" / _file(shard)).exists():  # written before, in the same commit
+        while (
+            self.folder / "vectors" / _file(shard)
+        ).exists():  # written before, in the same commit
             shard += 1
         return shard, write_shard(self.folder / "vectors" / _file(shard), stored)
 
     def has(self, sha256: str) -> bool:
         """Whether a track of this content is there."""
         with self.connect() as connection:
-            found = connection.execute("SELECT 1 FROM tracks WHERE sha256 = ? AND removed_at IS NULL", (sha256,))
+            found = connection.execute(
+                "SELECT 1 FROM tracks WHERE sha256 = ? AND removed_at IS NULL", (sha256,)
+            )
             return found.fetchone() is not None
 
     def tracks(self) -> list[StoredTrack]:
@@ -195,14 +256,21 @@ class Database:
             return catalogue.read_tracks(connection)
 
     def find(self, wanted: str) -> list[StoredTrack]:
-        """Tracks of this id, path (as stored, or as seen from here) or name; an id or path wins over a name."""
+        """Tracks of this id, path (as stored, or as seen from here) or name; an id or path wins
+        over a name.
+        """
         tracks = self.tracks()
         absolute = str(pathlib.Path(wanted).resolve())
-        exact = [t for t in tracks if str(t.id) == wanted or t.path in (storable(wanted), storable(absolute))]
+        exact = [
+            t
+            for t in tracks
+            if str(t.id) == wanted or t.path in (storable(wanted), storable(absolute))
+        ]
         return exact or [t for t in tracks if t.name == storable(wanted)]
 
     def snapshot(self) -> Snapshot:
-        """Tracks and vectors as of now; vectors are read from their memory-mapped shards when they are indexed.
+        """Tracks and vectors as of now; vectors are read from their memory-mapped shards when they
+        are indexed.
 
         Raises:
           DatabaseError: a shard is missing or damaged.
@@ -211,7 +279,9 @@ class Database:
         for _ in range(_NUM_ATTEMPTS):
             try:
                 return self._read_snapshot()
-            except FileNotFoundError as error:  # a writer may just have compacted it away: the catalogue knows the new one
+            except (
+                FileNotFoundError
+            ) as error:  # a writer may just have compacted it away: the catalogue knows the new one
                 missing = error.filename
         raise DatabaseError(f"{missing} is missing; {REMEDY}")
 
@@ -221,15 +291,24 @@ class Database:
             shards = connection.execute("SELECT id, file, num_rows FROM shards").fetchall()
             tracks = catalogue.read_tracks(connection)
             ranges = connection.execute(
-                "SELECT shard, first_row, num_rows FROM tracks WHERE removed_at IS NULL ORDER BY shard, first_row"
+                "SELECT shard, first_row, num_rows FROM tracks WHERE removed_at IS NULL ORDER BY "
+                "shard, first_row"
             ).fetchall()
             generation = catalogue.setting(connection, "generation") or ""
-        vectors = self._vectors({number: (file, num_rows) for number, file, num_rows in shards}, ranges)
-        row_tracks = np.repeat(np.arange(len(tracks), dtype=np.int32), [track.num_rows for track in tracks])
+        vectors = self._vectors(
+            {number: (file, num_rows) for number, file, num_rows in shards}, ranges
+        )
+        row_tracks = np.repeat(
+            np.arange(len(tracks), dtype=np.int32), [track.num_rows for track in tracks]
+        )
         return Snapshot(tracks, vectors, row_tracks, generation)
 
-    def _vectors(self, files: dict[int, tuple[str, int]], ranges: list[tuple[int, int, int]]) -> StoredVectors:
-        """Only shards with live tracks are opened: a damaged one whose tracks were removed does no more harm."""
+    def _vectors(
+        self, files: dict[int, tuple[str, int]], ranges: list[tuple[int, int, int]]
+    ) -> StoredVectors:
+        """Only shards with live tracks are opened: a damaged one whose tracks were removed does no
+        more harm.
+        """
         opened: dict[int, np.ndarray] = {}
         runs = []
         for shard, first, num in live_runs(ranges):
@@ -239,11 +318,15 @@ class Database:
             runs.append(opened[shard][first : first + num])
         dims = {stored_dim(run) for run in runs}
         if len(dims) > 1:
-            raise DatabaseError(f"{self.folder} holds vectors of several lengths ({sorted(dims)}); {REMEDY}")
+            raise DatabaseError(
+                f"{self.folder} holds vectors of several lengths ({sorted(dims)}); {REMEDY}"
+            )
         return StoredVectors(runs, dims.pop() if dims else 0)
 
     def remove_strays(self) -> None:
-        """Deletes what no commit knows: of writers that died, and what the last commit made superfluous."""
+        """Deletes what no commit knows: of writers that died, and what the last commit made
+        superfluous.
+        """
         with self.connect() as connection:
             known = {file for (file,) in connection.execute("SELECT file FROM shards")}
             generation = catalogue.setting(connection, "generation")
@@ -260,7 +343,9 @@ class Database:
     def _required(self, key: str) -> str:
         value = self.setting(key)
         if value is None:
-            raise DatabaseError(f"{self.catalogue} lacks the setting {key!r}; restore it from a copy")
+            raise DatabaseError(
+                f"{self.catalogue} lacks the setting {key!r}; restore it from a copy"
+            )
         return value
 
 
@@ -274,7 +359,10 @@ def _file(shard: int) -> str:
 
 
 def _remove(connection: sqlite3.Connection, ids: Sequence[int], now: float) -> None:
-    connection.executemany("UPDATE tracks SET removed_at = ? WHERE id = ? AND removed_at IS NULL", [(now, i) for i in ids])
+    connection.executemany(
+        "UPDATE tracks SET removed_at = ? WHERE id = ? AND removed_at IS NULL",
+        [(now, i) for i in ids],
+    )
 
 
 def _remember(connection: sqlite3.Connection, files: dict[str, KnownFile]) -> None:
@@ -285,4 +373,8 @@ def _remember(connection: sqlite3.Connection, files: dict[str, KnownFile]) -> No
 def _is_leftover(path: pathlib.Path) -> bool:
     """What a process that died while making a database may leave."""
     empty = path.name == "vectors" and path.is_dir() and not any(path.iterdir())
-    return empty or path.name == "lock" or (path.name.startswith("catalogue.sqlite.") and ".part" in path.name)
+    return (
+        empty
+        or path.name == "lock"
+        or (path.name.startswith("catalogue.sqlite.") and ".part" in path.name)
+    )

@@ -15,23 +15,28 @@ _BLOCK_ROWS = 65_536  # 32 MiB of float32 at 128 dimensions
 def encode(vectors: Float32[np.ndarray, "n E"], precision: str) -> np.ndarray:
     """Rows as they are stored.
 
-    As "float16" they are [n, E]; as "int8" a record array [n] with a scale of its own for every row; as "binary" the signs,
-    uint8 [n, E / 8]. All bits 0 are a row of zeros (silence).
+    As "float16" they are [n, E]; as "int8" a record array [n] with a scale of its own for every
+    row; as "binary" the signs, uint8 [n, E / 8]. All bits 0 are a row of zeros (silence).
 
     Raises:
-      ValueError: a value is not finite or not in float16, or E is no multiple of 8 and the signs are wanted.
+      ValueError: a value is not finite or not in float16, or E is no multiple of 8 and the signs
+        are wanted.
     """
     with np.errstate(over="ignore"):
         half = vectors.astype(np.float16)
     if not np.isfinite(half).all():
-        raise ValueError("fingerprints contain NaN or infinite values; every later search would fail")
+        raise ValueError(
+            "fingerprints contain NaN or infinite values; every later search would fail"
+        )
     if precision == "float16":
         return half
     if precision == "binary":
         return _encode_signs(half)
     scale = (np.abs(vectors).max(axis=1, initial=0.0) / 127).astype(np.float16)
     divisor = np.where(scale > 0, scale.astype(np.float32), 1.0)[:, None]
-    stored = np.empty(len(vectors), np.dtype([("scale", np.float16), ("values", np.int8, (vectors.shape[1],))]))
+    stored = np.empty(
+        len(vectors), np.dtype([("scale", np.float16), ("values", np.int8, (vectors.shape[1],))])
+    )
     stored["scale"] = scale
     stored["values"] = np.clip(np.rint(vectors / divisor), -127, 127)
     return stored
@@ -39,9 +44,14 @@ def encode(vectors: Float32[np.ndarray, "n E"], precision: str) -> np.ndarray:
 
 def _encode_signs(vectors: np.ndarray) -> np.ndarray:
     if vectors.shape[1] % 8:
-        raise ValueError(f"signs of {vectors.shape[1]} values do not fill bytes; store such fingerprints as float16 or int8")
+        raise ValueError(
+            f"signs of {vectors.shape[1]} values do not fill bytes; store such fingerprints as "
+            "float16 or int8"
+        )
     bits = np.packbits(vectors > 0, axis=1)
-    bits[vectors.any(axis=1) & ~bits.any(axis=1), 0] = 1  # not a row of zeros, though none of its values is positive
+    bits[vectors.any(axis=1) & ~bits.any(axis=1), 0] = (
+        1  # not a row of zeros, though none of its values is positive
+    )
     return bits
 
 
@@ -71,10 +81,14 @@ def _sign_table(dim: int) -> Float32[np.ndarray, "256 8"]:
 
 
 class StoredVectors:
-    """Rows of many memory-mapped shards as one array [N, E]: what is indexed is read, as float32, and nothing else."""
+    """Rows of many memory-mapped shards as one array [N, E]: what is indexed is read, as float32,
+    and nothing else.
+    """
 
     def __init__(self, runs: Sequence[np.ndarray], dim: int):
-        self._runs = [np.asarray(run) for run in runs]  # plain arrays: indexing a memmap object is slow
+        self._runs = [
+            np.asarray(run) for run in runs
+        ]  # plain arrays: indexing a memmap object is slow
         self._ends = np.cumsum([len(run) for run in runs], dtype=np.int64)
         self.shape = (int(self._ends[-1]) if len(runs) else 0, dim)
         self.dtype, self.ndim = np.dtype(np.float32), 2
@@ -82,10 +96,16 @@ class StoredVectors:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: int | slice | np.ndarray | Sequence[int]) -> Float32[np.ndarray, "..."]:
+    def __getitem__(
+        self, rows: int | slice | np.ndarray | Sequence[int]
+    ) -> Float32[np.ndarray, "..."]:
         if isinstance(rows, slice):
             first, last, step = rows.indices(len(self))
-            return self._contiguous(first, last) if step == 1 else self._gather(np.arange(first, last, step))
+            return (
+                self._contiguous(first, last)
+                if step == 1
+                else self._gather(np.arange(first, last, step))
+            )
         if np.ndim(rows) == 0:
             return self._gather(np.array([rows]))[0]
         rows = np.asarray(rows)
@@ -93,10 +113,15 @@ class StoredVectors:
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
-            raise ValueError("stored vectors are decoded when they are read: an array without a copy is not to be had")
+            raise ValueError(
+                "stored vectors are decoded when they are read: an array without a copy is not to "
+                "be had"
+            )
         return self._contiguous(0, len(self)).astype(dtype or np.float32, copy=False)
 
-    def blocks(self, num_rows: int = _BLOCK_ROWS) -> Iterator[tuple[int, Float32[np.ndarray, "n E"]]]:
+    def blocks(
+        self, num_rows: int = _BLOCK_ROWS
+    ) -> Iterator[tuple[int, Float32[np.ndarray, "n E"]]]:
         """All rows in order, some at a time, each block with its first row's number."""
         for first in range(0, len(self), num_rows):
             yield first, self._contiguous(first, min(first + num_rows, len(self)))

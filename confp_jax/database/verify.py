@@ -1,4 +1,6 @@
-"""Checking all of a database: the catalogue's pages, every shard's checksum, and that tracks and rows belong together."""
+"""Checking all of a database: the catalogue's pages, every shard's checksum, and that tracks and
+rows belong together.
+"""
 
 import dataclasses
 import sqlite3
@@ -11,7 +13,9 @@ from confp_jax.database.shards import file_sha256, open_shard
 from confp_jax.database.store import Database
 from confp_jax.database.vectors import decode
 
-_REMEDY = "restore the file from a copy; or `confp remove` these tracks and `confp add` their files again"
+_REMEDY = (
+    "restore the file from a copy; or `confp remove` these tracks and `confp add` their files again"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +27,9 @@ class Problem:
     remedy: str = _REMEDY
 
 
-def verify(database: Database, *, report: Callable[[int, int], None] = lambda done, total: None) -> list[Problem]:
+def verify(
+    database: Database, *, report: Callable[[int, int], None] = lambda done, total: None
+) -> list[Problem]:
     """All that is wrong with it; `report(done, total)` is called after each shard.
 
     Raises:
@@ -33,15 +39,25 @@ def verify(database: Database, *, report: Callable[[int, int], None] = lambda do
     with database.connect() as connection:
         connection.execute("BEGIN")
         said = [text for (text,) in connection.execute("PRAGMA integrity_check")]
-        shards = connection.execute("SELECT id, file, num_rows, sha256 FROM shards ORDER BY id").fetchall()
+        shards = connection.execute(
+            "SELECT id, file, num_rows, sha256 FROM shards ORDER BY id"
+        ).fetchall()
         tracks = {number: _tracks_of(connection, number) for number, *_ in shards}
         orphans = connection.execute(
-            "SELECT id FROM tracks WHERE removed_at IS NULL AND shard NOT IN (SELECT id FROM shards)"
+            "SELECT id FROM tracks WHERE removed_at IS NULL AND shard NOT IN (SELECT id FROM "
+            "shards)"
         ).fetchall()
     if said != ["ok"]:
-        problems.append(Problem(f"{database.catalogue}: {'; '.join(said)}", [], "restore it from a copy"))
+        problems.append(
+            Problem(f"{database.catalogue}: {'; '.join(said)}", [], "restore it from a copy")
+        )
     if orphans:
-        problems.append(Problem("tracks lie in shards that the catalogue does not know", [number for (number,) in orphans]))
+        problems.append(
+            Problem(
+                "tracks lie in shards that the catalogue does not know",
+                [number for (number,) in orphans],
+            )
+        )
     for done, (number, file, num_rows, sha256) in enumerate(shards, 1):
         problems += _check_shard(database, file, num_rows, sha256, tracks[number])
         report(done, len(shards))
@@ -50,11 +66,14 @@ def verify(database: Database, *, report: Callable[[int, int], None] = lambda do
 
 def _tracks_of(connection: sqlite3.Connection, shard: int) -> list[tuple[int, int, int]]:
     return connection.execute(
-        "SELECT id, first_row, num_rows FROM tracks WHERE shard = ? AND removed_at IS NULL ORDER BY first_row, id", (shard,)
+        "SELECT id, first_row, num_rows FROM tracks WHERE shard = ? AND removed_at IS NULL ORDER BY first_row, id",
+        (shard,),
     ).fetchall()
 
 
-def _check_shard(database: Database, file: str, num_rows: int, sha256: str, tracks: list[tuple[int, int, int]]) -> list[Problem]:
+def _check_shard(
+    database: Database, file: str, num_rows: int, sha256: str, tracks: list[tuple[int, int, int]]
+) -> list[Problem]:
     path = database.folder / "vectors" / file
     ids = [number for number, _, _ in tracks]
     try:

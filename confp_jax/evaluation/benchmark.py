@@ -1,11 +1,13 @@
-"""The benchmark: the paper's tables and figures, the open set, other systems on the same files, one report.
+"""The benchmark: the paper's tables and figures, the open set, other systems on the same files,
+one report.
 
     python -m confp_jax.evaluation.benchmark --config=configs/benchmark.py:paper --config.checkpoint=edge \\
         --config.index=prepared/fma --config.queries=prepared/queries --out=results
 
-Writes into OUT: report.html, results.json, results.md, systems.json and scale.json (which hold times), queries.csv and .parquet
-(a row a query), system_queries.csv and .parquet (a row an answer of a system), annotations.csv and matches.csv (Pexeso's format),
-hit_rates.png. What was measured is kept by content in OUT/cache: interrupted, the same command goes on, and a second report costs
+Writes into OUT: report.html, results.json, results.md, systems.json and scale.json (which hold
+times), queries.csv and .parquet (a row a query), system_queries.csv and .parquet (a row an answer
+of a system), annotations.csv and matches.csv (Pexeso's format), hit_rates.png. What was measured
+is kept by content in OUT/cache: interrupted, the same command goes on, and a second report costs
 seconds.
 """
 
@@ -25,7 +27,12 @@ from confp_jax import command_line
 from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.benchmark_config import BenchmarkConfig
 from confp_jax.evaluation.measure.cache import kept_rows
-from confp_jax.evaluation.measure.compression import DIMS, CompressionRow, chosen_conditions, compression_rows
+from confp_jax.evaluation.measure.compression import (
+    DIMS,
+    CompressionRow,
+    chosen_conditions,
+    compression_rows,
+)
 from confp_jax.evaluation.measure.indexed_dataset import embed_reference, one_of_each
 from confp_jax.evaluation.measure.query_results import Outcomes, Searched, measure_condition
 from confp_jax.evaluation.measure.query_sets import QuerySet, dataset_id, find_query_sets
@@ -39,10 +46,21 @@ from confp_jax.evaluation.measure.recordings import (
 )
 from confp_jax.evaluation.measure.scale import ScaleRow, scale_rows
 from confp_jax.evaluation.measure.shift_curve import ShiftCurve, shift_curve
-from confp_jax.evaluation.measure.summary import RATES, Comparison, ConditionRow, compare, condition_row
+from confp_jax.evaluation.measure.summary import (
+    RATES,
+    Comparison,
+    ConditionRow,
+    compare,
+    condition_row,
+)
 from confp_jax.evaluation.report.sections import Measured, Results, write_results
 from confp_jax.evaluation.systems.external import CommandConfig
-from confp_jax.evaluation.systems.results import SystemRow, SystemRun, imported_rows, measure_systems
+from confp_jax.evaluation.systems.results import (
+    SystemRow,
+    SystemRun,
+    imported_rows,
+    measure_systems,
+)
 from confp_jax.evaluation.systems.runner import system_version
 from confp_jax.evaluation.systems.worker import BUILT_IN, OURS, SystemSpec
 from confp_jax.fingerprint.embedder import HOP_S, Embedder, UnknownModelError, load_encoder
@@ -69,17 +87,29 @@ class Model:
     def searched(self) -> Searched:
         """The index's clips, fingerprinted, with both kinds of search."""
         kept = str(self.cache / "fingerprints" / self.index_id)
-        found = embed_reference(self.embedder, self.config.index, self.config.index_splits, self.console, cache=kept)
+        found = embed_reference(
+            self.embedder, self.config.index, self.config.index_splits, self.console, cache=kept
+        )
         vectors = found.reference.snapshot.vectors
-        self.console.print(f"{self.embedder.name}: {len(vectors)} fingerprints of {len(found.track_ids)} tracks")
-        # The reference's own index is the approximate one above 20,000 rows, tuned by an exact search: not built twice.
+        self.console.print(
+            f"{self.embedder.name}: {len(vectors)} fingerprints of {len(found.track_ids)} tracks"
+        )
+        # The reference's own index is the approximate one above 20,000 rows, tuned by an exact
+        # search: not built twice.
         indexes = {"exact": ExactIndex(vectors), "index": found.reference.index}
         return Searched(self.embedder, found, indexes, self.decision)
 
     def outcomes(self, queries: QuerySet, condition: str) -> Outcomes:
-        """Measured, or what was measured before: by model, calibration, index, queries and settings."""
+        """Measured, or what was measured before: by model, calibration, index, queries and
+        settings.
+        """
         settings = self.config.most_queries, self.config.top_k, self.config.seed, _VERSION
-        content = self.embedder.identity, self.decision.to_json(), self.index_id, dataset_id(queries.folder, [condition])
+        content = (
+            self.embedder.identity,
+            self.decision.to_json(),
+            self.index_id,
+            dataset_id(queries.folder, [condition]),
+        )
         key = hashlib.sha256(json.dumps([*content, condition, *settings]).encode()).hexdigest()[:24]
         kept = self.cache / "outcomes" / f"{key}.npz"
         if kept.is_file():
@@ -107,7 +137,8 @@ def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:
     """Measures every condition by every model and system, and writes the report.
 
     Raises:
-      DatasetError: the index or the queries are missing, made at another rate, or of tracks that are not in the index.
+      DatasetError: the index or the queries are missing, made at another rate, or of tracks that
+        are not in the index.
       ConfigError: an unknown system, or a command that cannot work.
     """
     console, cache = Console(stderr=True), pathlib.Path(config.cache or out / "cache")
@@ -115,16 +146,29 @@ def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:
     sets = find_query_sets(config.queries, config.conditions)
     index_id = dataset_id(config.index, config.index_splits)
     models = [
-        Model(embedder, load_decision(embedder.folder, embedder.identity), config, cache, index_id, console)
+        Model(
+            embedder,
+            load_decision(embedder.folder, embedder.identity),
+            config,
+            cache,
+            index_id,
+            console,
+        )
         for embedder in map(load_encoder, filter(None, (config.checkpoint, config.compare)))
     ]
     out.mkdir(parents=True, exist_ok=True)
-    measured = [{(one, name): model.outcomes(one, name) for one in sets for name in one.conditions} for model in models]
+    measured = [
+        {(one, name): model.outcomes(one, name) for one in sets for name in one.conditions}
+        for model in models
+    ]
     first = models[0].embedder
     system_rows, told = run_systems(specs, config, sets, first, cache, console)
     results = Results(
         config=config,
-        models=tuple((model.embedder.name, model.embedder.identity, model.decision.calibrated) for model in models),
+        models=tuple(
+            (model.embedder.name, model.embedder.identity, model.decision.calibrated)
+            for model in models
+        ),
         segment_s=first.config.audio.heard_s,
         index_id=index_id,
         num_tracks=len(one_of_each(config.index, config.index_splits)),
@@ -132,10 +176,16 @@ def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:
         rows=tuple(tuple(rows_of(one, config)) for one in measured),
         comparisons=tuple(comparisons(sets, config, *measured)) if len(measured) == 2 else (),
         shift=figure_4(models[0]) if config.shift_tracks else None,
-        compression=tuple(stored_smaller(models[0], sets, measured[0], cache)) if config.compression else (),
-        scale=tuple(larger_indexes(models[0], sets, measured[0], cache)) if config.distractors else (),
+        compression=tuple(stored_smaller(models[0], sets, measured[0], cache))
+        if config.compression
+        else (),
+        scale=tuple(larger_indexes(models[0], sets, measured[0], cache))
+        if config.distractors
+        else (),
         systems=tuple(system_rows),
-        recordings=tuple(real_recordings(models[0], specs, sets, cache)) if config.recordings else (),
+        recordings=tuple(real_recordings(models[0], specs, sets, cache))
+        if config.recordings
+        else (),
     )
     write_results(results, measured, told, first, out, console)
     return results
@@ -144,39 +194,69 @@ def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:
 def figure_4(model: Model) -> ShiftCurve:
     """Of the index's last split; kept by content as all is."""
     config = model.config
-    kept = model.cache / "shift" / f"{model.embedder.identity}-{model.index_id}-{config.shift_tracks}-{_VERSION}.json"
+    kept = (
+        model.cache
+        / "shift"
+        / f"{model.embedder.identity}-{model.index_id}-{config.shift_tracks}-{_VERSION}.json"
+    )
     split, most = config.index_splits[-1], config.shift_tracks
-    return shift_curve(model.embedder, config.index, split, most_tracks=most, kept=kept, console=model.console)
+    return shift_curve(
+        model.embedder, config.index, split, most_tracks=most, kept=kept, console=model.console
+    )
 
 
-def stored_smaller(model: Model, sets: Sequence[QuerySet], measured: Measured, cache: pathlib.Path) -> list[CompressionRow]:
+def stored_smaller(
+    model: Model, sets: Sequence[QuerySet], measured: Measured, cache: pathlib.Path
+) -> list[CompressionRow]:
     """Smaller fingerprints on the first set of the model's own length; kept by content as all is."""
     one, names, key = chosen_queries(model, sets, *DIMS)
 
     def measure() -> list[CompressionRow]:
         model.console.print(f"{model.embedder.name}: fewer dimensions and bits")
-        return compression_rows(model.searched, {name: measured[one, name] for name in names}, hop_s=HOP_S)
+        return compression_rows(
+            model.searched, {name: measured[one, name] for name in names}, hop_s=HOP_S
+        )
 
-    return kept_rows(cache / "compression" / f"{key}.json", CompressionRow, measure) if names else []
+    return (
+        kept_rows(cache / "compression" / f"{key}.json", CompressionRow, measure) if names else []
+    )
 
 
-def larger_indexes(model: Model, sets: Sequence[QuerySet], measured: Measured, cache: pathlib.Path) -> list[ScaleRow]:
+def larger_indexes(
+    model: Model, sets: Sequence[QuerySet], measured: Measured, cache: pathlib.Path
+) -> list[ScaleRow]:
     """Hits and time against the size of the index, on the same queries; kept by content as all is."""
     sizes = model.config.distractors
     one, names, key = chosen_queries(model, sets, *sizes)
 
     def measure() -> list[ScaleRow]:
         model.console.print(f"{model.embedder.name}: larger indexes")
-        return scale_rows(model.searched, {name: measured[one, name] for name in names}, sizes, seed=model.config.seed)
+        return scale_rows(
+            model.searched,
+            {name: measured[one, name] for name in names},
+            sizes,
+            seed=model.config.seed,
+        )
 
     return kept_rows(cache / "scale" / f"{key}.json", ScaleRow, measure) if names else []
 
 
-def chosen_queries(model: Model, sets: Sequence[QuerySet], *settings: int) -> tuple[QuerySet, list[str], str]:
-    """The set and the conditions that tables of few columns show, and a key for what is measured with them."""
+def chosen_queries(
+    model: Model, sets: Sequence[QuerySet], *settings: int
+) -> tuple[QuerySet, list[str], str]:
+    """The set and the conditions that tables of few columns show, and a key for what is measured
+    with them.
+    """
     one, config = own_length(sets, model.embedder), model.config
     names = chosen_conditions(one.conditions)
-    content = [model.embedder.identity, model.index_id, dataset_id(one.folder, names), config.most_queries, config.seed, _VERSION]
+    content = [
+        model.embedder.identity,
+        model.index_id,
+        dataset_id(one.folder, names),
+        config.most_queries,
+        config.seed,
+        _VERSION,
+    ]
     return one, names, hashlib.sha256(json.dumps([*content, *settings]).encode()).hexdigest()[:24]
 
 
@@ -185,22 +265,37 @@ def own_length(sets: Sequence[QuerySet], embedder: Embedder) -> QuerySet:
     return next((one for one in sets if one.length_s == embedder.config.audio.heard_s), sets[0])
 
 
-def rows_of(measured: dict[tuple[QuerySet, str], Outcomes], config: BenchmarkConfig) -> list[ConditionRow]:
+def rows_of(
+    measured: dict[tuple[QuerySet, str], Outcomes], config: BenchmarkConfig
+) -> list[ConditionRow]:
     """A row for each length and condition; the runs of several seeds are averaged."""
     runs: dict[tuple[float, str], list[Outcomes]] = {}
     for (queries, condition), one in measured.items():
         runs.setdefault((queries.length_s, condition), []).append(one)
     return [
-        condition_row(condition, length_s, parts, num_bootstraps=config.num_bootstraps, seed=config.seed)
+        condition_row(
+            condition, length_s, parts, num_bootstraps=config.num_bootstraps, seed=config.seed
+        )
         for (length_s, condition), parts in runs.items()
     ]
 
 
-def comparisons(sets: Sequence[QuerySet], config: BenchmarkConfig, first: Measured, second: Measured) -> list[Comparison]:
-    """The paired tests of the first run of each length: runs share their tracks and are no independent trials."""
+def comparisons(
+    sets: Sequence[QuerySet], config: BenchmarkConfig, first: Measured, second: Measured
+) -> list[Comparison]:
+    """The paired tests of the first run of each length: runs share their tracks and are no
+    independent trials.
+    """
     firsts = {one.length_s: one for one in reversed(sets)}
     return [
-        compare(name, length_s, first[one, name], second[one, name], num_bootstraps=config.num_bootstraps, seed=config.seed)
+        compare(
+            name,
+            length_s,
+            first[one, name],
+            second[one, name],
+            num_bootstraps=config.num_bootstraps,
+            seed=config.seed,
+        )
         for length_s, one in sorted(firsts.items())
         for name in one.conditions
     ]
@@ -216,8 +311,15 @@ def system_specs(config: BenchmarkConfig) -> list[SystemSpec]:
     specs = []
     for name in config.systems:
         if name not in BUILT_IN:
-            raise ConfigError(f"unknown system {name!r}{suggestion(name, BUILT_IN)}; any other program takes part as `command`")
-        specs.append(SystemSpec(name, name, config.checkpoint if name == OURS else "", CommandConfig(), *limits))
+            raise ConfigError(
+                f"unknown system {name!r}{suggestion(name, BUILT_IN)}; any other program takes "
+                "part as `command`"
+            )
+        specs.append(
+            SystemSpec(
+                name, name, config.checkpoint if name == OURS else "", CommandConfig(), *limits
+            )
+        )
     if OURS in config.systems and config.compare:
         specs.append(SystemSpec("compared", OURS, config.compare, CommandConfig(), *limits))
     if config.command.query:
@@ -234,20 +336,33 @@ def run_systems(
     cache: pathlib.Path,
     console: Console,
 ) -> tuple[list[SystemRow], list[dict[str, object]]]:
-    """Every system on the first query set of the model's own length (one run, so that a night is enough)."""
+    """Every system on the first query set of the model's own length (one run, so that a night is
+    enough).
+    """
     imported = matches_files(config)
     if not specs and not imported:
         return [], []
     with tempfile.TemporaryDirectory() as scratch:
         asked = system_run(config, own_length(sets, embedder), cache, scratch)
-        versions = {name: model_version(load_encoder(name)) for name in filter(None, (config.checkpoint, config.compare))}
+        versions = {
+            name: model_version(load_encoder(name))
+            for name in filter(None, (config.checkpoint, config.compare))
+        }
         rows, told = measure_systems(specs, asked, versions, console)
-        return rows + [row for name, path in imported for row in imported_rows(name, path, asked)], told
+        return rows + [
+            row for name, path in imported for row in imported_rows(name, path, asked)
+        ], told
 
 
-def system_run(config: BenchmarkConfig, queries: QuerySet, cache: pathlib.Path, scratch: str) -> SystemRun:
+def system_run(
+    config: BenchmarkConfig, queries: QuerySet, cache: pathlib.Path, scratch: str
+) -> SystemRun:
     """What is asked of every system."""
-    names = tuple(name for name in queries.conditions if not config.system_conditions or name in config.system_conditions)
+    names = tuple(
+        name
+        for name in queries.conditions
+        if not config.system_conditions or name in config.system_conditions
+    )
     return SystemRun(
         config.index,
         config.index_splits,
@@ -263,14 +378,18 @@ def system_run(config: BenchmarkConfig, queries: QuerySet, cache: pathlib.Path, 
 def real_recordings(
     model: Model, specs: Sequence[SystemSpec], sets: Sequence[QuerySet], cache: pathlib.Path
 ) -> list[RecordingRow]:
-    """The model and every other system on the real recordings of `config.recordings`; kept by content as all is."""
+    """The model and every other system on the real recordings of `config.recordings`; kept by
+    content as all is.
+    """
     config, embedder, console = model.config, model.embedder, model.console
     recordings, rate_hz = read_recordings(config.recordings), embedder.sample_rate_hz
     content = [model_version(embedder), model.index_id, recordings_id(recordings)]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 
     def measure() -> list[RecordingRow]:
-        reference = with_references(embedder, recordings, model.searched.evaluation.reference, console)
+        reference = with_references(
+            embedder, recordings, model.searched.evaluation.reference, console
+        )
         trials = measure_recordings(embedder, model.decision, recordings, reference, console)
         return [of_length.row(embedder.name, RATES[0]) for of_length in trials]
 
@@ -299,7 +418,9 @@ def matches_files(config: BenchmarkConfig) -> list[tuple[str, pathlib.Path]]:
     for part in filter(None, config.matches.split(",")):
         name, _, path = part.partition("=")
         if not name.strip() or not path.strip():
-            raise ConfigError(f"matches={config.matches!r} must be NAME=FILE.csv, with commas between several")
+            raise ConfigError(
+                f"matches={config.matches!r} must be NAME=FILE.csv, with commas between several"
+            )
         out.append((name.strip(), pathlib.Path(path.strip())))
     return out
 

@@ -1,10 +1,13 @@
-"""Makes a model's decision.json: how sure a match is, and where "unknown" begins, by length of query and size of database.
+"""Makes a model's decision.json: how sure a match is, and where "unknown" begins, by length of
+query and size of database.
 
     python -m confp_jax.evaluation.calibrate --config=configs/calibrate.py --config.model=edge \\
-        --config.index=prepared/fma --config.queries=prepared/calibration --out=confp_jax/pretrained/edge/decision.json
+        --config.index=prepared/fma --config.queries=prepared/calibration
+        --out=confp_jax/pretrained/edge/decision.json
 
-Each excerpt is cut to every length and searched by the program's own matching, as a whole query and as a part of a long recording
-is, in random databases of every size that hold its track; that it is unknown is the same search with its track passed over.
+Each excerpt is cut to every length and searched by the program's own matching, as a whole query
+and as a part of a long recording is, in random databases of every size that hold its track; that
+it is unknown is the same search with its track passed over.
 """
 
 import dataclasses
@@ -21,7 +24,12 @@ from rich.progress import track as progress
 from confp_jax import command_line
 from confp_jax.data.clips import ClipSource, read_splits
 from confp_jax.data.records import DatasetError
-from confp_jax.evaluation.measure.indexed_dataset import EvaluationReference, Excerpt, cut, embed_reference
+from confp_jax.evaluation.measure.indexed_dataset import (
+    EvaluationReference,
+    Excerpt,
+    cut,
+    embed_reference,
+)
 from confp_jax.fingerprint.embedder import SHORTEST_S, Embedder, UnknownModelError, load_encoder
 from confp_jax.matching.decision import FEATURES, Decision, features, fit_logistic, fit_tail
 from confp_jax.matching.ranking import rank, rank_with_and_without
@@ -47,15 +55,24 @@ class CalibrationConfig:
 
     def __post_init__(self) -> None:
         lengths_s = self.lengths_s
-        if not lengths_s or lengths_s[0] < SHORTEST_S or any(a >= b for a, b in itertools.pairwise(lengths_s)):
+        if (
+            not lengths_s
+            or lengths_s[0] < SHORTEST_S
+            or any(a >= b for a, b in itertools.pairwise(lengths_s))
+        ):
             raise ConfigError(f"lengths_s={lengths_s} must rise from at least {SHORTEST_S:g} s")
         if min(self.most_excerpts, *self.num_tracks, 1) < 1:
-            raise ConfigError(f"most_excerpts={self.most_excerpts} and num_tracks={self.num_tracks} must be positive")
+            raise ConfigError(
+                f"most_excerpts={self.most_excerpts} and num_tracks={self.num_tracks} must be "
+                "positive"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcomes:
-    """What searches of one length and size gave: features with the own track there, whether it came first; and without it."""
+    """What searches of one length and size gave: features with the own track there, whether it came
+    first; and without it.
+    """
 
     known: Float64[np.ndarray, "Q F"]
     right: Bool[np.ndarray, " Q"]
@@ -67,11 +84,14 @@ def main(config: ConfigDict, values: flags.FlagValues) -> None:
     console = Console(stderr=True)
     out = pathlib.Path(values.out)
     if not out.parent.is_dir():
-        raise ConfigError(f"{out.parent}: no such folder; --out is a decision.json beside the model's weights")
+        raise ConfigError(
+            f"{out.parent}: no such folder; --out is a decision.json beside the model's weights"
+        )
     decision = calibrate(from_mapping(CalibrationConfig, config), console)
     out.write_text(decision.to_json())
     console.print(
-        f"{values.out}: {len(decision.lengths_s)} lengths x {len(decision.num_tracks)} sizes, model {decision.identity}"
+        f"{values.out}: {len(decision.lengths_s)} lengths x {len(decision.num_tracks)} sizes, "
+        f"model {decision.identity}"
     )
 
 
@@ -97,33 +117,58 @@ def calibrate(config: CalibrationConfig, console: Console) -> Decision:
     )
     if len(searched.track_ids) < 2:
         raise DatasetError(
-            f"{config.index} holds {len(searched.track_ids)} tracks; name an index of two and more in index_splits"
+            f"{config.index} holds {len(searched.track_ids)} tracks; name an index of two and more "
+            "in index_splits"
         )
-    sizes = sorted({*(min(n, len(searched.track_ids)) for n in config.num_tracks), len(searched.track_ids)})
+    sizes = sorted(
+        {*(min(n, len(searched.track_ids)) for n in config.num_tracks), len(searched.track_ids)}
+    )
     rng = np.random.default_rng(config.seed)
     kinds = [[plain(of_length) for of_length in excerpts], excerpts]
-    cells = [(kind, length, size) for kind in range(2) for length in range(len(config.lengths_s)) for size in range(len(sizes))]
+    cells = [
+        (kind, length, size)
+        for kind in range(2)
+        for length in range(len(config.lengths_s))
+        for size in range(len(sizes))
+    ]
     fitted: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = {}
     for kind, length, size in progress(cells, "searching", console=console):
         if kind and not has_more(excerpts[length]):
             fitted[kind, length, size] = fitted[0, length, size]  # the same queries
         else:
-            fitted[kind, length, size] = fit_cell(search_all(kinds[kind][length], searched, sizes[size], rng))
+            fitted[kind, length, size] = fit_cell(
+                search_all(kinds[kind][length], searched, sizes[size], rng)
+            )
     shape = len(kinds), len(config.lengths_s), len(sizes)
     weights = np.array([fitted[cell][0] for cell in cells]).reshape(*shape, -1)
     tails = np.array([fitted[cell][1] for cell in cells]).reshape(*shape, 2)
-    return Decision(config.lengths_s, tuple(sizes), weights, tails, identity=embedder.identity, features=FEATURES)
+    return Decision(
+        config.lengths_s,
+        tuple(sizes),
+        weights,
+        tails,
+        identity=embedder.identity,
+        features=FEATURES,
+    )
 
 
-def cut_excerpts(embedder: Embedder, config: CalibrationConfig, console: Console) -> list[list[Excerpt]]:
-    """For each length, `most_excerpts` of the query set, of `most_tracks` tracks, cut to it at a random place."""
+def cut_excerpts(
+    embedder: Embedder, config: CalibrationConfig, console: Console
+) -> list[list[Excerpt]]:
+    """For each length, `most_excerpts` of the query set, of `most_tracks` tracks, cut to it at a
+    random place.
+    """
     rng = np.random.default_rng(config.seed)
     sources = {split: ClipSource(config.queries, split) for split in read_splits(config.queries)}
     places = [(split, number) for split, source in sources.items() for number in range(len(source))]
     track_ids = [sources[split].row(number).track_id for split, number in places]
     order = rng.permutation(len(places))
-    searched = set(list(dict.fromkeys(track_ids[place] for place in order))[: config.most_tracks or None])
-    chosen = sorted([place for place in order if track_ids[place] in searched][: config.most_excerpts])
+    searched = set(
+        list(dict.fromkeys(track_ids[place] for place in order))[: config.most_tracks or None]
+    )
+    chosen = sorted(
+        [place for place in order if track_ids[place] in searched][: config.most_excerpts]
+    )
     out: list[list[Excerpt]] = [[] for _ in config.lengths_s]
     for place in progress(chosen, "excerpts", console=console, transient=True):
         split, number = places[place]
@@ -131,12 +176,22 @@ def cut_excerpts(embedder: Embedder, config: CalibrationConfig, console: Console
         whole_s = len(clip.samples) / rate_hz
         if whole_s < max(config.lengths_s):
             raise ConfigError(
-                f"{config.queries} has excerpts of {whole_s:.1f} s, lengths_s asks for {max(config.lengths_s)} s; "
+                f"{config.queries} has excerpts of {whole_s:.1f} s, lengths_s asks for "
+                f"{max(config.lengths_s)} s; "
                 "make them with --config.segment_s=10.0"
             )
         for excerpts, length_s in zip(out, config.lengths_s, strict=True):
             begin_s = rng.uniform(0, whole_s - length_s)
-            excerpts.append(cut(clip, split, embedder, begin_s=begin_s, length_s=length_s, sample_rate_hz=rate_hz))
+            excerpts.append(
+                cut(
+                    clip,
+                    split,
+                    embedder,
+                    begin_s=begin_s,
+                    length_s=length_s,
+                    sample_rate_hz=rate_hz,
+                )
+            )
     if not out[0]:
         raise ConfigError(f"{config.queries} holds no excerpts")
     return out
@@ -144,20 +199,29 @@ def cut_excerpts(embedder: Embedder, config: CalibrationConfig, console: Console
 
 def plain(excerpts: list[Excerpt]) -> list[Excerpt]:
     """The same without what only a whole query has: how parts of a long recording are searched."""
-    return [dataclasses.replace(excerpt, fingerprints=excerpt.fingerprints.plain()) for excerpt in excerpts]
+    return [
+        dataclasses.replace(excerpt, fingerprints=excerpt.fingerprints.plain())
+        for excerpt in excerpts
+    ]
 
 
 def has_more(excerpts: list[Excerpt]) -> bool:
     """Whether a whole query has what a part of a long recording has not."""
-    return any(one.fingerprints.overhangs or one.fingerprints.faster is not None for one in excerpts)
+    return any(
+        one.fingerprints.overhangs or one.fingerprints.faster is not None for one in excerpts
+    )
 
 
-def search_all(excerpts: list[Excerpt], searched: EvaluationReference, size: int, rng: np.random.Generator) -> Outcomes:
+def search_all(
+    excerpts: list[Excerpt], searched: EvaluationReference, size: int, rng: np.random.Generator
+) -> Outcomes:
     """Every excerpt in a database of `size` tracks with its own among them, and in one without it."""
     known, right, unknown = [], [], []
     for excerpt in excerpts:
         own, reference = searched.number(excerpt.track_id), searched.reference
-        others = rng.permutation(np.delete(np.arange(len(searched.track_ids)), own))[: size - 1 if size > 1 else 1]
+        others = rng.permutation(np.delete(np.arange(len(searched.track_ids)), own))[
+            : size - 1 if size > 1 else 1
+        ]
         if size < len(searched.track_ids):
             reference, own = some_tracks(reference, [own, *others]), 0
         with_own, without = rank_with_and_without(excerpt.fingerprints, reference, own)
@@ -166,11 +230,15 @@ def search_all(excerpts: list[Excerpt], searched: EvaluationReference, size: int
         known.append(features(with_own))
         right.append(bool(len(with_own.tracks)) and with_own.tracks[0] == own)
         unknown.append(features(without))
-    return Outcomes(np.concatenate(known), np.array(right)[[len(f) > 0 for f in known]], np.concatenate(unknown))
+    return Outcomes(
+        np.concatenate(known), np.array(right)[[len(f) > 0 for f in known]], np.concatenate(unknown)
+    )
 
 
 def fit_cell(outcomes: Outcomes) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of the regression, and the tail of its logit over the unknown: half of all queries counts as unknown."""
+    """Weights of the regression, and the tail of its logit over the unknown: half of all queries
+    counts as unknown.
+    """
     values = np.concatenate([outcomes.known, outcomes.unknown])
     labels = np.concatenate([outcomes.right, np.zeros(len(outcomes.unknown), bool)])
     weights = fit_logistic(values, labels)
@@ -178,6 +246,8 @@ def fit_cell(outcomes: Outcomes) -> tuple[np.ndarray, np.ndarray]:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", None, "The file to write: decision.json beside the model's weights.", required=True)
+    flags.DEFINE_string(
+        "out", None, "The file to write: decision.json beside the model's weights.", required=True
+    )
     user_errors = (DatasetError, UnknownModelError, CheckpointError)
     command_line.run(main, config_file="configs/calibrate.py", errors=user_errors)

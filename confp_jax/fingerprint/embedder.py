@@ -1,4 +1,6 @@
-"""Embedder: samples to fingerprints. Mel power is computed once for all overlapping windows; batch shapes are fixed."""
+"""Embedder: samples to fingerprints. Mel power is computed once for all overlapping windows; batch
+shapes are fixed.
+"""
 
 import dataclasses
 import functools
@@ -43,14 +45,25 @@ class UnknownModelError(ValueError):
 
 
 class Embedder:
-    """An encoder ready for use: `embed` for arrays, `fingerprint` for audio already at the model's rate."""
+    """An encoder ready for use: `embed` for arrays, `fingerprint` for audio already at the model's
+    rate.
+    """
 
-    def __init__(self, name: str, config: TrainConfig, state: EncoderState, *, folder: pathlib.Path | None = None):
+    def __init__(
+        self,
+        name: str,
+        config: TrainConfig,
+        state: EncoderState,
+        *,
+        folder: pathlib.Path | None = None,
+    ):
         self.name, self.config, self.folder = name, config, folder
         self.identity = encoder_identity(config, state)
         self._state = state
         self._params = with_narrow_kernels(state.params) if has_fast_bfloat16() else state.params
-        num_tokens = config.mel.num_frames(config.audio.context_samples) // config.encoder.frames_per_token
+        num_tokens = (
+            config.mel.num_frames(config.audio.context_samples) // config.encoder.frames_per_token
+        )
         self._batches = batch_shapes(num_tokens, on_cpu=jax.default_backend() == "cpu")
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="encode")
 
@@ -64,8 +77,11 @@ class Embedder:
         """What a database of its fingerprints is marked with."""
         return ModelStamp(self.name, self.identity, HOP_S)
 
-    def embed(self, samples: np.ndarray, *, sample_rate_hz: int, hop_s: float = HOP_S) -> Float32[np.ndarray, "N E"]:
-        """Unit vectors of all segments, `hop_s` apart; of audio shorter than one, those of the windows that hold it.
+    def embed(
+        self, samples: np.ndarray, *, sample_rate_hz: int, hop_s: float = HOP_S
+    ) -> Float32[np.ndarray, "N E"]:
+        """Unit vectors of all segments, `hop_s` apart; of audio shorter than one, those of the
+        windows that hold it.
 
         Args:
           samples: [n] or [n, channels], float or integer PCM, at least 1 s long.
@@ -81,7 +97,9 @@ class Embedder:
 
     @property
     def precision(self) -> str:
-        """How a new database stores its fingerprints: those with a projection are as good as their signs."""
+        """How a new database stores its fingerprints: those with a projection are as good as their
+        signs.
+        """
         return "binary" if self.config.encoder.has_projection else "float16"
 
     @property
@@ -95,14 +113,20 @@ class Embedder:
         audio, reach = self.config.audio, 0
         if self.config.encoder.has_projection:
             projection = self.config.encoder.projection
-            reach = 3 * (projection.contrast.box_frames // 2) * projection.mel.hop_samples + projection.mel.fft_samples // 2
+            reach = (
+                3 * (projection.contrast.box_frames // 2) * projection.mel.hop_samples
+                + projection.mel.fft_samples // 2
+            )
         return max(reach, (audio.context_samples - audio.segment_samples + 1) // 2)
 
-    def fingerprint(self, samples: Float32[np.ndarray, " n"], *, hop_s: float = HOP_S, is_query: bool = False) -> Fingerprints:
+    def fingerprint(
+        self, samples: Float32[np.ndarray, " n"], *, hop_s: float = HOP_S, is_query: bool = False
+    ) -> Fingerprints:
         """Fingerprints of mono audio at the model's rate.
 
-        Audio shorter than the model's segment has partial ones: of segments of 3 s 7 windows of 1 s, 4 of 2 s, 1 of 2.8 s.
-        Those of a query have what only a query has (`Fingerprints`); what is stored has none of it.
+        Audio shorter than the model's segment has partial ones: of segments of 3 s 7 windows of 1
+        s, 4 of 2 s, 1 of 2.8 s. Those of a query have what only a query has (`Fingerprints`); what
+        is stored has none of it.
 
         Raises:
           AudioError: shorter than 1 s.
@@ -110,29 +134,43 @@ class Embedder:
         return self.fingerprint_many([samples], hop_s=hop_s, is_query=is_query)[0]
 
     def fingerprint_many(
-        self, clips: Sequence[Float32[np.ndarray, " n"]], *, hop_s: float = HOP_S, is_query: bool = False
+        self,
+        clips: Sequence[Float32[np.ndarray, " n"]],
+        *,
+        hop_s: float = HOP_S,
+        is_query: bool = False,
     ) -> list[Fingerprints]:
-        """What `fingerprint` gives for each clip; their windows share batches, so many short clips cost little more than one.
+        """What `fingerprint` gives for each clip; their windows share batches, so many short clips
+        cost little more than one.
 
         Raises:
           AudioError: one of them is shorter than 1 s.
         """
         if not hop_s * self.sample_rate_hz >= 1:
-            raise ValueError(f"hop_s={hop_s} must be at least one sample, 1 / {self.sample_rate_hz} s; 0.3 is usual")
+            raise ValueError(
+                f"hop_s={hop_s} must be at least one sample, 1 / {self.sample_rate_hz} s; 0.3 is "
+                "usual"
+            )
         for samples in clips:
             self.check_length(len(samples))
         segment = self.config.audio.segment_samples
         cut = functools.partial(self._cut, hop_s=hop_s)
         cuts = [cut(samples, is_query=is_query) for samples in clips]
         longest = segment + round(TELLS_TEMPO_S * self.sample_rate_hz)
-        twice = [place for place, samples in enumerate(clips) if is_query and segment <= len(samples) < longest]
+        twice = [
+            place
+            for place, samples in enumerate(clips)
+            if is_query and segment <= len(samples) < longest
+        ]
         faster = [cut(clips[place], tempo=FASTER) for place in twice]
         found = self._fingerprints([*cuts, *faster], hop_s=hop_s, is_dense=is_query)
         for place, prints in zip(twice, found[len(clips) :], strict=True):
             found[place] = dataclasses.replace(found[place], faster=prints)
         return found[: len(clips)]
 
-    def fingerprint_chunk(self, chunk: Chunk, *, hop_s: float = HOP_S, is_query: bool = False) -> Fingerprints:
+    def fingerprint_chunk(
+        self, chunk: Chunk, *, hop_s: float = HOP_S, is_query: bool = False
+    ) -> Fingerprints:
         """Returns the fingerprints of a piece of a stream (`chunk_windows`), dense ones of a query.
 
         Raises:
@@ -144,9 +182,15 @@ class Embedder:
         return self._fingerprints([cut], hop_s=hop_s, is_dense=is_query)[0]
 
     def chunk_windows(
-        self, blocks: Iterable[Float32[np.ndarray, " n"]], *, hop_s: float = HOP_S, windows_per_chunk: int
+        self,
+        blocks: Iterable[Float32[np.ndarray, " n"]],
+        *,
+        hop_s: float = HOP_S,
+        windows_per_chunk: int,
     ) -> Iterator[Chunk]:
-        """Cuts mono audio at the model's rate into pieces for `fingerprint_chunk`, with all that their windows depend on."""
+        """Cuts mono audio at the model's rate into pieces for `fingerprint_chunk`, with all that
+        their windows depend on.
+        """
         return window_chunks(
             blocks,
             segment_samples=self.config.audio.segment_samples,
@@ -162,24 +206,29 @@ class Embedder:
         hop_s: float = HOP_S,
         windows_at_once: int = _STREAM_WINDOWS,
     ) -> Iterator[Fingerprints]:
-        """The fingerprints of a query that comes in blocks (mono, at the model's rate), a few at a time: memory is bounded.
+        """The fingerprints of a query that comes in blocks (mono, at the model's rate), a few at a
+        time: memory is bounded.
 
-        All together they are what `fingerprint` would give for the whole, and a whole shorter than a segment is one of them.
-        Overhanging windows are there where the whole is one part.
+        All together they are what `fingerprint` would give for the whole, and a whole shorter than
+        a segment is one of them. Overhanging windows are there where the whole is one part.
 
         Raises:
           AudioError: the whole is shorter than 1 s, or nothing at all.
         """
         for chunk in self.chunk_windows(blocks, hop_s=hop_s, windows_per_chunk=windows_at_once):
             if not len(chunk.samples):
-                raise AudioError("holds no audio samples; check that the recording was written completely")
+                raise AudioError(
+                    "holds no audio samples; check that the recording was written completely"
+                )
             yield self.fingerprint_chunk(chunk, hop_s=hop_s, is_query=True)
 
     def _cut(self, samples: Float32[np.ndarray, " n"], *, hop_s: float, **options: Any) -> Cut:
         audio = self.config.audio
         context = audio.context_samples if self.config.encoder.has_projection else 0
         hop = round(hop_s * self.sample_rate_hz)
-        return cut_windows(samples, segment=audio.segment_samples, hop=hop, context=context, **options)
+        return cut_windows(
+            samples, segment=audio.segment_samples, hop=hop, context=context, **options
+        )
 
     def check_length(self, num_samples: int) -> None:
         """Whether there is enough audio.
@@ -189,7 +238,8 @@ class Embedder:
         """
         if num_samples < SHORTEST_S * self.sample_rate_hz:
             raise AudioError(
-                f"{num_samples / self.sample_rate_hz:.2f} s of audio is too short; at least {SHORTEST_S:.0f} s is needed, "
+                f"{num_samples / self.sample_rate_hz:.2f} s of audio is too short; at least "
+                f"{SHORTEST_S:.0f} s is needed, "
                 f"{self.config.audio.heard_s:.0f} s and more is better"
             )
 
@@ -201,14 +251,23 @@ class Embedder:
             num_samples = max(num_samples, round(SHORTEST_S * self.sample_rate_hz))
             self.fingerprint(rng.uniform(-0.5, 0.5, num_samples).astype(np.float32))
 
-    def _fingerprints(self, cuts: Sequence[Cut], *, hop_s: float, is_dense: bool) -> list[Fingerprints]:
-        """The fingerprints of every clip, its silent ones zero; with those between them, if `is_dense`."""
+    def _fingerprints(
+        self, cuts: Sequence[Cut], *, hop_s: float, is_dense: bool
+    ) -> list[Fingerprints]:
+        """The fingerprints of every clip, its silent ones zero; with those between them, if
+        `is_dense`.
+        """
         config, num_phases = self.config.encoder, self.query_phases if is_dense else 1
         contrasts = self._threads.map(self._contrast, cuts if config.has_projection else ())
         conformed = self._conformed(cuts) if config.has_conformer else []
         if not config.has_projection:
-            return [self._of_cut(cut, rows[None], hop_s) for cut, rows in zip(cuts, conformed, strict=True)]
-        projected = self._projected(cuts, contrasts, [phase * hop_s / num_phases for phase in range(num_phases)])
+            return [
+                self._of_cut(cut, rows[None], hop_s)
+                for cut, rows in zip(cuts, conformed, strict=True)
+            ]
+        projected = self._projected(
+            cuts, contrasts, [phase * hop_s / num_phases for phase in range(num_phases)]
+        )
         if not config.has_conformer:
             phases = [mixed(rows, rows, share=1.0) for rows in projected]
             return [self._of_cut(cut, rows, hop_s) for cut, rows in zip(cuts, phases, strict=True)]
@@ -218,29 +277,48 @@ class Embedder:
             for cut, first, second in zip(cuts, projected, moved, strict=True)
         ]
 
-    def _of_both(self, projected: Fingerprints, conformed: Float32[np.ndarray, "P N E"], is_query: bool) -> Fingerprints:
+    def _of_both(
+        self, projected: Fingerprints, conformed: Float32[np.ndarray, "P N E"], is_query: bool
+    ) -> Fingerprints:
         """Fingerprints that hold what the projection gives, made those of both parts."""
         config = self.config.encoder.projection
         both = np.concatenate([projected.vectors[None], projected.between])
         alone = conformed * (np.any(both, axis=-1, keepdims=True) / np.sqrt(1 - config.share))
         both = mixed(both, conformed, share=config.query_share if is_query else config.share)
         by_conformer = alone.astype(np.float32) if is_query else projected.by_conformer
-        return dataclasses.replace(projected, vectors=both[0], between=both[1:], by_conformer=by_conformer)
+        return dataclasses.replace(
+            projected, vectors=both[0], between=both[1:], by_conformer=by_conformer
+        )
 
     def _of_cut(self, cut: Cut, phases: Float32[np.ndarray, "P N E"], hop_s: float) -> Fingerprints:
         before, own, after = np.split(phases[0], [cut.num_beyond, len(phases[0]) - cut.num_beyond])
-        heard_s, segment_s = len(cut.samples) / cut.tempo / self.sample_rate_hz, self.config.audio.segment_s
+        heard_s, segment_s = (
+            len(cut.samples) / cut.tempo / self.sample_rate_hz,
+            self.config.audio.segment_s,
+        )
         is_partial, overhang = heard_s < segment_s, np.stack([before, after])
-        return Fingerprints(own, hop_s, min(heard_s, segment_s), is_partial, overhang, between=phases[1:])
+        return Fingerprints(
+            own, hop_s, min(heard_s, segment_s), is_partial, overhang, between=phases[1:]
+        )
 
     def _projected(
-        self, cuts: Sequence[Cut], contrasts: Iterable[Float32[np.ndarray, "T F"]], shifts_s: Sequence[float]
+        self,
+        cuts: Sequence[Cut],
+        contrasts: Iterable[Float32[np.ndarray, "T F"]],
+        shifts_s: Sequence[float],
     ) -> list[Float32[np.ndarray, "P N E"]]:
-        """What the projection gives for the segments of every clip, and for those that begin a little later."""
+        """What the projection gives for the segments of every clip, and for those that begin a
+        little later.
+        """
         config, batch = self.config.encoder.projection, _PROJECTED_AT_ONCE
         found, windows, places = [], [], []
         for number, (cut, contrast) in enumerate(zip(cuts, contrasts, strict=True)):
-            found.append(np.zeros((len(shifts_s), len(cut.segments), self.config.encoder.embedding_dim), np.float32))
+            found.append(
+                np.zeros(
+                    (len(shifts_s), len(cut.segments), self.config.encoder.embedding_dim),
+                    np.float32,
+                )
+            )
             for phase, shift_s in enumerate(shifts_s):
                 shifted = cut.segments[cut.loud] + round(shift_s * self.sample_rate_hz)
                 first = np.round(shifted / config.mel.hop_samples).astype(np.int64)
@@ -255,27 +333,47 @@ class Embedder:
 
     def _contrast(self, cut: Cut) -> Float32[np.ndarray, "T F"]:
         config = self.config.encoder.projection
-        return clip_contrast(cut.samples, config, sample_rate_hz=self.sample_rate_hz, tempo=cut.tempo)
+        return clip_contrast(
+            cut.samples, config, sample_rate_hz=self.sample_rate_hz, tempo=cut.tempo
+        )
 
     def _project_batch(self, windows: Float32[np.ndarray, "b T F"]) -> Float32[np.ndarray, "b E"]:
         size = next(size for size in (8, _PROJECTED_AT_ONCE) if size >= len(windows))
-        padded = np.concatenate([windows, np.zeros((size - len(windows), *windows.shape[1:]), np.float32)])
-        return np.asarray(project_contrast(self._params, self._state.statistics, padded, config=self.config))[: len(windows)]
+        padded = np.concatenate(
+            [windows, np.zeros((size - len(windows), *windows.shape[1:]), np.float32)]
+        )
+        return np.asarray(
+            project_contrast(self._params, self._state.statistics, padded, config=self.config)
+        )[: len(windows)]
 
     def _conformed(self, cuts: Sequence[Cut]) -> list[Float32[np.ndarray, "N E"]]:
         """What the conformer gives for every clip's windows, zero for silence.
 
-        Windows begin on `mel_hop / gcd` different phases of the frame grid: one STFT for each (2 for 300 ms).
+        Windows begin on `mel_hop / gcd` different phases of the frame grid: one STFT for each (2
+        for 300 ms).
         """
         mel = self.config.mel
-        phases = [(number, phase) for number, cut in enumerate(cuts) for phase in cut.phases(mel.hop_samples)]
+        phases = [
+            (number, phase)
+            for number, cut in enumerate(cuts)
+            for phase in cut.phases(mel.hop_samples)
+        ]
 
         def transform(of: tuple[int, int]) -> Float32[np.ndarray, "T F"]:
             cut, offset = cuts[of[0]], round(cuts[of[0]].tempo * of[1])
-            return mel_power(cut.samples, mel, sample_rate_hz=self.sample_rate_hz, offset_samples=offset, tempo=cut.tempo)
+            return mel_power(
+                cut.samples,
+                mel,
+                sample_rate_hz=self.sample_rate_hz,
+                offset_samples=offset,
+                tempo=cut.tempo,
+            )
 
         powers = dict(zip(phases, self._threads.map(transform, phases), strict=True))
-        found = [np.zeros((len(cut.starts), self.config.encoder.embedding_dim), np.float32) for cut in cuts]
+        found = [
+            np.zeros((len(cut.starts), self.config.encoder.embedding_dim), np.float32)
+            for cut in cuts
+        ]
         windows = [(number, int(row)) for number, cut in enumerate(cuts) for row in cut.loud]
         ends = itertools.accumulate(batch_sizes(len(windows), self._batches), initial=0)
         batches = [windows[first:last] for first, last in itertools.pairwise(ends)]
@@ -291,7 +389,9 @@ class Embedder:
         cuts: Sequence[Cut],
         powers: Mapping[tuple[int, int], Float32[np.ndarray, "T F"]],
     ) -> Float32[np.ndarray, "B E"]:
-        """The fingerprints of windows (clip, row), and of what fills the batch up behind them; `powers` by clip and phase."""
+        """The fingerprints of windows (clip, row), and of what fills the batch up behind them;
+        `powers` by clip and phase.
+        """
         mel = self.config.mel
         num_frames = mel.num_frames(self.config.audio.context_samples)
         size = next(size for size in self._batches if size >= len(windows))
@@ -303,12 +403,17 @@ class Embedder:
             num_seen = mel.num_frames(int(cut.lengths[row]))
             first_seen = min(round(int(cut.places[row]) / mel.hop_samples), num_frames - num_seen)
             seen[place] = first_seen, first_seen + num_seen
-            power[place, first_seen : first_seen + num_seen] = powers[number, phase][frame : frame + num_seen]
-        return np.asarray(embed_power(self._params, self._state.statistics, power, seen, config=self.config))
+            power[place, first_seen : first_seen + num_seen] = powers[number, phase][
+                frame : frame + num_seen
+            ]
+        return np.asarray(
+            embed_power(self._params, self._state.statistics, power, seen, config=self.config)
+        )
 
 
 def load_encoder(model: str | pathlib.Path = DEFAULT_MODEL) -> Embedder:
-    """A shipped model by name ("edge"), or a checkpoint folder: of a training run, one step of it, or an exported encoder.
+    """A shipped model by name ("edge"), or a checkpoint folder: of a training run, one step of it,
+    or an exported encoder.
 
     Raises:
       UnknownModelError: neither a shipped name nor a folder.
@@ -319,7 +424,8 @@ def load_encoder(model: str | pathlib.Path = DEFAULT_MODEL) -> Embedder:
     folder = shipped_folder(name) if is_shipped else pathlib.Path(model)
     if not folder.is_dir():
         raise UnknownModelError(
-            f"{name!r} is neither a shipped model nor a checkpoint folder{suggestion(name, shipped_models())}"
+            f"{name!r} is neither a shipped model nor a checkpoint "
+            f"folder{suggestion(name, shipped_models())}"
         )
     config, state = load_encoder_state(folder)
     return Embedder(name if is_shipped else str(folder.resolve()), config, state, folder=folder)

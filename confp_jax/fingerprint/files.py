@@ -1,4 +1,6 @@
-"""Files to fingerprints: threads read, hash and decode ahead of the model, in bounded memory, results in order."""
+"""Files to fingerprints: threads read, hash and decode ahead of the model, in bounded memory,
+results in order.
+"""
 
 import collections
 import dataclasses
@@ -56,9 +58,11 @@ def read_files(
     wanted: Callable[[KnownFile], bool] = lambda file: True,
     num_threads: int | None = None,
 ) -> Iterator[ReadFile]:
-    """Fingerprints of files, in order; a file whose content is not `wanted` is hashed and not decoded.
+    """Fingerprints of files, in order; a file whose content is not `wanted` is hashed and not
+    decoded.
 
-    `wanted` is asked in the reading thread, and again before the model runs, as earlier files may have changed the answer.
+    `wanted` is asked in the reading thread, and again before the model runs, as earlier files may
+    have changed the answer.
     """
     num_threads = num_threads or min(_MAX_THREADS, max(2, os.cpu_count() or 1))
     readings: collections.deque[_Reading] = collections.deque()
@@ -68,7 +72,9 @@ def read_files(
         while True:
             while len(readings) <= num_threads and (path := next(waiting, None)) is not None:
                 readings.append(_Reading(path, queue.Queue(_CHUNKS_AHEAD), threading.Event()))
-                pool.submit(_read, readings[-1], embedder, wanted)  # started in order: the first is never kept waiting
+                pool.submit(
+                    _read, readings[-1], embedder, wanted
+                )  # started in order: the first is never kept waiting
             if not readings:
                 return
             yield _fingerprint(readings[0], embedder, wanted)
@@ -98,7 +104,9 @@ def _read(reading: _Reading, embedder: Embedder, wanted: Callable[[KnownFile], b
             reading.file = known_file(reading.path, hashlib.file_digest(file, "sha256").hexdigest())
         reading.wanted = wanted(reading.file)
         if reading.wanted:
-            blocks = _counted(reading, decode_blocks(reading.path, sample_rate_hz=embedder.sample_rate_hz))
+            blocks = _counted(
+                reading, decode_blocks(reading.path, sample_rate_hz=embedder.sample_rate_hz)
+            )
             for chunk in embedder.chunk_windows(blocks, windows_per_chunk=_CHUNK_WINDOWS):
                 _put(reading, chunk)
             if known_file(reading.path, reading.file.sha256) != reading.file:
@@ -123,7 +131,9 @@ def _put(reading: _Reading, chunk: Chunk | None) -> None:
             continue
 
 
-def _fingerprint(reading: _Reading, embedder: Embedder, wanted: Callable[[KnownFile], bool]) -> ReadFile:
+def _fingerprint(
+    reading: _Reading, embedder: Embedder, wanted: Callable[[KnownFile], bool]
+) -> ReadFile:
     try:
         vectors = _encode(reading, embedder, wanted)
         if reading.error:
@@ -151,7 +161,9 @@ def _fingerprint(reading: _Reading, embedder: Embedder, wanted: Callable[[KnownF
     return ReadFile(reading.path, file, track)
 
 
-def _encode(reading: _Reading, embedder: Embedder, wanted: Callable[[KnownFile], bool]) -> Float32[np.ndarray, "n E"] | None:
+def _encode(
+    reading: _Reading, embedder: Embedder, wanted: Callable[[KnownFile], bool]
+) -> Float32[np.ndarray, "n E"] | None:
     """All windows of a file, None if its content is not wanted."""
     parts, num_silent = [], 0
     while (chunk := reading.chunks.get()) is not None:
@@ -172,7 +184,12 @@ def _encode(reading: _Reading, embedder: Embedder, wanted: Callable[[KnownFile],
 
 def _check_length(reading: _Reading, num_samples: int, embedder: Embedder) -> None:
     if not num_samples:
-        raise DecodeError(f"{reading.path}: holds no audio samples; check that the recording was written completely")
+        raise DecodeError(
+            f"{reading.path}: holds no audio samples; check that the recording was written "
+            "completely"
+        )
     if num_samples < embedder.config.audio.segment_samples:
         length_s, segment_s = num_samples / embedder.sample_rate_hz, embedder.config.audio.segment_s
-        raise AudioError(f"{reading.path}: {length_s:.2f} s is shorter than one segment of {segment_s:.0f} s")
+        raise AudioError(
+            f"{reading.path}: {length_s:.2f} s is shorter than one segment of {segment_s:.0f} s"
+        )

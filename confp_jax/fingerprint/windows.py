@@ -8,8 +8,10 @@ from jaxtyping import Float32, Int64
 
 from confp_jax.audio.segments import num_windows
 
-FASTER = 1.18  # how much faster a query is heard as well: what was slowed down to 70 or 80 % is found more surely
-_LEAST_SEEN = 0.7  # of a window that overhangs its query: with less, slowed music and short queries are found worse
+# how much faster a query is heard as well: what was slowed down to 70 or 80 % is found more surely
+FASTER = 1.18
+# of a window that overhangs its query: with less, slowed music and short queries are found worse
+_LEAST_SEEN = 0.7
 _SILENT_RMS = 10 ** (-70 / 20)
 _CPU_BATCHES, _BATCHES = (1, 4, 16), (1, 8, 64)
 _CPU_TOKENS = 1_500  # of a batch: more do not fit a core's cache
@@ -17,7 +19,8 @@ _CPU_TOKENS = 1_500  # of a batch: more do not fit a core's cache
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """A clip cut into segments, and what the conformer hears of the clip for each: `lengths` of its samples from `starts` on.
+    """A clip cut into segments, and what the conformer hears of the clip for each: `lengths` of
+    its samples from `starts` on.
 
     All are counted at the `tempo` the clip is heard at.
     """
@@ -53,28 +56,40 @@ def cut_windows(
       samples: the clip.
       segment: samples in one.
       hop: from one's first sample to the next one's.
-      context: samples that the conformer hears, around a segment's middle; 0: the segment. A query's segments overhang its
+      context: samples that the conformer hears, around a segment's middle; 0: the segment. A
+        query's segments overhang its
         ends where they see enough of it, unless the context does so already.
       lead: samples before the first segment, which only contexts reach into.
       num: how many segments there are; 0: as many as there is audio for.
       is_query: whether segments may overhang.
       tempo: at which the clip is heard.
     """
-    samples = samples / max(1.0, float(np.abs(samples).max(initial=0.0)))  # louder than full scale would overflow
+    samples = samples / max(
+        1.0, float(np.abs(samples).max(initial=0.0))
+    )  # louder than full scale would overflow
     num_heard = int(len(samples) / tempo)
     first = whole = lead + _first_samples(num_heard - lead, segment, hop)[: num or None]
     if is_query and not context:
         num_beyond = max(0, int(whole[0]) + segment - round(_LEAST_SEEN * segment)) // hop
         first = whole[0] + hop * np.arange(-num_beyond, len(whole) + num_beyond)
     own_starts, _, own_lengths = _inside(first, segment, num_heard)
-    loud = window_rms(samples, (tempo * own_starts).astype(np.int64), (tempo * own_lengths).astype(np.int64)) > _SILENT_RMS
+    loud = (
+        window_rms(
+            samples, (tempo * own_starts).astype(np.int64), (tempo * own_lengths).astype(np.int64)
+        )
+        > _SILENT_RMS
+    )
     context = context or segment
     heard = _inside(first - (context - segment) // 2, context, num_heard)
     return Cut(samples, tempo, first, *heard, (len(first) - len(whole)) // 2, np.flatnonzero(loud))
 
 
-def _inside(first: np.ndarray, length: int, num_samples: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The part of each window of `length` that lies in a clip: its start there, its place in the window, its length."""
+def _inside(
+    first: np.ndarray, length: int, num_samples: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The part of each window of `length` that lies in a clip: its start there, its place in the
+    window, its length.
+    """
     starts = np.maximum(first, 0)
     return starts, np.maximum(-first, 0), np.minimum(first + length, num_samples) - starts
 
@@ -82,7 +97,8 @@ def _inside(first: np.ndarray, length: int, num_samples: int) -> tuple[np.ndarra
 def _first_samples(num_samples: int, segment: int, hop: int) -> Int64[np.ndarray, " N"]:
     """Where in the clip each window begins that it fills; below 0, before the clip.
 
-    A clip shorter than a segment is whole in each of its windows, which lie about its middle: the first begins longest before it.
+    A clip shorter than a segment is whole in each of its windows, which lie about its middle: the
+    first begins longest before it.
     """
     if num_samples >= segment:
         return hop * np.arange(num_windows(num_samples, segment_samples=segment, hop_samples=hop))
@@ -103,18 +119,26 @@ def window_rms(samples: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> 
 def batch_shapes(num_tokens: int, *, on_cpu: bool) -> tuple[int, ...]:
     """How many windows of `num_tokens` are encoded together, rising from 1.
 
-    A CPU is fastest with small batches, one for each core (benchmarks/train_step.py), an accelerator with large ones.
+    A CPU is fastest with small batches, one for each core (benchmarks/train_step.py), an
+    accelerator with large ones.
     """
-    return tuple(size for size in _CPU_BATCHES if size <= 4 or size * num_tokens <= _CPU_TOKENS) if on_cpu else _BATCHES
+    return (
+        tuple(size for size in _CPU_BATCHES if size <= 4 or size * num_tokens <= _CPU_TOKENS)
+        if on_cpu
+        else _BATCHES
+    )
 
 
 def batch_sizes(num_windows: int, sizes: Sequence[int]) -> list[int]:
-    """How many windows each batch takes, of batches that hold `sizes` (rising, from 1): full large ones, then the next size.
+    """How many windows each batch takes, of batches that hold `sizes` (rising, from 1): full large
+    ones, then the next size.
 
     What is left for the second smallest goes together.
     """
     found = []
     while num_windows > 0:
-        found.append(next(size for size in (*reversed(sizes[1:]), num_windows) if size <= num_windows))
+        found.append(
+            next(size for size in (*reversed(sizes[1:]), num_windows) if size <= num_windows)
+        )
         num_windows -= found[-1]
     return found

@@ -19,7 +19,9 @@ KINDS = tuple(PACKAGES)
 
 
 def default_kind() -> str:
-    """The approximate index that is installed: "scann" (Linux), else "faiss", else "" (search is exact)."""
+    """The approximate index that is installed: "scann" (Linux), else "faiss", else "" (search is
+    exact).
+    """
     return next((kind for kind in KINDS if is_installed(kind)), "")
 
 
@@ -57,8 +59,12 @@ def library(kind: str) -> str:
     return module.LIBRARY
 
 
-def build_index(vectors: Vectors, *, kind: str | None = None, recall: float = DEFAULT_RECALL) -> Index:
-    """Exact search below 20,000 rows; above, the approximate index that is installed, tuned to the recall of the first hit."""
+def build_index(
+    vectors: Vectors, *, kind: str | None = None, recall: float = DEFAULT_RECALL
+) -> Index:
+    """Exact search below 20,000 rows; above, the approximate index that is installed, tuned to the
+    recall of the first hit.
+    """
     kind = default_kind() if kind is None else kind
     if len(vectors) < BRUTE_FORCE_ROWS or not kind:
         return ExactIndex(vectors)

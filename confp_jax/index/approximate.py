@@ -1,7 +1,8 @@
 """Approximate search: compressed vectors propose rows, the stored vectors score them exactly.
 
-The rows that a compressed index was built from need not be the rows that there are now: those removed since are passed over,
-those added since are searched exactly and merged, so that both show at once.
+The rows that a compressed index was built from need not be the rows that there are now: those
+removed since are passed over, those added since are searched exactly and merged, so that both show
+at once.
 """
 
 import dataclasses
@@ -13,7 +14,9 @@ from jaxtyping import Float32, Int64
 from confp_jax.index.exact import ExactIndex, merge
 from confp_jax.index.protocol import Hits, Proposer, Vectors
 
-_PROPOSED_PER_HIT = 2  # the last of those that compressed vectors put first are not the best by the stored ones
+_PROPOSED_PER_HIT = (
+    2  # the last of those that compressed vectors put first are not the best by the stored ones
+)
 _BLOCK_VALUES = 1 << 24  # 64 MiB of candidates' vectors at a time
 
 
@@ -33,10 +36,17 @@ class ApproximateIndex:
       coarse: the compressed vectors.
       vectors: the rows that there are now.
       effort: how much is searched.
-      rows: for each of the coarse index's rows, which it is now, -1 if it was removed; None: the same.
+      rows: for each of the coarse index's rows, which it is now, -1 if it was removed; None: the
+        same.
     """
 
-    def __init__(self, coarse: Proposer, vectors: Vectors, effort: Effort, rows: Int64[np.ndarray, " G"] | None = None):
+    def __init__(
+        self,
+        coarse: Proposer,
+        vectors: Vectors,
+        effort: Effort,
+        rows: Int64[np.ndarray, " G"] | None = None,
+    ):
         self._coarse, self._vectors, self._rows = coarse, vectors, rows
         self._effort, self._live_share = effort, 1.0
         self._tail_rows = np.zeros(0, np.int64)
@@ -59,7 +69,9 @@ class ApproximateIndex:
             raise ValueError("a query contains NaN or infinite values")
         k = min(k, len(self._vectors))
         if not len(queries) or not k:
-            return Hits(np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32))
+            return Hits(
+                np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+            )
         wanted = max(_PROPOSED_PER_HIT * k, self._effort.num_candidates)
         num = math.ceil(wanted / self._live_share)  # removed rows take their part of the places
         found = self._coarse.candidates(queries, num=num, num_cells=self._effort.num_cells)
@@ -78,7 +90,9 @@ def _score(queries: np.ndarray, found: Int64[np.ndarray, "Q P"], vectors: Vector
     step = max(1, _BLOCK_VALUES // (found.shape[1] * queries.shape[1]))
     for first in range(0, len(queries), step):
         candidates = vectors[np.maximum(found[first : first + step], 0)]
-        scores[first : first + step] = np.einsum("qpe,qe->qp", candidates, queries[first : first + step], optimize=True)
+        scores[first : first + step] = np.einsum(
+            "qpe,qe->qp", candidates, queries[first : first + step], optimize=True
+        )
     scores[found < 0] = -np.inf
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     rows, best = np.take_along_axis(found, order, axis=1), np.take_along_axis(scores, order, axis=1)

@@ -21,9 +21,11 @@ def is_due(database: Database) -> bool:
 
 @contextlib.contextmanager
 def built_aside(database: Database) -> Iterator[Callable[[], object]]:
-    """Builds a generation of the rows as of now; what this gives makes it known, and must be called inside `writing`.
+    """Builds a generation of the rows as of now; what this gives makes it known, and must be
+    called inside `writing`.
 
-    A generation knows its rows by their tracks: what is added or removed until then does not make it wrong.
+    A generation knows its rows by their tracks: what is added or removed until then does not make
+    it wrong.
 
     Raises:
       DatabaseError: the disk is full.

@@ -38,12 +38,17 @@ def merge(one: Hits, other: Hits, *, k: int) -> Hits:
     """The best `k` of both; of equals, `one`'s come first."""
     if not one.rows.shape[1]:
         return Hits(other.rows[:, :k], other.scores[:, :k])
-    rows, scores = np.concatenate([one.rows, other.rows], axis=1), np.concatenate([one.scores, other.scores], axis=1)
+    rows, scores = (
+        np.concatenate([one.rows, other.rows], axis=1),
+        np.concatenate([one.scores, other.scores], axis=1),
+    )
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return Hits(np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1))
 
 
-def _search_block(queries: np.ndarray, vectors: Float32[np.ndarray, "N E"], k: int, first_row: int) -> Hits:
+def _search_block(
+    queries: np.ndarray, vectors: Float32[np.ndarray, "N E"], k: int, first_row: int
+) -> Hits:
     rows = np.empty((len(queries), k), np.int64)
     scores = np.empty((len(queries), k), np.float32)
     step = max(1, _BLOCK_SCORES // len(vectors))
@@ -58,10 +63,15 @@ def _search_block(queries: np.ndarray, vectors: Float32[np.ndarray, "N E"], k: i
 
 
 def _best_rows(product: Float32[np.ndarray, "Q N"], k: int) -> np.ndarray:
-    """Each query's k rows of greatest score, by row; where several tie for the last places, the lowest rows."""
+    """Each query's k rows of greatest score, by row; where several tie for the last places, the
+    lowest rows.
+    """
     best = np.sort(np.argpartition(product, -k, axis=1)[:, -k:], axis=1)
     last = np.take_along_axis(product, best, axis=1).min(axis=1, keepdims=True)
     for query in np.flatnonzero((product >= last).sum(axis=1) > k):
-        above, equal = np.flatnonzero(product[query] > last[query]), np.flatnonzero(product[query] == last[query])
+        above, equal = (
+            np.flatnonzero(product[query] > last[query]),
+            np.flatnonzero(product[query] == last[query]),
+        )
         best[query] = np.sort(np.concatenate([above, equal[: k - len(above)]]))
     return best

@@ -1,4 +1,7 @@
-"""Faiss (Douze et al. 2024): inverted lists with 4-bit product quantization, scanned in registers. Where ScaNN has no wheel."""
+"""Faiss (Douze et al. 2024): inverted lists with 4-bit product quantization, scanned in registers.
+
+Where ScaNN has no wheel.
+"""
 
 import math
 import pathlib
@@ -28,14 +31,21 @@ class FaissCells:
         """
         num_rows, dim = vectors.shape
         if num_rows < 16 or dim % _DIMENSIONS_PER_BLOCK:
-            raise ValueError(f"Faiss needs 16 rows and an even number of dimensions, not {num_rows} and {dim}; search exactly")
+            raise ValueError(
+                f"Faiss needs 16 rows and an even number of dimensions, not {num_rows} and {dim}; "
+                "search exactly"
+            )
         if not np.isfinite(vectors).all():
             raise ValueError("the vectors contain NaN or infinite values")
         num_cells = round(math.sqrt(num_rows))
         quantizer = faiss.IndexFlatIP(dim)
-        index = faiss.IndexIVFPQFastScan(quantizer, dim, num_cells, dim // _DIMENSIONS_PER_BLOCK, 4, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.IndexIVFPQFastScan(
+            quantizer, dim, num_cells, dim // _DIMENSIONS_PER_BLOCK, 4, faiss.METRIC_INNER_PRODUCT
+        )
         index.cp.min_points_per_centroid = 1
-        sample = np.random.default_rng(0).permutation(num_rows)[: _TRAINING_ROWS_PER_CELL * num_cells]
+        sample = np.random.default_rng(0).permutation(num_rows)[
+            : _TRAINING_ROWS_PER_CELL * num_cells
+        ]
         vectors = np.ascontiguousarray(vectors, np.float32)
         index.train(vectors[np.sort(sample)])
         index.add(vectors)
@@ -46,15 +56,21 @@ class FaissCells:
         """What `save` wrote."""
         index = faiss.read_index(str(folder / _FILE))
         if not isinstance(index, faiss.IndexIVFPQFastScan):
-            raise ValueError(f"{folder / _FILE} holds a {type(index).__name__}, not an IVF-PQ fast-scan index")
+            raise ValueError(
+                f"{folder / _FILE} holds a {type(index).__name__}, not an IVF-PQ fast-scan index"
+            )
         return cls(index)
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes it into an empty folder that may be moved."""
         faiss.write_index(self._index, str(folder / _FILE))
 
-    def candidates(self, queries: Float32[np.ndarray, "Q E"], *, num: int, num_cells: int) -> Int64[np.ndarray, "Q num"]:
-        """The best `num` rows (at most all) of the nearest `num_cells` cells, best first; -1 where there are fewer."""
+    def candidates(
+        self, queries: Float32[np.ndarray, "Q E"], *, num: int, num_cells: int
+    ) -> Int64[np.ndarray, "Q num"]:
+        """The best `num` rows (at most all) of the nearest `num_cells` cells, best first; -1 where
+        there are fewer.
+        """
         parameters = faiss.SearchParametersIVF()
         parameters.nprobe = min(max(1, num_cells), self.num_cells)
         return self._index.search(queries, min(num, self.num_rows), params=parameters)[1]

@@ -1,8 +1,10 @@
-"""Milvus, for what outgrows one machine: a collection that mirrors a database's rows and proposes candidates.
+"""Milvus, for what outgrows one machine: a collection that mirrors a database's rows and proposes
+candidates.
 
-Local search keeps the last word: candidates are scored by the stored vectors, rows that are not mirrored yet are searched
-exactly. A row's key is its track's id and its place in the track, so that what was removed or added since is known by the
-tracks alone. (The extra `milvus`; `milvus-lite` is the same in one process, in a file.)
+Local search keeps the last word: candidates are scored by the stored vectors, rows that are not
+mirrored yet are searched exactly. A row's key is its track's id and its place in the track, so
+that what was removed or added since is known by the tracks alone. (The extra `milvus`;
+`milvus-lite` is the same in one process, in a file.)
 """
 
 import os
@@ -22,7 +24,8 @@ _TOKEN = "CONFP_MILVUS_TOKEN"  # noqa: S105 - the variable's name
 
 
 class MilvusRows:
-    """A collection of a server (milvus://HOST:PORT) or a file (milvus:///PATH.db), one for each model.
+    """A collection of a server (milvus://HOST:PORT) or a file (milvus:///PATH.db), one for each
+    model.
 
     Raises:
       DatabaseError: it cannot be reached.
@@ -39,7 +42,8 @@ class MilvusRows:
             self._client.load_collection(self._name)
         except (MilvusException, OSError, ValueError) as error:
             raise DatabaseError(
-                f"{uri} cannot be used ({error}); is Milvus running there? a secret goes into {_TOKEN}"
+                f"{uri} cannot be used ({error}); is Milvus running there? a secret goes into "
+                f"{_TOKEN}"
             ) from error
         self._first_rows: Int64[np.ndarray, " T"] = np.zeros(0, np.int64)
         self._ids: Int64[np.ndarray, " T"] = np.zeros(0, np.int64)
@@ -53,10 +57,14 @@ class MilvusRows:
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
         index = self._client.prepare_index_params()
         index.add_index("vector", index_type="AUTOINDEX", metric_type="IP")
-        self._client.create_collection(self._name, schema=schema, index_params=index, consistency_level="Strong")
+        self._client.create_collection(
+            self._name, schema=schema, index_params=index, consistency_level="Strong"
+        )
 
     def mirrored(self) -> dict[int, int]:
-        """Id and number of rows of every track that is there completely: its first row is written last."""
+        """Id and number of rows of every track that is there completely: its first row is written
+        last.
+        """
         found: dict[int, int] = {}
         pages = self._client.query_iterator(
             self._name, filter="num_rows > 0", output_fields=["track", "num_rows"], batch_size=1000
@@ -66,8 +74,11 @@ class MilvusRows:
         pages.close()
         return found
 
-    def sync(self, snapshot: Snapshot, *, report: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Writes the tracks that are not there and deletes those that are no more; interrupted, it goes on.
+    def sync(
+        self, snapshot: Snapshot, *, report: Callable[[int, int], None] = lambda done, total: None
+    ) -> None:
+        """Writes the tracks that are not there and deletes those that are no more; interrupted, it
+        goes on.
 
         Raises:
           DatabaseError: Milvus refused.
@@ -77,7 +88,9 @@ class MilvusRows:
             gone = sorted(set(there) - {track.id for track in snapshot.tracks})
             for first in range(0, len(gone), 500):
                 self._client.delete(self._name, filter=f"track in {gone[first : first + 500]}")
-            missing = [track for track in snapshot.tracks if track.id not in there and track.num_rows]
+            missing = [
+                track for track in snapshot.tracks if track.id not in there and track.num_rows
+            ]
             for done, track in enumerate(missing, 1):
                 vectors = snapshot.vectors[track.first_row : track.first_row + track.num_rows]
                 self._write(track.id, vectors)
@@ -90,28 +103,43 @@ class MilvusRows:
             rows = range(max(0, last - _BATCH_ROWS), last)
             lengths = [0 if row else len(vectors) for row in rows]
             entries = [
-                {"id": track * _ROWS_PER_TRACK + row, "track": track, "num_rows": length, "vector": vectors[row]}
+                {
+                    "id": track * _ROWS_PER_TRACK + row,
+                    "track": track,
+                    "num_rows": length,
+                    "vector": vectors[row],
+                }
                 for row, length in zip(rows, lengths, strict=True)
             ]
             self._client.upsert(self._name, entries)
 
     def rows_of(self, snapshot: Snapshot) -> Int64[np.ndarray, " N"]:
-        """For each row of the snapshot itself if it is mirrored, else -1; candidates are numbered as these rows from now on."""
+        """For each row of the snapshot itself if it is mirrored, else -1; candidates are numbered
+        as these rows from now on.
+        """
         there = self.mirrored()
         ids = np.array([track.id for track in snapshot.tracks], np.int64)
         first_rows = np.array([track.first_row for track in snapshot.tracks], np.int64)
-        complete = np.array([there.get(track.id) == track.num_rows for track in snapshot.tracks], bool)
+        complete = np.array(
+            [there.get(track.id) == track.num_rows for track in snapshot.tracks], bool
+        )
         order = np.argsort(ids)
         self._ids, self._first_rows = ids[order], first_rows[order]
         self.num_rows = len(snapshot.vectors)
         rows = np.arange(self.num_rows, dtype=np.int64)
         return np.where(complete[snapshot.row_tracks], rows, -1) if len(ids) else rows
 
-    def candidates(self, queries: Float32[np.ndarray, "Q E"], *, num: int, num_cells: int) -> Int64[np.ndarray, "Q num"]:
-        """The best `num` rows (at most 16,384) by Milvus's own index, best first; -1 where there are fewer."""
+    def candidates(
+        self, queries: Float32[np.ndarray, "Q E"], *, num: int, num_cells: int
+    ) -> Int64[np.ndarray, "Q num"]:
+        """The best `num` rows (at most 16,384) by Milvus's own index, best first; -1 where there
+        are fewer.
+        """
         num = min(num, self.num_rows, _MAX_CANDIDATES)
         try:
-            answers = self._client.search(self._name, data=list(queries), limit=num, search_params={"metric_type": "IP"})
+            answers = self._client.search(
+                self._name, data=list(queries), limit=num, search_params={"metric_type": "IP"}
+            )
         except MilvusException as error:
             raise DatabaseError(f"Milvus did not answer: {error}") from error
         found = np.full((len(queries), num), -1, np.int64)

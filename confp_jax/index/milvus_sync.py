@@ -54,5 +54,7 @@ def _connect(uri: str, database: Database, snapshot: Snapshot) -> "MilvusRows":
     try:
         from confp_jax.index.milvus import MilvusRows
     except ImportError as error:
-        raise DatabaseError(f"{uri} needs pymilvus; install it with: pip install 'confp-jax[milvus]'") from error
+        raise DatabaseError(
+            f"{uri} needs pymilvus; install it with: pip install 'confp-jax[milvus]'"
+        ) from error
     return MilvusRows(uri, database.stamp.identity, snapshot.vectors.shape[1])

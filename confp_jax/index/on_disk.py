@@ -1,8 +1,10 @@
-"""A database's approximate index on disk, as generations: built from the shards, checked by checksums, never the truth.
+"""A database's approximate index on disk, as generations: built from the shards, checked by
+checksums, never the truth.
 
-A generation knows its rows by track: (track id, number of rows), in order. Tracks that were removed since are passed over, new
-ones are searched exactly; compaction does not touch it. Its folder is named after the checksum of its manifest, which holds the
-checksums of all its files: what is damaged is noticed when it is opened, and built anew.
+A generation knows its rows by track: (track id, number of rows), in order. Tracks that were
+removed since are passed over, new ones are searched exactly; compaction does not touch it. Its
+folder is named after the checksum of its manifest, which holds the checksums of all its files:
+what is damaged is noticed when it is opened, and built anew.
 """
 
 import dataclasses
@@ -52,10 +54,12 @@ class Manifest:
 
 
 def open_index(database: Database, snapshot: Snapshot, *, build: bool = True) -> Index:
-    """The index of a snapshot: exact for a small database, else its generation, which is built where it is missing or stale.
+    """The index of a snapshot: exact for a small database, else its generation, which is built
+    where it is missing or stale.
 
-    A generation that had to be built is kept for the next time, unless the database cannot be written just now. Without `build`
-    nothing is: a stale generation is taken as it is, and all rows are searched exactly where there is none.
+    A generation that had to be built is kept for the next time, unless the database cannot be
+    written just now. Without `build` nothing is: a stale generation is taken as it is, and all
+    rows are searched exactly where there is none.
     """
     kind = wanted_kind(database, snapshot)
     if not kind:
@@ -63,28 +67,42 @@ def open_index(database: Database, snapshot: Snapshot, *, build: bool = True) ->
     if kind.startswith(SCHEME):
         return open_mirror(kind, database, snapshot)
     try:
-        return load_generation(database, snapshot, max_stale_share=MAX_STALE_SHARE if build else math.inf)
+        return load_generation(
+            database, snapshot, max_stale_share=MAX_STALE_SHARE if build else math.inf
+        )
     except StaleGenerationError as error:
         if not build:
             return ExactIndex(snapshot.vectors)
-        _log.warning("%s: building the search index (%s); `confp compact` does this ahead of time", database.folder, error)
+        _log.warning(
+            "%s: building the search index (%s); `confp compact` does this ahead of time",
+            database.folder,
+            error,
+        )
     try:
         with database.writing():
             fold(database)
-        return load_generation(database, dataclasses.replace(snapshot, generation=database.setting("generation") or ""))
+        return load_generation(
+            database, dataclasses.replace(snapshot, generation=database.setting("generation") or "")
+        )
     except (DatabaseError, StaleGenerationError) as error:
         _log.warning("the search index could not be kept for the next time: %s", error)
-    try:  # while another process adds for hours: slower for the many rows that are searched exactly, and as good
+    # while another process adds for hours: slower for the many rows that are searched exactly, and
+    # as good
+    try:
         return load_generation(database, snapshot, max_stale_share=math.inf)
     except StaleGenerationError:
         return indexes.build_index(snapshot.vectors, kind=kind, recall=wanted_recall(database))
 
 
 def wanted_kind(database: Database, snapshot: Snapshot) -> str:
-    """The kind of approximate index that this database is to have (or milvus://...), "" if it is searched exactly."""
+    """The kind of approximate index that this database is to have (or milvus://...), "" if it is
+    searched exactly.
+    """
     kind = database.setting("index") or indexes.default_kind()
     if kind in indexes.KINDS and not indexes.is_installed(kind):
-        _log.warning("%s is to be searched with %s, which is not installed here", database.folder, kind)
+        _log.warning(
+            "%s is to be searched with %s, which is not installed here", database.folder, kind
+        )
         kind = indexes.default_kind()
     small = len(snapshot.vectors) < (1 if kind.startswith(SCHEME) else indexes.BRUTE_FORCE_ROWS)
     return "" if small or kind == "exact" else kind
@@ -96,14 +114,16 @@ def wanted_recall(database: Database) -> float:
 
 
 def choose(database: Database, *, kind: str | None = None, recall: float | None = None) -> None:
-    """Sets what `fold` makes: "scann", "faiss", "exact" or milvus://..., tuned to this recall; only inside `writing`.
+    """Sets what `fold` makes: "scann", "faiss", "exact" or milvus://..., tuned to this recall;
+    only inside `writing`.
 
     Raises:
       DatabaseError: its library is not installed.
     """
     if kind in indexes.KINDS and not indexes.is_installed(kind):
         raise DatabaseError(
-            f"{kind} is not installed; install it with: pip install {'scann' if kind == 'scann' else 'faiss-cpu'}"
+            f"{kind} is not installed; install it with: pip install "
+            f"{'scann' if kind == 'scann' else 'faiss-cpu'}"
         )
     if kind:
         database.set_setting("index", kind)
@@ -112,7 +132,8 @@ def choose(database: Database, *, kind: str | None = None, recall: float | None 
 
 
 def fold(database: Database) -> Manifest | None:
-    """Builds a generation of all rows and commits it; only inside `writing`. None where search is exact, or Milvus's.
+    """Builds a generation of all rows and commits it; only inside `writing`. None where search is
+    exact, or Milvus's.
 
     Raises:
       DatabaseError: the disk is full.
@@ -140,7 +161,9 @@ def fold(database: Database) -> Manifest | None:
     return manifest
 
 
-def write_generation(database: Database, snapshot: Snapshot, kind: str, partial: pathlib.Path) -> tuple[str, Manifest]:
+def write_generation(
+    database: Database, snapshot: Snapshot, kind: str, partial: pathlib.Path
+) -> tuple[str, Manifest]:
     """Builds a generation of the snapshot's rows in this folder; its name and what it is."""
     identity = database.stamp.identity
     coarse = indexes.build_coarse(snapshot.vectors, kind)
@@ -149,9 +172,15 @@ def write_generation(database: Database, snapshot: Snapshot, kind: str, partial:
     # Tuned as it will be read: what was not written completely fails here, and not in a search.
     coarse = indexes.load_coarse(partial, kind, num_rows=num_rows, num_cells=coarse.num_cells)
     effort = tune(coarse, snapshot.vectors, recall=wanted_recall(database))
-    np.save(partial / _TRACKS, np.array([(t.id, t.num_rows) for t in snapshot.tracks], np.int64), allow_pickle=False)
+    np.save(
+        partial / _TRACKS,
+        np.array([(t.id, t.num_rows) for t in snapshot.tracks], np.int64),
+        allow_pickle=False,
+    )
     files = {path.name: _flushed_crc32(path) for path in sorted(partial.iterdir())}
-    manifest = Manifest(kind, indexes.library(kind), identity, num_rows, coarse.num_cells, dim, effort, files)
+    manifest = Manifest(
+        kind, indexes.library(kind), identity, num_rows, coarse.num_cells, dim, effort, files
+    )
     text = json.dumps(dataclasses.asdict(manifest), indent=1).encode()
     (partial / _MANIFEST).write_bytes(text)
     _flushed_crc32(partial / _MANIFEST)
@@ -160,18 +189,24 @@ def write_generation(database: Database, snapshot: Snapshot, kind: str, partial:
 
 
 def fold_if_due(database: Database, *, mirror_alone: bool = False) -> None:
-    """After tracks were added: Milvus gets them at once, a generation when many have gathered; only inside `writing`.
+    """After tracks were added: Milvus gets them at once, a generation when many have gathered;
+    only inside `writing`.
 
-    With `mirror_alone` a generation is left for later: its new rows are searched exactly until then.
+    With `mirror_alone` a generation is left for later: its new rows are searched exactly until
+    then.
     """
     snapshot = database.snapshot()
     mirrored = wanted_kind(database, snapshot).startswith(SCHEME)
-    if (mirrored or not mirror_alone) and stale_share(database, snapshot) > (0.0 if mirrored else MAX_STALE_SHARE):
+    if (mirrored or not mirror_alone) and stale_share(database, snapshot) > (
+        0.0 if mirrored else MAX_STALE_SHARE
+    ):
         fold(database)
 
 
 def stale_share(database: Database, snapshot: Snapshot) -> float:
-    """The share of rows that the present generation lacks or holds in vain; 1 without a usable one, 0 where none is needed."""
+    """The share of rows that the present generation lacks or holds in vain; 1 without a usable one,
+    0 where none is needed.
+    """
     kind = wanted_kind(database, snapshot)
     if not kind:
         return 0.0
@@ -179,16 +214,22 @@ def stale_share(database: Database, snapshot: Snapshot) -> float:
         return mirror_stale_share(kind, database, snapshot)
     try:
         folder = _folder(database, snapshot)
-        return _staleness(_rows_now(np.load(folder / _TRACKS, allow_pickle=False), snapshot), len(snapshot.vectors))
+        return _staleness(
+            _rows_now(np.load(folder / _TRACKS, allow_pickle=False), snapshot),
+            len(snapshot.vectors),
+        )
     except (StaleGenerationError, OSError, ValueError):
         return 1.0
 
 
-def load_generation(database: Database, snapshot: Snapshot, *, max_stale_share: float = MAX_STALE_SHARE) -> ApproximateIndex:
+def load_generation(
+    database: Database, snapshot: Snapshot, *, max_stale_share: float = MAX_STALE_SHARE
+) -> ApproximateIndex:
     """The generation that belongs to the snapshot.
 
     Raises:
-      StaleGenerationError: there is none, or it is damaged, of another model or library, or too much has changed since.
+      StaleGenerationError: there is none, or it is damaged, of another model or library, or too
+        much has changed since.
     """
     folder = _folder(database, snapshot)
     manifest = check_generation(folder)
@@ -198,16 +239,22 @@ def load_generation(database: Database, snapshot: Snapshot, *, max_stale_share: 
         raise StaleGenerationError("the present index is of another model")
     try:
         if manifest.library != indexes.library(manifest.kind):
-            raise StaleGenerationError(f"it was made with {manifest.library}, here is {indexes.library(manifest.kind)}")
+            raise StaleGenerationError(
+                f"it was made with {manifest.library}, here is {indexes.library(manifest.kind)}"
+            )
         rows = _rows_now(np.load(folder / _TRACKS, allow_pickle=False), snapshot)
         share = _staleness(rows, len(snapshot.vectors))
         if share > max_stale_share:
             raise StaleGenerationError(f"{share:.0%} of the rows changed since")
-        coarse = indexes.load_coarse(folder, manifest.kind, num_rows=manifest.num_rows, num_cells=manifest.num_cells)
+        coarse = indexes.load_coarse(
+            folder, manifest.kind, num_rows=manifest.num_rows, num_cells=manifest.num_cells
+        )
     except ImportError as error:
         raise StaleGenerationError(f"{manifest.kind} is not installed here") from error
     except (OSError, ValueError, RuntimeError) as error:
-        raise error if isinstance(error, StaleGenerationError) else StaleGenerationError(str(error)) from error
+        raise (
+            error if isinstance(error, StaleGenerationError) else StaleGenerationError(str(error))
+        ) from error
     return ApproximateIndex(coarse, snapshot.vectors, manifest.effort, rows)
 
 

@@ -12,7 +12,10 @@ Vectors: TypeAlias = StoredVectors | Float32[np.ndarray, "N E"]
 
 
 class Hits(NamedTuple):
-    """The nearest rows of each query, best first. A place that was not filled has row -1 and score -inf."""
+    """The nearest rows of each query, best first.
+
+    A place that was not filled has row -1 and score -inf.
+    """
 
     rows: Int64[np.ndarray, "Q K"]
     scores: Float32[np.ndarray, "Q K"]  # inner products: cosines, as all vectors are unit
@@ -31,8 +34,12 @@ class Proposer(Protocol):
 
     num_rows: int
 
-    def candidates(self, queries: Float32[np.ndarray, "Q E"], *, num: int, num_cells: int) -> Int64[np.ndarray, "Q num"]:
-        """The best `num` rows (at most all) of the nearest `num_cells` cells, best first; -1 where there are fewer."""
+    def candidates(
+        self, queries: Float32[np.ndarray, "Q E"], *, num: int, num_cells: int
+    ) -> Int64[np.ndarray, "Q num"]:
+        """The best `num` rows (at most all) of the nearest `num_cells` cells, best first; -1 where
+        there are fewer.
+        """
         ...
 
 

@@ -1,4 +1,7 @@
-"""ScaNN (Guo et al. 2020): a tree of cells, and anisotropic hashing inside them. 64 bytes a vector of 128 dimensions."""
+"""ScaNN (Guo et al. 2020): a tree of cells, and anisotropic hashing inside them.
+
+64 bytes a vector of 128 dimensions.
+"""
 
 import contextlib
 import math
@@ -24,7 +27,9 @@ _stderr_lock = threading.Lock()
 class ScannCells:
     """Compressed vectors in about sqrt(N) cells."""
 
-    def __init__(self, searcher: scann.scann_ops_pybind.ScannSearcher, num_rows: int, num_cells: int):
+    def __init__(
+        self, searcher: scann.scann_ops_pybind.ScannSearcher, num_rows: int, num_cells: int
+    ):
         self._searcher, self.num_rows, self.num_cells = searcher, num_rows, num_cells
 
     @classmethod
@@ -32,14 +37,19 @@ class ScannCells:
         """Trains on the vectors and compresses them all.
 
         Raises:
-          ValueError: too few rows, or rows that are not finite (ScaNN would crash or answer nonsense).
+          ValueError: too few rows, or rows that are not finite (ScaNN would crash or answer
+            nonsense).
         """
         if len(vectors) < 16:
-            raise ValueError(f"ScaNN is trained on its rows: {len(vectors)} are too few, search exactly instead")
+            raise ValueError(
+                f"ScaNN is trained on its rows: {len(vectors)} are too few, search exactly instead"
+            )
         if not np.isfinite(vectors).all():
             raise ValueError("the vectors contain NaN or infinite values")
         num_cells = round(math.sqrt(len(vectors)))
-        builder = scann.scann_ops_pybind.builder(np.ascontiguousarray(vectors, np.float32), 10, "dot_product")
+        builder = scann.scann_ops_pybind.builder(
+            np.ascontiguousarray(vectors, np.float32), 10, "dot_product"
+        )
         builder = builder.tree(
             num_leaves=num_cells,
             num_leaves_to_search=max(1, num_cells // 10),
@@ -57,25 +67,35 @@ class ScannCells:
         if list(folder.glob("*.pkl")):  # ScaNN would run what it says
             raise ValueError(f"{folder} holds a pickle, which this project never writes")
         with _quiet_stderr():
-            searcher = scann.scann_ops_pybind.load_searcher(str(folder), assets_backcompat_shim=False)
+            searcher = scann.scann_ops_pybind.load_searcher(
+                str(folder), assets_backcompat_shim=False
+            )
         return cls(searcher, num_rows, num_cells)
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes it into an empty folder that may be moved."""
         self._searcher.serialize(str(folder), relative_path=True)
 
-    def candidates(self, queries: Float32[np.ndarray, "Q E"], *, num: int, num_cells: int) -> Int64[np.ndarray, "Q num"]:
-        """The best `num` rows (at most all) of the nearest `num_cells` cells, best first; -1 where there are fewer."""
+    def candidates(
+        self, queries: Float32[np.ndarray, "Q E"], *, num: int, num_cells: int
+    ) -> Int64[np.ndarray, "Q num"]:
+        """The best `num` rows (at most all) of the nearest `num_cells` cells, best first; -1 where
+        there are fewer.
+        """
         num = min(num, self.num_rows)
         num_cells = min(max(1, num_cells), self.num_cells)
-        rows, scores = self._searcher.search_batched(queries, final_num_neighbors=num, leaves_to_search=num_cells)
+        rows, scores = self._searcher.search_batched(
+            queries, final_num_neighbors=num, leaves_to_search=num_cells
+        )
         return np.where(np.isfinite(scores), np.asarray(rows, np.int64), -1)
 
 
 def _are_signs(vectors: Float32[np.ndarray, "N E"]) -> bool:
     """Whether all values of a row have one magnitude, as binary fingerprints have."""
     magnitudes = np.abs(vectors[:: max(1, len(vectors) // _CHECKED_ROWS)])
-    return vectors.shape[1] % _SIGNS_PER_BLOCK == 0 and bool(np.all(magnitudes == magnitudes[:, :1]))
+    return vectors.shape[1] % _SIGNS_PER_BLOCK == 0 and bool(
+        np.all(magnitudes == magnitudes[:, :1])
+    )
 
 
 @contextlib.contextmanager

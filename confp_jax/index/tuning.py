@@ -1,4 +1,6 @@
-"""How much must be searched so that the first hit is the exact one often enough: measured on the rows themselves."""
+"""How much must be searched so that the first hit is the exact one often enough: measured on the
+rows themselves.
+"""
 
 import numpy as np
 from jaxtyping import Float32
@@ -9,7 +11,8 @@ from confp_jax.index.protocol import Coarse, Index, Vectors
 
 DEFAULT_RECALL = 0.99
 _NUM_QUERIES = 500
-# Of the most distorted excerpts that are still found: of 0 dB noise, 5 % of them lie below 0.6 at 128 dimensions. Chance
+# Of the most distorted excerpts that are still found: of 0 dB noise, 5 % of them lie below 0.6 at
+# 128 dimensions. Chance
 # similarities shrink with the root of the dimensions, and so does what is found.
 _QUERY_COSINE, _QUERY_DIMENSIONS = 0.55, 128
 _MAX_TIES = 16
@@ -17,7 +20,9 @@ _CANDIDATES = (50, 100, 200, 400, 800, 1600)
 _CELL_SHARES = (0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 
 
-def sample_queries(vectors: Vectors, *, num: int = _NUM_QUERIES, seed: int = 0) -> Float32[np.ndarray, "Q E"]:
+def sample_queries(
+    vectors: Vectors, *, num: int = _NUM_QUERIES, seed: int = 0
+) -> Float32[np.ndarray, "Q E"]:
     """Rows with noise added, as distorted excerpts are; rows of silence are left out."""
     rng = np.random.default_rng(seed)
     rows = vectors[np.sort(rng.choice(len(vectors), min(num, len(vectors)), replace=False))]
@@ -25,20 +30,26 @@ def sample_queries(vectors: Vectors, *, num: int = _NUM_QUERIES, seed: int = 0) 
     noise = rng.normal(size=rows.shape).astype(np.float32)
     noise /= np.linalg.norm(noise, axis=1, keepdims=True)
     cosine = _QUERY_COSINE * min(1.0, float(np.sqrt(_QUERY_DIMENSIONS / max(1, rows.shape[1]))))
-    queries = cosine * rows / np.linalg.norm(rows, axis=1, keepdims=True) + np.sqrt(1 - cosine**2) * noise
+    queries = (
+        cosine * rows / np.linalg.norm(rows, axis=1, keepdims=True) + np.sqrt(1 - cosine**2) * noise
+    )
     return (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
 
 
 def tune(coarse: Coarse, vectors: Vectors, *, recall: float) -> Effort:
-    """The least effort whose recall of the first hit exceeds the target, with a third of the misses to spare.
+    """The least effort whose recall of the first hit exceeds the target, with a third of the
+    misses to spare.
 
-    The most there is (every cell, 1,600 candidates) where the target cannot be reached; `Effort.recall` then tells.
+    The most there is (every cell, 1,600 candidates) where the target cannot be reached;
+    `Effort.recall` then tells.
     """
     queries = sample_queries(vectors)
     if not len(queries):
         return Effort(1, _CANDIDATES[0], 1.0)
     truth = ExactIndex(vectors).search(queries, k=_MAX_TIES)
-    best = np.where(truth.scores >= truth.scores[:, :1] - 1e-6, truth.rows, -2)  # music that repeats has equal rows
+    best = np.where(
+        truth.scores >= truth.scores[:, :1] - 1e-6, truth.rows, -2
+    )  # music that repeats has equal rows
     wanted = recall + (1 - recall) / 3
     effort = Effort(coarse.num_cells, _CANDIDATES[-1])
     for share in _CELL_SHARES:
@@ -52,7 +63,9 @@ def tune(coarse: Coarse, vectors: Vectors, *, recall: float) -> Effort:
     return effort
 
 
-def measure_recall(index: Index, vectors: Vectors, *, num: int = _NUM_QUERIES, seed: int = 1) -> float:
+def measure_recall(
+    index: Index, vectors: Vectors, *, num: int = _NUM_QUERIES, seed: int = 1
+) -> float:
     """Share of noisy rows whose first hit is the exact one; equal scores count as right."""
     queries = sample_queries(vectors, num=num, seed=seed)
     if not len(queries):

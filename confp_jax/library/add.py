@@ -22,7 +22,8 @@ _COMMIT_FILES = 1000  # that were hashed and are there already
 class Added:
     """What became of one file.
 
-    "added", "unchanged" or "failed" (then `error` says why); of an update also "updated", "vanished" and "removed".
+    "added", "unchanged" or "failed" (then `error` says why); of an update also "updated",
+    "vanished" and "removed".
     """
 
     path: str
@@ -54,7 +55,10 @@ class _Commits:
         self._files[str(path.resolve())] = file
 
     def when_due(self) -> None:
-        if sum(track.duration_s for track in self._tracks) >= _COMMIT_SECONDS or len(self._files) >= _COMMIT_FILES:
+        if (
+            sum(track.duration_s for track in self._tracks) >= _COMMIT_SECONDS
+            or len(self._files) >= _COMMIT_FILES
+        ):
             self.commit()
 
     def commit(self) -> None:
@@ -75,9 +79,10 @@ def add_paths(
 ) -> list[Added]:
     """Adds files and the audio files of folders; a bad file is reported and the rest goes on.
 
-    What was read before and has not changed since (size and time) is not read again; what has the content of a track that is
-    there is not decoded. Commits about every hour of audio, so that a kill loses little. Without `fold` the index is left for
-    later. `report(added, total)` is called after every file.
+    What was read before and has not changed since (size and time) is not read again; what has the
+    content of a track that is there is not decoded. Commits about every hour of audio, so that a
+    kill loses little. Without `fold` the index is left for later. `report(added, total)` is called
+    after every file.
 
     Raises:
       OtherModelError: the database has become another model's since it was opened.
@@ -97,7 +102,9 @@ def add_paths(
         unread = _Unread(files, known, done)
         commits = _Commits(database)
         try:
-            for read in read_files(embedder, unread, wanted=lambda file: file.sha256 not in contents):
+            for read in read_files(
+                embedder, unread, wanted=lambda file: file.sha256 not in contents
+            ):
                 unread.catch_up(read.path)
                 if read.track:
                     contents.add(read.track.sha256)
@@ -113,8 +120,11 @@ def add_paths(
     return results
 
 
-def add_track(database: Database, track: NewTrack, *, model: ModelStamp) -> tuple[StoredTrack, bool]:
-    """Adds one track whose fingerprints (by `model`) are there already, in one commit: the track, and whether it is new.
+def add_track(
+    database: Database, track: NewTrack, *, model: ModelStamp
+) -> tuple[StoredTrack, bool]:
+    """Adds one track whose fingerprints (by `model`) are there already, in one commit: the track,
+    and whether it is new.
 
     It is not where there is a track of the same content, which is then returned.
 
@@ -135,9 +145,16 @@ def add_track(database: Database, track: NewTrack, *, model: ModelStamp) -> tupl
 
 
 class _Unread:
-    """Files that must be read; those that are known are told of in their turn, also while others are read ahead."""
+    """Files that must be read; those that are known are told of in their turn, also while others
+    are read ahead.
+    """
 
-    def __init__(self, files: Sequence[pathlib.Path], known: dict[str, KnownFile], done: Callable[[Added], None]):
+    def __init__(
+        self,
+        files: Sequence[pathlib.Path],
+        known: dict[str, KnownFile],
+        done: Callable[[Added], None],
+    ):
         self._files, self._known, self._done = files, known, done
         self._passed: collections.deque[tuple[pathlib.Path, bool]] = collections.deque()
 
@@ -182,9 +199,14 @@ def _added(read: ReadFile, status: str) -> Added:
 
 
 def update_tracks(
-    database: Database, embedder: Embedder, *, prune: bool = False, report: Report = lambda added, total: None
+    database: Database,
+    embedder: Embedder,
+    *,
+    prune: bool = False,
+    report: Report = lambda added, total: None,
 ) -> list[Added]:
-    """Looks at every track's file again: one that changed is fingerprinted anew, one that vanished is told of.
+    """Looks at every track's file again: one that changed is fingerprinted anew, one that vanished
+    is told of.
 
     A track whose file is now damaged stays as it is ("failed").
 
@@ -216,12 +238,17 @@ def update_tracks(
                 done(Added(track.path, "removed" if prune else "vanished"))
                 if prune:
                     commits.remove(track)
-            elif _is_unchanged(path, known.get(track.path)) and known[track.path].sha256 == track.sha256:
+            elif (
+                _is_unchanged(path, known.get(track.path))
+                and known[track.path].sha256 == track.sha256
+            ):
                 done(Added(track.path, "unchanged"))
             else:
                 changed.setdefault(path, []).append(track)
         try:
-            for read in read_files(embedder, changed, wanted=lambda file: file.sha256 not in contents):
+            for read in read_files(
+                embedder, changed, wanted=lambda file: file.sha256 not in contents
+            ):
                 done(_update(read, changed[read.path], contents, commits))
                 commits.when_due()
         finally:
@@ -230,8 +257,12 @@ def update_tracks(
     return results
 
 
-def _update(read: ReadFile, tracks: list[StoredTrack], contents: set[str], commits: _Commits) -> Added:
-    """`tracks` are those that this path stands for: more than one where its content was once added under the same name."""
+def _update(
+    read: ReadFile, tracks: list[StoredTrack], contents: set[str], commits: _Commits
+) -> Added:
+    """`tracks` are those that this path stands for: more than one where its content was once added
+    under the same name.
+    """
     if read.error:
         return _added(read, "failed")
     stale = [track for track in tracks if read.file and track.sha256 != read.file.sha256]

@@ -1,14 +1,17 @@
-"""Fingerprints of a huge collection by an Apache Beam pipeline: audio files in, Parquet files out, which `confp import` reads.
+"""Fingerprints of a huge collection by an Apache Beam pipeline: audio files in, Parquet files out,
+which `confp import` reads.
 
     python -m confp_jax.library.beam /mnt/music --out /mnt/fingerprints --beam=--runner=DataflowRunner --beam=--project=...
     confp import music.db /mnt/fingerprints
 
-The folders must be seen under the same names by all workers (a shared or mounted file system). Here, with two processes:
+The folders must be seen under the same names by all workers (a shared or mounted file system).
+Here, with two processes:
 
-    --beam=--runner=FnApiRunner --beam=--direct_num_workers=2 --beam=--direct_running_mode=multi_processing
+    --beam=--runner=FnApiRunner --beam=--direct_num_workers=2
+    --beam=--direct_running_mode=multi_processing
 
-An element is a shard: some files, whose fingerprints become one Parquet file named after their paths. Interrupted, the same
-command goes on with the shards that are not there.
+An element is a shard: some files, whose fingerprints become one Parquet file named after their
+paths. Interrupted, the same command goes on with the shards that are not there.
 """
 
 import argparse
@@ -32,9 +35,15 @@ Shard = tuple[str, ...]  # absolute paths
 
 
 def fingerprint_all(
-    paths: Sequence[pathlib.Path], out: pathlib.Path, *, model: str, files_per_shard: int, beam: Sequence[str]
+    paths: Sequence[pathlib.Path],
+    out: pathlib.Path,
+    *,
+    model: str,
+    files_per_shard: int,
+    beam: Sequence[str],
 ) -> list[dict[str, str]]:
-    """Fingerprints files and the audio files of folders into `out`; what failed, as {"path", "error"}.
+    """Fingerprints files and the audio files of folders into `out`; what failed, as {"path",
+    "error"}.
 
     Args:
       model: a shipped model, or a checkpoint folder that all workers see.
@@ -46,22 +55,36 @@ def fingerprint_all(
     out.mkdir(parents=True, exist_ok=True)
     _check_model(out, model)
     files = sorted(str(path.absolute()) for path in find_audio(list(paths)))
-    shards = [tuple(files[first : first + files_per_shard]) for first in range(0, len(files), files_per_shard)]
+    shards = [
+        tuple(files[first : first + files_per_shard])
+        for first in range(0, len(files), files_per_shard)
+    ]
     todo = [shard for shard in shards if not _failures_file(out, shard).exists()]
     if todo:
         with apache_beam.Pipeline(options=PipelineOptions(list(beam))) as pipeline:
             elements = pipeline | "Shards" >> apache_beam.Create(todo) | apache_beam.Reshuffle()
-            _ = elements | "Fingerprint" >> apache_beam.Map(functools.partial(write_shard, out=str(out.absolute()), model=model))
-    lines = [line for shard in shards for line in _failures_file(out, shard).read_text().splitlines()]
+            _ = elements | "Fingerprint" >> apache_beam.Map(
+                functools.partial(write_shard, out=str(out.absolute()), model=model)
+            )
+    lines = [
+        line for shard in shards for line in _failures_file(out, shard).read_text().splitlines()
+    ]
     return [json.loads(line) for line in lines]
 
 
 def write_shard(shard: Shard, *, out: str, model: str) -> str:
-    """Writes one shard's fingerprints and then, which makes it complete, the list of its files that failed."""
+    """Writes one shard's fingerprints and then, which makes it complete, the list of its files that
+    failed.
+    """
     embedder, folder = _encoder(model), pathlib.Path(out)
     failures: list[dict[str, str]] = []
     path = folder / f"{_name(shard)}.parquet"
-    write_fingerprints(path, embedder.stamp, _tracks(shard, embedder, failures), dim=embedder.config.encoder.embedding_dim)
+    write_fingerprints(
+        path,
+        embedder.stamp,
+        _tracks(shard, embedder, failures),
+        dim=embedder.config.encoder.embedding_dim,
+    )
     partial = _failures_file(folder, shard).with_suffix(".part")
     partial.write_text("".join(json.dumps(failure) + "\n" for failure in failures))
     partial.replace(_failures_file(folder, shard))
@@ -69,11 +92,14 @@ def write_shard(shard: Shard, *, out: str, model: str) -> str:
 
 
 def _check_model(out: pathlib.Path, model: str) -> None:
-    """One folder holds one model's fingerprints: what an interrupted run with other weights left is not gone on from."""
+    """One folder holds one model's fingerprints: what an interrupted run with other weights left is
+    not gone on from.
+    """
     earlier, stamp = next(out.glob("*.parquet"), None), _encoder(model).stamp
     if earlier and file_stamp(earlier).identity != stamp.identity:
         raise DatabaseError(
-            f"{out} holds fingerprints of model {file_stamp(earlier).identity}, not of {stamp.name} ({stamp.identity}): "
+            f"{out} holds fingerprints of model {file_stamp(earlier).identity}, not of "
+            f"{stamp.name} ({stamp.identity}): "
             "name another folder, or remove this one"
         )
 
@@ -86,7 +112,9 @@ def _encoder(model: str) -> Embedder:
 
 def _tracks(shard: Shard, embedder: Embedder, failures: list[dict[str, str]]) -> Iterator[NewTrack]:
     seen: set[str] = set()
-    for read in read_files(embedder, map(pathlib.Path, shard), wanted=lambda file: file.sha256 not in seen):
+    for read in read_files(
+        embedder, map(pathlib.Path, shard), wanted=lambda file: file.sha256 not in seen
+    ):
         if read.error:
             failures.append({"path": str(read.path), "error": read.error})
         if read.track:
@@ -104,18 +132,43 @@ def _failures_file(out: pathlib.Path, shard: Shard) -> pathlib.Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 1 if a file failed, 2 for wrong usage."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", type=pathlib.Path, nargs="+", metavar="PATH", help="audio files or folders of them")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="the folder for the Parquet files")
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="a shipped model or a checkpoint folder (default: %(default)s)")
-    parser.add_argument("--files-per-shard", type=int, default=256, help="what one element is (default: %(default)s)")
-    parser.add_argument("--beam", action="append", default=[], metavar="OPTION", help="an option of Beam's pipeline, repeatable")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "paths", type=pathlib.Path, nargs="+", metavar="PATH", help="audio files or folders of them"
+    )
+    parser.add_argument(
+        "--out", type=pathlib.Path, required=True, help="the folder for the Parquet files"
+    )
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        help="a shipped model or a checkpoint folder (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--files-per-shard",
+        type=int,
+        default=256,
+        help="what one element is (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--beam",
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="an option of Beam's pipeline, repeatable",
+    )
     options = parser.parse_args(arguments)
     if options.files_per_shard < 1:
         parser.error("--files-per-shard must be at least 1")
     try:
         failures = fingerprint_all(
-            options.paths, options.out, model=options.model, files_per_shard=options.files_per_shard, beam=options.beam
+            options.paths,
+            options.out,
+            model=options.model,
+            files_per_shard=options.files_per_shard,
+            beam=options.beam,
         )
     except (DatabaseError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

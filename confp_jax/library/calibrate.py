@@ -37,10 +37,11 @@ def calibrate_database(
     seed: int = 0,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibration:
-    """Searches excerpts of the database's own tracks with the own track passed over, and stores how far they get.
+    """Searches excerpts of the database's own tracks with the own track passed over, and stores
+    how far they get.
 
-    Its excerpts are stored windows, so none of them overhangs. Recordings that are there twice would look like false alarms: they
-    are found first and left out.
+    Its excerpts are stored windows, so none of them overhangs. Recordings that are there twice
+    would look like false alarms: they are found first and left out.
 
     Raises:
       DatabaseError: too few tracks, or a model without a calibration.
@@ -48,14 +49,24 @@ def calibrate_database(
     decision = load_decision(embedder.folder, embedder.identity)
     reference = open_reference(database, embedder)
     if not decision.calibrated:
-        raise DatabaseError(f"{embedder.name} has no decision.json: run `python -m confp_jax.evaluation.calibrate` for it first")
+        raise DatabaseError(
+            f"{embedder.name} has no decision.json: run `python -m confp_jax.evaluation.calibrate` "
+            "for it first"
+        )
     if reference.num_tracks < LEAST_TRACKS:
-        raise DatabaseError(f"{database.folder} holds {reference.num_tracks} tracks; calibration needs at least {LEAST_TRACKS}")
-    same = {frozenset((section.track, section.other)) for section in shared_sections(reference, decision)}
+        raise DatabaseError(
+            f"{database.folder} holds {reference.num_tracks} tracks; calibration needs at least "
+            f"{LEAST_TRACKS}"
+        )
+    same = {
+        frozenset((section.track, section.other))
+        for section in shared_sections(reference, decision)
+    }
     lengths_s = [length for length in decision.lengths_s if length >= reference.segment_s]
     if not lengths_s:
         raise DatabaseError(
-            f"{embedder.name}'s decision.json knows no query of {reference.segment_s:g} s or more, the length of what is stored; "
+            f"{embedder.name}'s decision.json knows no query of {reference.segment_s:g} s or more, "
+            "the length of what is stored; "
             "make it anew with such `lengths_s`"
         )
     rng, total = np.random.default_rng(seed), num_excerpts * len(lengths_s)
@@ -69,15 +80,24 @@ def calibrate_database(
             logits.append(logit)
             report(place * num_excerpts + number + 1, total)
         tails.append(fit_tail(np.array(logits)).round(4).tolist())
-    found = Calibration(embedder.identity, reference.num_tracks, num_excerpts, num_same, lengths_s, tails)
+    found = Calibration(
+        embedder.identity, reference.num_tracks, num_excerpts, num_same, lengths_s, tails
+    )
     database.set_setting(CALIBRATION_SETTING, json.dumps(dataclasses.asdict(found)))
     return found
 
 
 def _stranger(
-    reference: Reference, decision: Decision, track: int, length_s: float, same: set[frozenset[int]], rng: np.random.Generator
+    reference: Reference,
+    decision: Decision,
+    track: int,
+    length_s: float,
+    same: set[frozenset[int]],
+    rng: np.random.Generator,
 ) -> tuple[float, bool]:
-    """The logit of an excerpt of a track among the others, and whether one of them is the same recording."""
+    """The logit of an excerpt of a track among the others, and whether one of them is the same
+    recording.
+    """
     num_rows = int(reference.num_rows[track])
     num = min(num_rows, 1 + round((length_s - reference.segment_s) / reference.hop_s))
     first = int(rng.integers(num_rows - num + 1))
@@ -86,5 +106,7 @@ def _stranger(
     twins = [int(other) for other in ranking.tracks if frozenset((track, int(other))) in same]
     for other in twins:
         ranking = ranking.without(other)
-    judged = decision.judge(ranking, length_s=query.loud_s, num_tracks=reference.num_tracks - 1 - len(twins))
+    judged = decision.judge(
+        ranking, length_s=query.loud_s, num_tracks=reference.num_tracks - 1 - len(twins)
+    )
     return (float(judged.logits[0]) if len(judged.logits) else -20.0), bool(twins)

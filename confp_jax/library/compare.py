@@ -34,7 +34,12 @@ def compare_files(a: pathlib.Path, b: pathlib.Path, model: str | None) -> list[C
     first, second = (fingerprint_file(path, embedder) for path in (a, b))
     spans = common_sections(first, second, load_decision(embedder.folder, embedder.identity))
     names = "query_s", "track_s", "length_s", "tempo", "score", "confidence"
-    return [CommonSection(*(round(min(getattr(s, n), 1.0) if n == "score" else getattr(s, n), 4) for n in names)) for s in spans]
+    return [
+        CommonSection(
+            *(round(min(getattr(s, n), 1.0) if n == "score" else getattr(s, n), 4) for n in names)
+        )
+        for s in spans
+    ]
 
 
 def fingerprint_file(path: pathlib.Path, embedder: Embedder) -> Fingerprints:

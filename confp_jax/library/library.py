@@ -18,14 +18,24 @@ _log = logging.getLogger(__name__)
 
 
 class Library:
-    """A database with its model and index in memory. Reading is safe from many threads, also while one adds."""
+    """A database with its model and index in memory.
 
-    def __init__(self, folder: str | pathlib.Path, *, model: str | None = None, false_alarm_rate: float | None = None):
+    Reading is safe from many threads, also while one adds.
+    """
+
+    def __init__(
+        self,
+        folder: str | pathlib.Path,
+        *,
+        model: str | None = None,
+        false_alarm_rate: float | None = None,
+    ):
         """Opens the database, or makes it where there is none.
 
         Args:
           folder: of the database.
-          model: a shipped model or a checkpoint folder; default: the database's own, for a new one `edge`.
+          model: a shipped model or a checkpoint folder; default: the database's own, for a new one
+            `edge`.
           false_alarm_rate: share of unknown queries that may be answered; default 0.001.
 
         Raises:
@@ -38,19 +48,24 @@ class Library:
         self._searcher = self._new_searcher()
 
     def add(self, paths: Sequence[str | pathlib.Path] | str | pathlib.Path) -> list[Added]:
-        """Adds files and the audio files of folders; a bad file is reported in its result and the rest goes on.
+        """Adds files and the audio files of folders; a bad file is reported in its result and the
+        rest goes on.
 
-        What was added is found when this returns. If the search index has then to be built anew, a thread does it; until it is
-        ready the new fingerprints are searched exactly.
+        What was added is found when this returns. If the search index has then to be built anew, a
+        thread does it; until it is ready the new fingerprints are searched exactly.
 
         Raises:
           DatabaseError: another process is writing.
         """
         listed = [paths] if isinstance(paths, str | pathlib.Path) else paths
         with self._writing:
-            added = add_paths(self._database, self._embedder, [pathlib.Path(path) for path in listed], fold=False)
+            added = add_paths(
+                self._database, self._embedder, [pathlib.Path(path) for path in listed], fold=False
+            )
             self._searcher = self._new_searcher(build_index=False)
-            self._folding = threading.Thread(target=self._fold, name="fold", daemon=True)  # a kill loses nothing
+            self._folding = threading.Thread(
+                target=self._fold, name="fold", daemon=True
+            )  # a kill loses nothing
             self._folding.start()
         return added
 
@@ -60,7 +75,8 @@ class Library:
             self._folding.join()
 
     def identify(self, samples: np.ndarray, sample_rate_hz: int) -> Answer:
-        """Which tracks sound in the samples: [n] or [n, channels], float or integer PCM, at least 1 s long.
+        """Which tracks sound in the samples: [n] or [n, channels], float or integer PCM, at least
+        1 s long.
 
         Raises:
           DecodeError: samples of a wrong shape, or not finite.
@@ -92,4 +108,9 @@ class Library:
                 _log.warning("the search index was not built: %s", error)
 
     def _new_searcher(self, *, build_index: bool = True) -> Searcher:
-        return Searcher(self._database, self._embedder, false_alarm_rate=self._false_alarm_rate, build_index=build_index)
+        return Searcher(
+            self._database,
+            self._embedder,
+            false_alarm_rate=self._false_alarm_rate,
+            build_index=build_index,
+        )

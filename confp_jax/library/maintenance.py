@@ -1,4 +1,6 @@
-"""What keeps a database in order: what it holds, compaction with its index, verification with the index's recall."""
+"""What keeps a database in order: what it holds, compaction with its index, verification with the
+index's recall.
+"""
 
 import dataclasses
 import pathlib
@@ -37,7 +39,9 @@ class Info:
 def describe(database: Database) -> Info:
     """Counts and sizes; no vector is read."""
     with database.connect() as connection:
-        num_shards, num_rows = connection.execute("SELECT COUNT(*), COALESCE(SUM(num_rows), 0) FROM shards").fetchone()
+        num_shards, num_rows = connection.execute(
+            "SELECT COUNT(*), COALESCE(SUM(num_rows), 0) FROM shards"
+        ).fetchone()
     snapshot, stamp = database.snapshot(), database.stamp
     num_fingerprints = len(snapshot.vectors)
     return Info(
@@ -52,7 +56,9 @@ def describe(database: Database) -> Info:
         num_removed=num_rows - num_fingerprints,
         num_shards=num_shards,
         vector_bytes=_bytes(database.folder / "vectors"),
-        catalogue_bytes=sum(path.stat().st_size for path in database.folder.glob("catalogue.sqlite*")),
+        catalogue_bytes=sum(
+            path.stat().st_size for path in database.folder.glob("catalogue.sqlite*")
+        ),
         index_bytes=_bytes(database.folder / "index"),
         index=wanted_kind(database, snapshot) or "exact",
         index_stale_share=round(on_disk.stale_share(database, snapshot), 4),
@@ -77,16 +83,27 @@ def compact(
 
 
 def verify(
-    database: Database, *, recall: bool = False, report: Callable[[int, int], None] = lambda done, total: None
+    database: Database,
+    *,
+    recall: bool = False,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[Problem], float | None]:
-    """Everything that is wrong, and the index's recall of the first hit against exact search if it was asked for."""
+    """Everything that is wrong, and the index's recall of the first hit against exact search if it
+    was asked for.
+    """
     problems = verify_shards(database, report=report)
     name = database.setting("generation")
     if name:
         try:
             check_generation(database.folder / "index" / name)
         except StaleGenerationError as error:
-            problems.append(Problem(f"the search index: {error}", [], "`confp compact` builds it anew; no music is lost"))
+            problems.append(
+                Problem(
+                    f"the search index: {error}",
+                    [],
+                    "`confp compact` builds it anew; no music is lost",
+                )
+            )
     if not recall or problems:
         return problems, None
     snapshot = database.snapshot()
@@ -103,12 +120,21 @@ def remove(database: Database, wanted: list[str]) -> tuple[list[dict], list[str]
         for text in wanted:
             found = database.find(text)
             if len(found) == 1:
-                removed[found[0].id] = {"id": found[0].id, "name": found[0].name, "path": found[0].path}
+                removed[found[0].id] = {
+                    "id": found[0].id,
+                    "name": found[0].name,
+                    "path": found[0].path,
+                }
             elif not found:
-                refused.append(f"{text}: no such track; `confp list {database.folder} --search TEXT` finds ids, names and paths")
+                refused.append(
+                    f"{text}: no such track; `confp list {database.folder} --search TEXT` finds "
+                    "ids, names and paths"
+                )
             else:
                 which = ", ".join(f"{track.id} ({track.path})" for track in found)
-                refused.append(f"{text}: {len(found)} tracks have this name; say which by id: {which}")
+                refused.append(
+                    f"{text}: {len(found)} tracks have this name; say which by id: {which}"
+                )
         database.remove(list(removed))
     return list(removed.values()), refused
 

@@ -17,7 +17,10 @@ _REMEMBERED_S = 3600.0
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """Something that plays: "playing" when it is first sure, "match" when it is over. `heard_s` is how much has been heard."""
+    """Something that plays: "playing" when it is first sure, "match" when it is over.
+
+    `heard_s` is how much has been heard.
+    """
 
     event: Literal["playing", "match"]
     found: FoundTrack
@@ -25,9 +28,13 @@ class Event:
 
 
 def monitor(
-    searcher: Searcher, blocks: Iterable[Float32[np.ndarray, " n"]], *, alarms_per_hour: float = ALARMS_PER_HOUR
+    searcher: Searcher,
+    blocks: Iterable[Float32[np.ndarray, " n"]],
+    *,
+    alarms_per_hour: float = ALARMS_PER_HOUR,
 ) -> Iterator[Event]:
-    """Events of mono audio at the model's rate, about 15 s after they are heard; memory does not grow with the recording.
+    """Events of mono audio at the model's rate, about 15 s after they are heard; memory does not
+    grow with the recording.
 
     Of two tracks at one place the surer one is told. Silence is never matched.
 
@@ -38,7 +45,9 @@ def monitor(
     hop_s = searcher.reference.hop_s
     rate = alarms_per_hour * STEP_WINDOWS * hop_s / 3600 / TRIALS_PER_STEP  # of one search
     scanning, told = Scan(searcher.reference, searcher.decision), _Told(rate)
-    for block in joined_blocks(searcher.embedder.stream(blocks, hop_s=hop_s, windows_at_once=STEP_WINDOWS)):
+    for block in joined_blocks(
+        searcher.embedder.stream(blocks, hop_s=hop_s, windows_at_once=STEP_WINDOWS)
+    ):
         over = scanning.push(block)
         heard_s, playing = round(block.start_s + block.fingerprints.duration_s, 3), scanning.current
         for span in told.finished(over, playing):
@@ -48,7 +57,9 @@ def monitor(
 
 
 class _Told:
-    """What has been told, so that nothing is told twice and no weaker span at the place of a surer one."""
+    """What has been told, so that nothing is told twice and no weaker span at the place of a surer
+    one.
+    """
 
     def __init__(self, rate: float):
         self._rate = rate
@@ -57,13 +68,17 @@ class _Told:
 
     def begun(self, playing: list[Span]) -> list[Span]:
         new = [span for span in self._sure(playing, playing) if span.number not in self._begun]
-        self._begun = {span.number for span in playing} & self._begun | {span.number for span in new}
+        self._begun = {span.number for span in playing} & self._begun | {
+            span.number for span in new
+        }
         return new
 
     def finished(self, over: list[Span], playing: list[Span]) -> list[Span]:
         new = self._sure(over, [*over, *playing])
         last_s = max((span.query_s for span in [*over, *playing]), default=0.0)
-        self._matches = [span for span in self._matches if span.query_s + span.length_s > last_s - _REMEMBERED_S] + new
+        self._matches = [
+            span for span in self._matches if span.query_s + span.length_s > last_s - _REMEMBERED_S
+        ] + new
         return new
 
     def _sure(self, spans: list[Span], rivals: list[Span]) -> list[Span]:

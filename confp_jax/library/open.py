@@ -29,24 +29,33 @@ def open_database(folder: str | pathlib.Path, model: str | None) -> tuple[Databa
     except (UnknownModelError, CheckpointError) as error:
         if model:
             raise
-        raise DatabaseError(f"{folder} was made with {stamp.name}: {error}; say where it is now with --model") from error
+        raise DatabaseError(
+            f"{folder} was made with {stamp.name}: {error}; say where it is now with --model"
+        ) from error
     if embedder.identity != stamp.identity:
         other = f"{folder} was made with model {stamp.name!r} ({stamp.identity}), "
         if embedder.name != stamp.name:
             raise DatabaseError(
-                f"{other}not with {embedder.name!r} ({embedder.identity}): their fingerprints cannot be compared; leave --model "
-                f"out, or make the database one of {model} with `confp reindex {folder} --model {model}`"
+                f"{other}not with {embedder.name!r} ({embedder.identity}): their fingerprints "
+                "cannot be compared; leave --model "
+                f"out, or make the database one of {model} with `confp reindex {folder} --model "
+                f"{model}`"
             )
         raise DatabaseError(
-            f"{other}which has other weights now ({embedder.identity}): their fingerprints cannot be compared; "
-            f"`confp reindex {folder} --model {stamp.name}` makes those of its files anew, or --model FOLDER goes on with the "
+            f"{other}which has other weights now ({embedder.identity}): their fingerprints cannot "
+            "be compared; "
+            f"`confp reindex {folder} --model {stamp.name}` makes those of its files anew, or "
+            "--model FOLDER goes on with the "
             "old weights, if you have them"
         )
     return database, embedder
 
 
-def open_or_create(folder: str | pathlib.Path, model: str | None, *, precision: str | None = None) -> tuple[Database, Embedder]:
-    """As `open_database`; makes the database (with the default model unless one is named) where there is none.
+def open_or_create(
+    folder: str | pathlib.Path, model: str | None, *, precision: str | None = None
+) -> tuple[Database, Embedder]:
+    """As `open_database`; makes the database (with the default model unless one is named) where
+    there is none.
 
     Raises:
       DatabaseError: as there, or the database stores its vectors in another precision.
@@ -56,13 +65,21 @@ def open_or_create(folder: str | pathlib.Path, model: str | None, *, precision: 
     if embedder is None or catalogue.exists():  # also where another process has made it meanwhile
         database, embedder = open_database(folder, model)
         if precision not in (None, database.precision):
-            raise DatabaseError(f"{folder} stores vectors as {database.precision}; leave --precision out, or make a new database")
+            raise DatabaseError(
+                f"{folder} stores vectors as {database.precision}; leave --precision out, or make "
+                "a new database"
+            )
         return database, embedder
-    return Database.create(folder, embedder.stamp, precision=precision or embedder.precision), embedder
+    return Database.create(
+        folder, embedder.stamp, precision=precision or embedder.precision
+    ), embedder
 
 
-def open_reference(database: Database, embedder: Embedder, *, build_index: bool = True) -> Reference:
-    """The database as of now, ready to be searched. Without `build_index` a stale index is taken as it is, new rows exactly.
+def open_reference(
+    database: Database, embedder: Embedder, *, build_index: bool = True
+) -> Reference:
+    """The database as of now, ready to be searched. Without `build_index` a stale index is taken
+    as it is, new rows exactly.
 
     Raises:
       OtherModelError: it has become another model's since it was opened.
@@ -73,11 +90,14 @@ def open_reference(database: Database, embedder: Embedder, *, build_index: bool 
     index = open_index(database, snapshot, build=build_index)
     database.stamp.must_fit(expected)  # nor did it change while it was read
     segment_s, phases = embedder.config.audio.segment_s, embedder.query_phases
-    return Reference(snapshot, index, hop_s=database.stamp.hop_s, segment_s=segment_s, query_phases=phases)
+    return Reference(
+        snapshot, index, hop_s=database.stamp.hop_s, segment_s=segment_s, query_phases=phases
+    )
 
 
 def database_decision(database: Database, embedder: Embedder) -> Decision:
-    """The model's decision, with the tails that `confp calibrate` measured on this database, if it did.
+    """The model's decision, with the tails that `confp calibrate` measured on this database, if it
+    did.
 
     Raises:
       DecisionError: the model's calibration is damaged, of another version, or of another model.
@@ -89,4 +109,6 @@ def database_decision(database: Database, embedder: Embedder) -> Decision:
     measured = json.loads(stored)
     if measured["identity"] != embedder.identity or not decision.calibrated:
         return decision
-    return decision.with_tails(measured["lengths_s"], np.array(measured["tails"]), num_tracks=measured["num_tracks"])
+    return decision.with_tails(
+        measured["lengths_s"], np.array(measured["tails"]), num_tracks=measured["num_tracks"]
+    )

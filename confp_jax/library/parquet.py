@@ -1,7 +1,8 @@
-"""Fingerprints as Parquet: what `confp export` writes and `confp import` reads, and what bulk fingerprinting writes.
+"""Fingerprints as Parquet: what `confp export` writes and `confp import` reads, and what bulk
+fingerprinting writes.
 
-One row a track; its fingerprints are a list of float16 vectors. The schema's metadata names the model, without which they mean
-nothing. (The extra `parquet`.)
+One row a track; its fingerprints are a list of float16 vectors. The schema's metadata names the
+model, without which they mean nothing. (The extra `parquet`.)
 """
 
 import json
@@ -24,14 +25,21 @@ _GROUP_ROWS = 65_536  # fingerprints in a row group: what reading and writing ho
 _TEXTS = ("name", "path", "title", "artist", "album", "sha256")
 
 
-def write_fingerprints(path: pathlib.Path, stamp: ModelStamp, tracks: Iterable[NewTrack], *, dim: int) -> int:
-    """Writes tracks into one Parquet file, which appears under its name when it is complete; returns how many.
+def write_fingerprints(
+    path: pathlib.Path, stamp: ModelStamp, tracks: Iterable[NewTrack], *, dim: int
+) -> int:
+    """Writes tracks into one Parquet file, which appears under its name when it is complete;
+    returns how many.
 
     Raises:
       DatabaseError: it cannot be written, or the disk is full.
     """
     vectors = pa.list_(pa.list_(pa.float16(), dim))
-    fields = [*((name, pa.string()) for name in _TEXTS), ("duration_s", pa.float64()), ("fingerprints", vectors)]
+    fields = [
+        *((name, pa.string()) for name in _TEXTS),
+        ("duration_s", pa.float64()),
+        ("fingerprints", vectors),
+    ]
     about = {"model": stamp.name, "identity": stamp.identity, "hop_s": stamp.hop_s}
     schema = pa.schema(fields, metadata={_KEY: json.dumps(about)})
     partial = path.with_name(path.name + ".part")
@@ -57,20 +65,30 @@ def write_columns(path: pathlib.Path, columns: Mapping[str, Sequence[object]]) -
 
 
 def export_database(
-    database: Database, path: pathlib.Path, *, report: Callable[[int, int], None] = lambda done, total: None
+    database: Database,
+    path: pathlib.Path,
+    *,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
     """All tracks of a database into one Parquet file; returns how many."""
     snapshot = database.snapshot()
-    return write_fingerprints(path, database.stamp, _exported(snapshot, report), dim=snapshot.vectors.shape[1])
+    return write_fingerprints(
+        path, database.stamp, _exported(snapshot, report), dim=snapshot.vectors.shape[1]
+    )
 
 
 def import_files(
-    database: Database, paths: Sequence[pathlib.Path], *, report: Callable[[int, int], None] = lambda done, total: None
+    database: Database,
+    paths: Sequence[pathlib.Path],
+    *,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Merged:
-    """Adds the tracks of Parquet files (or folders of them) whose content is not there; interrupted, it goes on.
+    """Adds the tracks of Parquet files (or folders of them) whose content is not there;
+    interrupted, it goes on.
 
     Raises:
-      DatabaseError: a file is none of ours, damaged, or of another model; what came before it is committed.
+      DatabaseError: a file is none of ours, damaged, or of another model; what came before it is
+        committed.
     """
     files = find_files(paths)
     with database.writing():
@@ -94,9 +112,15 @@ def find_files(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
     Raises:
       DatabaseError: there are none.
     """
-    files = [file for path in paths for file in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
+    files = [
+        file
+        for path in paths
+        for file in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])
+    ]
     if not files:
-        raise DatabaseError(f"{', '.join(map(str, paths))}: no .parquet files there; `confp export` writes them")
+        raise DatabaseError(
+            f"{', '.join(map(str, paths))}: no .parquet files there; `confp export` writes them"
+        )
     return files
 
 
@@ -110,7 +134,9 @@ def file_stamp(path: pathlib.Path) -> ModelStamp:
         about = json.loads(pq.read_schema(path).metadata[_KEY])
         return ModelStamp(about["model"], about["identity"], float(about["hop_s"]))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise DatabaseError(f"{path} is no file of fingerprints ({error}); `confp export` writes them") from error
+        raise DatabaseError(
+            f"{path} is no file of fingerprints ({error}); `confp export` writes them"
+        ) from error
 
 
 def _read(database: Database, path: pathlib.Path) -> Iterator[list[NewTrack]]:
@@ -121,7 +147,9 @@ def _read(database: Database, path: pathlib.Path) -> Iterator[list[NewTrack]]:
             for group in range(file.num_row_groups):
                 yield _tracks(file.read_row_group(group))
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise DatabaseError(f"{path} is damaged ({error}); what came before is in the database; get the file again") from error
+        raise DatabaseError(
+            f"{path} is damaged ({error}); what came before is in the database; get the file again"
+        ) from error
 
 
 def _tracks(table: pa.Table) -> list[NewTrack]:
@@ -131,7 +159,9 @@ def _tracks(table: pa.Table) -> list[NewTrack]:
     ends = np.asarray(column.offsets)
     flat = np.asarray(column.values.values).reshape(-1, dim)
     rows = zip(table.select([*_TEXTS, "duration_s"]).to_pylist(), ends[:-1], ends[1:], strict=True)
-    return [NewTrack(**row, vectors=flat[first:last].astype(np.float32)) for row, first, last in rows]
+    return [
+        NewTrack(**row, vectors=flat[first:last].astype(np.float32)) for row, first, last in rows
+    ]
 
 
 def _exported(snapshot: Snapshot, report: Callable[[int, int], None]) -> Iterator[NewTrack]:
@@ -158,4 +188,6 @@ def _table(tracks: list[NewTrack], schema: pa.Schema, dim: int) -> pa.Table:
     rows = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dim)
     lists = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), rows)
     texts = [pa.array([storable(getattr(track, name)) for track in tracks]) for name in _TEXTS]
-    return pa.Table.from_arrays([*texts, pa.array([t.duration_s for t in tracks]), lists], schema=schema)
+    return pa.Table.from_arrays(
+        [*texts, pa.array([t.duration_s for t in tracks]), lists], schema=schema
+    )

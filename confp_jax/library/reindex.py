@@ -1,4 +1,6 @@
-"""A database with another model: its files are fingerprinted anew beside the old vectors, which serve until the swap."""
+"""A database with another model: its files are fingerprinted anew beside the old vectors, which
+serve until the swap.
+"""
 
 import pathlib
 from collections.abc import Callable
@@ -21,11 +23,13 @@ def reindex(
     prune: bool = False,
     report: Callable[[Added, int], None] = lambda added, total: None,
 ) -> list[Added]:
-    """Fingerprints every track's file with `embedder` and swaps the vectors in one commit; interrupted, it goes on.
+    """Fingerprints every track's file with `embedder` and swaps the vectors in one commit;
+    interrupted, it goes on.
 
-    Until the swap the database answers with its old model. The vectors are stored as the new model's are by default where that
-    or the database's is binary, else as the database's. A file that is gone, or no longer has the content that was added, is
-    "failed", and then nothing is swapped.
+    Until the swap the database answers with its old model. The vectors are stored as the new
+    model's are by default where that or the database's is binary, else as the database's. A file
+    that is gone, or no longer has the content that was added, is "failed", and then nothing is
+    swapped.
 
     Args:
       prune: swap all the same, and remove the tracks of failed files.
@@ -35,8 +39,12 @@ def reindex(
     """
     stamp = embedder.stamp
     if database.stamp.identity == stamp.identity:
-        raise DatabaseError(f"{database.folder} is of model {embedder.name} ({embedder.identity}) already: nothing to do")
-    # A model whose signs are enough is stored so; another one in what the database had, which may have been chosen.
+        raise DatabaseError(
+            f"{database.folder} is of model {embedder.name} ({embedder.identity}) already: nothing "
+            "to do"
+        )
+    # A model whose signs are enough is stored so; another one in what the database had, which may
+    # have been chosen.
     is_binary = "binary" in (embedder.precision, database.precision)
     precision = embedder.precision if is_binary else database.precision
     results: list[Added] = []
@@ -72,5 +80,9 @@ def _result(read: ReadFile, track: StoredTrack) -> Added:
     if read.error or read.track is None:
         return Added(track.path, "failed", error=read.error)
     if read.track.sha256 != track.sha256:
-        return Added(track.path, "failed", error=f"{track.path}: has changed since it was added; run `confp update` first")
+        return Added(
+            track.path,
+            "failed",
+            error=f"{track.path}: has changed since it was added; run `confp update` first",
+        )
     return Added(track.path, "added", read.track.duration_s, len(read.track.vectors))

@@ -40,7 +40,8 @@ class FoundTrack:
 class Answer:
     """The answer to one query. `notes` says what was unusual, `error` why there is no answer.
 
-    `matches` are the accepted spans, surest first, and after them the nearest other tracks; `num_accepted` tells them apart.
+    `matches` are the accepted spans, surest first, and after them the nearest other tracks;
+    `num_accepted` tells them apart.
     """
 
     query: str
@@ -54,7 +55,9 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """What a search found: the spans that are accepted, surest first, the nearest of other tracks, and what was unusual."""
+    """What a search found: the spans that are accepted, surest first, the nearest of other tracks,
+    and what was unusual.
+    """
 
     right: list[Span]
     others: list[Span]
@@ -62,25 +65,40 @@ class Findings:
 
 
 class Searcher:
-    """A database made ready to be asked: its snapshot, index and decision of one moment. Threads may share it."""
+    """A database made ready to be asked: its snapshot, index and decision of one moment.
+
+    Threads may share it.
+    """
 
     def __init__(
-        self, database: Database, embedder: Embedder, *, false_alarm_rate: float | None = None, build_index: bool = True
+        self,
+        database: Database,
+        embedder: Embedder,
+        *,
+        false_alarm_rate: float | None = None,
+        build_index: bool = True,
     ):
         self.embedder = embedder
         self.reference = open_reference(database, embedder, build_index=build_index)
         self.decision = database_decision(database, embedder)
         self.false_alarm_rate = FALSE_ALARM_RATE if false_alarm_rate is None else false_alarm_rate
         if not 0 < self.false_alarm_rate < TAIL_SHARE:
-            raise ValueError(f"false_alarm_rate={false_alarm_rate} must lie between 0 and {TAIL_SHARE}; 0.001 is usual")
+            raise ValueError(
+                f"false_alarm_rate={false_alarm_rate} must lie between 0 and {TAIL_SHARE}; 0.001 "
+                "is usual"
+            )
 
     def identify_file(self, path: pathlib.Path) -> Answer:
-        """The answer to a file; one that cannot be used has its `error` set. Hours are no matter: it is read as a stream."""
+        """The answer to a file; one that cannot be used has its `error` set. Hours are no matter:
+        it is read as a stream.
+        """
         began = time.perf_counter()
         try:
             if path.is_dir():
                 raise DecodeError(f"{path}: a folder without audio files")
-            return self.identify_blocks(decode_blocks(path, sample_rate_hz=self.embedder.sample_rate_hz), query=str(path))
+            return self.identify_blocks(
+                decode_blocks(path, sample_rate_hz=self.embedder.sample_rate_hz), query=str(path)
+            )
         except (DecodeError, AudioError) as error:
             return _failed(str(path), began, error)
 
@@ -92,15 +110,19 @@ class Searcher:
           DecodeError: what `blocks` raises.
         """
         began = time.perf_counter()
-        return self._answer(query, self.search(self.embedder.stream(blocks, hop_s=self.reference.hop_s)), began)
+        return self._answer(
+            query, self.search(self.embedder.stream(blocks, hop_s=self.reference.hop_s)), began
+        )
 
     def search(self, parts: Iterable[Fingerprints], *, share: float = 1.0) -> Findings:
         """What sounds in consecutive fingerprints of one recording.
 
-        The rate of false alarms is the whole recording's: each of its searches may have its part of it.
+        The rate of false alarms is the whole recording's: each of its searches may have its part
+        of it.
 
         Args:
-          share: of the rate of false alarms that this search may have, where a recording is asked about several times.
+          share: of the rate of false alarms that this search may have, where a recording is asked
+            about several times.
 
         Raises:
           AudioError: silent throughout.
@@ -161,18 +183,34 @@ def source_blocks(source: str, embedder: Embedder) -> Iterator[Float32[np.ndarra
     rate_hz = embedder.sample_rate_hz
     streams = source == STDIN or (is_url(source) and not pathlib.Path(source).exists())
     return (
-        stream_blocks(source, sample_rate_hz=rate_hz) if streams else decode_blocks(pathlib.Path(source), sample_rate_hz=rate_hz)
+        stream_blocks(source, sample_rate_hz=rate_hz)
+        if streams
+        else decode_blocks(pathlib.Path(source), sample_rate_hz=rate_hz)
     )
 
 
 def _failed(query: str, began: float, error: Exception) -> Answer:
-    return Answer(query, "unknown", [], round(time.perf_counter() - began, 6), error=reason(pathlib.Path(query), error))
+    return Answer(
+        query,
+        "unknown",
+        [],
+        round(time.perf_counter() - began, 6),
+        error=reason(pathlib.Path(query), error),
+    )
 
 
 def length_notes(heard_s: float, embedder: Embedder) -> list[str]:
     """What to tell of audio that is shorter than what one of the model's fingerprints hears."""
     usual_s = embedder.config.audio.heard_s
     if not embedder.config.audio.context_s:
-        return [f"shorter than {usual_s:.0f} s ({heard_s:.2f} s), which is less reliable"] if heard_s < usual_s else []
+        return (
+            [f"shorter than {usual_s:.0f} s ({heard_s:.2f} s), which is less reliable"]
+            if heard_s < usual_s
+            else []
+        )
     # What is heard ends with a whole segment, up to a hop before the audio does.
-    return [f"shorter than {usual_s:.0f} s, which is less reliable"] if heard_s <= usual_s - HOP_S else []
+    return (
+        [f"shorter than {usual_s:.0f} s, which is less reliable"]
+        if heard_s <= usual_s - HOP_S
+        else []
+    )

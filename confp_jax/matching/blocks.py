@@ -1,4 +1,6 @@
-"""Recordings of any length: cut into blocks of two lengths, so that whole tracks and short pieces are both found."""
+"""Recordings of any length: cut into blocks of two lengths, so that whole tracks and short pieces
+are both found.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -15,17 +17,28 @@ TRIALS_PER_STEP = 1 + STEP_WINDOWS // SHORT_STEP_WINDOWS
 
 
 class Scan:
-    """The spans of one recording, of both lengths of block; `num_trials` counts the searches that could raise an alarm."""
+    """The spans of one recording, of both lengths of block; `num_trials` counts the searches that
+    could raise an alarm.
+    """
 
-    def __init__(self, reference: Reference, decision: Decision, *, keep_all: bool = False, without: int = -1):
+    def __init__(
+        self, reference: Reference, decision: Decision, *, keep_all: bool = False, without: int = -1
+    ):
         self.num_trials = 0
         self._long, self._short = (
-            SpanTracker(reference, decision, share=step / windows, keep_all=keep_all, without=without)
-            for windows, step in ((BLOCK_WINDOWS, STEP_WINDOWS), (SHORT_WINDOWS, SHORT_STEP_WINDOWS))
+            SpanTracker(
+                reference, decision, share=step / windows, keep_all=keep_all, without=without
+            )
+            for windows, step in (
+                (BLOCK_WINDOWS, STEP_WINDOWS),
+                (SHORT_WINDOWS, SHORT_STEP_WINDOWS),
+            )
         )
 
     def push(self, block: Block) -> list[Span]:
-        """Ranks a block of `joined_blocks` and the short ones in it; returns the spans that are over."""
+        """Ranks a block of `joined_blocks` and the short ones in it; returns the spans that are
+        over.
+        """
         spans = self._long.push(block)
         self.num_trials += 1
         for short in _short_blocks(block):
@@ -40,7 +53,9 @@ class Scan:
         return [*self._long.current, *short]
 
 
-def scan(query: Fingerprints, reference: Reference, decision: Decision, *, without: int = -1) -> list[Span]:
+def scan(
+    query: Fingerprints, reference: Reference, decision: Decision, *, without: int = -1
+) -> list[Span]:
     """All spans of a recording that is there as a whole."""
     scanning = Scan(reference, decision, without=without)
     return [span for block in joined_blocks([query]) for span in scanning.push(block)]
@@ -62,7 +77,9 @@ def joined_blocks(parts: Iterable[Fingerprints]) -> Iterator[Block]:
 
 
 def _short_blocks(block: Block) -> Iterator[Block]:
-    """The short blocks that a block is the first to hold whole; none where it is the whole recording."""
+    """The short blocks that a block is the first to hold whole; none where it is the whole
+    recording.
+    """
     if block.first_window == 0 and block.is_last:
         return
     num = len(block.fingerprints.vectors)
@@ -70,4 +87,6 @@ def _short_blocks(block: Block) -> Iterator[Block]:
     starts = range(begin, num - SHORT_WINDOWS + 1, SHORT_STEP_WINDOWS)
     for start in starts:
         short = block.fingerprints.part(start, start + SHORT_WINDOWS)
-        yield Block(short, block.first_window + start, is_last=block.is_last and start == starts[-1])
+        yield Block(
+            short, block.first_window + start, is_last=block.is_last and start == starts[-1]
+        )

@@ -1,11 +1,13 @@
-"""When the best match counts: a probability that it is right, and a threshold set by the rate of false alarms.
+"""When the best match counts: a probability that it is right, and a threshold set by the rate of
+false alarms.
 
-A recording that is not in the database also has a nearest track, so the cosine alone does not tell: what tells is by how much
-the best track stands out from the field of its rivals. A logistic regression over a few such features gives the confidence; one
-for each length of query and size of database, linear in between (of the logarithms), and each for queries with overhanging
-windows and without: the mean of more windows scatters less. The same table holds how the regression's logit is distributed over
-queries that are not in the database: beyond the value that one in twenty exceeds, the tail is exponential, so the threshold for
-any rate of false alarms can be read off.
+A recording that is not in the database also has a nearest track, so the cosine alone does not
+tell: what tells is by how much the best track stands out from the field of its rivals. A logistic
+regression over a few such features gives the confidence; one for each length of query and size of
+database, linear in between (of the logarithms), and each for queries with overhanging windows and
+without: the mean of more windows scatters less. The same table holds how the regression's logit is
+distributed over queries that are not in the database: beyond the value that one in twenty exceeds,
+the tail is exponential, so the threshold for any rate of false alarms can be read off.
 
 `python -m confp_jax.evaluation.calibrate` makes the table for a model; `confp calibrate DB` refits the tail to a database.
 """
@@ -48,20 +50,37 @@ class Judgement:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """Regressions and tails by length of query and number of tracks; `calibrated` is False for a mere guess."""
+    """Regressions and tails by length of query and number of tracks; `calibrated` is False for a
+    mere guess.
+    """
 
     lengths_s: tuple[float, ...]
     num_tracks: tuple[int, ...]
-    weights: Float64[np.ndarray, "2 L N F+1"]  # of queries without overhanging windows, with them; bias first
+    weights: Float64[
+        np.ndarray, "2 L N F+1"
+    ]  # of queries without overhanging windows, with them; bias first
     tails: Float64[np.ndarray, "2 L N 2"]  # where the tail starts, its scale
     identity: str = ""  # of the model
     calibrated: bool = True
     features: tuple[str, ...] = _GUESSED_FEATURES  # what the weights are of
 
-    def judge(self, ranking: Ranking, *, length_s: float, num_tracks: int, overhangs: bool = False, first: int = 1) -> Judgement:
-        """The first `first` matches of a query of `length_s` (not counting silence) in a database of `num_tracks`."""
+    def judge(
+        self,
+        ranking: Ranking,
+        *,
+        length_s: float,
+        num_tracks: int,
+        overhangs: bool = False,
+        first: int = 1,
+    ) -> Judgement:
+        """The first `first` matches of a query of `length_s` (not counting silence) in a database
+        of `num_tracks`.
+        """
         at = self._weights_at(length_s, num_tracks)
-        weights, tail = np.tensordot(at, self.weights[int(overhangs)], 2), np.tensordot(at, self.tails[int(overhangs)], 2)
+        weights, tail = (
+            np.tensordot(at, self.weights[int(overhangs)], 2),
+            np.tensordot(at, self.tails[int(overhangs)], 2),
+        )
         logits = features(ranking, names=self.features, first=first) @ weights[1:] + weights[0]
         return Judgement(logits, tail_share(logits, tail))
 
@@ -69,22 +88,34 @@ class Decision:
         """Start and scale of the tail of unknown queries without overhanging windows."""
         return np.tensordot(self._weights_at(length_s, num_tracks), self.tails[0], 2)
 
-    def with_tails(self, lengths_s: Sequence[float], tails: Float64[np.ndarray, "K 2"], *, num_tracks: int) -> "Decision":
-        """The same regressions with tails measured on one database of `num_tracks` at these (ascending) lengths.
+    def with_tails(
+        self, lengths_s: Sequence[float], tails: Float64[np.ndarray, "K 2"], *, num_tracks: int
+    ) -> "Decision":
+        """The same regressions with tails measured on one database of `num_tracks` at these
+        (ascending) lengths.
 
-        Measured are those of queries without overhanging windows; the others, and those of other lengths, move as that of the
-        nearest measured length does.
+        Measured are those of queries without overhanging windows; the others, and those of other
+        lengths, move as that of the nearest measured length does.
         """
         sizes = _linear(np.log(self.num_tracks), math.log(max(num_tracks, 1)))
         own = np.tensordot(self.tails, sizes, ([2], [0]))
-        before = np.array([self.tail(length_s=length, num_tracks=num_tracks) for length in lengths_s])
-        moved = [np.interp(np.log(self.lengths_s), np.log(lengths_s), (tails - before)[:, i]) for i in range(2)]
+        before = np.array(
+            [self.tail(length_s=length, num_tracks=num_tracks) for length in lengths_s]
+        )
+        moved = [
+            np.interp(np.log(self.lengths_s), np.log(lengths_s), (tails - before)[:, i])
+            for i in range(2)
+        ]
         new = own + np.stack(moved, axis=1)
         new[..., 1] = np.maximum(new[..., 1], _LEAST_SCALE)
-        return dataclasses.replace(self, tails=np.repeat(new[:, :, None], len(self.num_tracks), axis=2))
+        return dataclasses.replace(
+            self, tails=np.repeat(new[:, :, None], len(self.num_tracks), axis=2)
+        )
 
     def _weights_at(self, length_s: float, num_tracks: int) -> Float64[np.ndarray, "L N"]:
-        """How much each cell of the table counts: bilinear in the logarithms, constant beyond the table."""
+        """How much each cell of the table counts: bilinear in the logarithms, constant beyond the
+        table.
+        """
         lengths = _linear(np.log(self.lengths_s), math.log(max(length_s, 1e-3)))
         return np.outer(lengths, _linear(np.log(self.num_tracks), math.log(max(num_tracks, 1))))
 
@@ -107,7 +138,8 @@ class Decision:
             found = values.pop("version", 1), tuple(values.pop("features", ()))
             if found[0] != VERSION or not found[1] or not set(found[1]) <= set(FEATURES):
                 raise DecisionError(
-                    f"{source} is a calibration of version {found[0]} over {found[1]}, this program reads version {VERSION} "
+                    f"{source} is a calibration of version {found[0]} over {found[1]}, this "
+                    f"program reads version {VERSION} "
                     f"over some of {FEATURES}; {remedy}"
                 )
             return cls(
@@ -124,7 +156,9 @@ class Decision:
 
 
 def uncalibrated() -> Decision:
-    """A guess for a checkpoint that nobody has calibrated: a margin of 0.2 is even odds, 0.3 is beyond one alarm in 1,000."""
+    """A guess for a checkpoint that nobody has calibrated: a margin of 0.2 is even odds, 0.3 is
+    beyond one alarm in 1,000.
+    """
     weights, tails = np.array([-8.0, 0.0, 40.0, 0.0]), np.array([-2.0, 1.5])
     return Decision(
         (3.0,),
@@ -139,7 +173,8 @@ def load_decision(folder: pathlib.Path | None, identity: str) -> Decision:
     """The calibration beside the weights, or a guess for a checkpoint that has none yet.
 
     Raises:
-      DecisionError: damaged, of another version, or made for other weights than those of `identity`.
+      DecisionError: damaged, of another version, or made for other weights than those of
+        `identity`.
     """
     file = folder / "decision.json" if folder else None
     if file is None or not file.is_file():
@@ -147,16 +182,20 @@ def load_decision(folder: pathlib.Path | None, identity: str) -> Decision:
     decision = Decision.from_json(file.read_text(), source=str(file))
     if decision.identity != identity:
         raise DecisionError(
-            f"{file} was made for the weights {decision.identity}, these are {identity}; make it anew with "
+            f"{file} was made for the weights {decision.identity}, these are {identity}; make it "
+            "anew with "
             "`python -m confp_jax.evaluation.calibrate`"
         )
     return decision
 
 
-def features(ranking: Ranking, *, names: Sequence[str] = FEATURES, first: int = 1) -> Float64[np.ndarray, "T F"]:
+def features(
+    ranking: Ranking, *, names: Sequence[str] = FEATURES, first: int = 1
+) -> Float64[np.ndarray, "T F"]:
     """Returns the named FEATURES of the first `first` matches.
 
-    score: the match's. margin: its excess over the field of rivals, the mean of the ten tracks after the second, which may be
+    score: the match's. margin: its excess over the field of rivals, the mean of the ten tracks
+      after the second, which may be
     the same recording once more. tempo: how far it is from the original's, |ln tempo|. separation: the same in
     deviations of all rivals that were scored.
     """
@@ -171,25 +210,34 @@ def features(ranking: Ranking, *, names: Sequence[str] = FEATURES, first: int = 
     return np.stack([values[name] for name in names], axis=1)
 
 
-def tail_share(logits: Float64[np.ndarray, " Q"], tail: Float64[np.ndarray, " 2"]) -> Float64[np.ndarray, " Q"]:
+def tail_share(
+    logits: Float64[np.ndarray, " Q"], tail: Float64[np.ndarray, " 2"]
+) -> Float64[np.ndarray, " Q"]:
     """Share of unknown queries that reach each logit; 1 below the tail, where nothing is accepted."""
     start, scale = tail
     return np.where(logits < start, 1.0, TAIL_SHARE * np.exp(-(logits - start) / scale))
 
 
 def fit_tail(unknown: Float64[np.ndarray, " Q"]) -> Float64[np.ndarray, " 2"]:
-    """Start and scale of the upper tail of unknown queries' logits: exponential beyond its start (peaks over threshold)."""
+    """Start and scale of the upper tail of unknown queries' logits: exponential beyond its start
+    (peaks over threshold).
+    """
     start = float(np.quantile(unknown, 1 - TAIL_SHARE))
     beyond = unknown[unknown > start] - start
     return np.array([start, max(float(beyond.mean()) if len(beyond) else 0.0, _LEAST_SCALE)])
 
 
 def fit_logistic(
-    values: Float64[np.ndarray, "Q F"], right: np.ndarray, *, ridge: float = 1e-3, num_steps: int = 30
+    values: Float64[np.ndarray, "Q F"],
+    right: np.ndarray,
+    *,
+    ridge: float = 1e-3,
+    num_steps: int = 30,
 ) -> Float64[np.ndarray, " F+1"]:
     """Weights (bias first) of a logistic regression by Newton's method.
 
-    Minimises the mean cross-entropy plus `ridge` / 2 times the squared weights of the standardised features.
+    Minimises the mean cross-entropy plus `ridge` / 2 times the squared weights of the standardised
+    features.
     """
     mean, deviation = values.mean(axis=0), values.std(axis=0) + 1e-9
     design = np.c_[np.ones(len(values)), (values - mean) / deviation]
@@ -198,7 +246,11 @@ def fit_logistic(
     for _ in range(num_steps):
         p = confidence(design @ weights)
         gradient = design.T @ (p - right) / len(p) + penalty @ weights
-        curvature = (design * (p * (1 - p))[:, None]).T @ design / len(p) + penalty + 1e-9 * np.eye(len(weights))
+        curvature = (
+            (design * (p * (1 - p))[:, None]).T @ design / len(p)
+            + penalty
+            + 1e-9 * np.eye(len(weights))
+        )
         weights = weights - np.clip(np.linalg.solve(curvature, gradient), -5, 5)
     scaled = weights[1:] / deviation
     return np.r_[weights[0] - scaled @ mean, scaled]

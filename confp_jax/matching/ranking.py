@@ -1,15 +1,18 @@
-"""From segment hits to ranked tracks: where each runs along the query, at which tempo, and how similar it is on the way.
+"""From segment hits to ranked tracks: where each runs along the query, at which tempo, and how
+similar it is on the way.
 
-A query of W windows matches a track where its windows run along a line: the window whose centre lies x s after the query's
-middle sounds like the track at `anchor + tempo * x`. The nearest rows of all windows vote for such lines; the best line of each
-track is then scored from the stored vectors: the mean cosine of the windows with the track's fingerprints, interpolated between
-the two rows that enclose each place. The windows that overhang a query's ends count like the others, but those beyond a track's
-ends are left out of the mean, for nothing of the query is missing there; so are all of a query shorter than a segment, which is
-whole in each of its windows. Every step is array arithmetic over all candidates at once.
+A query of W windows matches a track where its windows run along a line: the window whose centre
+lies x s after the query's middle sounds like the track at `anchor + tempo * x`. The nearest rows
+of all windows vote for such lines; the best line of each track is then scored from the stored
+vectors: the mean cosine of the windows with the track's fingerprints, interpolated between the two
+rows that enclose each place. The windows that overhang a query's ends count like the others, but
+those beyond a track's ends are left out of the mean, for nothing of the query is missing there; so
+are all of a query shorter than a segment, which is whole in each of its windows. Every step is
+array arithmetic over all candidates at once.
 
-A short query's windows lie too near each other to tell its tempo, and music played at 70 % fills its windows with little. Such a
-query is heard faster as well, and where its first track is more similar and stands out more from its rivals that way, that is
-the answer.
+A short query's windows lie too near each other to tell its tempo, and music played at 70 % fills
+its windows with little. Such a query is heard faster as well, and where its first track is more
+similar and stands out more from its rivals that way, that is the answer.
 """
 
 import dataclasses
@@ -26,7 +29,9 @@ from confp_jax.fingerprint.windows import FASTER
 from confp_jax.matching.searchable import Reference
 
 NUM_RIVALS = 10
-_NUM_SEPARATED = 28  # rivals that `separation` is measured by: more of them tell their deviation better
+_NUM_SEPARATED = (
+    28  # rivals that `separation` is measured by: more of them tell their deviation better
+)
 _LEAST_DEVIATION = 0.01  # of their scores
 _NUM_TRACKS = 32  # that are scored: the best, its rivals, and room for what the votes misjudge
 _NUM_REPEATING, _NUM_PLACES = 8, 4  # of the first tracks, so many lines each are scored
@@ -37,14 +42,27 @@ _MAX_HITS = 12_800
 _TEMPOS = np.array([0.7, 0.77, 0.845, 0.92, 1.0, 1.08, 1.17, 1.27, 1.38])
 _TEMPO_RANGE = (0.68, 1.45)
 _BIN_S = 0.6
-_BEYOND_COST = 0.05  # of lying a row beyond the track's first or last: there all places look alike, and the end is likeliest
+# of lying a row beyond the track's first or last: there all places look alike, and the end is
+# likeliest
+_BEYOND_COST = 0.05
 # Zoom: steps (of the tempo's logarithm, of the place in s) and how many to either side.
-# The second reaches as far as the first may be wrong: at a track's end, where lying beyond costs least.
-_ZOOM = (((0.04, 2), (0.15, 4)), ((0.013, 1), (0.05, 2)), ((0.0045, 1), (0.0167, 1)), ((0.0015, 1), (0.0055, 1)))
+# The second reaches as far as the first may be wrong: at a track's end, where lying beyond costs
+# least.
+_ZOOM = (
+    ((0.04, 2), (0.15, 4)),
+    ((0.013, 1), (0.05, 2)),
+    ((0.0045, 1), (0.0167, 1)),
+    ((0.0015, 1), (0.0055, 1)),
+)
 # What a tempo must earn: music is rarely played at another one, and a free tempo fits noise.
 _TEMPO_COST = 0.25
-_CONFORMER_COST = 2.0  # in separation; less costs recordings by microphones, more music whose pitch was changed
-_LEAST_TO_SEPARATE, _CONFORMER_COST_OF_FEW = 4, 0.2  # with fewer tracks there are no rivals: their scores are compared
+_CONFORMER_COST = (
+    2.0  # in separation; less costs recordings by microphones, more music whose pitch was changed
+)
+_LEAST_TO_SEPARATE, _CONFORMER_COST_OF_FEW = (
+    4,
+    0.2,
+)  # with fewer tracks there are no rivals: their scores are compared
 _FASTER_COST = 0.1  # of the surety; less costs noisy queries, more slowed ones (validation)
 
 
@@ -53,19 +71,27 @@ class Ranking:
     """Distinct tracks, best first."""
 
     tracks: Int64[np.ndarray, " T"]  # index into the snapshot's tracks
-    scores: Float32[np.ndarray, " T"]  # mean cosine of the query's windows; a whole one outside the track counts 0
-    offsets_s: Float64[np.ndarray, " T"]  # where in the track the query begins; below 0: the track begins within the query
+    scores: Float32[
+        np.ndarray, " T"
+    ]  # mean cosine of the query's windows; a whole one outside the track counts 0
+    offsets_s: Float64[
+        np.ndarray, " T"
+    ]  # where in the track the query begins; below 0: the track begins within the query
     tempos: Float64[np.ndarray, " T"]  # the query's: above 1 it is played faster than the track
     cosines: Float32[np.ndarray, "T W"]  # of each window along the line, but those that overhang
 
     @property
     def field(self) -> float:
-        """How similar the rivals are: the tracks after the second, which may be the same recording once more."""
+        """How similar the rivals are: the tracks after the second, which may be the same recording
+        once more.
+        """
         rivals = self.scores[2 : 2 + NUM_RIVALS] if len(self.scores) > 2 else self.scores[1:]
         return float(rivals.astype(np.float64).mean()) if len(rivals) else 0.0
 
     def separation(self, first: int = 1) -> Float64[np.ndarray, " F"]:
-        """By how many of the rivals' deviations each of the first tracks stands out from them; 0 where fewer than two tell."""
+        """By how many of the rivals' deviations each of the first tracks stands out from them; 0
+        where fewer than two tell.
+        """
         scores = self.scores[:first].astype(np.float64)
         rivals = self.scores[2 : 2 + _NUM_SEPARATED].astype(np.float64)
         if len(rivals) < 2:
@@ -74,7 +100,9 @@ class Ranking:
 
     @property
     def surety(self) -> float:
-        """How similar the first track is, and by how much it stands out from its rivals: of a few these tell little."""
+        """How similar the first track is, and by how much it stands out from its rivals: of a few
+        these tell little.
+        """
         return 2 * float(self.scores[0]) - self.field if len(self.scores) else -math.inf
 
     def without(self, track: int) -> "Ranking":
@@ -90,14 +118,20 @@ class Ranking:
 
 
 def rank(query: Fingerprints, reference: Reference, *, without: int = -1) -> Ranking:
-    """The best `_NUM_TRACKS` of the tracks that any window came near to; the track `without` is passed over."""
+    """The best `_NUM_TRACKS` of the tracks that any window came near to; the track `without` is
+    passed over.
+    """
     return _surest(_rank_all(query, reference, without), query)
 
 
-def rank_with_and_without(query: Fingerprints, reference: Reference, track: int) -> tuple[Ranking, Ranking]:
+def rank_with_and_without(
+    query: Fingerprints, reference: Reference, track: int
+) -> tuple[Ranking, Ranking]:
     """The ranking, and what it would be if `track` were not there, by one search."""
     rankings = _rank_all(query, reference, -1)
-    return _surest(rankings, query), _surest([ranking.without(track) for ranking in rankings], query)
+    return _surest(rankings, query), _surest(
+        [ranking.without(track) for ranking in rankings], query
+    )
 
 
 def _rank_all(query: Fingerprints, reference: Reference, without: int) -> list[Ranking]:
@@ -114,25 +148,38 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _heard(query: Fingerprints) -> list[Fingerprints]:
-    """A query as it is, as the conformer alone hears it, and both as heard faster: what there is of these."""
-    own = [query, query.conformer_alone, query.faster, query.faster.conformer_alone if query.faster else None]
+    """A query as it is, as the conformer alone hears it, and both as heard faster: what there is of
+    these.
+    """
+    own = [
+        query,
+        query.conformer_alone,
+        query.faster,
+        query.faster.conformer_alone if query.faster else None,
+    ]
     return [heard for heard in own if heard is not None]
 
 
 def _surest(rankings: list[Ranking], query: Fingerprints) -> Ranking:
     """Of a query as it is and as heard in other ways, the surer ranking, in the query's own time."""
     if query.conformer_alone is not None:
-        pairs = [_better_heard(*rankings[first : first + 2]) for first in range(0, len(rankings), 2)]
+        pairs = [
+            _better_heard(*rankings[first : first + 2]) for first in range(0, len(rankings), 2)
+        ]
         rankings = pairs
     own, *faster = rankings
     if not faster or faster[0].surety - _FASTER_COST <= own.surety:
         return own
     cosines = np.repeat(faster[0].scores[:, None], len(query.vectors), axis=1)
-    return dataclasses.replace(faster[0], tempos=faster[0].tempos / FASTER, cosines=cosines)  # both begin at the same moment
+    return dataclasses.replace(
+        faster[0], tempos=faster[0].tempos / FASTER, cosines=cosines
+    )  # both begin at the same moment
 
 
 def _better_heard(both: Ranking, conformer: Ranking) -> Ranking:
-    """By both parts of an encoder, unless the first track stands out clearly more by the conformer alone."""
+    """By both parts of an encoder, unless the first track stands out clearly more by the conformer
+    alone.
+    """
     if not len(both.tracks) or not len(conformer.tracks):
         return both if len(both.tracks) else conformer
     if min(len(both.tracks), len(conformer.tracks)) < _LEAST_TO_SEPARATE:
@@ -142,16 +189,24 @@ def _better_heard(both: Ranking, conformer: Ranking) -> Ranking:
 
 def _rank(query: Fingerprints, reference: Reference, without: int) -> Ranking:
     windows = _windows(query)
-    seeds = _seeds(windows, reference, without) if windows.loud.any() and len(reference.snapshot.vectors) else None
+    seeds = (
+        _seeds(windows, reference, without)
+        if windows.loud.any() and len(reference.snapshot.vectors)
+        else None
+    )
     if seeds is None or not len(seeds.tracks):
         empty = np.zeros(0)
         cosines = np.zeros((0, len(query.vectors)), np.float32)
         return Ranking(empty.astype(np.int64), empty.astype(np.float32), empty, empty, cosines)
     lines = _Lines(windows, seeds, reference)
     log_tempos, anchors_s = np.log(seeds.tempos), seeds.anchors_s
-    for tempo_steps, place_steps in _ZOOM if windows.tell_tempo else [((0.0, 0), place) for _, place in _ZOOM]:
+    for tempo_steps, place_steps in (
+        _ZOOM if windows.tell_tempo else [((0.0, 0), place) for _, place in _ZOOM]
+    ):
         log_tempos, anchors_s = _zoomed(lines, log_tempos, anchors_s, tempo_steps, place_steps)
-    cosines, weights = (values[:, 0] for values in lines.cosines(np.exp(log_tempos)[:, None], anchors_s[:, None]))
+    cosines, weights = (
+        values[:, 0] for values in lines.cosines(np.exp(log_tempos)[:, None], anchors_s[:, None])
+    )
     scores = _weighted_mean(cosines, weights)
     first = query.overhang.shape[1]
     if windows.num_phases == 1:
@@ -160,10 +215,14 @@ def _rank(query: Fingerprints, reference: Reference, without: int) -> Ranking:
     else:
         cosines = _of_each_window(cosines, weights, windows.num_phases)
     order = np.argsort(-(scores - _TEMPO_COST * log_tempos**2), kind="stable")
-    order = order[np.sort(np.unique(seeds.tracks[order], return_index=True)[1])]  # each track's best line
+    order = order[
+        np.sort(np.unique(seeds.tracks[order], return_index=True)[1])
+    ]  # each track's best line
     tempos = np.exp(log_tempos)
     offsets_s = anchors_s - tempos * middle_s(query)
-    return Ranking(seeds.tracks[order], scores[order], offsets_s[order], tempos[order], cosines[order])
+    return Ranking(
+        seeds.tracks[order], scores[order], offsets_s[order], tempos[order], cosines[order]
+    )
 
 
 def centres_s(query: Fingerprints) -> Float64[np.ndarray, " W"]:
@@ -184,13 +243,17 @@ class _Windows:
     vectors: Float32[np.ndarray, "W E"]
     loud: Bool[np.ndarray, " W"]
     from_middle_s: Float64[np.ndarray, " W"]  # of the query to the middle of each
-    needed: Bool[np.ndarray, " W"]  # full of the query: where the track has nothing there, something of the query is missing
+    needed: Bool[
+        np.ndarray, " W"
+    ]  # full of the query: where the track has nothing there, something of the query is missing
     tell_tempo: bool
     num_phases: int = 1  # so many begin within a hop; then they lie in order of their beginning
 
     @property
     def searched(self) -> Int64[np.ndarray, " S"]:
-        """Those whose nearest rows are searched: of dense ones every second is enough to find a line."""
+        """Those whose nearest rows are searched: of dense ones every second is enough to find a
+        line.
+        """
         step = 2 if self.num_phases % 2 == 0 else 1
         return np.flatnonzero(self.loud & (np.arange(len(self.loud)) % step == 0))
 
@@ -199,7 +262,11 @@ def _windows(query: Fingerprints) -> _Windows:
     if len(query.between):
         return _dense_windows(query)
     num_beyond, num = query.overhang.shape[1], len(query.vectors)
-    vectors = np.concatenate([query.overhang[0], query.vectors, query.overhang[1]]) if num_beyond else query.vectors
+    vectors = (
+        np.concatenate([query.overhang[0], query.vectors, query.overhang[1]])
+        if num_beyond
+        else query.vectors
+    )
     place = np.arange(-num_beyond, num + num_beyond)
     return _Windows(
         vectors,
@@ -212,15 +279,23 @@ def _windows(query: Fingerprints) -> _Windows:
 
 def _dense_windows(query: Fingerprints) -> _Windows:
     num_phases, num = 1 + len(query.between), len(query.vectors)
-    vectors = np.concatenate([query.vectors[None], query.between]).swapaxes(0, 1).reshape(num_phases * num, -1)
+    vectors = (
+        np.concatenate([query.vectors[None], query.between])
+        .swapaxes(0, 1)
+        .reshape(num_phases * num, -1)
+    )
     from_middle_s = (np.arange(len(vectors)) / num_phases - (num - 1) / 2) * query.hop_s
     loud = np.any(vectors != 0, axis=1)
-    return _Windows(vectors, loud, from_middle_s, loud & (not query.is_partial), query.tells_tempo, num_phases)
+    return _Windows(
+        vectors, loud, from_middle_s, loud & (not query.is_partial), query.tells_tempo, num_phases
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Seeds:
-    """One line for each track: it passes `anchors_s` (centre of a window in the track) at the query's middle."""
+    """One line for each track: it passes `anchors_s` (centre of a window in the track) at the
+    query's middle.
+    """
 
     tracks: Int64[np.ndarray, " T"]
     tempos: Float64[np.ndarray, " T"]
@@ -228,7 +303,10 @@ class _Seeds:
 
 
 def _seeds(windows: _Windows, reference: Reference, without: int) -> _Seeds:
-    """The lines with most votes of each track. A hit's vote is what it stands out by over its window's last hit."""
+    """The lines with most votes of each track.
+
+    A hit's vote is what it stands out by over its window's last hit.
+    """
     searched = windows.searched
     num = len(searched)
     window, rows, votes = _hits(windows.vectors[searched], reference, without)
@@ -242,25 +320,35 @@ def _seeds(windows: _Windows, reference: Reference, without: int) -> _Seeds:
         cell, inverse = np.unique(cells, return_inverse=True)
         ballots, ballot = np.unique(inverse * num + window, return_inverse=True)
         loudest = np.zeros(len(ballots))
-        np.maximum.at(loudest, ballot, votes)  # a window has one vote in a cell, however many of its rows it holds
+        np.maximum.at(
+            loudest, ballot, votes
+        )  # a window has one vote in a cell, however many of its rows it holds
         total = np.bincount(ballots // num, weights=loudest)
-        mean_s = np.bincount(inverse, weights=votes * anchors_s) / np.bincount(inverse, weights=votes)
+        mean_s = np.bincount(inverse, weights=votes * anchors_s) / np.bincount(
+            inverse, weights=votes
+        )
         found.append((cell >> 32, total, mean_s, np.full(len(cell), tempo)))
-    cell_tracks, total, anchors_s, tempos = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    cell_tracks, total, anchors_s, tempos = (
+        np.concatenate(parts) for parts in zip(*found, strict=True)
+    )
     order = np.argsort(-total, kind="stable")
     best = order[_chosen(cell_tracks[order])]
     return _Seeds(cell_tracks[best], tempos[best], anchors_s[best])
 
 
 def _chosen(tracks: Int64[np.ndarray, " C"]) -> Int64[np.ndarray, " S"]:
-    """Of cells with most votes first, by track: one of each of `_NUM_TRACKS`, and the first tracks' next ones: music repeats."""
+    """Of cells with most votes first, by track: one of each of `_NUM_TRACKS`, and the first tracks'
+    next ones: music repeats.
+    """
     by_track = np.argsort(tracks, kind="stable")
     starts = np.flatnonzero(np.diff(tracks[by_track], prepend=-1))
     nth = np.empty(len(tracks), np.int64)  # of its track
     nth[by_track] = np.arange(len(tracks)) - np.repeat(starts, np.diff(starts, append=len(tracks)))
     _, first, inverse = np.unique(tracks, return_index=True, return_inverse=True)
     place = np.argsort(np.argsort(first))[inverse]  # of its track among the tracks
-    return np.flatnonzero((place < _NUM_TRACKS) & (nth == 0) | (place < _NUM_REPEATING) & (nth < _NUM_PLACES))
+    return np.flatnonzero(
+        (place < _NUM_TRACKS) & (nth == 0) | (place < _NUM_REPEATING) & (nth < _NUM_PLACES)
+    )
 
 
 def _hits(
@@ -278,7 +366,11 @@ def _hits(
         k *= 8  # one long or repetitive track fills the hits: the decision needs its rivals too
     least = np.where(hits.rows >= 0, hits.scores, np.inf).min(axis=1, keepdims=True)
     window, place = np.nonzero(used)
-    return window, hits.rows[window, place], (hits.scores - least)[window, place].astype(np.float64) + 1e-3
+    return (
+        window,
+        hits.rows[window, place],
+        (hits.scores - least)[window, place].astype(np.float64) + 1e-3,
+    )
 
 
 class _Lines:
@@ -287,7 +379,9 @@ class _Lines:
     def __init__(self, windows: _Windows, seeds: _Seeds, reference: Reference):
         self._windows, self._hop_s = windows, reference.hop_s
         reach_s = np.abs(windows.from_middle_s).max(initial=0.0) * _TEMPO_RANGE[1] + 1.5
-        middle = np.round((seeds.anchors_s - reference.segment_s / 2) / reference.hop_s).astype(np.int64)
+        middle = np.round((seeds.anchors_s - reference.segment_s / 2) / reference.hop_s).astype(
+            np.int64
+        )
         half = math.ceil(reach_s / reference.hop_s) + 1
         num_rows = reference.num_rows[seeds.tracks]
         first = np.clip(middle - half, 0, num_rows - 1)  # the rows that are there, first to last
@@ -295,7 +389,9 @@ class _Lines:
         rows = first[:, None] + np.arange(2 * half + 2)
         stored = reference.first_rows[seeds.tracks][:, None] + np.minimum(rows, last[:, None])
         vectors = reference.snapshot.vectors[stored].astype(np.float32)
-        flat = vectors.reshape(-1, vectors.shape[2]) @ windows.vectors.T  # one product: many small ones wait for each other
+        flat = (
+            vectors.reshape(-1, vectors.shape[2]) @ windows.vectors.T
+        )  # one product: many small ones wait for each other
         self._similar = flat.reshape(*vectors.shape[:2], -1)  # [T, R, W]
         self._neighbours = np.einsum("tre,tre->tr", vectors[:, :-1], vectors[:, 1:])
         self._first_s = first * reference.hop_s + reference.segment_s / 2
@@ -304,10 +400,12 @@ class _Lines:
     def cosines(
         self, tempos: Float64[np.ndarray, "T G"], anchors_s: Float64[np.ndarray, "T G"]
     ) -> tuple[Float32[np.ndarray, "T G W"], Float32[np.ndarray, "T G W"]]:
-        """Returns the cosine of each window with the track at its place on each of G lines a track, and how much it counts.
+        """Returns the cosine of each window with the track at its place on each of G lines a
+        track, and how much it counts.
 
-        Between two rows the track is what lies between them, and every window counts. Of dense windows those count that lie
-        at a row. Beyond the track's ends the cosine is 0 for a window that is needed, and one that is not does not count.
+        Between two rows the track is what lies between them, and every window counts. Of dense
+        windows those count that lie at a row. Beyond the track's ends the cosine is 0 for a window
+        that is needed, and one that is not does not count.
         """
         place_s = anchors_s[..., None] + tempos[..., None] * self._windows.from_middle_s
         place = (place_s - self._first_s[:, None, None]) / self._hop_s
@@ -318,7 +416,9 @@ class _Lines:
             cosines, weights = self._between_rows(np.clip(place, 0, self._num)), counted
         else:
             nearest = np.round(place)
-            weights = counted * np.maximum(1 - self._windows.num_phases * np.abs(place - nearest), 0)
+            weights = counted * np.maximum(
+                1 - self._windows.num_phases * np.abs(place - nearest), 0
+            )
             cosines = self._at_rows(np.clip(nearest, 0, self._num).astype(np.int64))
         return cosines * inside * (1 - _BEYOND_COST * beyond), weights.astype(np.float32)
 
@@ -334,7 +434,9 @@ class _Lines:
         return ((1 - part) * before + part * after) / np.sqrt(np.maximum(norm, 1e-6))
 
 
-def _weighted_mean(cosines: Float32[np.ndarray, "... W"], weights: Float32[np.ndarray, "... W"]) -> Float32[np.ndarray, "..."]:
+def _weighted_mean(
+    cosines: Float32[np.ndarray, "... W"], weights: Float32[np.ndarray, "... W"]
+) -> Float32[np.ndarray, "..."]:
     """The mean of the windows that count; -1 where none does."""
     total = weights.sum(axis=-1)
     return np.where(total > 0, (cosines * weights).sum(axis=-1) / np.maximum(total, 1e-6), -1.0)
@@ -363,7 +465,9 @@ def _zoomed(
     place_grid = np.tile(np.arange(-num_places, num_places + 1) * place_step, 2 * num_tempos + 1)
     log_tempo = np.clip(log_tempos[:, None] + tempo_grid, *np.log(_TEMPO_RANGE))
     anchor_s = anchors_s[:, None] + place_grid
-    scores = _weighted_mean(*lines.cosines(np.exp(log_tempo), anchor_s)) - _TEMPO_COST * log_tempo**2
+    scores = (
+        _weighted_mean(*lines.cosines(np.exp(log_tempo), anchor_s)) - _TEMPO_COST * log_tempo**2
+    )
     best = scores.argmax(axis=1)
     track = np.arange(len(best))
     return log_tempo[track, best], anchor_s[track, best]

@@ -60,7 +60,14 @@ def make_reference(
     lengths = [len(vectors) for _, vectors in parts]
     first_rows = np.cumsum([0, *lengths[:-1]])
     tracks = [
-        StoredTrack(name=name, path=name, sha256="", duration_s=num * hop_s, first_row=int(row), num_rows=num)
+        StoredTrack(
+            name=name,
+            path=name,
+            sha256="",
+            duration_s=num * hop_s,
+            first_row=int(row),
+            num_rows=num,
+        )
         for (name, _), num, row in zip(parts, lengths, first_rows, strict=True)
     ]
     vectors = np.concatenate([vectors for _, vectors in parts])

@@ -1,4 +1,6 @@
-"""What recordings have in common: sections of two files, and tracks of a database that share long sections."""
+"""What recordings have in common: sections of two files, and tracks of a database that share long
+sections.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,7 +17,8 @@ from confp_jax.matching.spans import Span, accepted
 SHORTEST_S = 10.0  # of a section that makes two tracks share something
 _PROBE_S = 3.0  # distance of the rows that are searched for
 _PROBE_COSINE = 0.7
-_DENSE_PROBE_COSINE = 0.3  # of models whose queries lie more densely: rows half a hop apart have 0.32 (median), others 0.15
+# of models whose queries lie more densely: rows half a hop apart have 0.32 (median), others 0.15
+_DENSE_PROBE_COSINE = 0.3
 _PROBE_HITS = 50
 _PROBES_AT_ONCE = 512
 _LEAST_PROBES = 2
@@ -23,7 +26,9 @@ _LEAST_PROBES = 2
 
 @dataclasses.dataclass(frozen=True)
 class SharedSection:
-    """A stretch of `track` (at `track_s`) that `other` also holds (at `other_s`); both are indices into the snapshot's tracks."""
+    """A stretch of `track` (at `track_s`) that `other` also holds (at `other_s`); both are indices
+    into the snapshot's tracks.
+    """
 
     track: int
     other: int
@@ -36,11 +41,16 @@ class SharedSection:
 
 
 def common_sections(a: Fingerprints, b: Fingerprints, decision: Decision) -> list[Span]:
-    """Where the first recording sounds like the second: spans of the first, with the place in the second as `track_s`."""
-    # That of its windows, or where it is shorter than one the length that puts their middles where they are.
+    """Where the first recording sounds like the second: spans of the first, with the place in the
+    second as `track_s`.
+    """
+    # That of its windows, or where it is shorter than one the length that puts their middles where
+    # they are.
     segment_s = b.duration_s - (len(b.vectors) - 1) * b.hop_s
     phases = 1 + len(b.between)
-    reference = make_reference([("b", b.vectors)], hop_s=b.hop_s, segment_s=segment_s, query_phases=phases, exact=True)
+    reference = make_reference(
+        [("b", b.vectors)], hop_s=b.hop_s, segment_s=segment_s, query_phases=phases, exact=True
+    )
     return accepted(scan(a, reference, decision), false_alarm_rate=FALSE_ALARM_RATE)
 
 
@@ -51,9 +61,11 @@ def shared_sections(
     shortest_s: float = SHORTEST_S,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[SharedSection]:
-    """All pairs of tracks that share at least `shortest_s`, with their longest common section, longest first.
+    """All pairs of tracks that share at least `shortest_s`, with their longest common section,
+    longest first.
 
-    Rows every 3 s are searched for in all tracks at once; only pairs that two such rows agree on are compared in full.
+    Rows every 3 s are searched for in all tracks at once; only pairs that two such rows agree on
+    are compared in full.
     """
     pairs = _suspected_pairs(reference, report)
     found = []
@@ -64,7 +76,9 @@ def shared_sections(
     return sorted(found, key=lambda section: -section.length_s)
 
 
-def _suspected_pairs(reference: Reference, report: Callable[[int, int], None]) -> Int64[np.ndarray, "P 2"]:
+def _suspected_pairs(
+    reference: Reference, report: Callable[[int, int], None]
+) -> Int64[np.ndarray, "P 2"]:
     """Pairs (lower, higher) of tracks that several rows of one have near rows in the other."""
     step = max(1, round(_PROBE_S / reference.hop_s))
     least = _DENSE_PROBE_COSINE if reference.query_phases > 1 else _PROBE_COSINE
@@ -74,26 +88,41 @@ def _suspected_pairs(reference: Reference, report: Callable[[int, int], None]) -
     pairs = [np.zeros((0, 2), np.int64)]
     for first in range(0, len(probes), _PROBES_AT_ONCE):
         rows = probes[first : first + _PROBES_AT_ONCE]
-        hits = reference.index.search(reference.snapshot.vectors[rows].astype(np.float32), k=_PROBE_HITS)
+        hits = reference.index.search(
+            reference.snapshot.vectors[rows].astype(np.float32), k=_PROBE_HITS
+        )
         own = row_tracks[rows][:, None].astype(np.int64)
         others = row_tracks[hits.rows].astype(np.int64)
         probe, place = np.nonzero((hits.rows >= 0) & (hits.scores >= least) & (others != own))
         both = np.stack([own[probe, 0], others[probe, place]], axis=1)
-        keys = np.unique(np.column_stack([probe, np.sort(both, axis=1)]), axis=0)  # one voice a probe
+        keys = np.unique(
+            np.column_stack([probe, np.sort(both, axis=1)]), axis=0
+        )  # one voice a probe
         pairs.append(keys[:, 1:])
         report(min(first + _PROBES_AT_ONCE, len(probes)), len(probes))
     found, votes = np.unique(np.concatenate(pairs), axis=0, return_counts=True)
     return found[votes >= _LEAST_PROBES]
 
 
-def _longest_section(reference: Reference, track: int, other: int, decision: Decision) -> SharedSection | None:
+def _longest_section(
+    reference: Reference, track: int, other: int, decision: Decision
+) -> SharedSection | None:
     query = reference.query_of(track)
     if not query.vectors.any():
         return None
-    spans = accepted(scan(query, some_tracks(reference, [other]), decision), false_alarm_rate=FALSE_ALARM_RATE)
+    spans = accepted(
+        scan(query, some_tracks(reference, [other]), decision), false_alarm_rate=FALSE_ALARM_RATE
+    )
     if not spans:
         return None
     best = max(spans, key=lambda span: span.length_s)
     return SharedSection(
-        track, other, best.query_s, best.track_s, best.length_s, best.tempo, min(best.score, 1.0), best.confidence
+        track,
+        other,
+        best.query_s,
+        best.track_s,
+        best.length_s,
+        best.tempo,
+        min(best.score, 1.0),
+        best.confidence,
     )

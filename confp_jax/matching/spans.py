@@ -1,7 +1,8 @@
-"""A long recording as a stream: blocks of windows are ranked one by one, and matches that continue each other become one span.
+"""A long recording as a stream: blocks of windows are ranked one by one, and matches that continue
+each other become one span.
 
-Memory and delay are bounded: a block's length of fingerprints is looked at, spans that are over are given out, and only a few
-candidates are open at any time.
+Memory and delay are bounded: a block's length of fingerprints is looked at, spans that are over
+are given out, and only a few candidates are open at any time.
 """
 
 import dataclasses
@@ -20,14 +21,18 @@ _NUM_CANDIDATES = 5
 _LEAST_LOGIT = -4.0  # of a candidate that is worth following
 _SAME_LINE_S = 0.75
 _TEMPO_ERROR = 0.03
-_EDGE_INSIDE = 0.8  # of a window, where it begins to look more like the match than like its rivals (measured on medleys)
+# of a window, where it begins to look more like the match than like its rivals (measured on
+# medleys)
+_EDGE_INSIDE = 0.8
 _LEAST_DROP = 0.15  # of the cosine, where a match ends: less is how windows differ within one
 _MAX_GAP = 2  # blocks that a candidate may be missing from
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Consecutive fingerprints of a recording, the first of which is its window number `first_window`."""
+    """Consecutive fingerprints of a recording, the first of which is its window number
+    `first_window`.
+    """
 
     fingerprints: Fingerprints
     first_window: int = 0
@@ -41,7 +46,9 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """A stretch of the recording that a track runs along; `query_s` and `track_s` name the same moment, its beginning."""
+    """A stretch of the recording that a track runs along; `query_s` and `track_s` name the same
+    moment, its beginning.
+    """
 
     track: int  # index into the snapshot's tracks
     query_s: float
@@ -91,11 +98,18 @@ class SpanTracker:
 
     Args:
       share: of a block's evidence that is new, where blocks overlap.
-      keep_all: also give out what is no match by far, so that the nearest tracks of an unknown query can be named.
+      keep_all: also give out what is no match by far, so that the nearest tracks of an unknown
+        query can be named.
     """
 
     def __init__(
-        self, reference: Reference, decision: Decision, *, share: float = 1.0, keep_all: bool = False, without: int = -1
+        self,
+        reference: Reference,
+        decision: Decision,
+        *,
+        share: float = 1.0,
+        keep_all: bool = False,
+        without: int = -1,
     ):
         self._reference, self._decision, self._without = reference, decision, without
         self._share, self._keep_all = share, keep_all
@@ -112,7 +126,9 @@ class SpanTracker:
             self._last_window = block.first_window + len(self._form.vectors) - 1
         if self._form.vectors.any():
             self._rank(block)
-        over = [c for c in self._open if block.is_last or self._num_blocks - c.last_block > _MAX_GAP]
+        over = [
+            c for c in self._open if block.is_last or self._num_blocks - c.last_block > _MAX_GAP
+        ]
         self._open = [c for c in self._open if c not in over]
         return [self._finished(c) for c in over]
 
@@ -137,7 +153,9 @@ class SpanTracker:
             if candidate is None:
                 if logit < _LEAST_LOGIT and not self._keep_all:
                     continue
-                candidate = _Candidate(self._num_candidates, int(ranking.tracks[place]), self._num_blocks)
+                candidate = _Candidate(
+                    self._num_candidates, int(ranking.tracks[place]), self._num_blocks
+                )
                 self._num_candidates += 1
                 self._open.append(candidate)
             candidate.last_block = self._num_blocks
@@ -147,20 +165,26 @@ class SpanTracker:
         """The open candidate that this line continues."""
         for candidate in self._open:
             if candidate.track == track and candidate.last_block < self._num_blocks:
-                reach_s = _SAME_LINE_S + _TEMPO_ERROR * (piece.query_s - candidate.pieces[-1].query_s)
+                reach_s = _SAME_LINE_S + _TEMPO_ERROR * (
+                    piece.query_s - candidate.pieces[-1].query_s
+                )
                 if abs(candidate.track_at(piece.query_s) - piece.track_s) <= reach_s:
                     return candidate
         return None
 
     def _finished(self, candidate: _Candidate) -> Span:
-        """A span is at least as sure as its surest block; the evidence of all adds up as far as it is new."""
+        """A span is at least as sure as its surest block; the evidence of all adds up as far as it
+        is new.
+        """
         pieces, rows = candidate.pieces, self._reference.num_rows[candidate.track]
         query_s, track_s, tempo = _line(pieces)
         cosines, first_window = _merged(pieces)
         first, last = matched_run(cosines, float(np.mean([piece.field for piece in pieces])))
         begin_s, end_s = self._ends_s(first_window + first, first_window + last)
         ends_s = (rows - 1) * self._reference.hop_s + self._reference.segment_s  # of the track
-        begin_s = max(begin_s, query_s - track_s / tempo)  # the track may begin within the recording, and end in it
+        begin_s = max(
+            begin_s, query_s - track_s / tempo
+        )  # the track may begin within the recording, and end in it
         end_s = max(min(end_s, query_s + (ends_s - track_s) / tempo), begin_s)
         logits, rates = [piece.logit for piece in pieces], [piece.log_rate for piece in pieces]
         return Span(
@@ -176,7 +200,9 @@ class SpanTracker:
         )
 
     def _ends_s(self, first: int, last: int) -> tuple[float, float]:
-        """Where the run of windows begins and ends; a window at the match's edge is partly outside, at the recording's whole."""
+        """Where the run of windows begins and ends; a window at the match's edge is partly outside,
+        at the recording's whole.
+        """
         hop_s, segment_s = self._form.hop_s, self._form.segment_s
         if self._form.is_partial:
             return 0.0, segment_s
@@ -185,7 +211,9 @@ class SpanTracker:
         return begin_s, last * hop_s + segment_s - (outside_s if last != self._last_window else 0.0)
 
 
-def find_spans(block: Block, reference: Reference, decision: Decision, *, without: int = -1) -> list[Span]:
+def find_spans(
+    block: Block, reference: Reference, decision: Decision, *, without: int = -1
+) -> list[Span]:
     """All candidates of a recording that is no longer than a block, surest first."""
     spans = SpanTracker(reference, decision, keep_all=True, without=without).push(block)
     return sorted(spans, key=lambda span: -span.logit)
@@ -202,13 +230,21 @@ def accepted(spans: Iterable[Span], *, false_alarm_rate: float) -> list[Span]:
 
 
 def covers(other: Span, span: Span) -> bool:
-    """Whether two spans share more than half of the shorter one, or anything where both are of one track (it repeats itself)."""
-    shared_s = min(span.query_s + span.length_s, other.query_s + other.length_s) - max(span.query_s, other.query_s)
-    return shared_s > (0.0 if span.track == other.track else 0.5 * min(span.length_s, other.length_s))
+    """Whether two spans share more than half of the shorter one, or anything where both are of one
+    track (it repeats itself).
+    """
+    shared_s = min(span.query_s + span.length_s, other.query_s + other.length_s) - max(
+        span.query_s, other.query_s
+    )
+    return shared_s > (
+        0.0 if span.track == other.track else 0.5 * min(span.length_s, other.length_s)
+    )
 
 
 def matched_run(cosines: Float32[np.ndarray, " W"], field: float) -> tuple[int, int]:
-    """First and last window of the run that stands out most from what lies between the match's own level and the rivals'."""
+    """First and last window of the run that stands out most from what lies between the match's own
+    level and the rivals'.
+    """
     level = float(np.quantile(cosines, 0.75))
     excess = cosines - min((level + field) / 2, level - _LEAST_DROP)
     total = np.concatenate([[0.0], np.cumsum(excess)])
@@ -232,21 +268,26 @@ def _piece(block: Block, ranking: Ranking, place: int, logit: float, rate: float
 
 
 def _line(pieces: list[_Piece]) -> tuple[float, float, float]:
-    """(moment, place in the track, tempo): the surest block's, or through the middles of all where there are three and more."""
+    """(moment, place in the track, tempo): the surest block's, or through the middles of all where
+    there are three and more.
+    """
     if len(pieces) < 3:
         surest = max(pieces, key=lambda piece: piece.logit)
         return surest.query_s, surest.track_s, surest.tempo
     query_s, track_s = np.array([p.query_s for p in pieces]), np.array([p.track_s for p in pieces])
     weights = np.exp(np.minimum([p.logit for p in pieces], 0.0)) + 1e-6
-    mean_query_s, mean_track_s = np.average(query_s, weights=weights), np.average(track_s, weights=weights)
+    mean_query_s, mean_track_s = (
+        np.average(query_s, weights=weights),
+        np.average(track_s, weights=weights),
+    )
     around = query_s - mean_query_s
     tempo = np.sum(weights * around * (track_s - mean_track_s)) / np.sum(weights * around**2)
     return float(mean_query_s), float(mean_track_s), float(tempo)
 
 
 def _merged(pieces: list[_Piece]) -> tuple[Float32[np.ndarray, " W"], int]:
-    """The cosines of all windows from the first to the last, and the first one's number; blocks that overlap agree or the
-    one that fits better counts."""
+    """The cosines of all windows from the first to the last, and the first one's number; blocks
+    that overlap agree or the one that fits better counts."""
     first = min(piece.first_window for piece in pieces)
     last = max(piece.first_window + len(piece.cosines) for piece in pieces)
     merged = np.zeros(last - first, np.float32)

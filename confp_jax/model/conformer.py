@@ -1,4 +1,6 @@
-"""One conformer block in torchaudio's layout with FFN width = dim (PAPER: "conformer block"): 11 d^2 + 29 d parameters."""
+"""One conformer block in torchaudio's layout with FFN width = dim (PAPER: "conformer block"): 11
+d^2 + 29 d parameters.
+"""
 
 import math
 from typing import Any, cast
@@ -15,17 +17,23 @@ _EPSILON = 1e-5  # PyTorch's, of LayerNorm and BatchNorm
 
 
 class Linear(nnx.Linear):
-    """`nnx.Linear` on rows [N, D]: XLA folds the transpose of a matrix into a CPU's product, and copies one of [B, T, D].
+    """`nnx.Linear` on rows [N, D]: XLA folds the transpose of a matrix into a CPU's product, and
+    copies one of [B, T, D].
 
-    The gradient of the weights is such a product; the copies cost a tenth of a training step (benchmarks/train_step.py).
-    With a kernel narrower than the inputs (`with_narrow_kernels`) they are multiplied in its type and summed in theirs.
+    The gradient of the weights is such a product; the copies cost a tenth of a training step
+    (benchmarks/train_step.py). With a kernel narrower than the inputs (`with_narrow_kernels`) they
+    are multiplied in its type and summed in theirs.
     """
 
-    def __call__(self, inputs: Float[Array, "... D"], out_sharding: Any = None) -> Float[Array, "... E"]:
+    def __call__(
+        self, inputs: Float[Array, "... D"], out_sharding: Any = None
+    ) -> Float[Array, "... E"]:
         rows = inputs.reshape(-1, inputs.shape[-1])
         kernel = self.kernel[...]
         if kernel.dtype.itemsize < rows.dtype.itemsize:
-            products = jnp.matmul(rows.astype(kernel.dtype), kernel, preferred_element_type=rows.dtype)
+            products = jnp.matmul(
+                rows.astype(kernel.dtype), kernel, preferred_element_type=rows.dtype
+            )
             found = products + cast(nnx.Param, self.bias)[...]
         else:
             found = super().__call__(rows, out_sharding)
@@ -33,9 +41,14 @@ class Linear(nnx.Linear):
 
 
 def with_narrow_kernels(params: nnx.State) -> nnx.State:
-    """An encoder's weights with the kernels of every `Linear` in bfloat16, for inference; all others stay as they are."""
+    """An encoder's weights with the kernels of every `Linear` in bfloat16, for inference; all
+    others stay as they are.
+    """
     flat = nnx.to_flat_state(params)
-    narrow = [(path, leaf.replace(leaf[...].astype(jnp.bfloat16)) if path[-1] == "kernel" else leaf) for path, leaf in flat]
+    narrow = [
+        (path, leaf.replace(leaf[...].astype(jnp.bfloat16)) if path[-1] == "kernel" else leaf)
+        for path, leaf in flat
+    ]
     return nnx.from_flat_state(narrow)
 
 
@@ -48,14 +61,18 @@ class FeedForward(nnx.Module):
         self.outer = Linear(config.dim, config.dim, rngs=rngs)
         self.dropout = Dropout(config.dropout)
 
-    def __call__(self, x: Float[Array, "B T D"], *, train: bool, key: jax.Array) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x: Float[Array, "B T D"], *, train: bool, key: jax.Array
+    ) -> Float[Array, "B T D"]:
         first, second = jax.random.split(key)
         x = self.dropout(nnx.silu(self.inner(self.norm(x))), train=train, key=first)
         return self.dropout(self.outer(x), train=train, key=second)
 
 
 class SelfAttention(nnx.Module):
-    """LayerNorm and standard multi-head attention with biases, no positional term; Q, K and V are one product."""
+    """LayerNorm and standard multi-head attention with biases, no positional term; Q, K and V are
+    one product.
+    """
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         self.num_heads = config.num_heads
@@ -64,10 +81,14 @@ class SelfAttention(nnx.Module):
         self.outer = Linear(config.dim, config.dim, rngs=rngs)
         self.dropout = Dropout(config.dropout)
 
-    def __call__(self, x: Float[Array, "B T D"], *, train: bool, key: jax.Array) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x: Float[Array, "B T D"], *, train: bool, key: jax.Array
+    ) -> Float[Array, "B T D"]:
         batch, frames, dim = x.shape
         first, second = jax.random.split(key)
-        qkv = self.qkv(self.norm(x)).reshape(batch, frames, 3, self.num_heads, dim // self.num_heads)
+        qkv = self.qkv(self.norm(x)).reshape(
+            batch, frames, 3, self.num_heads, dim // self.num_heads
+        )
         query, keys, values = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         scores = jnp.einsum("bqhd,bkhd->bhqk", query * (1 / math.sqrt(dim // self.num_heads)), keys)
         # In float32 whatever the layers compute in: bfloat16 has 8 bits to sum 368 weights with.
@@ -78,13 +99,17 @@ class SelfAttention(nnx.Module):
 
 
 class Convolution(nnx.Module):
-    """LayerNorm, pointwise d->2d, GLU, depthwise, BatchNorm (or LayerNorm), SiLU, pointwise d->d, dropout."""
+    """LayerNorm, pointwise d->2d, GLU, depthwise, BatchNorm (or LayerNorm), SiLU, pointwise d->d,
+    dropout.
+    """
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         self.norm = nnx.LayerNorm(config.dim, epsilon=_EPSILON, rngs=rngs)
         self.inner = Linear(config.dim, 2 * config.dim, rngs=rngs)
         bound = 1 / math.sqrt(config.conv_kernel)
-        initial = jax.random.uniform(rngs.params(), (config.conv_kernel, config.dim), minval=-bound, maxval=bound)
+        initial = jax.random.uniform(
+            rngs.params(), (config.conv_kernel, config.dim), minval=-bound, maxval=bound
+        )
         self.depthwise_kernel = nnx.Param(initial)
         self.depthwise_bias = nnx.Param(jnp.zeros(config.dim))
         self.has_layer_norm = config.conv_norm == "layer"
@@ -95,17 +120,27 @@ class Convolution(nnx.Module):
         self.outer = Linear(config.dim, config.dim, rngs=rngs)
         self.dropout = Dropout(config.dropout)
 
-    def __call__(self, x: Float[Array, "B T D"], *, train: bool, key: jax.Array, is_frozen: bool) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x: Float[Array, "B T D"], *, train: bool, key: jax.Array, is_frozen: bool
+    ) -> Float[Array, "B T D"]:
         value, gate = jnp.split(self.inner(self.norm(x)), 2, axis=-1)
-        x = depthwise(value * nnx.sigmoid(gate), self.depthwise_kernel[...]) + self.depthwise_bias[...]
-        x = self.layer_norm(x) if self.has_layer_norm else self.batch_norm(x, use_running_average=is_frozen or not train)
+        x = (
+            depthwise(value * nnx.sigmoid(gate), self.depthwise_kernel[...])
+            + self.depthwise_bias[...]
+        )
+        x = (
+            self.layer_norm(x)
+            if self.has_layer_norm
+            else self.batch_norm(x, use_running_average=is_frozen or not train)
+        )
         return self.dropout(self.outer(nnx.silu(x)), train=train, key=key)
 
 
 class ConformerBlock(nnx.Module):
     """x + FFN/2, + attention, + convolution, + FFN/2, LayerNorm.
 
-    `is_frozen`: BatchNorm takes its running statistics also when training, and leaves them as they are.
+    `is_frozen`: BatchNorm takes its running statistics also when training, and leaves them as they
+    are.
     """
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
@@ -127,7 +162,12 @@ class ConformerBlock(nnx.Module):
 
 
 def depthwise(x: Float[Array, "B T D"], kernel: Float[Array, "K D"]) -> Float[Array, "B T D"]:
-    """Depthwise convolution over time with zero padding, as K shifted products: XLA's grouped convolution crawls on a CPU."""
+    """Depthwise convolution over time with zero padding, as K shifted products: XLA's grouped
+    convolution crawls on a CPU.
+    """
     width, frames = kernel.shape[0], x.shape[1]
     padded = jnp.pad(x, ((0, 0), (width // 2, width // 2), (0, 0)))
-    return sum(padded[:, i : i + frames] * kernel[i] for i in range(1, width)) + padded[:, :frames] * kernel[0]
+    return (
+        sum(padded[:, i : i + frames] * kernel[i] for i in range(1, width))
+        + padded[:, :frames] * kernel[0]
+    )

@@ -16,10 +16,12 @@ from confp_jax.model.projection import Projection
 class Encoder(nnx.Module):
     """Linear, conformer blocks, mean over time, Linear to the embedding, L2 (paper, Table 1).
 
-    With `frames_per_token` > 1 that many frames are stacked before the first Linear (left-over frames at the end are not
-    seen); with `pool_segments` > 1 the means of overlapping parts of the window are concatenated before the last one.
+    With `frames_per_token` > 1 that many frames are stacked before the first Linear (left-over
+    frames at the end are not seen); with `pool_segments` > 1 the means of overlapping parts of the
+    window are concatenated before the last one.
 
-    An encoder with a `projection` has a linear part beside the conformer, or in its place; `mixed` adds what both give.
+    An encoder with a `projection` has a linear part beside the conformer, or in its place; `mixed`
+    adds what both give.
     """
 
     def __init__(self, config: EncoderConfig, *, num_mels: int, rngs: nnx.Rngs):
@@ -30,7 +32,9 @@ class Encoder(nnx.Module):
         self.frames_per_token = config.frames_per_token
         self.pool_segments = config.pool_segments
         self.input = Linear(num_mels * config.frames_per_token, config.dim, rngs=rngs)
-        self.layers = nnx.List([ConformerBlock(config, rngs=rngs) for _ in range(config.num_layers)])
+        self.layers = nnx.List(
+            [ConformerBlock(config, rngs=rngs) for _ in range(config.num_layers)]
+        )
         self.output = Linear(config.dim * config.pool_segments, config.embedding_dim, rngs=rngs)
 
     def __call__(
@@ -42,11 +46,13 @@ class Encoder(nnx.Module):
         rematerialise: bool = False,
         freeze_statistics: bool = False,
     ) -> Float[Array, "B E"]:
-        """The conformer's unit vectors in float32. `train` uses the batch's statistics and needs a `key` for dropout.
+        """The conformer's unit vectors in float32. `train` uses the batch's statistics and needs a
+        `key` for dropout.
 
-        Layers compute in the type of `frames` and the weights. `rematerialise` keeps only each block's input for the backward
-        pass and computes the rest again: a third more work for a fraction of the memory. With `freeze_statistics` BatchNorm
-        takes the running statistics while training as well.
+        Layers compute in the type of `frames` and the weights. `rematerialise` keeps only each
+        block's input for the backward pass and computes the rest again: a third more work for a
+        fraction of the memory. With `freeze_statistics` BatchNorm takes the running statistics
+        while training as well.
         """
         if train and key is None:
             raise ValueError("training needs a key for dropout")
@@ -58,19 +64,25 @@ class Encoder(nnx.Module):
         x = x.reshape(batch, tokens, self.frames_per_token, num_mels).reshape(batch, tokens, -1)
         x = self.input(x)
 
-        def run_block(block: ConformerBlock, x: Float[Array, "B T D"], key: jax.Array) -> Float[Array, "B T D"]:
+        def run_block(
+            block: ConformerBlock, x: Float[Array, "B T D"], key: jax.Array
+        ) -> Float[Array, "B T D"]:
             return block(x, train=train, key=key, is_frozen=freeze_statistics)
 
         run_block = nnx.remat(run_block) if rematerialise else run_block
         for layer, layer_key in zip(self.layers, keys, strict=True):
             x = run_block(layer, x, layer_key)
-        pooled = jnp.einsum("pt,btd->bpd", pooling_weights(tokens, self.pool_segments), x.astype(jnp.float32))
+        pooled = jnp.einsum(
+            "pt,btd->bpd", pooling_weights(tokens, self.pool_segments), x.astype(jnp.float32)
+        )
         return unit(self.output(pooled.reshape(batch, -1)).astype(jnp.float32))
 
 
 @functools.lru_cache(maxsize=32)
 def pooling_weights(num_tokens: int, num_segments: int) -> Float32[np.ndarray, "P T"]:
-    """Row p takes the mean over the p-th of `num_segments` parts that overlap by half and cover the window; 1 is the mean."""
+    """Row p takes the mean over the p-th of `num_segments` parts that overlap by half and cover the
+    window; 1 is the mean.
+    """
     length = max(1, round(2 * num_tokens / (num_segments + 1)))
     starts = np.round(np.linspace(0, num_tokens - length, num_segments)).astype(int)
     weights = np.zeros((num_segments, num_tokens), np.float32)
@@ -84,8 +96,11 @@ def unit(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-24))
 
 
-def moved_phases(conformed: Float[np.ndarray, "N E"], num_phases: int) -> Float32[np.ndarray, "P N E"]:
-    """Returns what the conformer gives for N segments, and for those 1 / P, 2 / P, ... of a hop later, as unit vectors.
+def moved_phases(
+    conformed: Float[np.ndarray, "N E"], num_phases: int
+) -> Float32[np.ndarray, "P N E"]:
+    """Returns what the conformer gives for N segments, and for those 1 / P, 2 / P, ... of a hop
+    later, as unit vectors.
 
     It changes slowly: what lies between two segments is as good as an encoding of its own.
     """
@@ -97,10 +112,12 @@ def moved_phases(conformed: Float[np.ndarray, "N E"], num_phases: int) -> Float3
 def mixed(
     projected: Float[np.ndarray, "P N E"], conformed: Float[np.ndarray, "P N E"], *, share: float
 ) -> Float32[np.ndarray, "P N E"]:
-    """Returns the fingerprints of an encoder with both parts: the unit vectors of both, added, of unit length.
+    """Returns the fingerprints of an encoder with both parts: the unit vectors of both, added, of
+    unit length.
 
     Args:
-      projected: what the projection gives, of any length; zero where there is no segment, and so is the result.
+      projected: what the projection gives, of any length; zero where there is no segment, and so
+        is the result.
       conformed: what the conformer gives.
       share: of the squared length that is the projection's, both parts being orthogonal.
     """
@@ -113,10 +130,14 @@ def _unit_rows(rows: Float[np.ndarray, "B E"]) -> Float[np.ndarray, "B E"]:
 
 
 def forward_flops(config: EncoderConfig, *, num_frames: int, num_mels: int) -> float:
-    """Floating-point operations of one segment's forward pass: the matrix products, two for each multiplication."""
+    """Floating-point operations of one segment's forward pass: the matrix products, two for each
+    multiplication.
+    """
     tokens, dim = num_frames // config.frames_per_token, config.dim
     block = 22 * tokens * dim**2 + 4 * tokens**2 * dim + 2 * tokens * config.conv_kernel * dim
-    ends = tokens * num_mels * config.frames_per_token * dim + config.pool_segments * dim * (tokens + config.embedding_dim)
+    ends = tokens * num_mels * config.frames_per_token * dim + config.pool_segments * dim * (
+        tokens + config.embedding_dim
+    )
     return float(config.num_layers * block + 2 * ends)
 
 

@@ -1,4 +1,7 @@
-"""Stabilized log-mel (paper, section 3) in JAX. The filterbank is `audio.mel`'s, so host and device agree."""
+"""Stabilized log-mel (paper, section 3) in JAX.
+
+The filterbank is `audio.mel`'s, so host and device agree.
+"""
 
 import functools
 
@@ -32,19 +35,23 @@ def mel_power(
     frames = jnp.concatenate([hops[:, i : i + num_frames] for i in range(hops_per_frame)], axis=-1)
     spectrum = jnp.fft.rfft(frames * hann_window(config.fft_samples))
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-    # In float32 everywhere: TPUs would round the power to bfloat16, GPUs to TF32, and the host's features would not be theirs.
+    # In float32 everywhere: TPUs would round the power to bfloat16, GPUs to TF32, and the host's
+    # features would not be theirs.
     filterbank = mel_filterbank(config, sample_rate_hz) if filters is None else filters
     return jnp.matmul(power, filterbank, precision=jax.lax.Precision.HIGHEST)
 
 
-def log_mel(power: Float[Array, "B T F"], config: MelConfig, seen: Int[Array, "B 2"] | None = None) -> Float[Array, "B T F"]:
+def log_mel(
+    power: Float[Array, "B T F"], config: MelConfig, seen: Int[Array, "B 2"] | None = None
+) -> Float[Array, "B T F"]:
     """log(power + floor), then each example to mean 0 and variance 1.
 
-    `seen` is where each example's first frame lies that is looked at, and where the first one behind them does; all others are
-    0, the mean. So a part of a window is encoded, each of its frames where it is in the whole.
+    `seen` is where each example's first frame lies that is looked at, and where the first one
+    behind them does; all others are 0, the mean. So a part of a window is encoded, each of its
+    frames where it is in the whole.
 
-    The power is first divided by the example's mean: the floor then lies as deep below a quiet recording as below a loud one,
-    so that gain does not matter at all.
+    The power is first divided by the example's mean: the floor then lies as deep below a quiet
+    recording as below a loud one, so that gain does not matter at all.
     """
     is_seen = None
     if seen is not None:

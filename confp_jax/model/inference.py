@@ -27,7 +27,8 @@ def embed(
     *,
     config: TrainConfig,
 ) -> Float[Array, "B E"]:
-    """Fingerprints of samples [B, n] or mel power [B, T, F] by the running statistics, without dropout.
+    """Fingerprints of samples [B, n] or mel power [B, T, F] by the running statistics, without
+    dropout.
 
     Of the frames `seen`, if given (`log_mel`).
     """
@@ -37,14 +38,22 @@ def embed(
 
 @functools.partial(jax.jit, static_argnames=("config",))
 def project(
-    params: nnx.State, statistics: nnx.State, contrast: Float[Array, "B T F"], *, config: TrainConfig
+    params: nnx.State,
+    statistics: nnx.State,
+    contrast: Float[Array, "B T F"],
+    *,
+    config: TrainConfig,
 ) -> Float[Array, "B E"]:
     """What the projection gives for segments of local contrast; vectors of any length."""
     return nnx.merge(encoder_graph(config), params, statistics).projection(contrast)
 
 
-def batch_features(values: Array, config: TrainConfig, seen: Int[Array, "B 2"] | None = None) -> Float[Array, "B T F"]:
-    """Returns log-mel features of samples [B, n] int16 or mel power [B, T, F], of the frames `seen`."""
+def batch_features(
+    values: Array, config: TrainConfig, seen: Int[Array, "B 2"] | None = None
+) -> Float[Array, "B T F"]:
+    """Returns log-mel features of samples [B, n] int16 or mel power [B, T, F], of the frames
+    `seen`.
+    """
     if values.ndim == 2:
         samples = values.astype(jnp.float32) / 32768
         values = mel_power(samples, config.mel, sample_rate_hz=config.audio.sample_rate_hz)

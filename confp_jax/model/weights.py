@@ -1,4 +1,7 @@
-"""An encoder's arrays as Orbax keeps them: save, load, name. The configuration travels inside, as JSON."""
+"""An encoder's arrays as Orbax keeps them: save, load, name.
+
+The configuration travels inside, as JSON.
+"""
 
 import dataclasses
 import hashlib
@@ -14,7 +17,12 @@ from orbax.checkpoint import v1 as ocp
 from confp_jax.config import TrainConfig
 from confp_jax.model.encoder import Encoder
 
-UNREADABLE = (KeyError, TypeError, ValueError, OSError)  # what Orbax raises for missing, cut and overwritten files
+UNREADABLE = (
+    KeyError,
+    TypeError,
+    ValueError,
+    OSError,
+)  # what Orbax raises for missing, cut and overwritten files
 
 
 class CheckpointError(ValueError):
@@ -28,17 +36,26 @@ class EncoderState(NamedTuple):
     statistics: nnx.State  # BatchNorm's running mean and variance
 
 
-def save_encoder(folder: epath.PathLike, config: TrainConfig, state: EncoderState, *, dtype: str = "float32") -> None:
-    """Writes an encoder alone, for inference, its arrays as `dtype` ("float32", "float16" or "bfloat16")."""
+def save_encoder(
+    folder: epath.PathLike, config: TrainConfig, state: EncoderState, *, dtype: str = "float32"
+) -> None:
+    """Writes an encoder alone, for inference, its arrays as `dtype` ("float32", "float16" or
+    "bfloat16").
+    """
     stored = jax.tree.map(lambda leaf: leaf.astype(dtype), state._asdict())
-    ocp.save_checkpointables(str(absolute_path(folder)), {"encoder": stored}, custom_metadata={"config": config.to_json()})
+    ocp.save_checkpointables(
+        str(absolute_path(folder)),
+        {"encoder": stored},
+        custom_metadata={"config": config.to_json()},
+    )
 
 
 def load_encoder_state(folder: epath.PathLike) -> tuple[TrainConfig, EncoderState]:
     """Configuration and arrays (float32, on the first device) of an encoder.
 
     Args:
-      folder: what `save_encoder` wrote, an exported model's with that in it, a run's workdir (its newest checkpoint), or one
+      folder: what `save_encoder` wrote, an exported model's with that in it, a run's workdir (its
+        newest checkpoint), or one
         step of it.
 
     Raises:
@@ -48,7 +65,9 @@ def load_encoder_state(folder: epath.PathLike) -> tuple[TrainConfig, EncoderStat
     try:
         config = read_config(path)
         wanted = jax.tree.map(template, abstract_encoder(config)._asdict())
-        return config, EncoderState(**ocp.load_checkpointables(str(path), {"encoder": wanted})["encoder"])
+        return config, EncoderState(
+            **ocp.load_checkpointables(str(path), {"encoder": wanted})["encoder"]
+        )
     except UNREADABLE as error:
         raise CheckpointError(
             f"{folder}: no confp_jax encoder could be read ({reason_of(error)}); name a run's "
@@ -57,7 +76,9 @@ def load_encoder_state(folder: epath.PathLike) -> tuple[TrainConfig, EncoderStat
 
 
 def encoder_identity(config: TrainConfig, state: EncoderState) -> str:
-    """16 hex digits that name the weights and everything before them: two encoders with the same identity agree."""
+    """16 hex digits that name the weights and everything before them: two encoders with the same
+    identity agree.
+    """
     groups = [_distinguishing(group) for group in (config.audio, config.mel, config.encoder)]
     digest = hashlib.sha256(json.dumps(groups, sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
@@ -71,7 +92,9 @@ _INDIFFERENT = frozenset({"dropout", "query_phases", "query_share"})
 
 
 def _distinguishing(group: Any) -> dict[str, Any]:
-    """A configuration's fields that are not at their default: a later version's new field must not rename every model."""
+    """A configuration's fields that are not at their default: a later version's new field must not
+    rename every model.
+    """
     found = {}
     for field in dataclasses.fields(group):
         value = getattr(group, field.name)
@@ -82,13 +105,17 @@ def _distinguishing(group: Any) -> dict[str, Any]:
 
 def abstract_encoder(config: TrainConfig) -> EncoderState:
     """Shapes and types of an encoder's arrays, without arrays."""
-    model = nnx.eval_shape(lambda: Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(
+        lambda: Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(0))
+    )
     _, params, statistics = nnx.split(model, nnx.Param, ...)
     return EncoderState(params, statistics)
 
 
 def template(leaf: Any) -> jax.ShapeDtypeStruct:
-    """What to restore: an array's shape, type and place; the first of this process where it has none yet."""
+    """What to restore: an array's shape, type and place; the first of this process where it has
+    none yet.
+    """
     sharding = getattr(leaf, "sharding", None)
     if not isinstance(leaf, jax.Array):
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -96,14 +123,23 @@ def template(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def read_config(step_folder: epath.Path) -> TrainConfig:
-    """The configuration inside a checkpoint. Only the encoder's metadata is asked for: Grain's iterator has none and warns."""
-    metadata = cast(dict[str, str], ocp.metadata(str(step_folder), checkpointable_name="encoder").custom_metadata)
+    """The configuration inside a checkpoint. Only the encoder's metadata is asked for: Grain's
+    iterator has none and warns.
+    """
+    metadata = cast(
+        dict[str, str],
+        ocp.metadata(str(step_folder), checkpointable_name="encoder").custom_metadata,
+    )
     return TrainConfig.from_json(metadata["config"])
 
 
 def reason_of(error: Exception | None) -> str:
     """Returns the kind of error and the first line of its message."""
-    return f"{type(error).__name__}: {_first_line(error)}" if error else "another process cannot read it"
+    return (
+        f"{type(error).__name__}: {_first_line(error)}"
+        if error
+        else "another process cannot read it"
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -118,14 +154,24 @@ def absolute_path(folder: epath.PathLike) -> epath.Path:
 
 
 def complete_steps(folder: epath.Path) -> list[int]:
-    """The steps that a run's `checkpoints` folder holds, ascending; unfinished saves have other names."""
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
+    """The steps that a run's `checkpoints` folder holds, ascending; unfinished saves have other
+    names.
+    """
+    return (
+        sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+        if folder.is_dir()
+        else []
+    )
 
 
 def _checkpoint_path(folder: epath.Path) -> epath.Path:
-    """The step to load: the folder itself, that of an exported model, or the newest complete step of a run."""
+    """The step to load: the folder itself, that of an exported model, or the newest complete step
+    of a run.
+    """
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such checkpoint folder; `confp models` lists the models that ship")
+        raise CheckpointError(
+            f"{folder}: no such checkpoint folder; `confp models` lists the models that ship"
+        )
     if (folder / "checkpoint").is_dir():
         return folder / "checkpoint"
     for run in (folder / "checkpoints", folder):

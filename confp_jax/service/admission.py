@@ -22,7 +22,10 @@ class Gate:
           Problem: 429.
         """
         if self.num_inside >= self._limit:
-            raise busy(f"{self._limit} requests are being answered or are waiting, which is all that this service allows")
+            raise busy(
+                f"{self._limit} requests are being answered or are waiting, which is all that this "
+                "service allows"
+            )
 
     @contextlib.asynccontextmanager
     async def enter(self) -> AsyncIterator[None]:

@@ -45,7 +45,9 @@ class Service:
         self._gate = Gate(max_running=settings.max_running, max_waiting=settings.max_waiting)
         self._uploads = Uploads(settings)
         self._num_listeners = 0
-        engine.metrics.watch("requests_inside", "Requests that run or wait.", lambda: self._gate.num_inside)
+        engine.metrics.watch(
+            "requests_inside", "Requests that run or wait.", lambda: self._gate.num_inside
+        )
         engine.metrics.watch("listeners", "Open microphones.", lambda: self._num_listeners)
 
     def application(self) -> Starlette:
@@ -103,7 +105,9 @@ class Service:
         async with self._admitted(request) as upload, limit, self._gate.enter():
             decoded = await self._engine.decode(upload.path)
             heard = await self._engine.identify(decoded.samples)
-            reply = answer_reply(heard, self._settings, began=began, sample_rate_hz=self._engine.sample_rate_hz)
+            reply = answer_reply(
+                heard, self._settings, began=began, sample_rate_hz=self._engine.sample_rate_hz
+            )
             if _flag(request, "explain"):
                 reply["why"] = await why_reply(self._engine, heard)
         self._engine.metrics.answer(verdict=reply["verdict"], length_s=reply["length_s"])
@@ -117,7 +121,11 @@ class Service:
         found = [
             track
             for track in self._engine.view.tracks.values()
-            if not wanted or any(wanted in text.casefold() for text in (track.name, track.title, track.artist, track.album))
+            if not wanted
+            or any(
+                wanted in text.casefold()
+                for text in (track.name, track.title, track.artist, track.album)
+            )
         ]
         page = [track_reply(track, self._settings) for track in found[offset : offset + limit]]
         return JSONResponse({"total": len(found), "offset": offset, "tracks": page})
@@ -135,11 +143,18 @@ class Service:
                 fingerprints = await self._engine.fingerprint(decoded.samples)
             segment_s = self._engine.view.searcher.reference.segment_s
             if fingerprints.segment_s < segment_s:
-                raise AudioError(f"is shorter than {segment_s:g} s; a track needs at least that much")
+                raise AudioError(
+                    f"is shorter than {segment_s:g} s; a track needs at least that much"
+                )
             if not fingerprints.vectors.any():
                 raise AudioError("is silent; there is nothing to recognise")
             names, sha256 = _names(request, upload), await self._engine.in_thread(upload.sha256)
-            name = names.get("name") or names.get("title") or decoded.tags.title or f"upload {sha256[:8]}"
+            name = (
+                names.get("name")
+                or names.get("title")
+                or decoded.tags.title
+                or f"upload {sha256[:8]}"
+            )
             track, is_new = await self._engine.add(
                 NewTrack(
                     name=name,
@@ -152,7 +167,11 @@ class Service:
                     album=names.get("album") or decoded.tags.album,
                 )
             )
-        return JSONResponse(track_reply(track, self._settings), 201 if is_new else 200, {"Location": f"/v1/tracks/{track.id}"})
+        return JSONResponse(
+            track_reply(track, self._settings),
+            201 if is_new else 200,
+            {"Location": f"/v1/tracks/{track.id}"},
+        )
 
     async def delete_track(self, request: Request) -> Response:
         """Removes a track."""
@@ -165,9 +184,17 @@ class Service:
         """The track's own file, where sharing is switched on; parts of it too."""
         track = self._known(request)
         if not self._settings.share_audio:
-            raise Problem(403, "this service does not share audio", "its operator can start it with --share-audio")
+            raise Problem(
+                403,
+                "this service does not share audio",
+                "its operator can start it with --share-audio",
+            )
         if not pathlib.Path(track.path).is_file():
-            raise Problem(404, "the track's audio file is not on this machine", "play your own copy from the same moment on")
+            raise Problem(
+                404,
+                "the track's audio file is not on this machine",
+                "play your own copy from the same moment on",
+            )
         return _AudioFile(track.path)
 
     async def listen(self, socket: WebSocket) -> None:
@@ -176,7 +203,10 @@ class Service:
         try:
             self._check_ready()
             if self._num_listeners >= self._settings.max_listeners:
-                raise busy(f"{self._num_listeners} others are listening, which is all that this service allows")
+                raise busy(
+                    f"{self._num_listeners} others are listening, which is all that this service "
+                    "allows"
+                )
             self._num_listeners += 1
             try:
                 await listen(socket, self._engine, self._settings)
@@ -204,11 +234,17 @@ class Service:
 
     def _check_token(self, request: Request) -> None:
         if not self._settings.token:
-            raise Problem(403, "writing is switched off", "its operator can start this service with --token-file")
+            raise Problem(
+                403,
+                "writing is switched off",
+                "its operator can start this service with --token-file",
+            )
         given = request.headers.get("authorization", "").encode()
         if not hmac.compare_digest(given, f"Bearer {self._settings.token}".encode()):
             remedy = "send the header Authorization: Bearer TOKEN with the token that this service was started with"
-            raise Problem(401, "no token, or a wrong one", remedy, headers={"WWW-Authenticate": "Bearer"})
+            raise Problem(
+                401, "no token, or a wrong one", remedy, headers={"WWW-Authenticate": "Bearer"}
+            )
 
     def _known(self, request: Request):
         track = self._engine.view.tracks.get(request.path_params["id"])
@@ -222,9 +258,14 @@ class _AudioFile(FileResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] in (400, 416):  # in plain text
+            if message["type"] == "http.response.start" and message["status"] in (
+                400,
+                416,
+            ):  # in plain text
                 detail = "the Range header asks for no part of this file"
-                raise Problem(message["status"], detail, "leave it out, or ask for bytes that are there")
+                raise Problem(
+                    message["status"], detail, "leave it out, or ask for bytes that are there"
+                )
             await send(message)
 
         await super().__call__(scope, receive, sending)
@@ -250,16 +291,26 @@ def _problem(error: Exception) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, HTTPException):
-        return Problem(error.status_code, error.detail, "see /docs for what this service understands", headers=error.headers)
+        return Problem(
+            error.status_code,
+            error.detail,
+            "see /docs for what this service understands",
+            headers=error.headers,
+        )
     if isinstance(error, OtherModelError):
         return not_ready("reindexed")
     if isinstance(error, DatabaseError):
         _log.error("the database refused: %s", error)
         detail = "the database cannot be written just now"
-        return Problem(503, detail, "try again later; the service's log says why", headers={"Retry-After": "5"})
+        return Problem(
+            503, detail, "try again later; the service's log says why", headers={"Retry-After": "5"}
+        )
     if isinstance(error, TimeoutError):
         return Problem(
-            503, "the answer took too long", "send a shorter excerpt, or ask again later", headers={"Retry-After": "1"}
+            503,
+            "the answer took too long",
+            "send a shorter excerpt, or ask again later",
+            headers={"Retry-After": "1"},
         )
     if not isinstance(error, (DecodeError, AudioError)):
         _log.error("a connection failed", exc_info=error)
@@ -281,7 +332,9 @@ def _number(request: Request, name: str, usual: int, *, least: int, most: int) -
     if text is None:
         return usual
     if not (text.isascii() and text.isdecimal() and len(text) < 12 and least <= int(text) <= most):
-        raise Problem(400, f"{name} is no number from {least} to {most}", f"leave it out for {usual}")
+        raise Problem(
+            400, f"{name} is no number from {least} to {most}", f"leave it out for {usual}"
+        )
     return int(text)
 
 
@@ -291,5 +344,9 @@ def _names(request: Request, upload: Upload) -> dict[str, str]:
     cleaned = {key: " ".join(given[key].split()) for key in NAME_FIELDS if key in given}
     for key, text in cleaned.items():
         if len(text) > LONGEST_NAME or not text.isprintable():
-            raise Problem(400, f"{key} is longer than {LONGEST_NAME} characters, or not plain text", "shorten it")
+            raise Problem(
+                400,
+                f"{key} is longer than {LONGEST_NAME} characters, or not plain text",
+                "shorten it",
+            )
     return cleaned

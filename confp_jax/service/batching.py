@@ -1,4 +1,6 @@
-"""Many requests, few batches: clips that arrive within a few milliseconds go through the model together."""
+"""Many requests, few batches: clips that arrive within a few milliseconds go through the model
+together.
+"""
 
 import asyncio
 import functools
@@ -15,7 +17,8 @@ _MAX_CLIPS = 32  # in one batch: more would make the first wait for the last
 
 
 class Batcher:
-    """Fingerprints clips as they come; what arrives while a batch is in the model is the next batch.
+    """Fingerprints clips as they come; what arrives while a batch is in the model is the next
+    batch.
 
     Args:
       hop_s: between fingerprints.
@@ -34,7 +37,9 @@ class Batcher:
         observe: Callable[[int], None],
     ):
         self._embedder, self._window_s = embedder, window_s
-        self._fingerprint_many = functools.partial(embedder.fingerprint_many, hop_s=hop_s, is_query=True)
+        self._fingerprint_many = functools.partial(
+            embedder.fingerprint_many, hop_s=hop_s, is_query=True
+        )
         self._on_their_way, self._observe = on_their_way, observe
         self._waiting: list[tuple[np.ndarray, asyncio.Future[Fingerprints]]] = []
         self._some = asyncio.Event()
@@ -58,7 +63,9 @@ class Batcher:
         Raises:
           AudioError: shorter than 1 s.
         """
-        self._embedder.check_length(len(samples))  # refused here, it harms no other clip of the batch
+        self._embedder.check_length(
+            len(samples)
+        )  # refused here, it harms no other clip of the batch
         future: asyncio.Future[Fingerprints] = asyncio.get_running_loop().create_future()
         self._waiting.append((samples, future))
         self._some.set()
@@ -73,12 +80,16 @@ class Batcher:
             batch, self._waiting = self._waiting[:_MAX_CLIPS], self._waiting[_MAX_CLIPS:]
             if not self._waiting:
                 self._some.clear()
-            batch = [(samples, future) for samples, future in batch if not future.done()]  # some were given up
+            batch = [
+                (samples, future) for samples, future in batch if not future.done()
+            ]  # some were given up
             if not batch:
                 continue
             self._observe(len(batch))
             try:
-                found = await loop.run_in_executor(self._pool, self._fingerprint_many, [clip for clip, _ in batch])
+                found = await loop.run_in_executor(
+                    self._pool, self._fingerprint_many, [clip for clip, _ in batch]
+                )
             except Exception as error:  # noqa: BLE001 - raised again in every request of the batch
                 for _, future in batch:
                     if not future.done():

@@ -1,6 +1,8 @@
-"""The process that decodes what clients send: bounded in memory, time and files, so that a hostile file can only end it.
+"""The process that decodes what clients send: bounded in memory, time and files, so that a hostile
+file can only end it.
 
-A job is a line of JSON on standard input; the answer is a line of JSON and, if all went well, the samples as float32.
+A job is a line of JSON on standard input; the answer is a line of JSON and, if all went well, the
+samples as float32.
 """
 
 import contextlib
@@ -30,7 +32,11 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a library that prints must not spoil an answer
     with contextlib.suppress(OSError):  # an answer of 3 s in one piece, not in four
         fcntl.fcntl(answers, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    limits = ((resource.RLIMIT_AS, _MEMORY_BYTES), (resource.RLIMIT_NOFILE, _OPEN_FILES), (resource.RLIMIT_FSIZE, 0))
+    limits = (
+        (resource.RLIMIT_AS, _MEMORY_BYTES),
+        (resource.RLIMIT_NOFILE, _OPEN_FILES),
+        (resource.RLIMIT_FSIZE, 0),
+    )
     for kind, limit in (*limits, (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(kind, (limit, limit))
     for line in sys.stdin.buffer:
@@ -40,7 +46,9 @@ def main() -> None:
 
 
 def answer(job: dict) -> tuple[dict, bytes]:
-    """The header and the samples of one job: {path, sample_rate_hz, start_s, length_s, max_audio_s, cpu_s, with_tags}."""
+    """The header and the samples of one job: {path, sample_rate_hz, start_s, length_s, max_audio_s,
+    cpu_s, with_tags}.
+    """
     used = resource.getrusage(resource.RUSAGE_SELF)
     until_s = int(used.ru_utime + used.ru_stime + job["cpu_s"]) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (until_s, resource.RLIM_INFINITY))
@@ -52,14 +60,18 @@ def answer(job: dict) -> tuple[dict, bytes]:
     except DecodeError as error:
         return {"error": str(error).removeprefix(f"{path}: ")}, b""
     except MemoryError:
-        return {"error": "needs more memory than decoding may take; convert it to wav, flac or mp3"}, b""
+        return {
+            "error": "needs more memory than decoding may take; convert it to wav, flac or mp3"
+        }, b""
     payload = np.ascontiguousarray(samples, "<f4").tobytes()
     return {"num_bytes": len(payload), "tags": tags}, payload
 
 
 def _plain(tag: str) -> str:
     """What a file says of itself within the limits of what a client may say."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in tag[:_MOST_OF_A_TAG]).split())[:LONGEST_NAME]
+    return " ".join(
+        "".join(letter if letter.isprintable() else " " for letter in tag[:_MOST_OF_A_TAG]).split()
+    )[:LONGEST_NAME]
 
 
 def _samples(path: pathlib.Path, job: dict) -> Float32[np.ndarray, " n"]:
@@ -71,7 +83,10 @@ def _samples(path: pathlib.Path, job: dict) -> Float32[np.ndarray, " n"]:
         parts.append(block[max(0, first - seen) : None if last is None else max(0, last - seen)])
         seen, kept = seen + len(block), kept + len(parts[-1])
         if kept > max_audio_s * rate_hz:
-            raise DecodeError(f"is longer than {max_audio_s:g} s; send an excerpt, or use `confp identify` for long recordings")
+            raise DecodeError(
+                f"is longer than {max_audio_s:g} s; send an excerpt, or use `confp identify` for "
+                "long recordings"
+            )
         if last is not None and seen >= last:
             break
     return np.concatenate(parts)

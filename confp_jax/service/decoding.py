@@ -35,7 +35,14 @@ class Decoded:
 class DecodePool:
     """A few worker processes; one that dies or takes too long is replaced."""
 
-    def __init__(self, *, sample_rate_hz: int, max_audio_s: float, timeout_s: float, num_workers: int | None = None):
+    def __init__(
+        self,
+        *,
+        sample_rate_hz: int,
+        max_audio_s: float,
+        timeout_s: float,
+        num_workers: int | None = None,
+    ):
         self._rate_hz, self._max_audio_s, self._timeout_s = sample_rate_hz, max_audio_s, timeout_s
         self._num_workers = num_workers or min(4, os.cpu_count() or 1)
         self._idle: asyncio.Queue[asyncio.subprocess.Process] = asyncio.Queue()
@@ -74,12 +81,18 @@ class DecodePool:
             await self._end(worker)
 
     async def decode(
-        self, path: pathlib.Path, *, start_s: float = 0.0, length_s: float = 0.0, with_tags: bool = False
+        self,
+        path: pathlib.Path,
+        *,
+        start_s: float = 0.0,
+        length_s: float = 0.0,
+        with_tags: bool = False,
     ) -> Decoded:
         """The file's samples, or `length_s` of them from `start_s` on.
 
         Raises:
-          DecodeError: what `decode_blocks` says of it, longer than is allowed, or it ended its decoder.
+          DecodeError: what `decode_blocks` says of it, longer than is allowed, or it ended its
+            decoder.
         """
         worker = await self._idle.get()
         try:
@@ -91,7 +104,8 @@ class DecodePool:
         except TimeoutError as error:
             await self._replace(worker)
             raise DecoderGoneError(
-                f"was not decoded within {self._timeout_s:g} s; send a shorter excerpt, or {_REMEDY}"
+                f"was not decoded within {self._timeout_s:g} s; send a shorter excerpt, or "
+                f"{_REMEDY}"
             ) from error
         except DecodeError:
             self._idle.put_nowait(worker)
@@ -103,8 +117,17 @@ class DecodePool:
         return decoded
 
     def _job(self, path: pathlib.Path, start_s: float, length_s: float, with_tags: bool) -> bytes:
-        limits = {"max_audio_s": self._max_audio_s, "cpu_s": self._timeout_s, "with_tags": with_tags}
-        job = {"path": str(path), "sample_rate_hz": self._rate_hz, "start_s": start_s, "length_s": length_s} | limits
+        limits = {
+            "max_audio_s": self._max_audio_s,
+            "cpu_s": self._timeout_s,
+            "with_tags": with_tags,
+        }
+        job = {
+            "path": str(path),
+            "sample_rate_hz": self._rate_hz,
+            "start_s": start_s,
+            "length_s": length_s,
+        } | limits
         return json.dumps(job).encode() + b"\n"
 
     async def _ask(self, worker: asyncio.subprocess.Process, job: bytes) -> Decoded:
@@ -118,16 +141,24 @@ class DecodePool:
                 raise DecodeError(header["error"])
             payload = await worker.stdout.readexactly(header["num_bytes"])
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError) as error:
-            raise DecoderGoneError(f"ended its decoder; it is damaged, or needs too much memory or time: {_REMEDY}") from error
+            raise DecoderGoneError(
+                f"ended its decoder; it is damaged, or needs too much memory or time: {_REMEDY}"
+            ) from error
         return Decoded(np.frombuffer(payload, "<f4"), Tags(**header["tags"]))
 
     async def _spawn(self) -> None:
         command = sys.executable, "-m", f"{__package__}.decode_worker"
         pipe = asyncio.subprocess.PIPE
         nothing = asyncio.subprocess.DEVNULL
-        # A session of its own: Ctrl-C is for the service, which ends its workers when their jobs are done.
+        # A session of its own: Ctrl-C is for the service, which ends its workers when their jobs
+        # are done.
         worker = await asyncio.create_subprocess_exec(
-            *command, stdin=pipe, stdout=pipe, stderr=nothing, start_new_session=True, limit=_BUFFER_BYTES
+            *command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=nothing,
+            start_new_session=True,
+            limit=_BUFFER_BYTES,
         )
         self._all.add(worker)
         self._idle.put_nowait(worker)
@@ -156,5 +187,7 @@ class DecodePool:
             worker.kill()
         if worker.stdout is not None:
             with contextlib.suppress(RuntimeError):  # whoever asked it is still reading
-                await worker.stdout.read()  # what is left of an answer: wait() needs the pipe at its end
+                await (
+                    worker.stdout.read()
+                )  # what is left of an answer: wait() needs the pipe at its end
         await worker.wait()

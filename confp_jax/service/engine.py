@@ -53,13 +53,24 @@ class Heard:
 class Engine:
     """A database that is served. `start` and all coroutines belong to one event loop."""
 
-    def __init__(self, database: Database, embedder: Embedder, *, settings: Settings, false_alarm_rate: float | None = None):
+    def __init__(
+        self,
+        database: Database,
+        embedder: Embedder,
+        *,
+        settings: Settings,
+        false_alarm_rate: float | None = None,
+    ):
         """Opens the index; the model is compiled by `start`.
 
         Raises:
           DatabaseError: a shard is missing or damaged, or the database is another model's.
         """
-        self._database, self._embedder, self._false_alarm_rate = database, embedder, false_alarm_rate
+        self._database, self._embedder, self._false_alarm_rate = (
+            database,
+            embedder,
+            false_alarm_rate,
+        )
         self._model = ModelStamp(embedder.name, embedder.identity, database.stamp.hop_s)
         self._seen = self._stamp()
         self.view = self._new_view(build_index=True)
@@ -67,7 +78,9 @@ class Engine:
         self._state: State = "preparing"
         self._decoding = 0
         self._decoders = DecodePool(
-            sample_rate_hz=embedder.sample_rate_hz, max_audio_s=settings.max_audio_s, timeout_s=settings.decode_timeout_s
+            sample_rate_hz=embedder.sample_rate_hz,
+            max_audio_s=settings.max_audio_s,
+            timeout_s=settings.decode_timeout_s,
         )
         self._batcher = Batcher(
             embedder,
@@ -81,15 +94,23 @@ class Engine:
         self._folding = ThreadPoolExecutor(1, thread_name_prefix="fold")
         self._monitoring = ThreadPoolExecutor(settings.max_listeners, thread_name_prefix="monitor")
         self._tasks: list[asyncio.Task[None]] = []
-        self.metrics.watch("tracks", "Tracks that can be identified.", lambda: len(self.view.tracks))
         self.metrics.watch(
-            "fingerprints", "Fingerprints that are searched.", lambda: len(self.view.searcher.reference.snapshot.vectors)
+            "tracks", "Tracks that can be identified.", lambda: len(self.view.tracks)
+        )
+        self.metrics.watch(
+            "fingerprints",
+            "Fingerprints that are searched.",
+            lambda: len(self.view.searcher.reference.snapshot.vectors),
         )
 
     @property
     def state(self) -> State:
         """Whether it can answer, or what keeps it from that."""
-        return "without decoders" if self._state == "ready" and not self._decoders.is_usable else self._state
+        return (
+            "without decoders"
+            if self._state == "ready" and not self._decoders.is_usable
+            else self._state
+        )
 
     @property
     def sample_rate_hz(self) -> int:
@@ -114,7 +135,12 @@ class Engine:
         self._monitoring.shutdown(wait=False)
 
     async def decode(
-        self, path: pathlib.Path, *, start_s: float = 0.0, length_s: float = 0.0, with_tags: bool = False
+        self,
+        path: pathlib.Path,
+        *,
+        start_s: float = 0.0,
+        length_s: float = 0.0,
+        with_tags: bool = False,
     ) -> Decoded:
         """Samples at the model's rate.
 
@@ -123,7 +149,9 @@ class Engine:
         """
         self._decoding += 1
         try:
-            return await self._decoders.decode(path, start_s=start_s, length_s=length_s, with_tags=with_tags)
+            return await self._decoders.decode(
+                path, start_s=start_s, length_s=length_s, with_tags=with_tags
+            )
         except DecoderGoneError:
             self.metrics.decoder_lost()
             raise
@@ -148,10 +176,14 @@ class Engine:
         """
         return await self.search(samples, await self.fingerprint(samples))
 
-    async def search(self, samples: Float32[np.ndarray, " n"], fingerprints: Fingerprints, *, share: float = 1.0) -> Heard:
+    async def search(
+        self, samples: Float32[np.ndarray, " n"], fingerprints: Fingerprints, *, share: float = 1.0
+    ) -> Heard:
         """As `identify`, of fingerprints that are there already; `share` as of `Searcher.search`."""
         view = self.view
-        findings = await self.in_thread(functools.partial(view.searcher.search, [fingerprints], share=share))
+        findings = await self.in_thread(
+            functools.partial(view.searcher.search, [fingerprints], share=share)
+        )
         return Heard(view, samples, fingerprints, findings)
 
     async def in_thread(self, call, *arguments):
@@ -159,17 +191,22 @@ class Engine:
         return await asyncio.get_running_loop().run_in_executor(self._searching, call, *arguments)
 
     def start_monitor(self, run: Callable[[], None]) -> asyncio.Future[None]:
-        """Runs what lasts as long as a connection: each listener that is allowed has a thread of its own."""
+        """Runs what lasts as long as a connection: each listener that is allowed has a thread of
+        its own.
+        """
         return asyncio.get_running_loop().run_in_executor(self._monitoring, run)
 
     async def add(self, track: NewTrack) -> tuple[StoredTrack, bool]:
-        """Adds a track, as `add_track`; when this returns it is on the disk and every later query can find it.
+        """Adds a track, as `add_track`; when this returns it is on the disk and every later query
+        can find it.
 
         Raises:
           OtherModelError: the database was reindexed meanwhile.
           DatabaseError: another process is writing, or the disk is full.
         """
-        added = await self._write(functools.partial(add_track, self._database, track, model=self._model))
+        added = await self._write(
+            functools.partial(add_track, self._database, track, model=self._model)
+        )
         self._folding.submit(self._fold)
         return added
 
@@ -212,17 +249,27 @@ class Engine:
             _log.warning("the search index was not built: %s", error)
 
     def _refresh(self) -> None:
-        """The view of now. Where it cannot be had, the old one stays and the next look tries again."""
+        """The view of now.
+
+        Where it cannot be had, the old one stays and the next look tries again.
+        """
         seen = self._stamp()
         try:
             self.view = self._new_view(build_index=False)
-        except OtherModelError as error:  # the old view and the model still belong together; nothing new can come to it
+        except (
+            OtherModelError
+        ) as error:  # the old view and the model still belong together; nothing new can come to it
             _log.error("restart the service: %s", error)
             self._state = "reindexed"
         self._seen = seen
 
     def _new_view(self, *, build_index: bool) -> View:
-        searcher = Searcher(self._database, self._embedder, false_alarm_rate=self._false_alarm_rate, build_index=build_index)
+        searcher = Searcher(
+            self._database,
+            self._embedder,
+            false_alarm_rate=self._false_alarm_rate,
+            build_index=build_index,
+        )
         return View(searcher, {track.id: track for track in searcher.reference.snapshot.tracks})
 
     def _long(self, samples: Float32[np.ndarray, " n"]) -> Fingerprints:
@@ -252,12 +299,16 @@ class Engine:
                 told = ""
             except Exception as error:  # noqa: BLE001 - whatever it was, the next look may succeed
                 if repr(error) != told:  # not once a second
-                    _log.exception("the database cannot be read; what was read before is still served")
+                    _log.exception(
+                        "the database cannot be read; what was read before is still served"
+                    )
                 told = repr(error)
 
     def _stamp(self) -> tuple:
         """What differs when the database has changed."""
         with self._database.connect() as connection:
-            tracks = connection.execute("SELECT MAX(id), COUNT(*), SUM(removed_at IS NULL), MAX(shard) FROM tracks").fetchone()
+            tracks = connection.execute(
+                "SELECT MAX(id), COUNT(*), SUM(removed_at IS NULL), MAX(shard) FROM tracks"
+            ).fetchone()
         settings = ("identity", "hop_s", "generation", CALIBRATION_SETTING)
         return (*tracks, *(self._database.setting(key) for key in settings))

@@ -1,4 +1,6 @@
-"""Why an answer is what it is: spectrograms, the similarity along the recording, the runner-up and the margin."""
+"""Why an answer is what it is: spectrograms, the similarity along the recording, the runner-up and
+the margin.
+"""
 
 import base64
 import dataclasses
@@ -19,7 +21,9 @@ _COLUMNS, _RANGE_DB = 240, 60.0
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """The stretch that is explained: in the recording, and in the best track (an index into the snapshot's tracks)."""
+    """The stretch that is explained: in the recording, and in the best track (an index into the
+    snapshot's tracks).
+    """
 
     track: int
     query_s: float
@@ -53,7 +57,11 @@ def compare(heard: Heard, place: Place) -> dict[str, object]:
         names = {"id": track.id, "track": track.name, "title": track.title, "artist": track.artist}
         second = names | {"score": round(float(others.scores[0]), 4)}
     margin = round(float(own.scores[0] - others.scores[0]), 4) if second else None
-    centres = np.full(len(some.vectors), query.duration_s / 2) if query.is_partial else centres_s(some) + first * query.hop_s
+    centres = (
+        np.full(len(some.vectors), query.duration_s / 2)
+        if query.is_partial
+        else centres_s(some) + first * query.hop_s
+    )
     return {
         "scores": _each_second(own, centres, query.segment_s),
         "runner_up": second,
@@ -74,14 +82,19 @@ def _each_second(own: Ranking, centres: np.ndarray, segment_s: float) -> list[di
     return seconds
 
 
-def cut(samples: Float32[np.ndarray, " n"], start_s: float, length_s: float, rate_hz: int) -> Float32[np.ndarray, " m"]:
+def cut(
+    samples: Float32[np.ndarray, " n"], start_s: float, length_s: float, rate_hz: int
+) -> Float32[np.ndarray, " m"]:
     """A stretch of samples."""
     first = max(0, round(start_s * rate_hz))
     return samples[first : first + round(length_s * rate_hz)]
 
 
-def spectrogram(samples: Float32[np.ndarray, " n"], mel: MelConfig, *, sample_rate_hz: int) -> dict[str, object] | None:
-    """What the model hears, to be drawn: rows of mel bands, low ones first, 0 to 255 for the loudest 60 dB; base64.
+def spectrogram(
+    samples: Float32[np.ndarray, " n"], mel: MelConfig, *, sample_rate_hz: int
+) -> dict[str, object] | None:
+    """What the model hears, to be drawn: rows of mel bands, low ones first, 0 to 255 for the
+    loudest 60 dB; base64.
 
     None where there is too little to draw.
     """
@@ -94,4 +107,9 @@ def spectrogram(samples: Float32[np.ndarray, " n"], mel: MelConfig, *, sample_ra
     shades = np.clip(255 * (1 + level_db / _RANGE_DB), 0, 255).astype(np.uint8).T
     pixels = base64.b64encode(np.ascontiguousarray(shades).tobytes()).decode()
     length_s = len(samples) / sample_rate_hz
-    return {"num_bands": shades.shape[0], "num_columns": shades.shape[1], "length_s": round(length_s, 3), "pixels": pixels}
+    return {
+        "num_bands": shades.shape[0],
+        "num_columns": shades.shape[1],
+        "length_s": round(length_s, 3),
+        "pixels": pixels,
+    }

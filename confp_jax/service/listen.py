@@ -1,4 +1,6 @@
-"""The microphone's end of the service: PCM in by WebSocket, guesses and answers out while it is heard."""
+"""The microphone's end of the service: PCM in by WebSocket, guesses and answers out while it is
+heard.
+"""
 
 import asyncio
 import contextlib
@@ -27,7 +29,8 @@ from confp_jax.service.settings import Settings
 LONGEST_S = 12.0  # of a clip; then it is answered
 _EVERY_S = 1.0
 _NUM_LOOKS = 10  # from 3 s to 12 s
-# Each look at a growing clip may raise a false alarm: the guesses share one half of their rate, the answer has the other.
+# Each look at a growing clip may raise a false alarm: the guesses share one half of their rate, the
+# answer has the other.
 _GUESS_SHARE, _ANSWER_SHARE = 0.5 / _NUM_LOOKS, 0.5
 _IDLE_S = 15.0
 _STATE_BYTES = 4_096  # of a text message
@@ -55,19 +58,25 @@ async def listen(socket: WebSocket, engine: Engine, settings: Settings) -> None:
     """
     start = _start(await _receive(socket))
     resampler = StreamResampler(from_hz=start.sample_rate_hz, to_hz=engine.sample_rate_hz)
-    await socket.send_json({"type": "listening", "longest_s": LONGEST_S if start.mode == "clip" else None})
+    await socket.send_json(
+        {"type": "listening", "longest_s": LONGEST_S if start.mode == "clip" else None}
+    )
     if start.mode == "monitor":
         return await _monitor(socket, engine, start, resampler)
     clip = _Clip(engine, settings)
     try:
         async with asyncio.timeout(settings.clip_timeout_s):
-            while clip.heard_s < LONGEST_S and (samples := await _samples(socket, start)) is not None:
+            while (
+                clip.heard_s < LONGEST_S and (samples := await _samples(socket, start)) is not None
+            ):
                 clip.push(resampler.push(samples))
                 if clip.is_due:
                     await socket.send_json({"type": "guess"} | await clip.guess())
     except TimeoutError as error:
         detail = f"the clip was not complete within {settings.clip_timeout_s:g} s"
-        raise Problem(408, detail, "send audio as fast as it is recorded, and a stop message") from error
+        raise Problem(
+            408, detail, "send audio as fast as it is recorded, and a stop message"
+        ) from error
     clip.push(resampler.push(np.zeros(0, np.float32), last=True))
     async with asyncio.timeout(settings.request_timeout_s):
         heard, reply = await clip.answer()
@@ -108,7 +117,9 @@ class _Clip:
         self._next_s = self.heard_s + _EVERY_S
         began = time.perf_counter()
         try:
-            heard = await self._engine.search(self._samples, await self._windows(), share=_GUESS_SHARE)
+            heard = await self._engine.search(
+                self._samples, await self._windows(), share=_GUESS_SHARE
+            )
         except AudioError:  # silence so far
             return {
                 "verdict": "unknown",
@@ -127,17 +138,23 @@ class _Clip:
         """
         began = time.perf_counter()
         heard = await self._engine.search(self._samples, await self._windows(), share=_ANSWER_SHARE)
-        self._engine.metrics.answer(verdict="match" if heard.findings.right else "unknown", length_s=self.heard_s)
+        self._engine.metrics.answer(
+            verdict="match" if heard.findings.right else "unknown", length_s=self.heard_s
+        )
         return heard, self._reply(heard, began)
 
     async def _windows(self) -> Fingerprints:
-        """Encodes the windows that have become complete since the last time, and those around which more has been heard."""
+        """Encodes the windows that have become complete since the last time, and those around which
+        more has been heard.
+        """
         known = self._num_settled
         if self._fingerprints is None or len(self._samples) >= known * self._hop + self._segment:
             first = max(0, known - math.ceil(self._margin / self._hop))
             new = await self._engine.fingerprint(self._samples[first * self._hop :])
             if self._fingerprints is not None:
-                new = joined([self._fingerprints.part(0, known), new.part(known - first, len(new.vectors))])
+                new = joined(
+                    [self._fingerprints.part(0, known), new.part(known - first, len(new.vectors))]
+                )
             self._fingerprints = new
             length = self._segment + self._margin
             settled = num_windows(len(self._samples), segment_samples=length, hop_samples=self._hop)
@@ -146,11 +163,17 @@ class _Clip:
         return self._fingerprints
 
     def _reply(self, heard: Heard, began: float) -> dict:
-        return answer_reply(heard, self._settings, began=began, sample_rate_hz=self._engine.sample_rate_hz)
+        return answer_reply(
+            heard, self._settings, began=began, sample_rate_hz=self._engine.sample_rate_hz
+        )
 
 
-async def _monitor(socket: WebSocket, engine: Engine, start: Start, resampler: StreamResampler) -> None:
-    """Events until the client stops. The search runs in a thread; a client that sends faster than it is served has to wait."""
+async def _monitor(
+    socket: WebSocket, engine: Engine, start: Start, resampler: StreamResampler
+) -> None:
+    """Events until the client stops. The search runs in a thread; a client that sends faster than
+    it is served has to wait.
+    """
     loop = asyncio.get_running_loop()
     blocks: queue.Queue[np.ndarray | None] = queue.Queue(_QUEUED_BLOCKS)
     events: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
@@ -171,7 +194,9 @@ async def _monitor(socket: WebSocket, engine: Engine, start: Start, resampler: S
         while (event := await events.get()) is not None:
             if isinstance(event, Exception):
                 raise event
-            await socket.send_json({"type": event.event, "heard_s": event.heard_s} | _public(event.found))
+            await socket.send_json(
+                {"type": event.event, "heard_s": event.heard_s} | _public(event.found)
+            )
 
     async def feed() -> None:
         try:
@@ -196,7 +221,9 @@ async def _monitor(socket: WebSocket, engine: Engine, start: Start, resampler: S
 
 
 async def _put(blocks: "queue.Queue[np.ndarray | None]", block: np.ndarray | None) -> None:
-    """Waits for room without a thread: those of a pool that all sessions share could all be waiting for one another."""
+    """Waits for room without a thread: those of a pool that all sessions share could all be waiting
+    for one another.
+    """
     while True:
         try:
             return blocks.put_nowait(block)
@@ -205,7 +232,10 @@ async def _put(blocks: "queue.Queue[np.ndarray | None]", block: np.ndarray | Non
 
 
 def _give_up(blocks: "queue.Queue[np.ndarray | None]") -> None:
-    """Ends the search; what waits is dropped. Nobody else puts anything in, so that there is room afterwards."""
+    """Ends the search; what waits is dropped.
+
+    Nobody else puts anything in, so that there is room afterwards.
+    """
     with contextlib.suppress(queue.Empty):
         while True:
             blocks.get_nowait()
@@ -213,7 +243,9 @@ def _give_up(blocks: "queue.Queue[np.ndarray | None]") -> None:
 
 
 def _public(found: FoundTrack) -> dict:
-    return {key: value for key, value in dataclasses.asdict(found).items() if key != "path"}  # it is of this machine
+    return {
+        key: value for key, value in dataclasses.asdict(found).items() if key != "path"
+    }  # it is of this machine
 
 
 async def _receive(socket: WebSocket) -> str | bytes:
@@ -221,7 +253,9 @@ async def _receive(socket: WebSocket) -> str | bytes:
         async with asyncio.timeout(_IDLE_S):
             message = await socket.receive()
     except TimeoutError as error:
-        raise Problem(408, f"nothing was sent for {_IDLE_S:g} s", "keep sending audio, or send a stop message") from error
+        raise Problem(
+            408, f"nothing was sent for {_IDLE_S:g} s", "keep sending audio, or send a stop message"
+        ) from error
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message.get("code", 1006))
     return message["text"] if message.get("text") is not None else message.get("bytes") or b""
@@ -240,7 +274,12 @@ def _start(message: str | bytes) -> Start:
             values.get("explain", False) is True,
         )
         rate_ok = type(start.sample_rate_hz) is int and 4_000 <= start.sample_rate_hz <= 768_000
-        if values["type"] != "start" or start.format not in _FORMATS or start.mode not in ("clip", "monitor") or not rate_ok:
+        if (
+            values["type"] != "start"
+            or start.format not in _FORMATS
+            or start.mode not in ("clip", "monitor")
+            or not rate_ok
+        ):
             raise ValueError("a start message with other values than are known")
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise Problem(400, f"the first message is no start message ({error!r})", remedy) from error
@@ -254,8 +293,16 @@ async def _samples(socket: WebSocket, start: Start) -> Float32[np.ndarray, " n"]
         with contextlib.suppress(ValueError, AttributeError, RecursionError):
             if json.loads(message[:_STATE_BYTES]).get("type") == "stop":
                 return None
-        raise Problem(400, "a text message that is no stop message", 'send audio as binary messages, {"type": "stop"} at the end')
+        raise Problem(
+            400,
+            "a text message that is no stop message",
+            'send audio as binary messages, {"type": "stop"} at the end',
+        )
     dtype, scale = _FORMATS[start.format]
     if len(message) % np.dtype(dtype).itemsize:
-        raise Problem(400, f"{len(message)} bytes are no whole number of {start.format} samples", "send whole samples, mono")
+        raise Problem(
+            400,
+            f"{len(message)} bytes are no whole number of {start.format} samples",
+            "send whole samples, mono",
+        )
     return np.frombuffer(message, dtype).astype(np.float32) / np.float32(scale)

@@ -1,4 +1,6 @@
-"""Monitoring with the tracks of the moment: a session may last for days, and tracks come and go meanwhile."""
+"""Monitoring with the tracks of the moment: a session may last for days, and tracks come and go
+meanwhile.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -14,7 +16,8 @@ _LEAST_S = 30.0  # with one view: what plays is told to be over where the next o
 
 
 def follow(engine: Engine, blocks: Iterable[Float32[np.ndarray, " n"]]) -> Iterator[Event]:
-    """Events as of `monitor`: a track that was removed is told of no more, one that was added is heard within 30 s.
+    """Events as of `monitor`: a track that was removed is told of no more, one that was added is
+    heard within 30 s.
 
     Raises:
       AudioError: less than 1 s in all.
@@ -35,7 +38,9 @@ def follow(engine: Engine, blocks: Iterable[Float32[np.ndarray, " n"]]) -> Itera
 
         try:
             for event in monitor(view.searcher, part()):
-                if engine.view is view or event.found.path in {track.path for track in engine.view.tracks.values()}:
+                if engine.view is view or event.found.path in {
+                    track.path for track in engine.view.tracks.values()
+                }:
                     yield _later(event, before_s)
         except AudioError:
             if not before_s:  # else it is a rest of less than 1 s
@@ -43,5 +48,7 @@ def follow(engine: Engine, blocks: Iterable[Float32[np.ndarray, " n"]]) -> Itera
 
 
 def _later(event: Event, before_s: float) -> Event:
-    found = dataclasses.replace(event.found, query_offset_s=round(event.found.query_offset_s + before_s, 3))
+    found = dataclasses.replace(
+        event.found, query_offset_s=round(event.found.query_offset_s + before_s, 3)
+    )
     return dataclasses.replace(event, found=found, heard_s=round(event.heard_s + before_s, 3))

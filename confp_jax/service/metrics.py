@@ -17,9 +17,15 @@ class Metrics:
     def __init__(self):
         self._registry = CollectorRegistry()
         mine = {"registry": self._registry, "namespace": "confp"}
-        self._requests = Counter("requests", "Answered requests.", ["route", "method", "status"], **mine)
-        self._seconds = Histogram("request_seconds", "From headers to answer.", ["route"], buckets=_LATENCIES_S, **mine)
-        self._batches = Histogram("batch_clips", "Clips that went through the model together.", buckets=_BATCHES, **mine)
+        self._requests = Counter(
+            "requests", "Answered requests.", ["route", "method", "status"], **mine
+        )
+        self._seconds = Histogram(
+            "request_seconds", "From headers to answer.", ["route"], buckets=_LATENCIES_S, **mine
+        )
+        self._batches = Histogram(
+            "batch_clips", "Clips that went through the model together.", buckets=_BATCHES, **mine
+        )
         self._audio = Counter("audio_seconds", "Seconds of audio that were asked about.", **mine)
         self._verdicts = Counter("verdicts", "Answers by verdict.", ["verdict"], **mine)
         self._decoders = Counter("decoders_lost", "Decoders that a file ended.", **mine)

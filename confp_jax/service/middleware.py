@@ -1,4 +1,6 @@
-"""Around every request: the host that was meant, headers for browsers, CORS, errors as problems, and what is counted."""
+"""Around every request: the host that was meant, headers for browsers, CORS, errors as problems,
+and what is counted.
+"""
 
 import logging
 import time
@@ -24,7 +26,10 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Frame-Options": "DENY",
 }
-_ALLOWED = {"Access-Control-Allow-Methods": "GET, POST, DELETE", "Access-Control-Allow-Headers": "Authorization, Content-Type"}
+_ALLOWED = {
+    "Access-Control-Allow-Methods": "GET, POST, DELETE",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type",
+}
 
 
 class Guard:
@@ -68,19 +73,29 @@ class Guard:
             await failed().response()(scope, receive, sending)
         finally:
             elapsed_s = time.perf_counter() - began
-            self._metrics.request(route=_route(scope), method=_method(scope), status=status, elapsed_s=elapsed_s)
+            self._metrics.request(
+                route=_route(scope), method=_method(scope), status=status, elapsed_s=elapsed_s
+            )
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         if self._is_foreign(headers) or self._is_cross_site(headers):
             await receive()
-            await send({"type": "websocket.close", "code": 1008})  # before it is accepted: the client sees 403
+            await send(
+                {"type": "websocket.close", "code": 1008}
+            )  # before it is accepted: the client sees 403
             return
         await self._app(scope, receive, send)
 
     def _is_foreign(self, headers: Headers) -> bool:
-        """A page elsewhere may point a name of its own to this machine: only the service's own names count."""
-        name = headers.get("host", "").rsplit(":", 1)[0] if not headers.get("host", "").endswith("]") else headers["host"]
+        """A page elsewhere may point a name of its own to this machine: only the service's own
+        names count.
+        """
+        name = (
+            headers.get("host", "").rsplit(":", 1)[0]
+            if not headers.get("host", "").endswith("]")
+            else headers["host"]
+        )
         return bool(self._settings.hosts) and name.lower() not in self._settings.hosts
 
     def _is_cross_site(self, headers: Headers) -> bool:
@@ -92,11 +107,17 @@ class Guard:
     def _cors(self, origin: str | None) -> dict[str, str]:
         if origin is None or not ({origin, "*"} & set(self._settings.origins)):
             return {}
-        return {"Access-Control-Allow-Origin": origin, "Vary": "Origin", "Cross-Origin-Resource-Policy": "cross-origin"}
+        return {
+            "Access-Control-Allow-Origin": origin,
+            "Vary": "Origin",
+            "Cross-Origin-Resource-Policy": "cross-origin",
+        }
 
     def _refusal(self) -> Problem:
         return Problem(
-            421, "this service does not answer to that host name", "use its own address, or start it with --allow-host"
+            421,
+            "this service does not answer to that host name",
+            "use its own address, or start it with --allow-host",
         )
 
 
@@ -107,4 +128,8 @@ def _route(scope: MutableMapping[str, Any]) -> str:
 
 
 def _method(scope: MutableMapping[str, Any]) -> str:
-    return scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "DELETE", "OPTIONS") else "other"
+    return (
+        scope["method"]
+        if scope["method"] in ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+        else "other"
+    )

@@ -7,13 +7,21 @@ from confp_jax.service.settings import LONGEST_NAME, NAME_FIELDS, Settings
 
 _BYTES = {"type": "string", "format": "binary"}
 _STRING, _NUMBER, _INTEGER = {"type": "string"}, {"type": "number"}, {"type": "integer"}
-_AUDIO = {"description": "Where it can be played, if sharing is on and the file is there.", "type": ["string", "null"]}
+_AUDIO = {
+    "description": "Where it can be played, if sharing is on and the file is there.",
+    "type": ["string", "null"],
+}
 _NAMES = {"id": _INTEGER, "track": _STRING, "title": _STRING, "artist": _STRING, "album": _STRING}
 
 
 def _object(properties: dict[str, Any], *, optional: tuple[str, ...] = ()) -> dict[str, Any]:
     required = [name for name in properties if name not in optional]
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
 
 
 def _list(items: dict[str, Any]) -> dict[str, Any]:
@@ -43,24 +51,44 @@ _MATCH = _NAMES | {
 }
 _SCHEMAS = {
     "Track": _object(
-        _NAMES | {"duration_s": _NUMBER, "num_fingerprints": _INTEGER, "added_at": _NUMBER, "audio": _AUDIO},
+        _NAMES
+        | {
+            "duration_s": _NUMBER,
+            "num_fingerprints": _INTEGER,
+            "added_at": _NUMBER,
+            "audio": _AUDIO,
+        },
     ),
     "Tracks": _object({"total": _INTEGER, "offset": _INTEGER, "tracks": _list(_ref("Track"))}),
     "Match": _object(_MATCH),
     "Spectrogram": _object(
         {"num_bands": _INTEGER, "num_columns": _INTEGER, "length_s": _NUMBER}
-        | {"pixels": _described(_STRING, "Base64 of bytes, bands by columns, low bands first; 255 is loudest.")}
+        | {
+            "pixels": _described(
+                _STRING, "Base64 of bytes, bands by columns, low bands first; 255 is loudest."
+            )
+        }
     ),
     "Why": _object(
         {
             "scores": _list(_object({"query_offset_s": _NUMBER, "score": _NUMBER})),
             "runner_up": {
                 "oneOf": [
-                    _object({"id": _INTEGER, "track": _STRING, "title": _STRING, "artist": _STRING, "score": _NUMBER}),
+                    _object(
+                        {
+                            "id": _INTEGER,
+                            "track": _STRING,
+                            "title": _STRING,
+                            "artist": _STRING,
+                            "score": _NUMBER,
+                        }
+                    ),
                     {"type": "null"},
                 ]
             },
-            "margin": _described({"type": ["number", "null"]}, "Score of the best track above the runner-up's."),
+            "margin": _described(
+                {"type": ["number", "null"]}, "Score of the best track above the runner-up's."
+            ),
             "query_offset_s": _NUMBER,
             "offset_s": _NUMBER,
             "query": _maybe("Spectrogram"),
@@ -71,7 +99,9 @@ _SCHEMAS = {
     "Answer": _object(
         {
             "verdict": {"enum": ["match", "unknown"]},
-            "num_accepted": _described(_INTEGER, "So many of the matches are answers; the others are the nearest tracks."),
+            "num_accepted": _described(
+                _INTEGER, "So many of the matches are answers; the others are the nearest tracks."
+            ),
             "matches": _list(_ref("Match")),
             "length_s": _NUMBER,
             "notes": _list(_STRING),
@@ -80,10 +110,30 @@ _SCHEMAS = {
         },
         optional=("why",),
     ),
-    "Problem": _object({"type": _STRING, "title": _STRING, "status": _INTEGER, "detail": _STRING, "remedy": _STRING}),
+    "Problem": _object(
+        {
+            "type": _STRING,
+            "title": _STRING,
+            "status": _INTEGER,
+            "detail": _STRING,
+            "remedy": _STRING,
+        }
+    ),
 }
-_WHAT = {400: "not understood", 401: "no token", 403: "switched off", 404: "not there", 408: "too slow", 413: "too large"}
-_WHAT |= {416: "no such part", 421: "not this service's host name", 422: "no usable audio", 429: "too many requests"}
+_WHAT = {
+    400: "not understood",
+    401: "no token",
+    403: "switched off",
+    404: "not there",
+    408: "too slow",
+    413: "too large",
+}
+_WHAT |= {
+    416: "no such part",
+    421: "not this service's host name",
+    422: "no usable audio",
+    429: "too many requests",
+}
 _WHAT |= {500: "a fault of the service", 503: "not ready, or it took too long"}
 _ALWAYS = (421, 500)
 
@@ -94,16 +144,23 @@ def document(settings: Settings) -> dict[str, Any]:
         "WebSocket /v1/listen: first a text message "
         '{"type": "start", "sample_rate_hz": 48000, "format": "f32le" or "s16le", '
         '"mode": "clip" or "monitor", "explain": false}, '
-        'then mono PCM as binary messages, then {"type": "stop"}. Comes back: {"type": "guess"} about once a second and one '
-        '{"type": "answer"} with the members of Answer (mode clip, at most 12 s), or {"type": "playing"} and {"type": "match"} '
-        'with the members of a match, and {"type": "end"} (mode monitor); {"type": "problem"} with those of Problem. '
-        "Over HTTP, too, every refusal is a Problem: also 404 for a path and 405 for a method that is not described here."
+        'then mono PCM as binary messages, then {"type": "stop"}. Comes back: {"type": "guess"} '
+        "about once a second and one "
+        '{"type": "answer"} with the members of Answer (mode clip, at most 12 s), or '
+        '{"type": "playing"} and {"type": "match"} '
+        'with the members of a match, and {"type": "end"} (mode monitor); {"type": "problem"} with '
+        "those of Problem. "
+        "Over HTTP, too, every refusal is a Problem: also 404 for a path and 405 for a method that "
+        "is not described here."
     )
     return {
         "openapi": "3.1.0",
         "info": {"title": "confp", "version": VERSION, "description": listening},
         "paths": _paths(settings),
-        "components": {"schemas": _SCHEMAS, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+        "components": {
+            "schemas": _SCHEMAS,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 
@@ -118,7 +175,13 @@ def _paths(settings: Settings) -> dict[str, Any]:
     ]
     number = [{"name": "id", "in": "path", "required": True, "schema": _INTEGER | {"minimum": 0}}]
     token = {"security": [{"token": []}]}
-    explain = [_query("explain", {"type": "boolean"}, "Also say why: spectrograms, score for each second, runner-up.")]
+    explain = [
+        _query(
+            "explain",
+            {"type": "boolean"},
+            "Also say why: spectrograms, score for each second, runner-up.",
+        )
+    ]
     bad_audio = (400, 408, 413, 422, 429, 503)
     return {
         "/v1/identify": {
@@ -127,16 +190,32 @@ def _paths(settings: Settings) -> dict[str, Any]:
         },
         "/v1/tracks": {
             "get": {"parameters": paging} | _about("What can be identified.", 200, "Tracks", 400),
-            "post": {"parameters": names, "requestBody": _audio(settings, **dict.fromkeys(NAME_FIELDS, _described(name, text)))}
+            "post": {
+                "parameters": names,
+                "requestBody": _audio(
+                    settings, **dict.fromkeys(NAME_FIELDS, _described(name, text))
+                ),
+            }
             | token
-            | _about("Add a track. 200: its content was there already.", 201, "Track", *bad_audio, 401, 403, also=200),
+            | _about(
+                "Add a track. 200: its content was there already.",
+                201,
+                "Track",
+                *bad_audio,
+                401,
+                403,
+                also=200,
+            ),
         },
         "/v1/tracks/{id}": {
             "get": {"parameters": number} | _about("One track.", 200, "Track", 404),
-            "delete": {"parameters": number} | token | _about("Remove a track.", 204, None, 401, 403, 404, 503),
+            "delete": {"parameters": number}
+            | token
+            | _about("Remove a track.", 204, None, 401, 403, 404, 503),
         },
         "/v1/tracks/{id}/audio": {
-            "get": {"parameters": number} | _about("Its audio file.", 200, "audio/*", 400, 403, 404, 416, also=206)
+            "get": {"parameters": number}
+            | _about("Its audio file.", 200, "audio/*", 400, 403, 404, 416, also=206)
         },
         "/healthz": {"get": _about("Whether the process lives.", 200, "text/plain")},
         "/readyz": {"get": _about("Whether the model is compiled.", 200, "text/plain", 503)},
@@ -150,7 +229,10 @@ def _audio(settings: Settings, **fields: dict[str, Any]) -> dict[str, Any]:
     return {
         "description": f"Audio of any format: at most {settings.max_body_bytes >> 20} MiB and {settings.max_audio_s:g} s.",
         "required": True,
-        "content": {"application/octet-stream": {"schema": _BYTES}, "multipart/form-data": {"schema": form}},
+        "content": {
+            "application/octet-stream": {"schema": _BYTES},
+            "multipart/form-data": {"schema": form},
+        },
     }
 
 
@@ -158,7 +240,9 @@ def _query(name: str, schema: dict[str, Any], description: str) -> dict[str, Any
     return {"name": name, "in": "query", "schema": schema, "description": description}
 
 
-def _about(summary: str, status: int, result: str | None, *problems: int, also: int | None = None) -> dict[str, Any]:
+def _about(
+    summary: str, status: int, result: str | None, *problems: int, also: int | None = None
+) -> dict[str, Any]:
     """Summary and responses of one operation; `result` is a schema or a media type."""
     if result is None:
         content = {}
@@ -168,5 +252,7 @@ def _about(summary: str, status: int, result: str | None, *problems: int, also: 
         content = {"content": {"application/json": {"schema": _ref(result)}}}
     good = {str(code): {"description": "done"} | content for code in (status, also) if code}
     problem = {"content": {"application/problem+json": {"schema": _ref("Problem")}}}
-    bad = {str(code): {"description": _WHAT[code]} | problem for code in sorted((*problems, *_ALWAYS))}
+    bad = {
+        str(code): {"description": _WHAT[code]} | problem for code in sorted((*problems, *_ALWAYS))
+    }
     return {"summary": summary, "responses": good | bad}

@@ -14,19 +14,33 @@ from confp_jax.service.settings import Settings
 
 def track_reply(track: StoredTrack, settings: Settings) -> dict[str, Any]:
     """A track; `audio` is where it can be played, None where it cannot."""
-    names = {"id": track.id, "track": track.name, "title": track.title, "artist": track.artist, "album": track.album}
-    counts = {"duration_s": round(track.duration_s, 3), "num_fingerprints": track.num_rows, "added_at": track.added_at}
+    names = {
+        "id": track.id,
+        "track": track.name,
+        "title": track.title,
+        "artist": track.artist,
+        "album": track.album,
+    }
+    counts = {
+        "duration_s": round(track.duration_s, 3),
+        "num_fingerprints": track.num_rows,
+        "added_at": track.added_at,
+    }
     return names | counts | {"audio": audio_address(track, settings)}
 
 
 def audio_address(track: StoredTrack, settings: Settings, *, from_s: float = 0.0) -> str | None:
-    """Where the track can be played from a moment on, if its file is there and sharing is switched on."""
+    """Where the track can be played from a moment on, if its file is there and sharing is switched
+    on.
+    """
     if not (settings.share_audio and pathlib.Path(track.path).is_file()):
         return None
     return f"/v1/tracks/{track.id}/audio" + (f"#t={from_s:.1f}" if from_s else "")
 
 
-def answer_reply(heard: Heard, settings: Settings, *, began: float, sample_rate_hz: int) -> dict[str, Any]:
+def answer_reply(
+    heard: Heard, settings: Settings, *, began: float, sample_rate_hz: int
+) -> dict[str, Any]:
     """An answer: accepted matches first, then the nearest other tracks."""
     findings = heard.findings
     return {
@@ -42,25 +56,41 @@ def answer_reply(heard: Heard, settings: Settings, *, began: float, sample_rate_
 def _match(heard: Heard, span: Span, settings: Settings) -> dict[str, Any]:
     found = heard.view.searcher.found(span)
     track = heard.view.searcher.reference.snapshot.tracks[span.track]
-    names = {"id": track.id, "track": track.name, "title": track.title, "artist": track.artist, "album": track.album}
-    times = {"offset_s": found.offset_s, "query_offset_s": found.query_offset_s, "length_s": found.length_s}
+    names = {
+        "id": track.id,
+        "track": track.name,
+        "title": track.title,
+        "artist": track.artist,
+        "album": track.album,
+    }
+    times = {
+        "offset_s": found.offset_s,
+        "query_offset_s": found.query_offset_s,
+        "length_s": found.length_s,
+    }
     sure = {"tempo": found.tempo, "score": found.score, "confidence": found.confidence}
     return names | times | sure | {"audio": audio_address(track, settings, from_s=found.offset_s)}
 
 
 async def why_reply(engine: Engine, heard: Heard) -> dict[str, Any] | None:
-    """Why: what was heard and what it is like, side by side, with the similarity along it; None for an empty database."""
+    """Why: what was heard and what it is like, side by side, with the similarity along it; None for
+    an empty database.
+    """
     place = place_of(heard)
     if place is None:
         return None
     rate_hz, mel = engine.sample_rate_hz, heard.view.searcher.embedder.config.mel
     compared = await engine.in_thread(compare, heard, place)
-    query = spectrogram(cut(heard.samples, place.query_s, place.length_s, rate_hz), mel, sample_rate_hz=rate_hz)
+    query = spectrogram(
+        cut(heard.samples, place.query_s, place.length_s, rate_hz), mel, sample_rate_hz=rate_hz
+    )
     path = pathlib.Path(heard.view.searcher.reference.snapshot.tracks[place.track].path)
     match, missing = None, ""
     if path.is_file():
         try:
-            decoded = await engine.decode(path, start_s=place.track_s, length_s=place.track_length_s)
+            decoded = await engine.decode(
+                path, start_s=place.track_s, length_s=place.track_length_s
+            )
             match = spectrogram(decoded.samples, mel, sample_rate_hz=rate_hz)
         except DecodeError as error:
             missing = f"the track's file {error}"

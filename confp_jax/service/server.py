@@ -34,7 +34,9 @@ def address(bound: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def serve(engine: Engine, settings: Settings, bound: socket.socket, *, started: Callable[[], None]) -> None:
+def serve(
+    engine: Engine, settings: Settings, bound: socket.socket, *, started: Callable[[], None]
+) -> None:
     """Serves until it is told to stop (SIGTERM, Ctrl-C), then finishes what runs."""
     config = uvicorn.Config(
         Service(engine, settings).application(),
@@ -62,7 +64,9 @@ def serve(engine: Engine, settings: Settings, bound: socket.socket, *, started: 
 
 
 class _BoundedWrites(asyncio.Protocol):
-    """Hangs up on a client that does not read: uvicorn would keep the connection, and what is to be sent, for ever."""
+    """Hangs up on a client that does not read: uvicorn would keep the connection, and what is to be
+    sent, for ever.
+    """
 
     send_timeout_s: float
     _unsent: asyncio.TimerHandle | None = None
@@ -70,12 +74,18 @@ class _BoundedWrites(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
-        self._transport.set_write_buffer_limits(high=0)  # to be told of the first byte that the system does not take
+        self._transport.set_write_buffer_limits(
+            high=0
+        )  # to be told of the first byte that the system does not take
 
     def pause_writing(self) -> None:
-        """The timer runs from there until all has been taken, also where the connection is closed meanwhile."""
+        """The timer runs from there until all has been taken, also where the connection is closed
+        meanwhile.
+        """
         super().pause_writing()
-        self._unsent = asyncio.get_running_loop().call_later(self.send_timeout_s, self._transport.abort)
+        self._unsent = asyncio.get_running_loop().call_later(
+            self.send_timeout_s, self._transport.abort
+        )
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -99,7 +109,9 @@ def _listening_protocol(settings: Settings) -> type[asyncio.Protocol]:
 
 
 def _timed_protocol(settings: Settings) -> type[asyncio.Protocol]:
-    """HTTP with what uvicorn leaves open: a client that connects and sends its headers slowly, or never, is hung up on."""
+    """HTTP with what uvicorn leaves open: a client that connects and sends its headers slowly, or
+    never, is hung up on.
+    """
 
     class TimedProtocol(_BoundedWrites, H11Protocol):
         send_timeout_s = settings.send_timeout_s
@@ -107,7 +119,8 @@ def _timed_protocol(settings: Settings) -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(transport)  # type: ignore[arg-type]
-            # asyncio does so for sockets that say they are TCP, which a listening one does not: an answer would wait for the
+            # asyncio does so for sockets that say they are TCP, which a listening one does not: an
+            # answer would wait for the
             # client's delayed acknowledgement of its headers, 40 ms.
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if len(self.connections) > settings.max_connections:
@@ -128,7 +141,9 @@ def _timed_protocol(settings: Settings) -> type[asyncio.Protocol]:
             self._await_headers()
 
         def _await_headers(self) -> None:
-            """The timer runs from the end of one request to the end of the next one's headers, however many bytes come."""
+            """The timer runs from the end of one request to the end of the next one's headers,
+            however many bytes come.
+            """
             serving = self.cycle is not None and not self.cycle.response_complete
             if serving or self.transport.is_closing() or self.transport.get_protocol() is not self:
                 self._stop_timer()

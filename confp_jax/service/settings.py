@@ -21,7 +21,9 @@ class Settings:
     request_timeout_s: float = 30.0
     body_timeout_s: float = 30.0  # for a request's body to arrive
     header_timeout_s: float = 10.0
-    send_timeout_s: float = 30.0  # for a client to read what it is sent: a part of a file, or a whole answer
+    send_timeout_s: float = (
+        30.0  # for a client to read what it is sent: a part of a file, or a whole answer
+    )
     clip_timeout_s: float = 60.0  # for a microphone's clip to be complete
     max_running: int = 2 * (os.cpu_count() or 1)
     max_waiting: int = 64  # beyond them: 429

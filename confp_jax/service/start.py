@@ -30,8 +30,12 @@ def settings_for(
       ServiceError: the token cannot be read or is too short, or a limit is not positive.
     """
     if min(max_body_mib, max_audio_s) <= 0 or max_waiting < 0:
-        raise ServiceError("--max-body-mib and --max-audio-s must be above 0, --max-waiting at least 0")
-    loopback = ("127.0.0.1", "localhost", "[::1]") if host in ("127.0.0.1", "localhost", "::1") else ()
+        raise ServiceError(
+            "--max-body-mib and --max-audio-s must be above 0, --max-waiting at least 0"
+        )
+    loopback = (
+        ("127.0.0.1", "localhost", "[::1]") if host in ("127.0.0.1", "localhost", "::1") else ()
+    )
     return Settings(
         token=_token(token_file) if token_file else "",
         share_audio=share_audio,
@@ -53,7 +57,8 @@ def run(
     port: int,
     started: Callable[[str], None],
 ) -> None:
-    """Serves a database until SIGTERM or Ctrl-C; `started` is called with the address once requests are accepted.
+    """Serves a database until SIGTERM or Ctrl-C; `started` is called with the address once
+    requests are accepted.
 
     A database that is not there is made where tracks can be added.
 
@@ -65,13 +70,19 @@ def run(
         from confp_jax.service.engine import Engine
         from confp_jax.service.server import address, listening_socket, serve
     except ImportError as error:
-        raise ServiceError(f"{error.name} is not installed; install the extra: pip install 'confp-jax[serve]'") from error
+        raise ServiceError(
+            f"{error.name} is not installed; install the extra: pip install 'confp-jax[serve]'"
+        ) from error
     try:
         bound = listening_socket(host, port)
     except OSError as error:
-        raise ServiceError(f"{host}:{port} cannot be served ({error.strerror}); choose another --port or --host") from error
+        raise ServiceError(
+            f"{host}:{port} cannot be served ({error.strerror}); choose another --port or --host"
+        ) from error
     except OverflowError as error:
-        raise ServiceError(f"port {port} is none; choose a --port from 1 to 65535, or 0 for any that is free") from error
+        raise ServiceError(
+            f"port {port} is none; choose a --port from 1 to 65535, or 0 for any that is free"
+        ) from error
     with bound:
         database, embedder = (open_or_create if settings.token else open_database)(folder, model)
         engine = Engine(database, embedder, settings=settings, false_alarm_rate=false_alarm_rate)
@@ -82,9 +93,12 @@ def _token(file: pathlib.Path) -> str:
     try:
         token = file.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ServiceError(f"{file} cannot be read ({error}); write the token into it as one line") from error
+        raise ServiceError(
+            f"{file} cannot be read ({error}); write the token into it as one line"
+        ) from error
     if len(token) < _LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise ServiceError(
-            f"{file} holds no token of {_LEAST_TOKEN} characters and more; make one: openssl rand -hex 32 > {file}"
+            f"{file} holds no token of {_LEAST_TOKEN} characters and more; make one: openssl rand "
+            f"-hex 32 > {file}"
         )
     return token

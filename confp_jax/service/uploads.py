@@ -65,7 +65,11 @@ class Uploads:
                 async with asyncio.timeout(self._settings.body_timeout_s):
                     fields = await self._store(counted.request, path)
             except TimeoutError as error:
-                raise Problem(408, "the body did not arrive in time", "send it faster, or send a shorter excerpt") from error
+                raise Problem(
+                    408,
+                    "the body did not arrive in time",
+                    "send it faster, or send a shorter excerpt",
+                ) from error
             yield Upload(path, fields)
         finally:
             counted.release()
@@ -89,7 +93,11 @@ class Uploads:
 
     def _too_large(self) -> Problem:
         limit = self._settings.max_body_bytes >> 20
-        return Problem(413, f"the body is larger than {limit} MiB", "send an excerpt: 3 to 10 s are enough, compressed or not")
+        return Problem(
+            413,
+            f"the body is larger than {limit} MiB",
+            "send an excerpt: 3 to 10 s are enough, compressed or not",
+        )
 
     async def _store(self, request: Request, path: pathlib.Path) -> dict[str, str]:
         fields: dict[str, str] = {}
@@ -97,7 +105,11 @@ class Uploads:
             async for chunk in _audio_chunks(request, fields):
                 file.write(chunk)
         if not path.stat().st_size:
-            raise Problem(400, "the body is empty", "send audio as the body (curl --data-binary @clip.wav), or as a form's file")
+            raise Problem(
+                400,
+                "the body is empty",
+                "send audio as the body (curl --data-binary @clip.wav), or as a form's file",
+            )
         return fields
 
 
@@ -130,7 +142,11 @@ async def _audio_chunks(request: Request, fields: dict[str, str]) -> AsyncIterat
         async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
             files = [value for value in form.values() if isinstance(value, UploadFile)]
             if not files:
-                raise Problem(400, "the form holds no file", "send the audio as a file of the form: curl -F audio=@clip.wav")
+                raise Problem(
+                    400,
+                    "the form holds no file",
+                    "send the audio as a file of the form: curl -F audio=@clip.wav",
+                )
             fields.update({name: value for name, value in form.items() if isinstance(value, str)})
             while chunk := await files[0].read(_COPY_BYTES):
                 yield chunk

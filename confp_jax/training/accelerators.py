@@ -1,4 +1,6 @@
-"""What accelerators can do, by their makers' data sheets: for the share of the peak that training reaches, and for forecasts."""
+"""What accelerators can do, by their makers' data sheets: for the share of the peak that training
+reaches, and for forecasts.
+"""
 
 from typing import NamedTuple
 

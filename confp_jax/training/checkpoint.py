@@ -1,4 +1,7 @@
-"""Orbax: save and resume a run, and the encoder alone for inference. The configuration travels inside, as JSON."""
+"""Orbax: save and resume a run, and the encoder alone for inference.
+
+The configuration travels inside, as JSON.
+"""
 
 import contextlib
 import warnings
@@ -12,7 +15,15 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from confp_jax.config import TrainConfig
-from confp_jax.model.weights import UNREADABLE, CheckpointError, absolute_path, complete_steps, read_config, reason_of, template
+from confp_jax.model.weights import (
+    UNREADABLE,
+    CheckpointError,
+    absolute_path,
+    complete_steps,
+    read_config,
+    reason_of,
+    template,
+)
 from confp_jax.training.resume_rules import refuse_changes
 from confp_jax.training.step import TrainState
 from confp_jax.typed_config import ConfigError
@@ -40,10 +51,14 @@ class Checkpoints:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, workdir: epath.PathLike, config: TrainConfig, *, allow_change: Collection[str] = ()) -> Iterator["Checkpoints"]:
-        """Opens (or begins) the run's folder, here or in a bucket; leaves only when the last save is complete.
+    def open(
+        cls, workdir: epath.PathLike, config: TrainConfig, *, allow_change: Collection[str] = ()
+    ) -> Iterator["Checkpoints"]:
+        """Opens (or begins) the run's folder, here or in a bucket; leaves only when the last save
+        is complete.
 
-        `allow_change` names fields that may differ from those the run was begun with (`changes.free_fields` always may).
+        `allow_change` names fields that may differ from those the run was begun with
+        (`changes.free_fields` always may).
         """
         checkpoints = cls(absolute_path(workdir) / "checkpoints", config, allow_change)
         with checkpoints._stack:
@@ -52,12 +67,13 @@ class Checkpoints:
     def restore(self, state: TrainState) -> tuple[TrainState, int]:
         """The newest checkpoint's state and step; (state, 0) if there is none.
 
-        Damaged ones are set aside as STEP.damaged, with a warning, once an older one has been read: where none can be read, the
-        place may be at fault and not the files.
+        Damaged ones are set aside as STEP.damaged, with a warning, once an older one has been
+        read: where none can be read, the place may be at fault and not the files.
 
         Raises:
           ConfigError: the run was begun with settings that may not change.
-          UnreadableRunError: there are checkpoints, and none of them can be read; they stay as they are.
+          UnreadableRunError: there are checkpoints, and none of them can be read; they stay as
+            they are.
           CheckpointError: there are only damaged ones, set aside.
         """
         found, unreadable = None, {}
@@ -70,23 +86,33 @@ class Checkpoints:
         if found is None:
             self._refuse_to_begin_anew(list(unreadable.values()))
         for step, told in unreadable.items():
-            warnings.warn(f"damaged checkpoint set aside: {told}", DamagedCheckpointWarning, stacklevel=2)
+            warnings.warn(
+                f"damaged checkpoint set aside: {told}", DamagedCheckpointWarning, stacklevel=2
+            )
             self._set_aside(step)
         self._checkpointer = self._open_checkpointer()
         self._stack.callback(self._close)
         return found or (state, 0)
 
     def _refuse_to_begin_anew(self, unreadable: list[str]) -> None:
-        """Raises CheckpointError where a run that has checkpoints would begin at step 0 and write over them."""
+        """Raises CheckpointError where a run that has checkpoints would begin at step 0 and write
+        over them.
+        """
         if unreadable:
             raise UnreadableRunError(
-                f"no checkpoint of this run can be read: {'; '.join(unreadable)}; they were left as they are: try again when "
+                f"no checkpoint of this run can be read: {'; '.join(unreadable)}; they were left "
+                "as they are: try again when "
                 "the disk or the bucket answers, or use another --workdir to start anew"
             )
-        aside = sorted(path.name for path in self._folder.glob("*.damaged")) if self._folder.is_dir() else []
+        aside = (
+            sorted(path.name for path in self._folder.glob("*.damaged"))
+            if self._folder.is_dir()
+            else []
+        )
         if aside:
             raise CheckpointError(
-                f"{self._folder} holds only what was set aside as damaged ({', '.join(aside)}); to try one again rename it to "
+                f"{self._folder} holds only what was set aside as damaged ({', '.join(aside)}); to "
+                "try one again rename it to "
                 "its step alone, to start anew use another --workdir or delete them"
             )
 
@@ -95,11 +121,15 @@ class Checkpoints:
         return ocp.training.Checkpointer(
             str(self._folder),
             save_decision_policy=cast(Any, policies.FixedIntervalPolicy(settings.every_steps)),
-            preservation_policy=cast(Any, ocp.training.preservation_policies.LatestN(settings.num_kept)),
+            preservation_policy=cast(
+                Any, ocp.training.preservation_policies.LatestN(settings.num_kept)
+            ),
             cleanup_tmp_directories=True,
         )
 
-    def _try_load(self, step: int, state: TrainState) -> tuple[tuple[TrainState, int] | None, Exception | None]:
+    def _try_load(
+        self, step: int, state: TrainState
+    ) -> tuple[tuple[TrainState, int] | None, Exception | None]:
         try:
             return self._load(step, state), None
         except ConfigError:
@@ -109,7 +139,9 @@ class Checkpoints:
 
     def _load(self, step: int, state: TrainState) -> tuple[TrainState, int]:
         path = self._folder / str(step)
-        refuse_changes(read_config(path), self._config, allowed=self._allowed, run=str(self._folder.parent))
+        refuse_changes(
+            read_config(path), self._config, allowed=self._allowed, run=str(self._folder.parent)
+        )
         found = ocp.load_checkpointables(str(path), jax.tree.map(template, _checkpointables(state)))
         encoder, optimizer = found["encoder"], found["optimizer"]
         restored = TrainState(
@@ -143,7 +175,9 @@ class Checkpoints:
         checkpointer, metadata = self._restored(), cast(Any, {"config": self._config.to_json()})
         if checkpointer.latest is None or checkpointer.latest.step != step:
             with self._names_save_errors():
-                checkpointer.save_checkpointables_async(step, _checkpointables(state), force=True, custom_metadata=metadata)
+                checkpointer.save_checkpointables_async(
+                    step, _checkpointables(state), force=True, custom_metadata=metadata
+                )
 
     def _close(self) -> None:
         """Waits for the last save."""
@@ -152,11 +186,15 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _names_save_errors(self) -> Iterator[None]:
-        """Orbax raises what the save before it ended with; TensorStore's answer to a full disk is a ValueError."""
+        """Orbax raises what the save before it ended with; TensorStore's answer to a full disk is a
+        ValueError.
+        """
         try:
             yield
         except (OSError, ValueError) as error:
-            raise SaveError(f"{self._folder}: a checkpoint could not be written ({reason_of(error)})") from error
+            raise SaveError(
+                f"{self._folder}: a checkpoint could not be written ({reason_of(error)})"
+            ) from error
 
     def _restored(self) -> ocp.training.Checkpointer:
         if self._checkpointer is None:
@@ -172,5 +210,11 @@ def _checkpointables(state: TrainState) -> dict[str, Any]:
 
 
 def _anywhere(here: bool) -> bool:
-    """Whether it is so on any process. All must take the same checkpoint: one that judged alone would leave the rest waiting."""
-    return here if jax.process_count() == 1 else bool(np.any(multihost_utils.process_allgather(np.array(here))))
+    """Whether it is so on any process. All must take the same checkpoint: one that judged alone
+    would leave the rest waiting.
+    """
+    return (
+        here
+        if jax.process_count() == 1
+        else bool(np.any(multihost_utils.process_allgather(np.array(here))))
+    )

@@ -31,7 +31,8 @@ def load_resident(config: TrainConfig, mesh: jax.sharding.Mesh) -> Resident:
     """Every process reads only what its own devices hold.
 
     Raises:
-      DatasetError: it does not fit (with the sizes and what to do), or there are fewer tracks than devices.
+      DatasetError: it does not fit (with the sizes and what to do), or there are fewer tracks than
+        devices.
     """
     source, layout = _source(config), resident_layout(config, mesh)
     sounds = read_sounds(config)
@@ -41,17 +42,28 @@ def load_resident(config: TrainConfig, mesh: jax.sharding.Mesh) -> Resident:
     def read(index: tuple[slice, ...]) -> np.ndarray:
         return read_part(source, layout, range(*index[0].indices(shape[0])))
 
-    audio = jax.make_array_from_callback(shape, NamedSharding(mesh, PartitionSpec(AXIS)), cast(Any, read))
+    audio = jax.make_array_from_callback(
+        shape, NamedSharding(mesh, PartitionSpec(AXIS)), cast(Any, read)
+    )
     everywhere = NamedSharding(mesh, PartitionSpec())
-    place = lambda part: jax.make_array_from_callback(part.shape, everywhere, lambda index: part[index])  # noqa: E731
+
+    def place(part: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(part.shape, everywhere, lambda index: part[index])
+
     return Resident(audio, None if sounds is None else Sounds(*map(place, sounds)))
 
 
 def resident_layout(config: TrainConfig, mesh: jax.sharding.Mesh) -> Layout:
-    """Where the split's clips lie on the mesh: each with a host that has its shard, should hosts have only their own."""
+    """Where the split's clips lie on the mesh: each with a host that has its shard, should hosts
+    have only their own.
+    """
     hosts = [device.process_index for device in mesh.devices.flat]
     every = math.gcd(config.data.num_shares, 1 + max(hosts))
-    sizes = {"row_samples": config.audio.segment_samples, "longest_crop": replica_samples(config), "num_devices": len(hosts)}
+    sizes = {
+        "row_samples": config.audio.segment_samples,
+        "longest_crop": replica_samples(config),
+        "num_devices": len(hosts),
+    }
     return plan_layout(_source(config), **sizes, part_of=[host % every for host in hosts])
 
 
@@ -83,27 +95,38 @@ def device_memory_bytes() -> int:
 
 
 @functools.partial(jax.jit, static_argnames=("config",))
-def cut_crops(resident: Resident, places: Mapping[str, Array], *, config: TrainConfig) -> dict[str, Array]:
-    """The crops at these places, split over the devices like any batch: int16 [B, samples]; what is mixed is mel power [B, T, F].
+def cut_crops(
+    resident: Resident, places: Mapping[str, Array], *, config: TrainConfig
+) -> dict[str, Array]:
+    """The crops at these places, split over the devices like any batch: int16 [B, samples]; what
+    is mixed is mel power [B, T, F].
 
     Args:
-      places: what the input pipeline draws (`PairCutter`): "anchor" and "replica", [B, 3]; with `data.mix` "mix", [B, fields].
+      places: what the input pipeline draws (`PairCutter`): "anchor" and "replica", [B, 3]; with
+        `data.mix` "mix", [B, fields].
     """
     by_rows, length = PartitionSpec(AXIS), resident.audio.shape[2]
-    anchors = jax.shard_map(functools.partial(_cut, length=length), out_specs=by_rows)(resident.audio, places["anchor"])
+    anchors = jax.shard_map(functools.partial(_cut, length=length), out_specs=by_rows)(
+        resident.audio, places["anchor"]
+    )
     longest = replica_samples(config) if resident.sounds is not None else length
-    replicas = jax.shard_map(functools.partial(_cut, length=longest), out_specs=by_rows)(resident.audio, places["replica"])
+    replicas = jax.shard_map(functools.partial(_cut, length=longest), out_specs=by_rows)(
+        resident.audio, places["replica"]
+    )
     if resident.sounds is not None:
         mix = jax.shard_map(functools.partial(replica_power, config=config), out_specs=by_rows)
         replicas = mix(replicas, places["mix"], resident.sounds)
     return {"anchor": anchors, "replica": replicas}
 
 
-def _cut(part: Int16[Array, "1 rows row"], place: Int32[Array, "B 3"], *, length: int) -> Int16[Array, "b samples"]:
-    """Every device asks the holders for its own rows' crops, and cuts what it is asked for: b and a little, not the whole batch.
+def _cut(
+    part: Int16[Array, "1 rows row"], place: Int32[Array, "B 3"], *, length: int
+) -> Int16[Array, "b samples"]:
+    """Every device asks the holders for its own rows' crops, and cuts what it is asked for: b and
+    a little, not the whole batch.
 
-    A round answers so many rows for each pair of devices as even draws seldom exceed; rows that go beyond wait for the next
-    round. Tracks are drawn at random, so there is mostly one.
+    A round answers so many rows for each pair of devices as even draws seldom exceed; rows that go
+    beyond wait for the next round. Tracks are drawn at random, so there is mostly one.
     """
     num, num_rows = jax.lax.axis_size(AXIS), -(-length // part.shape[2]) + 1
 
@@ -116,12 +139,16 @@ def _cut(part: Int16[Array, "1 rows row"], place: Int32[Array, "B 3"], *, length
     even = len(place) / num
     capacity = min(len(place), math.ceil(even + 3 * math.sqrt(even)))
     holder = place[:, 0]
-    rank = jnp.sum(jnp.tril(holder[:, None] == holder[None, :], -1), axis=1)  # among this device's rows of the same holder
+    rank = jnp.sum(
+        jnp.tril(holder[:, None] == holder[None, :], -1), axis=1
+    )  # among this device's rows of the same holder
 
     def answer(number: Array, cut: Int16[Array, "b samples"]) -> Int16[Array, "b samples"]:
         turn = rank - number * capacity
         is_due = (turn >= 0) & (turn < capacity)
-        slot = jnp.where(is_due, holder * capacity + turn, num * capacity)  # those that are not due fall off the end
+        slot = jnp.where(
+            is_due, holder * capacity + turn, num * capacity
+        )  # those that are not due fall off the end
         asked = jnp.zeros((num * capacity, 2), jnp.int32).at[slot].set(place[:, 1:], mode="drop")
         crops = jax.vmap(one)(jax.lax.all_to_all(asked, AXIS, 0, 0, tiled=True))
         crops = jax.lax.all_to_all(crops, AXIS, 0, 0, tiled=True)

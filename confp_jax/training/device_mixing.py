@@ -1,7 +1,8 @@
-"""What data/mixing.py does to a replica, on the device that holds its audio: room, noise, overload, pitch, colour, mel power.
+"""What data/mixing.py does to a replica, on the device that holds its audio: room, noise,
+overload, pitch, colour, mel power.
 
-The same draws (`MixDraw`) make the same sound but for the samples of synthetic rooms and coloured noise, which are noise of the
-same law. Written for one replica and vectorised over the batch.
+The same draws (`MixDraw`) make the same sound but for the samples of synthetic rooms and coloured
+noise, which are noise of the same law. Written for one replica and vectorised over the batch.
 """
 
 import math
@@ -35,7 +36,9 @@ _Drawn = Any  # a MixDraw whose fields are arrays
 
 
 class Sounds(NamedTuple):
-    """What is mixed in, and the mel filterbanks that shift the pitch; numpy on the host, arrays on every device."""
+    """What is mixed in, and the mel filterbanks that shift the pitch; numpy on the host, arrays on
+    every device.
+    """
 
     noise: Int16[Array | np.ndarray, "noise_rows samples"]
     rooms: Float32[Array | np.ndarray, "rooms taps"]  # zero-padded
@@ -52,13 +55,19 @@ def read_sounds(config: TrainConfig) -> Sounds | None:
         return None
     rate_hz, row_samples = config.audio.sample_rate_hz, config.audio.segment_samples
     mixer = Mixer(config.data.mix, pathlib.Path(config.data.dir), sample_rate_hz=rate_hz)
-    noise = np.zeros((2, row_samples), np.int16) if mixer.noise is None else read_noise(mixer.noise, row_samples)
+    noise = (
+        np.zeros((2, row_samples), np.int16)
+        if mixer.noise is None
+        else read_noise(mixer.noise, row_samples)
+    )
     rooms = np.zeros((max(1, len(mixer.rooms)), max([2, *map(len, mixer.rooms)])), np.float32)
     for number, room in enumerate(mixer.rooms):
         rooms[number, : len(room)] = room
     lowest, highest = mel_steps_range(config.data.mix)
     pitches = [2 ** (step / (12 * SEMITONE_STEPS)) for step in range(lowest, highest + 1)]
-    return Sounds(noise, rooms, np.stack([mel_filterbank(config.mel, rate_hz, pitch) for pitch in pitches]))
+    return Sounds(
+        noise, rooms, np.stack([mel_filterbank(config.mel, rate_hz, pitch) for pitch in pitches])
+    )
 
 
 def replica_samples(config: TrainConfig) -> int:
@@ -71,9 +80,15 @@ def replica_samples(config: TrainConfig) -> int:
 
 
 def replica_power(
-    crops: Int16[Array, "B samples"], draws: Float32[Array, "B fields"], sounds: Sounds, *, config: TrainConfig
+    crops: Int16[Array, "B samples"],
+    draws: Float32[Array, "B fields"],
+    sounds: Sounds,
+    *,
+    config: TrainConfig,
 ) -> Float32[Array, "B T F"]:
-    """Mel power of the replicas that are made of these crops, `replica_samples` long, by rows of `MixDraw` (`PairCutter`)."""
+    """Mel power of the replicas that are made of these crops, `replica_samples` long, by rows of
+    `MixDraw` (`PairCutter`).
+    """
 
     def one(crop: Int16[Array, " samples"], row: Float32[Array, " fields"]) -> Float32[Array, " n"]:
         return _distort(crop.astype(jnp.float32) / 32768, MixDraw(*row), sounds, config)
@@ -81,24 +96,41 @@ def replica_power(
     drawn: _Drawn = MixDraw(*draws.T)
     steps = drawn.mel_steps.astype(jnp.int32) - mel_steps_range(config.data.mix)[0]
     samples = jax.vmap(one)(crops, draws)
-    power = mel_power(samples, config.mel, sample_rate_hz=config.audio.sample_rate_hz, filters=sounds.filters[steps])
+    power = mel_power(
+        samples,
+        config.mel,
+        sample_rate_hz=config.audio.sample_rate_hz,
+        filters=sounds.filters[steps],
+    )
     return power * _colour(drawn, config.mel)[:, None, :] if config.data.mix.colour_p else power
 
 
-def _distort(samples: Float32[Array, " m"], drawn: _Drawn, sounds: Sounds, config: TrainConfig) -> Float32[Array, " n"]:
+def _distort(
+    samples: Float32[Array, " m"], drawn: _Drawn, sounds: Sounds, config: TrainConfig
+) -> Float32[Array, " n"]:
     """As `Mixer.distort`."""
-    mix, rate_hz, length = config.data.mix, config.audio.sample_rate_hz, config.audio.segment_samples
+    mix, rate_hz, length = (
+        config.data.mix,
+        config.audio.sample_rate_hz,
+        config.audio.segment_samples,
+    )
     lead = mix.lead_samples(rate_hz)
     heard = play(samples, drawn.tempo, lead + length, delay=lead - drawn.lead.astype(jnp.int32))
     room_key, noise_key = jax.random.split(jax.random.key(drawn.seed.astype(jnp.uint32)))
     window = heard[lead:]
     if mix.room_p:
         dry = jnp.where((drawn.is_sudden > 0) & (jnp.arange(lead + length) < lead), 0.0, heard)
-        window = jnp.where(drawn.room == NO_ROOM, window, _convolve(dry, room_response(drawn, room_key, sounds, config), lead))
+        window = jnp.where(
+            drawn.room == NO_ROOM,
+            window,
+            _convolve(dry, room_response(drawn, room_key, sounds, config), lead),
+        )
     power, mixed = jnp.mean(jnp.square(window)), window
     for row, start, snr_db in drawn.recorded_noises if mix.noise_p else ():
         rows = jax.lax.dynamic_slice_in_dim(sounds.noise, row.astype(jnp.int32), 2).reshape(-1)
-        sound = jax.lax.dynamic_slice_in_dim(rows, start.astype(jnp.int32), length).astype(jnp.float32)
+        sound = jax.lax.dynamic_slice_in_dim(rows, start.astype(jnp.int32), length).astype(
+            jnp.float32
+        )
         mixed = mixed + jnp.where(row == NO_NOISE, 0.0, _scaled(sound, power, snr_db))
     if mix.coloured_p:
         sound = coloured_noise(noise_key, drawn.coloured_decay_db, length, rate_hz)
@@ -109,19 +141,33 @@ def _distort(samples: Float32[Array, " m"], drawn: _Drawn, sounds: Sounds, confi
     return jnp.where(power < SILENT_POWER, window, mixed)
 
 
-def play(samples: Float32[Array, " m"], speed: Array, num: int, delay: Array | int = 0) -> Float32[Array, " n"]:
-    """`num` samples read `speed` times as fast, by linear interpolation, after `delay` samples of silence."""
+def play(
+    samples: Float32[Array, " m"], speed: Array, num: int, delay: Array | int = 0
+) -> Float32[Array, " n"]:
+    """`num` samples read `speed` times as fast, by linear interpolation, after `delay` samples of
+    silence.
+    """
     steps = jnp.round(speed * SPEED_STEPS).astype(jnp.int32)
     number = jnp.arange(num) - delay
-    # In whole steps, so that a late place is as exact as an early one; block by block, so that they do not overflow.
+    # In whole steps, so that a late place is as exact as an early one; block by block, so that they
+    # do not overflow.
     block = number // _BLOCK * steps
     rest = block % (SPEED_STEPS // _BLOCK) * _BLOCK + number % _BLOCK * steps
-    whole, part = block // (SPEED_STEPS // _BLOCK) + rest // SPEED_STEPS, (rest % SPEED_STEPS) / SPEED_STEPS
+    whole, part = (
+        block // (SPEED_STEPS // _BLOCK) + rest // SPEED_STEPS,
+        (rest % SPEED_STEPS) / SPEED_STEPS,
+    )
     read = lambda place: samples.at[place].get(mode="fill", fill_value=0.0)  # noqa: E731
-    return jnp.where(number < 0, 0.0, read(jnp.maximum(whole, 0)) * (1 - part) + read(jnp.maximum(whole, 0) + 1) * part)
+    return jnp.where(
+        number < 0,
+        0.0,
+        read(jnp.maximum(whole, 0)) * (1 - part) + read(jnp.maximum(whole, 0) + 1) * part,
+    )
 
 
-def room_response(drawn: _Drawn, key: Array, sounds: Sounds, config: TrainConfig) -> Float32[Array, " taps"]:
+def room_response(
+    drawn: _Drawn, key: Array, sounds: Sounds, config: TrainConfig
+) -> Float32[Array, " taps"]:
     """The impulse response of a measured room, or of a synthetic one."""
     mix, rate_hz = config.data.mix, config.audio.sample_rate_hz
     longest = mix.lead_samples(rate_hz) + config.audio.segment_samples
@@ -139,11 +185,17 @@ def room_response(drawn: _Drawn, key: Array, sounds: Sounds, config: TrainConfig
     return jnp.where(drawn.room >= 0, measured, tail.at[0].set(direct))
 
 
-def _convolve(samples: Float32[Array, " m"], room: Float32[Array, " taps"], lead: int) -> Float32[Array, " n"]:
+def _convolve(
+    samples: Float32[Array, " m"], room: Float32[Array, " taps"], lead: int
+) -> Float32[Array, " n"]:
     """As `mixing.convolve`."""
     size = scipy.fft.next_fast_len(len(samples) + max(len(room) - 1 - lead, 0), real=True)
-    wet = jnp.fft.irfft(jnp.fft.rfft(samples, size) * jnp.fft.rfft(room, size), size)[lead : len(samples)]
-    return wet * jnp.sqrt(jnp.mean(jnp.square(samples[lead:])) / jnp.maximum(jnp.mean(jnp.square(wet)), _TINY))
+    wet = jnp.fft.irfft(jnp.fft.rfft(samples, size) * jnp.fft.rfft(room, size), size)[
+        lead : len(samples)
+    ]
+    return wet * jnp.sqrt(
+        jnp.mean(jnp.square(samples[lead:])) / jnp.maximum(jnp.mean(jnp.square(wet)), _TINY)
+    )
 
 
 def coloured_noise(key: Array, decay_db: Array, num: int, rate_hz: int) -> Float32[Array, " n"]:
@@ -153,10 +205,14 @@ def coloured_noise(key: Array, decay_db: Array, num: int, rate_hz: int) -> Float
     octaves = np.log2(np.maximum(hz / LOWEST_NOISE_HZ, 1)).astype(np.float32)
     amplitude = jnp.exp(octaves * (decay_db * math.log(10) / 20)).at[0].set(0.0)
     phase = jax.random.uniform(key, hz.shape, maxval=2 * math.pi)
-    return jnp.fft.irfft(jax.lax.complex(amplitude * jnp.cos(phase), amplitude * jnp.sin(phase)), size)[:num]
+    return jnp.fft.irfft(
+        jax.lax.complex(amplitude * jnp.cos(phase), amplitude * jnp.sin(phase)), size
+    )[:num]
 
 
-def _scaled(noise: Float32[Array, " n"], signal_power: Array, snr_db: Array) -> Float32[Array, " n"]:
+def _scaled(
+    noise: Float32[Array, " n"], signal_power: Array, snr_db: Array
+) -> Float32[Array, " n"]:
     noise_power = jnp.maximum(jnp.mean(jnp.square(noise)), _TINY)
     return noise * jnp.sqrt(signal_power / noise_power) * 10 ** (-snr_db / 20)
 
@@ -164,7 +220,12 @@ def _scaled(noise: Float32[Array, " n"], signal_power: Array, snr_db: Array) -> 
 def _colour(drawn: _Drawn, mel: MelConfig) -> Float32[Array, "B F"]:
     """By which `mixing.colour` multiplies mel power."""
     octaves = jnp.asarray(np.log2(mel_centres_hz(mel) / 1000), jnp.float32)
-    low, high = (jnp.log2(jnp.maximum(hz, 1.0) / 1000)[:, None] for hz in (drawn.low_cut_hz, drawn.high_cut_hz))
+    low, high = (
+        jnp.log2(jnp.maximum(hz, 1.0) / 1000)[:, None]
+        for hz in (drawn.low_cut_hz, drawn.high_cut_hz)
+    )
     limits = BAND_LIMIT_DB * (jnp.maximum(low - octaves, 0) + jnp.maximum(octaves - high, 0))
-    gain_db = drawn.tilt_db[:, None] * octaves - jnp.where(drawn.low_cut_hz[:, None] > 0, limits, 0.0)
+    gain_db = drawn.tilt_db[:, None] * octaves - jnp.where(
+        drawn.low_cut_hz[:, None] > 0, limits, 0.0
+    )
     return 10 ** (gain_db / 10)

@@ -11,15 +11,32 @@ import sys
 from collections.abc import Sequence
 
 from confp_jax.config import TrainConfig
-from confp_jax.model.weights import CheckpointError, EncoderState, encoder_identity, load_encoder_state, save_encoder
+from confp_jax.model.weights import (
+    CheckpointError,
+    EncoderState,
+    encoder_identity,
+    load_encoder_state,
+    save_encoder,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes OUT/checkpoint; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m confp_jax.training.export", description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=pathlib.Path, help="a run's workdir (its newest checkpoint) or one step of it")
-    parser.add_argument("out", type=pathlib.Path, help="folder for the model; --model OUT then uses it")
-    parser.add_argument("--dtype", default="float16", choices=("float32", "float16", "bfloat16"), help="of the stored weights")
+    parser = argparse.ArgumentParser(
+        "python -m confp_jax.training.export", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "run", type=pathlib.Path, help="a run's workdir (its newest checkpoint) or one step of it"
+    )
+    parser.add_argument(
+        "out", type=pathlib.Path, help="folder for the model; --model OUT then uses it"
+    )
+    parser.add_argument(
+        "--dtype",
+        default="float16",
+        choices=("float32", "float16", "bfloat16"),
+        help="of the stored weights",
+    )
     args = parser.parse_args(argv)
     try:
         config, state = load_encoder_state(args.run)
@@ -30,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def write_model(out: pathlib.Path, config: TrainConfig, state: EncoderState, *, dtype: str = "float16") -> str:
+def write_model(
+    out: pathlib.Path, config: TrainConfig, state: EncoderState, *, dtype: str = "float16"
+) -> str:
     """Writes OUT/checkpoint, an encoder for inference; returns what was written, in words.
 
     Raises:
@@ -39,9 +58,12 @@ def write_model(out: pathlib.Path, config: TrainConfig, state: EncoderState, *, 
     target = out / "checkpoint"
     if target.exists():
         raise FileExistsError(f"{target} exists; name another folder")
-    config = dataclasses.replace(config, init_from="", teacher="", data=dataclasses.replace(config.data, dir=""))
+    config = dataclasses.replace(
+        config, init_from="", teacher="", data=dataclasses.replace(config.data, dir="")
+    )
     save_encoder(target, config, state, dtype=dtype)
-    # Orbax writes the folder's name into it and asks only whether it is there: no path of this machine travels with a model.
+    # Orbax writes the folder's name into it and asks only whether it is there: no path of this
+    # machine travels with a model.
     (target / "commit_success.txt").write_text("Checkpoint commit was successful.\n")
     config, state = load_encoder_state(target)
     size = sum(p.stat().st_size for p in target.rglob("*") if p.is_file())

@@ -19,7 +19,8 @@ from confp_jax.model.weights import load_encoder_state
 from confp_jax.training.step import TrainState
 from confp_jax.typed_config import ConfigError, flat_fields
 
-# An encoder that differs in these can be taken over: in the folded ones where theirs is a multiple, in the others always.
+# An encoder that differs in these can be taken over: in the folded ones where theirs is a multiple,
+# in the others always.
 _FOLDED = ("encoder.frames_per_token", "encoder.pool_segments")
 _RESPACED = ("mel.num_mels", "mel.fmin_hz", "mel.fmax_hz", "mel.scale")
 _CHANGED = ("encoder.conv_norm", "encoder.num_layers", *_FOLDED, *_RESPACED)
@@ -27,29 +28,37 @@ _ADAPTED = ("encoder.dropout", *_CHANGED)
 
 
 def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
-    """The state of step 0 with the encoder of `config.init_from` (a shipped model's name, or a checkpoint folder) in it.
+    """The state of step 0 with the encoder of `config.init_from` (a shipped model's name, or a
+    checkpoint folder) in it.
 
-    Its normalisation in the convolution may be the other kind: scale and offset are taken over, BatchNorm's running statistics
-    where both have them. It may have fewer layers: those that are added change nothing until they are trained (`_origin`). Of
-    one with more layers the first are taken and the last; of one with longer tokens or more parts, the sums over these; one
-    with mel filters elsewhere reads them from the nearest (`_fitted`): that is a beginning, no longer the same encoder. What
-    was changed is told on standard error.
+    Its normalisation in the convolution may be the other kind: scale and offset are taken over,
+    BatchNorm's running statistics where both have them. It may have fewer layers: those that are
+    added change nothing until they are trained (`_origin`). Of one with more layers the first are
+    taken and the last; of one with longer tokens or more parts, the sums over these; one with mel
+    filters elsewhere reads them from the nearest (`_fitted`): that is a beginning, no longer the
+    same encoder. What was changed is told on standard error.
 
     Raises:
-      ConfigError: that encoder has other sizes, or hears other features; the message lists what to set.
+      ConfigError: that encoder has other sizes, or hears other features; the message lists what to
+        set.
       CheckpointError: there is none.
     """
     source, encoder = load_encoder_state(source_folder(config.init_from))
     refuse_projection("init_from", config.init_from, source)
     if misfits := _misfits(source, config):
-        raise ConfigError(f"init_from={config.init_from} is of other settings than this run: {'; '.join(misfits)}")
+        raise ConfigError(
+            f"init_from={config.init_from} is of other settings than this run: {'; '.join(misfits)}"
+        )
     _tell_changes(source, config)
     depths = source.encoder.num_layers, config.encoder.num_layers
     params = _taken(state.params, _fitted(encoder.params, source, config), *depths)
     average = jax.tree.map(jnp.copy, params)  # one array may not be given away twice
     if not jax.tree.leaves(encoder.statistics):
         if config.freeze_statistics:
-            raise ConfigError(f"init_from={config.init_from} has no BatchNorm statistics to keep; set freeze_statistics=False")
+            raise ConfigError(
+                f"init_from={config.init_from} has no BatchNorm statistics to keep; set "
+                "freeze_statistics=False"
+            )
         return state._replace(params=params, average=average)
     statistics = _taken(state.statistics, encoder.statistics, *depths)
     return state._replace(params=params, average=average, statistics=statistics)
@@ -63,47 +72,66 @@ def refuse_projection(field: str, name: str, source: TrainConfig) -> None:
     """
     if source.encoder.has_projection:
         raise ConfigError(
-            f"{field}={name} has a projection, which is fitted and not trained: name the model whose conformer it has beside it "
-            "(edge2: edge), and put the trained conformer beside a projection with `python -m confp_jax.training.fit_projection`"
+            f"{field}={name} has a projection, which is fitted and not trained: name the model "
+            "whose conformer it has beside it "
+            "(edge2: edge), and put the trained conformer beside a projection with `python -m "
+            "confp_jax.training.fit_projection`"
         )
 
 
 def _misfits(source: TrainConfig, config: TrainConfig) -> list[str]:
     """What has to be set so that the encoder of `source` can be taken over."""
-    names = [name for name in flat_fields(config) if name.startswith(("mel.", "encoder.")) and name not in _ADAPTED]
+    names = [
+        name
+        for name in flat_fields(config)
+        if name.startswith(("mel.", "encoder.")) and name not in _ADAPTED
+    ]
     old, new = flat_fields(source), flat_fields(config)
     indivisible = [name for name in _FOLDED if old[name] % new[name]]
-    divisors = [f"set --config.{name} to a divisor of {old[name]} (not {new[name]})" for name in indivisible]
+    divisors = [
+        f"set --config.{name} to a divisor of {old[name]} (not {new[name]})" for name in indivisible
+    ]
     return what_to_set(source, config, [*names, "audio.sample_rate_hz"]) + divisors
 
 
 def _tell_changes(source: TrainConfig, config: TrainConfig) -> None:
     """A range of mels that an update of the defaults has changed should be no surprise."""
     old, new = flat_fields(source), flat_fields(config)
-    changes = [f"{name}={new[name]} instead of {old[name]}" for name in _CHANGED if old[name] != new[name]]
+    changes = [
+        f"{name}={new[name]} instead of {old[name]}" for name in _CHANGED if old[name] != new[name]
+    ]
     if changes and jax.process_index() == 0:
-        print(f"init_from={config.init_from} is changed for this run: {', '.join(changes)}", file=sys.stderr)
+        print(
+            f"init_from={config.init_from} is changed for this run: {', '.join(changes)}",
+            file=sys.stderr,
+        )
 
 
 def what_to_set(source: TrainConfig, config: TrainConfig, names: Iterable[str]) -> list[str]:
     """For the fields `names` in which `config` differs from `source`, how to set them alike."""
     old, new = flat_fields(source), flat_fields(config)
-    return [f"set --config.{name}={old[name]} (not {new[name]})" for name in names if old[name] != new[name]]
+    return [
+        f"set --config.{name}={old[name]} (not {new[name]})"
+        for name in names
+        if old[name] != new[name]
+    ]
 
 
 def _fitted(params: nnx.State, source: TrainConfig, config: TrainConfig) -> nnx.State:
     """The first and last products for shorter tokens, fewer parts and other mel filters.
 
-    A frame stands for all those of its old token, and a part for those that are no more: each is given the sum of their rows, so
-    that of sound that does not change all tokens are what they were. Each old mel filter is read between the two new ones nearest
-    to it.
+    A frame stands for all those of its old token, and a part for those that are no more: each is
+    given the sum of their rows, so that of sound that does not change all tokens are what they
+    were. Each old mel filter is read between the two new ones nearest to it.
     """
     old, new = source.encoder, config.encoder
 
     def fit(path: Any, leaf: jax.Array) -> jax.Array:
         name = jax.tree_util.keystr(path)
         if name.startswith("['input']['kernel']"):
-            return _folded(_respaced(leaf, source.mel, config.mel), old.frames_per_token, new.frames_per_token)
+            return _folded(
+                _respaced(leaf, source.mel, config.mel), old.frames_per_token, new.frames_per_token
+            )
         if name.startswith("['output']['kernel']"):
             return _folded(leaf, old.pool_segments, new.pool_segments)
         return leaf
@@ -115,23 +143,37 @@ def _folded(kernel: jax.Array, old: int, new: int) -> jax.Array:
     """The rows of `old` equal blocks, with those of `old // new` neighbouring ones summed."""
     if old <= new:
         return kernel
-    return kernel.reshape(new, old // new, len(kernel) // old, -1).sum(axis=1).reshape(-1, kernel.shape[1])
+    return (
+        kernel.reshape(new, old // new, len(kernel) // old, -1)
+        .sum(axis=1)
+        .reshape(-1, kernel.shape[1])
+    )
 
 
 def _respaced(kernel: jax.Array, old: MelConfig, new: MelConfig) -> jax.Array:
     """The rows, one for each frame's mel filter, for other filters."""
     reading = _between(mel_centres_hz(old), mel_centres_hz(new))
-    rows = np.asarray(kernel).reshape(-1, old.num_mels, kernel.shape[1])  # in numpy: an accelerator would round the product
+    rows = np.asarray(kernel).reshape(
+        -1, old.num_mels, kernel.shape[1]
+    )  # in numpy: an accelerator would round the product
     return jnp.asarray(np.einsum("on,fod->fnd", reading, rows).reshape(-1, kernel.shape[1]))
 
 
-def _between(old: Float64[np.ndarray, " old"], new: Float64[np.ndarray, " new"]) -> Float32[np.ndarray, "old new"]:
-    """Row i reads a function that is known at the rising places `new` at `old[i]`: linearly between two, beyond them the last."""
-    return np.stack([np.interp(old, new, column) for column in np.eye(len(new))], axis=1).astype(np.float32)
+def _between(
+    old: Float64[np.ndarray, " old"], new: Float64[np.ndarray, " new"]
+) -> Float32[np.ndarray, "old new"]:
+    """Row i reads a function that is known at the rising places `new` at `old[i]`: linearly between
+    two, beyond them the last.
+    """
+    return np.stack([np.interp(old, new, column) for column in np.eye(len(new))], axis=1).astype(
+        np.float32
+    )
 
 
 def _taken(new: nnx.State, old: nnx.State, old_depth: int, depth: int) -> nnx.State:
-    """The arrays of `old`, of an encoder of `old_depth` layers, in the places of `new`, of one of `depth`."""
+    """The arrays of `old`, of an encoder of `old_depth` layers, in the places of `new`, of one of
+    `depth`.
+    """
     found = {_norm_free(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
 
     def take(path: Any, leaf: jax.Array) -> jax.Array:
@@ -144,11 +186,13 @@ def _taken(new: nnx.State, old: nnx.State, old_depth: int, depth: int) -> nnx.St
 
 
 def _origin(name: str, old_depth: int, depth: int) -> str | None:
-    """Which array of an encoder of `old_depth` layers becomes `name` of one of `depth`; None: none does.
+    """Which array of an encoder of `old_depth` layers becomes `name` of one of `depth`; None: none
+    does.
 
-    Of more layers the last stays the last, and those before it that are too many are left out. Layers that are added follow the
-    others. The last product ("outer") of each of their branches begins at zero, so they pass on what they get; it is normalised
-    already, if the old last layer leaves its LayerNorm's scale and offset to the new.
+    Of more layers the last stays the last, and those before it that are too many are left out.
+    Layers that are added follow the others. The last product ("outer") of each of their branches
+    begins at zero, so they pass on what they get; it is normalised already, if the old last layer
+    leaves its LayerNorm's scale and offset to the new.
     """
     found = re.match(r"\['layers'\]\[(\d+)\](.*)", name)
     if found is None:
@@ -169,5 +213,11 @@ def source_folder(source: str) -> str | pathlib.Path:
 
 
 def _norm_free(path: Any) -> str:
-    """A name that is the same for either kind, and no other array's (the convolution has a `norm` of its own before it)."""
-    return jax.tree_util.keystr(path).replace("batch_norm", "either_norm").replace("layer_norm", "either_norm")
+    """A name that is the same for either kind, and no other array's (the convolution has a `norm`
+    of its own before it).
+    """
+    return (
+        jax.tree_util.keystr(path)
+        .replace("batch_norm", "either_norm")
+        .replace("layer_norm", "either_norm")
+    )

@@ -3,9 +3,10 @@
     python -m confp_jax.training.fit_projection prepared/fma my_model --beside edge
     confp add music.db ~/Music --model my_model
 
-Of one segment's local contrast those directions are kept in which clean music varies most, compared with what changes when it
-is played by a loudspeaker and recorded in a room (`data/replay.py`): the eigenvectors of clean covariance over the covariance of
-(clean minus replayed). Nothing is trained step by step: 700 tracks take five minutes on two cores.
+Of one segment's local contrast those directions are kept in which clean music varies most,
+compared with what changes when it is played by a loudspeaker and recorded in a room
+(`data/replay.py`): the eigenvectors of clean covariance over the covariance of (clean minus
+replayed). Nothing is trained step by step: 700 tracks take five minutes on two cores.
 """
 
 import argparse
@@ -45,11 +46,15 @@ _THREADS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Directions:
-    """Directions of local contrast, best first: `kernel` [values, dims] projects a centred segment less `mean`."""
+    """Directions of local contrast, best first: `kernel` [values, dims] projects a centred segment
+    less `mean`.
+    """
 
     kernel: Float32[np.ndarray, "V D"]
     mean: Float32[np.ndarray, " V"]
-    ratios: Float64[np.ndarray, " D"]  # variance of clean music over half that of what replaying changes
+    ratios: Float64[
+        np.ndarray, " D"
+    ]  # variance of clean music over half that of what replaying changes
 
 
 class Covariances:
@@ -77,7 +82,10 @@ class Covariances:
         """
         num_values = len(self._sum)
         if not self._num or dims > num_values:
-            raise ValueError(f"{dims} directions of {num_values} values from {self._num} pairs: expected pairs, and fewer")
+            raise ValueError(
+                f"{dims} directions of {num_values} values from {self._num} pairs: expected pairs, "
+                "and fewer"
+            )
         mean = self._sum / self._num
         clean = self._clean.astype(np.float64) / self._num - np.outer(mean, mean)
         noise = self._noise.astype(np.float64) / (2 * self._num)
@@ -89,7 +97,13 @@ class Covariances:
 
 
 def fit_directions(
-    source: ClipSource, config: ProjectionConfig, *, dims: int, num_copies: int, seed: int, console: Console
+    source: ClipSource,
+    config: ProjectionConfig,
+    *,
+    dims: int,
+    num_copies: int,
+    seed: int,
+    console: Console,
 ) -> Directions:
     """Fits directions to the clean clips of a prepared split and to replayed copies of them.
 
@@ -107,7 +121,10 @@ def fit_directions(
     sums = Covariances(config.num_frames * config.mel.num_mels)
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     with ThreadPoolExecutor(_THREADS) as pool:
-        pairs = pool.map(lambda number: list(_pairs(source, number, config, num_copies, seed)), range(source.num_tracks))
+        pairs = pool.map(
+            lambda number: list(_pairs(source, number, config, num_copies, seed)),
+            range(source.num_tracks),
+        )
         for of_clip in progress(pairs, "replaying", total=source.num_tracks, console=console):
             waiting += of_clip
             if sum(len(clean) for clean, _ in waiting) >= _ROWS_AT_ONCE:
@@ -142,16 +159,26 @@ def _pairs(
             return repeated_crop(noises, chosen, start, num).astype(np.float32)
 
         room = rooms[int(rng.integers(len(rooms)))].samples.astype(np.float32) / 32768
-        heard = replay(samples, draw_replay(rng, ReplayConfig()), sample_rate_hz=rate_hz, room=room, noise=noise)
+        heard = replay(
+            samples,
+            draw_replay(rng, ReplayConfig()),
+            sample_rate_hz=rate_hz,
+            room=room,
+            noise=noise,
+        )
         replayed = clip_contrast(heard, config, sample_rate_hz=rate_hz)
         starts = rng.integers(_JITTER_FRAMES, last, _SEGMENTS)
         moved = starts + rng.integers(-_JITTER_FRAMES, _JITTER_FRAMES + 1, _SEGMENTS)
         yield _segments(clean, starts, config), _segments(replayed, moved, config)
 
 
-def _segments(contrast: Float32[np.ndarray, "T F"], starts: np.ndarray, config: ProjectionConfig) -> Float32[np.ndarray, "n V"]:
+def _segments(
+    contrast: Float32[np.ndarray, "T F"], starts: np.ndarray, config: ProjectionConfig
+) -> Float32[np.ndarray, "n V"]:
     """Segments as rows of values, each less its mean (as `model/projection.py` has them)."""
-    rows = np.stack([contrast[start : start + config.num_frames] for start in starts]).reshape(len(starts), -1)
+    rows = np.stack([contrast[start : start + config.num_frames] for start in starts]).reshape(
+        len(starts), -1
+    )
     return rows - rows.mean(axis=1, keepdims=True)
 
 
@@ -165,19 +192,26 @@ def with_conformer(
 ) -> tuple[TrainConfig, EncoderState]:
     """Returns the encoder of a projection, alone or with a trained conformer beside it.
 
-    Each part has dimensions of its own, turned together at random: so all dimensions tell alike, and their signs alone are
-    nearly as good (`--precision binary`).
+    Each part has dimensions of its own, turned together at random: so all dimensions tell alike,
+    and their signs alone are nearly as good (`--precision binary`).
     """
     dims = directions.kernel.shape[1]
-    source, state = beside or (TrainConfig(encoder=EncoderConfig(embedding_dim=1, conv_norm="layer", dropout=0.0)), None)
+    source, state = beside or (
+        TrainConfig(encoder=EncoderConfig(embedding_dim=1, conv_norm="layer", dropout=0.0)),
+        None,
+    )
     num_conformer_dims = source.encoder.embedding_dim if beside else 0
     total = dims + num_conformer_dims
-    turned = np.linalg.qr(np.random.default_rng(seed).normal(size=(total, total)))[0].astype(np.float32)
+    turned = np.linalg.qr(np.random.default_rng(seed).normal(size=(total, total)))[0].astype(
+        np.float32
+    )
     encoder_config = dataclasses.replace(source.encoder, embedding_dim=total, projection=config)
     context_s = source.audio.segment_s if beside else 0.0
     audio = AudioConfig(source.audio.sample_rate_hz, segment_s, context_s)
     made = TrainConfig(audio=audio, mel=source.mel, encoder=encoder_config)
-    _, params, statistics = nnx.split(Encoder(encoder_config, num_mels=source.mel.num_mels, rngs=nnx.Rngs(0)), nnx.Param, ...)
+    _, params, statistics = nnx.split(
+        Encoder(encoder_config, num_mels=source.mel.num_mels, rngs=nnx.Rngs(0)), nnx.Param, ...
+    )
     kernel = directions.kernel @ turned[:dims]
     values: dict[tuple[Any, ...], np.ndarray] = {("projection", "kernel"): kernel}
     values["projection", "bias"] = -directions.mean @ kernel
@@ -193,14 +227,38 @@ def with_conformer(
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes OUT/checkpoint; returns the exit status."""
     lines = (__doc__ or "").splitlines()
-    parser = argparse.ArgumentParser("python -m confp_jax.training.fit_projection", description=lines[0])
-    parser.add_argument("data", type=pathlib.Path, help="a data set made by data_prep.make_train, with noise and rooms")
-    parser.add_argument("out", type=pathlib.Path, help="folder for the model; --model OUT then uses it")
-    parser.add_argument("--beside", default="", metavar="MODEL", help="a shipped model or checkpoint: its conformer is added")
-    parser.add_argument("--share", type=float, default=0.8, help="of the projection beside a conformer (default: %(default)s)")
-    parser.add_argument("--dims", type=int, default=512, help="of the projection (default: %(default)s)")
-    parser.add_argument("--split", default="training", help="of the data set (default: %(default)s)")
-    parser.add_argument("--copies", type=int, default=2, help="replayed copies of each clip (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        "python -m confp_jax.training.fit_projection", description=lines[0]
+    )
+    parser.add_argument(
+        "data",
+        type=pathlib.Path,
+        help="a data set made by data_prep.make_train, with noise and rooms",
+    )
+    parser.add_argument(
+        "out", type=pathlib.Path, help="folder for the model; --model OUT then uses it"
+    )
+    parser.add_argument(
+        "--beside",
+        default="",
+        metavar="MODEL",
+        help="a shipped model or checkpoint: its conformer is added",
+    )
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=0.8,
+        help="of the projection beside a conformer (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--dims", type=int, default=512, help="of the projection (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--split", default="training", help="of the data set (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--copies", type=int, default=2, help="replayed copies of each clip (default: %(default)s)"
+    )
     parser.add_argument("--name", default="", help="of the model (default: OUT's)")
     parser.add_argument("--seed", type=int, default=0, help="of all draws (default: %(default)s)")
     args = parser.parse_args(argv)
@@ -212,9 +270,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         source = ClipSource(args.data, args.split)
         rate_hz = beside[0].audio.sample_rate_hz if beside else AudioConfig().sample_rate_hz
         if source.summary.sample_rate_hz != rate_hz:
-            raise DatasetError(f"{args.data} holds {source.summary.sample_rate_hz} Hz, the model hears {rate_hz} Hz")
+            raise DatasetError(
+                f"{args.data} holds {source.summary.sample_rate_hz} Hz, the model hears {rate_hz} "
+                "Hz"
+            )
         directions = fit_directions(
-            source, config, dims=args.dims, num_copies=args.copies, seed=args.seed, console=Console(stderr=True)
+            source,
+            config,
+            dims=args.dims,
+            num_copies=args.copies,
+            seed=args.seed,
+            console=Console(stderr=True),
         )
         segment_s = config.num_frames * config.mel.hop_samples / rate_hz
         model = with_conformer(directions, config, beside, segment_s=segment_s, seed=args.seed)

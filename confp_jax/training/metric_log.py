@@ -1,4 +1,6 @@
-"""JSON lines always, TensorBoard beside it; one interval late, so that the loop never waits for the device."""
+"""JSON lines always, TensorBoard beside it; one interval late, so that the loop never waits for the
+device.
+"""
 
 import contextlib
 import json
@@ -13,7 +15,14 @@ import numpy as np
 import optax
 from etils import epath
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from tensorboardX import SummaryWriter
 
 from confp_jax.training.accelerators import find_chip
@@ -23,7 +32,10 @@ LINES = "metrics.jsonl"
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss is no number any more. `step` (counted from 1) is the first whose loss or gradient was not finite."""
+    """The loss is no number any more.
+
+    `step` (counted from 1) is the first whose loss or gradient was not finite.
+    """
 
     def __init__(self, message: str, *, step: int):
         super().__init__(message)
@@ -40,7 +52,10 @@ class _Interval(NamedTuple):
 
 
 class MetricLog:
-    """Writes metrics.jsonl and TensorBoard events, and shows progress with an ETA. Of several processes only one writes."""
+    """Writes metrics.jsonl and TensorBoard events, and shows progress with an ETA.
+
+    Of several processes only one writes.
+    """
 
     def __init__(
         self,
@@ -74,11 +89,18 @@ class MetricLog:
         first_step: int | None = None,
         is_writer: bool = True,
     ) -> Iterator["MetricLog"]:
-        """Appends to the run's log, without the lines of steps after `first_step`: a run that was killed makes those again.
+        """Appends to the run's log, without the lines of steps after `first_step`: a run that was
+        killed makes those again.
 
         Everything pending is written on leaving. `flops_per_segment` is the encoder's forward pass.
         """
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         console = Console(stderr=True, quiet=not is_writer)
         options = {"num_steps": num_steps, "every_steps": every_steps, "schedule": schedule}
         with contextlib.ExitStack() as stack:
@@ -89,16 +111,22 @@ class MetricLog:
                 if first_step is not None:
                     _drop_lines_after(path / LINES, first_step)
                 lines = stack.enter_context(open(path / LINES, "a", encoding="utf-8"))
-                board = stack.enter_context(contextlib.closing(SummaryWriter(str(path / "tensorboard"))))
+                board = stack.enter_context(
+                    contextlib.closing(SummaryWriter(str(path / "tensorboard")))
+                )
             shown = {"console": console, "disable": not console.is_terminal}
-            # Steps may take many seconds: by rich's own 30 s the time that remains would often rest on no interval at all.
+            # Steps may take many seconds: by rich's own 30 s the time that remains would often rest
+            # on no interval at all.
             progress = stack.enter_context(Progress(*columns, **shown, speed_estimate_period=900))
             log = cls(lines, board, progress, flops_per_segment=flops_per_segment, **options)
             yield log
             log.flush()
 
-    def step(self, step: int, metrics: Metrics, *, num_segments: int, waited_s: float = 0.0) -> None:
-        """Reports step number `step` (counted from 1) and how long the loop waited for its batch. Fetches the interval before.
+    def step(
+        self, step: int, metrics: Metrics, *, num_segments: int, waited_s: float = 0.0
+    ) -> None:
+        """Reports step number `step` (counted from 1) and how long the loop waited for its batch.
+        Fetches the interval before.
 
         Raises:
           NonFiniteLossError: the loss or gradient of a step in that interval is not finite.
@@ -126,7 +154,9 @@ class MetricLog:
             "memory_gb": round(_peak_memory_bytes() / 1e9, 3),
         }
         if self._flops:
-            done = 3 * self._flops * self._segments / seconds  # the backward pass costs twice the forward pass
+            done = (
+                3 * self._flops * self._segments / seconds
+            )  # the backward pass costs twice the forward pass
             speed["tflop_per_s"] = round(done / 1e12, 4)
             chip = find_chip(jax.devices()[0].device_kind)
             if chip is not None:
@@ -143,13 +173,19 @@ class MetricLog:
         if self._pending is not None:
             step, metrics, speed, earlier = self._pending
             self._pending, finite = None, earlier + finite
-            values = {name: value.item() for name, value in metrics._asdict().items() if name != "is_finite"}
+            values = {
+                name: value.item()
+                for name, value in metrics._asdict().items()
+                if name != "is_finite"
+            }
             self.scalars(step, values | {"learning_rate": self._rate(step)} | speed)
         bad = next((step for step, is_finite in finite if not np.asarray(is_finite)), None)
         if bad is not None:
             raise NonFiniteLossError(
-                f"the loss at step {bad} is not finite, or its gradient (learning rate {self._rate(bad):.3g}); lower "
-                "optimizer.learning_rate or set optimizer.clip_norm=1, and resume from the last checkpoint with "
+                f"the loss at step {bad} is not finite, or its gradient (learning rate "
+                f"{self._rate(bad):.3g}); lower "
+                "optimizer.learning_rate or set optimizer.clip_norm=1, and resume from the last "
+                "checkpoint with "
                 "--allow_change=optimizer.learning_rate,optimizer.clip_norm",
                 step=bad,
             )
@@ -175,7 +211,8 @@ class MetricLog:
     def pause(self) -> None:
         """Time spent on something else (validation, a checkpoint) is not counted as training.
 
-        Both wait for the steps that were dispatched: those of the next interval would seem to take no time.
+        Both wait for the steps that were dispatched: those of the next interval would seem to take
+        no time.
         """
         self._since, self._waited_s, self._segments = None, 0.0, 0.0
 
@@ -194,7 +231,11 @@ class MetricLog:
 def _peak_memory_bytes() -> int:
     """Of the first device; on a CPU, of this process."""
     stats = jax.local_devices()[0].memory_stats()
-    return stats["peak_bytes_in_use"] if stats else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (
+        stats["peak_bytes_in_use"]
+        if stats
+        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    )
 
 
 def read_lines(path: epath.PathLike) -> list[dict[str, float]]:

@@ -29,7 +29,9 @@ PANELS = {
 _MAX_POINTS = 400  # a longer curve is drawn as means of as many stretches
 
 
-def smooth(steps: Sequence[float], values: Sequence[float], *, max_points: int = _MAX_POINTS) -> tuple[list[float], list[float]]:
+def smooth(
+    steps: Sequence[float], values: Sequence[float], *, max_points: int = _MAX_POINTS
+) -> tuple[list[float], list[float]]:
     """At most `max_points` means of consecutive stretches: step and value."""
     size = max(1, -(-len(steps) // max_points))
     parts = [slice(start, start + size) for start in range(0, len(steps), size)]
@@ -41,16 +43,27 @@ def draw(runs: dict[str, list[dict[str, float]]], out: pathlib.Path) -> None:
     """Writes a picture of named runs; each is the lines of its log."""
     import matplotlib.figure  # only here: the command's help must not need it
 
-    names = [name for name in PANELS if any(name in line for lines in runs.values() for line in lines)]
+    names = [
+        name for name in PANELS if any(name in line for lines in runs.values() for line in lines)
+    ]
     num_columns = min(3, len(names))
     num_rows = -(-len(names) // num_columns)
-    figure = matplotlib.figure.Figure(figsize=(5.2 * num_columns, 3.4 * num_rows), layout="constrained")
+    figure = matplotlib.figure.Figure(
+        figsize=(5.2 * num_columns, 3.4 * num_rows), layout="constrained"
+    )
     for number, name in enumerate(names, 1):
         axes = figure.add_subplot(num_rows, num_columns, number)
         for run, lines in runs.items():
             known = [line for line in lines if line.get(name) is not None]
             steps, values = smooth([line["step"] for line in known], [line[name] for line in known])
-            axes.plot(steps, values, label=run, linewidth=1.2, marker="o" if len(steps) < 30 else None, markersize=3)
+            axes.plot(
+                steps,
+                values,
+                label=run,
+                linewidth=1.2,
+                marker="o" if len(steps) < 30 else None,
+                markersize=3,
+            )
         axes.set_title(PANELS[name], fontsize=10)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=8)
@@ -62,9 +75,18 @@ def draw(runs: dict[str, list[dict[str, float]]], out: pathlib.Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
-    parser = argparse.ArgumentParser("python -m confp_jax.training.plot", description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", help="workdirs of runs, or their metrics.jsonl; gs:// as well")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs.png"), help="the picture (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        "python -m confp_jax.training.plot", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "runs", nargs="+", help="workdirs of runs, or their metrics.jsonl; gs:// as well"
+    )
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("runs.png"),
+        help="the picture (default: %(default)s)",
+    )
     args = parser.parse_args(argv)
     runs = {}
     for run in args.runs:
@@ -72,7 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             runs[run] = read_lines(path)
         except OSError as error:
-            print(f"error: {path}: {error.strerror or error}; name a run's workdir", file=sys.stderr)
+            print(
+                f"error: {path}: {error.strerror or error}; name a run's workdir", file=sys.stderr
+            )
             return 1
         if not runs[run]:
             print(f"error: {path} holds no steps yet", file=sys.stderr)

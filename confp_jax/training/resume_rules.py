@@ -12,36 +12,64 @@ _FREE_FIELDS = (
 )
 # What decides the shapes of the saved arrays, and what they mean.
 _FIXED_FIELDS = (
-    *("audio", "mel", "optimizer.kind", "optimizer.decoupled", "encoder.dim", "encoder.num_layers", "encoder.num_heads"),
-    *("encoder.conv_kernel", "encoder.embedding_dim", "encoder.frames_per_token", "encoder.pool_segments", "encoder.conv_norm"),
+    *(
+        "audio",
+        "mel",
+        "optimizer.kind",
+        "optimizer.decoupled",
+        "encoder.dim",
+        "encoder.num_layers",
+        "encoder.num_heads",
+    ),
+    *(
+        "encoder.conv_kernel",
+        "encoder.embedding_dim",
+        "encoder.frames_per_token",
+        "encoder.pool_segments",
+        "encoder.conv_norm",
+    ),
 )
 
 
 def free_fields(saved: TrainConfig) -> tuple[str, ...]:
-    """What may always change. The length only at a constant learning rate: a cosine of another length has other rates."""
+    """What may always change. The length only at a constant learning rate: a cosine of another
+    length has other rates.
+    """
     return (*_FREE_FIELDS, "num_epochs") if saved.optimizer.schedule == "constant" else _FREE_FIELDS
 
 
-def refuse_changes(saved: TrainConfig, now: TrainConfig, *, allowed: Collection[str], run: str) -> None:
+def refuse_changes(
+    saved: TrainConfig, now: TrainConfig, *, allowed: Collection[str], run: str
+) -> None:
     """Compares what a run was begun with and what it is asked to go on with.
 
     Raises:
-      ConfigError: another model or optimizer, or a change that is neither free nor in `allowed`; the message lists them.
+      ConfigError: another model or optimizer, or a change that is neither free nor in `allowed`;
+        the message lists them.
     """
     old, new = flat_fields(saved), flat_fields(now)
     unknown = sorted(set(allowed) - set(new))
     if unknown:
-        raise ConfigError(f"--allow_change={unknown[0]} is no field of the configuration{suggestion(unknown[0], new)}")
+        raise ConfigError(
+            f"--allow_change={unknown[0]} is no field of the "
+            f"configuration{suggestion(unknown[0], new)}"
+        )
     free = free_fields(saved)
     changed = [name for name in new if old.get(name) != new[name] and not _is_among(name, free)]
     fixed = [name for name in changed if _is_among(name, _FIXED_FIELDS)]
     refused = [name for name in changed if name not in allowed]
-    differences = ", ".join(f"{name} {old.get(name)!r} -> {new[name]!r}" for name in fixed or refused)
+    differences = ", ".join(
+        f"{name} {old.get(name)!r} -> {new[name]!r}" for name in fixed or refused
+    )
     if fixed:
-        raise ConfigError(f"{run} holds another model or optimizer: {differences}; use another --workdir, or the old settings")
+        raise ConfigError(
+            f"{run} holds another model or optimizer: {differences}; use another --workdir, or the "
+            "old settings"
+        )
     if refused:
         raise ConfigError(
-            f"{run} was begun with other settings: {differences}; use the old ones, another --workdir, or say "
+            f"{run} was begun with other settings: {differences}; use the old ones, another "
+            "--workdir, or say "
             f"--allow_change={','.join(refused)}"
         )
 

@@ -24,13 +24,16 @@ def names_a_full_disk(workdir: epath.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunFolderError(f"{error}; make room for {workdir}: the same command goes on from its last checkpoint") from error
+        raise RunFolderError(
+            f"{error}; make room for {workdir}: the same command goes on from its last checkpoint"
+        ) from error
 
 
 class GrowingFiles:
     """A local folder for files that are appended to; `publish` copies what changed.
 
-    The objects of a bucket cannot be appended to. A run in a folder of this machine is written to in place.
+    The objects of a bucket cannot be appended to. A run in a folder of this machine is written to
+    in place.
     """
 
     def __init__(self, local: epath.Path, remote: epath.Path | None):
@@ -51,7 +54,10 @@ class GrowingFiles:
             probe.write_text("")
             probe.unlink()
         except OSError as error:
-            raise ConfigError(f"--workdir={workdir} cannot be written to ({error}); name another, or free its disk") from error
+            raise ConfigError(
+                f"--workdir={workdir} cannot be written to ({error}); name another, or free its "
+                "disk"
+            ) from error
         if "://" not in str(workdir):
             yield cls(workdir, None)
             return

@@ -19,10 +19,15 @@ from confp_jax.training.mesh import join_rows, split_rows
 
 
 class TrainState(NamedTuple):
-    """Everything that changes from step to step. The key of a step is folded from the seed, so it needs no place here."""
+    """Everything that changes from step to step.
+
+    The key of a step is folded from the seed, so it needs no place here.
+    """
 
     params: nnx.State
-    average: nnx.State  # moving average of the params: what is validated, saved as the encoder and shipped
+    average: (
+        nnx.State
+    )  # moving average of the params: what is validated, saved as the encoder and shipped
     statistics: nnx.State  # BatchNorm's running mean and variance
     optimizer: optax.OptState
     step: jax.Array
@@ -48,13 +53,20 @@ def build_state(config: TrainConfig, optimizer: optax.GradientTransformation) ->
 
 @fast_jit(static_argnames=("config", "optimizer"), donated=(0,))
 def train_step(
-    state: TrainState, batch: dict[str, Array], *, config: TrainConfig, optimizer: optax.GradientTransformation
+    state: TrainState,
+    batch: dict[str, Array],
+    *,
+    config: TrainConfig,
+    optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, Metrics]:
-    """One step of NT-Xent on {"anchor", "replica"}: samples [B, n] int16, or mel power [B, T, F] made on the host.
+    """One step of NT-Xent on {"anchor", "replica"}: samples [B, n] int16, or mel power [B, T, F]
+    made on the host.
 
-    With "target" [B, E], a teacher's fingerprints of the anchors, their distance is added to the loss (`load_teacher`).
+    With "target" [B, E], a teacher's fingerprints of the anchors, their distance is added to the
+    loss (`load_teacher`).
 
-    A step whose loss or gradient is not finite changes nothing but the count: the run can be resumed from any checkpoint.
+    A step whose loss or gradient is not finite changes nothing but the count: the run can be
+    resumed from any checkpoint.
     """
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     feature_key, dropout_key = jax.random.split(key)
@@ -69,23 +81,35 @@ def train_step(
     is_finite = jnp.isfinite(contrast.loss) & jnp.isfinite(norm)
     new = TrainState(params, average, statistics, optimizer_state, state.step)
     kept = jax.tree.map(functools.partial(jnp.where, is_finite), new, state)
-    metrics = Metrics(contrast.loss, contrast.top1, norm, contrast.alignment, contrast.uniformity, is_finite)
+    metrics = Metrics(
+        contrast.loss, contrast.top1, norm, contrast.alignment, contrast.uniformity, is_finite
+    )
     return kept._replace(step=state.step + 1), metrics
 
 
 _Judge = Callable[[Array], Contrast]  # of the embeddings [2B, E]
-_Gradient = tuple[Contrast, nnx.State, nnx.State]  # and the new statistics, and the gradient of the params
+_Gradient = tuple[
+    Contrast, nnx.State, nnx.State
+]  # and the new statistics, and the gradient of the params
 
 
-def _judge(embeddings: Float[Array, "2B E"], *, targets: Float[Array, "B E"] | None, temperature: float) -> Contrast:
+def _judge(
+    embeddings: Float[Array, "2B E"], *, targets: Float[Array, "B E"] | None, temperature: float
+) -> Contrast:
     contrast = nt_xent(embeddings, temperature=temperature)
     if targets is None:
         return contrast
-    return contrast._replace(loss=contrast.loss + teacher_loss(embeddings, targets, temperature=temperature))
+    return contrast._replace(
+        loss=contrast.loss + teacher_loss(embeddings, targets, temperature=temperature)
+    )
 
 
 def _contrast_gradient(
-    state: TrainState, frames: Float[Array, "2B T F"], judge: _Judge, key: PRNGKeyArray, config: TrainConfig
+    state: TrainState,
+    frames: Float[Array, "2B T F"],
+    judge: _Judge,
+    key: PRNGKeyArray,
+    config: TrainConfig,
 ) -> _Gradient:
     def loss_of(params: nnx.State) -> tuple[Float[Array, ""], tuple[nnx.State, Contrast]]:
         embeddings, statistics = _encode(params, state.statistics, frames, key, config)
@@ -97,16 +121,24 @@ def _contrast_gradient(
 
 
 def _cached_gradient(
-    state: TrainState, frames: Float[Array, "2B T F"], judge: _Judge, key: PRNGKeyArray, config: TrainConfig
+    state: TrainState,
+    frames: Float[Array, "2B T F"],
+    judge: _Judge,
+    key: PRNGKeyArray,
+    config: TrainConfig,
 ) -> _Gradient:
-    """The gradient of the whole batch's loss, its rows encoded in `microbatches` parts (GradCache: Gao et al., 2021).
+    """The gradient of the whole batch's loss, its rows encoded in `microbatches` parts (GradCache:
+    Gao et al., 2021).
 
-    All parts are embedded first without keeping anything, the loss of all embeddings gives their gradients, and each part is
-    embedded again to pass its own on. Exact with LayerNorm or frozen statistics; live BatchNorm takes those of each part.
+    All parts are embedded first without keeping anything, the loss of all embeddings gives their
+    gradients, and each part is embedded again to pass its own on. Exact with LayerNorm or frozen
+    statistics; live BatchNorm takes those of each part.
     """
     parts = split_rows(frames, config.microbatches), jax.random.split(key, config.microbatches)
     # BatchNorm's running statistics play no part in training: every part may begin with the same.
-    embedded = jax.lax.map(lambda part: _encode(state.params, state.statistics, part[0], part[1], config)[0], parts)
+    embedded = jax.lax.map(
+        lambda part: _encode(state.params, state.statistics, part[0], part[1], config)[0], parts
+    )
 
     def loss_of(embedded: Float[Array, "p m E"]) -> tuple[Float[Array, ""], Contrast]:
         contrast = judge(join_rows(embedded))
@@ -114,7 +146,9 @@ def _cached_gradient(
 
     cotangents, contrast = jax.grad(loss_of, has_aux=True)(embedded)
 
-    def add(carry: tuple[nnx.State, nnx.State], part: tuple[Array, Array, Array]) -> tuple[tuple[nnx.State, nnx.State], None]:
+    def add(
+        carry: tuple[nnx.State, nnx.State], part: tuple[Array, Array, Array]
+    ) -> tuple[tuple[nnx.State, nnx.State], None]:
         frames, key, cotangent = part
         gradient, statistics = carry
         encode = lambda params: _encode(params, statistics, frames, key, config)  # noqa: E731
@@ -127,11 +161,23 @@ def _cached_gradient(
 
 
 def _encode(
-    params: nnx.State, statistics: nnx.State, frames: Float[Array, "n T F"], key: PRNGKeyArray, config: TrainConfig
+    params: nnx.State,
+    statistics: nnx.State,
+    frames: Float[Array, "n T F"],
+    key: PRNGKeyArray,
+    config: TrainConfig,
 ) -> tuple[Float[Array, "n E"], nnx.State]:
-    """Embeddings in training mode, and BatchNorm's new running statistics. Weights, their gradient and the loss are float32."""
+    """Embeddings in training mode, and BatchNorm's new running statistics.
+
+    Weights, their gradient and the loss are float32.
+    """
     dtype = compute_dtype(config)
-    encoder = nnx.merge(encoder_graph(config), jax.tree.map(lambda leaf: leaf.astype(dtype), params), statistics, copy=True)
+    encoder = nnx.merge(
+        encoder_graph(config),
+        jax.tree.map(lambda leaf: leaf.astype(dtype), params),
+        statistics,
+        copy=True,
+    )
     options = {"rematerialise": config.rematerialise, "freeze_statistics": config.freeze_statistics}
     embeddings = encoder(frames.astype(dtype), train=True, key=key, **options)
     _, _, statistics = nnx.split(encoder, nnx.Param, ...)
@@ -139,7 +185,9 @@ def _encode(
 
 
 def compute_dtype(config: TrainConfig) -> jnp.dtype:
-    """What the encoder's layers compute in: bfloat16 is slower than float32 on a CPU (FACTS), and twice as fast elsewhere."""
+    """What the encoder's layers compute in: bfloat16 is slower than float32 on a CPU (FACTS), and
+    twice as fast elsewhere.
+    """
     if config.compute_dtype != "auto":
         return jnp.dtype(config.compute_dtype)
     return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
@@ -154,25 +202,42 @@ def _averaged(state: TrainState, params: nnx.State, decay: float) -> nnx.State:
     return jax.tree.map(lambda old, new: old * kept + new * (1 - kept), state.average, params)
 
 
-def pair_features(batch: dict[str, Array], key: PRNGKeyArray, config: TrainConfig) -> Float[Array, "2B T F"]:
-    """Log-mel with SpecAugment; rows 2i and 2i + 1 are anchor and replica i, so that a shard holds whole pairs.
+def pair_features(
+    batch: dict[str, Array], key: PRNGKeyArray, config: TrainConfig
+) -> Float[Array, "2B T F"]:
+    """Log-mel with SpecAugment; rows 2i and 2i + 1 are anchor and replica i, so that a shard holds
+    whole pairs.
 
     A share of `data.short_p` of the replicas shows only a part, `data.short_s` long.
     """
     anchor_key, replica_key = jax.random.split(key)
     anchor = spec_augment(
-        batch_features(batch["anchor"], config), anchor_key, config.spec_augment, strength=config.spec_augment.anchor_fraction
+        batch_features(batch["anchor"], config),
+        anchor_key,
+        config.spec_augment,
+        strength=config.spec_augment.anchor_fraction,
     )
-    seen = _draw_seen(jax.random.fold_in(key, 2), len(batch["replica"]), config) if config.data.short_p else None
-    replica = spec_augment(batch_features(batch["replica"], config, seen), replica_key, config.spec_augment)
+    seen = (
+        _draw_seen(jax.random.fold_in(key, 2), len(batch["replica"]), config)
+        if config.data.short_p
+        else None
+    )
+    replica = spec_augment(
+        batch_features(batch["replica"], config, seen), replica_key, config.spec_augment
+    )
     stacked = jnp.stack([anchor, replica], axis=1)
     return stacked.reshape(-1, *anchor.shape[1:])
 
 
 def _draw_seen(key: PRNGKeyArray, num: int, config: TrainConfig) -> Int[Array, "n 2"]:
-    """The first frame of each replica that is seen, and the first one behind: of most replicas all, else a part anywhere."""
+    """The first frame of each replica that is seen, and the first one behind: of most replicas all,
+    else a part anywhere.
+    """
     which, length, place = jax.random.split(key, 3)
-    samples = [round(seconds * config.audio.sample_rate_hz) for seconds in (*config.data.short_s, config.audio.segment_s)]
+    samples = [
+        round(seconds * config.audio.sample_rate_hz)
+        for seconds in (*config.data.short_s, config.audio.segment_s)
+    ]
     low, high, whole = (config.mel.num_frames(n) for n in samples)
     is_short = jax.random.bernoulli(which, config.data.short_p, (num,))
     num_seen = jnp.where(is_short, jax.random.randint(length, (num,), low, high + 1), whole)

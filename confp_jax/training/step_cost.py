@@ -1,4 +1,6 @@
-"""What a compiled training step costs each chip, and what that means in time and for larger batches."""
+"""What a compiled training step costs each chip, and what that means in time and for larger
+batches.
+"""
 
 import dataclasses
 import re
@@ -11,7 +13,9 @@ _ITEM_BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "f16": 2, "s8
 
 
 class Collective(NamedTuple):
-    """One kind of collective in the compiled step: how many instructions, and the bytes of their results on each chip."""
+    """One kind of collective in the compiled step: how many instructions, and the bytes of their
+    results on each chip.
+    """
 
     num: int
     num_bytes: int
@@ -32,16 +36,30 @@ class StepCost:
     compile_s: float
 
     def step_s(self, chip: Chip) -> float:
-        """The roofline: arithmetic, memory and links each at their peak, the slowest of them decides."""
+        """The roofline: arithmetic, memory and links each at their peak, the slowest of them
+        decides.
+        """
         linked_s = self.linked_bytes / chip.link_bytes_per_s
-        return max(self.flops / chip.bf16_flops, self.bytes_moved / chip.memory_bytes_per_s, linked_s)
+        return max(
+            self.flops / chip.bf16_flops, self.bytes_moved / chip.memory_bytes_per_s, linked_s
+        )
 
     @property
     def linked_bytes(self) -> float:
-        """What each chip sends to the next in a ring. An all-reduce is a reduce-scatter and an all-gather: twice its result."""
+        """What each chip sends to the next in a ring.
+
+        An all-reduce is a reduce-scatter and an all-gather: twice its result.
+        """
         of_others = (self.num_chips - 1) / self.num_chips
-        factors = {"all-reduce": 2 * of_others, "reduce-scatter": self.num_chips - 1, "collective-permute": 1}
-        return sum(factors.get(kind, of_others) * found.num_bytes for kind, found in self.collectives.items())
+        factors = {
+            "all-reduce": 2 * of_others,
+            "reduce-scatter": self.num_chips - 1,
+            "collective-permute": 1,
+        }
+        return sum(
+            factors.get(kind, of_others) * found.num_bytes
+            for kind, found in self.collectives.items()
+        )
 
 
 def count_collectives(hlo: str) -> dict[str, Collective]:
@@ -67,18 +85,21 @@ def _product(dimensions: str) -> int:
 
 
 def forecast_largest(small: StepCost, large: StepCost, memory_bytes: float) -> int:
-    """Pairs whose step would fill 90 % of a chip, by a line through two compiled batches and the n^2 logits of the loss.
+    """Pairs whose step would fill 90 % of a chip, by a line through two compiled batches and the
+    n^2 logits of the loss.
 
     Rounded down to what divides over the chips and a multiple of 8 each.
     """
     chips = small.num_chips
 
     def logits(batch: float) -> float:
-        return 3 * 4 * (2 * batch) ** 2 / chips  # the block of a chip and its gradient, float32, kept about three times
+        return (
+            3 * 4 * (2 * batch) ** 2 / chips
+        )  # the block of a chip and its gradient, float32, kept about three times
 
-    slope = (large.peak_bytes - small.peak_bytes - logits(large.batch_size) + logits(small.batch_size)) / (
-        large.batch_size - small.batch_size
-    )
+    slope = (
+        large.peak_bytes - small.peak_bytes - logits(large.batch_size) + logits(small.batch_size)
+    ) / (large.batch_size - small.batch_size)
     fixed = small.peak_bytes - slope * small.batch_size - logits(small.batch_size)
     grain, batch = 8 * chips, 0
     while fixed + slope * (batch + grain) + logits(batch + grain) <= 0.9 * memory_bytes:

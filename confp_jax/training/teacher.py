@@ -16,10 +16,12 @@ Batch = dict[str, Array]
 
 
 def load_teacher(config: TrainConfig, mesh: jax.sharding.Mesh) -> Callable[[Batch], Batch]:
-    """What adds "target", the teacher's fingerprints of the clean anchors [B, E], to a batch over the mesh; without one, nothing.
+    """What adds "target", the teacher's fingerprints of the clean anchors [B, E], to a batch over
+    the mesh; without one, nothing.
 
     Raises:
-      ConfigError: the teacher hears other features or has longer or shorter fingerprints; the message lists what to set.
+      ConfigError: the teacher hears other features or has longer or shorter fingerprints; the
+        message lists what to set.
       CheckpointError: there is none.
     """
     if not config.teacher:
@@ -28,6 +30,10 @@ def load_teacher(config: TrainConfig, mesh: jax.sharding.Mesh) -> Callable[[Batc
     refuse_projection("teacher", config.teacher, source)
     shared = [name for name in flat_fields(config) if name.startswith(("mel.", "audio."))]
     if misfits := what_to_set(source, config, [*shared, "encoder.embedding_dim"]):
-        raise ConfigError(f"teacher={config.teacher} is of other settings than this run: {'; '.join(misfits)}")
+        raise ConfigError(
+            f"teacher={config.teacher} is of other settings than this run: {'; '.join(misfits)}"
+        )
     params, statistics = jax.device_put(tuple(encoder), NamedSharding(mesh, PartitionSpec()))
-    return lambda batch: batch | {"target": embed(params, statistics, batch["anchor"], config=source)}
+    return lambda batch: (
+        batch | {"target": embed(params, statistics, batch["anchor"], config=source)}
+    )

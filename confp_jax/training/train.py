@@ -2,12 +2,15 @@
 
     python -m confp_jax.training.train --config=configs/fma.py:small --config.data.dir=prepared/fma --workdir=runs/small
 
-Every field of the configuration can be set as --config.FIELD=VALUE. Start the same command again to go on.
+Every field of the configuration can be set as --config.FIELD=VALUE. Start the same command again
+to go on.
 """
 
 import os
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: the input's threads must not fight XLA's (FACTS)
+os.environ.setdefault(
+    "OPENBLAS_NUM_THREADS", "1"
+)  # before numpy: the input's threads must not fight XLA's (FACTS)
 
 import contextlib
 import dataclasses
@@ -38,7 +41,12 @@ from confp_jax.training.fine_tune import begin_from
 from confp_jax.training.mesh import check_divides, global_batch, join_hosts, make_mesh
 from confp_jax.training.metric_log import LINES, MetricLog, NonFiniteLossError
 from confp_jax.training.optim import Stage, make_optimizer, make_schedule, plan_stages
-from confp_jax.training.run_folder import GrowingFiles, RunFolderError, names_a_full_disk, save_arrays
+from confp_jax.training.run_folder import (
+    GrowingFiles,
+    RunFolderError,
+    names_a_full_disk,
+    save_arrays,
+)
 from confp_jax.training.step import TrainState, build_state, train_step
 from confp_jax.training.teacher import load_teacher
 from confp_jax.training.validate import validate
@@ -55,12 +63,17 @@ def main(config: ConfigDict, values: flags.FlagValues) -> None:
 
 
 def train(
-    config: TrainConfig, workdir: epath.PathLike, *, stop_at_step: int | None = None, allow_change: Collection[str] = ()
+    config: TrainConfig,
+    workdir: epath.PathLike,
+    *,
+    stop_at_step: int | None = None,
+    allow_change: Collection[str] = (),
 ) -> None:
-    """Runs to the end of the schedule, or to `stop_at_step`, or until SIGTERM or Ctrl-C; saves before it leaves.
+    """Runs to the end of the schedule, or to `stop_at_step`, or until SIGTERM or Ctrl-C; saves
+    before it leaves.
 
-    `workdir` may lie in a bucket (gs://). A run that was begun there goes on; `allow_change` names fields of the configuration
-    that may differ from those it was begun with.
+    `workdir` may lie in a bucket (gs://). A run that was begun there goes on; `allow_change` names
+    fields of the configuration that may differ from those it was begun with.
 
     Raises:
       ConfigError, DatasetError: with what to change.
@@ -77,7 +90,11 @@ def train(
     schedule = make_schedule(config.optimizer, stages=stages)
     optimizer, teach = make_optimizer(config.optimizer, stages), load_teacher(config, mesh)
     is_writer = jax.process_index() == 0
-    log_options: dict[str, Any] = {"num_steps": num_steps, "every_steps": config.log_every_steps, "schedule": schedule}
+    log_options: dict[str, Any] = {
+        "num_steps": num_steps,
+        "every_steps": config.log_every_steps,
+        "schedule": schedule,
+    }
     with (
         jax.set_mesh(mesh),
         names_a_full_disk(folder),
@@ -90,74 +107,117 @@ def train(
             print(f"resumed from step {first_step}", file=sys.stderr)
         elif config.init_from:
             state = begin_from(state, config)
-        log_options |= {"flops_per_segment": _flops_per_segment(config), "first_step": first_step, "is_writer": is_writer}
+        log_options |= {
+            "flops_per_segment": _flops_per_segment(config),
+            "first_step": first_step,
+            "is_writer": is_writer,
+        }
         step = first_step
         with (
             MetricLog.open(files.local, **log_options) as log,
             _saves_offending_batch(config, stages, folder, schedule),
         ):
-            for stage, waited_s, batch in _batches_from(first_step, last_step, config, stages, mesh):
+            for stage, waited_s, batch in _batches_from(
+                first_step, last_step, config, stages, mesh
+            ):
                 state, metrics = train_step(state, teach(batch), config=config, optimizer=optimizer)
                 step += 1
                 log.step(step, metrics, num_segments=2 * stage.phase.batch_size, waited_s=waited_s)
-                if config.validation.every_steps and (step % config.validation.every_steps == 0 or step == num_steps):
+                if config.validation.every_steps and (
+                    step % config.validation.every_steps == 0 or step == num_steps
+                ):
                     _log_validation(step, state, config, log)
                 if checkpoints.is_due(step):
                     _save(step, state, checkpoints, log, files)
                 if stopped.is_set(step):
                     break
             _save(step, state, checkpoints, log, files)
-    ending = "" if step >= num_steps else "; stopped as asked" if step >= last_step else "; the same command goes on"
+    ending = (
+        ""
+        if step >= num_steps
+        else "; stopped as asked"
+        if step >= last_step
+        else "; the same command goes on"
+    )
     print(f"step {step} of {num_steps} saved in {workdir}{ending}")
 
 
 def stages_of(config: TrainConfig) -> tuple[Stage, ...]:
     """The configuration's phases in steps of its data set."""
     place = {"process": jax.process_index(), "num_processes": jax.process_count()}
-    sizes = [steps_per_epoch(_with_batch(config, phase.batch_size), **place) for phase in config.all_phases]
+    sizes = [
+        steps_per_epoch(_with_batch(config, phase.batch_size), **place)
+        for phase in config.all_phases
+    ]
     return plan_stages(config.all_phases, sizes)
 
 
 def _with_batch(config: TrainConfig, batch_size: int) -> TrainConfig:
-    return dataclasses.replace(config, phases=(), data=dataclasses.replace(config.data, batch_size=batch_size))
+    return dataclasses.replace(
+        config, phases=(), data=dataclasses.replace(config.data, batch_size=batch_size)
+    )
 
 
-def _open_batches(config: TrainConfig, stage: Stage, first_batch: int) -> Iterator[dict[str, np.ndarray]]:
-    """A stage's batches on this process. Its seed: every stage shuffles by its own, the first by the configuration's."""
-    of_stage = dataclasses.replace(_with_batch(config, stage.phase.batch_size), seed=(config.seed + stage.first_step) % 2**31)
+def _open_batches(
+    config: TrainConfig, stage: Stage, first_batch: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """A stage's batches on this process. Its seed: every stage shuffles by its own, the first by
+    the configuration's.
+    """
+    of_stage = dataclasses.replace(
+        _with_batch(config, stage.phase.batch_size), seed=(config.seed + stage.first_step) % 2**31
+    )
     layout = resident_layout(config, make_mesh()) if config.data.residency == "device" else None
     place = {"process": jax.process_index(), "num_processes": jax.process_count()}
     return train_batches(of_stage, **place, first_batch=first_batch, layout=layout)
 
 
 def _batches_from(
-    first_step: int, last_step: int, config: TrainConfig, stages: Collection[Stage], mesh: jax.sharding.Mesh
+    first_step: int,
+    last_step: int,
+    config: TrainConfig,
+    stages: Collection[Stage],
+    mesh: jax.sharding.Mesh,
 ) -> Iterator[tuple[Stage, float, dict[str, jax.Array]]]:
-    """Every step's stage, the seconds its batch was waited for, and the batch on its way to the devices.
+    """Every step's stage, the seconds its batch was waited for, and the batch on its way to the
+    devices.
 
-    Steps are dispatched and not waited for, so a batch is read and sent while the devices work on the one before.
+    Steps are dispatched and not waited for, so a batch is read and sent while the devices work on
+    the one before.
     """
     resident = load_resident(config, mesh) if config.data.residency == "device" else None
     for stage in stages:
         first, last = max(stage.first_step, first_step), min(stage.last_step, last_step)
-        batches = _open_batches(config, stage, first - stage.first_step) if first < last else iter(())
+        batches = (
+            _open_batches(config, stage, first - stage.first_step) if first < last else iter(())
+        )
         for _ in range(first, last):
             start = time.perf_counter()
             rows = next(batches)
             waited_s = time.perf_counter() - start
             batch = global_batch(rows, mesh)
-            yield stage, waited_s, batch if resident is None else cut_crops(resident, batch, config=config)
+            yield (
+                stage,
+                waited_s,
+                batch if resident is None else cut_crops(resident, batch, config=config),
+            )
 
 
 @contextlib.contextmanager
-def _saves_offending_batch(config: TrainConfig, stages: Collection[Stage], folder: epath.Path, schedule: Any) -> Iterator[None]:
-    """Cuts the batch of a step that was not finite again (on the host: its samples, not their places), and says where it is."""
+def _saves_offending_batch(
+    config: TrainConfig, stages: Collection[Stage], folder: epath.Path, schedule: Any
+) -> Iterator[None]:
+    """Cuts the batch of a step that was not finite again (on the host: its samples, not their
+    places), and says where it is.
+    """
     try:
         yield
     except NonFiniteLossError as error:
         stage = next(stage for stage in stages if error.step <= stage.last_step)
         mel_on = "host" if config.data.mix.warps_mel else config.data.mel_on
-        on_host = dataclasses.replace(config, data=dataclasses.replace(config.data, residency="host", mel_on=mel_on))
+        on_host = dataclasses.replace(
+            config, data=dataclasses.replace(config.data, residency="host", mel_on=mel_on)
+        )
         batch = next(_open_batches(on_host, stage, error.step - 1 - stage.first_step))
         path = folder / "nonfinite" / f"step_{error.step}_process_{jax.process_index()}.npz"
         rate = np.asarray(schedule(error.step - 1))
@@ -175,11 +235,15 @@ def _log_validation(step: int, state: TrainState, config: TrainConfig, log: Metr
     rates = validate(state, config)
     if rates is not None:
         names = {"exact": rates.exact, "near": rates.near, "track": rates.track}
-        log.scalars(step, {f"validation_{name}_top1": round(value, 4) for name, value in names.items()})
+        log.scalars(
+            step, {f"validation_{name}_top1": round(value, 4) for name, value in names.items()}
+        )
     log.pause()
 
 
-def _save(step: int, state: TrainState, checkpoints: Checkpoints, log: MetricLog, files: GrowingFiles) -> None:
+def _save(
+    step: int, state: TrainState, checkpoints: Checkpoints, log: MetricLog, files: GrowingFiles
+) -> None:
     """What was logged first: nobody makes the lines of a checkpoint's steps again."""
     log.flush()
     log.flush_board()
@@ -191,15 +255,18 @@ def _save(step: int, state: TrainState, checkpoints: Checkpoints, log: MetricLog
 class _StopSignal:
     """SIGTERM and Ctrl-C ask the loop to save and leave; a second Ctrl-C breaks off.
 
-    Several processes must leave at the same step: JAX's preemption service takes SIGTERM from the system, tells the others and
-    agrees with them on one.
+    Several processes must leave at the same step: JAX's preemption service takes SIGTERM from the
+    system, tells the others and agrees with them on one.
     """
 
     def __enter__(self) -> "_StopSignal":
         self._asked = threading.Event()
         self._old: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
-            self._old = {int(number): signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+            self._old = {
+                int(number): signal.signal(number, self._ask)
+                for number in (signal.SIGTERM, signal.SIGINT)
+            }
         return self
 
     def is_set(self, step: int) -> bool:
@@ -219,10 +286,26 @@ class _StopSignal:
 
 if __name__ == "__main__":
     flags.DEFINE_string(
-        "workdir", None, "Folder of this run: checkpoints, metrics.jsonl, TensorBoard; may be gs://.", required=True
+        "workdir",
+        None,
+        "Folder of this run: checkpoints, metrics.jsonl, TensorBoard; may be gs://.",
+        required=True,
     )
-    flags.DEFINE_integer("stop_at_step", None, "Save and stop after this step; the schedule stays as it is.", 1)
-    flags.DEFINE_list("allow_change", [], "Fields that may differ from those the run was begun with: optimizer.learning_rate,...")
-    flags.DEFINE_boolean("distributed", False, "One of several processes (hosts); they all run this command.")
+    flags.DEFINE_integer(
+        "stop_at_step", None, "Save and stop after this step; the schedule stays as it is.", 1
+    )
+    flags.DEFINE_list(
+        "allow_change",
+        [],
+        "Fields that may differ from those the run was begun with: optimizer.learning_rate,...",
+    )
+    flags.DEFINE_boolean(
+        "distributed", False, "One of several processes (hosts); they all run this command."
+    )
     user_errors = (DatasetError, CheckpointError, NonFiniteLossError)
-    command_line.run(main, config_file="configs/fma.py:small", errors=user_errors, passing=(UnreadableRunError, RunFolderError))
+    command_line.run(
+        main,
+        config_file="configs/fma.py:small",
+        errors=user_errors,
+        passing=(UnreadableRunError, RunFolderError),
+    )

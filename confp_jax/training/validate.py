@@ -1,4 +1,6 @@
-"""Retrieval on held-out tracks as a plain matmul: excerpts distorted as in training against an index of clean windows."""
+"""Retrieval on held-out tracks as a plain matmul: excerpts distorted as in training against an
+index of clean windows.
+"""
 
 import numpy as np
 from jaxtyping import Float32
@@ -17,7 +19,8 @@ _SEED = 0  # of the draws, whatever the run's is
 
 
 def validate(state: TrainState, config: TrainConfig) -> HitRates | None:
-    """Top-1 hit rates of `queries_per_track` replica excerpts of every validation track; None if the set has no such split.
+    """Top-1 hit rates of `queries_per_track` replica excerpts of every validation track; None if
+    the set has no such split.
 
     The same draws every time and in every run: two validations differ by the weights alone.
     """
@@ -29,8 +32,13 @@ def validate(state: TrainState, config: TrainConfig) -> HitRates | None:
     for number in range(source.num_tracks):
         first, samples = _middle(source, number * group, config)
         hop = round(config.validation.index_hop_s * config.audio.sample_rate_hz)
-        windows = num_windows(len(samples), segment_samples=config.audio.segment_samples, hop_samples=hop)
-        powers = [_power(samples[i * hop : i * hop + config.audio.segment_samples], config) for i in range(windows)]
+        windows = num_windows(
+            len(samples), segment_samples=config.audio.segment_samples, hop_samples=hop
+        )
+        powers = [
+            _power(samples[i * hop : i * hop + config.audio.segment_samples], config)
+            for i in range(windows)
+        ]
         index.append(_embed(state, config, powers))
         index_tracks += [number] * windows
         first_s = first / config.audio.sample_rate_hz
@@ -43,7 +51,9 @@ def validate(state: TrainState, config: TrainConfig) -> HitRates | None:
             truth_s.append(first_s + start_s)
     scores = _embed(state, config, queries) @ np.concatenate(index).T
     best = scores.argmax(axis=1)[:, None]
-    return hit_rates(np.array(index_tracks)[best], np.array(index_s)[best], np.array(truth), np.array(truth_s))
+    return hit_rates(
+        np.array(index_tracks)[best], np.array(index_s)[best], np.array(truth), np.array(truth_s)
+    )
 
 
 def _middle(source: ClipSource, clip: int, config: TrainConfig) -> tuple[int, np.ndarray]:
@@ -57,19 +67,27 @@ def _middle(source: ClipSource, clip: int, config: TrainConfig) -> tuple[int, np
 def _query_starts_s(num_samples: int, config: TrainConfig) -> list[float]:
     """Spaced starts away from the edges, where a stretched replica has no whole window."""
     rate_hz, segment_s = config.audio.sample_rate_hz, config.audio.segment_s
-    starts = spaced_starts_s(num_samples / rate_hz, segment_s=segment_s, num=config.validation.queries_per_track + 2)
+    starts = spaced_starts_s(
+        num_samples / rate_hz, segment_s=segment_s, num=config.validation.queries_per_track + 2
+    )
     return [float(start) for start in starts[1:-1]]
 
 
 def _power(samples: np.ndarray, config: TrainConfig) -> Float32[np.ndarray, "T F"]:
-    return mel_power(samples.astype(np.float32) / 32768, config.mel, sample_rate_hz=config.audio.sample_rate_hz)
+    return mel_power(
+        samples.astype(np.float32) / 32768, config.mel, sample_rate_hz=config.audio.sample_rate_hz
+    )
 
 
-def _embed(state: TrainState, config: TrainConfig, powers: list[np.ndarray]) -> Float32[np.ndarray, "n E"]:
+def _embed(
+    state: TrainState, config: TrainConfig, powers: list[np.ndarray]
+) -> Float32[np.ndarray, "n E"]:
     """Fingerprints by the averaged weights, padded to full batches so that nothing recompiles."""
     out = []
     for first in range(0, len(powers), _BATCH):
         part = np.stack(powers[first : first + _BATCH])
         padded = np.concatenate([part, np.zeros((_BATCH - len(part), *part.shape[1:]), np.float32)])
-        out.append(np.asarray(embed(state.average, state.statistics, padded, config=config))[: len(part)])
+        out.append(
+            np.asarray(embed(state.average, state.statistics, padded, config=config))[: len(part)]
+        )
     return np.concatenate(out)

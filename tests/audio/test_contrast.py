@@ -1,4 +1,6 @@
-"""Local contrast against its definition, point by point, and what it promises of gain, colour and place."""
+"""Local contrast against its definition, point by point, and what it promises of gain, colour and
+place.
+"""
 
 import dataclasses
 import pathlib
@@ -28,7 +30,9 @@ def by_definition(power: np.ndarray, mel: MelConfig, config: ContrastConfig) -> 
     def box_mean(values: np.ndarray, height: int) -> np.ndarray:
         out = np.empty(values.shape)
         for t, f in np.ndindex(*values.shape):
-            out[t, f] = values[max(0, t - time) : t + time + 1, max(0, f - height) : f + height + 1].mean()
+            out[t, f] = values[
+                max(0, t - time) : t + time + 1, max(0, f - height) : f + height + 1
+            ].mean()
         return out
 
     power = power.astype(np.float64)
@@ -52,9 +56,13 @@ def test_every_point_is_what_its_box_says(num_frames: int, box: tuple[int, int])
 def test_gain_changes_nothing_and_a_loudspeakers_colour_little(music: np.ndarray) -> None:
     samples = music[: 3 * RATE_HZ]
     plain = clip_contrast(samples, CONFIG, sample_rate_hz=RATE_HZ)
-    np.testing.assert_allclose(clip_contrast(1e-3 * samples, CONFIG, sample_rate_hz=RATE_HZ), plain, rtol=5e-3)
+    np.testing.assert_allclose(
+        clip_contrast(1e-3 * samples, CONFIG, sample_rate_hz=RATE_HZ), plain, rtol=5e-3
+    )
     power = mel_power(samples, CONFIG.mel, sample_rate_hz=RATE_HZ)
-    tilted = power * np.geomspace(1.0, 1e-3, power.shape[1], dtype=np.float32)  # 30 dB over the range
+    tilted = power * np.geomspace(
+        1.0, 1e-3, power.shape[1], dtype=np.float32
+    )  # 30 dB over the range
     whole, coloured = (local_contrast(p, CONFIG.mel, CONFIG.contrast) for p in (power, tilted))
     assert np.corrcoef(whole.ravel(), coloured.ravel())[0, 1] > 0.97
 
@@ -65,13 +73,17 @@ def test_a_frame_depends_on_three_boxes_around_it(music: np.ndarray) -> None:
     whole = clip_contrast(samples, CONFIG, sample_rate_hz=RATE_HZ)
     first, last = 50, 80
     hop = CONFIG.mel.hop_samples
-    piece = clip_contrast(samples[(first - margin) * hop : (last + margin) * hop], CONFIG, sample_rate_hz=RATE_HZ)
+    piece = clip_contrast(
+        samples[(first - margin) * hop : (last + margin) * hop], CONFIG, sample_rate_hz=RATE_HZ
+    )
     np.testing.assert_allclose(piece[margin:-margin], whole[first:last], rtol=1e-4)
     assert np.abs(piece[0] - whole[first - margin]).max() > 0.01, "the margin is needed"
 
 
 def test_frames_lie_in_the_middle_of_hops() -> None:
-    """A click in the middle of hop number 30 stands out most there, and nowhere is there a frame too many."""
+    """A click in the middle of hop number 30 stands out most there, and nowhere is there a frame
+    too many.
+    """
     hop = CONFIG.mel.hop_samples
     samples = 1e-3 * np.random.default_rng(0).standard_normal(60 * hop + 17).astype(np.float32)
     samples[30 * hop + hop // 2] = 1.0

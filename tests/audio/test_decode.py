@@ -1,4 +1,6 @@
-"""Decoding: what goes in as a known sound comes out as that sound; what is no sound is an error that names the file."""
+"""Decoding: what goes in as a known sound comes out as that sound; what is no sound is an error
+that names the file.
+"""
 
 import fractions
 import pathlib
@@ -10,7 +12,15 @@ import pytest
 import scipy.signal
 import soundfile
 
-from confp_jax.audio.decode import Audio, DecodeError, StreamResampler, decode, decode_blocks, find_audio, from_samples
+from confp_jax.audio.decode import (
+    Audio,
+    DecodeError,
+    StreamResampler,
+    decode,
+    decode_blocks,
+    find_audio,
+    from_samples,
+)
 
 RATE_HZ = 16_000
 
@@ -18,7 +28,9 @@ RATE_HZ = 16_000
 def make_sound(rate_hz: int, length_s: float) -> np.ndarray:
     """Chords that change, with some noise: correlates with itself at one lag only."""
     time_s = np.arange(round(length_s * rate_hz)) / rate_hz
-    tones = sum(np.sin(2 * np.pi * hz * time_s * (1 + 0.2 * time_s)) for hz in (220, 554, 1318, 2093))
+    tones = sum(
+        np.sin(2 * np.pi * hz * time_s * (1 + 0.2 * time_s)) for hz in (220, 554, 1318, 2093)
+    )
     return (0.12 * tones * (1 + 0.5 * np.sin(2 * np.pi * 3.7 * time_s))).astype(np.float32)
 
 
@@ -27,7 +39,10 @@ def write_m4a(path: pathlib.Path, sound: np.ndarray, rate_hz: int) -> None:
         stream = container.add_stream("aac", rate=rate_hz, layout="mono")
         frame = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
         frame.sample_rate = rate_hz
-        frame.pts, frame.time_base = 0, fractions.Fraction(1, rate_hz)  # tells the container which samples are the coder's
+        frame.pts, frame.time_base = (
+            0,
+            fractions.Fraction(1, rate_hz),
+        )  # tells the container which samples are the coder's
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             container.mux(packet)
 
@@ -51,7 +66,9 @@ def test_lossless_round_trip(tmp_path, kind, rate_hz):
     audio = decode(path, sample_rate_hz=RATE_HZ)
     expected = make_sound(RATE_HZ, 2)
     assert audio.samples.dtype == np.float32 and audio.sample_rate_hz == RATE_HZ
-    assert abs(len(audio.samples) - len(expected)) <= 1 and audio.duration_s == pytest.approx(2, abs=1e-3)
+    assert abs(len(audio.samples) - len(expected)) <= 1 and audio.duration_s == pytest.approx(
+        2, abs=1e-3
+    )
     inside = slice(200, 31_800)  # a resampler has nothing to look at beyond the ends
     np.testing.assert_allclose(audio.samples[inside], expected[inside], atol=2e-3)
 
@@ -62,7 +79,9 @@ def test_lossy_round_trip(tmp_path, kind):
     if kind == "m4a":
         write_m4a(path, make_sound(rate_hz, 2), rate_hz)
     else:
-        soundfile.write(path, make_sound(rate_hz, 2), rate_hz, format=LOSSY[kind][0], subtype=LOSSY[kind][1])
+        soundfile.write(
+            path, make_sound(rate_hz, 2), rate_hz, format=LOSSY[kind][0], subtype=LOSSY[kind][1]
+        )
     samples = decode(path, sample_rate_hz=RATE_HZ).samples
     expected = make_sound(RATE_HZ, 2)
     assert abs(len(samples) - len(expected)) <= 0.1 * RATE_HZ  # codecs pad to whole frames
@@ -78,12 +97,18 @@ def test_a_tone_keeps_its_pitch_level_and_length_from_any_rate(tmp_path, rate_hz
     soundfile.write(path, tone, rate_hz, subtype="FLOAT")
     samples = decode(path, sample_rate_hz=RATE_HZ).samples
     assert abs(len(samples) - RATE_HZ) <= 1
-    np.testing.assert_allclose(samples[500:15_500], 0.5 * np.sin(2 * np.pi * 1000 * np.arange(500, 15_500) / RATE_HZ), atol=2e-3)
+    np.testing.assert_allclose(
+        samples[500:15_500],
+        0.5 * np.sin(2 * np.pi * 1000 * np.arange(500, 15_500) / RATE_HZ),
+        atol=2e-3,
+    )
 
 
 def test_what_lies_above_half_the_rate_does_not_alias(tmp_path):
     path = tmp_path / "high.wav"
-    soundfile.write(path, 0.5 * np.sin(2 * np.pi * 11_000 * np.arange(44_100) / 44_100), 44_100, subtype="FLOAT")
+    soundfile.write(
+        path, 0.5 * np.sin(2 * np.pi * 11_000 * np.arange(44_100) / 44_100), 44_100, subtype="FLOAT"
+    )
     assert np.abs(decode(path, sample_rate_hz=RATE_HZ).samples[500:15_500]).max() < 1e-3
 
 
@@ -92,7 +117,9 @@ def test_channels_are_averaged(tmp_path, num_channels):
     path = tmp_path / "many.wav"
     sounds = np.random.default_rng(0).uniform(-0.5, 0.5, (5000, num_channels)).astype(np.float32)
     soundfile.write(path, sounds, RATE_HZ, subtype="FLOAT")
-    np.testing.assert_allclose(decode(path, sample_rate_hz=RATE_HZ).samples, sounds.mean(axis=1), atol=1e-6)
+    np.testing.assert_allclose(
+        decode(path, sample_rate_hz=RATE_HZ).samples, sounds.mean(axis=1), atol=1e-6
+    )
 
 
 def test_stereo_through_ffmpeg_is_averaged(tmp_path):
@@ -112,7 +139,9 @@ def test_long_files_have_no_seams(tmp_path):
     assert len([block for block in blocks if len(block)]) > 2
     expected = from_samples(sound, from_hz=44_100, to_hz=RATE_HZ)
     np.testing.assert_allclose(np.concatenate(blocks), expected, atol=1e-5)
-    np.testing.assert_array_equal(decode(str(path), sample_rate_hz=RATE_HZ).samples, np.concatenate(blocks))
+    np.testing.assert_array_equal(
+        decode(str(path), sample_rate_hz=RATE_HZ).samples, np.concatenate(blocks)
+    )
 
 
 def test_an_mp3_longer_than_a_block_is_its_frames(tmp_path):
@@ -122,7 +151,9 @@ def test_an_mp3_longer_than_a_block_is_its_frames(tmp_path):
     assert len(blocks) == 3
     with av.open(str(path)) as container:
         frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
-    np.testing.assert_array_equal(np.concatenate(blocks), np.concatenate(frames, axis=1).mean(axis=0))
+    np.testing.assert_array_equal(
+        np.concatenate(blocks), np.concatenate(frames, axis=1).mean(axis=0)
+    )
 
 
 def test_an_mp3_whose_channels_change_is_heard_to_its_end(tmp_path):
@@ -139,7 +170,9 @@ def test_an_mp3_whose_channels_change_is_heard_to_its_end(tmp_path):
 
 
 def write_truncated_flac(path):
-    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 600_000), 44_100, format="FLAC")
+    soundfile.write(
+        path, np.random.default_rng(0).uniform(-0.5, 0.5, 600_000), 44_100, format="FLAC"
+    )
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
@@ -166,11 +199,23 @@ UNUSABLE = {
     "nothing.wav": (lambda path: soundfile.write(path, np.zeros(0), RATE_HZ), "no audio samples"),
     "nan.wav": (write_nan, "NaN or infinite"),
     "infinite.wav": (lambda path: write_nan(path, value=np.inf), "NaN or infinite"),
-    "text.mp3": (lambda path: path.write_text("These are the lyrics, not the song.\n" * 50), "cannot be decoded"),
-    "image.wav": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(2000)), "no audio stream|cannot be decoded"),
-    "noise.m4a": (lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)), "cannot be decoded"),
+    "text.mp3": (
+        lambda path: path.write_text("These are the lyrics, not the song.\n" * 50),
+        "cannot be decoded",
+    ),
+    "image.wav": (
+        lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(2000)),
+        "no audio stream|cannot be decoded",
+    ),
+    "noise.m4a": (
+        lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)),
+        "cannot be decoded",
+    ),
     "truncated.flac": (write_truncated_flac, "damaged|cannot be decoded"),
-    "slow.wav": (lambda path: soundfile.write(path, np.zeros(1000), 3000), "sample rate 3000 Hz is outside"),
+    "slow.wav": (
+        lambda path: soundfile.write(path, np.zeros(1000), 3000),
+        "sample rate 3000 Hz is outside",
+    ),
     "silent.mp4": (write_video_without_sound, "no audio stream"),
 }
 
@@ -229,7 +274,9 @@ def test_samples_in_memory_are_heard_as_the_file_is(tmp_path):
     pcm = np.round(sound * 32_767).astype(np.int16)
     soundfile.write(tmp_path / "same.wav", pcm, 44_100)
     expected = decode(tmp_path / "same.wav", sample_rate_hz=RATE_HZ).samples
-    np.testing.assert_allclose(from_samples(pcm, from_hz=44_100, to_hz=RATE_HZ), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        from_samples(pcm, from_hz=44_100, to_hz=RATE_HZ), expected, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -253,17 +300,37 @@ def test_duration():
 
 
 def test_find_audio_sorts_folders_and_leaves_files_as_given(tmp_path):
-    for name in ("b/2.MP3", "b/1.flac", "a.wav", "b/.hidden.wav", "b/cover.jpg", "notes.txt", "c.ogg"):
+    for name in (
+        "b/2.MP3",
+        "b/1.flac",
+        "a.wav",
+        "b/.hidden.wav",
+        "b/cover.jpg",
+        "notes.txt",
+        "c.ogg",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.wav").mkdir()
     notes = tmp_path / "notes.txt"  # given by name: decoding will say what is wrong with it
     found = find_audio([notes, tmp_path, tmp_path / "a.wav"])
-    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["notes.txt", "a.wav", "b/1.flac", "b/2.MP3", "c.ogg"]
-    assert find_audio([tmp_path / "b" / "2.MP3", tmp_path / "a.wav"]) == [tmp_path / "b" / "2.MP3", tmp_path / "a.wav"]
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == [
+        "notes.txt",
+        "a.wav",
+        "b/1.flac",
+        "b/2.MP3",
+        "c.ogg",
+    ]
+    assert find_audio([tmp_path / "b" / "2.MP3", tmp_path / "a.wav"]) == [
+        tmp_path / "b" / "2.MP3",
+        tmp_path / "a.wav",
+    ]
 
 
-PLAYLISTS = ["#EXTM3U\n#EXT-X-TARGETDURATION:30\n#EXTINF:30,\n{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile '{}'\n"]
+PLAYLISTS = [
+    "#EXTM3U\n#EXT-X-TARGETDURATION:30\n#EXTINF:30,\n{}\n#EXT-X-ENDLIST\n",
+    "ffconcat version 1.0\nfile '{}'\n",
+]
 
 
 @pytest.mark.parametrize("playlist", PLAYLISTS)
@@ -280,7 +347,11 @@ def test_a_playlist_opens_no_other_file(root, tmp_path, playlist):
 def test_a_stream_is_resampled_as_a_whole_is(rate_hz):
     samples = np.random.default_rng(0).normal(size=3 * rate_hz).astype(np.float32)
     resampler = StreamResampler(from_hz=rate_hz, to_hz=16_000)
-    parts = [resampler.push(part) for part in np.array_split(samples, 17)] + [resampler.push(samples[:0], last=True)]
-    np.testing.assert_allclose(np.concatenate(parts), from_samples(samples, from_hz=rate_hz, to_hz=16_000), atol=1e-5)
+    parts = [resampler.push(part) for part in np.array_split(samples, 17)] + [
+        resampler.push(samples[:0], last=True)
+    ]
+    np.testing.assert_allclose(
+        np.concatenate(parts), from_samples(samples, from_hz=rate_hz, to_hz=16_000), atol=1e-5
+    )
     with pytest.raises(DecodeError, match="NaN"):
         resampler.push(np.full(10, np.nan, np.float32))

@@ -19,19 +19,33 @@ def samples() -> np.ndarray:
 
 
 @pytest.mark.parametrize("scale", ["slaney", "htk"])
-@pytest.mark.parametrize(("num_mels", "fmin_hz", "fmax_hz"), [(80, 50.0, 8000.0), (40, 0.0, 4000.0)])
+@pytest.mark.parametrize(
+    ("num_mels", "fmin_hz", "fmax_hz"), [(80, 50.0, 8000.0), (40, 0.0, 4000.0)]
+)
 def test_filterbank_is_librosas(scale, num_mels, fmin_hz, fmax_hz):
-    config = dataclasses.replace(CONFIG, scale=scale, num_mels=num_mels, fmin_hz=fmin_hz, fmax_hz=fmax_hz)
+    config = dataclasses.replace(
+        CONFIG, scale=scale, num_mels=num_mels, fmin_hz=fmin_hz, fmax_hz=fmax_hz
+    )
     expected = librosa.filters.mel(
-        sr=RATE_HZ, n_fft=1024, n_mels=num_mels, fmin=fmin_hz, fmax=fmax_hz, htk=scale == "htk", norm="slaney"
+        sr=RATE_HZ,
+        n_fft=1024,
+        n_mels=num_mels,
+        fmin=fmin_hz,
+        fmax=fmax_hz,
+        htk=scale == "htk",
+        norm="slaney",
     )
     np.testing.assert_allclose(mel_filterbank(config, RATE_HZ), expected.T, atol=1e-7)
-    centres = librosa.mel_frequencies(num_mels + 2, fmin=fmin_hz, fmax=fmax_hz, htk=scale == "htk")[1:-1]
+    centres = librosa.mel_frequencies(num_mels + 2, fmin=fmin_hz, fmax=fmax_hz, htk=scale == "htk")[
+        1:-1
+    ]
     np.testing.assert_allclose(mel_centres_hz(config), centres)
 
 
 def test_window_is_librosas():
-    np.testing.assert_allclose(hann_window(1024), librosa.filters.get_window("hann", 1024), atol=1e-7)
+    np.testing.assert_allclose(
+        hann_window(1024), librosa.filters.get_window("hann", 1024), atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("scale", ["slaney", "htk"])
@@ -39,7 +53,15 @@ def test_mel_power_is_librosas_over_several_blocks(samples, scale):
     config = dataclasses.replace(CONFIG, scale=scale)
     found = mel_power(samples, config, sample_rate_hz=RATE_HZ)
     expected = librosa.feature.melspectrogram(
-        y=samples, sr=RATE_HZ, n_fft=1024, hop_length=128, center=False, n_mels=80, fmin=50.0, htk=scale == "htk", norm="slaney"
+        y=samples,
+        sr=RATE_HZ,
+        n_fft=1024,
+        hop_length=128,
+        center=False,
+        n_mels=80,
+        fmin=50.0,
+        htk=scale == "htk",
+        norm="slaney",
     ).T
     assert found.dtype == np.float32 and len(found) > 512  # more than one block of frames
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6 * expected.max())
@@ -48,18 +70,25 @@ def test_mel_power_is_librosas_over_several_blocks(samples, scale):
 @pytest.mark.parametrize("offset", [64, 128, 1000])
 def test_offset_skips_samples(samples, offset):
     found = mel_power(samples, CONFIG, sample_rate_hz=RATE_HZ, offset_samples=offset)
-    np.testing.assert_allclose(found, mel_power(samples[offset:], CONFIG, sample_rate_hz=RATE_HZ), rtol=1e-6)
+    np.testing.assert_allclose(
+        found, mel_power(samples[offset:], CONFIG, sample_rate_hz=RATE_HZ), rtol=1e-6
+    )
 
 
 def test_a_hop_is_a_frame(samples):
     """128 samples later is one frame later: what lets overlapping windows share their frames."""
     whole = mel_power(samples, CONFIG, sample_rate_hz=RATE_HZ)
-    np.testing.assert_allclose(mel_power(samples[128 * 3 :], CONFIG, sample_rate_hz=RATE_HZ), whole[3:], rtol=1e-5)
+    np.testing.assert_allclose(
+        mel_power(samples[128 * 3 :], CONFIG, sample_rate_hz=RATE_HZ), whole[3:], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("num_samples", [0, 1, 1023])
 def test_less_than_one_frame_gives_none(num_samples):
-    assert mel_power(np.zeros(num_samples, np.float32), CONFIG, sample_rate_hz=RATE_HZ).shape == (0, 80)
+    assert mel_power(np.zeros(num_samples, np.float32), CONFIG, sample_rate_hz=RATE_HZ).shape == (
+        0,
+        80,
+    )
 
 
 def test_samples_are_not_changed(samples):

@@ -26,7 +26,13 @@ sys.stdout.buffer.write(np.concatenate(list(stream_blocks("-", sample_rate_hz=16
 
 
 def read_stdin(content: bytes) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", READ_STDIN], input=content, capture_output=True, timeout=300, cwd=ROOT)
+    return subprocess.run(
+        [sys.executable, "-c", READ_STDIN],
+        input=content,
+        capture_output=True,
+        timeout=300,
+        cwd=ROOT,
+    )
 
 
 @needs_ffmpeg
@@ -71,7 +77,9 @@ def test_an_address(tmp_path):
     assert num / 16_000 == pytest.approx(30.0, abs=0.3)
 
 
-@pytest.mark.parametrize("source", ["file:///etc/passwd", "concat:a|b", "clip.mp3", "-i", "http:x.mp3"])
+@pytest.mark.parametrize(
+    "source", ["file:///etc/passwd", "concat:a|b", "clip.mp3", "-i", "http:x.mp3"]
+)
 def test_only_addresses_of_streams(source):
     assert not is_url(source)
     with pytest.raises(DecodeError):
@@ -92,6 +100,8 @@ def test_a_machine_without_a_microphone_says_what_to_do():
     try:
         assert len(next(blocks)) == 8_000
     except DecodeError as error:
-        assert "microphone cannot be used" in str(error) and ("extra `listen`" in str(error) or "connect one" in str(error))
+        assert "microphone cannot be used" in str(error) and (
+            "extra `listen`" in str(error) or "connect one" in str(error)
+        )
     finally:
         blocks.close()

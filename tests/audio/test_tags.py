@@ -17,7 +17,9 @@ def write(path: pathlib.Path) -> None:
     samples = np.zeros(RATE, np.float32)
     if path.suffix in (".m4a", ".mp3"):
         with av.open(str(path), "w") as container:
-            container.metadata.update({"title": "Déjà  vu", "artist": "Björk & Co", "album": "A / B"})
+            container.metadata.update(
+                {"title": "Déjà  vu", "artist": "Björk & Co", "album": "A / B"}
+            )
             stream = container.add_stream("aac" if path.suffix == ".m4a" else "mp3", rate=RATE)
             stream.layout = "mono"
             frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")

@@ -20,7 +20,9 @@ def model(tmp_path_factory) -> pathlib.Path:
     identity = save_untrained(folder / "checkpoint", seed=7)
     weights = np.tile([-12.0, 0.0, 160.0, 0.0], (2, 1, 1, 1))  # a margin of 0.075 is even odds
     tails = np.tile([-6.0, 0.5], (2, 1, 1, 1))
-    (folder / "decision.json").write_text(Decision((3.0,), (1,), weights, tails, identity=identity).to_json())
+    (folder / "decision.json").write_text(
+        Decision((3.0,), (1,), weights, tails, identity=identity).to_json()
+    )
     return folder
 
 
@@ -50,7 +52,9 @@ def made(model, music) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def answering(music) -> pathlib.Path:
-    """The same tracks in a database of the model that ships, for what is said of places: an untrained one knows them roughly."""
+    """The same tracks in a database of the model that ships, for what is said of places: an
+    untrained one knows them roughly.
+    """
     folder = music.parent / "answering.db"
     assert main(["add", str(folder), str(music), "--model", "edge", "--json"]) == 0
     return folder
@@ -79,6 +83,10 @@ def confp(capsys):
     def run(*arguments: str | pathlib.Path):
         status = main(list(map(str, arguments)))
         out, err = capsys.readouterr()
-        return status, json.loads(out, parse_constant=pytest.fail) if "--json" in arguments else out, err
+        return (
+            status,
+            json.loads(out, parse_constant=pytest.fail) if "--json" in arguments else out,
+            err,
+        )
 
     return run

@@ -1,4 +1,6 @@
-"""`confp add` as a user meets it: real files, a real (untrained) model, exit codes, JSON, and whatever is wrong with files."""
+"""`confp add` as a user meets it: real files, a real (untrained) model, exit codes, JSON, and
+whatever is wrong with files.
+"""
 
 import pathlib
 
@@ -15,7 +17,9 @@ class TestAdd:
         assert out.startswith("7 added (0.06 h, ") and ", 0 already there, 0 failed; " in out
         assert out.rstrip().endswith("music.db now holds 7 tracks")
         assert "failed" not in err
-        status, again, _ = confp("add", tmp_path / "a" / "music.db", music)  # the model is remembered
+        status, again, _ = confp(
+            "add", tmp_path / "a" / "music.db", music
+        )  # the model is remembered
         assert status == 0
         assert again.startswith("0 added (0.00 h, 0 fingerprints), 7 already there, 0 failed")
 
@@ -27,7 +31,9 @@ class TestAdd:
         assert [(a["path"], a["status"]) for a in added] == [
             (str(music / f"{SOURCE}.mp3"), "unchanged"), (str(new), "added"), (str(missing), "failed")
         ]  # fmt: skip
-        assert added[1]["num_fingerprints"] == 7 and added[1]["duration_s"] == pytest.approx(5.0, abs=0.01)
+        assert added[1]["num_fingerprints"] == 7 and added[1]["duration_s"] == pytest.approx(
+            5.0, abs=0.01
+        )
         assert added[2]["error"] == f"{missing}: no such file"
 
     def test_the_same_content_under_two_names_is_one_track(self, confp, database, tmp_path, clip):
@@ -39,15 +45,25 @@ class TestAdd:
     def test_bad_files_among_good_ones(self, confp, database, tmp_path, clip):
         bad = write_bad_files(tmp_path / "new", clip)
         for name in ("a good one.wav", "sub/folder/z.flac"):
-            write_clip((tmp_path / "new" / name).parent, pathlib.Path(name).name, clip[: 4 * RATE + len(name)])
+            write_clip(
+                (tmp_path / "new" / name).parent,
+                pathlib.Path(name).name,
+                clip[: 4 * RATE + len(name)],
+            )
         (tmp_path / "new" / "cover.jpg").write_bytes(b"\xff\xd8")
         (tmp_path / "new" / "._resource.wav").write_bytes(b"\0")  # macOS leaves these
         status, out, err = confp("add", database, tmp_path / "new")
         assert status == 3
-        assert out.startswith("2 added") and f" {len(bad)} failed" in out and out.rstrip().endswith("now holds 9 tracks")
+        assert (
+            out.startswith("2 added")
+            and f" {len(bad)} failed" in out
+            and out.rstrip().endswith("now holds 9 tracks")
+        )
         lines = [line for line in err.splitlines() if line.strip()]
         for name, says in bad.items():
-            line = [line for line in lines if line.startswith(f"failed {tmp_path / 'new' / name}: ")]
+            line = [
+                line for line in lines if line.startswith(f"failed {tmp_path / 'new' / name}: ")
+            ]
             assert len(line) == 1, f"{name} is not named on a line of its own in {err}"
             assert says in line[0]
             assert len(line[0]) < 400
@@ -81,13 +97,19 @@ class TestAdd:
             write_clip(target, "take.wav", np.zeros(9))
         status, _, err = confp("add", target, music, "--model", model)
         assert status == 1
-        assert err == f"error: {target} exists and is no fingerprint database; choose another name\n"
+        assert (
+            err == f"error: {target} exists and is no fingerprint database; choose another name\n"
+        )
         assert target.is_file() or [p.name for p in target.iterdir()] == ["take.wav"]
 
     def test_extremely_loud_samples_do_no_harm(self, confp, database, tmp_path, clip):
-        """Float files may hold anything: the fingerprints are sound or the file is refused, and later searches work."""
+        """Float files may hold anything: the fingerprints are sound or the file is refused, and
+        later searches work.
+        """
         for name, gain in {"loud": 1e4, "louder": 1e20}.items():
             soundfile.write(tmp_path / f"{name}.wav", clip * gain, RATE, subtype="FLOAT")
         confp("add", database, tmp_path / "loud.wav", tmp_path / "louder.wav")
-        status, answers, _ = confp("identify", database, write_clip(tmp_path, "clip.wav", clip), "--json")
+        status, answers, _ = confp(
+            "identify", database, write_clip(tmp_path, "clip.wav", clip), "--json"
+        )
         assert (status, answers[0]["error"]) == (0, "")

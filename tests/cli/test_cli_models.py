@@ -1,4 +1,6 @@
-"""`confp models`, `list`, `embed` and --model: which weights a database belongs to, and what they make of a file."""
+"""`confp models`, `list`, `embed` and --model: which weights a database belongs to, and what they
+make of a file.
+"""
 
 import math
 import shutil
@@ -12,23 +14,37 @@ from user_files import CONFP, RATE, write_bad_files, write_clip
 
 class TestModels:
     @pytest.mark.parametrize("command", ["identify", "add"])
-    def test_another_model_is_refused_with_the_remedy(self, confp, made, model, other, tmp_path, clip, command):
+    def test_another_model_is_refused_with_the_remedy(
+        self, confp, made, model, other, tmp_path, clip, command
+    ):
         path = write_clip(tmp_path, "clip.wav", clip)
         status, out, err = confp(command, made, path, "--model", other)
         assert (status, out) == (1, "")
-        assert err.startswith(f"error: {made} was made with model {str(model)!r}") and str(other) in err
-        assert f"leave --model out, or make the database one of {other} with `confp reindex {made} --model {other}`" in err
+        assert (
+            err.startswith(f"error: {made} was made with model {str(model)!r}")
+            and str(other) in err
+        )
+        assert (
+            f"leave --model out, or make the database one of {other} with `confp reindex {made} "
+            f"--model {other}`" in err
+        )
         assert err.count("\n") == 1
 
     def test_the_models_weights_have_changed(self, confp, model, other, tmp_path, clip):
-        """As after an update of this package: what the message says to do makes the database one of the new weights."""
+        """As after an update of this package: what the message says to do makes the database one of
+        the new weights.
+        """
         path = write_clip(tmp_path, "clip.wav", clip)
         named, database = tmp_path / "model", tmp_path / "music.db"
         shutil.copytree(model, named)
         assert confp("add", database, path, "--model", named)[0] == 0
         shutil.rmtree(named)
         shutil.copytree(other, named)
-        for command in (("identify", database, path), ("add", database, path), ("identify", database, path, "--model", named)):
+        for command in (
+            ("identify", database, path),
+            ("add", database, path),
+            ("identify", database, path, "--model", named),
+        ):
             status, _, err = confp(*command)
             assert status == 1 and "has other weights now" in err
             assert f"`confp reindex {database} --model {named}`" in err and err.count("\n") == 1
@@ -43,7 +59,9 @@ class TestModels:
         assert (status, answers[0]["verdict"]) == (0, "match")
 
     def test_the_databases_model_is_gone(self, confp, other, tmp_path, clip):
-        """The message must name the database's model and offer --model: the user gave no name that could be wrong."""
+        """The message must name the database's model and offer --model: the user gave no name that
+        could be wrong.
+        """
         shutil.copytree(other, tmp_path / "model")
         path = write_clip(tmp_path, "clip.wav", clip)
         confp("add", tmp_path / "db", path, "--model", tmp_path / "model")
@@ -74,7 +92,9 @@ class TestModels:
         status, cards, _ = confp("models", "--json")
         assert status == 0
         assert [card["name"] for card in cards] == shipped_models()
-        assert [card["name"] for card in cards if card["default"]] == [DEFAULT_MODEL] * (DEFAULT_MODEL in shipped_models())
+        assert [card["name"] for card in cards if card["default"]] == [DEFAULT_MODEL] * (
+            DEFAULT_MODEL in shipped_models()
+        )
         status, out, err = confp("models")
         assert status == 0
         assert (out + err).strip()  # also where no model ships, something is said
@@ -85,7 +105,9 @@ class TestList:
     def test_json(self, confp, made, music):
         status, tracks, _ = confp("list", made, "--json")
         assert status == 0
-        assert {t["path"]: t["name"] for t in tracks} == {str(p.resolve()): p.stem for p in music.iterdir()}
+        assert {t["path"]: t["name"] for t in tracks} == {
+            str(p.resolve()): p.stem for p in music.iterdir()
+        }
         for track in tracks:
             assert 29.9 < track["duration_s"] < 30.3
             assert track["num_rows"] == 1 + math.floor((track["duration_s"] - 3) / 0.3 + 1e-6)
@@ -97,7 +119,10 @@ class TestList:
         lines = [line.rstrip() for line in out.splitlines()]
         assert len(lines) == 1 + 7 + 1
         for path in sorted(music.iterdir()):
-            assert any(f" {path.stem} " in line and line.endswith(str(path)) and " 0:30" in line for line in lines)
+            assert any(
+                f" {path.stem} " in line and line.endswith(str(path)) and " 0:30" in line
+                for line in lines
+            )
         assert lines[-1] == f"7 tracks, 0.06 h, model {model}"
 
     def test_a_pipe_that_closes_early(self, made, tmp_path):
@@ -107,9 +132,13 @@ class TestList:
         big = Database.create(tmp_path / "big", ModelStamp("m", "0", 0.3))
         zero = np.zeros((1, 2), np.float32)
         with big.writing():
-            big.add([NewTrack(f"track {i}" * 9, f"/music/{i}", str(i), 1.0, zero) for i in range(3_000)])
+            big.add(
+                [NewTrack(f"track {i}" * 9, f"/music/{i}", str(i), 1.0, zero) for i in range(3_000)]
+            )
         for extra in ([], ["--json"]):
-            with subprocess.Popen([*CONFP, "list", tmp_path / "big", *extra], stdout=-1, stderr=-1, text=True) as process:
+            with subprocess.Popen(
+                [*CONFP, "list", tmp_path / "big", *extra], stdout=-1, stderr=-1, text=True
+            ) as process:
                 first = process.stdout.readline()
                 process.stdout.close()
                 assert process.wait(600) == 0
@@ -121,8 +150,13 @@ class TestEmbed:
     def test_arrays_are_those_of_the_python_call(self, confp, model, tmp_path, clip):
         import confp_jax
 
-        long, short = write_clip(tmp_path, "long.wav", clip), write_clip(tmp_path, "short.wav", clip[: 2 * RATE])
-        status, summary, _ = confp("embed", long, short, "--out", tmp_path / "x.npz", "--model", model, "--json")
+        long, short = (
+            write_clip(tmp_path, "long.wav", clip),
+            write_clip(tmp_path, "short.wav", clip[: 2 * RATE]),
+        )
+        status, summary, _ = confp(
+            "embed", long, short, "--out", tmp_path / "x.npz", "--model", model, "--json"
+        )
         assert status == 0
         assert summary["out"] == str(tmp_path / "x.npz") and summary["hop_s"] == 0.3
         assert summary["files"] == [
@@ -134,7 +168,9 @@ class TestEmbed:
             assert set(arrays) == {str(long), str(short)}
             for path in (long, short):
                 samples, rate_hz = soundfile.read(path)
-                np.testing.assert_allclose(arrays[str(path)], encoder.embed(samples, sample_rate_hz=rate_hz), atol=1e-4)
+                np.testing.assert_allclose(
+                    arrays[str(path)], encoder.embed(samples, sample_rate_hz=rate_hz), atol=1e-4
+                )
 
     def test_the_suffix_is_added_and_said(self, confp, model, tmp_path, clip):
         path = write_clip(tmp_path, "clip.wav", clip)
@@ -147,7 +183,9 @@ class TestEmbed:
         good = write_clip(tmp_path, "good.wav", clip)
         del bad["silent.wav"]  # zero vectors, as in Python
         paths = [tmp_path / "bad" / name for name in bad]
-        status, summary, err = confp("embed", *paths, good, "--out", tmp_path / "x.npz", "--model", model, "--json")
+        status, summary, err = confp(
+            "embed", *paths, good, "--out", tmp_path / "x.npz", "--model", model, "--json"
+        )
         assert status == 3
         for path, entry, says in zip(paths, summary["files"], bad.values(), strict=False):
             assert entry["error"].startswith(f"{path}: ") and says in entry["error"]

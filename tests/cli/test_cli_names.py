@@ -39,7 +39,9 @@ class TestNames:
 
     def test_good_files(self, confp, database, here):
         status, added, _ = confp("add", "--json", database, "--", *NAMES)
-        assert [(a["path"], a["status"], a["error"]) for a in added] == [(name, "added", "") for name in NAMES]
+        assert [(a["path"], a["status"], a["error"]) for a in added] == [
+            (name, "added", "") for name in NAMES
+        ]
         assert status == 0
         _, tracks, _ = confp("list", database, "--json")
         assert {t["path"] for t in tracks} >= {str(here / name) for name in NAMES}
@@ -48,7 +50,9 @@ class TestNames:
         status, answers, _ = confp("identify", "--json", database, "--", *NAMES)
         assert (status, [a["query"] for a in answers]) == (0, NAMES)
         status, out, _ = confp("identify", database, "--", *NAMES)
-        assert [line[: len(name) + 2] for line, name in zip(out.splitlines(), NAMES, strict=True)] == [f"{n}: " for n in NAMES]
+        assert [
+            line[: len(name) + 2] for line, name in zip(out.splitlines(), NAMES, strict=True)
+        ] == [f"{n}: " for n in NAMES]
 
     def test_bad_files_are_named_as_they_are(self, confp, database, here):
         for name in NAMES:
@@ -66,7 +70,10 @@ class TestNames:
         (tmp_path / "a[").mkdir()
         (tmp_path / "a[" / "x].wav").write_bytes(b"")  # "[/x]" closes a tag that was never opened
         status, _, err = confp("add", database, tmp_path / "a[")
-        assert (status, err.strip()) == (1, f"failed {tmp_path}/a[/x].wav: the file is empty (0 bytes); copy it again")
+        assert (status, err.strip()) == (
+            1,
+            f"failed {tmp_path}/a[/x].wav: the file is empty (0 bytes); copy it again",
+        )
 
     def test_names_that_are_no_utf8(self, confp, database, tmp_path, clip):
         """Old collections have them. Such a file is added or refused by name; the others go on."""
@@ -80,5 +87,7 @@ class TestNames:
         assert {a["path"]: a["status"] for a in added}[str(good)] == "added"
         assert len(added) == 2 and status in (0, 3)
         assert confp("list", database)[0] == 0
-        status, answers, _ = confp("identify", database, tmp_path / "old" / "good.wav", odd, "--json")
+        status, answers, _ = confp(
+            "identify", database, tmp_path / "old" / "good.wav", odd, "--json"
+        )
         assert answers[0]["matches"] and status in (0, 3)

@@ -14,7 +14,14 @@ from confp_jax.cli.output import clock
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0:00.0"), (7.35, "0:07.3"), (59.96, "1:00.0"), (83.44, "1:23.4"), (3600, "60:00.0"), (-1.8, "-0:01.8")],
+    [
+        (0, "0:00.0"),
+        (7.35, "0:07.3"),
+        (59.96, "1:00.0"),
+        (83.44, "1:23.4"),
+        (3600, "60:00.0"),
+        (-1.8, "-0:01.8"),
+    ],
 )
 def test_clock(seconds, text):
     """An offset below 0 means that the track begins within the clip."""
@@ -23,7 +30,16 @@ def test_clock(seconds, text):
 
 class TestUsage:
     @pytest.mark.parametrize(
-        "arguments", [[], ["add"], ["add", "db"], ["identify", "db"], ["frobnicate"], ["list", "db", "--no"], ["embed", "a"]]
+        "arguments",
+        [
+            [],
+            ["add"],
+            ["add", "db"],
+            ["identify", "db"],
+            ["frobnicate"],
+            ["list", "db", "--no"],
+            ["embed", "a"],
+        ],
     )
     def test_wrong_usage_is_status_2(self, arguments, capsys):
         with pytest.raises(SystemExit) as left:
@@ -42,26 +58,36 @@ class TestUsage:
         """One real process: pure JSON on stdout, nothing on stderr."""
         path = write_clip(tmp_path, "clip.wav", clip)
         command = pathlib.Path(sys.executable).with_name("confp")
-        done = subprocess.run([command, "identify", made, path, "--json"], capture_output=True, text=True, timeout=600)
+        done = subprocess.run(
+            [command, "identify", made, path, "--json"], capture_output=True, text=True, timeout=600
+        )
         assert (done.returncode, done.stderr) == (0, "")
         assert json.loads(done.stdout)[0]["matches"][0]["track"] == SOURCE
 
     @pytest.mark.slow
     def test_two_that_start_together_make_one_database(self, model, tmp_path, clip):
-        """`confp add DB a & confp add DB b` on a new DB: both succeed, or one is told of the other; no half database."""
+        """`confp add DB a & confp add DB b` on a new DB: both succeed, or one is told of the other;
+        no half database.
+        """
         paths = [write_clip(tmp_path, f"{i}.wav", clip[: (4 + i) * RATE]) for i in (0, 1)]
         arguments = [[*CONFP, "add", tmp_path / "db", path, "--model", model] for path in paths]
         processes = [subprocess.Popen(a, stdout=-1, stderr=-1, text=True) for a in arguments]
         results = [(*process.communicate(timeout=600), process.returncode) for process in processes]
         from confp_jax.database import Database
 
-        assert len(Database(tmp_path / "db").tracks()) == sum(status == 0 for *_, status in results) > 0
+        assert (
+            len(Database(tmp_path / "db").tracks())
+            == sum(status == 0 for *_, status in results)
+            > 0
+        )
         for _, err, status in results:
             assert status == 0 or "another process" in err
 
 
 class TestQueries:
-    """Commands that ask: over the untrained model's database only what is printed and refused; what is found: test_library.py."""
+    """Commands that ask: over the untrained model's database only what is printed and refused; what
+    is found: test_library.py.
+    """
 
     @pytest.fixture
     def recording(self, source, tmp_path) -> pathlib.Path:
@@ -70,7 +96,10 @@ class TestQueries:
     def test_identify_reads_standard_input(self, answering, tmp_path, clip):
         path = write_clip(tmp_path, "clip.wav", clip)
         done = subprocess.run(
-            [*CONFP, "identify", answering, "-", "--json"], input=path.read_bytes(), capture_output=True, timeout=600
+            [*CONFP, "identify", answering, "-", "--json"],
+            input=path.read_bytes(),
+            capture_output=True,
+            timeout=600,
         )
         (answer,) = json.loads(done.stdout)
         assert (done.returncode, answer["query"], answer["error"]) == (0, "-", "")
@@ -79,7 +108,10 @@ class TestQueries:
 
     def test_the_rate_of_false_alarms(self, confp, made, recording, capsys):
         strict = confp("identify", made, recording, "--json", "--false-alarms", "1e-9")[1][0]
-        assert strict["num_accepted"] <= confp("identify", made, recording, "--json")[1][0]["num_accepted"]
+        assert (
+            strict["num_accepted"]
+            <= confp("identify", made, recording, "--json")[1][0]["num_accepted"]
+        )
         for share in ("0", "0.5", "nan", "x"):
             with pytest.raises(SystemExit) as left:
                 main(["identify", str(made), str(recording), "--false-alarms", share])
@@ -87,12 +119,32 @@ class TestQueries:
 
     def test_monitor_writes_lines_a_cue_sheet_and_a_table(self, made, recording, tmp_path, capsys):
         cue, table = tmp_path / "out.cue", tmp_path / "out.csv"
-        assert main(["monitor", str(made), str(recording), "--json", "--cue", str(cue), "--csv", str(table)]) == 0
+        assert (
+            main(
+                [
+                    "monitor",
+                    str(made),
+                    str(recording),
+                    "--json",
+                    "--cue",
+                    str(cue),
+                    "--csv",
+                    str(table),
+                ]
+            )
+            == 0
+        )
         events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         matches = [event for event in events if event["event"] == "match"]
         assert matches and set(matches[0]) == FOUND_KEYS | {"event", "heard_s"}
-        assert cue.read_text().startswith(f'FILE "{recording}" WAVE\n  TRACK 01 AUDIO\n    TITLE "{matches[0]["track"]}"')
-        assert cue.read_text().count("INDEX 01") == len(matches) == len(table.read_text().splitlines()) - 1
+        assert cue.read_text().startswith(
+            f'FILE "{recording}" WAVE\n  TRACK 01 AUDIO\n    TITLE "{matches[0]["track"]}"'
+        )
+        assert (
+            cue.read_text().count("INDEX 01")
+            == len(matches)
+            == len(table.read_text().splitlines()) - 1
+        )
 
     def test_monitor_of_what_is_no_audio(self, confp, made, tmp_path):
         status, out, err = confp("monitor", made, tmp_path / "missing.wav")
@@ -100,7 +152,11 @@ class TestQueries:
 
     def test_compare_and_dedupe(self, confp, model, made, recording):
         status, sections, _ = confp("compare", recording, recording, "--model", model, "--json")
-        assert status == 0 and sections[0]["a_s"] == 0.0 and sections[0]["b_s"] == pytest.approx(0.0, abs=0.01)
+        assert (
+            status == 0
+            and sections[0]["a_s"] == 0.0
+            and sections[0]["b_s"] == pytest.approx(0.0, abs=0.01)
+        )
         status, out, _ = confp("compare", recording, recording, "--model", model)
         assert status == 0 and "common sections" in out
         status, pairs, _ = confp("dedupe", made, "--json")
@@ -112,7 +168,9 @@ class TestQueries:
         assert (status, out) == (1, "")
         assert err.strip() == f"error: {made} holds 7 tracks; calibration needs at least 20"
 
-    @pytest.mark.parametrize("command", ["identify", "monitor", "listen", "compare", "dedupe", "calibrate"])
+    @pytest.mark.parametrize(
+        "command", ["identify", "monitor", "listen", "compare", "dedupe", "calibrate"]
+    )
     def test_help_shows_examples(self, command, capsys):
         with pytest.raises(SystemExit) as left:
             main([command, "--help"])

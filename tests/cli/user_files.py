@@ -12,10 +12,24 @@ EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples" / "music"
 CONFP = [sys.executable, "-m", "confp_jax.cli"]
 RATE = 44_100
 SOURCE = "jordan-trudgett_battle2"
-OTHERS = ("alexandr-zhelanov_low-fi", "askyel_sirius-remix", "claude-werner_win-theme", "david-reeves_david03")
+OTHERS = (
+    "alexandr-zhelanov_low-fi",
+    "askyel_sirius-remix",
+    "claude-werner_win-theme",
+    "david-reeves_david03",
+)
 OTHERS += ("karissa-hobbs_lets-go-fishin", "manuel-marino_van-mission4")
 NEW = "tim-beek_the-protagonist"  # in no database
-FOUND_KEYS = {"track", "path", "offset_s", "score", "confidence", "query_offset_s", "length_s", "tempo"}
+FOUND_KEYS = {
+    "track",
+    "path",
+    "offset_s",
+    "score",
+    "confidence",
+    "query_offset_s",
+    "length_s",
+    "tempo",
+}
 
 
 def save_untrained(folder: pathlib.Path, seed: int) -> str:
@@ -39,7 +53,9 @@ def write_m4a(path: pathlib.Path, samples: np.ndarray, rate_hz: int) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=rate_hz)
         stream.layout = "mono"
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None], np.float32), format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.ascontiguousarray(samples[None], np.float32), format="fltp", layout="mono"
+        )
         frame.sample_rate, frame.time_base, frame.pts = rate_hz, fractions.Fraction(1, rate_hz), 0
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             container.mux(packet)
@@ -71,6 +87,11 @@ def write_bad_files(folder: pathlib.Path, clip: np.ndarray) -> dict[str, str]:
     content = (folder / "whole.m4a").read_bytes()
     (folder / "whole.m4a").unlink()
     (folder / "cut.m4a").write_bytes(content[: len(content) // 2])
-    said = {"corrupt.wav": "decoded", "corrupt.mp3": "decoded", "text.mp3": "decoded", "cut.m4a": "decoded"}
+    said = {
+        "corrupt.wav": "decoded",
+        "corrupt.mp3": "decoded",
+        "text.mp3": "decoded",
+        "cut.m4a": "decoded",
+    }
     return said | {"empty.wav": "empty", "zero.wav": "no audio samples", "text.flac": "no audio",
                    "silent.wav": "silent", "nan.wav": "NaN", "slow.wav": "3000 Hz", "half.wav": "0.50 s"}  # fmt: skip

@@ -1,4 +1,6 @@
-"""The input pipeline: reproducible, resumable, split over processes, and anchor and replica in the right place."""
+"""The input pipeline: reproducible, resumable, split over processes, and anchor and replica in the
+right place.
+"""
 
 import dataclasses
 import itertools
@@ -38,10 +40,16 @@ def _tracks(batch: dict[str, np.ndarray]) -> list[int]:
 
 
 def _noise_clips(num_tracks: int, *, length_s: float = 20.0) -> list[Clip]:
-    """White noise, so that a window's place can be found again; the replica is the clean clip itself."""
+    """White noise, so that a window's place can be found again; the replica is the clean clip
+    itself.
+    """
     clips = []
     for i in range(num_tracks):
-        samples = np.random.default_rng(i).integers(-20_000, 20_000, round(length_s * _RATE_HZ)).astype("<i2")
+        samples = (
+            np.random.default_rng(i)
+            .integers(-20_000, 20_000, round(length_s * _RATE_HZ))
+            .astype("<i2")
+        )
         clips += [Clip(i, 0, 1.0, 0.0, samples), Clip(i, 1, 1.0, 0.0, samples)]
     return clips
 
@@ -50,7 +58,9 @@ def _start_of(window: np.ndarray, clip: np.ndarray) -> int:
     return clip.tobytes().index(window.tobytes()) // 2
 
 
-def _assert_equal(found: list[dict[str, np.ndarray]], expected: list[dict[str, np.ndarray]]) -> None:
+def _assert_equal(
+    found: list[dict[str, np.ndarray]], expected: list[dict[str, np.ndarray]]
+) -> None:
     for one, other in zip(found, expected, strict=True):
         assert sorted(one) == sorted(other) == ["anchor", "replica"]
         for name in one:
@@ -78,7 +88,9 @@ def test_same_seed_same_batches(prepared) -> None:
     assert first[0]["anchor"].shape == (3, _SEGMENT)
     assert first[0]["anchor"].dtype == first[0]["replica"].dtype == np.int16
     other = _take(train_batches(dataclasses.replace(config, seed=1)), 4)
-    assert not all(np.array_equal(a["anchor"], b["anchor"]) for a, b in zip(first, other, strict=True))
+    assert not all(
+        np.array_equal(a["anchor"], b["anchor"]) for a, b in zip(first, other, strict=True)
+    )
 
 
 def test_it_goes_on_at_any_batch(prepared) -> None:
@@ -89,7 +101,9 @@ def test_it_goes_on_at_any_batch(prepared) -> None:
 
 
 def test_a_worker_process_gives_the_same_batches_and_goes_on(prepared) -> None:
-    flags.FLAGS(["test"])  # Grain's workers ask for absl's flags, and an absl application has parsed them
+    flags.FLAGS(
+        ["test"]
+    )  # Grain's workers ask for absl's flags, and an absl application has parsed them
     config = _config(prepared, batch_size=4, crops_per_track=2)
     expected = _take(train_batches(config), 5)
     with_worker = dataclasses.replace(config, data=dataclasses.replace(config.data, num_workers=1))
@@ -104,7 +118,9 @@ def test_processes_cut_the_same_pairs_as_one(prepared) -> None:
     shares = [_take(train_batches(config, process=p, num_processes=2), 2) for p in range(2)]
     for step in range(2):
         for p in range(2):
-            _assert_equal([shares[p][step]], [{name: rows[p::2] for name, rows in whole[step].items()}])
+            _assert_equal(
+                [shares[p][step]], [{name: rows[p::2] for name, rows in whole[step].items()}]
+            )
 
 
 def test_every_epoch_holds_each_track_once(numbered) -> None:
@@ -120,7 +136,9 @@ def test_every_epoch_holds_each_track_once(numbered) -> None:
 
 
 def test_no_batch_holds_a_track_twice(make_dataset: Callable) -> None:
-    """Also where the batch does not divide the number of tracks: the same track twice would be its own negative."""
+    """Also where the batch does not divide the number of tracks: the same track twice would be its
+    own negative.
+    """
     config = _config(make_dataset({"training": _numbered_clips(7)}), batch_size=4)
     for number, batch in enumerate(_take(train_batches(config), 30)):
         assert len(set(_tracks(batch))) == 4, f"batch {number} holds tracks {_tracks(batch)}"
@@ -131,7 +149,9 @@ def test_every_replica_is_drawn(numbered) -> None:
     drawn = {int(value) % 100 for batch in batches for value in batch["replica"][:, 0]}
     assert drawn == {1, 2}
     for batch in batches:
-        np.testing.assert_array_equal(batch["anchor"] // 100, batch["replica"] // 100)  # a pair is one track
+        np.testing.assert_array_equal(
+            batch["anchor"] // 100, batch["replica"] // 100
+        )  # a pair is one track
         np.testing.assert_array_equal(batch["anchor"] % 100, 0)  # and its anchor the clean clip
 
 
@@ -146,7 +166,9 @@ def test_processes_share_the_stream(numbered) -> None:
 
 
 def test_pairs_are_shifted_by_the_paper_s_beta(noise) -> None:
-    """Clean replicas: the correlation peaks at the shift, and the shifts are Beta(8, 2) x 150 ms either way."""
+    """Clean replicas: the correlation peaks at the shift, and the shifts are Beta(8, 2) x 150 ms
+    either way.
+    """
     source = ClipSource(noise, "training")
     cutter = PairCutter(source, _config(noise, batch_size=4))
     shifts_s = []
@@ -157,7 +179,9 @@ def test_pairs_are_shifted_by_the_paper_s_beta(noise) -> None:
         anchor, replica = pair["anchor"][0], pair["replica"][0]
         shift = _start_of(replica, clip) - _start_of(anchor, clip)
         if seed < 10:
-            correlation = scipy.signal.correlate(anchor.astype(float), replica.astype(float), method="fft")
+            correlation = scipy.signal.correlate(
+                anchor.astype(float), replica.astype(float), method="fft"
+            )
             lags = scipy.signal.correlation_lags(_SEGMENT, _SEGMENT)
             assert lags[np.argmax(correlation)] == shift
         shifts_s.append(shift / _RATE_HZ)
@@ -169,22 +193,32 @@ def test_pairs_are_shifted_by_the_paper_s_beta(noise) -> None:
 
 @pytest.mark.parametrize("rate", [0.8, 1.25])
 def test_centres_of_stretched_pairs_line_up(make_dataset: Callable, rate: float) -> None:
-    """Clicks at irregular moments t, in the replica at t / rate: every click tells the pair's shift, and all agree."""
+    """Clicks at irregular moments t, in the replica at t / rate: every click tells the pair's
+    shift, and all agree.
+    """
     moments_s = np.cumsum(np.random.default_rng(0).uniform(0.15, 0.5, 60))
 
     def clicks(at_s: np.ndarray) -> np.ndarray:
         samples = np.zeros(round((at_s[-1] + 1) * _RATE_HZ), "<i2")
-        samples[np.round(at_s * _RATE_HZ).astype(int)] = np.arange(1, len(at_s) + 1)  # click k has height k
+        samples[np.round(at_s * _RATE_HZ).astype(int)] = np.arange(
+            1, len(at_s) + 1
+        )  # click k has height k
         return samples
 
     folder = make_dataset(
-        {"training": [Clip(0, 0, 1.0, 0.0, clicks(moments_s)), Clip(0, 1, rate, 0.0, clicks(moments_s / rate))]}
+        {
+            "training": [
+                Clip(0, 0, 1.0, 0.0, clicks(moments_s)),
+                Clip(0, 1, rate, 0.0, clicks(moments_s / rate)),
+            ]
+        }
     )
     cutter = PairCutter(ClipSource(folder, "training"), _config(folder, batch_size=1))
     for seed in range(50):
         pair = cutter.random_map(0, np.random.default_rng(seed))
         anchor, replica = (
-            {int(w[i]): i / _RATE_HZ - 1.5 for i in np.flatnonzero(w)} for w in (pair["anchor"][0], pair["replica"][0])
+            {int(w[i]): i / _RATE_HZ - 1.5 for i in np.flatnonzero(w)}
+            for w in (pair["anchor"][0], pair["replica"][0])
         )
         both = sorted(anchor.keys() & replica.keys())
         assert len(both) >= 3
@@ -200,10 +234,17 @@ def test_neighbours_of_one_track(noise) -> None:
     distances_s = []
     for batch in _take(train_batches(config), 20):
         assert batch["anchor"].shape == (8, _SEGMENT)
-        tracks = [next(i for i in range(4) if row.tobytes() in clips[i].tobytes()) for row in batch["anchor"]]
+        tracks = [
+            next(i for i in range(4) if row.tobytes() in clips[i].tobytes())
+            for row in batch["anchor"]
+        ]
         assert tracks[::2] == tracks[1::2], "the crops of a track stand together"
-        starts = [_start_of(row, clips[track]) for row, track in zip(batch["anchor"], tracks, strict=True)]
-        distances_s += [abs(a - b) / _RATE_HZ for a, b in zip(starts[::2], starts[1::2], strict=True)]
+        starts = [
+            _start_of(row, clips[track]) for row, track in zip(batch["anchor"], tracks, strict=True)
+        ]
+        distances_s += [
+            abs(a - b) / _RATE_HZ for a, b in zip(starts[::2], starts[1::2], strict=True)
+        ]
         for row, start, track in zip(batch["replica"], starts, tracks, strict=True):
             assert abs(_start_of(row, clips[track]) - start) <= 0.150 * _RATE_HZ + 1
     assert min(distances_s) >= 0.3 - 1 / _RATE_HZ
@@ -214,18 +255,27 @@ def test_neighbours_of_one_track(noise) -> None:
 def test_host_and_device_make_the_same_mel(prepared) -> None:
     device = _config(prepared, batch_size=4)
     host = dataclasses.replace(device, data=dataclasses.replace(device.data, mel_on="host"))
-    for pcm, power in zip(_take(train_batches(device), 2), _take(train_batches(host), 2), strict=True):
+    for pcm, power in zip(
+        _take(train_batches(device), 2), _take(train_batches(host), 2), strict=True
+    ):
         for name in ("anchor", "replica"):
-            expected = device_mel_power(pcm[name].astype(np.float32) / 32768, device.mel, sample_rate_hz=_RATE_HZ)
+            expected = device_mel_power(
+                pcm[name].astype(np.float32) / 32768, device.mel, sample_rate_hz=_RATE_HZ
+            )
             assert power[name].shape == (4, 368, 40)
             assert power[name].dtype == np.float32
-            # Relative to the example's mean power: below it float32's rounding of the spectrum shows.
-            np.testing.assert_allclose(power[name], expected, rtol=2e-5, atol=1e-6 * float(np.mean(expected)))
+            # Relative to the example's mean power: below it float32's rounding of the spectrum
+            # shows.
+            np.testing.assert_allclose(
+                power[name], expected, rtol=2e-5, atol=1e-6 * float(np.mean(expected))
+            )
 
 
 def test_wrong_rate(make_dataset: Callable) -> None:
     folder = make_dataset({"training": _numbered_clips(2)}, sample_rate_hz=8000)
-    with pytest.raises(DatasetError, match=r"8000 Hz, the model wants 16000.*config\.sample_rate_hz"):
+    with pytest.raises(
+        DatasetError, match=r"8000 Hz, the model wants 16000.*config\.sample_rate_hz"
+    ):
         train_batches(_config(folder, batch_size=2))
 
 
@@ -237,13 +287,17 @@ def test_no_replicas(make_dataset: Callable) -> None:
 
 def test_too_few_tracks(numbered) -> None:
     with pytest.raises(
-        DatasetError, match=r"has 6 training tracks, a batch needs 8 different ones; use --config.data.batch_size=12 or less"
+        DatasetError,
+        match=r"has 6 training tracks, a batch needs 8 different ones; use --config.data.batch_size=12 or less",
     ):
         train_batches(_config(numbered, batch_size=16, crops_per_track=2))
 
 
 def test_batches_that_do_not_divide_over_the_processes(numbered) -> None:
-    with pytest.raises(DatasetError, match="4 tracks a batch do not divide over 3 processes; set .* a multiple of 3"):
+    with pytest.raises(
+        DatasetError,
+        match="4 tracks a batch do not divide over 3 processes; set .* a multiple of 3",
+    ):
         train_batches(_config(numbered, batch_size=4), num_processes=3)
 
 

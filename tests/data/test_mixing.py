@@ -1,4 +1,6 @@
-"""What is drawn while training: its physics is what was drawn, its bytes follow from the Generator alone."""
+"""What is drawn while training: its physics is what was drawn, its bytes follow from the Generator
+alone.
+"""
 
 import dataclasses
 import json
@@ -21,7 +23,14 @@ from confp_jax.data.records import Clip, DatasetError
 
 _RATE_HZ, _SEGMENT = 16_000, 48_000
 _EVERYTHING = MixConfig(
-    tempo_p=0.5, pitch_p=0.5, room_p=0.5, noise_p=0.8, second_noise_p=0.5, coloured_p=0.5, tanh_p=0.5, colour_p=0.5
+    tempo_p=0.5,
+    pitch_p=0.5,
+    room_p=0.5,
+    noise_p=0.8,
+    second_noise_p=0.5,
+    coloured_p=0.5,
+    tanh_p=0.5,
+    colour_p=0.5,
 )
 
 
@@ -44,9 +53,13 @@ def dataset(with_sounds: Callable) -> pathlib.Path:
     return with_sounds(noise=[_noise(1, 100_000), _noise(2, 20_000)], ir=[room])
 
 
-def _distort(config: MixConfig, folder: pathlib.Path, samples: np.ndarray, seed: int = 0) -> np.ndarray:
+def _distort(
+    config: MixConfig, folder: pathlib.Path, samples: np.ndarray, seed: int = 0
+) -> np.ndarray:
     mixer, rng = Mixer(config, folder, sample_rate_hz=_RATE_HZ), np.random.default_rng(seed)
-    return mixer.distort(samples, mixer.draw(rng, PitchAndTempo(), len(samples) - mixer.lead_samples))
+    return mixer.distort(
+        samples, mixer.draw(rng, PitchAndTempo(), len(samples) - mixer.lead_samples)
+    )
 
 
 def _mel_pitch(played: PitchAndTempo) -> float:
@@ -54,14 +67,21 @@ def _mel_pitch(played: PitchAndTempo) -> float:
 
 
 def _snr_db(clean: np.ndarray, noisy: np.ndarray) -> float:
-    return float(10 * np.log10(np.mean(np.square(clean, dtype=float)) / np.mean(np.square(noisy.astype(float) - clean))))
+    return float(
+        10
+        * np.log10(
+            np.mean(np.square(clean, dtype=float)) / np.mean(np.square(noisy.astype(float) - clean))
+        )
+    )
 
 
 @pytest.mark.parametrize("snr_db", [-4.0, 0.0, 12.5])
 def test_noise_has_the_drawn_snr_in_the_window(dataset: pathlib.Path, snr_db: float) -> None:
     music = _noise(9, _SEGMENT)
     for seed in range(6):  # the short noise is repeated
-        noisy = _distort(MixConfig(noise_p=1.0, noise_snr_db=(snr_db, snr_db)), dataset, music, seed)
+        noisy = _distort(
+            MixConfig(noise_p=1.0, noise_snr_db=(snr_db, snr_db)), dataset, music, seed
+        )
         assert _snr_db(music, noisy) == pytest.approx(snr_db, abs=0.01)
     noisy = _distort(MixConfig(coloured_p=1.0, coloured_snr_db=(snr_db, snr_db)), dataset, music)
     assert _snr_db(music, noisy) == pytest.approx(snr_db, abs=0.01)
@@ -76,24 +96,32 @@ def test_two_noises_are_3_db_louder_than_one(dataset: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("decay_db", [-6.0, -3.0, 0.0, 5.0])
 def test_coloured_noise_falls_by_the_drawn_decay(decay_db: float) -> None:
-    noise = coloured_noise(8 * _SEGMENT, decay_db, np.random.default_rng(0), sample_rate_hz=_RATE_HZ)
+    noise = coloured_noise(
+        8 * _SEGMENT, decay_db, np.random.default_rng(0), sample_rate_hz=_RATE_HZ
+    )
     assert len(noise) == 8 * _SEGMENT
     assert float(np.std(noise)) == pytest.approx(1.0, rel=1e-3)
     hz, power = scipy.signal.welch(noise, _RATE_HZ, nperseg=2048)
     band = (hz > 100) & (hz < 7000)
-    assert np.polyfit(np.log2(hz[band]), 10 * np.log10(power[band]), 1)[0] == pytest.approx(decay_db, abs=0.2)
+    assert np.polyfit(np.log2(hz[band]), 10 * np.log10(power[band]), 1)[0] == pytest.approx(
+        decay_db, abs=0.2
+    )
     assert power[hz < 40].sum() < 0.7 * power.sum(), "an SNR must be that of what can be heard"
 
 
 @pytest.mark.parametrize("semitones", [-2.0, -0.5, 1.0, 2.0])
 def test_a_warped_mel_filterbank_is_a_pitch_shift(semitones: float) -> None:
-    """Of a sum of tones: reading it through the warped filters equals reading the tones played higher."""
+    """Of a sum of tones: reading it through the warped filters equals reading the tones played
+    higher.
+    """
     mel, ratio = MelConfig(), _mel_pitch(PitchAndTempo(pitch=2 ** (semitones / 12)))
     assert ratio == pytest.approx(2 ** (semitones / 12))
     seconds = np.arange(_SEGMENT) / _RATE_HZ
 
     def played(factor: float) -> np.ndarray:
-        return sum(0.1 * np.sin(2 * np.pi * hz * factor * seconds) for hz in (440, 1300, 2500, 4100)).astype(np.float32)
+        return sum(
+            0.1 * np.sin(2 * np.pi * hz * factor * seconds) for hz in (440, 1300, 2500, 4100)
+        ).astype(np.float32)
 
     warped = mel_power(played(1.0), mel, sample_rate_hz=_RATE_HZ, pitch=ratio).mean(axis=0)
     real = mel_power(played(ratio), mel, sample_rate_hz=_RATE_HZ).mean(axis=0)
@@ -123,7 +151,9 @@ def test_resampling_moves_the_moment_t_to_t_over_tempo(tempo: float) -> None:
     assert len(heard) == num
     expected = scipy.signal.resample(samples, round(len(samples) / tempo))
     for start in (400, num // 2, num - 4400):
-        lags = scipy.signal.correlate(heard[start : start + 4000], expected[start : start + 4000], "full")
+        lags = scipy.signal.correlate(
+            heard[start : start + 4000], expected[start : start + 4000], "full"
+        )
         assert abs(int(np.argmax(lags)) - 3999) <= 1
 
 
@@ -134,9 +164,18 @@ def test_overload_bends_and_never_folds(dataset: pathlib.Path) -> None:
     np.testing.assert_allclose(bent, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("tilt_db", "low_hz", "high_hz"), [(-4.0, 50.0, 8000.0), (3.0, 300.0, 3400.0)])
-def test_colour_is_the_drawn_frequency_response(dataset: pathlib.Path, tilt_db: float, low_hz: float, high_hz: float) -> None:
-    config = MixConfig(colour_p=1.0, tilt_db=(tilt_db, tilt_db), low_cut_hz=(low_hz, low_hz), high_cut_hz=(high_hz, high_hz))
+@pytest.mark.parametrize(
+    ("tilt_db", "low_hz", "high_hz"), [(-4.0, 50.0, 8000.0), (3.0, 300.0, 3400.0)]
+)
+def test_colour_is_the_drawn_frequency_response(
+    dataset: pathlib.Path, tilt_db: float, low_hz: float, high_hz: float
+) -> None:
+    config = MixConfig(
+        colour_p=1.0,
+        tilt_db=(tilt_db, tilt_db),
+        low_cut_hz=(low_hz, low_hz),
+        high_cut_hz=(high_hz, high_hz),
+    )
     mel, limited = MelConfig(), 0
     mixer = Mixer(config, dataset, sample_rate_hz=_RATE_HZ)
     centres_hz = np.array([_loudest_mel_hz(mel, number) for number in range(4, mel.num_mels, 5)])
@@ -146,7 +185,9 @@ def test_colour_is_the_drawn_frequency_response(dataset: pathlib.Path, tilt_db: 
         assert np.ptp(gain_db, axis=0).max() == 0, "the same in every frame"
         gain_db = gain_db[0, 4::5]
         inside = (centres_hz > 1.2 * low_hz) & (centres_hz < 0.8 * high_hz)
-        assert np.polyfit(np.log2(centres_hz[inside]), gain_db[inside], 1)[0] == pytest.approx(tilt_db, abs=0.3)
+        assert np.polyfit(np.log2(centres_hz[inside]), gain_db[inside], 1)[0] == pytest.approx(
+            tilt_db, abs=0.3
+        )
         beyond = np.log2(centres_hz / high_hz)
         loss_db = tilt_db * np.log2(centres_hz / 1000) - gain_db
         if (loss_db[beyond > 0.3] > 5).any():
@@ -159,11 +200,15 @@ def _loudest_mel_hz(mel: MelConfig, number: int) -> float:
     """The centre of a mel filter by Slaney's formula, as librosa's `mel_frequencies` gives it."""
     import librosa
 
-    return float(librosa.mel_frequencies(mel.num_mels + 2, fmin=mel.fmin_hz, fmax=mel.fmax_hz)[number + 1])
+    return float(
+        librosa.mel_frequencies(mel.num_mels + 2, fmin=mel.fmin_hz, fmax=mel.fmax_hz)[number + 1]
+    )
 
 
 def test_draws_lie_in_their_ranges(dataset: pathlib.Path) -> None:
-    config = MixConfig(tempo_p=0.5, tempo=(0.7, 1.35), turntable=0.3, pitch_p=0.5, pitch_semitones=(-2.0, 2.0))
+    config = MixConfig(
+        tempo_p=0.5, tempo=(0.7, 1.35), turntable=0.3, pitch_p=0.5, pitch_semitones=(-2.0, 2.0)
+    )
     mixer, rng = Mixer(config, dataset, sample_rate_hz=_RATE_HZ), np.random.default_rng(0)
     drawn = [mixer.draw_pitch_and_tempo(rng) for _ in range(2000)]
     tempos = np.array([d.tempo for d in drawn if d.tempo != 1.0])
@@ -200,7 +245,9 @@ def _clicks(at_s: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("tempo", [0.75, 1.0, 1.25])
 def test_a_mixed_replica_lies_at_its_place(with_sounds: Callable, tempo: float) -> None:
-    """Tempo about the window's centre, a room that is a mere direct sound, and the second of lead cut off again."""
+    """Tempo about the window's centre, a room that is a mere direct sound, and the second of lead
+    cut off again.
+    """
     moments_s = np.cumsum(np.random.default_rng(0).uniform(0.2, 0.6, 40))
     folder = with_sounds([Clip(0, 0, 1.0, 0.0, _pcm(_clicks(moments_s)))], ir=[_impulse(100)])
     mix = MixConfig(tempo_p=1.0, tempo=(tempo, tempo), room_p=1.0, synthetic_rooms=0.0)
@@ -212,7 +259,8 @@ def test_a_mixed_replica_lies_at_its_place(with_sounds: Callable, tempo: float) 
         expected_s = 1.5 + (moments_s - (start_s + 1.5)) / tempo
         for moment_s in expected_s[(expected_s > 0.1) & (expected_s < 2.9)]:
             near = np.abs(frame_s - moment_s) < 0.06
-            # A click is heard by 8 frames; the centre of their power is the click to a fraction of a hop.
+            # A click is heard by 8 frames; the centre of their power is the click to a fraction of
+            # a hop.
             found_s = np.sum(frame_s[near] * loudness[near]) / np.sum(loudness[near])
             assert found_s == pytest.approx(moment_s, abs=0.003)
             heard += 1
@@ -221,7 +269,11 @@ def test_a_mixed_replica_lies_at_its_place(with_sounds: Callable, tempo: float) 
 
 def test_mixed_batches_resume_exactly(prepared: pathlib.Path) -> None:
     """On the sounds that the real preparation has put beside the clips."""
-    config = TrainConfig(data=DataConfig(dir=str(prepared), batch_size=4, crops_per_track=2, mel_on="host", mix=_EVERYTHING))
+    config = TrainConfig(
+        data=DataConfig(
+            dir=str(prepared), batch_size=4, crops_per_track=2, mel_on="host", mix=_EVERYTHING
+        )
+    )
     batches = train_batches(config)
     next(batches)
     state, expected = batches.get_state(), next(batches)
@@ -234,7 +286,9 @@ def test_mixed_batches_resume_exactly(prepared: pathlib.Path) -> None:
         assert np.isfinite(found[name]).all()
 
 
-def test_the_sounds_of_a_prepared_data_set_are_the_training_part_s(prepared: pathlib.Path, root: pathlib.Path) -> None:
+def test_the_sounds_of_a_prepared_data_set_are_the_training_part_s(
+    prepared: pathlib.Path, root: pathlib.Path
+) -> None:
     for kind in ("noise", "ir"):
         source = ClipSource(prepared / SOUNDS_FOLDER, kind)
         names = {source.summary.track_names[str(clip.track_id)] for clip in source}
@@ -249,12 +303,18 @@ def test_sounds_that_are_not_there(with_sounds: Callable, kind: str, field: str)
     for folder in (with_sounds(), with_sounds(**{kind: []})):
         with pytest.raises(DatasetError, match=f"no {kind} to mix in"):
             Mixer(config, folder, sample_rate_hz=_RATE_HZ)
-    Mixer(MixConfig(room_p=0.5, synthetic_rooms=1.0), with_sounds(), sample_rate_hz=_RATE_HZ)  # needs none
+    Mixer(
+        MixConfig(room_p=0.5, synthetic_rooms=1.0), with_sounds(), sample_rate_hz=_RATE_HZ
+    )  # needs none
 
 
 def test_sounds_at_another_rate(make_dataset: Callable, with_sounds: Callable) -> None:
     folder = with_sounds()
-    sounds = make_dataset({"noise": [Clip(0, 0, 1.0, 0.0, _pcm(_noise(0, 9000)))]}, num_replicas=0, sample_rate_hz=8000)
+    sounds = make_dataset(
+        {"noise": [Clip(0, 0, 1.0, 0.0, _pcm(_noise(0, 9000)))]},
+        num_replicas=0,
+        sample_rate_hz=8000,
+    )
     shutil.move(sounds, folder / SOUNDS_FOLDER)
     assert json.loads((folder / SOUNDS_FOLDER / "confp.json").read_text())["sample_rate_hz"] == 8000
     with pytest.raises(DatasetError, match="8000 Hz"):

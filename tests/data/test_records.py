@@ -1,4 +1,6 @@
-"""The record format: what goes in comes out, a shard is there only when it is complete, TensorFlow stays out."""
+"""The record format: what goes in comes out, a shard is there only when it is complete, TensorFlow
+stays out.
+"""
 
 import dataclasses
 import json
@@ -14,7 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from confp_jax.data.clips import ClipSource, read_splits
-from confp_jax.data.records import PIECE_S, Clip, DatasetError, read_summary, shard_path, to_int16, write_shard
+from confp_jax.data.records import (
+    PIECE_S,
+    Clip,
+    DatasetError,
+    read_summary,
+    shard_path,
+    to_int16,
+    write_shard,
+)
 
 _CLIPS = st.builds(
     Clip,
@@ -28,8 +38,12 @@ _CLIPS = st.builds(
 
 
 def _clip(number: int, *, replica: int = 0, num_samples: int = 100) -> Clip:
-    samples = np.random.default_rng((number, replica)).integers(-32768, 32768, num_samples).astype("<i2")
-    return Clip(number, replica, 1.0, 0.0, samples, json.dumps([{"transform": "Ü", "replica": replica}]))
+    samples = (
+        np.random.default_rng((number, replica)).integers(-32768, 32768, num_samples).astype("<i2")
+    )
+    return Clip(
+        number, replica, 1.0, 0.0, samples, json.dumps([{"transform": "Ü", "replica": replica}])
+    )
 
 
 def _assert_same(found: Clip, expected: Clip) -> None:
@@ -53,7 +67,10 @@ def test_anybodys_tfds_opens_it(make_dataset) -> None:
     clips = [_clip(i) for i in range(5)]
     folder = make_dataset({"training": clips[:3], "noise_10db": clips[3:]}, num_replicas=0)
     builder = tfds.builder_from_directory(str(folder))
-    assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"training": 3, "noise_10db": 2}
+    assert {name: split.num_examples for name, split in builder.info.splits.items()} == {
+        "training": 3,
+        "noise_10db": 2,
+    }
     rows = builder.as_data_source(split="noise_10db")
     assert [row["samples"] for row in rows] == [clip.samples.tobytes() for clip in clips[3:]]
     assert [int(row["track_id"]) for row in rows] == [3, 4]
@@ -84,7 +101,10 @@ def test_no_such_split_names_those_there_are(make_dataset) -> None:
 
 
 def test_read_splits(make_dataset) -> None:
-    folder = make_dataset({"training": [_clip(0)], "validation": [], "noise_10db": [_clip(1), _clip(2)]}, num_replicas=0)
+    folder = make_dataset(
+        {"training": [_clip(0)], "validation": [], "noise_10db": [_clip(1), _clip(2)]},
+        num_replicas=0,
+    )
     assert list(read_splits(folder)) == ["training", "noise_10db"]
 
 
@@ -99,13 +119,20 @@ def test_a_missing_shard_is_a_dataset_error(make_dataset) -> None:
 @pytest.mark.parametrize("how", ["cut short", "overwritten"])
 def test_a_damaged_shard_is_named(make_dataset, how: str) -> None:
     rng = np.random.default_rng(0)
-    clips = [Clip(i, 0, 1.0, 0.0, rng.integers(-9000, 9000, 48_000).astype("<i2")) for i in range(6)]
+    clips = [
+        Clip(i, 0, 1.0, 0.0, rng.integers(-9000, 9000, 48_000).astype("<i2")) for i in range(6)
+    ]
     folder = make_dataset({"training": clips}, num_replicas=0, num_shards=2)
     path = shard_path(folder, "made", "training", 1, 2)
     whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2] if how == "cut short" else whole[:1000] + bytes(len(whole) - 1000))
+    path.write_bytes(
+        whole[: len(whole) // 2] if how == "cut short" else whole[:1000] + bytes(len(whole) - 1000)
+    )
     source = ClipSource(folder, "training")
-    with pytest.raises(DatasetError, match=rf"{path.name} is damaged .*; copy it again, or delete it and start the preparation"):
+    with pytest.raises(
+        DatasetError,
+        match=rf"{path.name} is damaged .*; copy it again, or delete it and start the preparation",
+    ):
         [source[i] for i in range(6)]
 
 
@@ -122,12 +149,18 @@ def test_int16_is_never_clipped(samples: np.ndarray) -> None:
     scale = 32767.0 / max(1.0, float(np.abs(samples).max(initial=0.0)))
     assert pcm.dtype == np.dtype("<i2")
     # Half a step of rounding, and one float32 rounding of a value up to 32767.
-    np.testing.assert_allclose(pcm.astype(np.float64), samples.astype(np.float64) * scale, rtol=0, atol=0.5 + 0.004)
+    np.testing.assert_allclose(
+        pcm.astype(np.float64), samples.astype(np.float64) * scale, rtol=0, atol=0.5 + 0.004
+    )
 
 
 def test_int16_scale() -> None:
-    np.testing.assert_array_equal(to_int16(np.array([0.5, -1.0, 1.0, 0.0], np.float32)), [16384, -32767, 32767, 0])
-    np.testing.assert_array_equal(to_int16(np.array([2.0, -4.0, 1.0], np.float32)), [16384, -32767, 8192])
+    np.testing.assert_array_equal(
+        to_int16(np.array([0.5, -1.0, 1.0, 0.0], np.float32)), [16384, -32767, 32767, 0]
+    )
+    np.testing.assert_array_equal(
+        to_int16(np.array([2.0, -4.0, 1.0], np.float32)), [16384, -32767, 8192]
+    )
 
 
 def test_a_shard_that_failed_is_not_there(tmp_path: pathlib.Path) -> None:
@@ -142,10 +175,16 @@ def test_a_shard_that_failed_is_not_there(tmp_path: pathlib.Path) -> None:
         write_shard(path, broken(), sample_rate_hz=16_000)
     assert not path.exists()
     written = write_shard(path, [_clip(0), _clip(1)], sample_rate_hz=16_000)
-    assert (len(written.clips), written.num_records, written.num_bytes) == (2, 2, path.stat().st_size)
+    assert (len(written.clips), written.num_records, written.num_bytes) == (
+        2,
+        2,
+        path.stat().st_size,
+    )
     whole = tmp_path / "whole"
     write_shard(whole, [_clip(0), _clip(1)], sample_rate_hz=16_000)
-    assert path.read_bytes() == whole.read_bytes(), "the same clips are the same bytes, whatever lay there before"
+    assert path.read_bytes() == whole.read_bytes(), (
+        "the same clips are the same bytes, whatever lay there before"
+    )
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -155,11 +194,15 @@ def in_pieces(make_dataset) -> tuple[ClipSource, list[Clip]]:
     piece = round(PIECE_S * 16_000)
     lengths = [0, 1, piece - 1, piece, piece + 1, 2 * piece, 3 * piece - 7, 20 * piece + 5]
     clips = [_clip(i, num_samples=num) for i, num in enumerate(lengths)]
-    return ClipSource(make_dataset({"training": clips}, num_replicas=0, num_shards=2), "training"), clips
+    return ClipSource(
+        make_dataset({"training": clips}, num_replicas=0, num_shards=2), "training"
+    ), clips
 
 
 @given(data=st.data())
-def test_a_crop_is_a_slice_of_the_whole(in_pieces: tuple[ClipSource, list[Clip]], data: st.DataObject) -> None:
+def test_a_crop_is_a_slice_of_the_whole(
+    in_pieces: tuple[ClipSource, list[Clip]], data: st.DataObject
+) -> None:
     source, clips = in_pieces
     index = data.draw(st.integers(0, len(clips) - 1))
     num = len(clips[index].samples)
@@ -169,13 +212,19 @@ def test_a_crop_is_a_slice_of_the_whole(in_pieces: tuple[ClipSource, list[Clip]]
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 5), (5, 4), (0, 48_002), (48_002, 48_002)])
-def test_a_crop_outside_the_clip_is_refused(in_pieces: tuple[ClipSource, list[Clip]], start: int, stop: int) -> None:
+def test_a_crop_outside_the_clip_is_refused(
+    in_pieces: tuple[ClipSource, list[Clip]], start: int, stop: int
+) -> None:
     with pytest.raises(DatasetError, match=f"samples {start} to {stop} of a clip of 48001"):
         in_pieces[0].crop(4, start, stop)
 
 
-def test_a_training_crop_reads_at_most_twice_its_bytes(in_pieces: tuple[ClipSource, list[Clip]]) -> None:
-    """By what the kernel has handed over to this process, not by our own counting; at the worst starts, too."""
+def test_a_training_crop_reads_at_most_twice_its_bytes(
+    in_pieces: tuple[ClipSource, list[Clip]],
+) -> None:
+    """By what the kernel has handed over to this process, not by our own counting; at the worst
+    starts, too.
+    """
 
     def bytes_read() -> int:
         return int(pathlib.Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
@@ -191,5 +240,7 @@ def test_a_training_crop_reads_at_most_twice_its_bytes(in_pieces: tuple[ClipSour
 
 
 def test_an_empty_split_is_empty(make_dataset) -> None:
-    source = ClipSource(make_dataset({"training": [_clip(0)], "validation": []}, num_replicas=0), "validation")
+    source = ClipSource(
+        make_dataset({"training": [_clip(0)], "validation": []}, num_replicas=0), "validation"
+    )
     assert (len(source), source.num_tracks, list(source)) == (0, 0, [])

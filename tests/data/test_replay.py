@@ -1,4 +1,6 @@
-"""The replay chain: levels that were drawn are the levels that are heard, nothing is late, and a seed is a sound."""
+"""The replay chain: levels that were drawn are the levels that are heard, nothing is late, and a
+seed is a sound.
+"""
 
 import dataclasses
 import math
@@ -19,8 +21,19 @@ def noise(num: int) -> np.ndarray:
 
 def silence_elsewhere(drawn, **values):
     """Nothing but what `values` say."""
-    nothing = {"drive": 0.0, "speaker_low_hz": 30.0, "speaker_slope_db": 0.0, "speaker_uneven_db": 0.0, "dull_hz": 0.0}
-    nothing |= {"has_room": False, "ambience_snr_db": 200.0, "noise_snr_db": math.inf, "hiss_snr_db": 200.0}
+    nothing = {
+        "drive": 0.0,
+        "speaker_low_hz": 30.0,
+        "speaker_slope_db": 0.0,
+        "speaker_uneven_db": 0.0,
+        "dull_hz": 0.0,
+    }
+    nothing |= {
+        "has_room": False,
+        "ambience_snr_db": 200.0,
+        "noise_snr_db": math.inf,
+        "hiss_snr_db": 200.0,
+    }
     nothing |= {"microphone_low_hz": 30.0, "microphone_slope_db": 0.0, "microphone_uneven_db": 0.0}
     return drawn._replace(**nothing | values)
 
@@ -54,7 +67,10 @@ def test_a_small_loudspeaker_has_no_bass(music, drawn):
     out = heard(music, silence_elsewhere(drawn, speaker_low_hz=800.0, speaker_slope_db=12.0))
     spectrum = np.abs(np.fft.rfft(out)) ** 2 / np.abs(np.fft.rfft(music)) ** 2
     hz = np.fft.rfftfreq(len(music), 1 / RATE_HZ)
-    level_db = [10 * np.log10(np.median(spectrum[(hz > f * 0.97) & (hz < f * 1.03)])) for f in (200, 400, 1600)]
+    level_db = [
+        10 * np.log10(np.median(spectrum[(hz > f * 0.97) & (hz < f * 1.03)]))
+        for f in (200, 400, 1600)
+    ]
     assert level_db == pytest.approx([-24, -12, 0], abs=0.5)
 
 
@@ -81,6 +97,8 @@ def test_ranges_are_kept():
     config = dataclasses.replace(ReplayConfig(), ambience_snr_db=(3.0, 4.0), room_p=0.0)
     for seed in range(50):
         one = draw_replay(np.random.default_rng(seed), config)
-        assert 3 <= one.ambience_snr_db <= 4 and not one.has_room and 80 <= one.speaker_low_hz <= 1100
+        assert (
+            3 <= one.ambience_snr_db <= 4 and not one.has_room and 80 <= one.speaker_low_hz <= 1100
+        )
     with pytest.raises(ConfigError, match="low <= high"):
         ReplayConfig(noise_snr_db=(4.0, 3.0))

@@ -1,4 +1,6 @@
-"""Rooms that are drawn while training, against scipy's convolution and the acoustics that they stand for."""
+"""Rooms that are drawn while training, against scipy's convolution and the acoustics that they
+stand for.
+"""
 
 from collections.abc import Callable
 
@@ -15,7 +17,9 @@ _RATE_HZ, _SEGMENT = 16_000, 48_000
 
 def _synthetic(seed: int) -> tuple[np.ndarray, MixDraw]:
     rng, config = np.random.default_rng(seed), MixConfig(room_p=1.0, synthetic_rooms=1.0)
-    drawn = draw_mix(rng, config, PitchAndTempo(), num_samples=_SEGMENT, noise_lengths=np.array([]), num_rooms=0)
+    drawn = draw_mix(
+        rng, config, PitchAndTempo(), num_samples=_SEGMENT, noise_lengths=np.array([]), num_rooms=0
+    )
     return synthetic_room(drawn, rng, sample_rate_hz=_RATE_HZ), drawn
 
 
@@ -28,7 +32,9 @@ def test_a_room_keeps_the_onset_and_the_power() -> None:
     music[:8000] = 0.0
     wet = convolve(music, room)
     assert len(wet) == _SEGMENT
-    expected = scipy.signal.convolve(music.astype(float), room, method="direct" if len(room) < 100 else "fft")[:_SEGMENT]
+    expected = scipy.signal.convolve(
+        music.astype(float), room, method="direct" if len(room) < 100 else "fft"
+    )[:_SEGMENT]
     gain = float(np.dot(wet, expected) / np.dot(expected, expected))
     np.testing.assert_allclose(wet, gain * expected, atol=1e-5)
     assert float(np.mean(wet**2)) == pytest.approx(float(np.mean(music**2)), rel=1e-4)
@@ -51,7 +57,11 @@ def test_a_room_s_tail_of_what_came_before_is_heard() -> None:
 
 def _heard_room(with_sounds: Callable, room: np.ndarray, **mix: object) -> np.ndarray:
     """What a click at the window's beginning becomes in a measured room."""
-    mixer = Mixer(MixConfig(room_p=1.0, synthetic_rooms=0.0, **mix), with_sounds(ir=[room]), sample_rate_hz=_RATE_HZ)
+    mixer = Mixer(
+        MixConfig(room_p=1.0, synthetic_rooms=0.0, **mix),
+        with_sounds(ir=[room]),
+        sample_rate_hz=_RATE_HZ,
+    )
     click = np.zeros(mixer.lead_samples + _SEGMENT, np.float32)
     click[mixer.lead_samples] = 1.0
     heard = mixer.distort(click, mixer.draw(np.random.default_rng(0), PitchAndTempo(), _SEGMENT))
@@ -59,7 +69,9 @@ def _heard_room(with_sounds: Callable, room: np.ndarray, **mix: object) -> np.nd
 
 
 def test_measured_rooms_become_smaller_and_drier(with_sounds: Callable) -> None:
-    """By the room's definition: twice as fast, its echo comes in half the time; 20 dB a second more, it is so much weaker."""
+    """By the room's definition: twice as fast, its echo comes in half the time; 20 dB a second
+    more, it is so much weaker.
+    """
     room = np.zeros(_RATE_HZ + 1, np.float32)
     room[0], room[12_000] = 0.8, 0.4
     assert _heard_room(with_sounds, room)[12_000] == pytest.approx(0.5, rel=0.01)
@@ -80,7 +92,9 @@ def test_music_before_the_window_reaches_into_it_unless_it_begins_there(
     samples = np.zeros(mixer.lead_samples + _SEGMENT, np.float32)
     samples[2 * _RATE_HZ] = 1.0  # a second before the window
     samples[mixer.lead_samples + 100] = 1.0
-    echo = mixer.distort(samples, mixer.draw(np.random.default_rng(0), PitchAndTempo(), _SEGMENT))[_RATE_HZ]
+    echo = mixer.distort(samples, mixer.draw(np.random.default_rng(0), PitchAndTempo(), _SEGMENT))[
+        _RATE_HZ
+    ]
     assert (abs(echo) > 0.1) == heard
 
 

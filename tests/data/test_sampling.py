@@ -1,4 +1,6 @@
-"""Tracks of an album side by side, or even shares of the shards: still permutations, and the same on any number of processes."""
+"""Tracks of an album side by side, or even shares of the shards: still permutations, and the same
+on any number of processes.
+"""
 
 import collections
 import itertools
@@ -20,7 +22,11 @@ _RATE_HZ = 16_000
 
 def _clips(num_tracks: int) -> list[Clip]:
     """Every sample of track i, replica r is 100 i + r."""
-    return [Clip(i, r, 1.0, 0.0, np.full(4 * _RATE_HZ, 100 * i + r, "<i2")) for i in range(num_tracks) for r in range(2)]
+    return [
+        Clip(i, r, 1.0, 0.0, np.full(4 * _RATE_HZ, 100 * i + r, "<i2"))
+        for i in range(num_tracks)
+        for r in range(2)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +36,9 @@ def albums(make_dataset: Callable):
 
 
 def _config(folder, **data) -> TrainConfig:
-    return TrainConfig(data=DataConfig(dir=str(folder), **({"batch_size": 4, "tracks_per_album": 2} | data)))
+    return TrainConfig(
+        data=DataConfig(dir=str(folder), **({"batch_size": 4, "tracks_per_album": 2} | data))
+    )
 
 
 def _tracks(config: TrainConfig, num_batches: int, **kwargs) -> list[list[int]]:
@@ -46,10 +54,14 @@ def _tracks(config: TrainConfig, num_batches: int, **kwargs) -> list[list[int]]:
 def test_a_permutation_with_runs_of_an_album(albums: Sequence[str], together: int, seed: int):
     order = album_order(albums, together=together, rng=np.random.default_rng(seed))
     assert sorted(order) == list(range(len(albums)))
-    runs = [(album, len(list(run))) for album, run in itertools.groupby(order, key=lambda place: albums[place])]
+    runs = [
+        (album, len(list(run)))
+        for album, run in itertools.groupby(order, key=lambda place: albums[place])
+    ]
     for album, num in collections.Counter(filter(None, albums)).items():
         lengths = [length for name, length in runs if name == album]
-        # Whole groups and at most one of what is left; groups of one album may come to stand side by side.
+        # Whole groups and at most one of what is left; groups of one album may come to stand side
+        # by side.
         assert len(lengths) <= -(-num // together)
         assert sum(length % together != 0 for length in lengths) <= 1
 
@@ -58,7 +70,10 @@ def test_every_epoch_holds_each_track_once_with_its_neighbour(albums):
     epochs = np.array(_tracks(_config(albums), 30)).reshape(10, 12)
     assert (np.sort(epochs, axis=1) == np.arange(12)).all()
     assert len({tuple(epoch) for epoch in epochs}) == 10
-    together = [sum(a % 2 == b % 2 and max(a, b) < 8 for a, b in itertools.pairwise(epoch)) for epoch in epochs]
+    together = [
+        sum(a % 2 == b % 2 and max(a, b) < 8 for a, b in itertools.pairwise(epoch))
+        for epoch in epochs
+    ]
     assert min(together) >= 4  # each of the four pairs at least
 
 
@@ -67,11 +82,16 @@ def test_any_number_of_processes_from_any_batch_on(albums):
     whole = _tracks(config, 7)
     assert _tracks(config, 3, first_batch=4) == whole[4:]
     shares = [_tracks(config, 7, process=p, num_processes=2) for p in range(2)]
-    assert [[*share[0], *share[1]] for share in zip(*shares, strict=True)] == [[*batch[::2], *batch[1::2]] for batch in whole]
+    assert [[*share[0], *share[1]] for share in zip(*shares, strict=True)] == [
+        [*batch[::2], *batch[1::2]] for batch in whole
+    ]
 
 
 def test_without_albums_it_says_what_is_missing(make_dataset: Callable):
-    with pytest.raises(DatasetError, match=r"does not know its tracks' albums.*tracks_per_album=2.*folder for every album"):
+    with pytest.raises(
+        DatasetError,
+        match=r"does not know its tracks' albums.*tracks_per_album=2.*folder for every album",
+    ):
         train_batches(_config(make_dataset({"training": _clips(4)})))
 
 
@@ -86,7 +106,9 @@ def _in_shares(folder, **data) -> TrainConfig:
 
 
 def test_every_batch_has_as_much_of_every_share(shards):
-    """Shares of 4, 3, 3 and 3 tracks: an epoch is one batch of two of each, and then the next begins."""
+    """Shares of 4, 3, 3 and 3 tracks: an epoch is one batch of two of each, and then the next
+    begins.
+    """
     assert steps_per_epoch(_in_shares(shards)) == 1
     batches = _tracks(_in_shares(shards), 60)
     for batch in batches:
@@ -111,15 +133,22 @@ def test_a_process_reads_its_shards_alone(shards, tmp_path, num_processes: int):
                 path.unlink()
         config, place = _in_shares(here), {"process": process, "num_processes": num_processes}
         assert steps_per_epoch(config, **place) == 1
-        assert _tracks(config, 3, first_batch=4, **place) == [batch[process::num_processes] for batch in whole[4:]]
+        assert _tracks(config, 3, first_batch=4, **place) == [
+            batch[process::num_processes] for batch in whole[4:]
+        ]
         if num_processes > 1:
-            with pytest.raises(DatasetError, match=rf"is missing.*every {num_processes}th shard from number \d on"):
+            with pytest.raises(
+                DatasetError, match=rf"is missing.*every {num_processes}th shard from number \d on"
+            ):
                 train_batches(config, process=process + 1, num_processes=num_processes)
 
 
 def test_shares_that_cannot_be(shards, make_dataset: Callable):
     few = make_dataset({"training": _clips(8)}, num_shards=2)
-    with pytest.raises(DatasetError, match=r"a share of its shards has 0 tracks.*data.num_shares=4.*tracks_per_shard"):
+    with pytest.raises(
+        DatasetError,
+        match=r"a share of its shards has 0 tracks.*data.num_shares=4.*tracks_per_shard",
+    ):
         train_batches(_in_shares(few))
     with pytest.raises(DatasetError, match="has 3 tracks, and a batch takes 4 of each"):
         steps_per_epoch(_in_shares(shards, batch_size=16))

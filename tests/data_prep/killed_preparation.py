@@ -1,9 +1,11 @@
-"""Run by test_machine: prepares one small dataset again and again, each time killed a step later, and finished afterwards.
+"""Run by test_machine: prepares one small dataset again and again, each time killed a step later,
+and finished afterwards.
 
     python killed_preparation.py CONFIG.json FOLDER EVERY
 
-A step is a file opened for writing, a rename, or a folder made: Python's audit events. Each attempt is a fork that is ended by
-SIGKILL at its step; another fork then finishes the work. Prints one JSON line for each attempt: step, killed, same.
+A step is a file opened for writing, a rename, or a folder made: Python's audit events. Each
+attempt is a fork that is ended by SIGKILL at its step; another fork then finishes the work. Prints
+one JSON line for each attempt: step, killed, same.
 """
 
 import json
@@ -23,9 +25,13 @@ _EVENTS = {"os.rename", "os.mkdir", "open"}
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
-    """Every file that counts, by name; a cached sound's header holds the time at which it was written."""
+    """Every file that counts, by name; a cached sound's header holds the time at which it was
+    written.
+    """
     files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
-    return {str(p.relative_to(folder)): b"" if p.suffix == ".wav" else p.read_bytes() for p in files}
+    return {
+        str(p.relative_to(folder)): b"" if p.suffix == ".wav" else p.read_bytes() for p in files
+    }
 
 
 def run(config: PrepareConfig, kill_at: int | None) -> bool:
@@ -36,7 +42,9 @@ def run(config: PrepareConfig, kill_at: int | None) -> bool:
 
         def count(event: str, arguments: tuple) -> None:
             nonlocal steps
-            if event in _EVENTS and (event != "open" or "w" in str(arguments[1]) or (arguments[2] or 0) & os.O_CREAT):
+            if event in _EVENTS and (
+                event != "open" or "w" in str(arguments[1]) or (arguments[2] or 0) & os.O_CREAT
+            ):
                 steps += 1
                 if steps == kill_at:
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -59,7 +67,9 @@ def main(config_file: str, folder: str, every: str) -> None:
     """All steps, every `every`-th of them."""
     values = json.loads(pathlib.Path(config_file).read_text())
     whole, out = pathlib.Path(folder) / "whole", pathlib.Path(folder) / "out"
-    prepare(from_mapping(PrepareConfig, values | {"out": str(whole)}), Console(quiet=True))  # here: forks find all imported
+    prepare(
+        from_mapping(PrepareConfig, values | {"out": str(whole)}), Console(quiet=True)
+    )  # here: forks find all imported
     expected, config = contents(whole), from_mapping(PrepareConfig, values | {"out": str(out)})
     step, killed = 1, True
     while killed:
@@ -67,7 +77,10 @@ def main(config_file: str, folder: str, every: str) -> None:
         killed = run(config, step)
         run(config, step // 2 + 1)  # and once more on the way back
         run(config, None)
-        print(json.dumps({"step": step, "killed": killed, "same": contents(out) == expected}), flush=True)
+        print(
+            json.dumps({"step": step, "killed": killed, "same": contents(out) == expected}),
+            flush=True,
+        )
         step += int(every)
 
 

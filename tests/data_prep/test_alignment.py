@@ -1,4 +1,6 @@
-"""Whatever moves time is compensated: clean and distorted clip line up within 2 ms at every moment, on real music."""
+"""Whatever moves time is compensated: clean and distorted clip line up within 2 ms at every moment,
+on real music.
+"""
 
 import pathlib
 
@@ -28,9 +30,11 @@ def _envelopes(samples: np.ndarray, pitch: float) -> np.ndarray:
     return np.stack(found)
 
 
-def lags_s(clean: np.ndarray, heard: np.ndarray, *, rate: float = 1.0, pitch: float = 1.0) -> np.ndarray:
-    """Seconds by which `heard` comes late (its own time), for every 4 s of it: by the loudness in bands, which survives any
-    change of phase. The clean moment t belongs at t / rate.
+def lags_s(
+    clean: np.ndarray, heard: np.ndarray, *, rate: float = 1.0, pitch: float = 1.0
+) -> np.ndarray:
+    """Seconds by which `heard` comes late (its own time), for every 4 s of it: by the loudness in
+    bands, which survives any change of phase. The clean moment t belongs at t / rate.
     """
     whole, other = _envelopes(clean, 1.0), _envelopes(heard, pitch)
     at = np.arange(other.shape[1]) * rate
@@ -41,22 +45,33 @@ def lags_s(clean: np.ndarray, heard: np.ndarray, *, rate: float = 1.0, pitch: fl
         for a, b in zip(whole, other, strict=True):
             a = a[start : start + window] - a[start : start + window].mean()
             b = b[start - farthest : start + window + farthest] - b[start : start + window].mean()
-            total += scipy.signal.correlate(b, a, "valid", method="fft") / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-12)
+            total += scipy.signal.correlate(b, a, "valid", method="fft") / (
+                np.linalg.norm(a) * np.linalg.norm(b) + 1e-12
+            )
         best = int(np.argmax(total[1:-1])) + 1
         left, middle, right = total[best - 1 : best + 2]
-        lags.append((best - farthest + 0.5 * (left - right) / (left - 2 * middle + right)) / _ENVELOPE_HZ)
+        lags.append(
+            (best - farthest + 0.5 * (left - right) / (left - 2 * middle + right)) / _ENVELOPE_HZ
+        )
     return np.array(lags)
 
 
 @pytest.fixture(scope="module")
 def music(root: pathlib.Path) -> dict[str, np.ndarray]:
-    return {n: decode(root / f"examples/music/{n}.mp3", sample_rate_hz=_RATE_HZ).samples[: 12 * _RATE_HZ] for n in _MUSIC}
+    return {
+        n: decode(root / f"examples/music/{n}.mp3", sample_rate_hz=_RATE_HZ).samples[
+            : 12 * _RATE_HZ
+        ]
+        for n in _MUSIC
+    }
 
 
 @pytest.fixture(scope="module")
 def sounds(root: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Sounds:
     examples, cache = root / "examples", tmp_path_factory.mktemp("sounds")
-    return prepare_sounds(str(examples / "noise"), str(examples / "ir"), "train", cache=cache, sample_rate_hz=_RATE_HZ)
+    return prepare_sounds(
+        str(examples / "noise"), str(examples / "ir"), "train", cache=cache, sample_rate_hz=_RATE_HZ
+    )
 
 
 def _always(value: float) -> Draw:
@@ -65,8 +80,15 @@ def _always(value: float) -> Draw:
 
 _CHAINS = {
     **{f"stretch {rate}": ChainConfig(stretch=_always(rate)) for rate in (0.85, 0.93, 1.15, 1.3)},
-    **{f"pitch {semitones}": ChainConfig(pitch=_always(semitones)) for semitones in (-2.0, 1.0, 2.0)},
-    **{f"{codec} {kbps}": ChainConfig(**{codec: _always(kbps)}) for codec in ("mp3", "opus", "aac") for kbps in (16, 48)},
+    **{
+        f"pitch {semitones}": ChainConfig(pitch=_always(semitones))
+        for semitones in (-2.0, 1.0, 2.0)
+    },
+    **{
+        f"{codec} {kbps}": ChainConfig(**{codec: _always(kbps)})
+        for codec in ("mp3", "opus", "aac")
+        for kbps in (16, 48)
+    },
     **{f"resample {hz}": ChainConfig(resample=_always(hz)) for hz in (8_000, 11_025, 15_111)},
     "telephone": ChainConfig(telephone=Band(1.0)),
     "speaker": ChainConfig(speaker=Band(1.0, (200, 500), (4_000, 7_000))),
@@ -85,7 +107,9 @@ def _lags_s(clean: np.ndarray, distorted: Distorted, semitones: float) -> np.nda
 
 
 @pytest.mark.parametrize("name", _CHAINS)
-def test_every_moment_lies_within_2_ms(music: dict[str, np.ndarray], sounds: Sounds, name: str) -> None:
+def test_every_moment_lies_within_2_ms(
+    music: dict[str, np.ndarray], sounds: Sounds, name: str
+) -> None:
     config = _CHAINS[name]
     for clean in music.values():
         distorted = Chain(config, sounds).apply(clean, sample_rate_hz=_RATE_HZ, seed=(0,))
@@ -97,7 +121,9 @@ def test_every_moment_lies_within_2_ms(music: dict[str, np.ndarray], sounds: Sou
 
 @pytest.mark.parametrize("rate", [0.7, 0.8])
 def test_a_strong_stretch(music: dict[str, np.ndarray], rate: float) -> None:
-    """Onsets are smeared over 10 ms and more there: the middle of the measurements is held to 2 ms, the scatter to 3."""
+    """Onsets are smeared over 10 ms and more there: the middle of the measurements is held to 2 ms,
+    the scatter to 3.
+    """
     for clean in music.values():
         chain = Chain(ChainConfig(stretch=_always(rate)), Sounds())
         lags = _lags_s(clean, chain.apply(clean, sample_rate_hz=_RATE_HZ, seed=(0,)), 0.0)
@@ -105,16 +131,25 @@ def test_a_strong_stretch(music: dict[str, np.ndarray], rate: float) -> None:
         assert np.abs(lags).max() <= 0.003, lags
 
 
-def test_rooms_keep_the_place_of_the_direct_sound(music: dict[str, np.ndarray], sounds: Sounds) -> None:
-    """By the waveform: the strongest correlation within 50 ms is the direct sound, for nearly every room at nearly every moment.
+def test_rooms_keep_the_place_of_the_direct_sound(
+    music: dict[str, np.ndarray], sounds: Sounds
+) -> None:
+    """By the waveform: the strongest correlation within 50 ms is the direct sound, for nearly
+    every room at nearly every moment.
 
     A tail moves the loudness itself, so the bands' loudness tells nothing here.
     """
     clean = music[_MUSIC[0]]
     for room in sounds.impulse_responses:
-        heard = Chain(ChainConfig(reverb_p=1.0), Sounds(impulse_responses=(room,))).apply(clean, sample_rate_hz=16_000, seed=(0,))
-        spectrum = np.fft.rfft(heard.samples, 2 * len(clean)) * np.conj(np.fft.rfft(clean, 2 * len(clean)))
-        whitened = np.fft.irfft(spectrum / (np.abs(np.fft.rfft(clean, 2 * len(clean))) ** 2 + 1e-3))  # the room itself
+        heard = Chain(ChainConfig(reverb_p=1.0), Sounds(impulse_responses=(room,))).apply(
+            clean, sample_rate_hz=16_000, seed=(0,)
+        )
+        spectrum = np.fft.rfft(heard.samples, 2 * len(clean)) * np.conj(
+            np.fft.rfft(clean, 2 * len(clean))
+        )
+        whitened = np.fft.irfft(
+            spectrum / (np.abs(np.fft.rfft(clean, 2 * len(clean))) ** 2 + 1e-3)
+        )  # the room itself
         near = np.concatenate([whitened[-800:], whitened[:800]])
         first = np.argmax(np.abs(near) >= 0.5 * np.abs(near).max()) - 800
         assert abs(first) <= 0.002 * _RATE_HZ, room
@@ -123,7 +158,15 @@ def test_rooms_keep_the_place_of_the_direct_sound(music: dict[str, np.ndarray], 
 def test_the_measure_sees_a_delay(music: dict[str, np.ndarray]) -> None:
     clean = music[_MUSIC[0]]
     for delay in (-80, 0, 47, 320):
-        np.testing.assert_allclose(lags_s(clean, np.roll(clean, delay)), delay / _RATE_HZ, atol=3e-4)
-    late = Chain(ChainConfig(mp3=_always(32)), Sounds()).apply(clean, sample_rate_hz=_RATE_HZ, seed=(0,)).samples
-    late = lags_s(clean, np.roll(late, 1105))  # LAME's delay and the decoder's, had they been left in
+        np.testing.assert_allclose(
+            lags_s(clean, np.roll(clean, delay)), delay / _RATE_HZ, atol=3e-4
+        )
+    late = (
+        Chain(ChainConfig(mp3=_always(32)), Sounds())
+        .apply(clean, sample_rate_hz=_RATE_HZ, seed=(0,))
+        .samples
+    )
+    late = lags_s(
+        clean, np.roll(late, 1105)
+    )  # LAME's delay and the decoder's, had they been left in
     np.testing.assert_allclose(late, 1105 / _RATE_HZ, atol=5e-4)

@@ -30,14 +30,22 @@ _EVERYTHING = ChainConfig(
 @pytest.fixture(scope="module")
 def music(root: pathlib.Path) -> np.ndarray:
     """Four seconds: shorter than every noise, so that a noise need not be repeated."""
-    return decode(root / "examples/music/karissa-hobbs_lets-go-fishin.mp3", sample_rate_hz=_RATE_HZ).samples[: 4 * _RATE_HZ]
+    return decode(
+        root / "examples/music/karissa-hobbs_lets-go-fishin.mp3", sample_rate_hz=_RATE_HZ
+    ).samples[: 4 * _RATE_HZ]
 
 
 @pytest.fixture(scope="module")
 def sounds(root: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sounds]:
     examples, cache = root / "examples", tmp_path_factory.mktemp("sounds")
     return {
-        part: prepare_sounds(str(examples / "noise"), str(examples / "ir"), part, cache=cache, sample_rate_hz=_RATE_HZ)
+        part: prepare_sounds(
+            str(examples / "noise"),
+            str(examples / "ir"),
+            part,
+            cache=cache,
+            sample_rate_hz=_RATE_HZ,
+        )
         for part in ("train", "test")
     }
 
@@ -65,22 +73,36 @@ def _burst_places_s(samples: np.ndarray, near_s: np.ndarray) -> np.ndarray:
     return np.array(places)
 
 
-def test_same_seed_same_bytes(music: np.ndarray, sounds: dict[str, Sounds], root: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Also in another order, with other global generators, and with the sounds cached in another place."""
+def test_same_seed_same_bytes(
+    music: np.ndarray, sounds: dict[str, Sounds], root: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Also in another order, with other global generators, and with the sounds cached in another
+    place.
+    """
     untouched = music.copy()
     seeds = [(0, 17, replica) for replica in range(1, 7)]
     chain = Chain(_EVERYTHING, sounds["train"])
     first = [chain.apply(music, sample_rate_hz=_RATE_HZ, seed=seed) for seed in seeds]
     examples = root / "examples"
-    elsewhere = prepare_sounds(str(examples / "noise"), str(examples / "ir"), "train", cache=tmp_path, sample_rate_hz=_RATE_HZ)
+    elsewhere = prepare_sounds(
+        str(examples / "noise"),
+        str(examples / "ir"),
+        "train",
+        cache=tmp_path,
+        sample_rate_hz=_RATE_HZ,
+    )
     random.seed(5)
     np.random.seed(5)
     chain = Chain(_EVERYTHING, elsewhere)
-    again = [chain.apply(music, sample_rate_hz=_RATE_HZ, seed=seed) for seed in reversed(seeds)][::-1]
+    again = [chain.apply(music, sample_rate_hz=_RATE_HZ, seed=seed) for seed in reversed(seeds)][
+        ::-1
+    ]
     for one, other in zip(first, again, strict=True):
         assert one.samples.tobytes() == other.samples.tobytes()
         assert (one.rate, one.draws) == (other.rate, other.draws)
-    assert len({distorted.samples.tobytes() for distorted in first}) == len(seeds), "replicas differ"
+    assert len({distorted.samples.tobytes() for distorted in first}) == len(seeds), (
+        "replicas differ"
+    )
     np.testing.assert_array_equal(music, untouched)
 
 
@@ -107,24 +129,33 @@ def test_background_noise_has_the_drawn_snr(music: np.ndarray, sounds: dict[str,
 
 
 def test_repeated_noise_has_the_drawn_snr(root: pathlib.Path, sounds: dict[str, Sounds]) -> None:
-    """Noises last 5 to 10 s, clips up to 30 s: the noise is repeated, and its last round is cut off."""
-    clip = decode(root / "examples/music/karissa-hobbs_lets-go-fishin.mp3", sample_rate_hz=_RATE_HZ).samples[: 12 * _RATE_HZ]
+    """Noises last 5 to 10 s, clips up to 30 s: the noise is repeated, and its last round is cut
+    off.
+    """
+    clip = decode(
+        root / "examples/music/karissa-hobbs_lets-go-fishin.mp3", sample_rate_hz=_RATE_HZ
+    ).samples[: 12 * _RATE_HZ]
     for seed in range(6):
         distorted = _apply(ChainConfig(background=Draw(1, 0, 20)), clip, sounds["train"], seed)
         (draw,) = json.loads(distorted.draws)
-        # The level is set from the noise as it lies in the file; the part of it that is heard twice may be louder.
+        # The level is set from the noise as it lies in the file; the part of it that is heard twice
+        # may be louder.
         assert _snr_db(clip, distorted.samples) == pytest.approx(draw["snr_db"], abs=0.5)
 
 
 @pytest.mark.parametrize(("snr_db", "decay_db"), [(0.0, -6.0), (7.0, 0.0), (15.0, 5.0)])
-def test_coloured_noise_has_the_drawn_snr_and_slope(music: np.ndarray, snr_db: float, decay_db: float) -> None:
+def test_coloured_noise_has_the_drawn_snr_and_slope(
+    music: np.ndarray, snr_db: float, decay_db: float
+) -> None:
     config = ChainConfig(coloured=Draw(1, snr_db, snr_db), coloured_decay_db=(decay_db, decay_db))
     noisy = _apply(config, music).samples
     assert _snr_db(music, noisy) == pytest.approx(snr_db, abs=0.1)
     hz, power = scipy.signal.welch(noisy - music, _RATE_HZ, nperseg=1024)
     band = (hz > 500) & (hz < 6000)
     slope_db = np.polyfit(np.log2(hz[band]), 10 * np.log10(power[band]), 1)[0]
-    assert slope_db == pytest.approx(decay_db, abs=0.8)  # audiomentations' comes to 5.4 dB an octave for 6
+    assert slope_db == pytest.approx(
+        decay_db, abs=0.8
+    )  # audiomentations' comes to 5.4 dB an octave for 6
 
 
 def test_reverberation_is_not_late(sounds: dict[str, Sounds]) -> None:
@@ -138,7 +169,9 @@ def test_reverberation_is_not_late(sounds: dict[str, Sounds]) -> None:
             direct = int(np.argmax(size >= 0.5 * size.max()))
             assert abs(direct - _RATE_HZ) <= 0.002 * _RATE_HZ, room
             assert len(distorted.samples) == len(click)
-            assert np.sum(size[direct + 160 :] ** 2) > 0.01 * np.sum(size**2), f"{room} leaves no tail"
+            assert np.sum(size[direct + 160 :] ** 2) > 0.01 * np.sum(size**2), (
+                f"{room} leaves no tail"
+            )
 
 
 @pytest.mark.parametrize("rate", [0.7, 0.9, 1.0, 1.3])
@@ -148,12 +181,18 @@ def test_stretch(rate: float) -> None:
     clicks = _clicks(moments_s, 8.0)
     distorted = _apply(ChainConfig(stretch=Draw(1, rate, rate)), clicks)
     assert distorted.rate == pytest.approx(rate)
-    assert json.loads(distorted.draws) == [{"transform": "TimeStretch", "rate": pytest.approx(rate)}]
+    assert json.loads(distorted.draws) == [
+        {"transform": "TimeStretch", "rate": pytest.approx(rate)}
+    ]
     assert abs(len(distorted.samples) * rate - len(clicks)) <= 2
     original_s = _burst_places_s(clicks, moments_s)
-    np.testing.assert_allclose(_burst_places_s(distorted.samples, moments_s / rate), original_s / rate, atol=0.005)
+    np.testing.assert_allclose(
+        _burst_places_s(distorted.samples, moments_s / rate), original_s / rate, atol=0.005
+    )
     tone = 0.3 * np.sin(2 * np.pi * 1000 * np.arange(4 * _RATE_HZ) / _RATE_HZ).astype(np.float32)
-    assert _loudest_hz(_apply(ChainConfig(stretch=Draw(1, rate, rate)), tone).samples) == pytest.approx(1000, rel=0.005)
+    assert _loudest_hz(
+        _apply(ChainConfig(stretch=Draw(1, rate, rate)), tone).samples
+    ) == pytest.approx(1000, rel=0.005)
 
 
 @pytest.mark.parametrize("semitones", [-2.0, 1.0])
@@ -164,20 +203,28 @@ def test_pitch_shift_keeps_time(semitones: float) -> None:
     distorted = _apply(config, clicks)
     assert (len(distorted.samples), distorted.rate) == (len(clicks), 1.0)
     expected_s = _burst_places_s(clicks, moments_s)
-    np.testing.assert_allclose(_burst_places_s(distorted.samples, moments_s), expected_s, atol=0.005)
+    np.testing.assert_allclose(
+        _burst_places_s(distorted.samples, moments_s), expected_s, atol=0.005
+    )
     tone = 0.3 * np.sin(2 * np.pi * 1000 * np.arange(4 * _RATE_HZ) / _RATE_HZ).astype(np.float32)
-    assert _loudest_hz(_apply(config, tone).samples) == pytest.approx(1000 * 2 ** (semitones / 12), rel=0.005)
+    assert _loudest_hz(_apply(config, tone).samples) == pytest.approx(
+        1000 * 2 ** (semitones / 12), rel=0.005
+    )
 
 
 def _loudest_hz(samples: np.ndarray) -> float:
-    hz, power = scipy.signal.periodogram(samples[_RATE_HZ : 3 * _RATE_HZ], _RATE_HZ, window="hann", nfft=1 << 17)
+    hz, power = scipy.signal.periodogram(
+        samples[_RATE_HZ : 3 * _RATE_HZ], _RATE_HZ, window="hann", nfft=1 << 17
+    )
     return float(hz[np.argmax(power)])
 
 
 def test_polarity_and_tanh(music: np.ndarray) -> None:
     np.testing.assert_array_equal(_apply(ChainConfig(polarity_p=1.0), music).samples, -music)
     distorted = _apply(ChainConfig(tanh=Draw(1, 0.5, 0.5)), music)
-    assert json.loads(distorted.draws) == [{"transform": "TanhDistortion", "distortion_amount": 0.5}]
+    assert json.loads(distorted.draws) == [
+        {"transform": "TanhDistortion", "distortion_amount": 0.5}
+    ]
     order = np.argsort(music)
     assert (np.diff(distorted.samples[order]) >= -1e-6).all(), "a waveshaper is monotonic"
     assert not np.allclose(distorted.samples, music, atol=0.01)
@@ -219,18 +266,28 @@ def test_sounds_with_one_name_and_two_formats_are_two(tmp_path: pathlib.Path) ->
 
 def test_noise_folders_that_cannot_be_used(tmp_path: pathlib.Path) -> None:
     with pytest.raises(SourceError, match=r"test: no such folder; .* must hold train/ and test/"):
-        prepare_sounds(_noise_folder(tmp_path / "a", x__wav=np.ones(9)), "", "test", cache=tmp_path, sample_rate_hz=_RATE_HZ)
+        prepare_sounds(
+            _noise_folder(tmp_path / "a", x__wav=np.ones(9)),
+            "",
+            "test",
+            cache=tmp_path,
+            sample_rate_hz=_RATE_HZ,
+        )
     (tmp_path / "b" / "train").mkdir(parents=True)
     (tmp_path / "b" / "train" / "broken.wav").write_bytes(b"RIFF and nothing more")
     with pytest.raises(SourceError, match=r"broken\.wav.*remove it"):
-        prepare_sounds(str(tmp_path / "b"), "", "train", cache=tmp_path / "c", sample_rate_hz=_RATE_HZ)
+        prepare_sounds(
+            str(tmp_path / "b"), "", "train", cache=tmp_path / "c", sample_rate_hz=_RATE_HZ
+        )
 
 
 def test_train_and_test_sounds_never_mix(sounds: dict[str, Sounds], root: pathlib.Path) -> None:
     for part in ("train", "test"):
         for kind, names in (("noise", sounds[part].noise), ("ir", sounds[part].impulse_responses)):
             files = (root / "examples" / kind / part).rglob("*.*")
-            assert sorted(pathlib.Path(name).name.split(".")[0] for name in names) == sorted(path.stem for path in files)
+            assert sorted(pathlib.Path(name).name.split(".")[0] for name in names) == sorted(
+                path.stem for path in files
+            )
 
 
 def test_other_music_is_laid_over_at_its_level(root, music):
@@ -239,12 +296,16 @@ def test_other_music_is_laid_over_at_its_level(root, music):
     heard = chain.apply(music, sample_rate_hz=_RATE_HZ, seed=(0,))
     added = heard.samples - music
     assert 10 * np.log10(np.mean(music**2) / np.mean(added**2)) == pytest.approx(3.0, abs=0.01)
-    assert json.loads(heard.draws) == [{"transform": "Overlay", "snr_db": 3.0, "music_file_path": "examples/music/" + path.name}]
+    assert json.loads(heard.draws) == [
+        {"transform": "Overlay", "snr_db": 3.0, "music_file_path": "examples/music/" + path.name}
+    ]
     other = decode(path, sample_rate_hz=_RATE_HZ).samples
     piece = added[:4_000] / np.linalg.norm(added[:4_000])
     products = scipy.signal.correlate(np.concatenate([other, other[:4_000]]), piece, mode="valid")
     energy = np.convolve(np.concatenate([other, other[:4_000]]) ** 2, np.ones(4_000), mode="valid")
-    assert np.max(products / np.sqrt(np.maximum(energy, 1e-9))) == pytest.approx(1.0, abs=1e-3), "it is a stretch of the other"
+    assert np.max(products / np.sqrt(np.maximum(energy, 1e-9))) == pytest.approx(1.0, abs=1e-3), (
+        "it is a stretch of the other"
+    )
     with pytest.raises(SourceError, match="overlay"):
         Chain(ChainConfig(overlay=Draw(1.0, 3.0, 3.0)), Sounds())
 

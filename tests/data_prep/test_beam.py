@@ -1,4 +1,6 @@
-"""The Beam pipeline on the local runner with two worker processes: shard for shard the bytes of the local path."""
+"""The Beam pipeline on the local runner with two worker processes: shard for shard the bytes of the
+local path.
+"""
 
 import pathlib
 from collections.abc import Callable
@@ -9,7 +11,11 @@ from rich.console import Console
 from data_prep.config import PrepareConfig
 
 pytest.importorskip("apache_beam")
-_TWO_WORKERS = ("--runner=FnApiRunner", "--direct_num_workers=2", "--direct_running_mode=multi_processing")
+_TWO_WORKERS = (
+    "--runner=FnApiRunner",
+    "--direct_num_workers=2",
+    "--direct_running_mode=multi_processing",
+)
 
 
 def test_beam_writes_the_same_bytes(

@@ -16,23 +16,37 @@ _HEADER = [
 ]
 
 
-def _write(path: pathlib.Path, rows: list[list[object]], *, header: list[list[str]] = _HEADER) -> pathlib.Path:
+def _write(
+    path: pathlib.Path, rows: list[list[object]], *, header: list[list[str]] = _HEADER
+) -> pathlib.Path:
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([*header, *rows])
     return path
 
 
 def _row(
-    track_id: int, split: str = "training", subset: str = "small", name: str = "Ann", title: str = "Öde", album: str = "9"
+    track_id: int,
+    split: str = "training",
+    subset: str = "small",
+    name: str = "Ann",
+    title: str = "Öde",
+    album: str = "9",
 ) -> list[object]:
     return [track_id, name, split, subset, 40_000, album, title]
 
 
 def test_the_real_table(shared: pathlib.Path) -> None:
     music = shared / "data" / "music"
-    found = {s: fma.read_tracks(music / "tracks.csv", music, subset=s) for s in ("small", "medium", "large", "full")}
+    found = {
+        s: fma.read_tracks(music / "tracks.csv", music, subset=s)
+        for s in ("small", "medium", "large", "full")
+    }
     assert [len(found[s]) for s in ("small", "medium", "large", "full")] == [221, 441, 881, 881]
-    assert collections.Counter(track.split for track in found["large"]) == {"training": 705, "validation": 88, "test": 88}
+    assert collections.Counter(track.split for track in found["large"]) == {
+        "training": 705,
+        "validation": 88,
+        "test": 88,
+    }
     ids = [{track.track_id for track in found[s]} for s in ("small", "medium", "large")]
     assert ids[0] < ids[1] < ids[2]
     assert [track.track_id for track in found["large"]] == sorted(ids[2])
@@ -41,29 +55,70 @@ def test_the_real_table(shared: pathlib.Path) -> None:
 
 
 def test_path_and_name(tmp_path: pathlib.Path) -> None:
-    path = _write(tmp_path / "tracks.csv", [_row(123_456), _row(7, name=""), _row(8, title='a, "b"\nc')])
+    path = _write(
+        tmp_path / "tracks.csv", [_row(123_456), _row(7, name=""), _row(8, title='a, "b"\nc')]
+    )
     tracks = fma.read_tracks(path, "music", subset="small")
-    assert [track.path.as_posix() for track in tracks] == ["music/000/000007.mp3", "music/000/000008.mp3", "music/123/123456.mp3"]
+    assert [track.path.as_posix() for track in tracks] == [
+        "music/000/000007.mp3",
+        "music/000/000008.mp3",
+        "music/123/123456.mp3",
+    ]
     assert [track.name for track in tracks] == ["Öde", 'Ann - a, "b"\nc', "Ann - Öde"]
 
 
 def test_albums(tmp_path: pathlib.Path) -> None:
-    path = _write(tmp_path / "tracks.csv", [_row(2), _row(3, album="-1"), _row(4, album=""), _row(5, album="10")])
-    assert [track.album for track in fma.read_tracks(path, "m", subset="small")] == ["9", "", "", "10"]
+    path = _write(
+        tmp_path / "tracks.csv",
+        [_row(2), _row(3, album="-1"), _row(4, album=""), _row(5, album="10")],
+    )
+    assert [track.album for track in fma.read_tracks(path, "m", subset="small")] == [
+        "9",
+        "",
+        "",
+        "10",
+    ]
 
 
 def test_subsets_are_nested(tmp_path: pathlib.Path) -> None:
     rows = [_row(i, subset=subset) for i, subset in enumerate(fma.SUBSETS, 1)]
     path = _write(tmp_path / "tracks.csv", rows)
-    assert [len(fma.read_tracks(path, "m", subset=subset)) for subset in fma.SUBSETS] == [1, 2, 3, 4]
+    assert [len(fma.read_tracks(path, "m", subset=subset)) for subset in fma.SUBSETS] == [
+        1,
+        2,
+        3,
+        4,
+    ]
 
 
 def test_known_bad_tracks_are_left_out(tmp_path: pathlib.Path) -> None:
     """The ids of FACTS, one by one."""
-    bad = [99134, 108925, 133297, 1486, 2624, 5574, 65753, 80391, 98558, 98559, 98560, 98565, 98566, 98567, 98568, 98569]
+    bad = [
+        99134,
+        108925,
+        133297,
+        1486,
+        2624,
+        5574,
+        65753,
+        80391,
+        98558,
+        98559,
+        98560,
+        98565,
+        98566,
+        98567,
+        98568,
+        98569,
+    ]
     bad += [98571, 105247, 108924, 126981, 127336, 143992]
     path = _write(tmp_path / "tracks.csv", [_row(i) for i in [*bad, 98561, 98564, 98570, 2]])
-    assert [track.track_id for track in fma.read_tracks(path, "m", subset="small")] == [2, 98561, 98564, 98570]
+    assert [track.track_id for track in fma.read_tracks(path, "m", subset="small")] == [
+        2,
+        98561,
+        98564,
+        98570,
+    ]
     left_out = {failure.track_id: failure for failure in fma.known_bad(path, "m", subset="small")}
     assert left_out.keys() == set(bad)
     assert left_out[1486].path == "m/001/001486.mp3"
@@ -77,11 +132,15 @@ def test_no_such_file(tmp_path: pathlib.Path) -> None:
 
 
 def test_unknown_subset(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(SourceError, match="subset 'huge' is none of FMA's: small, medium, large, full"):
+    with pytest.raises(
+        SourceError, match="subset 'huge' is none of FMA's: small, medium, large, full"
+    ):
         fma.read_tracks(tmp_path / "tracks.csv", "m", subset="huge")
 
 
-@pytest.mark.parametrize("header", [[], [["a", "b"]], [_HEADER[0][:-1], _HEADER[1][:-1], _HEADER[2][:-1]]])
+@pytest.mark.parametrize(
+    "header", [[], [["a", "b"]], [_HEADER[0][:-1], _HEADER[1][:-1], _HEADER[2][:-1]]]
+)
 def test_missing_column(tmp_path: pathlib.Path, header: list[list[str]]) -> None:
     path = _write(tmp_path / "tracks.csv", [], header=header)
     with pytest.raises(SourceError, match=r"columns .*'track', 'title'.* are missing"):
@@ -106,7 +165,9 @@ def test_binary_rubbish(tmp_path: pathlib.Path) -> None:
 
 def test_unknown_split(tmp_path: pathlib.Path) -> None:
     path = _write(tmp_path / "tracks.csv", [_row(1), _row(2, split="train")])
-    with pytest.raises(SourceError, match="line 5: split 'train' is none of training, validation, test"):
+    with pytest.raises(
+        SourceError, match="line 5: split 'train' is none of training, validation, test"
+    ):
         fma.read_tracks(path, "m", subset="small")
 
 

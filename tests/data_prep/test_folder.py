@@ -46,7 +46,11 @@ def test_a_copy_is_the_same_track(tmp_path: pathlib.Path) -> None:
     (tmp_path / "0" / "copy.mp3").write_bytes((tmp_path / "0" / "0.mp3").read_bytes())
     tracks = folder.read_tracks(tmp_path)
     assert len(tracks) == 3
-    assert sorted(track.name for track in tracks) == ["0/0.mp3", "1/1.mp3", "2/2.mp3"]  # the first by name
+    assert sorted(track.name for track in tracks) == [
+        "0/0.mp3",
+        "1/1.mp3",
+        "2/2.mp3",
+    ]  # the first by name
     assert all(track.path == tmp_path / track.name for track in tracks)
 
 

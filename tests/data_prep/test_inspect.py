@@ -20,7 +20,17 @@ def test_a_track_and_its_replicas_are_drawn(prepared: pathlib.Path, tmp_path: pa
     row = ClipSource(prepared, "test").row(0)
     clips, source = inspect.find_track(prepared, row.track_id)
     assert (source.split, {clip.track_id for clip in clips}) == ("test", {row.track_id})
-    inspect.main([str(prepared), "--track", str(row.track_id), "--seconds", "4", "--out", str(tmp_path / "a.png")])
+    inspect.main(
+        [
+            str(prepared),
+            "--track",
+            str(row.track_id),
+            "--seconds",
+            "4",
+            "--out",
+            str(tmp_path / "a.png"),
+        ]
+    )
     picture = matplotlib.image.imread(tmp_path / "a.png")
     thirds = np.array_split(picture[:, : picture.shape[1] // 2, :3], 3)
     assert all(third.std() > 0.1 for third in thirds), "a spectrogram in each third"

@@ -1,4 +1,6 @@
-"""What a long run meets: kills at any step, a full disk, damage on the way; and what TFDS tells about the result."""
+"""What a long run meets: kills at any step, a full disk, damage on the way; and what TFDS tells
+about the result.
+"""
 
 import io
 import json
@@ -28,7 +30,9 @@ _QUIET = Console(quiet=True)
 
 @pytest.fixture
 def small(tmp_path: pathlib.Path) -> dict[str, object]:
-    """A preparation of a fraction of a second: three wav files, one of them useless, one noise for each part."""
+    """A preparation of a fraction of a second: three wav files, one of them useless, one noise for
+    each part.
+    """
     from data_prep.folder import read_tracks
 
     rng, music, splits = np.random.default_rng(0), tmp_path / "music", set()
@@ -44,10 +48,22 @@ def small(tmp_path: pathlib.Path) -> dict[str, object]:
     soundfile.write(music / "short.wav", 0.1 * rng.normal(size=_RATE_HZ), _RATE_HZ)
     for part in ("train", "test"):
         (tmp_path / "noise" / part).mkdir(parents=True)
-        soundfile.write(tmp_path / "noise" / part / "rain.wav", 0.1 * rng.normal(size=9_000), _RATE_HZ)
-    folders = {"music_dir": str(music), "noise_dir": str(tmp_path / "noise"), "out": str(tmp_path / "out")}
+        soundfile.write(
+            tmp_path / "noise" / part / "rain.wav", 0.1 * rng.normal(size=9_000), _RATE_HZ
+        )
+    folders = {
+        "music_dir": str(music),
+        "noise_dir": str(tmp_path / "noise"),
+        "out": str(tmp_path / "out"),
+    }
     chain = {"background": {"p": 0.5, "low": 5.0, "high": 10.0}, "polarity_p": 0.5}
-    return folders | {"name": "small", "num_replicas": 1, "tracks_per_shard": 1, "num_workers": 1, "chain": chain}
+    return folders | {
+        "name": "small",
+        "num_replicas": 1,
+        "tracks_per_shard": 1,
+        "num_workers": 1,
+        "chain": chain,
+    }
 
 
 @pytest.fixture
@@ -63,26 +79,40 @@ def prepare() -> Callable[..., pathlib.Path]:
     return run
 
 
-def _killed_at_every(small: dict, tmp_path: pathlib.Path, root: pathlib.Path, every: int) -> list[dict]:
+def _killed_at_every(
+    small: dict, tmp_path: pathlib.Path, root: pathlib.Path, every: int
+) -> list[dict]:
     (tmp_path / "config.json").write_text(json.dumps(small))
     script = root / "tests" / "data_prep" / "killed_preparation.py"
-    command = [sys.executable, str(script), str(tmp_path / "config.json"), str(tmp_path / "killed"), str(every)]
+    command = [
+        sys.executable,
+        str(script),
+        str(tmp_path / "config.json"),
+        str(tmp_path / "killed"),
+        str(every),
+    ]
     environment = os.environ | {"PYTHONPATH": str(root)}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment, timeout=900)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=root, env=environment, timeout=900
+    )
     assert done.returncode == 0, done.stderr
     attempts = [json.loads(line) for line in done.stdout.splitlines()]
     assert [attempt["killed"] for attempt in attempts] == [True] * (len(attempts) - 1) + [False]
     return attempts
 
 
-def test_a_kill_at_any_step_loses_and_repeats_nothing(small: dict, tmp_path: pathlib.Path, root: pathlib.Path) -> None:
+def test_a_kill_at_any_step_loses_and_repeats_nothing(
+    small: dict, tmp_path: pathlib.Path, root: pathlib.Path
+) -> None:
     attempts = _killed_at_every(small, tmp_path, root, every=7)
     assert len(attempts) > 6
     assert all(attempt["same"] for attempt in attempts), attempts
 
 
 @pytest.mark.slow
-def test_a_kill_at_every_step_loses_and_repeats_nothing(small: dict, tmp_path: pathlib.Path, root: pathlib.Path) -> None:
+def test_a_kill_at_every_step_loses_and_repeats_nothing(
+    small: dict, tmp_path: pathlib.Path, root: pathlib.Path
+) -> None:
     attempts = _killed_at_every(small, tmp_path, root, every=1)
     assert len(attempts) > 40
     assert all(attempt["same"] for attempt in attempts), attempts
@@ -103,7 +133,10 @@ def test_verify_finds_any_damage(small: dict, prepare: Callable, tmp_path: pathl
         with pytest.raises(DatasetError, match=rf"{shard.name} is damaged: its checksum"):
             verify(out, _QUIET)
     shard.write_bytes(whole[:-1])
-    with pytest.raises(DatasetError, match=rf"{shard.name} has {len(whole) - 1} bytes instead of {len(whole)}; delete that file"):
+    with pytest.raises(
+        DatasetError,
+        match=rf"{shard.name} has {len(whole) - 1} bytes instead of {len(whole)}; delete that file",
+    ):
         verify(out, _QUIET)
     shard.unlink()
     with pytest.raises(DatasetError, match=f"{shard.name} is missing"):
@@ -120,7 +153,10 @@ def test_verify_compares_records_with_the_table(small: dict, prepare: Callable) 
     """A table of another run beside right shards."""
     out = prepare(small)
     table = np.load(out / "clips-training.npy")
-    for field, value, message in (("track_id", 5, "no piece of its clip"), ("num_samples", 100_000, "has 112000 samples")):
+    for field, value, message in (
+        ("track_id", 5, "no piece of its clip"),
+        ("num_samples", 100_000, "has 112000 samples"),
+    ):
         changed = table.copy()
         changed[field][1] = value
         np.save(out / "clips-training.npy", changed)
@@ -139,12 +175,20 @@ def test_the_manifest_counts_everything(small: dict, prepare: Callable) -> None:
 
 
 def _limited(*arguments: str, max_bytes: int, root: pathlib.Path) -> subprocess.CompletedProcess:
-    """With a limit on a file's size: the same answer from the system's calls as on a full disk, without a disk."""
+    """With a limit on a file's size: the same answer from the system's calls as on a full disk,
+    without a disk.
+    """
     return subprocess.run(
         # By the shell: a fork of this process warns where another test has loaded JAX.
         [
             *("bash", "-c", f'ulimit -f {max_bytes // 1024} && exec "$@"', "limited"),
-            *(sys.executable, "-m", "data_prep.make_train", "--config=configs/prepare.py", *arguments),
+            *(
+                sys.executable,
+                "-m",
+                "data_prep.make_train",
+                "--config=configs/prepare.py",
+                *arguments,
+            ),
         ],
         capture_output=True,
         text=True,
@@ -153,10 +197,17 @@ def _limited(*arguments: str, max_bytes: int, root: pathlib.Path) -> subprocess.
     )
 
 
-def test_a_full_disk_in_the_middle(small: dict, prepare: Callable, tmp_path: pathlib.Path, root: pathlib.Path) -> None:
+def test_a_full_disk_in_the_middle(
+    small: dict, prepare: Callable, tmp_path: pathlib.Path, root: pathlib.Path
+) -> None:
     drawn = "stretch pitch speaker background varying coloured gain tanh clipping telephone resample mp3 opus aac"
     off = [f"--config.chain.{transform}.p=0" for transform in drawn.split()]
-    off += ["--config.chain.reverb_p=0", "--config.num_replicas=1", "--config.num_workers=1", "--config.tracks_per_shard=1"]
+    off += [
+        "--config.chain.reverb_p=0",
+        "--config.num_replicas=1",
+        "--config.num_workers=1",
+        "--config.tracks_per_shard=1",
+    ]
     folders = [f"--config.music_dir={small['music_dir']}", f"--config.out={small['out']}"]
     done = _limited(*off, *folders, max_bytes=300_000, root=root)
     assert done.returncode == 2, done.stderr
@@ -169,7 +220,9 @@ def test_a_full_disk_in_the_middle(small: dict, prepare: Callable, tmp_path: pat
     assert len(ClipSource(pathlib.Path(str(small["out"])), "training")) == 2
 
 
-def test_no_room_is_said_before_the_start(small: dict, prepare: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_is_said_before_the_start(
+    small: dict, prepare: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected_bytes = 4 * 7 * _RATE_HZ * 2 * 2  # four files of which one is short
     for free_bytes in (1_000_000_000, 1_000):
         usage = shutil.disk_usage("/")._replace(free=free_bytes)
@@ -182,15 +235,29 @@ def test_no_room_is_said_before_the_start(small: dict, prepare: Callable, monkey
             assert abs(said_gb - written_bytes / 1e9) <= 0.005 + 0.3 * written_bytes / 1e9
             shutil.rmtree(out)
         else:
-            with pytest.raises(SourceError, match=r"0\.0 GB are to be written and 0\.0 GB are free; make room"):
+            with pytest.raises(
+                SourceError, match=r"0\.0 GB are to be written and 0\.0 GB are free; make room"
+            ):
                 prepare(small, Console(file=shown, width=300))
             assert not list(pathlib.Path(str(small["out"])).glob("*array_record*"))
 
 
 def test_tfds_tells_what_it_is(small: dict, prepare: Callable, tmp_path: pathlib.Path) -> None:
     info = tfds.builder_from_directory(str(prepare(small))).info
-    assert {name: split.num_examples for name, split in info.splits.items()} == {"training": 6, "validation": 6, "test": 6}
-    assert set(info.features) == {"track_id", "replica", "piece", "rate", "start_s", "samples", "draws"}
+    assert {name: split.num_examples for name, split in info.splits.items()} == {
+        "training": 6,
+        "validation": 6,
+        "test": 6,
+    }
+    assert set(info.features) == {
+        "track_id",
+        "replica",
+        "piece",
+        "rate",
+        "start_s",
+        "samples",
+        "draws",
+    }
     assert "owners of the recordings" in info.redistribution_info.license
     music = tmp_path / "fma"
     source = sorted(pathlib.Path(str(small["music_dir"])).glob("[0-9]*.wav"))[0]
@@ -199,7 +266,12 @@ def test_tfds_tells_what_it_is(small: dict, prepare: Callable, tmp_path: pathlib
     rows = [",set,set,track,artist,album", ",split,subset,title,name,id", "track_id,,,,,"]
     rows += ["7,training,small,Song,Ann,3", "1486,training,small,Other,Bob,3"]
     (music / "tracks.csv").write_text("\n".join(rows) + "\n")
-    out = prepare(small, music_dir=str(music), tracks_csv=str(music / "tracks.csv"), out=str(tmp_path / "fma_out"))
+    out = prepare(
+        small,
+        music_dir=str(music),
+        tracks_csv=str(music / "tracks.csv"),
+        out=str(tmp_path / "fma_out"),
+    )
     info = tfds.builder_from_directory(str(out)).info
     assert info.citation == fma.CITATION
     assert info.redistribution_info.license == fma.LICENCE

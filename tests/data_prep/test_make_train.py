@@ -1,4 +1,6 @@
-"""The whole preparation: what it writes, what it leaves out and says so, what it refuses, and that a kill loses nothing."""
+"""The whole preparation: what it writes, what it leaves out and says so, what it refuses, and that
+a kill loses nothing.
+"""
 
 import io
 import json
@@ -35,9 +37,13 @@ def prepare() -> Callable[[PrepareConfig, Console], None]:
     return prepare
 
 
-def _no_chain(config: Callable[..., PrepareConfig], out: pathlib.Path, **overrides: object) -> PrepareConfig:
+def _no_chain(
+    config: Callable[..., PrepareConfig], out: pathlib.Path, **overrides: object
+) -> PrepareConfig:
     """Replicas equal to the clean clip: quick."""
-    return config(out, **({"chain": {}, "noise_dir": "", "ir_dir": "", "num_replicas": 1} | overrides))
+    return config(
+        out, **({"chain": {}, "noise_dir": "", "ir_dir": "", "num_replicas": 1} | overrides)
+    )
 
 
 def test_what_it_writes(prepared: pathlib.Path, music_dir: pathlib.Path) -> None:
@@ -48,44 +54,70 @@ def test_what_it_writes(prepared: pathlib.Path, music_dir: pathlib.Path) -> None
             clips = [source[3 * number + i] for i in range(3)]
             assert len({clip.track_id for clip in clips}) == 1
             assert [clip.replica for clip in clips] == [0, 1, 2]
-            clean = decode(music_dir / source.summary.track_names[str(clips[0].track_id)], sample_rate_hz=16_000).samples
+            clean = decode(
+                music_dir / source.summary.track_names[str(clips[0].track_id)],
+                sample_rate_hz=16_000,
+            ).samples
             error = clips[0].samples / 32767 * max(1.0, np.abs(clean).max()) - clean
             assert np.abs(error).max() <= 0.51 / 32767 * max(1.0, np.abs(clean).max())
             assert (clips[0].rate, clips[0].draws) == (1.0, "[]")
             for clip in clips[1:]:
                 assert abs(len(clip.samples) * clip.rate - len(clean)) <= 2
-                stretches = [draw["rate"] for draw in json.loads(clip.draws) if draw["transform"] == "TimeStretch"]
-                assert stretches == ([] if clip.rate == 1.0 else [pytest.approx(clip.rate, abs=1e-6)])
+                stretches = [
+                    draw["rate"]
+                    for draw in json.loads(clip.draws)
+                    if draw["transform"] == "TimeStretch"
+                ]
+                assert stretches == (
+                    [] if clip.rate == 1.0 else [pytest.approx(clip.rate, abs=1e-6)]
+                )
     assert (prepared / "failures.jsonl").read_text() == ""
     assert not list(prepared.rglob("*.part"))
 
 
-def test_train_and_test_hear_different_noise(prepare_config: Callable[..., PrepareConfig], tmp_path: pathlib.Path) -> None:
+def test_train_and_test_hear_different_noise(
+    prepare_config: Callable[..., PrepareConfig], tmp_path: pathlib.Path
+) -> None:
     from data_prep.make_train import make_clips
     from data_prep.sounds import prepare_sounds
     from data_prep.sources import read_tracks, sound_part
 
     chain = ChainConfig(background=Draw(1, 5, 5), reverb_p=1.0)
-    config = prepare_config(tmp_path, chain={"background": {"p": 1.0, "low": 5.0, "high": 5.0}, "reverb_p": 1.0}, num_replicas=4)
+    config = prepare_config(
+        tmp_path,
+        chain={"background": {"p": 1.0, "low": 5.0, "high": 5.0}, "reverb_p": 1.0},
+        num_replicas=4,
+    )
     assert config.chain == chain
     sounds = {
-        part: prepare_sounds(config.noise_dir, config.ir_dir, part, cache=tmp_path, sample_rate_hz=16_000)
+        part: prepare_sounds(
+            config.noise_dir, config.ir_dir, part, cache=tmp_path, sample_rate_hz=16_000
+        )
         for part in ("train", "test")
     }
-    folders = {part: {p.parent.name for p in pathlib.Path(config.noise_dir, part).rglob("*.*")} for part in ("train", "test")}
+    folders = {
+        part: {p.parent.name for p in pathlib.Path(config.noise_dir, part).rglob("*.*")}
+        for part in ("train", "test")
+    }
     assert not folders["train"] & folders["test"]
     first = {track.split: track for track in read_tracks(config)}
     for split, part in (("training", "train"), ("validation", "train"), ("test", "test")):
         assert sound_part(split) == part
         for clip in make_clips(first[split], split, config=config, sounds=sounds)[1:]:
             reverb, noise = json.loads(clip.draws)
-            assert noise["noise_file_path"].split("/")[-3:-1] == [part, noise["noise_file_path"].split("/")[-2]]
+            assert noise["noise_file_path"].split("/")[-3:-1] == [
+                part,
+                noise["noise_file_path"].split("/")[-2],
+            ]
             assert noise["noise_file_path"].split("/")[-2] in folders[part]
             assert reverb["ir_file_path"].startswith(f"ir/{part}/")
 
 
 def test_bad_files_among_good_ones(
-    prepare: Callable, prepare_config: Callable[..., PrepareConfig], music_dir: pathlib.Path, tmp_path: pathlib.Path
+    prepare: Callable,
+    prepare_config: Callable[..., PrepareConfig],
+    music_dir: pathlib.Path,
+    tmp_path: pathlib.Path,
 ) -> None:
     music = tmp_path / "music"
     shutil.copytree(music_dir, music)
@@ -97,16 +129,34 @@ def test_bad_files_among_good_ones(
     (music / "text.mp3").write_text("404 not found " * 50)
     soundfile.write(music / "short.wav", tone[: 16_000 * 5], 16_000)
     soundfile.write(music / "silent.wav", np.zeros(10 * 16_000), 16_000)
-    soundfile.write(music / "nan.wav", np.where(np.arange(len(tone)) == 5, np.nan, tone), 16_000, subtype="FLOAT")
+    soundfile.write(
+        music / "nan.wav",
+        np.where(np.arange(len(tone)) == 5, np.nan, tone),
+        16_000,
+        subtype="FLOAT",
+    )
     soundfile.write(music / "stereo.flac", np.stack([tone, tone], axis=1), 16_000)
     out = tmp_path / "out"
     shown = io.StringIO()
     prepare(_no_chain(prepare_config, out, music_dir=str(music)), Console(file=shown, width=500))
     failures = {
-        pathlib.Path(f["path"]).name: f["why"] for f in map(json.loads, (out / "failures.jsonl").read_text().splitlines())
+        pathlib.Path(f["path"]).name: f["why"]
+        for f in map(json.loads, (out / "failures.jsonl").read_text().splitlines())
     }
-    assert sorted(failures) == ["damaged.mp3", "empty.mp3", "nan.wav", "short.wav", "silent.wav", "text.mp3"]
-    for name, why in {"empty.mp3": "0 bytes", "nan.wav": "NaN", "short.wav": "min_clip_s=6.0", "silent.wav": "silent"}.items():
+    assert sorted(failures) == [
+        "damaged.mp3",
+        "empty.mp3",
+        "nan.wav",
+        "short.wav",
+        "silent.wav",
+        "text.mp3",
+    ]
+    for name, why in {
+        "empty.mp3": "0 bytes",
+        "nan.wav": "NaN",
+        "short.wav": "min_clip_s=6.0",
+        "silent.wav": "silent",
+    }.items():
         assert name in failures[name]
         assert why in failures[name]
     assert all(name in shown.getvalue() for name in failures)
@@ -138,11 +188,15 @@ def test_other_settings_in_the_same_folder_are_refused(
     tmp_path: pathlib.Path,
     change: object,
 ) -> None:
-    """Also where the other settings give other shards: the folder would hold a mixture that nobody can tell apart."""
+    """Also where the other settings give other shards: the folder would hold a mixture that nobody
+    can tell apart.
+    """
     out = tmp_path / "out"
     shutil.copytree(prepared, out)
     for path in [*out.rglob("*-test.*"), *out.rglob("*-validation.*"), out / "confp.json"]:
-        path.unlink()  # as a kill in the first split leaves it: no shard of the new plan need have an old shard's name
+        # as a kill in the first split leaves it: no shard of the new plan need have an old shard's
+        # name
+        path.unlink()
     before = _shards(out)
     assert len(before) == _SPLITS["training"]
     if change == "music":
@@ -163,14 +217,19 @@ def _add_training_track(music: pathlib.Path) -> None:
 
     known = {track.track_id for track in read_tracks(music)}
     for hz in range(200, 300):  # the split hangs on the content
-        soundfile.write(music / "one more.wav", np.sin(2 * np.pi * hz * np.arange(7 * 16_000) / 16_000), 16_000)
+        soundfile.write(
+            music / "one more.wav", np.sin(2 * np.pi * hz * np.arange(7 * 16_000) / 16_000), 16_000
+        )
         (added,) = [track for track in read_tracks(music) if track.track_id not in known]
         if added.split == "training":
             return
 
 
 def test_doing_it_again_changes_nothing(
-    prepared: pathlib.Path, prepare: Callable, prepare_config: Callable[..., PrepareConfig], tmp_path: pathlib.Path
+    prepared: pathlib.Path,
+    prepare: Callable,
+    prepare_config: Callable[..., PrepareConfig],
+    tmp_path: pathlib.Path,
 ) -> None:
     out = tmp_path / "moved"
     shutil.copytree(prepared, out)
@@ -179,7 +238,9 @@ def test_doing_it_again_changes_nothing(
     assert {path: path.stat().st_mtime_ns for path in out.glob("*array_record*")} == before
 
 
-def test_errors(prepare: Callable, prepare_config: Callable[..., PrepareConfig], tmp_path: pathlib.Path) -> None:
+def test_errors(
+    prepare: Callable, prepare_config: Callable[..., PrepareConfig], tmp_path: pathlib.Path
+) -> None:
     for overrides, message in (
         ({"music_dir": ""}, "which music"),
         ({"music_dir": str(tmp_path / "nowhere")}, "no such folder"),
@@ -198,7 +259,9 @@ def test_errors(prepare: Callable, prepare_config: Callable[..., PrepareConfig],
             prepare(prepare_config(out), _QUIET)
 
 
-def test_no_track_in_any_split(prepare: Callable, prepare_config: Callable[..., PrepareConfig], tmp_path: pathlib.Path) -> None:
+def test_no_track_in_any_split(
+    prepare: Callable, prepare_config: Callable[..., PrepareConfig], tmp_path: pathlib.Path
+) -> None:
     """One file, and its hash sends it elsewhere: say so instead of writing a dataset of nothing."""
     music = tmp_path / "music"
     music.mkdir()
@@ -207,7 +270,9 @@ def test_no_track_in_any_split(prepare: Callable, prepare_config: Callable[..., 
 
     splits = tuple(split for split in _SPLITS if split != read_tracks(music)[0].split)
     with pytest.raises(SourceError, match="no track"):
-        prepare(_no_chain(prepare_config, tmp_path / "out", music_dir=str(music), splits=splits), _QUIET)
+        prepare(
+            _no_chain(prepare_config, tmp_path / "out", music_dir=str(music), splits=splits), _QUIET
+        )
 
 
 def _shards(folder: pathlib.Path) -> dict[str, bytes]:
@@ -217,7 +282,14 @@ def _shards(folder: pathlib.Path) -> dict[str, bytes]:
 def _command(config: PrepareConfig, *more: str) -> list[str]:
     names = ("name", "music_dir", "noise_dir", "ir_dir", "out", "num_replicas", "tracks_per_shard")
     values = [f"--config.{name}={getattr(config, name)}" for name in names]
-    return [sys.executable, "-m", "data_prep.make_train", "--config=configs/prepare.py", *values, *more]
+    return [
+        sys.executable,
+        "-m",
+        "data_prep.make_train",
+        "--config=configs/prepare.py",
+        *values,
+        *more,
+    ]
 
 
 def _notes(out: pathlib.Path) -> list[pathlib.Path]:
@@ -229,7 +301,10 @@ def _wait_for(condition: Callable[[], bool], process: subprocess.Popen, stderr: 
     while not condition():
         if process.poll() is not None or time.monotonic() > deadline:
             stderr.seek(0)
-            raise AssertionError(f"no unfinished shard beside finished ones; status {process.returncode}: {stderr.read()}")
+            raise AssertionError(
+                f"no unfinished shard beside finished ones; status {process.returncode}: "
+                f"{stderr.read()}"
+            )
         time.sleep(0.01)
 
 
@@ -241,7 +316,9 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def _assert_gone(processes: list[psutil.Process]) -> None:
-    """Workers notice that their parent is gone and end; a zombie that nobody has buried yet counts as gone."""
+    """Workers notice that their parent is gone and end; a zombie that nobody has buried yet counts
+    as gone.
+    """
     deadline = time.monotonic() + 20
     while alive := [process for process in processes if _is_alive(process)]:
         if time.monotonic() > deadline:
@@ -258,17 +335,27 @@ def test_killed_and_started_again(
     tmp_path: pathlib.Path,
     root: pathlib.Path,
 ) -> None:
-    """SIGKILL in the middle, twice, with and without worker processes: in the end every byte is as without."""
+    """SIGKILL in the middle, twice, with and without worker processes: in the end every byte is as
+    without.
+    """
     out = tmp_path / "out"
     config = prepare_config(out)
-    rng = np.random.default_rng(int.from_bytes(os.urandom(4)))  # a moment of its own in every run of this test
+    rng = np.random.default_rng(
+        int.from_bytes(os.urandom(4))
+    )  # a moment of its own in every run of this test
     for num_workers, num_more in ((2, 0), (1, 1)):
         goal = len(_notes(out)) + num_more
-        with open(tmp_path / "stderr", "w+") as stderr:  # no pipe: a worker that lives on would hold its end open
+        with open(
+            tmp_path / "stderr", "w+"
+        ) as stderr:  # no pipe: a worker that lives on would hold its end open
             command = _command(config, f"--config.num_workers={num_workers}")
             process = subprocess.Popen(command, cwd=root, stderr=stderr)
             try:
-                _wait_for(lambda: bool(list(out.glob("*.part"))) and len(_notes(out)) >= goal, process, stderr)  # noqa: B023
+                _wait_for(
+                    lambda: bool(list(out.glob("*.part"))) and len(_notes(out)) >= goal,  # noqa: B023
+                    process,
+                    stderr,
+                )
                 time.sleep(rng.uniform(0, 0.15))
                 workers = psutil.Process(process.pid).children(recursive=True)
             finally:
@@ -284,20 +371,32 @@ def test_killed_and_started_again(
     assert _shards(out) == _shards(prepared)
     assert (out / "confp.json").read_text() == (prepared / "confp.json").read_text()
     assert not list(out.rglob("*.part"))
-    assert {name: (out / name).stat().st_mtime_ns for name in finished} == finished, "finished shards are not made again"
+    assert {name: (out / name).stat().st_mtime_ns for name in finished} == finished, (
+        "finished shards are not made again"
+    )
 
 
-def test_command_line(prepare_config: Callable[..., PrepareConfig], tmp_path: pathlib.Path, root: pathlib.Path) -> None:
+def test_command_line(
+    prepare_config: Callable[..., PrepareConfig], tmp_path: pathlib.Path, root: pathlib.Path
+) -> None:
     """Errors end with a reason and a status, not with a traceback."""
     config = prepare_config(tmp_path / "out")
     runs = {
         "field": _command(config, "--config.num_replica=3"),
         "folder": _command(config, f"--config.music_dir={tmp_path / 'nowhere'}"),
     }
-    processes = {name: subprocess.Popen(c, cwd=root, stderr=subprocess.PIPE, text=True) for name, c in runs.items()}
+    processes = {
+        name: subprocess.Popen(c, cwd=root, stderr=subprocess.PIPE, text=True)
+        for name, c in runs.items()
+    }
     errors = {name: process.communicate()[1] for name, process in processes.items()}
-    assert {name: process.returncode for name, process in processes.items()} == {"field": 2, "folder": 2}, errors
+    assert {name: process.returncode for name, process in processes.items()} == {
+        "field": 2,
+        "folder": 2,
+    }, errors
     assert "num_replicas" in errors["field"].split("num_replica", 1)[1], errors["field"]
-    assert errors["folder"].startswith(f"error: {tmp_path / 'nowhere'}: no such folder"), errors["folder"]
+    assert errors["folder"].startswith(f"error: {tmp_path / 'nowhere'}: no such folder"), errors[
+        "folder"
+    ]
     assert not any("Traceback" in error for error in errors.values()), errors
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*array_record*"))

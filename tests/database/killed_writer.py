@@ -1,10 +1,13 @@
-"""Kills processes that write to a database and checks what they leave. Run by test_database.py; prints one JSON line.
+"""Kills processes that write to a database and checks what they leave. Run by test_database.py;
+prints one JSON line.
 
-    python killed_writer.py random FOLDER NUM SEED    SIGKILL at random instants of adds, removals, compactions, ...
-    python killed_writer.py lines FOLDER STEP         SIGKILL before each (STEP-th) line that each of them executes
+    python killed_writer.py random FOLDER NUM SEED    SIGKILL at random instants of adds, removals,
+    compactions, ... python killed_writer.py lines FOLDER STEP         SIGKILL before each
+    (STEP-th) line that each of them executes
 
-A child is forked for each kill: this process holds no threads and no open database. What an operation does follows from its
-number, and a track's vectors from its own, so whatever is found can be checked.
+A child is forked for each kill: this process holds no threads and no open database. What an
+operation does follows from its number, and a track's vectors from its own, so whatever is found
+can be checked.
 """
 
 import json
@@ -43,7 +46,9 @@ def vectors_of(number: int) -> np.ndarray:
 
 def track_of(number: int, stamp: ModelStamp) -> NewTrack:
     vectors = vectors_of(number) * SIGNS[stamp]
-    return NewTrack(f"track {number}", f"/music/{number}.wav", f"{number:064x}", 1.0 + number, vectors)
+    return NewTrack(
+        f"track {number}", f"/music/{number}.wav", f"{number:064x}", 1.0 + number, vectors
+    )
 
 
 SIGNS = {STAMP: 1, OTHER: -1}
@@ -62,7 +67,9 @@ def tracks_after(num_operations: int) -> set[int]:
 
 
 def operation(number: int) -> tuple[str, list[int]]:
-    """Two adds of 1 to 3 tracks, then something else; removed is part of what came some adds before."""
+    """Two adds of 1 to 3 tracks, then something else; removed is part of what came some adds
+    before.
+    """
     turn, place = divmod(number, 3)
     if place < 2:
         first = 10 * (2 * turn + place)
@@ -91,13 +98,22 @@ def reindex(database: Database) -> None:
     stamp = OTHER if database.stamp == STAMP else STAMP
     missing = begin_staging(database, stamp)
     for part in (missing[::2], missing[1::2]):
-        stage(database, [(t.id, vectors_of(int(t.name.removeprefix("track "))) * SIGNS[stamp]) for t in part])
+        stage(
+            database,
+            [(t.id, vectors_of(int(t.name.removeprefix("track "))) * SIGNS[stamp]) for t in part],
+        )
     swap(database, stamp)
 
 
 def write(folder: pathlib.Path, first: int, num: int) -> None:
-    """Creates the database where there is none, and carries out operations from `first` on, noting each as it begins."""
-    database = Database(folder) if (folder / "catalogue.sqlite").exists() else Database.create(folder, STAMP)
+    """Creates the database where there is none, and carries out operations from `first` on, noting
+    each as it begins.
+    """
+    database = (
+        Database(folder)
+        if (folder / "catalogue.sqlite").exists()
+        else Database.create(folder, STAMP)
+    )
     with database.writing(), open(folder.parent / "log", "wb", buffering=0) as log:
         for number in range(first, first + num):
             log.write(f"{number}\n".encode())
@@ -105,16 +121,24 @@ def write(folder: pathlib.Path, first: int, num: int) -> None:
 
 
 def check(folder: pathlib.Path, num_done: int) -> int:
-    """Compares all that is there with what `num_done` or one more operation leave; returns which it was."""
+    """Compares all that is there with what `num_done` or one more operation leave; returns which it
+    was.
+    """
     database = Database(folder)
     sign = SIGNS[database.stamp]
     snapshot = database.snapshot()
-    assert len(snapshot.vectors) == len(snapshot.row_tracks) == sum(t.num_rows for t in snapshot.tracks)
+    assert (
+        len(snapshot.vectors)
+        == len(snapshot.row_tracks)
+        == sum(t.num_rows for t in snapshot.tracks)
+    )
     found = set()
     for place, track in enumerate(snapshot.tracks):
         number = int(track.name.removeprefix("track "))
         rows = slice(track.first_row, track.first_row + track.num_rows)
-        assert np.array_equal(snapshot.vectors[rows], vectors_of(number) * sign), f"track {number} differs"
+        assert np.array_equal(snapshot.vectors[rows], vectors_of(number) * sign), (
+            f"track {number} differs"
+        )
         assert (snapshot.row_tracks[rows] == place).all()
         assert track.duration_s == 1.0 + number
         found.add(number)
@@ -130,7 +154,10 @@ def check_next_writer(folder: pathlib.Path, num_done: int) -> None:
     """The next writer gets the lock, removes strays, goes on, and its index finds what there is."""
     num_done = check(folder, num_done) if (folder / "catalogue.sqlite").exists() else 0
     write(folder, num_done, 1)
-    assert check(folder, num_done + 1) in (num_done + 1, num_done + 2)  # the second where it changes nothing
+    assert check(folder, num_done + 1) in (
+        num_done + 1,
+        num_done + 2,
+    )  # the second where it changes nothing
     database = Database(folder)
     with database.writing():
         pass
@@ -228,7 +255,11 @@ def kill_at_lines(folder: pathlib.Path, step: int) -> dict:
             target = folder / case / str(line)
             if base.exists():
                 shutil.copytree(base, target)
-            child = fork(lambda line=line, target=target, first=first: kill_at_line(line, lambda: write(target, first, 1)))
+            child = fork(
+                lambda line=line, target=target, first=first: kill_at_line(
+                    line, lambda: write(target, first, 1)
+                )
+            )
             status = exit_status(child)
             assert status in (0, -signal.SIGKILL), f"the writer failed by itself: {status}"
             try:
@@ -243,4 +274,8 @@ def kill_at_lines(folder: pathlib.Path, step: int) -> dict:
 
 if __name__ == "__main__":
     mode, place, *numbers = sys.argv[1], pathlib.Path(sys.argv[2]), *map(int, sys.argv[3:])
-    print(json.dumps(kill_at_random(place, *numbers) if mode == "random" else kill_at_lines(place, *numbers)))
+    print(
+        json.dumps(
+            kill_at_random(place, *numbers) if mode == "random" else kill_at_lines(place, *numbers)
+        )
+    )

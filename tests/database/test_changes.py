@@ -1,4 +1,6 @@
-"""What changes a database: removal, compaction, upgrades, a full disk; and `verify`, which finds what is wrong with one."""
+"""What changes a database: removal, compaction, upgrades, a full disk; and `verify`, which finds
+what is wrong with one.
+"""
 
 import contextlib
 import fcntl
@@ -51,7 +53,9 @@ class TestRemove:
             assert filled.snapshot().vectors.shape == (0, 0) and filled.tracks() == []
             filled.add([track(5)])
         assert filled.tracks()[0].id == 4
-        assert [p.name for p in (filled.folder / "vectors").iterdir()] == ["000003.npy"]  # nor is a shard's number
+        assert [p.name for p in (filled.folder / "vectors").iterdir()] == [
+            "000003.npy"
+        ]  # nor is a shard's number
 
     def test_one_is_replaced_in_one_commit(self, filled):
         with filled.writing():
@@ -62,7 +66,9 @@ class TestRemove:
         assert [t.name for t in filled.tracks()] == ["Träck 0", "Träck 2", "Träck 7"]
 
     def test_a_reader_goes_on_with_what_it_opened(self, tmp_path):
-        """Shards big enough to be mapped, compacted away under a reader; and one that reads the catalogue just before."""
+        """Shards big enough to be mapped, compacted away under a reader; and one that reads the
+        catalogue just before.
+        """
         database = Database.create(tmp_path / "db", STAMP)
         vectors = unit_rows(0, 20_000)
         with database.writing():
@@ -72,7 +78,9 @@ class TestRemove:
             database.remove([snapshot.tracks[1].id])
             compact_shards(database)
         assert [p.name for p in (database.folder / "vectors").iterdir()] == ["000002.npy"]
-        np.testing.assert_array_equal(np.asarray(snapshot.vectors)[:20_000], vectors.astype(np.float16).astype(np.float32))
+        np.testing.assert_array_equal(
+            np.asarray(snapshot.vectors)[:20_000], vectors.astype(np.float16).astype(np.float32)
+        )
 
     def test_a_reader_whose_shard_was_just_compacted_away_looks_again(self, filled, monkeypatch):
         open_shard = store.open_shard
@@ -105,7 +113,11 @@ def test_many_small_adds_leave_few_shards(tmp_path):
             database.add([track(number)])
             merge_small_shards(database)
     assert len(list((database.folder / "vectors").iterdir())) < 8
-    np.testing.assert_allclose(database.snapshot().vectors, np.concatenate([unit_rows(i, 5) for i in range(70)]), atol=2**-12)
+    np.testing.assert_allclose(
+        database.snapshot().vectors,
+        np.concatenate([unit_rows(i, 5) for i in range(70)]),
+        atol=2**-12,
+    )
 
 
 class TestPrecision:
@@ -119,8 +131,12 @@ class TestPrecision:
                 database.add([track(0, vectors=vectors)])
             assert Database(database.folder).precision == precision
             found = np.asarray(database.snapshot().vectors)
-            cosines = np.sum(found * vectors, axis=1) / np.maximum(np.linalg.norm(found, axis=1), 1e-9)
-            least = {"float16": 1 - 1e-6, "int8": 1 - 1e-4, "binary": 0.65}[precision]  # of signs sqrt(2 / pi) on average
+            cosines = np.sum(found * vectors, axis=1) / np.maximum(
+                np.linalg.norm(found, axis=1), 1e-9
+            )
+            least = {"float16": 1 - 1e-6, "int8": 1 - 1e-4, "binary": 0.65}[
+                precision
+            ]  # of signs sqrt(2 / pi) on average
             assert np.delete(cosines, 7).min() > least
             assert not found[7].any()
             sizes[precision] = next((database.folder / "vectors").iterdir()).stat().st_size
@@ -139,7 +155,9 @@ class TestPrecision:
         assert stored.shape == (400, 8) and stored.dtype == np.uint8 and stored_dim(stored) == 64
         found = decode(stored)
         np.testing.assert_array_equal(found[5:] > 0, vectors[5:] > 0)
-        np.testing.assert_allclose(np.linalg.norm(np.delete(found, 3, axis=0), axis=1), 1.0, rtol=1e-6)
+        np.testing.assert_allclose(
+            np.linalg.norm(np.delete(found, 3, axis=0), axis=1), 1.0, rtol=1e-6
+        )
         assert not found[3].any() and found[4].any()
         np.testing.assert_array_equal(encode(found, "binary"), stored)
         with pytest.raises(ValueError, match="signs of 12 values"):
@@ -154,7 +172,10 @@ class TestFormat1:
     def old(self, folder: pathlib.Path) -> pathlib.Path:
         """As the first version wrote it."""
         (folder / "vectors").mkdir(parents=True)
-        with contextlib.closing(sqlite3.connect(folder / "catalogue.sqlite")) as connection, connection:
+        with (
+            contextlib.closing(sqlite3.connect(folder / "catalogue.sqlite")) as connection,
+            connection,
+        ):
             connection.executescript("""
                 CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
                 CREATE TABLE shards (id INTEGER PRIMARY KEY, file TEXT NOT NULL UNIQUE, num_rows INTEGER NOT NULL);
@@ -162,18 +183,38 @@ class TestFormat1:
                   id INTEGER PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL UNIQUE,
                   duration_s REAL NOT NULL, shard INTEGER NOT NULL REFERENCES shards(id), first_row INTEGER NOT NULL,
                   num_rows INTEGER NOT NULL, added_at REAL NOT NULL);""")
-            settings = {"format": "1", "model": STAMP.name, "identity": STAMP.identity, "hop_s": "0.3"}
+            settings = {
+                "format": "1",
+                "model": STAMP.name,
+                "identity": STAMP.identity,
+                "hop_s": "0.3",
+            }
             connection.executemany("INSERT INTO settings VALUES (?, ?)", list(settings.items()))
             row = 0
             for number, num_rows, shard in ((0, 3, 1), (1, 4, 1), (2, 6, 2)):
                 row = 0 if number in (0, 2) else row
                 new = track(number)
-                values = (number + 1, new.name, new.path, new.sha256, new.duration_s, shard, row, num_rows, 1.7e9)
+                values = (
+                    number + 1,
+                    new.name,
+                    new.path,
+                    new.sha256,
+                    new.duration_s,
+                    shard,
+                    row,
+                    num_rows,
+                    1.7e9,
+                )
                 connection.execute("INSERT INTO tracks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
                 row += num_rows
-            connection.execute("INSERT INTO shards VALUES (1, '000001.npy', 7), (2, '000002.npy', 6)")
+            connection.execute(
+                "INSERT INTO shards VALUES (1, '000001.npy', 7), (2, '000002.npy', 6)"
+            )
         for file, parts in (("000001", [(0, 3), (1, 4)]), ("000002", [(2, 6)])):
-            np.save(folder / "vectors" / f"{file}.npy", np.concatenate([unit_rows(*p) for p in parts]).astype(np.float16))
+            np.save(
+                folder / "vectors" / f"{file}.npy",
+                np.concatenate([unit_rows(*p) for p in parts]).astype(np.float16),
+            )
         return folder
 
     def test_it_is_upgraded_when_it_is_opened(self, tmp_path):
@@ -186,7 +227,11 @@ class TestFormat1:
             database.add([track(3)])
             database.remove([1])
             compact_shards(database)
-        assert [t.name for t in Database(database.folder).tracks()] == ["Träck 1", "Träck 2", "Träck 3"]
+        assert [t.name for t in Database(database.folder).tracks()] == [
+            "Träck 1",
+            "Träck 2",
+            "Träck 3",
+        ]
 
     def test_while_another_process_writes_it_is_refused_and_left_alone(self, tmp_path):
         folder = self.old(tmp_path / "db")
@@ -206,7 +251,9 @@ class TestFormat1:
 
 
 class TestDiskFull:
-    """The kernel's own refusal: a limit on the size of files, as a full disk gives one in the middle of a write."""
+    """The kernel's own refusal: a limit on the size of files, as a full disk gives one in the
+    middle of a write.
+    """
 
     @contextlib.contextmanager
     def limit(self, num_bytes: int):
@@ -219,7 +266,9 @@ class TestDiskFull:
 
     def test_in_the_middle_of_an_add(self, filled):
         with filled.writing(), self.limit(100_000):
-            with pytest.raises(DatabaseError, match=r"disk is full; all that was committed is safe"):
+            with pytest.raises(
+                DatabaseError, match=r"disk is full; all that was committed is safe"
+            ):
                 filled.add([track(3, 5_000)])
             assert len(list((filled.folder / "vectors").iterdir())) == 2
             filled.add([track(4)])  # there is room for a small one
@@ -282,7 +331,11 @@ def test_a_folder_that_cannot_be_written_can_be_read(filled, monkeypatch):
     """From a read-only medium: SQLite must not want to write beside the catalogue."""
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     check_filled(Database(filled.folder))
-    assert sorted(p.name for p in filled.folder.iterdir()) == ["catalogue.sqlite", "lock", "vectors"]
+    assert sorted(p.name for p in filled.folder.iterdir()) == [
+        "catalogue.sqlite",
+        "lock",
+        "vectors",
+    ]
     with pytest.raises(DatabaseError, match="cannot be written; copy it"), filled.writing():
         pass
     # While another user writes: what was committed last, from the write-ahead log.

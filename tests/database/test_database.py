@@ -21,7 +21,9 @@ class TestRoundTrip:
         check_filled(database)
         snapshot = database.snapshot()
         assert (snapshot.vectors.dtype, snapshot.row_tracks.dtype) == (np.float32, np.int32)
-        for number, (stored, first, num) in enumerate(zip(database.tracks(), (0, 3, 7), (3, 4, 6), strict=True)):
+        for number, (stored, first, num) in enumerate(
+            zip(database.tracks(), (0, 3, 7), (3, 4, 6), strict=True)
+        ):
             new = track(number)
             for field in ("name", "path", "sha256", "duration_s"):
                 assert getattr(stored, field) == getattr(new, field)
@@ -34,7 +36,9 @@ class TestRoundTrip:
         with database.writing():
             database.add([track(0, vectors=vectors)])
         found = database.snapshot().vectors
-        np.testing.assert_array_less(np.abs(found - vectors), np.maximum(np.abs(vectors), 2**-14) * 2**-11 + 1e-12)
+        np.testing.assert_array_less(
+            np.abs(found - vectors), np.maximum(np.abs(vectors), 2**-14) * 2**-11 + 1e-12
+        )
         cosines = np.sum(found * vectors, axis=1) / np.linalg.norm(found, axis=1)
         assert cosines.min() > 1 - 1e-6
 
@@ -58,7 +62,11 @@ class TestRoundTrip:
         """One such row would make every later search fail."""
         vectors = unit_rows(9, 4)
         vectors[2, 3] = value
-        with np.errstate(over="ignore"), filled.writing(), pytest.raises(ValueError, match=r"finite|NaN"):
+        with (
+            np.errstate(over="ignore"),
+            filled.writing(),
+            pytest.raises(ValueError, match=r"finite|NaN"),
+        ):
             filled.add([track(9, vectors=vectors)])
         check_filled(filled)
 
@@ -69,7 +77,11 @@ class TestRoundTrip:
         check_filled(Database(filled.folder))
         with filled.writing():
             filled.add([track(3)])
-        assert sorted(p.name for p in (filled.folder / "vectors").iterdir()) == ["000001.npy", "000002.npy", "000003.npy"]
+        assert sorted(p.name for p in (filled.folder / "vectors").iterdir()) == [
+            "000001.npy",
+            "000002.npy",
+            "000003.npy",
+        ]
 
     def test_names_that_are_no_utf8(self, filled):
         """Linux file names are bytes: Python carries the odd ones as surrogates."""
@@ -102,7 +114,9 @@ class TestCreate:
         assert sorted(str(p) for p in tmp_path.rglob("*")) == before
 
     def test_two_at_once_make_one_database(self, tmp_path):
-        """`confp add DB a & confp add DB b`: what one of them has added must not vanish under the other's new catalogue."""
+        """`confp add DB a & confp add DB b`: what one of them has added must not vanish under the
+        other's new catalogue.
+        """
         barrier = threading.Barrier(4)
 
         def create(folder: pathlib.Path) -> None:
@@ -113,7 +127,11 @@ class TestCreate:
             for attempt in range(10):
                 futures = [pool.submit(create, tmp_path / str(attempt)) for _ in range(4)]
                 errors = [future.exception() for future in futures]
-                assert [error for error in errors if error is not None and not isinstance(error, DatabaseError)] == []
+                assert [
+                    error
+                    for error in errors
+                    if error is not None and not isinstance(error, DatabaseError)
+                ] == []
                 assert errors.count(None) == 1
                 assert Database(tmp_path / str(attempt)).stamp == STAMP
 
@@ -155,7 +173,9 @@ class TestOpen:
 
     @pytest.mark.parametrize("share", [0.0, 0.01, 0.2, 0.4, 0.6, 0.9])
     def test_a_truncated_catalogue(self, filled, share):
-        """Wherever it was cut off: a DatabaseError that names it, never SQLite's own and never half an answer."""
+        """Wherever it was cut off: a DatabaseError that names it, never SQLite's own and never half
+        an answer.
+        """
         with filled.writing():
             filled.add([track(number, name="x" * 300) for number in range(10, 200)])
         file = filled.folder / "catalogue.sqlite"
@@ -166,7 +186,9 @@ class TestOpen:
             Database(filled.folder).tracks()
 
     def test_a_catalogue_that_is_damaged_in_the_middle(self, filled):
-        """It opens, as its first pages are whole; reading the tracks must not end in SQLite's own error."""
+        """It opens, as its first pages are whole; reading the tracks must not end in SQLite's own
+        error.
+        """
         with filled.writing():
             filled.add([track(number, name="x" * 300) for number in range(10, 200)])
         file = filled.folder / "catalogue.sqlite"
@@ -217,7 +239,9 @@ class TestShards:
             filled.add([track(3)])
 
     def test_committed_shards_are_never_changed(self, filled):
-        before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in (filled.folder / "vectors").iterdir()}
+        before = {
+            p: (p.read_bytes(), p.stat().st_mtime_ns) for p in (filled.folder / "vectors").iterdir()
+        }
         with filled.writing():
             filled.add([track(3)])
         for path, (content, changed) in before.items():
@@ -228,7 +252,10 @@ class TestWriters:
     def test_a_second_writer_is_refused_and_the_first_not_disturbed(self, filled):
         second = Database(filled.folder)
         with filled.writing():
-            refused = pytest.raises(DatabaseError, match=rf"another process is writing to it \(number {os.getpid()}\); wait")
+            refused = pytest.raises(
+                DatabaseError,
+                match=rf"another process is writing to it \(number {os.getpid()}\); wait",
+            )
             with refused, second.writing():
                 pass
             filled.add([track(3)])
@@ -267,7 +294,11 @@ class TestWriters:
         check_filled(filled)
         with filled.writing():
             filled.add([track(3)])
-        assert sorted(p.name for p in (filled.folder / "vectors").iterdir()) == ["000001.npy", "000002.npy", "000003.npy"]
+        assert sorted(p.name for p in (filled.folder / "vectors").iterdir()) == [
+            "000001.npy",
+            "000002.npy",
+            "000003.npy",
+        ]
 
     def test_a_snapshot_is_of_one_moment(self, filled, monkeypatch):
         """A commit between the reader's two questions must not show: tracks without their rows."""

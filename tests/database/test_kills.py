@@ -11,13 +11,21 @@ KILLED_WRITER = pathlib.Path(__file__).with_name("killed_writer.py")
 
 
 def killed_writer(*arguments: str | int | pathlib.Path) -> dict:
-    done = subprocess.run([sys.executable, KILLED_WRITER, *map(str, arguments)], capture_output=True, text=True, timeout=1200)
+    done = subprocess.run(
+        [sys.executable, KILLED_WRITER, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 class TestKilled:
-    """SIGKILL: all that was committed is there, whole, and the next writer goes on. (killed_writer.py does the work.)"""
+    """SIGKILL: all that was committed is there, whole, and the next writer goes on.
+
+    (killed_writer.py does the work.)
+    """
 
     def test_at_random_instants(self, tmp_path):
         found = killed_writer("random", tmp_path / "r" / "db", 14, 1)
@@ -28,9 +36,12 @@ class TestKilled:
     def test_at_many_random_instants(self, tmp_path):
         kinds: dict[str, int] = {}
         for seed in range(4):
-            for kind, num in killed_writer("random", tmp_path / str(seed) / "db", 100, seed)["killed_in"].items():
+            for kind, num in killed_writer("random", tmp_path / str(seed) / "db", 100, seed)[
+                "killed_in"
+            ].items():
                 kinds[kind] = kinds.get(kind, 0) + num
-        # How many fall into which operation is the clock's choice (a remove takes a hundredth of the time); test_before_each_line
+        # How many fall into which operation is the clock's choice (a remove takes a hundredth of
+        # the time); test_before_each_line
         # kills in every one of them.
         assert sum(kinds.values()) == 400 and len(kinds) > 2, kinds
 

@@ -1,4 +1,6 @@
-"""Any order of adding, removing, compacting, moving and opening again: a database holds what a list of tracks holds."""
+"""Any order of adding, removing, compacting, moving and opening again: a database holds what a list
+of tracks holds.
+"""
 
 import pathlib
 import tempfile
@@ -26,7 +28,10 @@ class Sequences(RuleBasedStateMachine):
         self.database = Database.create(self.folder, STAMP)
         self.expected: dict[str, tuple[NewTrack, int]] = {}
 
-    @rule(numbers=st.lists(st.integers(0, 12), min_size=1, max_size=4, unique=True), num_rows=st.integers(1, 9))
+    @rule(
+        numbers=st.lists(st.integers(0, 12), min_size=1, max_size=4, unique=True),
+        num_rows=st.integers(1, 9),
+    )
     def add(self, numbers, num_rows):
         new = [track(number, num_rows) for number in numbers]
         with self.database.writing():
@@ -40,7 +45,9 @@ class Sequences(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def remove(self, data):
-        chosen = data.draw(st.sets(st.sampled_from(sorted(self.expected)))) if self.expected else set()
+        chosen = (
+            data.draw(st.sets(st.sampled_from(sorted(self.expected)))) if self.expected else set()
+        )
         with self.database.writing():
             self.database.remove([self.expected.pop(sha256)[1] for sha256 in chosen])
 
@@ -59,7 +66,9 @@ class Sequences(RuleBasedStateMachine):
     @invariant()
     def it_holds_what_it_should(self):
         snapshot = self.database.snapshot()
-        assert {t.sha256: t.id for t in snapshot.tracks} == {s: number for s, (_, number) in self.expected.items()}
+        assert {t.sha256: t.id for t in snapshot.tracks} == {
+            s: number for s, (_, number) in self.expected.items()
+        }
         for stored in snapshot.tracks:
             rows = snapshot.vectors[stored.first_row : stored.first_row + stored.num_rows]
             vectors = self.expected[stored.sha256][0].vectors

@@ -29,7 +29,9 @@ def save_untrained(folder: pathlib.Path, *, seed: int) -> pathlib.Path:
     from confp_jax.typed_config import from_mapping
 
     config = from_mapping(TrainConfig, get_config("tiny"))
-    _, params, statistics = nnx.split(Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(seed)), nnx.Param, ...)
+    _, params, statistics = nnx.split(
+        Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(seed)), nnx.Param, ...
+    )
     save_encoder(folder / "checkpoint", config, EncoderState(params, statistics))
     return folder
 

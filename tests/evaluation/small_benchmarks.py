@@ -31,7 +31,22 @@ def make_set(music_dir, out, **overrides):
 
 
 def config_of(model, prepared, queries, **overrides):
-    values = benchmark_config("quick").to_dict() | {"checkpoint": str(model), "index": str(prepared), "queries": str(queries)}
-    values |= {"index_splits": ("training", "validation", "test"), "conditions": (), "most_queries": 0, "systems": ()}
-    values |= {"num_failures": 2, "shift_tracks": 1, "num_bootstraps": 200, "compression": True, "system_conditions": ()}
+    values = benchmark_config("quick").to_dict() | {
+        "checkpoint": str(model),
+        "index": str(prepared),
+        "queries": str(queries),
+    }
+    values |= {
+        "index_splits": ("training", "validation", "test"),
+        "conditions": (),
+        "most_queries": 0,
+        "systems": (),
+    }
+    values |= {
+        "num_failures": 2,
+        "shift_tracks": 1,
+        "num_bootstraps": 200,
+        "compression": True,
+        "system_conditions": (),
+    }
     return from_mapping(BenchmarkConfig, values | overrides)

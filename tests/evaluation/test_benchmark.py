@@ -1,4 +1,6 @@
-"""The whole benchmark on real clips; an untrained encoder still finds an undistorted excerpt that starts on the grid."""
+"""The whole benchmark on real clips; an untrained encoder still finds an undistorted excerpt that
+starts on the grid.
+"""
 
 import csv
 import dataclasses
@@ -34,11 +36,17 @@ def test_the_rows_and_every_file_are_written(done):
     results, out = done
     rows = {row.condition: row for row in results.rows[0]}
     assert list(rows) == list(NAMES)
-    assert rows["clean"].top1["track"].share >= 0.9 and rows["clean"].num_queries == 16 and rows["clean"].num_tracks == 8
+    assert (
+        rows["clean"].top1["track"].share >= 0.9
+        and rows["clean"].num_queries == 16
+        and rows["clean"].num_tracks == 8
+    )
     for row in rows.values():
         exact, near, track = (row.top1[kind].share for kind in ("exact", "near", "track"))
         assert exact <= near <= track <= row.top5["track"]
-        assert row.index_top1 == {kind: share.share for kind, share in row.top1.items()}  # few rows: the index is exact as well
+        assert row.index_top1 == {
+            kind: share.share for kind, share in row.top1.items()
+        }  # few rows: the index is exact as well
         low, high = row.matched.bootstrap
         assert low <= row.matched.share <= high
     written = json.loads((out / "results.json").read_text())
@@ -57,9 +65,15 @@ def test_a_row_a_query_agrees_with_the_rows(done, queries):
     assert [row["condition"] for row in table] == [line["condition"] for line in lines]
     for row in results.rows[0]:
         own = [line for line in table if line["condition"] == row.condition]
-        assert np.mean([line["top1_exact"] for line in own]) == pytest.approx(row.top1["exact"].share)
-        assert np.mean([line["accepted_right_0.01"] for line in own]) == pytest.approx(row.accepted["0.01"].share)
-    truth = {(row, clip.track_id): clip for row, clip in enumerate(ClipSource(queries, "stretch_85"))}
+        assert np.mean([line["top1_exact"] for line in own]) == pytest.approx(
+            row.top1["exact"].share
+        )
+        assert np.mean([line["accepted_right_0.01"] for line in own]) == pytest.approx(
+            row.accepted["0.01"].share
+        )
+    truth = {
+        (row, clip.track_id): clip for row, clip in enumerate(ClipSource(queries, "stretch_85"))
+    }
     for line in (line for line in table if line["condition"] == "stretch_85"):
         clip = truth[line["row"], line["track_id"]]
         assert line["start_s"] == pytest.approx(clip.start_s + 1.5 * (1 - 0.85), abs=1e-3)
@@ -67,29 +81,49 @@ def test_a_row_a_query_agrees_with_the_rows(done, queries):
 
 def test_the_report_is_one_file_with_all_in_it(done):
     page = (done[1] / "report.html").read_text()
-    assert page.count("<html") == 1 and "Table 2" in page and "98.4 (100.0)" in page  # the paper's shift of 40 %
-    assert page.count("data:image/png;base64,") >= 6 and page.count("was mistaken for ") == 2 * 2  # as caption and as alt
-    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page) and "<script" not in page and "url(" not in page
+    assert (
+        page.count("<html") == 1 and "Table 2" in page and "98.4 (100.0)" in page
+    )  # the paper's shift of 40 %
+    assert (
+        page.count("data:image/png;base64,") >= 6 and page.count("was mistaken for ") == 2 * 2
+    )  # as caption and as alt
+    assert (
+        not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+        and "<script" not in page
+        and "url(" not in page
+    )
     assert "Environment and command" in page and dataclasses.asdict(done[0])["index_id"] in page
 
 
 def test_a_window_is_most_like_itself(done):
     """Figure 4 begins at the window itself and ends at the next one on the grid."""
     shift = done[0].shift
-    assert shift.own[0] == pytest.approx((1, 1, 1), abs=1e-5) and shift.following[-1] == pytest.approx((1, 1, 1), abs=1e-5)
-    assert shift.own[-1][1] < 1 and shift.own[-1][1] == pytest.approx(shift.following[0][1], abs=1e-6)
+    assert shift.own[0] == pytest.approx((1, 1, 1), abs=1e-5) and shift.following[
+        -1
+    ] == pytest.approx((1, 1, 1), abs=1e-5)
+    assert shift.own[-1][1] < 1 and shift.own[-1][1] == pytest.approx(
+        shift.following[0][1], abs=1e-6
+    )
 
 
 def test_smaller_fingerprints_lose_hits_and_the_whole_loses_none(done):
     results, _ = done
     rows = {(row.dim, row.axes, row.precision): row for row in results.compression}
     clean = next(row for row in results.rows[0] if row.condition == "clean")
-    (whole,) = (row for row in results.compression if (row.axes, row.precision) == ("all", "float32"))
-    assert whole.track["clean"] == clean.top1["track"].share and whole.exact["clean"] == clean.top1["exact"].share
+    (whole,) = (
+        row for row in results.compression if (row.axes, row.precision) == ("all", "float32")
+    )
+    assert (
+        whole.track["clean"] == clean.top1["track"].share
+        and whole.exact["clean"] == clean.top1["exact"].share
+    )
     for (dim, _, precision), row in rows.items():
         assert (
             row.bytes_per_hour
-            == 12_000 * {"float32": 4 * dim, "float16": 2 * dim, "int8": dim + 2, "binary": dim // 8}[precision]
+            == 12_000
+            * {"float32": 4 * dim, "float16": 2 * dim, "int8": dim + 2, "binary": dim // 8}[
+                precision
+            ]
         )
     for axes in ("principal", "first"):
         assert rows[32, axes, "binary"].track["background_5db"] < whole.track["background_5db"]
@@ -112,21 +146,35 @@ def test_of_copies_the_held_out_one_is_searched(make_dataset):
 
 
 def test_larger_indexes_are_in_the_results(checkpoint, prepared, music_dir, tmp_path):
-    asked = make_set(music_dir, tmp_path / "set", split="training", conditions=("clean", "background_5db"))
+    asked = make_set(
+        music_dir, tmp_path / "set", split="training", conditions=("clean", "background_5db")
+    )
     out = tmp_path / "out"
-    results = run(config_of(checkpoint, prepared, asked, distractors=(100, 3000), compression=False, shift_tracks=0), out)
+    results = run(
+        config_of(
+            checkpoint, prepared, asked, distractors=(100, 3000), compression=False, shift_tracks=0
+        ),
+        out,
+    )
     clean = next(row for row in results.rows[0] if row.condition == "clean")
     exact = [row for row in results.scale if row.search == "exact"]
-    assert [row.num_rows for row in exact] == sorted({row.num_rows for row in exact}) and exact[-1].num_rows == 3000
+    assert [row.num_rows for row in exact] == sorted({row.num_rows for row in exact}) and exact[
+        -1
+    ].num_rows == 3000
     real = next(row for row in exact[::-1] if not row.num_synthetic)
     assert real.num_rows == 3000 - exact[-1].num_synthetic and exact[0].num_rows < real.num_rows
-    assert real.track["clean"] == clean.top1["track"].share and real.exact["clean"] == clean.top1["exact"].share
+    assert (
+        real.track["clean"] == clean.top1["track"].share
+        and real.exact["clean"] == clean.top1["exact"].share
+    )
     assert all(row.query_ms > 0 for row in results.scale)
     assert len(json.loads((out / "scale.json").read_text())) == len(results.scale)
     assert "3,000 (2,817 synthetic)" in (out / "report.html").read_text()
 
 
-def test_a_second_report_measures_nothing_and_is_the_same(done, checkpoint, prepared, queries, monkeypatch):
+def test_a_second_report_measures_nothing_and_is_the_same(
+    done, checkpoint, prepared, queries, monkeypatch
+):
     results, out = done
     before = (out / "results.json").read_bytes(), (out / "queries.csv").read_bytes()
 
@@ -141,10 +189,15 @@ def test_a_second_report_measures_nothing_and_is_the_same(done, checkpoint, prep
         run(config_of(checkpoint, prepared, queries, most_queries=4), out)
 
 
-def test_a_fresh_run_gives_the_same_to_the_last_digit(done, checkpoint, prepared, queries, tmp_path):
+def test_a_fresh_run_gives_the_same_to_the_last_digit(
+    done, checkpoint, prepared, queries, tmp_path
+):
     """And an interrupted one goes on with the conditions that are left."""
     _, out = done
-    run(config_of(checkpoint, prepared, queries, conditions=("background_5db",), shift_tracks=0), tmp_path)
+    run(
+        config_of(checkpoint, prepared, queries, conditions=("background_5db",), shift_tracks=0),
+        tmp_path,
+    )
     (kept,) = (tmp_path / "cache" / "outcomes").iterdir()
     written = kept.stat().st_mtime_ns
     run(config_of(checkpoint, prepared, queries), tmp_path)
@@ -153,50 +206,90 @@ def test_a_fresh_run_gives_the_same_to_the_last_digit(done, checkpoint, prepared
     assert (tmp_path / "queries.csv").read_bytes() == (out / "queries.csv").read_bytes()
 
 
-def test_systems_stand_beside_each_other_and_a_bad_one_stops_nobody(checkpoint, prepared, queries, tmp_path):
-    config = config_of(checkpoint, prepared, queries, conditions=("clean",), systems=("ours",), system_queries=6, shift_tracks=0)
+def test_systems_stand_beside_each_other_and_a_bad_one_stops_nobody(
+    checkpoint, prepared, queries, tmp_path
+):
+    config = config_of(
+        checkpoint,
+        prepared,
+        queries,
+        conditions=("clean",),
+        systems=("ours",),
+        system_queries=6,
+        shift_tracks=0,
+    )
     config = dataclasses.replace(
-        config, command=dataclasses.replace(config.command, name="olaf", index="no-such-olaf {files}", query="olaf {query}")
+        config,
+        command=dataclasses.replace(
+            config.command, name="olaf", index="no-such-olaf {files}", query="olaf {query}"
+        ),
     )
     results = run(config, tmp_path)
     ours, olaf = results.systems
-    assert ours.track.share >= 0.8 and ours.num_queries == 6 and ours.index_num_bytes > 1000 and ours.query_median_ms > 0
+    assert (
+        ours.track.share >= 0.8
+        and ours.num_queries == 6
+        and ours.index_num_bytes > 1000
+        and ours.query_median_ms > 0
+    )
     assert olaf.track is None and "no-such-olaf is not installed" in olaf.trouble
     assert "no-such-olaf is not installed" in (tmp_path / "report.html").read_text()
     with open(tmp_path / "system_queries.csv", newline="") as file:
         told = list(csv.DictReader(file))
     assert [row["system"] for row in told] == ["ours"] * 6
     assert sum(row["found_track"] == row["track_id"] for row in told) == round(6 * ours.track.share)
-    assert sum(abs(float(row["found_s"]) - float(row["start_s"])) <= 0.15 for row in told) >= round(6 * ours.exact)
+    assert sum(abs(float(row["found_s"]) - float(row["start_s"])) <= 0.15 for row in told) >= round(
+        6 * ours.exact
+    )
 
 
 def test_runs_of_several_seeds_and_lengths(checkpoint, prepared, music_dir, tmp_path):
-    folder = make_set(music_dir, tmp_path / "sets", conditions=("clean",), seeds=(0, 1), lengths_s=(2.0, 4.0))
+    folder = make_set(
+        music_dir, tmp_path / "sets", conditions=("clean",), seeds=(0, 1), lengths_s=(2.0, 4.0)
+    )
     found = find_query_sets(str(folder))
     assert [(one.length_s, one.seed) for one in found] == [(2.0, 0), (2.0, 1), (4.0, 0), (4.0, 1)]
     results = run(config_of(checkpoint, prepared, folder, shift_tracks=0), tmp_path / "out")
-    assert [(row.length_s, row.num_runs, row.num_queries) for row in results.rows[0]] == [(2.0, 2, 16), (4.0, 2, 16)]
+    assert [(row.length_s, row.num_runs, row.num_queries) for row in results.rows[0]] == [
+        (2.0, 2, 16),
+        (4.0, 2, 16),
+    ]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "by length of query" in page and "Right track first by sequence matching" in page
     for one in map(Outcomes.load, (tmp_path / "out" / "cache" / "outcomes").iterdir()):
-        # Queries of 2 s have one window of 2 s, with the middle of an index's window of 3 s; those of 4 s begin with one of 3 s.
+        # Queries of 2 s have one window of 2 s, with the middle of an index's window of 3 s; those
+        # of 4 s begin with one of 3 s.
         late_s = one.start_s - one.segment_s
         assert late_s == pytest.approx(0.5) or late_s == pytest.approx(0.0)
 
 
-def test_long_tracks_are_asked_for_where_they_are_indexed(checkpoint, prepare_config, music_dir, tmp_path):
+def test_long_tracks_are_asked_for_where_they_are_indexed(
+    checkpoint, prepare_config, music_dir, tmp_path
+):
     """Both cut the same middle out of them, and both tell places in the whole recording."""
     prepare(prepare_config(tmp_path / "index", max_clip_s=6.6, num_replicas=0), Console(quiet=True))
     asked = make_set(music_dir, tmp_path / "set", conditions=("clean",), max_clip_s=6.6)
     assert all(1.4 < clip.start_s < 5.2 for clip in ClipSource(asked, "clean"))
-    results = run(config_of(checkpoint, tmp_path / "index", asked, systems=("ours",), num_failures=0), tmp_path / "out")
+    results = run(
+        config_of(checkpoint, tmp_path / "index", asked, systems=("ours",), num_failures=0),
+        tmp_path / "out",
+    )
     (row,), (ours,) = results.rows[0], results.systems
     assert row.top1["exact"].share >= 0.8 and row.offset_median_ms < 150
-    assert ours.exact >= 0.5  # by chance 0.08; an untrained model is vague about windows that it sees in part
+    assert (
+        ours.exact >= 0.5
+    )  # by chance 0.08; an untrained model is vague about windows that it sees in part
 
 
 def test_conditions_that_no_small_table_shows(checkpoint, prepared, queries, tmp_path):
-    config = config_of(checkpoint, prepared, queries, conditions=("stretch_85",), distractors=(1000,), shift_tracks=0)
+    config = config_of(
+        checkpoint,
+        prepared,
+        queries,
+        conditions=("stretch_85",),
+        distractors=(1000,),
+        shift_tracks=0,
+    )
     results = run(config, tmp_path)
     assert (results.compression, results.scale) == ((), ()) and (tmp_path / "report.html").is_file()
 
@@ -208,7 +301,15 @@ def test_two_models_side_by_side(checkpoint, other_checkpoint, prepared, queries
         "system_conditions": ("clean",),
         "system_queries": 4,
     }
-    config = config_of(checkpoint, prepared, queries, compare=str(other_checkpoint), compression=False, shift_tracks=0, **chosen)
+    config = config_of(
+        checkpoint,
+        prepared,
+        queries,
+        compare=str(other_checkpoint),
+        compression=False,
+        shift_tracks=0,
+        **chosen,
+    )
     results = run(config, tmp_path)
     assert len({identity for _, identity, _ in results.models}) == len(results.rows) == 2
     for told, one, other in zip(results.comparisons, *results.rows, strict=True):
@@ -227,13 +328,24 @@ def test_what_others_matched_can_be_read(done, checkpoint, prepared, queries, tm
         line = next(csv.DictReader(file))
     (found,) = truth[f"{line['query_set']}-{line['condition']}-{line['row']}"]
     assert found.track == line["track_id"] and abs(found.offset_s - float(line["start_s"])) < 1
-    config = config_of(checkpoint, prepared, queries, matches=f"us={out / 'annotations.csv'}", shift_tracks=0)
+    config = config_of(
+        checkpoint, prepared, queries, matches=f"us={out / 'annotations.csv'}", shift_tracks=0
+    )
     rows = run(dataclasses.replace(config, cache=str(out / "cache")), tmp_path / "out").systems
-    assert [row.condition for row in rows] == list(NAMES) and all(row.track.share == 1 for row in rows)
+    assert [row.condition for row in rows] == list(NAMES) and all(
+        row.track.share == 1 for row in rows
+    )
     (tmp_path / "other.csv").write_text("reference_id,query_id\n7,of-another-set\n")
     with pytest.raises(DatasetError, match="none of its 1 query_ids is a query of"):
-        run(dataclasses.replace(config, cache=str(out / "cache"), matches=f"us={tmp_path / 'other.csv'}"), tmp_path / "out")
-    (tmp_path / "bad.csv").write_text("reference_id,query_id,reference_begin,query_begin\n7,q,soon,0\n")
+        run(
+            dataclasses.replace(
+                config, cache=str(out / "cache"), matches=f"us={tmp_path / 'other.csv'}"
+            ),
+            tmp_path / "out",
+        )
+    (tmp_path / "bad.csv").write_text(
+        "reference_id,query_id,reference_begin,query_begin\n7,q,soon,0\n"
+    )
     with pytest.raises(DatasetError, match=r"bad.csv, line 2"):
         read_pexeso(tmp_path / "bad.csv")
 
@@ -257,10 +369,22 @@ def test_bad_input_is_told_of(checkpoint, prepared, queries, make_dataset, tmp_p
     with pytest.raises(DatasetError, match="is a database of fingerprints"):
         dataset_id(tmp_path / "music.db", ("test",))
     with pytest.raises(DatasetError, match="no query set.*segment_s"):
-        find_query_sets(str(make_dataset({"clean": [Clip(1, 0, 1.0, 0.0, np.ones(48_000, np.int16))]}, num_replicas=0)))
+        find_query_sets(
+            str(
+                make_dataset(
+                    {"clean": [Clip(1, 0, 1.0, 0.0, np.ones(48_000, np.int16))]}, num_replicas=0
+                )
+            )
+        )
 
 
 def test_queries_at_another_rate_are_refused(checkpoint, prepared, music_dir, tmp_path):
-    folder = make_set(music_dir, tmp_path / "set", conditions=("clean",), sample_rate_hz=8_000, excerpts_per_track=1)
+    folder = make_set(
+        music_dir,
+        tmp_path / "set",
+        conditions=("clean",),
+        sample_rate_hz=8_000,
+        excerpts_per_track=1,
+    )
     with pytest.raises(DatasetError, match="8000 Hz, the model hears 16000 Hz"):
         run(config_of(checkpoint, prepared, folder, shift_tracks=0), tmp_path / "out")

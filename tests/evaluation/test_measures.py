@@ -20,27 +20,57 @@ def outcomes_of(right, tracks, sure=None):
     right, tracks, zeros = np.array(right), np.array(tracks), np.zeros(len(right))
     found = np.where(right, tracks, tracks + 1)
     logit = np.where(right, 4.0, -4.0) if sure is None else sure
-    trials = Trials(tracks, right, zeros, logit, zeros + 1, zeros - 9, tracks + 1, zeros, found, zeros)
+    trials = Trials(
+        tracks, right, zeros, logit, zeros + 1, zeros - 9, tracks + 1, zeros, found, zeros
+    )
     places = found[:, None], zeros[:, None]
     queries = np.zeros((len(right), 4), np.float32)
-    return Outcomes(np.arange(len(right)), tracks, zeros, zeros + 1, zeros, queries, *places, zeros[:, None], *places, trials)
+    return Outcomes(
+        np.arange(len(right)),
+        tracks,
+        zeros,
+        zeros + 1,
+        zeros,
+        queries,
+        *places,
+        zeros[:, None],
+        *places,
+        trials,
+    )
 
 
 def test_distractors_take_hits_away():
-    """Queries of five of ten tracks, so noisy that a random vector of 20,000 is sometimes nearer than the true one."""
+    """Queries of five of ten tracks, so noisy that a random vector of 20,000 is sometimes nearer
+    than the true one.
+    """
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(300, 16))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    made = make_reference([(str(i), rows[30 * i : 30 * i + 30].astype(np.float32)) for i in range(10)], hop_s=0.3, segment_s=3.0)
+    made = make_reference(
+        [(str(i), rows[30 * i : 30 * i + 30].astype(np.float32)) for i in range(10)],
+        hop_s=0.3,
+        segment_s=3.0,
+    )
     asked = rng.permutation(150)[:100]
     queries = rows[asked] + rng.normal(scale=0.2, size=(100, 16))
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     one = dataclasses.replace(
-        outcomes_of([True] * 100, asked // 30), queries=queries.astype(np.float32), segment_s=0.3 * (asked % 30)
+        outcomes_of([True] * 100, asked // 30),
+        queries=queries.astype(np.float32),
+        segment_s=0.3 * (asked % 30),
     )
     searched = Searched(None, EvaluationReference(made, np.arange(10), np.zeros(10)), {}, None)
-    found = [row for row in scale_rows(searched, {"clean": one}, (200, 1000, 19_000), seed=0) if row.search == "exact"]
-    assert [(row.num_rows, row.num_synthetic) for row in found] == [(150, 0), (300, 0), (1000, 700), (19_000, 18_700)]
+    found = [
+        row
+        for row in scale_rows(searched, {"clean": one}, (200, 1000, 19_000), seed=0)
+        if row.search == "exact"
+    ]
+    assert [(row.num_rows, row.num_synthetic) for row in found] == [
+        (150, 0),
+        (300, 0),
+        (1000, 700),
+        (19_000, 18_700),
+    ]
     shares = [row.track["clean"] for row in found]
     assert shares == sorted(shares, reverse=True) and shares[0] > 0.9 > shares[-1] > 0.1
     assert [row.exact["clean"] for row in found] == pytest.approx(shares, abs=0.05)
@@ -73,8 +103,14 @@ def test_several_runs_are_a_mean_with_the_interval_of_one():
     tracks = np.repeat(np.arange(20), 5)
     runs = [outcomes_of(np.arange(100) < 80, tracks), outcomes_of(np.arange(100) < 60, tracks)]
     row = condition_row("clean", 3.0, runs, num_bootstraps=500, seed=0)
-    assert row.top1["track"].share == pytest.approx(0.7) and row.num_runs == 2 and row.num_queries == 100
-    assert row.top1["track"].wilson == pytest.approx((0.604, 0.781), abs=0.001)  # of 70 in 100: Wilson's formula by hand
+    assert (
+        row.top1["track"].share == pytest.approx(0.7)
+        and row.num_runs == 2
+        and row.num_queries == 100
+    )
+    assert row.top1["track"].wilson == pytest.approx(
+        (0.604, 0.781), abs=0.001
+    )  # of 70 in 100: Wilson's formula by hand
     low, high = row.top1["track"].bootstrap
     assert low < 0.55 and high > 0.83  # whole tracks fail: wider than independent trials
 
@@ -83,11 +119,18 @@ def test_two_models_are_compared_in_pairs():
     hits = [True] * 12 + [False] * 3, [True] * 2 + [False] * 13
     first, second = (outcomes_of(right, np.arange(15)) for right in hits)
     told = compare("clean", 3.0, first, second, num_bootstraps=500, seed=0)
-    assert (told.only_first, told.only_second) == (10, 0) and told.p_value == pytest.approx(2 / 2**10)
-    assert told.difference == pytest.approx(10 / 15) and 0.3 < told.interval[0] < told.difference < told.interval[1] < 0.9
+    assert (told.only_first, told.only_second) == (10, 0) and told.p_value == pytest.approx(
+        2 / 2**10
+    )
+    assert (
+        told.difference == pytest.approx(10 / 15)
+        and 0.3 < told.interval[0] < told.difference < told.interval[1] < 0.9
+    )
     of_five = [outcomes_of(right, np.arange(15) // 3) for right in hits]
     wide = compare("clean", 3.0, *of_five, num_bootstraps=500, seed=0)
-    assert wide.interval[1] - wide.interval[0] > told.interval[1] - told.interval[0]  # five tracks say less than fifteen
+    assert (
+        wide.interval[1] - wide.interval[0] > told.interval[1] - told.interval[0]
+    )  # five tracks say less than fifteen
 
 
 def test_calibration_error_of_a_known_case():
@@ -95,7 +138,9 @@ def test_calibration_error_of_a_known_case():
     sure = np.full(50, np.log(0.8 / 0.2))
     bins, error = calibration([outcomes_of(np.arange(50) < 30, np.arange(50), sure)])
     assert [num for _, _, num in bins] == [50, 50]
-    assert bins[1][:2] == (pytest.approx(0.8), pytest.approx(0.6)) and error == pytest.approx(0.1, abs=0.001)
+    assert bins[1][:2] == (pytest.approx(0.8), pytest.approx(0.6)) and error == pytest.approx(
+        0.1, abs=0.001
+    )
 
 
 def test_the_crossing_lies_where_the_means_are_equal():

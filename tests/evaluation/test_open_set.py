@@ -1,4 +1,6 @@
-"""False alarms and misses of a toy whose truth is known, by plain loops; the whole commands run on a real small set."""
+"""False alarms and misses of a toy whose truth is known, by plain loops; the whole commands run on
+a real small set.
+"""
 
 import dataclasses
 import json
@@ -13,8 +15,18 @@ from configs.open_set import get_config as open_set_config
 from configs.queries import get_config as query_config
 from confp_jax.data.records import DatasetError
 from confp_jax.evaluation import open_set
-from confp_jax.evaluation.calibrate import CalibrationConfig, Outcomes, calibrate, fit_cell, search_all
-from confp_jax.evaluation.measure.indexed_dataset import EvaluationReference, Excerpt, embed_reference
+from confp_jax.evaluation.calibrate import (
+    CalibrationConfig,
+    Outcomes,
+    calibrate,
+    fit_cell,
+    search_all,
+)
+from confp_jax.evaluation.measure.indexed_dataset import (
+    EvaluationReference,
+    Excerpt,
+    embed_reference,
+)
 from confp_jax.evaluation.open_set import OpenSetConfig, Trials, curve, measure, summary
 from confp_jax.fingerprint.fingerprints import Fingerprints
 from confp_jax.matching.decision import FEATURES, Decision, confidence, load_decision, tail_share
@@ -34,7 +46,11 @@ def unit_rows(rng, num, dim=64):
 def searched() -> EvaluationReference:
     rng = np.random.default_rng(0)
     parts = [(str(10 + 2 * i), unit_rows(rng, 12)) for i in range(40)]
-    return EvaluationReference(make_reference(parts, hop_s=0.3, segment_s=3.0, exact=True), np.arange(10, 90, 2), np.zeros(40))
+    return EvaluationReference(
+        make_reference(parts, hop_s=0.3, segment_s=3.0, exact=True),
+        np.arange(10, 90, 2),
+        np.zeros(40),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +59,16 @@ def excerpts(searched) -> list[Excerpt]:
     rng, out = np.random.default_rng(1), []
     for i in range(300):
         own, row = int(rng.integers(40)), int(rng.integers(12))
-        vector = searched.reference.rows_of(own)[row] + (0.05 if i % 3 == 0 else 0.9) * unit_rows(rng, 1)[0]
-        fingerprints = Fingerprints((vector / np.linalg.norm(vector))[None].astype(np.float32), 0.3, 3.0)
-        out.append(Excerpt("clean" if i % 3 == 0 else "noisy", 10 + 2 * own, 0.3 * row, 1.0, fingerprints))
+        vector = (
+            searched.reference.rows_of(own)[row]
+            + (0.05 if i % 3 == 0 else 0.9) * unit_rows(rng, 1)[0]
+        )
+        fingerprints = Fingerprints(
+            (vector / np.linalg.norm(vector))[None].astype(np.float32), 0.3, 3.0
+        )
+        out.append(
+            Excerpt("clean" if i % 3 == 0 else "noisy", 10 + 2 * own, 0.3 * row, 1.0, fingerprints)
+        )
     return out
 
 
@@ -53,7 +76,13 @@ def excerpts(searched) -> list[Excerpt]:
 def decision(searched, excerpts) -> Decision:
     outcomes = search_all(excerpts, searched, 40, np.random.default_rng(2))
     weights, tail = fit_cell(outcomes)
-    return Decision((3.0,), (40,), np.tile(weights, (2, 1, 1, 1)), np.tile(tail, (2, 1, 1, 1)), features=FEATURES)
+    return Decision(
+        (3.0,),
+        (40,),
+        np.tile(weights, (2, 1, 1, 1)),
+        np.tile(tail, (2, 1, 1, 1)),
+        features=FEATURES,
+    )
 
 
 def test_measured_against_plain_loops(searched, excerpts, decision):
@@ -71,14 +100,24 @@ def test_measured_against_plain_loops(searched, excerpts, decision):
 
 
 def test_the_offset_of_a_stretched_excerpt_is_right_at_its_middle(searched, decision):
-    """One window tells nothing of the tempo: found is where a window of the original's tempo with that middle begins."""
+    """One window tells nothing of the tempo: found is where a window of the original's tempo with
+    that middle begins.
+    """
     window = Fingerprints(searched.reference.rows_of(7)[4][None], 0.3, 3.0)
-    stretched = [Excerpt("stretch", 24, 0.3 * 4 + 1.5 * (1 - rate), rate, window) for rate in (0.7, 1.0, 1.3)]
+    stretched = [
+        Excerpt("stretch", 24, 0.3 * 4 + 1.5 * (1 - rate), rate, window) for rate in (0.7, 1.0, 1.3)
+    ]
     trials = measure(stretched, searched, decision, QUIET)
     assert trials.right.all() and (trials.offset_error_s < 0.05).all()
-    middle_of_30_s = dataclasses.replace(searched, starts_s=np.full(40, 100.0))  # the index holds a long track's middle
+    middle_of_30_s = dataclasses.replace(
+        searched, starts_s=np.full(40, 100.0)
+    )  # the index holds a long track's middle
     later = [dataclasses.replace(one, start_s=one.start_s + 100) for one in stretched]
-    np.testing.assert_allclose(measure(later, middle_of_30_s, decision, QUIET).offset_error_s, trials.offset_error_s, atol=1e-6)
+    np.testing.assert_allclose(
+        measure(later, middle_of_30_s, decision, QUIET).offset_error_s,
+        trials.offset_error_s,
+        atol=1e-6,
+    )
 
 
 def test_masking_is_removing(searched, excerpts, decision):
@@ -89,7 +128,9 @@ def test_masking_is_removing(searched, excerpts, decision):
         parts = [(str(t), searched.reference.rows_of(t)) for t in kept]
         reference = make_reference(parts, hop_s=0.3, segment_s=3.0, exact=True)
         _, _, (_, expected) = open_set.first_match(excerpt.fingerprints, reference, decision)
-        assert logit == pytest.approx(expected, abs=0.35)  # the hits of the masked track leave a little less room
+        assert logit == pytest.approx(
+            expected, abs=0.35
+        )  # the hits of the masked track leave a little less room
 
 
 def trials_of(right, known, unknown, tracks) -> Trials:
@@ -98,7 +139,16 @@ def trials_of(right, known, unknown, tracks) -> Trials:
     rates = tail_share(known, tail), tail_share(unknown, tail)
     own = np.array(tracks)
     return Trials(
-        own, np.array(right), rates[0], known, rates[1], unknown, others, error_s, np.where(right, own, others), error_s
+        own,
+        np.array(right),
+        rates[0],
+        known,
+        rates[1],
+        unknown,
+        others,
+        error_s,
+        np.where(right, own, others),
+        error_s,
     )
 
 
@@ -108,22 +158,33 @@ def test_shares_intervals_and_bounds():
     trials = trials_of(right, rng.normal(6, 2, 2_000), rng.normal(-2, 2, 2_000), tracks)
     found = summary(trials, OpenSetConfig(false_alarm_rate=0.001))
     threshold = np.log(0.05 / 0.001)
-    assert found["accepted_right"] == pytest.approx(np.mean(right & (trials.known_logit >= threshold)))
+    assert found["accepted_right"] == pytest.approx(
+        np.mean(right & (trials.known_logit >= threshold))
+    )
     assert found["false_alarms"] == pytest.approx(np.mean(trials.unknown_logit >= threshold))
     low, high = found["false_alarms_interval"]
     assert low < found["false_alarms"] < high <= found["false_alarms_upper_95"]
     assert (found["tracks"], found["excerpts"]) == (50, 2_000)
     assert found["offset_median_ms"] == pytest.approx(100)
-    expected = np.mean(np.r_[(confidence(trials.known_logit) - right) ** 2, confidence(trials.unknown_logit) ** 2])
+    expected = np.mean(
+        np.r_[(confidence(trials.known_logit) - right) ** 2, confidence(trials.unknown_logit) ** 2]
+    )
     assert found["brier"] == pytest.approx(expected)
 
 
 def test_excerpts_of_one_track_are_no_independent_trials():
-    """All alarms in one track of fifty: the interval is far wider than that of as many scattered ones."""
+    """All alarms in one track of fifty: the interval is far wider than that of as many scattered
+    ones.
+    """
     unknown = np.full(2_000, -5.0)
     unknown[:40] = 9.0
-    one = summary(trials_of([True] * 2_000, [9.0] * 2_000, unknown, np.repeat(np.arange(50), 40)), OpenSetConfig())
-    scattered = summary(trials_of([True] * 2_000, [9.0] * 2_000, unknown, np.arange(2_000) % 50), OpenSetConfig())
+    one = summary(
+        trials_of([True] * 2_000, [9.0] * 2_000, unknown, np.repeat(np.arange(50), 40)),
+        OpenSetConfig(),
+    )
+    scattered = summary(
+        trials_of([True] * 2_000, [9.0] * 2_000, unknown, np.arange(2_000) % 50), OpenSetConfig()
+    )
     assert one["false_alarms"] == scattered["false_alarms"] == 0.02
     assert one["false_alarms_upper_95"] > 1.5 * scattered["false_alarms_upper_95"]
 
@@ -136,19 +197,31 @@ def test_who_is_taken_for_whom(searched):
 
 
 def test_without_an_alarm_the_bound_is_not_zero():
-    found = summary(trials_of([True] * 3_000, [9.0] * 3_000, [-5.0] * 3_000, np.arange(3_000) % 88), OpenSetConfig())
+    found = summary(
+        trials_of([True] * 3_000, [9.0] * 3_000, [-5.0] * 3_000, np.arange(3_000) % 88),
+        OpenSetConfig(),
+    )
     assert found["false_alarms"] == 0 and found["false_alarms_upper_95"] == pytest.approx(0.001)
 
 
 def test_the_curve_falls():
     rng = np.random.default_rng(0)
-    points = np.array(curve(trials_of([True] * 500, rng.normal(4, 2, 500), rng.normal(-2, 2, 500), np.arange(500) % 20)))
+    points = np.array(
+        curve(
+            trials_of(
+                [True] * 500, rng.normal(4, 2, 500), rng.normal(-2, 2, 500), np.arange(500) % 20
+            )
+        )
+    )
     assert (np.diff(points[:, 0]) >= 0).all() and (np.diff(points[:, 1]) <= 0).all()
 
 
 def test_a_cells_regression_tells_known_from_unknown():
     rng = np.random.default_rng(0)
-    known, unknown = rng.normal([0.9, 0.3, 0], 0.05, (400, 3)), rng.normal([0.6, 0.05, 0], 0.05, (400, 3))
+    known, unknown = (
+        rng.normal([0.9, 0.3, 0], 0.05, (400, 3)),
+        rng.normal([0.6, 0.05, 0], 0.05, (400, 3)),
+    )
     weights, tail = fit_cell(Outcomes(known, np.ones(400, bool), unknown))
     logits = np.r_[known, unknown] @ weights[1:] + weights[0]
     assert (logits[:400] > 0).mean() > 0.97 and (logits[400:] < 0).mean() > 0.97
@@ -175,24 +248,50 @@ def queries(music_dir, tmp_path_factory) -> pathlib.Path:
 
 
 def test_calibrate_then_measure_on_real_clips(checkpoint, prepared, queries, tmp_path):
-    """The two commands one after the other, with an untrained model: the file is found beside the weights and used."""
+    """The two commands one after the other, with an untrained model: the file is found beside the
+    weights and used.
+    """
     from confp_jax.fingerprint.embedder import load_encoder
 
-    values = calibrate_config().to_dict() | {"model": str(checkpoint), "index": str(prepared), "queries": str(queries)}
-    values |= {"lengths_s": (3.0, 5.9), "num_tracks": (1, 4), "most_excerpts": 24, "cache": str(tmp_path / "cache")}
+    values = calibrate_config().to_dict() | {
+        "model": str(checkpoint),
+        "index": str(prepared),
+        "queries": str(queries),
+    }
+    values |= {
+        "lengths_s": (3.0, 5.9),
+        "num_tracks": (1, 4),
+        "most_excerpts": 24,
+        "cache": str(tmp_path / "cache"),
+    }
     made = calibrate(from_mapping(CalibrationConfig, values), QUIET)
-    assert made.lengths_s == (3.0, 5.9) and made.num_tracks == (1, 4, 8) and np.isfinite(made.weights).all()
+    assert (
+        made.lengths_s == (3.0, 5.9)
+        and made.num_tracks == (1, 4, 8)
+        and np.isfinite(made.weights).all()
+    )
     with pytest.raises(ConfigError, match=r"excerpts of 6.0 s.*segment_s=10.0"):
         calibrate(from_mapping(CalibrationConfig, values | {"lengths_s": (9.9,)}), QUIET)
-    of_three = from_mapping(CalibrationConfig, values | {"lengths_s": (3.0,), "most_tracks": 3, "most_excerpts": 12})
+    of_three = from_mapping(
+        CalibrationConfig, values | {"lengths_s": (3.0,), "most_tracks": 3, "most_excerpts": 12}
+    )
     assert calibrate(of_three, QUIET).num_tracks == (1, 3)  # its excerpts are of these three
     (checkpoint / "decision.json").write_text(made.to_json())
     try:
         encoder = load_encoder(checkpoint)
         assert load_decision(encoder.folder, encoder.identity).calibrated
-        values = open_set_config().to_dict() | {"model": str(checkpoint), "index": str(prepared), "queries": str(queries)}
-        config = from_mapping(OpenSetConfig, values | {"conditions": ("clean", "stretch_115"), "lengths_s": (3.0, 0.0)})
-        found = open_set.run(dataclasses.replace(config, cache=str(tmp_path / "cache")), tmp_path / "out")
+        values = open_set_config().to_dict() | {
+            "model": str(checkpoint),
+            "index": str(prepared),
+            "queries": str(queries),
+        }
+        config = from_mapping(
+            OpenSetConfig,
+            values | {"conditions": ("clean", "stretch_115"), "lengths_s": (3.0, 0.0)},
+        )
+        found = open_set.run(
+            dataclasses.replace(config, cache=str(tmp_path / "cache")), tmp_path / "out"
+        )
     finally:
         (checkpoint / "decision.json").unlink()
     assert [row["condition"] for row in found["results"]] == ["clean", "stretch_115", "all"] * 2
@@ -209,11 +308,16 @@ def test_kept_fingerprints_are_those_of_the_model(checkpoint, prepared, tmp_path
     encoder = load_encoder(checkpoint)
     first = embed_reference(encoder, str(prepared), ("test",), QUIET, cache=str(tmp_path))
     again = embed_reference(encoder, str(prepared), ("test",), QUIET, cache=str(tmp_path))
-    np.testing.assert_array_equal(first.reference.snapshot.vectors, again.reference.snapshot.vectors)
+    np.testing.assert_array_equal(
+        first.reference.snapshot.vectors, again.reference.snapshot.vectors
+    )
     assert len(list(tmp_path.rglob("*.npy"))) == 1
 
 
-@pytest.mark.parametrize("wrong", [{"lengths_s": (3.0, 1.0)}, {"lengths_s": (0.5, 3.0)}, {"lengths_s": ()}, {"num_tracks": (0,)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"lengths_s": (3.0, 1.0)}, {"lengths_s": (0.5, 3.0)}, {"lengths_s": ()}, {"num_tracks": (0,)}],
+)
 def test_a_calibration_that_cannot_be(wrong):
     with pytest.raises(ConfigError, match=f"{next(iter(wrong))}=.*must"):
         from_mapping(CalibrationConfig, calibrate_config().to_dict() | wrong)
@@ -222,7 +326,9 @@ def test_a_calibration_that_cannot_be(wrong):
 def test_query_sets_that_cannot_be(queries, tmp_path):
     with pytest.raises(DatasetError, match="queries is empty"):
         open_set.run(OpenSetConfig(), tmp_path)
-    with pytest.raises(DatasetError, match="two query sets have one name"):  # one's curves would stand for both
+    with pytest.raises(
+        DatasetError, match="two query sets have one name"
+    ):  # one's curves would stand for both
         open_set.run(OpenSetConfig(queries=f"{queries},{queries}"), tmp_path)
     with pytest.raises(DatasetError, match="no query set has the condition 'reverb'"):
         open_set.run(OpenSetConfig(queries=str(queries.parent), conditions=("reverb",)), tmp_path)

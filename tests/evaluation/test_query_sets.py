@@ -13,7 +13,9 @@ from data_prep.make_queries import CONDITIONS
 
 
 def test_query_records_tell_the_truth(queries, music_dir):
-    """A clean excerpt is the decoded file's samples at its start; a shifted start lies 120 ms off the grid."""
+    """A clean excerpt is the decoded file's samples at its start; a shifted start lies 120 ms off
+    the grid.
+    """
     from confp_jax.audio.decode import decode
     from data_prep.folder import read_tracks
 
@@ -21,7 +23,9 @@ def test_query_records_tell_the_truth(queries, music_dir):
     for clip in ClipSource(queries, "clean"):
         whole = decode(paths[clip.track_id], sample_rate_hz=16_000).samples
         begin = round(clip.start_s * 16_000)
-        np.testing.assert_allclose(clip.samples / 32767, whole[begin : begin + 48_000], atol=2 / 32768)
+        np.testing.assert_allclose(
+            clip.samples / 32767, whole[begin : begin + 48_000], atol=2 / 32768
+        )
     for clip in ClipSource(queries, "shift_40"):
         off_grid = clip.start_s / 0.3 - round(clip.start_s / 0.3)
         assert abs(abs(off_grid) - 0.4) < 1e-3

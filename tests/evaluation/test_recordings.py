@@ -48,12 +48,20 @@ def folder(music_dir, tmp_path_factory) -> pathlib.Path:
 def test_excerpts_are_found_where_they_lie(folder, checkpoint):
     embedder, recordings = load_encoder(checkpoint), read_recordings(folder)
     segment_s = embedder.config.audio.segment_s
-    noise = np.random.default_rng(0).normal(size=(40, embedder.config.encoder.embedding_dim)).astype(np.float32)
+    noise = (
+        np.random.default_rng(0)
+        .normal(size=(40, embedder.config.encoder.embedding_dim))
+        .astype(np.float32)
+    )
     noise /= np.linalg.norm(noise, axis=1, keepdims=True)
     others = make_reference([("other", noise)], hop_s=0.3, segment_s=segment_s)
     reference = with_references(embedder, recordings, others, QUIET)
-    assert [track.name for track in reference.snapshot.tracks][-1] == "other" and reference.num_tracks == 3
-    six, three = measure_recordings(embedder, uncalibrated(), recordings, reference, QUIET, lengths_s=(6.0, 3.0))
+    assert [track.name for track in reference.snapshot.tracks][
+        -1
+    ] == "other" and reference.num_tracks == 3
+    six, three = measure_recordings(
+        embedder, uncalibrated(), recordings, reference, QUIET, lengths_s=(6.0, 3.0)
+    )
     assert (len(six.right), len(three.right)) == (3, 6)
     assert six.right.all() and six.placed.all() and three.right.all()
     row = six.row("tiny", 0.001)
@@ -67,15 +75,23 @@ def test_pieces_follow_each_other(folder):
     found = pieces(recording, 2.0, RATE_HZ)
     assert [offset_s for offset_s, _ in found] == pytest.approx([2.4, 4.4, 6.4])
     whole = decode(recording.query, sample_rate_hz=RATE_HZ).samples
-    np.testing.assert_array_equal(np.concatenate([samples for _, samples in found]), whole[: 6 * RATE_HZ])
+    np.testing.assert_array_equal(
+        np.concatenate([samples for _, samples in found]), whole[: 6 * RATE_HZ]
+    )
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("query,reference\na.wav,b.wav\n", "expected a line for each recording under the columns query, reference, offset_s"),
+        (
+            "query,reference\na.wav,b.wav\n",
+            "expected a line for each recording under the columns query, reference, offset_s",
+        ),
         ("query,reference,offset_s\n", "expected a line"),
-        ("query,reference,offset_s\nno.wav,no.wav,1\n", r"line 2: .*no\.wav is no file in this folder"),
+        (
+            "query,reference,offset_s\nno.wav,no.wav,1\n",
+            r"line 2: .*no\.wav is no file in this folder",
+        ),
         ("query,reference,offset_s\n../x.wav,../x.wav,1\n", "line 2: .* is no file in this folder"),
         ("query,reference,offset_s\na.wav,a.wav,soon\n", "line 2: offset_s='soon' is no number"),
     ],
@@ -97,4 +113,8 @@ def test_no_table(tmp_path):
 
 def test_another_label_is_another_set(folder, tmp_path):
     recordings = read_recordings(folder)
-    assert recordings_id(recordings) == recordings_id(read_recordings(folder)) != recordings_id(recordings[:2])
+    assert (
+        recordings_id(recordings)
+        == recordings_id(read_recordings(folder))
+        != recordings_id(recordings[:2])
+    )

@@ -1,4 +1,6 @@
-"""Systems on real clips, each in its own process; those that are missing, crash or hang are bounded and told of."""
+"""Systems on real clips, each in its own process; those that are missing, crash or hang are bounded
+and told of.
+"""
 
 import os
 import pathlib
@@ -36,7 +38,9 @@ def wavs(music_dir, tmp_path_factory):
         index.append(folder / f"{path.stem}.wav")
         write_wav(str(index[-1]), to_int16(samples), 16_000)
         part = samples[round(QUERY_BEGIN_S * 16_000) :][: round(QUERY_S * 16_000)]
-        noisy = part + rng.normal(scale=0.02 * np.sqrt(np.mean(part**2)), size=len(part)).astype(np.float32)
+        noisy = part + rng.normal(scale=0.02 * np.sqrt(np.mean(part**2)), size=len(part)).astype(
+            np.float32
+        )
         queries.append(folder / f"{path.stem}_query.wav")
         write_wav(str(queries[-1]), to_int16(noisy), 16_000)
     return index, queries
@@ -49,7 +53,9 @@ def contest(spec, wavs, cache):
     return cost, contender.ask("clean", "set", lambda: queries)
 
 
-@pytest.mark.parametrize(("kind", "offset_limit_s"), [("ours", 0.1), ("audfprint", 0.1), ("chromaprint", 0.2)])
+@pytest.mark.parametrize(
+    ("kind", "offset_limit_s"), [("ours", 0.1), ("audfprint", 0.1), ("chromaprint", 0.2)]
+)
 def test_each_system_finds_parts_and_places(kind, offset_limit_s, wavs, tmp_path):
     if kind == "audfprint":
         pytest.importorskip("audfprint2", reason="the extra `evaluate` is not installed")
@@ -116,11 +122,19 @@ def test_any_command_line_takes_part(wavs, tmp_path):
 
 def test_one_crash_costs_one_query_and_three_end_it(wavs, tmp_path):
     first = wavs[1][0].stem.removesuffix("_query")
-    _, asked = contest(command(tmp_path, f"if query == {first!r}: raise SystemExit('it broke')"), wavs, tmp_path / "one")
+    _, asked = contest(
+        command(tmp_path, f"if query == {first!r}: raise SystemExit('it broke')"),
+        wavs,
+        tmp_path / "one",
+    )
     assert [bool(answer.error) for answer in asked.answers] == [True, False, False, False]
     assert "it broke" in asked.answers[0].error
     _, asked = contest(command(tmp_path, "raise SystemExit('it broke')"), wavs, tmp_path / "all")
-    assert asked.answers == () and "after 2 of 4 queries" in asked.failure and "it broke" in asked.failure
+    assert (
+        asked.answers == ()
+        and "after 2 of 4 queries" in asked.failure
+        and "it broke" in asked.failure
+    )
 
 
 def has_ended(pid: int) -> bool:
@@ -142,19 +156,27 @@ def test_a_hang_is_ended_with_all_that_it_started(tmp_path):
     code = f"import subprocess, time; {started}; time.sleep(300)"
     began = time.monotonic()
     ran = run_bounded([sys.executable, "-c", code], limit_s=3)
-    assert ran.status is None and "beyond its limit" in ran.trouble and time.monotonic() - began < 60
+    assert (
+        ran.status is None and "beyond its limit" in ran.trouble and time.monotonic() - began < 60
+    )
     assert has_ended(int(child.read_text()))
 
 
 def test_a_system_that_hangs_is_asked_no_more(wavs, prepared, queries, tmp_path, monkeypatch):
     """Neither for the other conditions, nor does its program go on."""
     pid = tmp_path / "pid"
-    hang = f"import os, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(300)"
-    monkeypatch.setattr(runner, "_START_S", -20.0)  # of the 30 s that an answer may take 10 are left
+    hang = (
+        f"import os, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(300)"
+    )
+    monkeypatch.setattr(
+        runner, "_START_S", -20.0
+    )  # of the 30 s that an answer may take 10 are left
     run = SystemRun(str(prepared), ("training", "validation", "test"), *find_query_sets(str(queries)), 4, tmp_path / "wavs",
                     tmp_path / "cache", 100, 0)  # fmt: skip
     began = time.monotonic()
-    rows, told = measure_systems([command(tmp_path, hang, query_limit_s=30.0)], run, {}, Console(quiet=True))
+    rows, told = measure_systems(
+        [command(tmp_path, hang, query_limit_s=30.0)], run, {}, Console(quiet=True)
+    )
     assert time.monotonic() - began < 60
     assert "after 0 of 4 queries" in rows[0].trouble and "beyond its limit" in rows[0].trouble
     assert [row.trouble for row in rows[1:]] == ["not asked: it hung in clean"] * 3 and told == []
@@ -179,8 +201,12 @@ def test_memory_is_the_commands_own(tmp_path):
 
 
 def test_who_is_not_installed_is_told_of(wavs, tmp_path):
-    spec = SystemSpec("olaf", "command", "", CommandConfig("olaf", "no-such-olaf {files}", "no-such-olaf {query}"))
-    with pytest.raises(SystemFailedError, match=r"olaf, making the index: no-such-olaf is not installed"):
+    spec = SystemSpec(
+        "olaf", "command", "", CommandConfig("olaf", "no-such-olaf {files}", "no-such-olaf {query}")
+    )
+    with pytest.raises(
+        SystemFailedError, match=r"olaf, making the index: no-such-olaf is not installed"
+    ):
         Contender.of(spec, tmp_path, "").index(lambda: wavs[0])
 
 
@@ -199,7 +225,9 @@ def test_a_template_that_cannot_work_is_refused(changed, message):
 
 
 def test_no_shell_reads_the_arguments(tmp_path):
-    argv = external.arguments("tool --db={folder} 'two words' {query}", {"folder": "/a b", "query": "x; touch $HOME"})
+    argv = external.arguments(
+        "tool --db={folder} 'two words' {query}", {"folder": "/a b", "query": "x; touch $HOME"}
+    )
     assert argv == ["tool", "--db=/a b", "two words", "x; touch $HOME"]
 
 
@@ -212,7 +240,12 @@ def test_bit_errors_by_a_plain_loop():
     assert best[0].track == "b" and best[0].offset_s == pytest.approx(11 * 1365 / 11_025)
     assert best[0].score == pytest.approx(1 - 3 / (7 * 32))
     expected = max(
-        1 - sum(bin(int(q) ^ int(i)).count("1") for q, i in zip(query, items[place : place + 7], strict=True)) / 224
+        1
+        - sum(
+            bin(int(q) ^ int(i)).count("1")
+            for q, i in zip(query, items[place : place + 7], strict=True)
+        )
+        / 224
         for place in range(14)
     )
     assert best[1].score == pytest.approx(expected)

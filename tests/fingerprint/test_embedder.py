@@ -21,14 +21,20 @@ RATE = 16_000
 def one_window(embedder, crop: np.ndarray) -> np.ndarray:
     """The oracle: a window's fingerprint from its own samples alone, in a batch of its own."""
     power = mel_power(crop, embedder.config.mel, sample_rate_hz=RATE)
-    return np.asarray(embed_power(embedder._state.params, embedder._state.statistics, power[None], config=embedder.config))[0]
+    return np.asarray(
+        embed_power(
+            embedder._state.params, embedder._state.statistics, power[None], config=embedder.config
+        )
+    )[0]
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.sum(a * b, axis=-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 
 
-@pytest.mark.parametrize("num_windows", [1, 2, 8, 9, 33, 70])  # every batch shape, full and with places left over
+@pytest.mark.parametrize(
+    "num_windows", [1, 2, 8, 9, 33, 70]
+)  # every batch shape, full and with places left over
 def test_every_window_is_what_it_would_be_alone(embedder, music, num_windows):
     hop, length = 4800, 48_000  # 37.5 frames: odd windows lie on the second phase of the STFT
     samples = music[1234 : 1234 + length + (num_windows - 1) * hop]
@@ -37,7 +43,8 @@ def test_every_window_is_what_it_would_be_alone(embedder, music, num_windows):
     chosen = sorted({0, 1, 2, 7, 8, 31, 32, 63, 64, 69} & set(range(num_windows)))
     expected = np.stack([one_window(embedder, samples[i * hop : i * hop + length]) for i in chosen])
     np.testing.assert_allclose(found[chosen], expected, atol=1e-5)
-    # That would also pass if windows did not matter: neighbours must differ by far more than the tolerance.
+    # That would also pass if windows did not matter: neighbours must differ by far more than the
+    # tolerance.
     if len(chosen) > 1:
         assert np.abs(expected[0] - expected[1]).max() > 1e-3
 
@@ -49,7 +56,9 @@ def test_hop(embedder, music, hop_s):
     hop = round(hop_s * RATE)
     assert len(found) == 1 + (len(samples) - 48_000) // hop
     for i in (1, len(found) - 1):
-        np.testing.assert_allclose(found[i], one_window(embedder, samples[i * hop : i * hop + 48_000]), atol=1e-5)
+        np.testing.assert_allclose(
+            found[i], one_window(embedder, samples[i * hop : i * hop + 48_000]), atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("hop_s", [0.0, -0.3, 1e-6, float("nan")])
@@ -63,7 +72,10 @@ def test_long_recordings_use_a_few_batch_shapes(embedder, music):
         embedder.fingerprint(music[: 48_000 + (num_windows - 1) * 4_800])
     compiled = embed_power._cache_size()
     for num_windows in (3, 5, 8, 10, 33, 64, 65, 66, 80):
-        assert len(embedder.fingerprint(music[: 48_000 + (num_windows - 1) * 4_800]).vectors) == num_windows
+        assert (
+            len(embedder.fingerprint(music[: 48_000 + (num_windows - 1) * 4_800]).vectors)
+            == num_windows
+        )
     assert embed_power._cache_size() == compiled
 
 
@@ -73,7 +85,9 @@ def test_below_one_second_is_refused(embedder, num_samples):
         embedder.embed(np.full(num_samples, 0.1, np.float32), sample_rate_hz=RATE)
 
 
-@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 22_050, 32_000, 44_100, 48_000, 96_000, 192_000])
+@pytest.mark.parametrize(
+    "rate_hz", [8_000, 11_025, 22_050, 32_000, 44_100, 48_000, 96_000, 192_000]
+)
 @pytest.mark.parametrize("seconds", [1, 3])
 def test_whole_seconds_stay_whole_at_any_rate(embedder, music, rate_hz, seconds):
     """Resampling must not lose the one sample that makes a clip too short."""
@@ -82,14 +96,20 @@ def test_whole_seconds_stay_whole_at_any_rate(embedder, music, rate_hz, seconds)
 
 
 def test_vectors_are_unit(embedder, music):
-    np.testing.assert_allclose(np.linalg.norm(embedder.embed(music[: 6 * RATE], sample_rate_hz=RATE), axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(
+        np.linalg.norm(embedder.embed(music[: 6 * RATE], sample_rate_hz=RATE), axis=1), 1, atol=1e-5
+    )
 
 
 def test_silent_windows_have_the_zero_vector(embedder, music):
     samples = music[: 12 * RATE].copy()
     samples[4 * RATE : 9 * RATE] = 0
     found = embedder.fingerprint(samples)
-    inside = [i for i in range(len(found.vectors)) if i * 4_800 >= 4 * RATE and i * 4_800 + 48_000 <= 9 * RATE]
+    inside = [
+        i
+        for i in range(len(found.vectors))
+        if i * 4_800 >= 4 * RATE and i * 4_800 + 48_000 <= 9 * RATE
+    ]
     assert len(inside) == 7
     silent = ~found.vectors.any(axis=1)
     assert np.flatnonzero(silent).tolist() == inside
@@ -99,7 +119,9 @@ def test_silent_windows_have_the_zero_vector(embedder, music):
 
 @pytest.mark.parametrize(("level_db", "silent"), [(-80, True), (-60, False)])
 def test_silence_begins_at_70_db_below_full_scale(embedder, level_db, silent):
-    noise = np.random.default_rng(0).normal(size=4 * RATE).astype(np.float32) * 10 ** (level_db / 20)
+    noise = np.random.default_rng(0).normal(size=4 * RATE).astype(np.float32) * 10 ** (
+        level_db / 20
+    )
     assert embedder.fingerprint(noise).num_silent == (4 if silent else 0)
 
 
@@ -119,11 +141,15 @@ def test_channels_are_averaged(embedder, music):
         np.testing.assert_allclose(embedder.embed(copies, sample_rate_hz=RATE), mono, atol=1e-5)
     other = music[5 * RATE : 9 * RATE]
     mixed = embedder.embed(np.stack([samples, other], axis=1), sample_rate_hz=RATE)
-    np.testing.assert_allclose(mixed, embedder.embed((samples + other) / 2, sample_rate_hz=RATE), atol=1e-5)
+    np.testing.assert_allclose(
+        mixed, embedder.embed((samples + other) / 2, sample_rate_hz=RATE), atol=1e-5
+    )
     assert cosines(mixed, mono).max() < 0.9999
 
 
-@pytest.mark.parametrize(("dtype", "scale", "middle"), [("int16", 2**15, 0), ("int32", 2**31, 0), ("uint8", 2**7, 2**7)])
+@pytest.mark.parametrize(
+    ("dtype", "scale", "middle"), [("int16", 2**15, 0), ("int32", 2**31, 0), ("uint8", 2**7, 2**7)]
+)
 def test_integer_pcm(embedder, music, dtype, scale, middle):
     samples = music[: 4 * RATE] * 0.9
     pcm = np.round(samples.astype(np.float64) * scale + middle).astype(dtype)
@@ -168,16 +194,23 @@ def test_the_input_is_left_as_it_was(embedder, music):
 
 
 def test_a_cpu_that_is_faster_in_bfloat16_finds_the_same(music, monkeypatch):
-    """The shipped encoder: its fingerprints must stay what they are in float32, and be computed another way."""
+    """The shipped encoder: its fingerprints must stay what they are in float32, and be computed
+    another way.
+    """
     found = {}
     for fast in (True, False):
         monkeypatch.setattr(embedder, "has_fast_bfloat16", lambda fast=fast: fast)
         found[fast] = load_encoder("edge").embed(music[: 9 * RATE], sample_rate_hz=RATE)
-    assert cosines(found[True], found[False]).min() > 0.9999 and np.abs(found[True] - found[False]).max() > 1e-5
+    assert (
+        cosines(found[True], found[False]).min() > 0.9999
+        and np.abs(found[True] - found[False]).max() > 1e-5
+    )
 
 
 class TestLoadEncoder:
-    def test_the_same_weights_have_the_same_identity_wherever_they_lie(self, embedder, checkpoint, tmp_path, music):
+    def test_the_same_weights_have_the_same_identity_wherever_they_lie(
+        self, embedder, checkpoint, tmp_path, music
+    ):
         shutil.copytree(checkpoint, tmp_path / "copy")
         copy = confp_jax.load_encoder(str(tmp_path / "copy"))
         assert copy.identity == embedder.identity
@@ -202,7 +235,10 @@ class TestLoadEncoder:
         assert cosines(half, embedder.embed(music[: 4 * RATE], sample_rate_hz=RATE)).min() > 0.9999
 
     def test_a_name_that_is_no_model(self):
-        with pytest.raises(UnknownModelError, match="'no-such-model' is neither a shipped model nor a checkpoint folder"):
+        with pytest.raises(
+            UnknownModelError,
+            match="'no-such-model' is neither a shipped model nor a checkpoint folder",
+        ):
             load_encoder("no-such-model")
 
     def test_a_misspelt_name_is_corrected(self, tmp_path, checkpoint, monkeypatch):
@@ -221,7 +257,8 @@ class TestLoadEncoder:
 
     def test_a_damaged_checkpoint_is_named_in_a_few_words(self, tmp_path, checkpoint):
         shutil.copytree(checkpoint, tmp_path / "damaged")
-        # Not the arrays: there Orbax leaves failed tasks behind, which surface as warnings in some later test.
+        # Not the arrays: there Orbax leaves failed tasks behind, which surface as warnings in some
+        # later test.
         (tmp_path / "damaged" / "encoder" / "_METADATA").write_text("{}")
         with pytest.raises(CheckpointError, match="damaged") as found:
             load_encoder(tmp_path / "damaged")
@@ -240,7 +277,9 @@ def test_a_stream_gives_what_the_whole_gives(embedder, music, num_samples, block
     blocks = [samples[first : first + block] for first in range(0, num_samples, block)]
     parts = list(embedder.stream(blocks, windows_at_once=8))
     expected = embedder.fingerprint(samples)
-    np.testing.assert_allclose(np.concatenate([part.vectors for part in parts]), expected.vectors, atol=1e-5)
+    np.testing.assert_allclose(
+        np.concatenate([part.vectors for part in parts]), expected.vectors, atol=1e-5
+    )
     assert {part.segment_s for part in parts} == {expected.segment_s}
     assert all(len(part.vectors) == 8 for part in parts[:-1])
 
@@ -259,7 +298,9 @@ def test_a_stream_holds_no_more_than_it_needs(embedder, music):
     assert given * 4_000 <= 48_000 + 11 * 4_800 + 4_000
 
 
-@pytest.mark.parametrize(("blocks", "says"), [([], "no audio samples"), ([np.ones(900, np.float32)] * 3, "too short")])
+@pytest.mark.parametrize(
+    ("blocks", "says"), [([], "no audio samples"), ([np.ones(900, np.float32)] * 3, "too short")]
+)
 def test_a_stream_of_nothing(embedder, blocks, says):
     with pytest.raises(AudioError, match=says):
         list(embedder.stream(blocks))
@@ -269,13 +310,18 @@ def test_many_clips_are_encoded_as_each_alone(embedder, music):
     """Windows of clips of several lengths share batches: each clip's fingerprints are its own."""
     rate_hz = embedder.sample_rate_hz
     clips = [
-        music[round(start * rate_hz) : round(end * rate_hz)] for start, end in ((0, 3), (5, 11), (2, 3.5), (20, 21.6), (7, 10))
+        music[round(start * rate_hz) : round(end * rate_hz)]
+        for start, end in ((0, 3), (5, 11), (2, 3.5), (20, 21.6), (7, 10))
     ]
     clips.insert(2, np.zeros(4 * rate_hz, np.float32))
     together = embedder.fingerprint_many(clips)
     for clip, found in zip(clips, together, strict=True):
         alone = embedder.fingerprint(clip)
-        assert (found.hop_s, found.segment_s, found.num_silent) == (alone.hop_s, alone.segment_s, alone.num_silent)
+        assert (found.hop_s, found.segment_s, found.num_silent) == (
+            alone.hop_s,
+            alone.segment_s,
+            alone.num_silent,
+        )
         np.testing.assert_allclose(found.vectors, alone.vectors, atol=1e-5)
     with pytest.raises(AudioError, match="too short"):
         embedder.fingerprint_many([clips[0], music[:100]])

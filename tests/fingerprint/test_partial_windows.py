@@ -1,4 +1,6 @@
-"""Windows that see only a part: of clips shorter than a segment, and those that overhang a query's ends."""
+"""Windows that see only a part: of clips shorter than a segment, and those that overhang a query's
+ends.
+"""
 
 import numpy as np
 import pytest
@@ -15,7 +17,14 @@ RATE = 16_000
 
 @pytest.mark.parametrize(
     ("num_samples", "num_windows", "duration_s"),
-    [(16_000, 7, 1.0), (32_000, 4, 2.0), (43_200, 2, 2.7), (47_999, 1, 47_999 / RATE), (52_799, 1, 3.0), (52_800, 2, 3.3)],
+    [
+        (16_000, 7, 1.0),
+        (32_000, 4, 2.0),
+        (43_200, 2, 2.7),
+        (47_999, 1, 47_999 / RATE),
+        (52_799, 1, 3.0),
+        (52_800, 2, 3.3),
+    ],
 )
 def test_number_of_windows(embedder, music, num_samples, num_windows, duration_s):
     found = embedder.fingerprint(music[:num_samples])
@@ -26,13 +35,17 @@ def test_number_of_windows(embedder, music, num_samples, num_windows, duration_s
 
 
 def oracle(embedder, samples: np.ndarray, begin: int) -> np.ndarray:
-    """The fingerprint of the window that begins at sample `begin` (before the clip, if below 0) and sees nothing but the clip."""
+    """The fingerprint of the window that begins at sample `begin` (before the clip, if below 0) and
+    sees nothing but the clip.
+    """
     mel = embedder.config.mel
     inside = samples[max(begin, 0) : begin + 48_000]
     seen = np.asarray(log_mel(mel_power(inside, mel, sample_rate_hz=RATE)[None], mel))
     first = min(round(max(-begin, 0) / 128), 368 - seen.shape[1])
     window = np.pad(seen, ((0, 0), (first, 368 - first - seen.shape[1]), (0, 0)))
-    encoder = nnx.merge(encoder_graph(embedder.config), embedder._state.params, embedder._state.statistics)
+    encoder = nnx.merge(
+        encoder_graph(embedder.config), embedder._state.params, embedder._state.statistics
+    )
     return np.asarray(encoder(window))[0]
 
 
@@ -42,7 +55,9 @@ def test_a_short_clip_is_a_part_of_its_windows(embedder, music, num_samples):
     found = embedder.fingerprint(music[:num_samples]).vectors
     for j, vector in enumerate(found):
         begin = (num_samples - 48_000) / 2 + 4_800 * (j - (len(found) - 1) / 2)
-        np.testing.assert_allclose(vector, oracle(embedder, music[:num_samples], round(begin)), atol=1e-5)
+        np.testing.assert_allclose(
+            vector, oracle(embedder, music[:num_samples], round(begin)), atol=1e-5
+        )
 
 
 @pytest.mark.parametrize(
@@ -54,18 +69,28 @@ def test_a_query_has_windows_that_overhang_its_ends(embedder, music, num_samples
     samples = music[:num_samples]
     found, plain = embedder.fingerprint(samples, is_query=True), embedder.fingerprint(samples)
     np.testing.assert_allclose(found.vectors, plain.vectors, atol=1e-5)
-    assert (found.duration_s, found.loud_s, plain.overhang.shape[1]) == (plain.duration_s, plain.loud_s, 0)
+    assert (found.duration_s, found.loud_s, plain.overhang.shape[1]) == (
+        plain.duration_s,
+        plain.loud_s,
+        0,
+    )
     assert found.overhang.shape == (2, num_beyond, 128)
-    middle = (num_samples - 48_000) / 2 if found.is_partial else (len(found.vectors) - 1) / 2 * 4_800
+    middle = (
+        (num_samples - 48_000) / 2 if found.is_partial else (len(found.vectors) - 1) / 2 * 4_800
+    )
     for k in range(num_beyond):
         away = (len(found.vectors) - 1) / 2 + 1 + k
-        before, after = (oracle(embedder, samples, round(middle + sign * 4_800 * away)) for sign in (-1, 1))
+        before, after = (
+            oracle(embedder, samples, round(middle + sign * 4_800 * away)) for sign in (-1, 1)
+        )
         np.testing.assert_allclose(found.overhang[0][num_beyond - 1 - k], before, atol=1e-5)
         np.testing.assert_allclose(found.overhang[1][k], after, atol=1e-5)
 
 
 def test_silent_overhanging_windows_are_zero(embedder, music):
-    samples = np.concatenate([np.zeros(38_400, np.float32), music[:48_000]])  # 2.4 s: two windows see less of the query
+    samples = np.concatenate(
+        [np.zeros(38_400, np.float32), music[:48_000]]
+    )  # 2.4 s: two windows see less of the query
     found = embedder.fingerprint(samples, is_query=True)
     assert found.overhang[0].any(axis=1).tolist() == [False, False, True]
     assert found.overhang[1].any(axis=1).all()
@@ -87,7 +112,10 @@ def test_parts_and_wholes(embedder, music):
     whole = embedder.fingerprint(music[: 48_000 + 9 * 4_800], is_query=True)
     assert whole.part(0, 10).overhang is whole.overhang
     assert whole.part(1, 10).overhang.shape[1] == whole.part(0, 9).overhang.shape[1] == 0
-    cuts = [embedder.fingerprint(music[first * 4_800 : last], is_query=True) for first, last in ((0, 62_400), (4, 91_200))]
+    cuts = [
+        embedder.fingerprint(music[first * 4_800 : last], is_query=True)
+        for first, last in ((0, 62_400), (4, 91_200))
+    ]
     both = joined(cuts)
     np.testing.assert_allclose(both.vectors, whole.vectors, atol=1e-5)
     np.testing.assert_allclose(both.overhang, whole.overhang, atol=1e-5)
@@ -109,17 +137,22 @@ def test_short_clips_of_any_length_compile_nothing(embedder, music):
 
 
 @pytest.mark.parametrize(
-    ("num_samples", "num_faster"), [(47_000, 0), (48_000, 2), (56_639, 1), (56_640, 1), (71_999, 3), (72_000, 0)]
+    ("num_samples", "num_faster"),
+    [(47_000, 0), (48_000, 2), (56_639, 1), (56_640, 1), (71_999, 3), (72_000, 0)],
 )
 def test_a_query_that_tells_no_tempo_is_heard_faster_too(embedder, music, num_samples, num_faster):
-    """Frames 151 samples apart instead of 128: 2.54 s of 3 s are in two windows, none of which overhangs."""
+    """Frames 151 samples apart instead of 128: 2.54 s of 3 s are in two windows, none of which
+    overhangs.
+    """
     found = embedder.fingerprint(music[:num_samples], is_query=True)
     if not num_faster:
         assert found.faster is None
         return
     faster = found.faster
     assert (len(faster.vectors), faster.overhangs, faster.faster) == (num_faster, False, None)
-    assert faster.duration_s == pytest.approx(min(num_samples / RATE / 1.18, 3 + 0.3 * (num_faster - 1)))
+    assert faster.duration_s == pytest.approx(
+        min(num_samples / RATE / 1.18, 3 + 0.3 * (num_faster - 1))
+    )
     assert embedder.fingerprint(music[:num_samples]).faster is None
     assert found.part(0, len(found.vectors)).faster is faster and found.plain().faster is None
     if num_samples == 48_000:
@@ -129,9 +162,15 @@ def test_a_query_that_tells_no_tempo_is_heard_faster_too(embedder, music, num_sa
 def test_what_is_heard_faster_are_frames_further_apart(embedder, music):
     mel = embedder.config.mel
     found = embedder.fingerprint(music[:56_640], is_query=True).faster.vectors  # 3 s of 3.54 s
-    power = np.stack([mel_power(music[151 * i :][:1024], mel, sample_rate_hz=RATE)[0] for i in range(368)])
-    encoder = nnx.merge(encoder_graph(embedder.config), embedder._state.params, embedder._state.statistics)
-    np.testing.assert_allclose(found[0], np.asarray(encoder(log_mel(power[None], mel)))[0], atol=1e-4)
+    power = np.stack(
+        [mel_power(music[151 * i :][:1024], mel, sample_rate_hz=RATE)[0] for i in range(368)]
+    )
+    encoder = nnx.merge(
+        encoder_graph(embedder.config), embedder._state.params, embedder._state.statistics
+    )
+    np.testing.assert_allclose(
+        found[0], np.asarray(encoder(log_mel(power[None], mel)))[0], atol=1e-4
+    )
 
 
 def test_silence_heard_faster_is_silence(embedder):

@@ -12,24 +12,35 @@ from confp_jax.fingerprint.windows import FASTER, batch_shapes, batch_sizes, cut
 
 def test_window_rms(music: np.ndarray) -> None:
     starts, length = np.array([0, 777, 100_000]), 4_321
-    expected = [np.sqrt(np.mean(np.square(music[s : s + length], dtype=np.float64))) for s in starts]
-    np.testing.assert_allclose(window_rms(music, starts, np.full(len(starts), length)), expected, rtol=1e-6)
+    expected = [
+        np.sqrt(np.mean(np.square(music[s : s + length], dtype=np.float64))) for s in starts
+    ]
+    np.testing.assert_allclose(
+        window_rms(music, starts, np.full(len(starts), length)), expected, rtol=1e-6
+    )
 
 
 @given(st.integers(0, 2000), st.sampled_from([(1, 4, 16), (1, 8, 64), (1, 2)]))
-def test_batches_hold_every_window_and_waste_little(num_windows: int, sizes: tuple[int, ...]) -> None:
+def test_batches_hold_every_window_and_waste_little(
+    num_windows: int, sizes: tuple[int, ...]
+) -> None:
     found = batch_sizes(num_windows, sizes)
     held = [next(size for size in sizes if size >= num) for num in found]
     assert sum(found) == num_windows and min(found, default=1) > 0
     assert sum(held) - num_windows < sizes[1], "all but the last are full"
     for smaller, larger in itertools.pairwise(sizes):
-        assert held.count(smaller) * smaller < larger + sizes[1], "what a larger one holds is not shared out"
+        assert held.count(smaller) * smaller < larger + sizes[1], (
+            "what a larger one holds is not shared out"
+        )
     assert held == sorted(held, reverse=True)
 
 
 def test_a_cpus_batches_fit_its_cache_and_an_accelerators_are_large() -> None:
     """Windows of 46 tokens (edge) and of 368 (small)."""
-    assert [batch_shapes(num_tokens, on_cpu=True) for num_tokens in (46, 368)] == [(1, 4, 16), (1, 4)]
+    assert [batch_shapes(num_tokens, on_cpu=True) for num_tokens in (46, 368)] == [
+        (1, 4, 16),
+        (1, 4),
+    ]
     assert batch_shapes(368, on_cpu=False)[-1] == 64
 
 
@@ -37,7 +48,9 @@ def test_a_cpus_batches_fit_its_cache_and_an_accelerators_are_large() -> None:
 def test_windows_lie_within_what_is_heard(num_samples: int, is_query: bool, tempo: float) -> None:
     """And each of their mel frames within the samples, at either phase of the frames' grid."""
     mel = MelConfig()
-    cut = cut_windows(np.ones(num_samples, np.float32), segment=48_000, hop=4_800, is_query=is_query, tempo=tempo)
+    cut = cut_windows(
+        np.ones(num_samples, np.float32), segment=48_000, hop=4_800, is_query=is_query, tempo=tempo
+    )
     assert np.all(cut.starts >= 0) and np.all(cut.starts + cut.lengths <= num_samples / tempo)
     assert np.all(cut.places + cut.lengths <= 48_000) and len(cut.loud) == len(cut.starts)
     frame, phase = np.divmod(cut.starts, mel.hop_samples)

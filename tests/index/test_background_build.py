@@ -1,4 +1,6 @@
-"""An index that is built without the writer's lock: valid whatever is written meanwhile, and no stray while it is built."""
+"""An index that is built without the writer's lock: valid whatever is written meanwhile, and no
+stray while it is built.
+"""
 
 import os
 

@@ -1,4 +1,6 @@
-"""Exact search against numpy's sort; ScaNN and Faiss against exact search; what was stored against what was built."""
+"""Exact search against numpy's sort; ScaNN and Faiss against exact search; what was stored against
+what was built.
+"""
 
 import importlib.util
 import sys
@@ -11,12 +13,26 @@ from hypothesis import strategies as st
 
 from confp_jax.database import StoredVectors
 from confp_jax.database.vectors import encode
-from confp_jax.index import ApproximateIndex, Effort, ExactIndex, build_coarse, build_index, exact, load_coarse
+from confp_jax.index import (
+    ApproximateIndex,
+    Effort,
+    ExactIndex,
+    build_coarse,
+    build_index,
+    exact,
+    load_coarse,
+)
 from confp_jax.index.tuning import tune
 
 KINDS = [
-    pytest.param("scann", marks=pytest.mark.skipif(sys.platform != "linux", reason="ScaNN has wheels for Linux only")),
-    pytest.param("faiss", marks=pytest.mark.skipif(not importlib.util.find_spec("faiss"), reason="the extra `faiss`")),
+    pytest.param(
+        "scann",
+        marks=pytest.mark.skipif(sys.platform != "linux", reason="ScaNN has wheels for Linux only"),
+    ),
+    pytest.param(
+        "faiss",
+        marks=pytest.mark.skipif(not importlib.util.find_spec("faiss"), reason="the extra `faiss`"),
+    ),
 ]
 
 
@@ -33,7 +49,9 @@ def problems(draw):
     num, queries, dim = draw(st.integers(1, 60)), draw(st.integers(0, 5)), draw(st.integers(1, 6))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     values = draw(st.integers(1, 3))
-    numbers = (rng.integers(-values, values + 1, (size, dim)).astype(np.float32) for size in (num, queries))
+    numbers = (
+        rng.integers(-values, values + 1, (size, dim)).astype(np.float32) for size in (num, queries)
+    )
     return *numbers, draw(st.integers(1, 80))
 
 
@@ -43,7 +61,9 @@ def test_exact_search_is_brute_force(problem, block_scores):
     vectors, queries, k = problem
     rows, scores = brute_force(vectors, queries, k)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact, "_BLOCK_SCORES", block_scores)  # several blocks of queries, as a big database has
+        patch.setattr(
+            exact, "_BLOCK_SCORES", block_scores
+        )  # several blocks of queries, as a big database has
         found = ExactIndex(vectors).search(queries, k=k)
     assert found.rows.shape == (len(queries), min(k, len(vectors)))
     assert (found.rows.dtype, found.scores.dtype) == (np.int64, np.float32)
@@ -52,20 +72,35 @@ def test_exact_search_is_brute_force(problem, block_scores):
 
 
 @settings(deadline=None, max_examples=100)
-@given(problems(), st.integers(1, 30), st.sampled_from(["float16", "int8"]), st.integers(0, 2**32 - 1))
+@given(
+    problems(), st.integers(1, 30), st.sampled_from(["float16", "int8"]), st.integers(0, 2**32 - 1)
+)
 def test_stored_vectors_are_the_array(problem, num_runs, precision, seed):
-    """Many shards read as one array: every way to index it, and the exact search that walks over its blocks."""
+    """Many shards read as one array: every way to index it, and the exact search that walks over
+    its blocks.
+    """
     vectors, queries, k = problem
     rng = np.random.default_rng(seed)
     cuts = np.sort(rng.integers(0, len(vectors) + 1, num_runs - 1))
-    stored = StoredVectors([encode(part, precision) for part in np.split(vectors, cuts) if len(part)], vectors.shape[1])
+    stored = StoredVectors(
+        [encode(part, precision) for part in np.split(vectors, cuts) if len(part)], vectors.shape[1]
+    )
     if precision == "int8":
         np.testing.assert_allclose(np.asarray(stored), vectors, atol=3 / 127)
         vectors = np.asarray(stored)
-    assert stored.shape == vectors.shape and len(stored) == len(vectors) and stored.dtype == np.float32
+    assert (
+        stored.shape == vectors.shape and len(stored) == len(vectors) and stored.dtype == np.float32
+    )
     first, last = sorted(rng.integers(-len(vectors) - 2, len(vectors) + 2, 2))
     rows = rng.integers(-len(vectors), len(vectors), (3, 4))
-    for chosen in (slice(first, last), slice(None), slice(None, None, -2), rows, int(rows[0, 0]), rng.random(len(vectors)) < 0.5):
+    for chosen in (
+        slice(first, last),
+        slice(None),
+        slice(None, None, -2),
+        rows,
+        int(rows[0, 0]),
+        rng.random(len(vectors)) < 0.5,
+    ):
         np.testing.assert_array_equal(stored[chosen], vectors[chosen])
     for beyond in (len(vectors), -len(vectors) - 1):
         with pytest.raises(IndexError):
@@ -83,7 +118,10 @@ def test_stored_vectors_are_the_array(problem, num_runs, precision, seed):
 
 
 def test_exact_search_of_nothing():
-    for index in (ExactIndex(np.zeros((0, 8), np.float32)), build_index(np.zeros((0, 8), np.float32))):
+    for index in (
+        ExactIndex(np.zeros((0, 8), np.float32)),
+        build_index(np.zeros((0, 8), np.float32)),
+    ):
         found = index.search(np.ones((3, 8), np.float32), k=5)
         assert found.rows.shape == found.scores.shape == (3, 0)
 
@@ -101,7 +139,9 @@ def test_a_small_database_is_searched_exactly():
 @pytest.mark.parametrize("kind", KINDS)
 class TestApproximate:
     def test_it_finds_what_exact_search_finds(self, kind, rows, tmp_path, capfd):
-        """Also after it was written and read in another place; scores are those of the vectors, not of their codes."""
+        """Also after it was written and read in another place; scores are those of the vectors, not
+        of their codes.
+        """
         rng = np.random.default_rng(6)
         queries = noisy(rows, rng.choice(len(rows), 500, replace=False), rng)
         coarse = build_coarse(rows, kind)
@@ -113,7 +153,9 @@ class TestApproximate:
         index = ApproximateIndex(loaded, rows, tune(loaded, rows, recall=0.99))
         expected, found = ExactIndex(rows).search(queries, k=10), index.search(queries, k=10)
         recall_1 = np.mean(found.rows[:, 0] == expected.rows[:, 0])
-        recall_10 = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.rows, expected.rows, strict=True)])
+        recall_10 = np.mean(
+            [len(set(a) & set(b)) / 10 for a, b in zip(found.rows, expected.rows, strict=True)]
+        )
         with capfd.disabled():
             print(
                 f"\n{kind}, {len(rows)} rows: recall@1 {recall_1:.4f}, recall@10 {recall_10:.4f}, {index._effort.num_cells} cells"
@@ -128,9 +170,13 @@ class TestApproximate:
         self.check_odd_queries(index, rows)
 
     def check_the_last_hits(self, index, queries, vectors):
-        """Votes count from a window's last hit: far down too, hits are the best by the vectors and not by their codes."""
+        """Votes count from a window's last hit: far down too, hits are the best by the vectors and
+        not by their codes.
+        """
         expected, found = ExactIndex(vectors).search(queries, k=300), index.search(queries, k=300)
-        assert np.mean(expected.scores[:, -1] - found.scores[:, -1]) < 0.02  # 0.077 where 300 are proposed and no more
+        assert (
+            np.mean(expected.scores[:, -1] - found.scores[:, -1]) < 0.02
+        )  # 0.077 where 300 are proposed and no more
 
     def check_more_neighbours_than_the_searched_cells_hold(self, coarse, queries, vectors):
         found = ApproximateIndex(coarse, vectors, Effort(8, 100)).search(queries, k=10**6)

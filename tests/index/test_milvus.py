@@ -14,7 +14,9 @@ from confp_jax.index.on_disk import fold, open_index, stale_share
 
 pytestmark = [
     pytest.mark.skipif(not importlib.util.find_spec("milvus_lite"), reason="the extra `milvus`"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+    ),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 

@@ -1,4 +1,6 @@
-"""Generations of the index on the disk: read where they serve, mended or built anew where they do not."""
+"""Generations of the index on the disk: read where they serve, mended or built anew where they do
+not.
+"""
 
 import logging
 import pathlib
@@ -22,7 +24,10 @@ def rows() -> np.ndarray:
 
 def new_tracks(vectors: np.ndarray, first: int, length: int = 100) -> list[NewTrack]:
     parts = [vectors[i : i + length] for i in range(0, len(vectors), length)]
-    return [NewTrack(f"{first + i}", f"/{first + i}", f"{first + i}", 30.0, part) for i, part in enumerate(parts)]
+    return [
+        NewTrack(f"{first + i}", f"/{first + i}", f"{first + i}", 30.0, part)
+        for i, part in enumerate(parts)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,9 @@ def built(monkeypatch) -> list[str]:
     """What was built, should anything be."""
     kinds: list[str] = []
     build = indexes.build_coarse
-    monkeypatch.setattr(indexes, "build_coarse", lambda vectors, kind: kinds.append(kind) or build(vectors, kind))
+    monkeypatch.setattr(
+        indexes, "build_coarse", lambda vectors, kind: kinds.append(kind) or build(vectors, kind)
+    )
     return kinds
 
 
@@ -112,7 +119,9 @@ class TestGenerations:
         folder = next((database.folder / "index").iterdir())
         files = sorted(folder.iterdir())
         for file in files if damage in ("flip", "cut") else files[:1]:
-            copy = Database(shutil.copytree(database.folder, database.folder.parent / f"{damage}-{file.name}"))
+            copy = Database(
+                shutil.copytree(database.folder, database.folder.parent / f"{damage}-{file.name}")
+            )
             target = copy.folder / "index" / folder.name / file.name
             content = bytearray(target.read_bytes())
             if damage == "flip":
@@ -126,7 +135,9 @@ class TestGenerations:
                 (target.parent / "scann_docids.pkl").write_bytes(b"cos\nsystem\n")
             elif damage == "manifest":
                 text = (target.parent / "manifest.json").read_text()
-                (target.parent / "manifest.json").write_text(text.replace('"num_candidates"', '"num_candidate"'))
+                (target.parent / "manifest.json").write_text(
+                    text.replace('"num_candidates"', '"num_candidate"')
+                )
             else:
                 shutil.rmtree(target.parent)
             with pytest.raises(StaleGenerationError):
@@ -156,9 +167,14 @@ class TestGenerations:
             load_generation(database, database.snapshot())
 
     def test_a_kind_that_is_not_installed(self, database, monkeypatch, caplog, built):
-        """Refused where it is chosen; elsewhere (a copy on another machine) what is there takes its place, and it is said."""
+        """Refused where it is chosen; elsewhere (a copy on another machine) what is there takes its
+        place, and it is said.
+        """
         monkeypatch.setattr(indexes, "is_installed", lambda kind: kind == "scann")
-        with database.writing(), pytest.raises(DatabaseError, match="faiss is not installed; install it"):
+        with (
+            database.writing(),
+            pytest.raises(DatabaseError, match="faiss is not installed; install it"),
+        ):
             on_disk.choose(database, kind="faiss")
         database.set_setting("index", "faiss")
         self.check(database)
@@ -173,7 +189,10 @@ class TestGenerations:
         assert (manifest.kind, manifest.effort.recall >= 0.9) == ("faiss", True)
         assert [p.name.split("-")[0] for p in (database.folder / "index").iterdir()] == ["faiss"]
         self.check(database)
-        assert measure_recall(open_index(database, database.snapshot()), database.snapshot().vectors) > 0.85
+        assert (
+            measure_recall(open_index(database, database.snapshot()), database.snapshot().vectors)
+            > 0.85
+        )
         with database.writing():
             on_disk.choose(database, kind="exact")
             assert fold(database) is None

@@ -23,7 +23,9 @@ RATE = 16_000
 
 def test_every_file_is_reported_as_it_is_done(database, embedder, files):
     seen: list[tuple[Added, int]] = []
-    results = add_paths(database, embedder, files, report=lambda added, total: seen.append((added, total)))
+    results = add_paths(
+        database, embedder, files, report=lambda added, total: seen.append((added, total))
+    )
     assert [added for added, _ in seen] == results
     assert {total for _, total in seen} == {5}
     assert [r.path for r in results] == list(map(str, files))
@@ -35,7 +37,9 @@ def test_the_stored_vectors_are_the_embedders(database, embedder, files, music):
     snapshot = database.snapshot()
     for i in range(2):
         expected = embedder.fingerprint(soundfile.read(files[i], dtype="float32")[0]).vectors
-        np.testing.assert_allclose(snapshot.vectors[snapshot.row_tracks == i], expected, atol=2**-11)
+        np.testing.assert_allclose(
+            snapshot.vectors[snapshot.row_tracks == i], expected, atol=2**-11
+        )
 
 
 def test_long_adds_are_committed_on_the_way(database, embedder, files, monkeypatch):
@@ -84,7 +88,11 @@ def test_what_has_not_changed_is_not_read_again(database, embedder, files, monke
     assert statuses(add_paths(database, embedder, folder)) == ["added"] * 5 + ["unchanged"]
     read: list[pathlib.Path] = []
     original = file_reading._read
-    monkeypatch.setattr(file_reading, "_read", lambda reading, *rest: read.append(reading.path) or original(reading, *rest))
+    monkeypatch.setattr(
+        file_reading,
+        "_read",
+        lambda reading, *rest: read.append(reading.path) or original(reading, *rest),
+    )
     assert statuses(add_paths(database, embedder, folder)) == ["unchanged"] * 6
     assert read == []
     os.utime(files[1])  # touched: hashed, found to be the same, and known from then on
@@ -94,7 +102,10 @@ def test_what_has_not_changed_is_not_read_again(database, embedder, files, monke
         assert read == expected
     with database.writing():
         database.remove([database.find(str(files[3]))[0].id])
-    assert statuses(add_paths(database, embedder, folder)) == ["unchanged"] * 3 + ["added"] + ["unchanged"] * 2
+    assert (
+        statuses(add_paths(database, embedder, folder))
+        == ["unchanged"] * 3 + ["added"] + ["unchanged"] * 2
+    )
 
 
 def test_known_files_are_reported_in_their_order(database, embedder, files):
@@ -105,10 +116,19 @@ def test_known_files_are_reported_in_their_order(database, embedder, files):
     assert statuses(results) == ["added", "unchanged", "unchanged", "added", "unchanged"]
 
 
-def test_a_long_file_is_cut_into_pieces_and_its_fingerprints_do_not_show_it(database, embedder, files, music, monkeypatch):
+def test_a_long_file_is_cut_into_pieces_and_its_fingerprints_do_not_show_it(
+    database, embedder, files, music, monkeypatch
+):
     monkeypatch.setattr(file_reading, "_CHUNK_WINDOWS", 7)
     path = files[0].with_name("long.wav")
-    for length in (30 * RATE, 30 * RATE - 2_700, 5 * RATE - 1, 4_800 * 7 + 48_000, 4_800 * 6 + 48_000, 48_000):
+    for length in (
+        30 * RATE,
+        30 * RATE - 2_700,
+        5 * RATE - 1,
+        4_800 * 7 + 48_000,
+        4_800 * 6 + 48_000,
+        48_000,
+    ):
         soundfile.write(path, music[:length], RATE)
         (read,) = file_reading.read_files(embedder, [path])
         assert read.track is not None
@@ -120,9 +140,13 @@ def test_a_long_file_is_cut_into_pieces_and_its_fingerprints_do_not_show_it(data
 
 
 def test_memory_does_not_grow_with_the_length_of_a_file(embedder, files, monkeypatch):
-    """Two hours of samples are 460 MB; a piece of 30 s is 2 MB, and what is known of it in double precision twice that."""
+    """Two hours of samples are 460 MB; a piece of 30 s is 2 MB, and what is known of it in double
+    precision twice that.
+    """
     monkeypatch.setattr(file_reading, "_CHUNK_WINDOWS", 91)
-    monkeypatch.setattr(type(embedder), "fingerprint_chunk", lambda self, chunk: _FewFingerprints(chunk.samples))
+    monkeypatch.setattr(
+        type(embedder), "fingerprint_chunk", lambda self, chunk: _FewFingerprints(chunk.samples)
+    )
     path = files[0].with_name("long.flac")
     with soundfile.SoundFile(path, "w", RATE, 1) as file:
         minute = np.random.default_rng(0).integers(-9, 9, 60 * RATE).astype(np.int16)
@@ -177,7 +201,13 @@ class TestUpdate:
         results = update_tracks(database, embedder, report=lambda added, _: seen.append(added))
         assert seen == results
         by_path = {r.path: r.status for r in results}
-        assert [by_path[str(f)] for f in files] == ["updated", "unchanged", "vanished", "failed", "unchanged"]
+        assert [by_path[str(f)] for f in files] == [
+            "updated",
+            "unchanged",
+            "vanished",
+            "failed",
+            "unchanged",
+        ]
         tracks = {t.name: t for t in database.tracks()}
         assert sorted(tracks) == list("01234")  # what vanished or broke is still known
         assert tracks["0"].duration_s == 6.0
@@ -185,7 +215,13 @@ class TestUpdate:
         expected = embedder.fingerprint(soundfile.read(files[0], dtype="float32")[0]).vectors
         np.testing.assert_allclose(database.snapshot().vectors[rows], expected, atol=2**-11)
         results = update_tracks(database, embedder, prune=True)
-        assert sorted(statuses(results)) == ["failed", "removed", "unchanged", "unchanged", "unchanged"]
+        assert sorted(statuses(results)) == [
+            "failed",
+            "removed",
+            "unchanged",
+            "unchanged",
+            "unchanged",
+        ]
         assert sorted(t.name for t in database.tracks()) == list("0134")
 
     def test_a_file_that_became_a_copy_of_another(self, database, embedder, files):
@@ -195,7 +231,10 @@ class TestUpdate:
         assert sorted(t.name for t in database.tracks()) == list("1234")
 
     def test_two_tracks_of_one_path(self, database, embedder, files, music):
-        """`add` never removes: a recorder that always writes into one file fills a database. `update` keeps what is there."""
+        """`add` never removes: a recorder that always writes into one file fills a database.
+
+        `update` keeps what is there.
+        """
         for i in range(3):
             soundfile.write(files[0], music[i * 5 * RATE : (i + 1) * 5 * RATE], RATE)
             assert statuses(add_paths(database, embedder, files[:1])) == ["added"]
@@ -224,6 +263,8 @@ def test_a_track_without_a_file(filled):
     assert add_track(filled, new, model=filled.stamp) == (stored, False)
     with pytest.raises(OtherModelError, match="open it anew"):
         add_track(filled, track(8), model=ModelStamp("other", "0123", filled.stamp.hop_s))
-    results = update_tracks(filled, types.SimpleNamespace(stamp=filled.stamp), prune=True)  # nothing is there to encode
+    results = update_tracks(
+        filled, types.SimpleNamespace(stamp=filled.stamp), prune=True
+    )  # nothing is there to encode
     assert [result.status for result in results] == ["removed"] * 3 + ["unchanged"]
     assert [kept.id for kept in filled.tracks()] == [stored.id]

@@ -12,10 +12,16 @@ from confp_jax.library.open import open_or_create
 
 pytest.importorskip("apache_beam")
 pytest.importorskip("pyarrow")
-_TWO_WORKERS = ("--runner=FnApiRunner", "--direct_num_workers=2", "--direct_running_mode=multi_processing")
+_TWO_WORKERS = (
+    "--runner=FnApiRunner",
+    "--direct_num_workers=2",
+    "--direct_running_mode=multi_processing",
+)
 
 
-def test_what_beam_fingerprints_is_what_add_adds(music_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_what_beam_fingerprints_is_what_add_adds(
+    music_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     from confp_jax.library.beam import fingerprint_all
     from confp_jax.library.parquet import file_stamp, import_files
 
@@ -31,13 +37,21 @@ def test_what_beam_fingerprints_is_what_add_adds(music_dir: pathlib.Path, tmp_pa
     written = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     assert len(list(out.glob("*.parquet"))) == 2
 
-    lost = next(out.glob("*.parquet"))  # killed before it was complete: this shard alone is made again
+    lost = next(
+        out.glob("*.parquet")
+    )  # killed before it was complete: this shard alone is made again
     (out / f"{lost.stem}.failures.jsonl").unlink()
     assert fingerprint_all([music], out, **settings) == [failure]
-    changed = {path.name.split(".")[0] for path in out.iterdir() if path.stat().st_mtime_ns != written.get(path)}
+    changed = {
+        path.name.split(".")[0]
+        for path in out.iterdir()
+        if path.stat().st_mtime_ns != written.get(path)
+    }
     assert changed == {lost.stem}
 
-    with pytest.raises(DatabaseError, match=r"holds fingerprints of model \w+, not of small .*name another folder"):
+    with pytest.raises(
+        DatabaseError, match=r"holds fingerprints of model \w+, not of small .*name another folder"
+    ):
         fingerprint_all([music], out, **settings | {"model": "small"})
 
     imported = Database.create(tmp_path / "bulk.db", file_stamp(lost))
@@ -49,5 +63,7 @@ def test_what_beam_fingerprints_is_what_add_adds(music_dir: pathlib.Path, tmp_pa
     rows = {t.sha256: theirs.vectors[t.first_row : t.first_row + t.num_rows] for t in theirs.tracks}
     for track in ours.tracks:
         found = ours.vectors[track.first_row : track.first_row + track.num_rows]
-        np.testing.assert_allclose(found.astype(np.float32), rows[track.sha256].astype(np.float32), atol=2e-3)
+        np.testing.assert_allclose(
+            found.astype(np.float32), rows[track.sha256].astype(np.float32), atol=2e-3
+        )
         assert track.name and pathlib.Path(track.path).is_file()

@@ -1,4 +1,7 @@
-"""Adding and identifying from Python: commits, interruptions, the model's stamp. Files of every kind: tests/cli."""
+"""Adding and identifying from Python: commits, interruptions, the model's stamp.
+
+Files of every kind: tests/cli.
+"""
 
 import pathlib
 
@@ -22,9 +25,14 @@ RATE = 16_000
 
 def test_queries_are_answered_one_by_one_in_order(database, embedder, files):
     add_paths(database, embedder, files)
-    answers = identify_sources(Searcher(database, embedder), [str(files[3]), "missing", str(files[1])])
+    answers = identify_sources(
+        Searcher(database, embedder), [str(files[3]), "missing", str(files[1])]
+    )
     first = next(answers)
-    assert (first.matches[0].track, first.matches[0].offset_s) == ("3", pytest.approx(0.0, abs=0.3))  # untrained: roughly
+    assert (first.matches[0].track, first.matches[0].offset_s) == (
+        "3",
+        pytest.approx(0.0, abs=0.3),
+    )  # untrained: roughly
     assert 0.999 < first.matches[0].score <= 1.0
     rest = list(answers)
     assert [a.query for a in rest] == ["missing", str(files[1])]
@@ -32,18 +40,24 @@ def test_queries_are_answered_one_by_one_in_order(database, embedder, files):
 
 
 def decided(embedder, folder, *, bias: float) -> Embedder:
-    """The same encoder with a calibration in which every logit is the bias, and 1 % of strangers exceed 3."""
+    """The same encoder with a calibration in which every logit is the bias, and 1 % of strangers
+    exceed 3.
+    """
     weights = np.zeros((2, 1, 1, 4))
     weights[..., 0] = bias
     tails = np.tile([3.0 - np.log(5), 1.0], (2, 1, 1, 1))
-    (folder / "decision.json").write_text(Decision((3.0,), (1,), weights, tails, identity=embedder.identity).to_json())
+    (folder / "decision.json").write_text(
+        Decision((3.0,), (1,), weights, tails, identity=embedder.identity).to_json()
+    )
     return Embedder(embedder.name, embedder.config, embedder._state, folder=folder)
 
 
 @pytest.mark.parametrize(("rate", "bias", "verdict"), [
     (0.01, 3.1, "match"), (0.01, 2.9, "unknown"), (0.001, 3.1, "unknown"), (0.001, 5.4, "match"), (0.001, 5.2, "unknown")
 ])  # fmt: skip
-def test_the_verdict_keeps_the_rate_of_false_alarms(database, embedder, files, tmp_path, rate, bias, verdict):
+def test_the_verdict_keeps_the_rate_of_false_alarms(
+    database, embedder, files, tmp_path, rate, bias, verdict
+):
     add_paths(database, embedder, files)
     model = decided(embedder, tmp_path, bias=bias)
     answer = Searcher(database, model, false_alarm_rate=rate).identify_file(files[2])
@@ -54,7 +68,10 @@ def test_the_verdict_keeps_the_rate_of_false_alarms(database, embedder, files, t
 
 def test_a_model_without_a_calibration_says_so(database, embedder, files):
     add_paths(database, embedder, files)
-    assert any("no calibration" in note for note in Searcher(database, embedder).identify_file(files[0]).notes)
+    assert any(
+        "no calibration" in note
+        for note in Searcher(database, embedder).identify_file(files[0]).notes
+    )
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.05, -1.0, float("nan")])
@@ -76,7 +93,10 @@ def two_tracks(edge, tmp_path_factory) -> tuple[Searcher, dict[str, np.ndarray]]
     """Two real tracks in a database of the shipped model."""
     folder = tmp_path_factory.mktemp("two")
     names = {"a": "jordan-trudgett_battle2", "b": "tim-beek_the-protagonist"}
-    tracks = {name: decode(EXAMPLES / f"{file}.mp3", sample_rate_hz=RATE).samples for name, file in names.items()}
+    tracks = {
+        name: decode(EXAMPLES / f"{file}.mp3", sample_rate_hz=RATE).samples
+        for name, file in names.items()
+    }
     for name, samples in tracks.items():
         soundfile.write(folder / f"{name}.wav", samples, RATE)
     database = Database.create(folder / "db", ModelStamp(edge.name, edge.identity, 0.3))
@@ -98,11 +118,17 @@ def test_offsets_of_a_cut_between_the_fingerprints(two_tracks, begin_s, length_s
 
 
 def test_two_tracks_in_one_recording_are_two_spans(two_tracks):
-    """Each at its place in the recording and in the track; the stranger between them and the silence are not matched."""
+    """Each at its place in the recording and in the track; the stranger between them and the
+    silence are not matched.
+    """
     searcher, tracks = two_tracks
-    stranger = decode(EXAMPLES / "karissa-hobbs_lets-go-fishin.mp3", sample_rate_hz=RATE).samples[: 12 * RATE]
+    stranger = decode(EXAMPLES / "karissa-hobbs_lets-go-fishin.mp3", sample_rate_hz=RATE).samples[
+        : 12 * RATE
+    ]
     silence = np.zeros(10 * RATE, np.float32)
-    mix = np.concatenate([tracks["a"][5 * RATE : 20 * RATE], stranger, tracks["b"][8 * RATE : 26 * RATE], silence])
+    mix = np.concatenate(
+        [tracks["a"][5 * RATE : 20 * RATE], stranger, tracks["b"][8 * RATE : 26 * RATE], silence]
+    )
     answer = searcher.identify_blocks(np.array_split(mix, 23), query="mix")
     spans = sorted(answer.matches[: answer.num_accepted], key=lambda m: m.query_offset_s)
     assert [m.track for m in spans] == ["a", "b"]
@@ -128,7 +154,9 @@ def test_another_process_makes_the_database_first(checkpoint, tmp_path, monkeypa
     def slowly(model):
         embedder = load(model)
         if not (tmp_path / "db").exists():
-            other = Database.create(tmp_path / "db", ModelStamp(embedder.name, embedder.identity, 0.3))
+            other = Database.create(
+                tmp_path / "db", ModelStamp(embedder.name, embedder.identity, 0.3)
+            )
             (other.folder / "vectors" / "000001.npy").write_bytes(b"its first track")
         return embedder
 
@@ -140,7 +168,10 @@ def test_another_process_makes_the_database_first(checkpoint, tmp_path, monkeypa
 
 def test_a_database_opens_with_its_model_and_no_other(checkpoint, embedder, tmp_path):
     database, found = open_or_create(tmp_path / "db", str(checkpoint))
-    assert database.stamp == ModelStamp(str(checkpoint), embedder.identity, 0.3) and found.identity == embedder.identity
+    assert (
+        database.stamp == ModelStamp(str(checkpoint), embedder.identity, 0.3)
+        and found.identity == embedder.identity
+    )
     for model in (None, str(checkpoint)):
         assert open_database(tmp_path / "db", model)[1].identity == embedder.identity
         assert open_or_create(tmp_path / "db", model)[0].stamp == database.stamp

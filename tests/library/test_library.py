@@ -24,7 +24,12 @@ from confp_jax.matching.decision import load_decision
 from confp_jax.matching.shared_sections import shared_sections
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples" / "music"
-NAMES = ("jordan-trudgett_battle2", "tim-beek_the-protagonist", "karissa-hobbs_lets-go-fishin", "david-reeves_david03")
+NAMES = (
+    "jordan-trudgett_battle2",
+    "tim-beek_the-protagonist",
+    "karissa-hobbs_lets-go-fishin",
+    "david-reeves_david03",
+)
 RATE = 16_000
 
 
@@ -56,7 +61,9 @@ class TestLibrary:
         assert (answer.verdict, answer.matches[0].track) == ("match", NAMES[1])
         assert answer.matches[0].offset_s == pytest.approx(5.0, abs=0.05)
         soundfile.write(tmp_path / "cut.flac", cut, RATE)
-        assert library.identify_file(tmp_path / "cut.flac").matches[0].offset_s == pytest.approx(5.0, abs=0.05)
+        assert library.identify_file(tmp_path / "cut.flac").matches[0].offset_s == pytest.approx(
+            5.0, abs=0.05
+        )
         with pytest.raises(dataclasses.FrozenInstanceError):
             answer.verdict = "unknown"
 
@@ -98,9 +105,13 @@ class TestLibrary:
             for turn in range(4):
                 i = (number + turn) % 6
                 found = library.identify(cuts[i], RATE).matches[0]
-                # The rows of the track that is added change which hits vote, and so where the search for the place begins;
+                # The rows of the track that is added change which hits vote, and so where the
+                # search for the place begins;
                 # a query's fingerprints lie 75 ms apart.
-                if found.track != expected[i].track or abs(found.offset_s - expected[i].offset_s) > 0.08:
+                if (
+                    found.track != expected[i].track
+                    or abs(found.offset_s - expected[i].offset_s) > 0.08
+                ):
                     wrong.append((found, expected[i]))
 
         threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
@@ -156,9 +167,20 @@ def edge():
 
 class TestMonitor:
     def test_events_come_while_it_plays(self, folder, tracks):
-        """A stream in small blocks: each track is told soon after it begins and again when it is over."""
+        """A stream in small blocks: each track is told soon after it begins and again when it is
+        over.
+        """
         stranger, silence = tracks[3][: 14 * RATE], np.zeros(8 * RATE, np.float32)
-        stream = np.concatenate([silence, tracks[0][: 20 * RATE], stranger, tracks[2][3 * RATE : 25 * RATE], silence, silence])
+        stream = np.concatenate(
+            [
+                silence,
+                tracks[0][: 20 * RATE],
+                stranger,
+                tracks[2][3 * RATE : 25 * RATE],
+                silence,
+                silence,
+            ]
+        )
         given_s = 0.0
 
         def blocks():
@@ -167,16 +189,23 @@ class TestMonitor:
                 given_s = min(first + 4_000, len(stream)) / RATE
                 yield stream[first : first + 4_000]
 
-        events = [(event, given_s) for event in monitor(Searcher(*open_database(folder, None)), blocks())]
+        events = [
+            (event, given_s) for event in monitor(Searcher(*open_database(folder, None)), blocks())
+        ]
         matches = [event.found for event, _ in events if event.event == "match"]
         assert [found.track for found in matches] == [NAMES[0], NAMES[2]]
         for found, begin_s, end_s, track_s in zip(matches, (8, 42), (28, 64), (0, 3), strict=True):
             assert found.query_offset_s == pytest.approx(begin_s, abs=1.5)
             assert found.query_offset_s + found.length_s == pytest.approx(end_s, abs=1.5)
-            assert found.offset_s - found.query_offset_s == pytest.approx(track_s - begin_s, abs=0.2)
+            assert found.offset_s - found.query_offset_s == pytest.approx(
+                track_s - begin_s, abs=0.2
+            )
         playing = {event.found.track: at_s for event, at_s in events if event.event == "playing"}
         assert playing[NAMES[0]] < 8 + 20 and playing[NAMES[2]] < 42 + 20
-        assert all(at_s - (event.found.query_offset_s + event.found.length_s) < 30 for event, at_s in events)
+        assert all(
+            at_s - (event.found.query_offset_s + event.found.length_s) < 30
+            for event, at_s in events
+        )
 
     def test_silence_and_noise_are_nothing(self, folder):
         noise = np.random.default_rng(0).normal(size=30 * RATE).astype(np.float32) * 0.1
@@ -189,12 +218,22 @@ class TestCompare:
     def test_common_sections(self, tracks, tmp_path):
         """The second holds two sections of the first, in the other order."""
         soundfile.write(tmp_path / "a.wav", tracks[0], RATE)
-        mixed = np.concatenate([tracks[0][18 * RATE : 29 * RATE], tracks[1][: 8 * RATE], tracks[0][2 * RATE : 14 * RATE]])
+        mixed = np.concatenate(
+            [
+                tracks[0][18 * RATE : 29 * RATE],
+                tracks[1][: 8 * RATE],
+                tracks[0][2 * RATE : 14 * RATE],
+            ]
+        )
         soundfile.write(tmp_path / "b.wav", mixed, RATE)
-        sections = sorted(compare_files(tmp_path / "b.wav", tmp_path / "a.wav", None), key=lambda s: s.a_s)
+        sections = sorted(
+            compare_files(tmp_path / "b.wav", tmp_path / "a.wav", None), key=lambda s: s.a_s
+        )
         assert len(sections) == 2
         for section, (a_s, b_s, length_s) in zip(sections, ((0, 18, 11), (19, 2, 12)), strict=True):
-            assert section.a_s == pytest.approx(a_s, abs=1.2) and section.length_s == pytest.approx(length_s, abs=2.0)
+            assert section.a_s == pytest.approx(a_s, abs=1.2) and section.length_s == pytest.approx(
+                length_s, abs=2.0
+            )
             assert section.b_s - section.a_s == pytest.approx(b_s - a_s, abs=0.2)
         soundfile.write(tmp_path / "c.wav", tracks[2], RATE)
         assert compare_files(tmp_path / "c.wav", tmp_path / "a.wav", None) == []
@@ -203,7 +242,9 @@ class TestCompare:
         soundfile.write(tmp_path / "a.wav", tracks[0][10 * RATE : 12 * RATE], RATE)
         soundfile.write(tmp_path / "b.wav", tracks[0][round(9.8 * RATE) : round(12.3 * RATE)], RATE)
         (section,) = compare_files(tmp_path / "a.wav", tmp_path / "b.wav", None)
-        assert section.a_s == 0 and 1.7 <= section.length_s <= 2.01, "what is heard ends with a whole segment"
+        assert section.a_s == 0 and 1.7 <= section.length_s <= 2.01, (
+            "what is heard ends with a whole segment"
+        )
         assert section.b_s == pytest.approx(0.2, abs=0.2)
 
     def test_one_that_is_too_short_is_named(self, tracks, tmp_path):
@@ -225,7 +266,9 @@ def synthetic(edge, tmp_path) -> Database:
     parts[7][5:65] = parts[3][15:75]
     database = Database.create(tmp_path / "db", ModelStamp(edge.name, edge.identity, 0.3))
     with database.writing():
-        database.add([NewTrack(f"t{i}", f"/t{i}", str(i), 27.0, part) for i, part in enumerate(parts)])
+        database.add(
+            [NewTrack(f"t{i}", f"/t{i}", str(i), 27.0, part) for i, part in enumerate(parts)]
+        )
     return database
 
 
@@ -240,7 +283,9 @@ def test_tracks_that_share_a_section(synthetic, edge):
 
 
 def test_calibration_adapts_the_tail_and_is_stored(synthetic, edge):
-    """Strangers of random rows get nowhere near as far as music's: the tail moves down, and twins do not count."""
+    """Strangers of random rows get nowhere near as far as music's: the tail moves down, and twins
+    do not count.
+    """
     found = calibrate_database(synthetic, edge, num_excerpts=60)
     assert found.num_same > 0 and found.num_tracks == 30
     before, after = load_decision(edge.folder, edge.identity), database_decision(synthetic, edge)

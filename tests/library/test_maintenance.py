@@ -1,4 +1,6 @@
-"""The commands that keep databases in order, as a user meets them: real files, a real (untrained) model, exit codes, JSON."""
+"""The commands that keep databases in order, as a user meets them: real files, a real (untrained)
+model, exit codes, JSON.
+"""
 
 import numpy as np
 import pytest
@@ -30,7 +32,9 @@ class TestRemove:
         ambiguous, unknown = found["refused"]
         assert "2 tracks have this name" in ambiguous and "nobody: no such track" in unknown
         ids = [str(t.id) for t in db.tracks() if t.name == "one"]
-        for number, path in zip(ids, (tagged / "one.flac", tagged / "sub" / "one.flac"), strict=True):
+        for number, path in zip(
+            ids, (tagged / "one.flac", tagged / "sub" / "one.flac"), strict=True
+        ):
             assert f"{number} ({path})" in ambiguous
         assert ambiguous in err
         assert confp("remove", db.folder, *ids)[0] == 0
@@ -44,7 +48,13 @@ class TestListAndInfo:
         ann = sorted(t.name for t in tracks if t.artist == "Ann")
         assert len(ann) == 2
         third = [t.name for t in tracks if t.title == "Title 3"]
-        for text, expected in {"ann": ann, "BJÖRK": ["Björk"], "title 3": third, "álbum": names(db), "zz": []}.items():
+        for text, expected in {
+            "ann": ann,
+            "BJÖRK": ["Björk"],
+            "title 3": third,
+            "álbum": names(db),
+            "zz": [],
+        }.items():
             _, found, _ = confp("list", db.folder, "--search", text, "--json")
             assert sorted(t["name"] for t in found) == expected, text
         _, out, _ = confp("list", db.folder)
@@ -52,9 +62,19 @@ class TestListAndInfo:
 
     def test_info(self, confp, db):
         db_info = confp("info", db.folder, "--json")[1]
-        assert (db_info["num_tracks"], db_info["num_fingerprints"], db_info["duration_s"]) == (4, 28, 20.0)
-        assert (db_info["index"], db_info["precision"], db_info["num_removed"]) == ("exact", "float16", 0)
-        assert db_info["num_bytes"] == sum(p.stat().st_size for p in db.folder.rglob("*") if p.name != "lock" and p.is_file())
+        assert (db_info["num_tracks"], db_info["num_fingerprints"], db_info["duration_s"]) == (
+            4,
+            28,
+            20.0,
+        )
+        assert (db_info["index"], db_info["precision"], db_info["num_removed"]) == (
+            "exact",
+            "float16",
+            0,
+        )
+        assert db_info["num_bytes"] == sum(
+            p.stat().st_size for p in db.folder.rglob("*") if p.name != "lock" and p.is_file()
+        )
         confp("remove", db.folder, "two")
         assert confp("info", db.folder, "--json")[1]["num_removed"] == 7
         status, out, _ = confp("info", db.folder)
@@ -76,13 +96,18 @@ class TestCompactAndVerify:
 
     def test_verify_names_what_is_damaged_and_the_way_out_works(self, confp, db, tagged):
         assert confp("verify", db.folder)[:2] == (0, "all is well with 4 tracks\n")
-        assert confp("verify", db.folder, "--recall", "--json")[1] == {"problems": [], "recall": 1.0}
+        assert confp("verify", db.folder, "--recall", "--json")[1] == {
+            "problems": [],
+            "recall": 1.0,
+        }
         shard = next((db.folder / "vectors").iterdir())
         content = bytearray(shard.read_bytes())
         content[-9] ^= 1
         shard.write_bytes(content)
         status, out, err = confp("verify", db.folder)
-        assert status == 1 and "checksum differs" in err and "Björk" in err and out == "1 problems\n"
+        assert (
+            status == 1 and "checksum differs" in err and "Björk" in err and out == "1 problems\n"
+        )
         ids = confp("verify", db.folder, "--json")[1]["problems"][0]["tracks"]
         assert confp("remove", db.folder, *ids)[0] == 0
         assert confp("add", db.folder, tagged)[0] == 0
@@ -97,7 +122,9 @@ class TestCompactAndVerify:
 
 
 class TestMerge:
-    def test_what_is_there_stays_and_what_is_new_comes(self, confp, db, embedder, tagged, tmp_path, music):
+    def test_what_is_there_stays_and_what_is_new_comes(
+        self, confp, db, embedder, tagged, tmp_path, music
+    ):
         other = Database.create(tmp_path / "other.db", db.stamp, precision="int8")
         soundfile.write(tagged / "new.wav", music[-5 * RATE :], RATE)
         add_paths(other, embedder, [tagged / "new.wav", tagged / "two.flac"])
@@ -106,7 +133,9 @@ class TestMerge:
         assert verify(db) == []
         new = db.find("new")[0]
         rows = db.snapshot().vectors[new.first_row : new.first_row + new.num_rows]
-        expected = embedder.fingerprint(soundfile.read(tagged / "new.wav", dtype="float32")[0]).vectors
+        expected = embedder.fingerprint(
+            soundfile.read(tagged / "new.wav", dtype="float32")[0]
+        ).vectors
         np.testing.assert_allclose(rows, expected, atol=3e-3)
         # The file is known to be read already.
         assert [r.status for r in add_paths(db, embedder, [tagged])] == ["unchanged"] * 5
@@ -129,15 +158,30 @@ class TestParquet:
 
     def test_a_round_trip(self, confp, db, tmp_path):
         out = tmp_path / "all.parquet"
-        assert confp("export", db.folder, out, "--json")[:2] == (0, {"out": str(out), "num_tracks": 4})
+        assert confp("export", db.folder, out, "--json")[:2] == (
+            0,
+            {"out": str(out), "num_tracks": 4},
+        )
         status, done, _ = confp("import", tmp_path / "new.db", out, "--json")
         assert (status, done) == (0, {"num_added": 4, "num_there": 0, "num_tracks": 4})
         new = Database(tmp_path / "new.db")
         assert new.stamp == db.stamp
         for one, two in zip(db.tracks(), new.tracks(), strict=True):
-            for field in ("name", "path", "title", "artist", "album", "sha256", "duration_s", "first_row", "num_rows"):
+            for field in (
+                "name",
+                "path",
+                "title",
+                "artist",
+                "album",
+                "sha256",
+                "duration_s",
+                "first_row",
+                "num_rows",
+            ):
                 assert getattr(one, field) == getattr(two, field)
-        np.testing.assert_array_equal(np.asarray(new.snapshot().vectors), np.asarray(db.snapshot().vectors))
+        np.testing.assert_array_equal(
+            np.asarray(new.snapshot().vectors), np.asarray(db.snapshot().vectors)
+        )
         assert confp("import", new.folder, tmp_path)[1].startswith("0 added, 4 already there")
         assert sorted(p.name for p in tmp_path.glob("*.p*")) == ["all.parquet"]
 
@@ -148,7 +192,9 @@ class TestParquet:
         table = pq.read_table(tmp_path / "all.parquet")
         vectors = np.array(table["fingerprints"].to_pylist()[1])
         track = db.tracks()[1]
-        np.testing.assert_array_equal(vectors, db.snapshot().vectors[track.first_row : track.first_row + track.num_rows])
+        np.testing.assert_array_equal(
+            vectors, db.snapshot().vectors[track.first_row : track.first_row + track.num_rows]
+        )
 
     def test_many_groups(self, db, tmp_path, monkeypatch):
         from confp_jax.library import parquet
@@ -157,7 +203,9 @@ class TestParquet:
         assert parquet.export_database(db, tmp_path / "a.parquet") == 4
         copy = Database.create(tmp_path / "copy", db.stamp)
         assert parquet.import_files(copy, [tmp_path / "a.parquet"]).num_added == 4
-        np.testing.assert_array_equal(np.asarray(copy.snapshot().vectors), np.asarray(db.snapshot().vectors))
+        np.testing.assert_array_equal(
+            np.asarray(copy.snapshot().vectors), np.asarray(db.snapshot().vectors)
+        )
 
     def test_what_is_no_such_file(self, confp, db, tmp_path):
         import pyarrow as pa

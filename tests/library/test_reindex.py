@@ -1,4 +1,6 @@
-"""`confp reindex`: another model's fingerprints, beside the old ones until the swap; a real (untrained) model on real files."""
+"""`confp reindex`: another model's fingerprints, beside the old ones until the swap; a real
+(untrained) model on real files.
+"""
 
 import json
 import pathlib
@@ -92,7 +94,9 @@ def test_nothing_is_swapped_while_a_file_is_missing(confp, db, embedder, other, 
 
 
 def test_one_that_has_it_open_neither_writes_to_it_nor_asks_it(db, embedder, other, tagged):
-    """A program that runs on through `confp reindex` would mix two models' fingerprints, and find nothing."""
+    """A program that runs on through `confp reindex` would mix two models' fingerprints, and find
+    nothing.
+    """
     library = Library(db.folder)
     reindex(db, other)
     again = "the database is of .* now, not of .*; open it anew"
@@ -110,12 +114,18 @@ def test_one_that_has_it_open_neither_writes_to_it_nor_asks_it(db, embedder, oth
 
 
 def test_what_cannot_come_along_is_told(confp, db, embedder, other):
-    """An uploaded track has no file; a threshold that was measured with the old model is none of the new one's."""
+    """An uploaded track has no file; a threshold that was measured with the old model is none of
+    the new one's.
+    """
     rows = np.eye(3, db.snapshot().vectors.shape[1], dtype=np.float32)
     add_track(db, NewTrack("jingle", f"{UPLOADED}1", "1" * 64, 3.6, rows), model=db.stamp)
     db.set_setting(CALIBRATION_SETTING, json.dumps({"identity": embedder.identity}))
     status, _, err = confp("reindex", db.folder, "--model", other.name)
-    assert status == 1 and "jingle was uploaded, so there is no file to read again; upload it again after --prune" in err
+    assert (
+        status == 1
+        and "jingle was uploaded, so there is no file to read again; upload it again after --prune"
+        in err
+    )
     status, out, err = confp("reindex", db.folder, "--model", other.name, "--prune", "--json")
     assert status == 0 and out["swapped"] and f"`confp calibrate {db.folder}`" in err
     check(db, other)

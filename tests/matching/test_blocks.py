@@ -27,7 +27,12 @@ def parts():
 
 @pytest.fixture(scope="module")
 def reference(parts):
-    return make_reference([(f"t{i}", part) for i, part in enumerate(parts)], hop_s=HOP_S, segment_s=SEGMENT_S, exact=True)
+    return make_reference(
+        [(f"t{i}", part) for i, part in enumerate(parts)],
+        hop_s=HOP_S,
+        segment_s=SEGMENT_S,
+        exact=True,
+    )
 
 
 def query_of(*vectors: np.ndarray) -> Fingerprints:
@@ -47,7 +52,9 @@ class TestBlocks:
         blocks = list(joined_blocks(pieces))
         assert [b.is_last for b in blocks] == [False] * (len(blocks) - 1) + [True]
         for block in blocks:
-            inside = vectors[block.first_window : block.first_window + len(block.fingerprints.vectors)]
+            inside = vectors[
+                block.first_window : block.first_window + len(block.fingerprints.vectors)
+            ]
             np.testing.assert_array_equal(block.fingerprints.vectors, inside)
         assert [b.first_window for b in blocks] == [12 * i for i in range(len(blocks))]
         lengths = [len(b.fingerprints.vectors) for b in blocks]
@@ -63,16 +70,28 @@ class TestMedley:
     def test_each_piece_is_a_span_of_its_own(self, parts, reference):
         rng = np.random.default_rng(1)
         stranger = unit_rows(rng, 40)
-        query = query_of(parts[3][10:70], stranger, parts[8][100:140], parts[3][150:190], parts[5][:12], parts[1][20:60])
+        query = query_of(
+            parts[3][10:70],
+            stranger,
+            parts[8][100:140],
+            parts[3][150:190],
+            parts[5][:12],
+            parts[1][20:60],
+        )
         spans = found(query, reference)
         assert [s.track for s in spans] == [3, 8, 3, 5, 1]
         begins = np.array([0, 100, 140, 180, 192])
         starts = np.array([10, 100, 150, 0, 20])
         lengths = np.array([60, 40, 40, 12, 40])
-        # Random rows share nothing with their neighbours: a span is its windows, less or more than the edge that is taken off.
+        # Random rows share nothing with their neighbours: a span is its windows, less or more than
+        # the edge that is taken off.
         np.testing.assert_allclose([s.query_s for s in spans], begins * HOP_S, atol=1.0)
-        np.testing.assert_allclose([s.track_s - s.query_s for s in spans], (starts - begins) * HOP_S, atol=0.1)
-        np.testing.assert_allclose([s.length_s for s in spans], lengths * HOP_S + SEGMENT_S, atol=2.5)
+        np.testing.assert_allclose(
+            [s.track_s - s.query_s for s in spans], (starts - begins) * HOP_S, atol=0.1
+        )
+        np.testing.assert_allclose(
+            [s.length_s for s in spans], lengths * HOP_S + SEGMENT_S, atol=2.5
+        )
         assert all(s.confidence > 0.99 and s.score > 0.9 for s in spans)
 
     def test_a_whole_track_is_one_span_from_end_to_end(self, parts, reference):
@@ -87,7 +106,10 @@ class TestMedley:
         smooth = base - np.array([base[max(0, i - 6) : i + 6].mean(axis=0) for i in range(400)])
         rows = (smooth / np.linalg.norm(smooth, axis=1, keepdims=True)).astype(np.float32)
         reference = make_reference(
-            [("long", rows), *((f"t{i}", reference.rows_of(i)) for i in range(12))], hop_s=HOP_S, segment_s=SEGMENT_S, exact=True
+            [("long", rows), *((f"t{i}", reference.rows_of(i)) for i in range(12))],
+            hop_s=HOP_S,
+            segment_s=SEGMENT_S,
+            exact=True,
         )
         places = 30 + 1.1 * np.arange(150)
         low = places.astype(int)
@@ -125,7 +147,11 @@ class TestSpans:
     def test_the_track_begins_within_the_query(self, parts, reference):
         query = query_of(unit_rows(np.random.default_rng(3), 10), parts[2][:20])
         best = find_spans(Block(query), reference, uncalibrated())[0]
-        assert (best.track, best.query_s, best.track_s) == (2, pytest.approx(10 * HOP_S, abs=0.7), pytest.approx(0.0, abs=0.7))
+        assert (best.track, best.query_s, best.track_s) == (
+            2,
+            pytest.approx(10 * HOP_S, abs=0.7),
+            pytest.approx(0.0, abs=0.7),
+        )
         assert best.query_s - best.track_s == pytest.approx(10 * HOP_S, abs=0.1)
 
     def test_a_masked_track_is_not_found(self, parts, reference):
@@ -141,7 +167,10 @@ class TestSpans:
         for block in joined_blocks([query]):
             spans = tracker.push(block)
         longest = max(spans, key=lambda span: span.length_s)
-        blocks = [find_spans(dataclasses.replace(b, is_last=True), reference, uncalibrated())[0] for b in joined_blocks([query])]
+        blocks = [
+            find_spans(dataclasses.replace(b, is_last=True), reference, uncalibrated())[0]
+            for b in joined_blocks([query])
+        ]
         assert longest.track == 9 and all(span.track == 9 for span in blocks)
         assert longest.alarm_rate < 1e-3 * min(span.alarm_rate for span in blocks)
 
@@ -159,7 +188,11 @@ class TestSpans:
 
     def test_of_two_at_one_place_the_surer_one(self):
         base = Span(0, 10.0, 0.0, 20.0, 1.0, 0.9, 9.0, 1e-9, 0)
-        weaker = dataclasses.replace(base, track=1, query_s=15.0, length_s=12.0, logit=6.0, alarm_rate=1e-6)
+        weaker = dataclasses.replace(
+            base, track=1, query_s=15.0, length_s=12.0, logit=6.0, alarm_rate=1e-6
+        )
         after = dataclasses.replace(base, track=2, query_s=28.0, alarm_rate=1e-7)
         before = dataclasses.replace(base, track=3, query_s=0.0, length_s=9.0, alarm_rate=0.5)
-        assert [s.track for s in accepted([weaker, after, before, base], false_alarm_rate=1e-3)] == [0, 2]
+        assert [
+            s.track for s in accepted([weaker, after, before, base], false_alarm_rate=1e-3)
+        ] == [0, 2]

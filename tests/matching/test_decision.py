@@ -1,4 +1,6 @@
-"""The decision's regressions against scipy, its tails against their distribution, its table by hand."""
+"""The decision's regressions against scipy, its tails against their distribution, its table by
+hand.
+"""
 
 import dataclasses
 import json
@@ -26,13 +28,21 @@ from confp_jax.matching.ranking import Ranking
 def ranking_of(scores: list[float], tempos: list[float] | None = None) -> Ranking:
     num = len(scores)
     tempo = np.array(tempos or [1.0] * num)
-    return Ranking(np.arange(num), np.array(scores, np.float32), np.zeros(num), tempo, np.zeros((num, 1), np.float32))
+    return Ranking(
+        np.arange(num),
+        np.array(scores, np.float32),
+        np.zeros(num),
+        tempo,
+        np.zeros((num, 1), np.float32),
+    )
 
 
 def a_decision(**overrides) -> Decision:
     rng = np.random.default_rng(0)
     values = {"weights": rng.normal(size=(2, 2, 3, 5)), "tails": rng.uniform(0.1, 1, (2, 2, 3, 2))}
-    return Decision((3.0, 12.0), (1, 10, 1000), **values, identity="abc", **{"features": FEATURES} | overrides)
+    return Decision(
+        (3.0, 12.0), (1, 10, 1000), **values, identity="abc", **{"features": FEATURES} | overrides
+    )
 
 
 class TestLogistic:
@@ -57,7 +67,9 @@ class TestLogistic:
         assert np.isfinite(weights).all() and p[0] < 0.1 and p[-1] > 0.9
 
     def test_the_confidence_is_a_probability(self):
-        np.testing.assert_allclose(confidence(np.array([-1e4, 0.0, np.log(3), 1e4])), [0, 0.5, 0.75, 1])
+        np.testing.assert_allclose(
+            confidence(np.array([-1e4, 0.0, np.log(3), 1e4])), [0, 0.5, 0.75, 1]
+        )
 
 
 class TestFeatures:
@@ -73,9 +85,14 @@ class TestFeatures:
     def test_by_name(self):
         ranking = ranking_of([0.9, 0.8, 0.6, 0.5])
         everything = dict(zip(FEATURES, features(ranking)[0], strict=True))
-        assert features(ranking, names=("tempo", "score"))[0].tolist() == [everything["tempo"], everything["score"]]
+        assert features(ranking, names=("tempo", "score"))[0].tolist() == [
+            everything["tempo"],
+            everything["score"],
+        ]
 
-    @pytest.mark.parametrize(("scores", "margin"), [([0.8], 0.8), ([0.8, 0.5], 0.3), ([0.8, 0.5, 0.3], 0.5)])
+    @pytest.mark.parametrize(
+        ("scores", "margin"), [([0.8], 0.8), ([0.8, 0.5], 0.3), ([0.8, 0.5, 0.3], 0.5)]
+    )
     def test_few_rivals(self, scores, margin):
         assert features(ranking_of(scores))[0, 1] == pytest.approx(margin, abs=1e-6)
 
@@ -92,7 +109,9 @@ class TestFeatures:
 class TestTail:
     def test_an_exponential_tail_is_found_and_read_off(self):
         rng = np.random.default_rng(0)
-        logits = np.where(rng.random(50_000) < 0.2, rng.exponential(0.7, 50_000), -rng.random(50_000) * 3)
+        logits = np.where(
+            rng.random(50_000) < 0.2, rng.exponential(0.7, 50_000), -rng.random(50_000) * 3
+        )
         tail = fit_tail(logits)
         assert tail[1] == pytest.approx(0.7, rel=0.05)
         for rate in (0.02, 0.001):
@@ -101,9 +120,9 @@ class TestTail:
             assert tail_share(np.array([threshold]), tail)[0] == pytest.approx(rate)
 
     def test_below_the_tail_nothing_is_accepted(self):
-        assert tail_share(np.array([-3.0, 0.99, 1.0, 2.0]), np.array([1.0, 0.5])).tolist() == pytest.approx(
-            [1, 1, TAIL_SHARE, TAIL_SHARE * np.exp(-2)]
-        )
+        assert tail_share(
+            np.array([-3.0, 0.99, 1.0, 2.0]), np.array([1.0, 0.5])
+        ).tolist() == pytest.approx([1, 1, TAIL_SHARE, TAIL_SHARE * np.exp(-2)])
 
 
 class TestTable:
@@ -112,10 +131,15 @@ class TestTable:
         values = features(ranking)[0]
 
         def logit(length_s, num_tracks, **kind):
-            return decision.judge(ranking, length_s=length_s, num_tracks=num_tracks, **kind).logits[0]
+            return decision.judge(ranking, length_s=length_s, num_tracks=num_tracks, **kind).logits[
+                0
+            ]
 
         def cell(length, size, kind=0):
-            return decision.weights[kind, length, size, 1:] @ values + decision.weights[kind, length, size, 0]
+            return (
+                decision.weights[kind, length, size, 1:] @ values
+                + decision.weights[kind, length, size, 0]
+            )
 
         assert logit(3.0, 10) == pytest.approx(cell(0, 1))
         assert logit(6.0, 10) == pytest.approx((cell(0, 1) + cell(1, 1)) / 2)
@@ -132,13 +156,20 @@ class TestTable:
             np.testing.assert_allclose(new.tail(length_s=12.0, num_tracks=size), measured)
         moved = new.tail(length_s=3.0, num_tracks=10) - decision.tail(length_s=3.0, num_tracks=10)
         np.testing.assert_allclose(moved, [1.0, 0.0], atol=1e-12)
-        np.testing.assert_allclose(new.tails[1, :, 1] - decision.tails[1, :, 1], [[1.0, 0.0]] * 2, atol=1e-12)
+        np.testing.assert_allclose(
+            new.tails[1, :, 1] - decision.tails[1, :, 1], [[1.0, 0.0]] * 2, atol=1e-12
+        )
 
     def test_a_file_and_back(self, tmp_path):
         decision = a_decision()
         (tmp_path / "decision.json").write_text(decision.to_json())
         found = load_decision(tmp_path, "abc")
-        assert (found.lengths_s, found.num_tracks, found.identity, found.calibrated) == ((3.0, 12.0), (1, 10, 1000), "abc", True)
+        assert (found.lengths_s, found.num_tracks, found.identity, found.calibrated) == (
+            (3.0, 12.0),
+            (1, 10, 1000),
+            "abc",
+            True,
+        )
         np.testing.assert_allclose(found.weights, decision.weights, atol=1e-4)
 
     def test_no_file_is_a_guess(self, tmp_path):
@@ -151,7 +182,9 @@ class TestTable:
         (tmp_path / "decision.json").write_text(old.to_json())
         found, ranking = load_decision(tmp_path, "abc"), ranking_of([0.9, 0.5, 0.4, 0.3])
         expected = old.weights[0, 0, 0, 1:] @ features(ranking)[0, :3] + old.weights[0, 0, 0, 0]
-        assert found.judge(ranking, length_s=3.0, num_tracks=1).logits[0] == pytest.approx(expected, abs=1e-3)
+        assert found.judge(ranking, length_s=3.0, num_tracks=1).logits[0] == pytest.approx(
+            expected, abs=1e-3
+        )
         judged = uncalibrated().judge(ranking_of([0.9, 0.3, 0.3, 0.3]), length_s=5.0, num_tracks=4)
         assert judged.confidences[0] > 0.99 and judged.alarm_rates[0] < 0.001
         judged = uncalibrated().judge(ranking_of([0.5, 0.45, 0.4, 0.4]), length_s=5.0, num_tracks=4)
@@ -174,5 +207,8 @@ class TestTable:
 
     def test_of_other_weights(self, tmp_path):
         (tmp_path / "decision.json").write_text(a_decision().to_json())
-        with pytest.raises(DecisionError, match="made for the weights abc, these are xyz.*confp_jax.evaluation.calibrate"):
+        with pytest.raises(
+            DecisionError,
+            match="made for the weights abc, these are xyz.*confp_jax.evaluation.calibrate",
+        ):
             load_decision(tmp_path, "xyz")

@@ -1,4 +1,6 @@
-"""Matching along lines against plain loops, planted sequences and a synthetic embedding whose place and tempo are known."""
+"""Matching along lines against plain loops, planted sequences and a synthetic embedding whose place
+and tempo are known.
+"""
 
 import dataclasses
 
@@ -24,7 +26,9 @@ def reference_of(parts: list[np.ndarray]) -> Reference:
     return make_reference(named, hop_s=HOP_S, segment_s=SEGMENT_S, exact=True)
 
 
-def query_of(vectors: np.ndarray, hop_s: float = HOP_S, segment_s: float = SEGMENT_S) -> Fingerprints:
+def query_of(
+    vectors: np.ndarray, hop_s: float = HOP_S, segment_s: float = SEGMENT_S
+) -> Fingerprints:
     return Fingerprints(vectors.astype(np.float32), hop_s, segment_s)
 
 
@@ -33,7 +37,9 @@ def ranked(query: np.ndarray, parts: list[np.ndarray]) -> Ranking:
 
 
 class SmoothEmbedding:
-    """A curve on the sphere whose cosine falls off smoothly with the distance in time, to about 0.7 over one hop."""
+    """A curve on the sphere whose cosine falls off smoothly with the distance in time, to about 0.7
+    over one hop.
+    """
 
     def __init__(self, seed: int, dim: int = 128):
         rng = np.random.default_rng(seed)
@@ -46,14 +52,21 @@ class SmoothEmbedding:
 
 class TestCosines:
     def test_equal_plain_loops(self):
-        """Along every reported line: the cosine with the interpolated fingerprint, 0 beyond the track's ends."""
+        """Along every reported line: the cosine with the interpolated fingerprint, 0 beyond the
+        track's ends.
+        """
         rng = np.random.default_rng(0)
         parts = [unit_rows(rng, n, 6) for n in (40, 9, 25, 1)]
         query = unit_rows(rng, 12, 6)
         ranking = ranked(query, parts)
         assert len(ranking.tracks) == 4
         for track, offset_s, tempo, cosines, score in zip(
-            ranking.tracks, ranking.offsets_s, ranking.tempos, ranking.cosines, ranking.scores, strict=True
+            ranking.tracks,
+            ranking.offsets_s,
+            ranking.tempos,
+            ranking.cosines,
+            ranking.scores,
+            strict=True,
         ):
             rows, expected = parts[track], []
             for i, vector in enumerate(query):
@@ -67,7 +80,9 @@ class TestCosines:
                 low = min(int(place), max(len(rows) - 2, 0))
                 high = min(low + 1, len(rows) - 1)
                 between = (1 - (place - low)) * rows[low] + (place - low) * rows[high]
-                expected.append(float(vector @ between / np.linalg.norm(between)) * (1 - 0.05 * beyond))
+                expected.append(
+                    float(vector @ between / np.linalg.norm(between)) * (1 - 0.05 * beyond)
+                )
             np.testing.assert_allclose(cosines, expected, atol=1e-4)
             assert score == pytest.approx(np.mean(expected), abs=1e-5)
 
@@ -101,7 +116,8 @@ class TestPlanted:
         start = int(rng.integers(len(parts[track]) - num_windows + 1))
         ranking = ranked(parts[track][start : start + num_windows], parts)
         assert ranking.tracks[0] == track
-        # A place 20 ms off costs 0.002 between two rows, and 0.05 * 20 ms / HOP_S beyond a track's end.
+        # A place 20 ms off costs 0.002 between two rows, and 0.05 * 20 ms / HOP_S beyond a track's
+        # end.
         assert ranking.scores[0] == pytest.approx(1.0, abs=3.5e-3)
         assert ranking.offsets_s[0] == pytest.approx(start * HOP_S, abs=0.02)
         assert ranking.tempos[0] == pytest.approx(1.0, abs=0.01)
@@ -156,7 +172,11 @@ class TestPlanted:
         parts[2][:] = 0
         ranking = ranked(parts[6][10:20], parts)
         assert ranking.tracks[0] == 6
-        assert all(score <= 1e-6 for track, score in zip(ranking.tracks, ranking.scores, strict=True) if track == 2)
+        assert all(
+            score <= 1e-6
+            for track, score in zip(ranking.tracks, ranking.scores, strict=True)
+            if track == 2
+        )
 
     def test_one_row_one_window(self):
         row = unit_rows(np.random.default_rng(0), 1)
@@ -191,13 +211,19 @@ class TestPlaceAndTempo:
 
     @pytest.mark.parametrize("tempo", [0.7, 0.81, 0.95, 1.0, 1.06, 1.22, 1.4])
     def test_a_stretched_sequence(self, tempo):
-        """A window centre at x in the query is at `begin + tempo * x` in the track: where it begins and how fast it runs."""
+        """A window centre at x in the query is at `begin + tempo * x` in the track: where it begins
+        and how fast it runs.
+        """
         tracks = [SmoothEmbedding(seed) for seed in range(6)]
-        parts = [track.at(np.arange(150) * HOP_S + SEGMENT_S / 2) for track in tracks]  # by the middles of windows
+        parts = [
+            track.at(np.arange(150) * HOP_S + SEGMENT_S / 2) for track in tracks
+        ]  # by the middles of windows
         centres_s = np.arange(24) * HOP_S + SEGMENT_S / 2
         ranking = ranked(tracks[4].at(13.37 + tempo * centres_s), parts)
         assert ranking.tracks[0] == 4
-        assert ranking.tempos[0] == pytest.approx(tempo, rel=0.015)  # what another tempo must earn pulls a little
+        assert ranking.tempos[0] == pytest.approx(
+            tempo, rel=0.015
+        )  # what another tempo must earn pulls a little
         assert ranking.offsets_s[0] == pytest.approx(13.37, abs=0.1)
         assert ranking.scores[0] > 0.93
 
@@ -211,9 +237,13 @@ class TestPlaceAndTempo:
 
     @pytest.mark.parametrize("start_s", [0.0, 9.1, 24.7])
     def test_a_short_query_is_found_up_to_the_track_s_ends(self, start_s):
-        """2 s in the windows that hold them, as `Embedder` makes them: at the track's ends only one of the four is there."""
+        """2 s in the windows that hold them, as `Embedder` makes them: at the track's ends only one
+        of the four is there.
+        """
         track, other = SmoothEmbedding(0), SmoothEmbedding(1)
-        parts = [part.at(np.arange(80) * HOP_S + SEGMENT_S / 2) for part in (other, track)]  # 26.7 s
+        parts = [
+            part.at(np.arange(80) * HOP_S + SEGMENT_S / 2) for part in (other, track)
+        ]  # 26.7 s
         vectors = track.at(start_s + 1.0 + (np.arange(4) - 1.5) * HOP_S)
         ranking = rank(Fingerprints(vectors, HOP_S, 2.0, is_partial=True), reference_of(parts))
         assert (ranking.tracks[0], ranking.offsets_s[0]) == (1, pytest.approx(start_s, abs=0.1))
@@ -222,13 +252,19 @@ class TestPlaceAndTempo:
 
     @pytest.mark.parametrize("start_s", [0.0, 9.1, 23.7])
     def test_windows_that_overhang_a_query_count_where_the_track_has_them(self, start_s):
-        """3 s from the beginning, middle and end of a track: at its ends half of what overhangs is not there, at no cost."""
+        """3 s from the beginning, middle and end of a track: at its ends half of what overhangs is
+        not there, at no cost.
+        """
         track, other = SmoothEmbedding(0), SmoothEmbedding(1)
-        parts = [part.at(np.arange(80) * HOP_S + SEGMENT_S / 2) for part in (other, track)]  # 26.7 s
+        parts = [
+            part.at(np.arange(80) * HOP_S + SEGMENT_S / 2) for part in (other, track)
+        ]  # 26.7 s
         centres_s = start_s + SEGMENT_S / 2 + np.arange(-3, 4) * HOP_S
         centres_s[3] += 0.1  # the one that is whole is a little off; the others tell the place
         vectors = track.at(centres_s)
-        query = Fingerprints(vectors[3:4], HOP_S, SEGMENT_S, overhang=np.stack([vectors[:3], vectors[4:]]))
+        query = Fingerprints(
+            vectors[3:4], HOP_S, SEGMENT_S, overhang=np.stack([vectors[:3], vectors[4:]])
+        )
         ranking = rank(query, reference_of(parts))
         assert (ranking.tracks[0], ranking.offsets_s[0]) == (1, pytest.approx(start_s, abs=0.05))
         assert ranking.scores[0] > 0.95
@@ -241,13 +277,17 @@ class TestPlaceAndTempo:
         vectors = parts[4][:4].copy()
         vectors[1:3] = 0
         beyond = np.stack([unit_rows(rng, 3), parts[4][4:7]])
-        ranking = rank(Fingerprints(vectors, HOP_S, SEGMENT_S, overhang=beyond), reference_of(parts))
+        ranking = rank(
+            Fingerprints(vectors, HOP_S, SEGMENT_S, overhang=beyond), reference_of(parts)
+        )
         assert (ranking.tracks[0], ranking.offsets_s[0]) == (4, pytest.approx(0.0, abs=0.05))
         assert ranking.scores[0] == pytest.approx(1.0, abs=0.01)
 
 
 class TestHeardFaster:
-    """A query of one window, which tells no tempo, and what it sounds like played 1.18 times as fast."""
+    """A query of one window, which tells no tempo, and what it sounds like played 1.18 times as
+    fast.
+    """
 
     def rows(self, num: int = 40) -> list[np.ndarray]:
         rng = np.random.default_rng(11)
@@ -262,13 +302,17 @@ class TestHeardFaster:
         ranking = rank(self.query(unit_rows(rng, 1), parts[6][10:12]), reference_of(parts))
         assert ranking.tracks[0] == 6
         assert ranking.tempos[0] == pytest.approx(1 / 1.18)
-        middle_s = 10.5 * HOP_S + SEGMENT_S / 2  # of rows 10 and 11: there the query has its middle, however fast it is heard
+        middle_s = (
+            10.5 * HOP_S + SEGMENT_S / 2
+        )  # of rows 10 and 11: there the query has its middle, however fast it is heard
         assert ranking.offsets_s[0] == pytest.approx(middle_s - SEGMENT_S / 2 / 1.18, abs=0.02)
         assert ranking.cosines.shape == (len(ranking.tracks), 1)
         assert ranking.cosines[0, 0] == ranking.scores[0] == pytest.approx(1.0, abs=0.01)
 
     def test_it_has_to_stand_out_by_more(self):
-        """The same two windows heard both ways are equally good; with some noise on the plain ones the faster are better."""
+        """The same two windows heard both ways are equally good; with some noise on the plain ones
+        the faster are better.
+        """
         parts, rng = self.rows(), np.random.default_rng(13)
         rows, noise = parts[3][20:22], unit_rows(rng, 2)
         for level, tempo in ((0.0, 1.0), (0.5, 1 / 1.18)):
@@ -280,10 +324,15 @@ class TestHeardFaster:
     def test_the_track_passed_over_is_so_in_both(self):
         parts = self.rows()
         query, reference = self.query(parts[3][20:21], parts[6][10:12]), reference_of(parts)
-        for ranking in (rank(query, reference, without=3), rank_with_and_without(query, reference, 3)[1]):
+        for ranking in (
+            rank(query, reference, without=3),
+            rank_with_and_without(query, reference, 3)[1],
+        ):
             assert ranking.tracks[0] == 6 and 3 not in ranking.tracks
             assert ranking.tempos[0] == pytest.approx(1 / 1.18)
-        np.testing.assert_equal(rank_with_and_without(query, reference, 3)[0].scores, rank(query, reference).scores)
+        np.testing.assert_equal(
+            rank_with_and_without(query, reference, 3)[0].scores, rank(query, reference).scores
+        )
 
     def test_an_empty_reference_and_silence_have_no_answer(self):
         silent = np.zeros((1, 64), np.float32)
@@ -300,13 +349,17 @@ class TestRivals:
         removed = rank(query, some_tracks(reference, [t for t in range(20) if t != 4]))
         assert 4 not in masked.tracks
         np.testing.assert_allclose(masked.scores[:5], removed.scores[:5], atol=0.02)
-        np.testing.assert_allclose(rank(query, reference).without(4).scores[:5], removed.scores[:5], atol=0.02)
+        np.testing.assert_allclose(
+            rank(query, reference).without(4).scores[:5], removed.scores[:5], atol=0.02
+        )
 
     def test_there_are_enough_rivals_where_the_best_track_fills_the_hits(self):
         """Ten minutes of one drone must not leave the decision without a field."""
         rng = np.random.default_rng(3)
         drone = unit_rows(rng, 1)
-        ranking = ranked(drone, [np.repeat(drone, 2_000, axis=0), *(unit_rows(rng, 5) for _ in range(12))])
+        ranking = ranked(
+            drone, [np.repeat(drone, 2_000, axis=0), *(unit_rows(rng, 5) for _ in range(12))]
+        )
         assert len(ranking.tracks) > NUM_RIVALS
         assert ranking.tracks[0] == 0
 
@@ -317,12 +370,16 @@ class TestDense:
     PHASES = 4
 
     def dense(self, rng, rows: np.ndarray, start: float, num: int) -> Fingerprints:
-        """A query that begins at row number `start`: what is a quarter of a hop off a row has a cosine of 0.6 with it."""
+        """A query that begins at row number `start`: what is a quarter of a hop off a row has a
+        cosine of 0.6 with it.
+        """
         phases = np.empty((self.PHASES, num, rows.shape[1]), np.float32)
         for phase, window in np.ndindex(self.PHASES, num):
             place = start + window + phase / self.PHASES
             cosine = (1.0, 0.6, 0.3)[round(self.PHASES * abs(place - round(place)))]
-            phases[phase, window] = cosine * rows[round(place)] + np.sqrt(1 - cosine**2) * unit_rows(rng, 1)[0]
+            phases[phase, window] = (
+                cosine * rows[round(place)] + np.sqrt(1 - cosine**2) * unit_rows(rng, 1)[0]
+            )
         phases /= np.linalg.norm(phases, axis=-1, keepdims=True)
         return Fingerprints(phases[0], HOP_S, 0.9, between=phases[1:])
 
@@ -332,10 +389,15 @@ class TestDense:
         parts = [unit_rows(rng, 60) for _ in range(8)]
         query = self.dense(rng, parts[5], 20 + quarters / 4, 12)
         reference = make_reference(
-            [(str(i), part) for i, part in enumerate(parts)], hop_s=HOP_S, segment_s=0.9, query_phases=self.PHASES
+            [(str(i), part) for i, part in enumerate(parts)],
+            hop_s=HOP_S,
+            segment_s=0.9,
+            query_phases=self.PHASES,
         )
         ranking = rank(query, reference)
-        assert ranking.tracks[0] == 5 and ranking.scores[0] > 0.85, "not the mean of all, which is 0.6"
+        assert ranking.tracks[0] == 5 and ranking.scores[0] > 0.85, (
+            "not the mean of all, which is 0.6"
+        )
         assert ranking.offsets_s[0] == pytest.approx((20 + quarters / 4) * HOP_S, abs=0.04)
         assert ranking.tempos[0] == pytest.approx(1.0, abs=0.02)
         assert ranking.cosines.shape == (len(ranking.tracks), len(query.vectors))
@@ -347,14 +409,19 @@ class TestDense:
         rng = np.random.default_rng(0)
         parts = [unit_rows(rng, 40) for _ in range(num_tracks)]
         reference = make_reference(
-            [(str(i), part) for i, part in enumerate(parts)], hop_s=HOP_S, segment_s=0.9, query_phases=self.PHASES
+            [(str(i), part) for i, part in enumerate(parts)],
+            hop_s=HOP_S,
+            segment_s=0.9,
+            query_phases=self.PHASES,
         )
         half = parts[1].shape[1] // 2
         alone = np.repeat(parts[1][10:20][None], self.PHASES, axis=0)
         alone[:, :, :half] = 0.0
         alone /= np.linalg.norm(alone, axis=2, keepdims=True) ** 2
         noise = np.stack([unit_rows(rng, 10) for _ in range(self.PHASES)])
-        query = Fingerprints(noise[0], HOP_S, 0.9, between=noise[1:], by_conformer=alone.astype(np.float32))
+        query = Fingerprints(
+            noise[0], HOP_S, 0.9, between=noise[1:], by_conformer=alone.astype(np.float32)
+        )
         assert rank(query, reference).tracks[0] == 1
         deaf = dataclasses.replace(query, by_conformer=query.by_conformer[:0])
         assert rank(deaf, reference).scores[0] < 0.5

@@ -1,4 +1,6 @@
-"""What is dropped is a fair, independent draw that follows its key, and the same on any number of devices."""
+"""What is dropped is a fair, independent draw that follows its key, and the same on any number of
+devices.
+"""
 
 import itertools
 
@@ -13,7 +15,11 @@ from confp_jax.model.dropout import Dropout, hashed_words
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("shape", [(50, 40, 64), (1000, 131), (100_000,)])
 def test_the_share_is_zeroed_and_the_mean_stays(rate, shape):
-    dropped = np.asarray(jax.jit(lambda x, key: Dropout(rate)(x, train=True, key=key))(jnp.ones(shape), jax.random.key(2)))
+    dropped = np.asarray(
+        jax.jit(lambda x, key: Dropout(rate)(x, train=True, key=key))(
+            jnp.ones(shape), jax.random.key(2)
+        )
+    )
     assert dropped.shape == shape
     assert set(np.unique(dropped)) == {0, np.float32(1 / (1 - rate))}
     spread = np.sqrt(rate * (1 - rate) / dropped.size)
@@ -23,7 +29,9 @@ def test_the_share_is_zeroed_and_the_mean_stays(rate, shape):
 
 def test_dropped_values_are_independent():
     """Neighbours and rows must not go together, whether powers of two apart or not."""
-    dropped = np.asarray(Dropout(0.5)(jnp.ones((512, 512)), train=True, key=jax.random.key(3))) - 1.0
+    dropped = (
+        np.asarray(Dropout(0.5)(jnp.ones((512, 512)), train=True, key=jax.random.key(3))) - 1.0
+    )
     for axis, distance in itertools.product((0, 1), (1, 2, 3, 4, 7, 16, 64, 256)):
         assert abs((dropped * np.roll(dropped, distance, axis)).mean()) < 5 / 512
     for axis in (0, 1):
@@ -34,7 +42,9 @@ def test_dropped_values_are_independent():
 def test_draws_of_two_keys_are_independent():
     """Also of keys that were folded from neighbouring steps, as a training step's are."""
     keys = [jax.random.fold_in(jax.random.key(0), step) for step in range(6)]
-    draws = [np.asarray(Dropout(0.5)(jnp.ones((300, 300)), train=True, key=key)) - 1.0 for key in keys]
+    draws = [
+        np.asarray(Dropout(0.5)(jnp.ones((300, 300)), train=True, key=key)) - 1.0 for key in keys
+    ]
     for one, other in itertools.combinations(draws, 2):
         assert abs((one * other).mean()) < 5 / 300
         assert abs((one.ravel() * np.sort(other.ravel())).mean()) < 5 / 300

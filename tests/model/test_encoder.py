@@ -27,18 +27,31 @@ def build(config: EncoderConfig = TINY, *, num_mels: int = MELS, seed: int = 0) 
     abstract = nnx.eval_shape(lambda: Encoder(config, num_mels=num_mels, rngs=nnx.Rngs(0)))
     graphdef, params, statistics = nnx.split(abstract, nnx.Param, ...)
     rng = np.random.default_rng(seed)
-    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype), params)
-    return nnx.merge(graphdef, params, jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), statistics))
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype), params
+    )
+    return nnx.merge(
+        graphdef, params, jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), statistics)
+    )
 
 
-def encode(encoder: Encoder, frames: np.ndarray, *, train: bool = False, key: jax.Array | None = None) -> np.ndarray:
+def encode(
+    encoder: Encoder, frames: np.ndarray, *, train: bool = False, key: jax.Array | None = None
+) -> np.ndarray:
     """In one jit: fewer things to compile than op by op."""
     graphdef, state = nnx.split(encoder)
     return np.asarray(_encode(graphdef, state, frames, key, train=train))
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "train"))
-def _encode(graphdef: nnx.GraphDef, state: nnx.State, frames: jax.Array, key: jax.Array | None, *, train: bool) -> jax.Array:
+def _encode(
+    graphdef: nnx.GraphDef,
+    state: nnx.State,
+    frames: jax.Array,
+    key: jax.Array | None,
+    *,
+    train: bool,
+) -> jax.Array:
     return nnx.merge(graphdef, state, copy=True)(frames, train=train, key=key)
 
 
@@ -47,7 +60,9 @@ def frames() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(4, 24, MELS)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("model", "expected"), [("small", 1_510_272), ("medium", 8_802_432), ("large", 26_214_272)])
+@pytest.mark.parametrize(
+    ("model", "expected"), [("small", 1_510_272), ("medium", 8_802_432), ("large", 26_214_272)]
+)
 def test_parameter_counts_are_the_papers(model, expected):
     config = from_mapping(TrainConfig, get_config(model))
     encoder = nnx.eval_shape(lambda: build(config.encoder, num_mels=config.mel.num_mels))
@@ -56,11 +71,17 @@ def test_parameter_counts_are_the_papers(model, expected):
 
 def test_narrow_kernels_are_multiplied_in_their_type_and_summed_in_float32():
     rng, linear = np.random.default_rng(0), Linear(256, 32, rngs=nnx.Rngs(0))
-    x, bias = rng.normal(size=(3, 5, 256)).astype(np.float32), rng.normal(size=32).astype(np.float32)
+    x, bias = (
+        rng.normal(size=(3, 5, 256)).astype(np.float32),
+        rng.normal(size=32).astype(np.float32),
+    )
     linear.bias[...] = bias
     graphdef, params = nnx.split(linear)
     found = np.asarray(nnx.merge(graphdef, with_narrow_kernels(params))(x))
-    rounded = [np.asarray(jnp.asarray(values).astype(jnp.bfloat16), np.float64) for values in (x, linear.kernel[...])]
+    rounded = [
+        np.asarray(jnp.asarray(values).astype(jnp.bfloat16), np.float64)
+        for values in (x, linear.kernel[...])
+    ]
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, rounded[0] @ rounded[1] + bias, atol=1e-5)
     assert np.abs(found - np.asarray(linear(x))).max() > 1e-3
@@ -69,12 +90,16 @@ def test_narrow_kernels_are_multiplied_in_their_type_and_summed_in_float32():
 def test_only_the_kernels_of_linear_become_narrow():
     narrow = nnx.to_flat_state(with_narrow_kernels(nnx.state(build(), nnx.Param)))
     assert {path[-1] for path, leaf in narrow if leaf.dtype == jnp.bfloat16} == {"kernel"}
-    assert sum(leaf.dtype == jnp.bfloat16 for _, leaf in narrow) == 10  # input, output, 2 feed-forwards, attention, convolution
+    assert (
+        sum(leaf.dtype == jnp.bfloat16 for _, leaf in narrow) == 10
+    )  # input, output, 2 feed-forwards, attention, convolution
     assert all(leaf.dtype in (jnp.bfloat16, jnp.float32) for _, leaf in narrow)
 
 
 def test_a_block_has_11_d2_and_29_d_parameters():
-    one, two = (nnx.eval_shape(lambda n=n: build(dataclasses.replace(TINY, num_layers=n))) for n in (1, 2))
+    one, two = (
+        nnx.eval_shape(lambda n=n: build(dataclasses.replace(TINY, num_layers=n))) for n in (1, 2)
+    )
     assert num_parameters(two) - num_parameters(one) == 11 * 16**2 + 29 * 16
 
 
@@ -94,15 +119,21 @@ def test_unit_of_zero_is_zero_with_a_finite_gradient():
 
 
 def test_stacked_frames_become_one_token(frames):
-    """3 frames a token are what one frame a token sees when the same numbers arrive as 3 times the mels."""
+    """3 frames a token are what one frame a token sees when the same numbers arrive as 3 times the
+    mels.
+    """
     stacking = build(dataclasses.replace(TINY, frames_per_token=3))
     plain = build(TINY, num_mels=3 * MELS)
     nnx.update(plain, nnx.state(stacking))
-    np.testing.assert_allclose(encode(stacking, frames), encode(plain, frames.reshape(4, 8, 3 * MELS)), atol=1e-6)
+    np.testing.assert_allclose(
+        encode(stacking, frames), encode(plain, frames.reshape(4, 8, 3 * MELS)), atol=1e-6
+    )
 
 
 def test_left_over_frames_are_not_seen(frames):
-    encoder = build(dataclasses.replace(TINY, frames_per_token=5))  # 24 frames: 4 tokens, 4 frames left
+    encoder = build(
+        dataclasses.replace(TINY, frames_per_token=5)
+    )  # 24 frames: 4 tokens, 4 frames left
     changed = frames.copy()
     changed[:, 20:] += 1
     np.testing.assert_array_equal(encode(encoder, changed), encode(encoder, frames))
@@ -111,7 +142,9 @@ def test_left_over_frames_are_not_seen(frames):
 
 
 def test_one_pooled_part_forgets_order_and_several_keep_it(frames):
-    """Without positions only the depthwise kernel sees order: with a kernel of 1 a reversed window has the same mean."""
+    """Without positions only the depthwise kernel sees order: with a kernel of 1 a reversed window
+    has the same mean.
+    """
     reversed_ = frames[:, ::-1]
     one = build(dataclasses.replace(TINY, conv_kernel=1))
     four = build(dataclasses.replace(TINY, conv_kernel=1, pool_segments=4))
@@ -130,7 +163,9 @@ def test_dropout_follows_the_key_and_evaluation_does_not(frames):
     first = encode(encoder, frames, train=True, key=key)
     np.testing.assert_array_equal(encode(encoder, frames, train=True, key=key), first)
     assert np.abs(encode(encoder, frames, train=True, key=other) - first).max() > 0.01
-    np.testing.assert_array_equal(encode(encoder, frames, key=key), encode(encoder, frames, key=other))
+    np.testing.assert_array_equal(
+        encode(encoder, frames, key=key), encode(encoder, frames, key=other)
+    )
 
 
 def test_config_reaches_every_dropout():
@@ -143,7 +178,10 @@ def test_config_reaches_every_dropout():
 @pytest.mark.parametrize("num_frames", [1, 2, 9])
 def test_depthwise_is_numpys_correlation(width, num_frames):
     rng = np.random.default_rng(0)
-    x, kernel = rng.normal(size=(2, num_frames, 3)).astype(np.float32), rng.normal(size=(width, 3)).astype(np.float32)
+    x, kernel = (
+        rng.normal(size=(2, num_frames, 3)).astype(np.float32),
+        rng.normal(size=(width, 3)).astype(np.float32),
+    )
     padded = np.pad(x, ((0, 0), (width // 2, width // 2), (0, 0)))
     expected = np.empty_like(x)
     for b, d in np.ndindex(2, 3):

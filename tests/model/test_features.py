@@ -25,9 +25,13 @@ def samples() -> np.ndarray:
 
 
 @pytest.mark.parametrize("scale", ["slaney", "htk"])
-@pytest.mark.parametrize(("num_mels", "fmin_hz", "fmax_hz"), [(80, 50.0, 8000.0), (96, 0.0, 6000.0)])
+@pytest.mark.parametrize(
+    ("num_mels", "fmin_hz", "fmax_hz"), [(80, 50.0, 8000.0), (96, 0.0, 6000.0)]
+)
 def test_device_mel_power_is_librosas(samples, scale, num_mels, fmin_hz, fmax_hz):
-    config = dataclasses.replace(CONFIG, scale=scale, num_mels=num_mels, fmin_hz=fmin_hz, fmax_hz=fmax_hz)
+    config = dataclasses.replace(
+        CONFIG, scale=scale, num_mels=num_mels, fmin_hz=fmin_hz, fmax_hz=fmax_hz
+    )
     found = np.asarray(mel_power(samples, config, sample_rate_hz=RATE_HZ))
     for row, sound in zip(found, samples, strict=True):
         expected = librosa.feature.melspectrogram(
@@ -60,7 +64,10 @@ def test_the_product_is_float32_on_every_chip(samples):
 
 @pytest.mark.parametrize("num_samples", [48_000, 1024, 1151, 1152])
 def test_frames_are_those_wholly_inside(num_samples):
-    power = jax.eval_shape(lambda x: mel_power(x, CONFIG, sample_rate_hz=RATE_HZ), np.zeros((1, num_samples), np.float32))
+    power = jax.eval_shape(
+        lambda x: mel_power(x, CONFIG, sample_rate_hz=RATE_HZ),
+        np.zeros((1, num_samples), np.float32),
+    )
     assert power.shape[1] == len(range(0, num_samples - 1024 + 1, 128))
     if num_samples == 48_000:
         assert power.shape[1] == 368
@@ -74,7 +81,11 @@ def test_gain_does_not_matter(samples, gain):
 
 
 def test_each_example_has_mean_0_and_variance_1(samples):
-    out = np.asarray(log_mel(mel_power(samples * np.float32([[1], [0.01]]), CONFIG, sample_rate_hz=RATE_HZ), CONFIG))
+    out = np.asarray(
+        log_mel(
+            mel_power(samples * np.float32([[1], [0.01]]), CONFIG, sample_rate_hz=RATE_HZ), CONFIG
+        )
+    )
     np.testing.assert_allclose(out.mean(axis=(1, 2)), 0, atol=1e-4)
     np.testing.assert_allclose(out.var(axis=(1, 2)), 1, atol=1e-3)
 
@@ -92,7 +103,9 @@ def test_a_part_of_a_window_is_standardised_by_itself():
     seen = np.int32([[0, 30], [4, 21], [17, 30]])
     found = np.asarray(log_mel(power, CONFIG, seen))
     for row, values, (first, end) in zip(found, power, seen, strict=True):
-        np.testing.assert_allclose(row[first:end], log_mel(values[None, first:end], CONFIG)[0], atol=1e-5)
+        np.testing.assert_allclose(
+            row[first:end], log_mel(values[None, first:end], CONFIG)[0], atol=1e-5
+        )
         assert not row[:first].any() and not row[end:].any()
 
 

@@ -1,4 +1,6 @@
-"""Weights under PyTorch's names; the oracle is the same forward pass in float64 numpy, at other sizes than the golden file's."""
+"""Weights under PyTorch's names; the oracle is the same forward pass in float64 numpy, at other
+sizes than the golden file's.
+"""
 
 import pathlib
 import subprocess
@@ -9,7 +11,14 @@ import pytest
 from flax import nnx
 
 from confp_jax.model.encoder import num_parameters
-from confp_jax.model.from_torch import WeightsError, infer_config, load_torch_encoder, main, map_torch_names, read_npz
+from confp_jax.model.from_torch import (
+    WeightsError,
+    infer_config,
+    load_torch_encoder,
+    main,
+    map_torch_names,
+    read_npz,
+)
 
 DIM, LAYERS, KERNEL, MELS, EMBEDDING, HEADS = 24, 2, 3, 10, 6, 4
 
@@ -19,7 +28,9 @@ def make_weights(rng: np.random.Generator) -> dict[str, np.ndarray]:
     shapes: dict[str, tuple[int, ...]] = {"input.weight": (DIM, MELS), "input.bias": (DIM,)}
     for i in range(LAYERS):
         for ffn in ("ffn1", "ffn2"):
-            shapes |= {f"layers.{i}.{ffn}.sequential.0.{part}": (DIM,) for part in ("weight", "bias")}
+            shapes |= {
+                f"layers.{i}.{ffn}.sequential.0.{part}": (DIM,) for part in ("weight", "bias")
+            }
             for linear in (1, 4):
                 shapes[f"layers.{i}.{ffn}.sequential.{linear}.weight"] = (DIM, DIM)
                 shapes[f"layers.{i}.{ffn}.sequential.{linear}.bias"] = (DIM,)
@@ -41,7 +52,9 @@ def make_weights(rng: np.random.Generator) -> dict[str, np.ndarray]:
         shapes |= {f"layers.{i}.{name}": shape for name, shape in layer.items()}
     shapes |= {"output.weight": (EMBEDDING, DIM), "output.bias": (EMBEDDING,)}
     weights = {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
-    return weights | {name: value**2 + 0.5 for name, value in weights.items() if name.endswith("running_var")}
+    return weights | {
+        name: value**2 + 0.5 for name, value in weights.items() if name.endswith("running_var")
+    }
 
 
 def encode_in_numpy(w: dict[str, np.ndarray], x: np.ndarray, heads: int) -> np.ndarray:
@@ -53,7 +66,10 @@ def encode_in_numpy(w: dict[str, np.ndarray], x: np.ndarray, heads: int) -> np.n
 
     def layer_norm(name, x):
         centred = x - x.mean(-1, keepdims=True)
-        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * w[f"{name}.weight"] + w[f"{name}.bias"]
+        return (
+            centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * w[f"{name}.weight"]
+            + w[f"{name}.bias"]
+        )
 
     def sigmoid(x):
         return 1 / (1 + np.exp(-x))
@@ -63,7 +79,9 @@ def encode_in_numpy(w: dict[str, np.ndarray], x: np.ndarray, heads: int) -> np.n
         return linear(f"{name}.sequential.4", x * sigmoid(x))
 
     def attend(name, x):
-        stacked = np.split(x @ w[f"{name}.in_proj_weight"].T + w[f"{name}.in_proj_bias"], 3, axis=-1)
+        stacked = np.split(
+            x @ w[f"{name}.in_proj_weight"].T + w[f"{name}.in_proj_bias"], 3, axis=-1
+        )
         mixed = []
         for q, k, v in zip(*(np.split(part, heads, axis=-1) for part in stacked), strict=True):
             scores = np.exp(q @ k.T / np.sqrt(q.shape[-1]))
@@ -71,10 +89,18 @@ def encode_in_numpy(w: dict[str, np.ndarray], x: np.ndarray, heads: int) -> np.n
         return linear(f"{name}.out_proj", np.concatenate(mixed, axis=-1))
 
     def convolve(name, x):
-        value, gate = np.split(linear(f"{name}.pointwise_in", layer_norm(f"{name}.layer_norm", x)), 2, axis=-1)
+        value, gate = np.split(
+            linear(f"{name}.pointwise_in", layer_norm(f"{name}.layer_norm", x)), 2, axis=-1
+        )
         x = value * sigmoid(gate)
-        kernel, padded = w[f"{name}.depthwise.weight"][:, 0], np.pad(x, ((KERNEL // 2, KERNEL // 2), (0, 0)))
-        x = np.stack([np.correlate(padded[:, d], kernel[d], "valid") for d in range(DIM)], axis=1) + w[f"{name}.depthwise.bias"]
+        kernel, padded = (
+            w[f"{name}.depthwise.weight"][:, 0],
+            np.pad(x, ((KERNEL // 2, KERNEL // 2), (0, 0))),
+        )
+        x = (
+            np.stack([np.correlate(padded[:, d], kernel[d], "valid") for d in range(DIM)], axis=1)
+            + w[f"{name}.depthwise.bias"]
+        )
         x = (x - w[f"{name}.norm.running_mean"]) / np.sqrt(w[f"{name}.norm.running_var"] + 1e-5)
         x = x * w[f"{name}.norm.weight"] + w[f"{name}.norm.bias"]
         return linear(f"{name}.pointwise_out", x * sigmoid(x))
@@ -100,10 +126,23 @@ def weights() -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def checkable(weights) -> dict[str, np.ndarray]:
-    """Weights with an input and the output that numpy makes of it, and what else a golden file holds."""
+    """Weights with an input and the output that numpy makes of it, and what else a golden file
+    holds.
+    """
     frames = np.random.default_rng(1).normal(size=(3, 11, MELS)).astype(np.float32)
-    extra = {"layers.0.conv.norm.num_batches_tracked": np.int64(7), "grad:input.bias": np.zeros(DIM), "loss": np.float32(1)}
-    return weights | extra | {"input": frames, "output_eval": encode_in_numpy(weights, frames, HEADS).astype(np.float32)}
+    extra = {
+        "layers.0.conv.norm.num_batches_tracked": np.int64(7),
+        "grad:input.bias": np.zeros(DIM),
+        "loss": np.float32(1),
+    }
+    return (
+        weights
+        | extra
+        | {
+            "input": frames,
+            "output_eval": encode_in_numpy(weights, frames, HEADS).astype(np.float32),
+        }
+    )
 
 
 def save(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> str:
@@ -113,11 +152,18 @@ def save(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> str:
 
 def test_sizes_come_from_the_shapes(weights):
     config, num_mels = infer_config(weights)
-    assert (config.dim, config.num_layers, config.conv_kernel, config.embedding_dim) == (DIM, LAYERS, KERNEL, EMBEDDING)
+    assert (config.dim, config.num_layers, config.conv_kernel, config.embedding_dim) == (
+        DIM,
+        LAYERS,
+        KERNEL,
+        EMBEDDING,
+    )
     assert (config.num_heads, num_mels) == (4, MELS)
 
 
-@pytest.mark.parametrize(("dim", "heads"), [(24, 4), (256, 4), (512, 8), (768, 12)])  # the last three: the paper's
+@pytest.mark.parametrize(
+    ("dim", "heads"), [(24, 4), (256, 4), (512, 8), (768, 12)]
+)  # the last three: the paper's
 def test_heads_have_64_dims_but_are_4_at_least(dim, heads):
     arrays = {
         "input.weight": np.zeros((dim, 1)),
@@ -132,18 +178,24 @@ def test_every_weight_has_one_place(weights):
     paths = [target.path for target in map_torch_names(LAYERS).values()]
     assert len(set(paths)) == len(paths)
     assert set(paths) == {path for path, _ in nnx.to_flat_state(nnx.state(encoder))}
-    assert num_parameters(encoder) == sum(v.size for name, v in weights.items() if "running" not in name)
+    assert num_parameters(encoder) == sum(
+        v.size for name, v in weights.items() if "running" not in name
+    )
 
 
 @pytest.mark.parametrize("heads", [None, 2, 8])
 def test_output_is_numpys(weights, heads):
     frames = np.random.default_rng(2).normal(size=(2, 9, MELS)).astype(np.float32)
     expected = encode_in_numpy(weights, frames, heads or HEADS)
-    np.testing.assert_allclose(load_torch_encoder(weights, num_heads=heads)(frames), expected, atol=2e-6)
+    np.testing.assert_allclose(
+        load_torch_encoder(weights, num_heads=heads)(frames), expected, atol=2e-6
+    )
 
 
 def test_half_precision_weights_become_float32(weights):
-    encoder = load_torch_encoder({name: value.astype(np.float16) for name, value in weights.items()})
+    encoder = load_torch_encoder(
+        {name: value.astype(np.float16) for name, value in weights.items()}
+    )
     assert {leaf.dtype.name for _, leaf in nnx.to_flat_state(nnx.state(encoder))} == {"float32"}
 
 
@@ -157,13 +209,25 @@ def test_half_precision_weights_become_float32(weights):
         ({"input.weight": None}, r"input\.weight is missing"),
         ({"output.weight": None}, r"output\.weight is missing"),
         ({"layers.0.conv.depthwise.weight": None}, r"depthwise\.weight is missing"),
-        ({"layers.0.ffn3.bias": np.zeros(3)}, r"unexpected weights: layers\.0\.ffn3\.bias; did you mean"),
+        (
+            {"layers.0.ffn3.bias": np.zeros(3)},
+            r"unexpected weights: layers\.0\.ffn3\.bias; did you mean",
+        ),
         ({"layers.3.final_norm.bias": np.zeros(DIM)}, r"without a gap, found layers \[0, 1, 3\]"),
         ({"input.weight": np.zeros(4)}, r"input\.weight has shape \(4,\), expected 2 axes"),
         ({"output.weight": np.zeros((6, DIM + 1))}, r"output\.weight has shape \(6, 25\)"),
-        ({"layers.1.conv.depthwise.weight": np.zeros((DIM, 2, KERNEL))}, r"layers\.1\.conv\.depthwise\.weight has shape"),
-        ({"layers.1.conv.pointwise_in.weight": np.zeros((2 * DIM, DIM))}, r"pointwise_in\.weight has shape \(48, 24\)"),
-        ({"layers.1.attn.in_proj_weight": np.zeros((DIM, 3 * DIM))}, r"in_proj_weight has shape \(24, 72\)"),
+        (
+            {"layers.1.conv.depthwise.weight": np.zeros((DIM, 2, KERNEL))},
+            r"layers\.1\.conv\.depthwise\.weight has shape",
+        ),
+        (
+            {"layers.1.conv.pointwise_in.weight": np.zeros((2 * DIM, DIM))},
+            r"pointwise_in\.weight has shape \(48, 24\)",
+        ),
+        (
+            {"layers.1.attn.in_proj_weight": np.zeros((DIM, 3 * DIM))},
+            r"in_proj_weight has shape \(24, 72\)",
+        ),
         ({"layers.0.conv.depthwise.weight": np.zeros((DIM, 1, 4))}, r"kernel of 4; only odd"),
         ({"input.bias": np.zeros(DIM, int)}, r"input\.bias is int64, expected floats"),
         ({"input.bias": np.full(DIM, np.nan)}, r"input\.bias contains NaN"),
@@ -224,9 +288,15 @@ def test_cli_does_not_pass_nan(tmp_path, checkable):
     [
         ({"input": None}, "input missing"),
         ({"output_eval": None}, "output_eval missing"),
-        ({"input": np.zeros((3, MELS), np.float32)}, "input has shape (3, 10), expected [B, T, 10]"),
+        (
+            {"input": np.zeros((3, MELS), np.float32)},
+            "input has shape (3, 10), expected [B, T, 10]",
+        ),
         ({"input": np.zeros((0, 5, MELS), np.float32)}, "input has shape (0, 5, 10)"),
-        ({"output_eval": np.zeros((3, 7), np.float32)}, "output_eval has shape (3, 7), expected (3, 6)"),
+        (
+            {"output_eval": np.zeros((3, 7), np.float32)},
+            "output_eval has shape (3, 7), expected (3, 6)",
+        ),
         ({"output.bias": None}, "weights are missing: output.bias"),
     ],
 )
@@ -243,7 +313,12 @@ def test_read_refuses_what_is_no_npz(tmp_path):
     np.savez(cut, a=np.arange(1000))
     cut.write_bytes(cut.read_bytes()[:-500])
     np.savez(pickled, a=np.array([{}], dtype=object))
-    for path, message in ((text, "not an .npz"), (cut, "not an .npz"), (pickled, "cannot be read"), (tmp_path, "no such file")):
+    for path, message in (
+        (text, "not an .npz"),
+        (cut, "not an .npz"),
+        (pickled, "cannot be read"),
+        (tmp_path, "no such file"),
+    ):
         with pytest.raises(WeightsError, match=message) as raised:
             read_npz(path)
         assert str(path) in str(raised.value)
@@ -260,7 +335,10 @@ def test_a_corrupt_member_is_an_error(tmp_path):
 
 
 def test_module_runs_from_the_shell(tmp_path, checkable):
-    path = save(tmp_path / "good.npz", checkable | {"output_eval": checkable["output_eval"] * np.float32(0.9)})
+    path = save(
+        tmp_path / "good.npz",
+        checkable | {"output_eval": checkable["output_eval"] * np.float32(0.9)},
+    )
     done = subprocess.run(
         [sys.executable, "-m", "confp_jax.model.from_torch", path, "--check"],
         capture_output=True,

@@ -1,4 +1,6 @@
-"""Parity with PyTorch: the oracle is shared/golden/conformer_tiny.npz, made by shared/golden/make_golden.py."""
+"""Parity with PyTorch: the oracle is shared/golden/conformer_tiny.npz, made by
+shared/golden/make_golden.py.
+"""
 
 import pathlib
 
@@ -23,17 +25,26 @@ def golden() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def trained(golden):
-    """Output, loss and gradients (by parameters and by input) of one pass in training mode, without dropout."""
+    """Output, loss and gradients (by parameters and by input) of one pass in training mode, without
+    dropout.
+    """
     graphdef, params, rest = nnx.split(load_torch_encoder(golden), nnx.Param, ...)
     half = len(golden["input"]) // 2
-    neighbours = np.stack([np.arange(half), np.arange(half) + half], axis=1).ravel()  # its pairs i, i + B/2; ours 2i, 2i + 1
+    neighbours = np.stack(
+        [np.arange(half), np.arange(half) + half], axis=1
+    ).ravel()  # its pairs i, i + B/2; ours 2i, 2i + 1
 
     def loss_of(params, frames):
         encoder = nnx.merge(graphdef, params, rest, copy=True)
         output = encoder(frames, train=True, key=jax.random.key(0))
-        return nt_xent(output[neighbours], temperature=TEMPERATURE).loss, (output, nnx.state(encoder, nnx.BatchStat))
+        return nt_xent(output[neighbours], temperature=TEMPERATURE).loss, (
+            output,
+            nnx.state(encoder, nnx.BatchStat),
+        )
 
-    return jax.jit(jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True))(params, golden["input"])
+    return jax.jit(jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True))(
+        params, golden["input"]
+    )
 
 
 def test_eval_output(golden):
@@ -44,7 +55,9 @@ def test_eval_output(golden):
 def test_train_output(golden, trained):
     (_, (output, _)), _ = trained
     np.testing.assert_allclose(output, golden["output_train"], atol=2e-5, rtol=0)
-    assert np.abs(golden["output_train"] - golden["output_eval"]).max() > 0.05  # else the batch's statistics were not tested
+    assert (
+        np.abs(golden["output_train"] - golden["output_eval"]).max() > 0.05
+    )  # else the batch's statistics were not tested
 
 
 def test_loss(golden, trained):
@@ -61,21 +74,31 @@ def test_gradient_by_input(golden, trained):
 def test_gradient_by_every_parameter(golden, trained):
     _, (by_params, _) = trained
     found = {path: np.asarray(leaf.get_value()) for path, leaf in nnx.to_flat_state(by_params)}
-    expected = {name.removeprefix("grad:"): value for name, value in golden.items() if name.startswith("grad:")}
+    expected = {
+        name.removeprefix("grad:"): value
+        for name, value in golden.items()
+        if name.startswith("grad:")
+    }
     targets = map_torch_names(2)
     assert {targets[name].path for name in expected} == set(found)
     scale = max(np.abs(value).max() for value in expected.values())
     for name, value in expected.items():
         target = targets[name]
         np.testing.assert_allclose(
-            found[target.path], target.arrange(value), rtol=1e-3, atol=2e-6 * scale, err_msg=f"gradient of {name}"
+            found[target.path],
+            target.arrange(value),
+            rtol=1e-3,
+            atol=2e-6 * scale,
+            err_msg=f"gradient of {name}",
         )
 
 
 def test_running_statistics_move_a_tenth_towards_the_batch(golden, trained):
     (_, (_, statistics)), _ = trained
     before = golden["layers.0.conv.norm.running_mean"]
-    batch_mean = (statistics["layers"][0]["convolution"]["batch_norm"]["mean"][...] - 0.9 * before) / 0.1
+    batch_mean = (
+        statistics["layers"][0]["convolution"]["batch_norm"]["mean"][...] - 0.9 * before
+    ) / 0.1
     # The depthwise bias shifts the batch's mean one to one, which a wrong momentum would scale.
     arrays = dict(golden)
     arrays["layers.0.conv.depthwise.bias"] = golden["layers.0.conv.depthwise.bias"] + 1

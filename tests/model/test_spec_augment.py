@@ -14,16 +14,22 @@ from confp_jax.model.spec_augment import spec_augment
 
 CONFIG = SpecAugmentConfig(num_frequency_masks=2, max_mels=10, num_time_masks=2, max_frames=40)
 ONE_TIME_MASK = SpecAugmentConfig(num_frequency_masks=0, max_mels=0, num_time_masks=1, max_frames=7)
-ONE_FREQUENCY_MASK = SpecAugmentConfig(num_frequency_masks=1, max_mels=7, num_time_masks=0, max_frames=0)
+ONE_FREQUENCY_MASK = SpecAugmentConfig(
+    num_frequency_masks=1, max_mels=7, num_time_masks=0, max_frames=0
+)
 
 
-def masks(shape: tuple[int, int, int], config: SpecAugmentConfig, *, seed: int = 0, strength: float = 1.0) -> np.ndarray:
+def masks(
+    shape: tuple[int, int, int], config: SpecAugmentConfig, *, seed: int = 0, strength: float = 1.0
+) -> np.ndarray:
     """Where a spectrogram of ones became 0."""
     return np.asarray(_augment_ones(jax.random.key(seed), shape, config, strength)) == 0
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "config", "strength"))
-def _augment_ones(key: jax.Array, shape: tuple[int, int, int], config: SpecAugmentConfig, strength: float) -> jax.Array:
+def _augment_ones(
+    key: jax.Array, shape: tuple[int, int, int], config: SpecAugmentConfig, strength: float
+) -> jax.Array:
     return spec_augment(jnp.ones(shape), key, config, strength=strength)
 
 
@@ -41,7 +47,9 @@ def test_masks_are_whole_frames_and_whole_mels_within_the_limits(strength):
     np.testing.assert_array_equal(hit, frames[:, :, None] | mels[:, None, :])
     for marked, limit in ((frames, int(40 * strength)), (mels, int(10 * strength))):
         assert marked.sum(axis=1).max() <= 2 * limit
-        assert (np.diff(np.pad(marked.astype(int), ((0, 0), (1, 1))), axis=1) == 1).sum(axis=1).max() <= 2
+        assert (np.diff(np.pad(marked.astype(int), ((0, 0), (1, 1))), axis=1) == 1).sum(
+            axis=1
+        ).max() <= 2
         assert marked.sum(axis=1).max() > limit  # two masks, not one
 
 
@@ -74,7 +82,8 @@ def test_a_limit_wider_than_the_spectrogram_is_cut():
 
 
 @pytest.mark.parametrize(
-    ("strength", "config"), [(0.0, CONFIG), (1.0, SpecAugmentConfig(0, 10, 0, 40)), (1.0, SpecAugmentConfig(2, 0, 2, 0))]
+    ("strength", "config"),
+    [(0.0, CONFIG), (1.0, SpecAugmentConfig(0, 10, 0, 40)), (1.0, SpecAugmentConfig(2, 0, 2, 0))],
 )
 def test_nothing_to_mask_is_the_identity(strength, config):
     assert not masks((16, 100, 40), config, strength=strength).any()

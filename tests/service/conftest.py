@@ -1,4 +1,6 @@
-"""What the service's tests share: one server for all that leave it as it was, its clients, and clips."""
+"""What the service's tests share: one server for all that leave it as it was, its clients, and
+clips.
+"""
 
 import pathlib
 from collections.abc import Iterator
@@ -24,7 +26,13 @@ def database(tmp_path_factory) -> pathlib.Path:
 def server(database, tmp_path_factory) -> Iterator[Server]:
     """One server for all tests that leave it as it was."""
     server = start_server(
-        database, tmp_path_factory.mktemp("server"), "--share-audio", "--max-body-mib", "4", "--max-audio-s", "60"
+        database,
+        tmp_path_factory.mktemp("server"),
+        "--share-audio",
+        "--max-body-mib",
+        "4",
+        "--max-audio-s",
+        "60",
     )
     yield server
     server.stop()
@@ -51,7 +59,9 @@ def writer(server) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory) -> dict[str, pathlib.Path]:
-    """Files to ask about: 5 s of a known track in noise, 6 s of a stranger, silence, and what is no audio."""
+    """Files to ask about: 5 s of a known track in noise, 6 s of a stranger, silence, and what is no
+    audio.
+    """
     folder = tmp_path_factory.mktemp("clips")
     files = {
         "known": excerpt(KNOWN[0], start_s=7.35, length_s=5.0, noise_db=10.0),

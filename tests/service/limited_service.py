@@ -1,4 +1,6 @@
-"""A real service with limits so small that a test can reach them: `python limited_service.py DATABASE`; prints its address."""
+"""A real service with limits so small that a test can reach them: `python limited_service.py
+DATABASE`; prints its address.
+"""
 
 import pathlib
 import sys

@@ -1,4 +1,6 @@
-"""A real `confp serve` in a process of its own, on a free port, and excerpts of real music to ask about."""
+"""A real `confp serve` in a process of its own, on a free port, and excerpts of real music to ask
+about.
+"""
 
 import dataclasses
 import json
@@ -16,8 +18,18 @@ from confp_jax.audio.decode import decode
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MUSIC = ROOT / "examples" / "music"
-KNOWN = ("jordan-trudgett_battle2", "karissa-hobbs_lets-go-fishin", "david-reeves_david03", "shawn-parrotte_desert")
-KNOWN += ("alexandr-zhelanov_low-fi", "askyel_sirius-remix", "claude-werner_win-theme", "manuel-marino_van-mission4")
+KNOWN = (
+    "jordan-trudgett_battle2",
+    "karissa-hobbs_lets-go-fishin",
+    "david-reeves_david03",
+    "shawn-parrotte_desert",
+)
+KNOWN += (
+    "alexandr-zhelanov_low-fi",
+    "askyel_sirius-remix",
+    "claude-werner_win-theme",
+    "manuel-marino_van-mission4",
+)
 STRANGER = "tim-beek_the-protagonist"  # in no database
 TOKEN = "0123456789abcdef-for-tests"
 RATE = 44_100
@@ -49,10 +61,21 @@ class Server:
         self.process.stdout.close()
 
 
-def start_server(database: pathlib.Path, folder: pathlib.Path, *options: str, ready: bool = True) -> Server:
+def start_server(
+    database: pathlib.Path, folder: pathlib.Path, *options: str, ready: bool = True
+) -> Server:
     """Starts a server with the token, and waits until it is ready."""
     (folder / "token").write_text(TOKEN + "\n")
-    command = [sys.executable, "-m", "confp_jax.cli", "serve", str(database), "--port", "0", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "confp_jax.cli",
+        "serve",
+        str(database),
+        "--port",
+        "0",
+        "--json",
+    ]
     command += ["--token-file", str(folder / "token"), *options]
     return launch(command, folder / "serve.log", ready=ready)
 
@@ -73,7 +96,14 @@ def launch(command: list[str], log: pathlib.Path, *, ready: bool = True) -> Serv
     return server
 
 
-def excerpt(name: str, *, start_s: float, length_s: float, noise_db: float | None = None, rate_hz: int = RATE) -> np.ndarray:
+def excerpt(
+    name: str,
+    *,
+    start_s: float,
+    length_s: float,
+    noise_db: float | None = None,
+    rate_hz: int = RATE,
+) -> np.ndarray:
     """A part of an example track, with a recorded noise this many dB below it."""
     samples = decode(MUSIC / f"{name}.mp3", sample_rate_hz=rate_hz).samples
     clip = samples[round(start_s * rate_hz) : round((start_s + length_s) * rate_hz)]

@@ -1,4 +1,6 @@
-"""The page in Debian's Chromium, with a microphone that plays a file: what a person sees and can do."""
+"""The page in Debian's Chromium, with a microphone that plays a file: what a person sees and can
+do.
+"""
 
 import json
 import os
@@ -13,9 +15,13 @@ import pytest
 import soundfile
 from running_service import KNOWN, MUSIC, STRANGER, excerpt
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 PHONE = {"width": 360, "height": 740}
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; install it: apt install chromium")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on this machine; install it: apt install chromium"
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +30,11 @@ def sounds(tmp_path_factory) -> dict[str, pathlib.Path]:
     folder = tmp_path_factory.mktemp("microphone")
     known = excerpt(KNOWN[0], start_s=6.0, length_s=12.0, noise_db=10.0, rate_hz=48_000)
     stranger = excerpt(STRANGER, start_s=6.0, length_s=12.0, noise_db=10.0, rate_hz=48_000)
-    for name, samples in {"known": known, "stranger": stranger, "silence": np.zeros(48_000)}.items():
+    for name, samples in {
+        "known": known,
+        "stranger": stranger,
+        "silence": np.zeros(48_000),
+    }.items():
         soundfile.write(folder / f"{name}.wav", np.clip(samples, -1, 1), 48_000, subtype="PCM_16")
     return {path.stem: path for path in folder.iterdir()}
 
@@ -39,20 +49,34 @@ def playwright():
 
 @pytest.fixture
 def open_page(playwright, server, sounds) -> Iterator:
-    """`open_page(sound)`: the page with a microphone that plays it; every message of the console must be expected."""
+    """`open_page(sound)`: the page with a microphone that plays it; every message of the console
+    must be expected.
+    """
     browsers, troubles = [], []
 
     def opened(sound: str = "known", *, allowed: bool = True, **options):
-        arguments = ["--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={sounds[sound]}", "--no-sandbox"]
+        arguments = [
+            "--use-fake-device-for-media-stream",
+            f"--use-file-for-fake-audio-capture={sounds[sound]}",
+            "--no-sandbox",
+        ]
         arguments += ["--use-fake-ui-for-media-stream"] if allowed else []
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         browsers.append(browser)
         context = browser.new_context(**({"viewport": {"width": 900, "height": 1100}} | options))
         page = context.new_page()
         page.outside = []
-        page.on("request", lambda request: page.outside.append(request.url) if server.address not in request.url else None)
+        page.on(
+            "request",
+            lambda request: (
+                page.outside.append(request.url) if server.address not in request.url else None
+            ),
+        )
         page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("console", lambda said: troubles.append(said.text) if "Content Security" in said.text else None)
+        page.on(
+            "console",
+            lambda said: troubles.append(said.text) if "Content Security" in said.text else None,
+        )
         page.goto(server.address)
         page.get_by_text("tracks can be recognised").wait_for()
         return page
@@ -72,7 +96,9 @@ def wait_for_answer(page) -> None:
 
 
 def wait_for_level(page) -> None:
-    """Until the meter shows sound. Not by `wait_for_function`: it polls by eval, which the page's policy forbids."""
+    """Until the meter shows sound. Not by `wait_for_function`: it polls by eval, which the page's
+    policy forbids.
+    """
     deadline = time.monotonic() + 30
     while page.evaluate("document.getElementById('level').value") <= 0.2:
         assert time.monotonic() < deadline
@@ -102,9 +128,14 @@ def test_the_microphone_names_the_track(open_page, root):
     wait_for_level(page)
     wait_for_answer(page)
     assert title(page) == KNOWN[0]
-    seconds = re.fullmatch(r"(\d+):(\d\d) into the track.*", page.locator("#answer-place").inner_text())
+    seconds = re.fullmatch(
+        r"(\d+):(\d\d) into the track.*", page.locator("#answer-place").inner_text()
+    )
     assert 6 <= int(seconds[1]) * 60 + int(seconds[2]) <= 14
-    assert re.search(r"(Almost certain|Very likely): .*\d %? ?.*confidence", page.locator("#answer-sure").inner_text())
+    assert re.search(
+        r"(Almost certain|Very likely): .*\d %? ?.*confidence",
+        page.locator("#answer-sure").inner_text(),
+    )
     assert is_drawn(page, "query-picture") and is_drawn(page, "match-picture")
     assert page.locator("#scores li").count() >= 3
     assert "behind" in page.locator("#margin").inner_text()
@@ -115,7 +146,9 @@ def test_the_microphone_names_the_track(open_page, root):
 
 
 def test_a_listening_button_and_what_is_read_aloud(open_page):
-    """The button says what it does by its label alone; the status changes when there is news, not every second."""
+    """The button says what it does by its label alone; the status changes when there is news, not
+    every second.
+    """
     page = open_page("stranger")
     script = """() => {
       window.said = [];
@@ -130,7 +163,11 @@ def test_a_listening_button_and_what_is_read_aloud(open_page):
     page.get_by_role("button", name="Stop").click()
     wait_for_answer(page)
     said = page.evaluate("window.said")
-    assert "Listening…" in said and len(said) <= 6 and not any(re.search(r"\d+ s", text) for text in said), said
+    assert (
+        "Listening…" in said
+        and len(said) <= 6
+        and not any(re.search(r"\d+ s", text) for text in said)
+    ), said
     assert page.locator("#heard").is_hidden()
 
 
@@ -151,16 +188,23 @@ def test_a_file_instead_of_the_microphone(open_page, clips):
 def test_the_artist_and_a_copy_by_hand(open_page, clips, writer):
     """Pages by plain http may not copy: the answer is shown, and selected."""
     body = (MUSIC / f"{STRANGER}.mp3").read_bytes()
-    added = writer.post("/v1/tracks", params={"title": "The Protagonist", "artist": "Tim Beek"}, content=body).json()
+    added = writer.post(
+        "/v1/tracks", params={"title": "The Protagonist", "artist": "Tim Beek"}, content=body
+    ).json()
     try:
         page = open_page()
         page.locator("#file").set_input_files(clips["stranger"])
         wait_for_answer(page)
-        assert (title(page), page.locator("#answer-artist").inner_text()) == ("The Protagonist", "by Tim Beek")
+        assert (title(page), page.locator("#answer-artist").inner_text()) == (
+            "The Protagonist",
+            "by Tim Beek",
+        )
         page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
         page.get_by_role("button", name="Copy as JSON").click()
         page.get_by_text("select it below").wait_for()
-        assert json.loads(page.locator("#to-copy").inner_text())["matches"][0]["artist"] == "Tim Beek"
+        assert (
+            json.loads(page.locator("#to-copy").inner_text())["matches"][0]["artist"] == "Tim Beek"
+        )
         assert json.loads(page.evaluate("getSelection().toString()"))["verdict"] == "match"
     finally:
         assert writer.delete(f"/v1/tracks/{added['id']}").status_code == 204
@@ -217,7 +261,11 @@ def test_a_stranger_is_unknown(open_page):
 def test_what_can_go_wrong_is_said(open_page, server, clips):
     page = open_page("silence")
     alert = page.get_by_role("alert")
-    for clip, words in (("text", "cannot be decoded"), ("silence", "silent"), ("short", "too short")):
+    for clip, words in (
+        ("text", "cannot be decoded"),
+        ("silence", "silent"),
+        ("short", "too short"),
+    ):
         page.locator("#file").set_input_files(clips[clip])
         alert.get_by_text(words).wait_for()
     page.get_by_role("button", name="Listen").click()

@@ -20,7 +20,9 @@ SONG = MUSIC / f"{KNOWN[0]}.mp3"
 
 
 def children() -> set[int]:
-    return set(map(int, pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
+    return set(
+        map(int, pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+    )
 
 
 def with_pool(use, *, timeout_s: float = 60.0, num_workers: int = 1):
@@ -28,7 +30,9 @@ def with_pool(use, *, timeout_s: float = 60.0, num_workers: int = 1):
 
     async def run():
         before = children()
-        pool = DecodePool(sample_rate_hz=16_000, max_audio_s=40.0, timeout_s=timeout_s, num_workers=num_workers)
+        pool = DecodePool(
+            sample_rate_hz=16_000, max_audio_s=40.0, timeout_s=timeout_s, num_workers=num_workers
+        )
         await pool.start()
         try:
             return await use(pool, children() - before)
@@ -41,7 +45,9 @@ def with_pool(use, *, timeout_s: float = 60.0, num_workers: int = 1):
 
 def test_samples_are_those_of_decode():
     async def use(pool, _):
-        whole, part = await asyncio.gather(pool.decode(SONG), pool.decode(SONG, start_s=7.5, length_s=2.0))
+        whole, part = await asyncio.gather(
+            pool.decode(SONG), pool.decode(SONG, start_s=7.5, length_s=2.0)
+        )
         expected = decode(SONG, sample_rate_hz=16_000).samples
         np.testing.assert_array_equal(whole.samples, expected)
         np.testing.assert_array_equal(part.samples, expected[120_000:152_000])
@@ -55,7 +61,9 @@ def test_tags_where_they_are_asked_for(tmp_path):
         file.write(np.full(16_000, 0.1))
 
     async def use(pool, _):
-        assert (await pool.decode(tmp_path / "tagged.flac", with_tags=True)).tags == Tags("Ein Lied", "Jemand", "")
+        assert (await pool.decode(tmp_path / "tagged.flac", with_tags=True)).tags == Tags(
+            "Ein Lied", "Jemand", ""
+        )
         assert (await pool.decode(tmp_path / "tagged.flac")).tags == Tags()
 
     with_pool(use)
@@ -71,7 +79,10 @@ def test_a_huge_tag_is_cut(tmp_path):
 
     async def use(pool, _):
         decoded = await pool.decode(tmp_path / "tagged.wav", with_tags=True)
-        assert decoded.tags.title.startswith("Ein Lied la la") and 290 < len(decoded.tags.title) <= LONGEST_NAME
+        assert (
+            decoded.tags.title.startswith("Ein Lied la la")
+            and 290 < len(decoded.tags.title) <= LONGEST_NAME
+        )
         assert len(decoded.samples) == 16_000
 
     with_pool(use)
@@ -105,8 +116,14 @@ def test_a_decoder_that_dies_or_hangs_is_replaced():
 
 
 def test_a_request_given_up_in_the_midst_of_an_answer(tmp_path, monkeypatch):
-    """More has come than a pipe's reader takes unasked: the decoder is replaced all the same, and nothing waits for it."""
-    soundfile.write(tmp_path / "long.wav", np.resize(decode(SONG, sample_rate_hz=16_000).samples, 39 * 16_000), 16_000)
+    """More has come than a pipe's reader takes unasked: the decoder is replaced all the same, and
+    nothing waits for it.
+    """
+    soundfile.write(
+        tmp_path / "long.wav",
+        np.resize(decode(SONG, sample_rate_hz=16_000).samples, 39 * 16_000),
+        16_000,
+    )
 
     async def use(pool, _):
         ask, has_begun = pool._ask, asyncio.Event()

@@ -53,7 +53,12 @@ def remove_one(folder: pathlib.Path) -> int:
 
 def test_a_view_that_fails_is_tried_again(engine, copied, monkeypatch, caplog):
     """Whatever the error was: one look later the change is seen."""
-    failures = [DatabaseError("a shard is missing"), OSError(5, "input/output error"), DecisionError("damaged"), KeyError("x")]
+    failures = [
+        DatabaseError("a shard is missing"),
+        OSError(5, "input/output error"),
+        DecisionError("damaged"),
+        KeyError("x"),
+    ]
     new_view = engine._new_view
 
     def sometimes(**options):
@@ -80,7 +85,9 @@ def test_what_cannot_be_prepared_is_told(engine, monkeypatch, caplog):
     application = Service(engine, Settings()).application()
 
     async def run() -> None:
-        client = httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://service")
+        client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(application), base_url="http://service"
+        )
         async with application.router.lifespan_context(application), client:
             await until(lambda: engine.state != "preparing")
             ready = await client.get("/readyz")
@@ -92,7 +99,9 @@ def test_what_cannot_be_prepared_is_told(engine, monkeypatch, caplog):
 
 
 def test_nobody_waits_for_the_index(engine, copied, monkeypatch):
-    """While it is built, tracks are added, removed and found; then it is there, and nothing is lost."""
+    """While it is built, tracks are added, removed and found; then it is there, and nothing is
+    lost.
+    """
     monkeypatch.setattr(indexes, "BRUTE_FORCE_ROWS", 100)
     building, may_go_on = threading.Event(), threading.Event()
     write_generation = on_disk.write_generation
@@ -124,7 +133,9 @@ def test_nobody_waits_for_the_index(engine, copied, monkeypatch):
 
     asyncio.run(run())
     assert verify(Database(copied))[0] == []
-    assert [path.name for path in (copied / "index").iterdir()] == [Database(copied).setting("generation")]
+    assert [path.name for path in (copied / "index").iterdir()] == [
+        Database(copied).setting("generation")
+    ]
 
 
 def reindexed(folder: pathlib.Path) -> None:
@@ -133,7 +144,10 @@ def reindexed(folder: pathlib.Path) -> None:
     stamp, dim = ModelStamp("other", "0123456789abcdef", 0.3), database.snapshot().vectors.shape[1]
     with database.writing():
         tracks = begin_staging(database, stamp)
-        stage(database, [(track.id, rng.normal(size=(20, dim)).astype(np.float32)) for track in tracks])
+        stage(
+            database,
+            [(track.id, rng.normal(size=(20, dim)).astype(np.float32)) for track in tracks],
+        )
         swap(database, stamp)
 
 
@@ -153,7 +167,9 @@ def test_another_models_database_is_not_written_to(engine, copied):
 
 
 def test_a_reindex_beside_it_stops_the_answers(copied, clips, tmp_path):
-    """The model of the service and the vectors of another one must not be compared: it says so until it is restarted."""
+    """The model of the service and the vectors of another one must not be compared: it says so
+    until it is restarted.
+    """
     server = start_server(copied, tmp_path)
     body = clips["known"].read_bytes()
     try:
@@ -166,8 +182,14 @@ def test_a_reindex_beside_it_stops_the_answers(copied, clips, tmp_path):
                 time.sleep(0.1)
             asked = [client.post(f"/v1/{route}", content=body) for route in ("identify", "tracks")]
             for refused in (ready, *asked, client.delete("/v1/tracks/1")):
-                assert refused.status_code == 503 and refused.headers["content-type"] == "application/problem+json"
-                assert "another model" in refused.json()["detail"] and refused.json()["remedy"] == "restart the service"
+                assert (
+                    refused.status_code == 503
+                    and refused.headers["content-type"] == "application/problem+json"
+                )
+                assert (
+                    "another model" in refused.json()["detail"]
+                    and refused.json()["remedy"] == "restart the service"
+                )
     finally:
         server.stop()
     assert "restart the service" in server.log.read_text()

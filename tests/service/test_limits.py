@@ -1,4 +1,6 @@
-"""Limits on what one client can hold: slow bodies, long work, connections, microphones; and sites that may ask."""
+"""Limits on what one client can hold: slow bodies, long work, connections, microphones; and sites
+that may ask.
+"""
 
 import contextlib
 import json
@@ -50,7 +52,8 @@ def test_a_body_that_never_ends(limited):
     with raw(limited) as slow:
         began = time.monotonic()
         slow.sendall(
-            b"POST /v1/identify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\nConnection: close\r\n\r\n" + bytes(500)
+            b"POST /v1/identify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\nConnection: close\r\n\r\n"
+            + bytes(500)
         )
         head, _, body = received(slow).partition(b"\r\n\r\n")
         assert 0.9 < time.monotonic() - began < 15
@@ -66,7 +69,9 @@ def test_work_that_takes_too_long(limited, tmp_path):
         assert reply.status_code == 503 and reply.headers["retry-after"] == "1"
         assert reply.json()["detail"] == "the answer took too long" and reply.json()["remedy"]
         until = time.monotonic() + 60
-        while "confp_requests_inside 0.0" not in client.get("/metrics").text:  # its place is free again
+        while (
+            "confp_requests_inside 0.0" not in client.get("/metrics").text
+        ):  # its place is free again
             assert time.monotonic() < until
             time.sleep(0.1)
 
@@ -94,7 +99,9 @@ def test_microphones_beyond_the_limit_are_told(limited):
     def first_message(*, after_s: float = 0.0) -> dict:
         with connect(limited.listen_address) as ws:
             time.sleep(after_s)
-            with contextlib.suppress(ConnectionClosed):  # it may be refused before it has said a word
+            with contextlib.suppress(
+                ConnectionClosed
+            ):  # it may be refused before it has said a word
                 ws.send(start)
             return json.loads(ws.recv())
 
@@ -121,7 +128,11 @@ def test_a_clip_that_never_ends(limited):
                 ws.send(b"")
             with contextlib.suppress(TimeoutError):
                 last = json.loads(ws.recv(0.3))
-    assert (last["type"], last["status"]) == ("problem", 408) and "within 6 s" in last["detail"] and last["remedy"]
+    assert (
+        (last["type"], last["status"]) == ("problem", 408)
+        and "within 6 s" in last["detail"]
+        and last["remedy"]
+    )
 
 
 def test_a_client_that_does_not_read(limited):
@@ -141,21 +152,35 @@ def test_sites_that_may_ask(limited):
     with limited.client() as client:
         asked = {"Origin": SITE, "Access-Control-Request-Method": "POST"}
         preflight = client.options("/v1/identify", headers=asked)
-        assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (204, SITE)
+        assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (
+            204,
+            SITE,
+        )
         assert "POST" in preflight.headers["access-control-allow-methods"]
         assert "Authorization" in preflight.headers["access-control-allow-headers"]
         shown = client.get("/v1/tracks", headers={"Origin": SITE})
-        assert shown.headers["access-control-allow-origin"] == SITE and shown.headers["vary"] == "Origin"
-        refused = client.post("/v1/identify", headers={"Origin": SITE})  # a page can read why as well
+        assert (
+            shown.headers["access-control-allow-origin"] == SITE
+            and shown.headers["vary"] == "Origin"
+        )
+        refused = client.post(
+            "/v1/identify", headers={"Origin": SITE}
+        )  # a page can read why as well
         assert refused.status_code == 400 and refused.headers["access-control-allow-origin"] == SITE
         for other in ("https://other.example", "http://pages.example", "null"):
             answer = client.get("/v1/tracks", headers={"Origin": other})
             assert "access-control-allow-origin" not in answer.headers
-            assert "access-control-allow-origin" not in client.options("/v1/identify", headers=asked | {"Origin": other}).headers
+            assert (
+                "access-control-allow-origin"
+                not in client.options("/v1/identify", headers=asked | {"Origin": other}).headers
+            )
     with connect(limited.listen_address, origin=SITE) as ws:
         ws.send("?")
         assert json.loads(ws.recv())["status"] == 400
-    with pytest.raises(InvalidStatus, match="403"), connect(limited.listen_address, origin="https://other.example"):
+    with (
+        pytest.raises(InvalidStatus, match="403"),
+        connect(limited.listen_address, origin="https://other.example"),
+    ):
         pass
 
 

@@ -1,4 +1,6 @@
-"""The microphone's WebSocket: guesses, answers, monitoring, and clients that do it wrong or go away."""
+"""The microphone's WebSocket: guesses, answers, monitoring, and clients that do it wrong or go
+away.
+"""
 
 import concurrent.futures
 import contextlib
@@ -25,13 +27,20 @@ class TestListen:
             messages = [json.loads(message) for message in ws]
         assert messages[0]["type"] == "listening" and messages[-1]["type"] == "answer"
         guesses = [message for message in messages if message["type"] == "guess"]
-        assert guesses and [guess["length_s"] for guess in guesses] == sorted(guess["length_s"] for guess in guesses)
+        assert guesses and [guess["length_s"] for guess in guesses] == sorted(
+            guess["length_s"] for guess in guesses
+        )
         answer = messages[-1]
         assert (answer["verdict"], answer["matches"][0]["track"]) == ("match", KNOWN[0])
         assert answer["matches"][0]["offset_s"] == pytest.approx(7.35, abs=0.1)
 
     def test_monitoring(self, server):
-        music = np.concatenate([excerpt(KNOWN[1], start_s=0, length_s=20, rate_hz=16_000), np.zeros(16_000, np.float32)])
+        music = np.concatenate(
+            [
+                excerpt(KNOWN[1], start_s=0, length_s=20, rate_hz=16_000),
+                np.zeros(16_000, np.float32),
+            ]
+        )
         with connect(server.listen_address) as ws:
             ws.send(json.dumps({"type": "start", "sample_rate_hz": 16_000, "mode": "monitor"}))
             for block in np.array_split(music.astype("<f4"), 50):
@@ -59,12 +68,18 @@ class TestListen:
         num_sessions = min(16, (os.cpu_count() or 1) + 6)
         with concurrent.futures.ThreadPoolExecutor(num_sessions) as pool:
             for messages in pool.map(session, range(num_sessions)):
-                assert [message["track"] for message in messages if message["type"] == "match"] == [KNOWN[1]]
+                assert [message["track"] for message in messages if message["type"] == "match"] == [
+                    KNOWN[1]
+                ]
 
     def test_monitoring_heeds_what_is_added_and_removed(self, server, writer):
-        """What is added is heard in a session that goes on; what is removed while it plays is told of no more."""
+        """What is added is heard in a session that goes on; what is removed while it plays is told
+        of no more.
+        """
         names, body = (KNOWN[1], KNOWN[2], STRANGER), (MUSIC / f"{STRANGER}.mp3").read_bytes()
-        music = np.concatenate([excerpt(name, start_s=0, length_s=20, rate_hz=16_000) for name in names])
+        music = np.concatenate(
+            [excerpt(name, start_s=0, length_s=20, rate_hz=16_000) for name in names]
+        )
         told: list[dict] = []
         with connect(server.listen_address) as ws:
             ws.send(json.dumps({"type": "start", "sample_rate_hz": 16_000, "mode": "monitor"}))
@@ -83,8 +98,14 @@ class TestListen:
                 assert writer.delete(f"/v1/tracks/{added}").status_code == 204
             ws.send(json.dumps({"type": "stop"}))
             after = [json.loads(message) for message in ws]
-        assert after[-1]["type"] == "end" and STRANGER not in {message.get("track") for message in after}
-        begins = {message["track"]: message["query_offset_s"] - message["offset_s"] for message in told if "track" in message}
+        assert after[-1]["type"] == "end" and STRANGER not in {
+            message.get("track") for message in after
+        }
+        begins = {
+            message["track"]: message["query_offset_s"] - message["offset_s"]
+            for message in told
+            if "track" in message
+        }
         assert begins == pytest.approx({name: 20.0 * i for i, name in enumerate(names)}, abs=0.5)
 
     @pytest.mark.parametrize(

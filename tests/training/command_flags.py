@@ -13,7 +13,9 @@ def command_flags(config: TrainConfig) -> list[str]:
     for name, value in groups.items():
         for field, inner in value.items() if isinstance(value, dict) else [(None, value)]:
             path = f"{name}.{field}" if field else name
-            if field and field not in tiny[name]:  # of a projection, which is fitted and not trained
+            if (
+                field and field not in tiny[name]
+            ):  # of a projection, which is fitted and not trained
                 continue
             old = tiny[name][field] if field else tiny[name]
             if inner != (list(old) if isinstance(old, tuple) else old):

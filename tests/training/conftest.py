@@ -16,7 +16,9 @@ from confp_jax.typed_config import from_mapping
 
 @pytest.fixture(scope="session")
 def tiny(prepared: pathlib.Path) -> Callable[..., TrainConfig]:
-    """`tiny(**overrides)`: configs/fma.py:tiny with 1 s segments on the prepared examples, 12 steps; dropout on."""
+    """`tiny(**overrides)`: configs/fma.py:tiny with 1 s segments on the prepared examples, 12
+    steps; dropout on.
+    """
 
     def build(**overrides: object) -> TrainConfig:
         from configs.fma import get_config
@@ -24,10 +26,14 @@ def tiny(prepared: pathlib.Path) -> Callable[..., TrainConfig]:
         config = get_config("tiny")
         config.audio.segment_s = 1.0
         config.encoder.update({"dim": 32, "num_heads": 2, "dropout": 0.1, "conv_norm": "batch"})
-        config.data.mix.update({name: 0.0 for name in config.data.mix if name.endswith("_p")})  # stored replicas alone
+        config.data.mix.update(
+            {name: 0.0 for name in config.data.mix if name.endswith("_p")}
+        )  # stored replicas alone
         config.mel.num_mels = 20
         config.data.update({"dir": str(prepared), "batch_size": 4, "crops_per_track": 2})
-        config.update({"num_epochs": 4, "log_every_steps": 1})  # 6 tracks, 2 a batch: 3 steps an epoch
+        config.update(
+            {"num_epochs": 4, "log_every_steps": 1}
+        )  # 6 tracks, 2 a batch: 3 steps an epoch
         config.checkpoint.every_steps = 3
         config.validation.every_steps = 0
         built = from_mapping(TrainConfig, config)
@@ -41,7 +47,9 @@ def tiny(prepared: pathlib.Path) -> Callable[..., TrainConfig]:
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def uninterrupted(
+    tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
     """The run of `tiny()`: twelve steps in one go."""
     from confp_jax.training.train import train
 
@@ -52,12 +60,23 @@ def uninterrupted(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="session")
 def devices(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """What eight_devices.py found. Without LLVM's slow passes: it compiles a dozen programs and runs each for a moment."""
+    """What eight_devices.py found. Without LLVM's slow passes: it compiles a dozen programs and
+    runs each for a moment.
+    """
     folder = pathlib.Path(__file__).parent
     config = tiny(data={"batch_size": 8, "mel_on": "host"}).to_json()
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(folder.parents[1])}
-    command = [sys.executable, str(folder / "eight_devices.py"), config, str(tmp_path_factory.mktemp("refused") / "run")]
+    environment = os.environ | {
+        "XLA_FLAGS": flags,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(folder.parents[1]),
+    }
+    command = [
+        sys.executable,
+        str(folder / "eight_devices.py"),
+        config,
+        str(tmp_path_factory.mktemp("refused") / "run"),
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

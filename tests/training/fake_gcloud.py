@@ -1,7 +1,9 @@
-"""Stands in for `gcloud`, and for `ssh`, `scp` and `uv`, in test_launch.py: records the call and does the thing here.
+"""Stands in for `gcloud`, and for `ssh`, `scp` and `uv`, in test_launch.py: records the call and
+does the thing here.
 
-A worker is a folder that is HOME for its commands, which really run; gs:// is a folder; a queued resource is a file with the
-states that it will be in, one line each time it is asked for. The file `fails` says which verbs fail next, a line each.
+A worker is a folder that is HOME for its commands, which really run; gs:// is a folder; a queued
+resource is a file with the states that it will be in, one line each time it is asked for. The file
+`fails` says which verbs fail next, a line each.
 """
 
 import json
@@ -29,12 +31,17 @@ def main(program: str, arguments: list[str]) -> int:
 
 
 def _run(worker: pathlib.Path, command: str) -> int:
-    """As on a machine of its own: another HOME, and the environment by which JAX finds its fellows there."""
+    """As on a machine of its own: another HOME, and the environment by which JAX finds its fellows
+    there.
+    """
     worker.mkdir(exist_ok=True)
     number = WORKERS.index(worker)
     environment = os.environ | {"HOME": str(worker)}
     if len(WORKERS) > 1 and program_of() == "gcloud":
-        environment |= {"JAX_COORDINATOR_ADDRESS": os.environ["FAKE_COORDINATOR"], "JAX_NUM_PROCESSES": str(len(WORKERS))}
+        environment |= {
+            "JAX_COORDINATOR_ADDRESS": os.environ["FAKE_COORDINATOR"],
+            "JAX_NUM_PROCESSES": str(len(WORKERS)),
+        }
         environment |= {"JAX_PROCESS_ID": str(number)}
     return subprocess.run(["bash", "-c", command], env=environment, check=False).returncode
 
@@ -63,17 +70,29 @@ def _ssh(program: str, arguments: list[str]) -> int:
 
 
 def _here(path: str) -> pathlib.Path:
-    return ROOT / "buckets" / path.removeprefix("gs://") if path.startswith("gs://") else pathlib.Path(path)
+    return (
+        ROOT / "buckets" / path.removeprefix("gs://")
+        if path.startswith("gs://")
+        else pathlib.Path(path)
+    )
 
 
 def _storage(arguments: list[str]) -> int:
     if arguments[0] == "rsync":
         source = _here(arguments[-2])
-        unwanted = [argument.partition("=")[2] for argument in arguments if argument.startswith("--exclude=")]
+        unwanted = [
+            argument.partition("=")[2]
+            for argument in arguments
+            if argument.startswith("--exclude=")
+        ]
 
         def excluded(folder: str, names: list[str]) -> list[str]:
             paths = {name: str((pathlib.Path(folder) / name).relative_to(source)) for name in names}
-            return [name for name, path in paths.items() if any(re.match(regex, path) for regex in unwanted)]
+            return [
+                name
+                for name, path in paths.items()
+                if any(re.match(regex, path) for regex in unwanted)
+            ]
 
         shutil.copytree(source, _here(arguments[-1]), dirs_exist_ok=True, ignore=excluded)
     elif arguments[0] == "ls":

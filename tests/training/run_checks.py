@@ -24,7 +24,9 @@ def logged_lines(workdir: pathlib.Path) -> list[dict]:
 
 def saved_steps(workdir: pathlib.Path) -> list[int]:
     """The steps of its checkpoints."""
-    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
+    return sorted(
+        int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()
+    )
 
 
 def optimizer_of(config: TrainConfig) -> optax.GradientTransformation:
@@ -42,12 +44,18 @@ def assert_equal_runs(found: pathlib.Path, expected: pathlib.Path, config: Train
     """Two finished runs of twelve steps: last state and logged numbers are the same, to the bit."""
     (one, one_step), (other, other_step) = saved_state(found, config), saved_state(expected, config)
     assert one_step == other_step == 12
-    leaves, paths = jax.tree_util.tree_leaves_with_path(one), jax.tree_util.tree_leaves_with_path(other)
+    leaves, paths = (
+        jax.tree_util.tree_leaves_with_path(one),
+        jax.tree_util.tree_leaves_with_path(other),
+    )
     assert len(leaves) == len(paths) > 50
     for (path, leaf), (_, wanted) in zip(leaves, paths, strict=True):
         np.testing.assert_array_equal(leaf, wanted, err_msg=jax.tree_util.keystr(path))
     names = ("step", "loss", "top1", "gradient_norm", "learning_rate")
-    logged = [[tuple(line[name] for name in names) for line in logged_lines(workdir)] for workdir in (found, expected)]
+    logged = [
+        [tuple(line[name] for name in names) for line in logged_lines(workdir)]
+        for workdir in (found, expected)
+    ]
     assert logged[0] == logged[1]
     assert [values[0] for values in logged[0]] == list(range(1, 13))
 

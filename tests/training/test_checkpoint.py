@@ -16,14 +16,22 @@ from orbax.checkpoint import v1 as ocp
 
 from confp_jax.config import TrainConfig
 from confp_jax.model.inference import embed
-from confp_jax.model.weights import CheckpointError, EncoderState, encoder_identity, load_encoder_state, save_encoder
+from confp_jax.model.weights import (
+    CheckpointError,
+    EncoderState,
+    encoder_identity,
+    load_encoder_state,
+    save_encoder,
+)
 from confp_jax.training.mesh import make_mesh
 from confp_jax.training.step import build_state
 from confp_jax.training.train import train
 
 
 @pytest.fixture(scope="module")
-def workdir(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def workdir(
+    tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
     """A run with checkpoints of steps 3 and 4."""
     folder = tmp_path_factory.mktemp("run")
     train(tiny(), folder, stop_at_step=4)
@@ -37,7 +45,9 @@ def _assert_equal(found: EncoderState, expected: EncoderState, *, rtol: float = 
         np.testing.assert_allclose(one, other, rtol=rtol, atol=rtol and 1e-7)
 
 
-def test_from_a_run_a_step_and_an_export(tiny: Callable[..., TrainConfig], workdir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_from_a_run_a_step_and_an_export(
+    tiny: Callable[..., TrainConfig], workdir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     config, newest = load_encoder_state(workdir)
     assert config == tiny()
     for folder in (workdir / "checkpoints", workdir / "checkpoints" / "4", str(workdir)):
@@ -45,7 +55,11 @@ def test_from_a_run_a_step_and_an_export(tiny: Callable[..., TrainConfig], workd
         assert again_config == config
         _assert_equal(again, newest)
     older = load_encoder_state(workdir / "checkpoints" / "3")[1]
-    assert encoder_identity(config, older) != encoder_identity(config, newest) == encoder_identity(config, again)
+    assert (
+        encoder_identity(config, older)
+        != encoder_identity(config, newest)
+        == encoder_identity(config, again)
+    )
     for dtype, rtol in (("float32", 0.0), ("float16", 2**-11), ("bfloat16", 2**-8)):
         save_encoder(tmp_path / dtype, config, newest, dtype=dtype)
         exported_config, exported = load_encoder_state(tmp_path / dtype)
@@ -53,7 +67,8 @@ def test_from_a_run_a_step_and_an_export(tiny: Callable[..., TrainConfig], workd
         _assert_equal(exported, newest, rtol=rtol)
     power = np.random.default_rng(0).uniform(size=(4, 118, 20)).astype(np.float32)
     exact, rounded = (
-        np.asarray(embed(*state, power, config=config)) for state in (newest, load_encoder_state(tmp_path / "float16")[1])
+        np.asarray(embed(*state, power, config=config))
+        for state in (newest, load_encoder_state(tmp_path / "float16")[1])
     )
     assert (np.sum(exact * rounded, axis=1) > 0.999).all()
 
@@ -61,11 +76,15 @@ def test_from_a_run_a_step_and_an_export(tiny: Callable[..., TrainConfig], workd
 def test_float16_is_half_as_large(workdir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     config, state = load_encoder_state(workdir)
     rng = np.random.default_rng(0)
-    wide = EncoderState(*jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=(256, *leaf.shape))), tuple(state)))
+    wide = EncoderState(
+        *jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=(256, *leaf.shape))), tuple(state))
+    )
     sizes = {}
     for dtype in ("float32", "float16"):
         save_encoder(tmp_path / dtype, config, wide, dtype=dtype)
-        sizes[dtype] = sum(path.stat().st_size for path in (tmp_path / dtype).rglob("*") if path.is_file())
+        sizes[dtype] = sum(
+            path.stat().st_size for path in (tmp_path / dtype).rglob("*") if path.is_file()
+        )
     assert sizes["float16"] < 0.6 * sizes["float32"]
 
 
@@ -81,9 +100,16 @@ def test_identity_sees_weights_and_settings(tiny: Callable[..., TrainConfig]) ->
     encoder = EncoderState(state.params, state.statistics)
     name = encoder_identity(config, encoder)
     assert len(name) == 16
-    assert name == encoder_identity(dataclasses.replace(config, num_epochs=9), encoder), "how it was trained does not matter"
-    assert name != encoder_identity(dataclasses.replace(config, mel=dataclasses.replace(config.mel, floor=1e-5)), encoder)
-    nudged = EncoderState(jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].add(1e-6), encoder.params), encoder.statistics)
+    assert name == encoder_identity(dataclasses.replace(config, num_epochs=9), encoder), (
+        "how it was trained does not matter"
+    )
+    assert name != encoder_identity(
+        dataclasses.replace(config, mel=dataclasses.replace(config.mel, floor=1e-5)), encoder
+    )
+    nudged = EncoderState(
+        jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].add(1e-6), encoder.params),
+        encoder.statistics,
+    )
     assert name != encoder_identity(config, nudged)
 
 
@@ -127,7 +153,9 @@ for folder in sys.argv[1:]:
 
 
 def test_damaged_checkpoints(workdir: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """In a process of its own: when a read fails, Orbax leaves tasks behind, which complain whenever they are collected."""
+    """In a process of its own: when a read fails, Orbax leaves tasks behind, which complain
+    whenever they are collected.
+    """
     folders = [tmp_path / lost for lost in ("encoder", "metadata", "data")]
     for folder in folders:
         shutil.copytree(workdir / "checkpoints" / "4", folder)
@@ -144,5 +172,7 @@ def test_an_unfinished_save_is_not_taken(workdir: pathlib.Path, tmp_path: pathli
     """Killed while it saved step 5: the folder has Orbax's temporary name."""
     copy = tmp_path / "run"
     shutil.copytree(workdir, copy)
-    shutil.copytree(copy / "checkpoints" / "3", copy / "checkpoints" / "5.orbax-checkpoint-tmp-1700000000000000")
+    shutil.copytree(
+        copy / "checkpoints" / "3", copy / "checkpoints" / "5.orbax-checkpoint-tmp-1700000000000000"
+    )
     _assert_equal(load_encoder_state(copy)[1], load_encoder_state(workdir / "checkpoints" / "4")[1])

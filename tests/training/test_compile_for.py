@@ -1,4 +1,6 @@
-"""Costs against programs whose costs are known; the real step compiled for a TPU slice where libtpu is installed."""
+"""Costs against programs whose costs are known; the real step compiled for a TPU slice where libtpu
+is installed.
+"""
 
 import dataclasses
 import importlib
@@ -35,8 +37,17 @@ def compile_for(monkeypatch) -> ModuleType:
 
 
 def _cost(batch: int, peak: float, **fields: object) -> StepCost:
-    values = {"num_chips": 8, "state_bytes": 0, "audio_bytes": 0, "flops": 0.0, "bytes_moved": 0.0, "compile_s": 0.0}
-    return StepCost(**(values | {"collectives": {}, "batch_size": batch, "peak_bytes": round(peak)} | fields))
+    values = {
+        "num_chips": 8,
+        "state_bytes": 0,
+        "audio_bytes": 0,
+        "flops": 0.0,
+        "bytes_moved": 0.0,
+        "compile_s": 0.0,
+    }
+    return StepCost(
+        **(values | {"collectives": {}, "batch_size": batch, "peak_bytes": round(peak)} | fields)
+    )
 
 
 def test_collectives_are_counted_with_their_bytes():
@@ -47,7 +58,10 @@ def test_collectives_are_counted_with_their_bytes():
   %all-reduce.1 = (bf16[4,4]{1,0}, f32[]) all-reduce(bf16[4,4]{1,0} %a, f32[] %b), to_apply=%add
   %fused = f32[4]{0} fusion(f32[4]{0} %all-reduce.1), kind=kLoop
 """
-    assert count_collectives(hlo) == {"all-gather": Collective(2, 4 * 128 * (128 + 8)), "all-reduce": Collective(1, 36)}
+    assert count_collectives(hlo) == {
+        "all-gather": Collective(2, 4 * 128 * (128 + 8)),
+        "all-reduce": Collective(1, 36),
+    }
 
 
 @pytest.mark.parametrize(
@@ -55,17 +69,33 @@ def test_collectives_are_counted_with_their_bytes():
     [
         ({"flops": 197e12}, "v5e", 1.0),
         ({"flops": 197e12, "bytes_moved": 2 * 819e9}, "v5e", 2.0),
-        ({"flops": 1.0, "collectives": {"all-reduce": Collective(1, round(448e9 * 4))}}, "v6e", 7.0),
-        ({"flops": 1.0, "collectives": {"all-gather": Collective(1, round(448e9 * 4))}}, "v6e", 3.5),
-        ({"flops": 1.0, "collectives": {"reduce-scatter": Collective(1, round(448e9))}}, "v6e", 7.0),
+        (
+            {"flops": 1.0, "collectives": {"all-reduce": Collective(1, round(448e9 * 4))}},
+            "v6e",
+            7.0,
+        ),
+        (
+            {"flops": 1.0, "collectives": {"all-gather": Collective(1, round(448e9 * 4))}},
+            "v6e",
+            3.5,
+        ),
+        (
+            {"flops": 1.0, "collectives": {"reduce-scatter": Collective(1, round(448e9))}},
+            "v6e",
+            7.0,
+        ),
     ],
 )
 def test_the_roofline_is_the_slowest_part(fields: dict, chip: str, expected_s: float):
-    assert _cost(8, 0, **fields).step_s(next(c for c in CHIPS if c.name == chip)) == pytest.approx(expected_s)
+    assert _cost(8, 0, **fields).step_s(next(c for c in CHIPS if c.name == chip)) == pytest.approx(
+        expected_s
+    )
 
 
 def test_the_largest_batch_leaves_room_for_the_audio(tiny, compile_for, monkeypatch):
-    """The compiler fits more than the chip holds beside the set: 4 GB of audio, and more for each pair the more there are."""
+    """The compiler fits more than the chip holds beside the set: 4 GB of audio, and more for each
+    pair the more there are.
+    """
     tried = []
 
     def compile_step(config: TrainConfig, mesh: object) -> StepCost:
@@ -75,7 +105,9 @@ def test_the_largest_batch_leaves_room_for_the_audio(tiny, compile_for, monkeypa
         return _cost(batch, audio + growing, audio_bytes=audio)
 
     monkeypatch.setattr(compile_for, "compile_step", compile_step)
-    found = compile_for.find_largest(tiny(), SimpleNamespace(devices=np.full(8, SimpleNamespace(device_kind="TPU v5 lite"))))
+    found = compile_for.find_largest(
+        tiny(), SimpleNamespace(devices=np.full(8, SimpleNamespace(device_kind="TPU v5 lite")))
+    )
     assert found.peak_bytes <= 16 * 1024**3 < 4 * 1024**3 + 60e6 * tried[2]
     assert found.batch_size == tried[-1] < tried[2]
 
@@ -83,12 +115,16 @@ def test_the_largest_batch_leaves_room_for_the_audio(tiny, compile_for, monkeypa
 def test_what_is_counted_once_is_said(tiny, compile_for):
     """XLA counts the body of a loop once, and microbatches are a loop."""
     cost = _cost(4, 1e9, flops=1e9)
-    assert "one of the 2 microbatches" in compile_for.describe(cost, tiny(microbatches=2), "v5e:2x4")
+    assert "one of the 2 microbatches" in compile_for.describe(
+        cost, tiny(microbatches=2), "v5e:2x4"
+    )
     assert "microbatches" not in compile_for.describe(cost, tiny(), "v5e:2x4")
 
 
 def test_the_audio_of_each_chip_is_said(tiny, compile_for):
-    told = compile_for.describe(_cost(4, 3e9, flops=1e9, audio_bytes=2 * 1024**3), tiny(), "v5e:2x4")
+    told = compile_for.describe(
+        _cost(4, 3e9, flops=1e9, audio_bytes=2 * 1024**3), tiny(), "v5e:2x4"
+    )
     assert "of which state 0.00, audio 2.00" in told
     assert "audio" not in compile_for.describe(_cost(4, 3e9, flops=1e9), tiny(), "v5e:2x4")
 
@@ -114,8 +150,17 @@ def test_a_step_compiles_for_a_tpu_slice(root, prepared):
     """The real step, all of it: state, features, loss, optimizer, on a topology that is not here."""
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed (pip install -c requirements.lock -e '.[tpu]')")
-    flags = ["--config=configs/fma.py:tiny", "--config.audio.segment_s=1.0", "--config.encoder.dim=32", "--topology=v5e:2x2"]
-    flags += ["--config.encoder.num_heads=2", f"--config.data.dir={prepared}", "--config.data.residency=device"]
+    flags = [
+        "--config=configs/fma.py:tiny",
+        "--config.audio.segment_s=1.0",
+        "--config.encoder.dim=32",
+        "--topology=v5e:2x2",
+    ]
+    flags += [
+        "--config.encoder.num_heads=2",
+        f"--config.data.dir={prepared}",
+        "--config.data.residency=device",
+    ]
     flags += [
         "--config.data.mel_on=device",
         *(f"--config.data.mix.{name}=0.0" for name in MIXED),
@@ -123,7 +168,9 @@ def test_a_step_compiles_for_a_tpu_slice(root, prepared):
     ]
     command = [sys.executable, "-m", "confp_jax.training.compile_for", *flags, "--json"]
     environment = os.environ | {"PYTHONPATH": str(root)}
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["num_chips"] == 4

@@ -9,7 +9,14 @@ import scipy.signal
 from confp_jax.config import DataConfig, MixConfig, TrainConfig
 from confp_jax.data.augmentation_draws import SYNTHETIC_ROOM, MixDraw
 from confp_jax.data.mixing import resample
-from confp_jax.training.device_mixing import Sounds, coloured_noise, play, replica_power, replica_samples, room_response
+from confp_jax.training.device_mixing import (
+    Sounds,
+    coloured_noise,
+    play,
+    replica_power,
+    replica_samples,
+    room_response,
+)
 
 _RATE_HZ, _SEGMENT = 16_000, 48_000
 _NOTHING = Sounds(jnp.zeros((2, _SEGMENT), jnp.int16), jnp.zeros((1, 2)), jnp.zeros((1, 513, 80)))
@@ -37,18 +44,26 @@ def test_what_lies_behind_the_audio_is_silence() -> None:
 @pytest.mark.parametrize("decay_db", [-6.0, 0.0, 5.0])
 def test_coloured_noise_falls_by_the_drawn_decay(decay_db: float) -> None:
     """By the measure that the host's noise has to meet."""
-    noise = np.asarray(coloured_noise(jax.random.key(0), jnp.float32(decay_db), 8 * _SEGMENT, _RATE_HZ))
+    noise = np.asarray(
+        coloured_noise(jax.random.key(0), jnp.float32(decay_db), 8 * _SEGMENT, _RATE_HZ)
+    )
     hz, power = scipy.signal.welch(noise, _RATE_HZ, nperseg=2048)
     band = (hz > 100) & (hz < 7000)
-    assert np.polyfit(np.log2(hz[band]), 10 * np.log10(power[band]), 1)[0] == pytest.approx(decay_db, abs=0.2)
+    assert np.polyfit(np.log2(hz[band]), 10 * np.log10(power[band]), 1)[0] == pytest.approx(
+        decay_db, abs=0.2
+    )
 
 
 @pytest.mark.parametrize("tail_s", [0.2, 0.6, 1.4])
 def test_a_synthetic_room_is_the_drawn_one(tail_s: float) -> None:
-    """Its decay by Schroeder's backward integration, the gap, and the direct sound over the tail's energy."""
+    """Its decay by Schroeder's backward integration, the gap, and the direct sound over the tail's
+    energy.
+    """
     drawn = MixDraw(room=SYNTHETIC_ROOM, tail_s=tail_s, gap_s=0.01, direct_db=6.0, tail_damping=0.3)
     arrays = MixDraw(*map(jnp.float32, drawn))
-    room = np.asarray(room_response(arrays, jax.random.key(1), _NOTHING, _config(room_p=1.0)), np.float64)
+    room = np.asarray(
+        room_response(arrays, jax.random.key(1), _NOTHING, _config(room_p=1.0)), np.float64
+    )
     assert not room[1:160].any()
     assert 10 * np.log10(room[0] ** 2 / np.sum(room[1:] ** 2)) == pytest.approx(6.0, abs=0.1)
     energy = np.cumsum(np.square(room[400:])[::-1])[::-1]
@@ -59,8 +74,12 @@ def test_a_synthetic_room_is_the_drawn_one(tail_s: float) -> None:
 
 def test_silence_stays_silent() -> None:
     config = _config(room_p=1.0, noise_p=1.0, coloured_p=1.0, tanh_p=1.0)
-    rows = np.array([MixDraw(room=SYNTHETIC_ROOM, noise=0, coloured_snr_db=0.0, tanh_drive=2.0)], np.float32)
-    sounds = _NOTHING._replace(noise=jnp.ones((2, _SEGMENT), jnp.int16), filters=jnp.ones((3, 513, 80)))
+    rows = np.array(
+        [MixDraw(room=SYNTHETIC_ROOM, noise=0, coloured_snr_db=0.0, tanh_drive=2.0)], np.float32
+    )
+    sounds = _NOTHING._replace(
+        noise=jnp.ones((2, _SEGMENT), jnp.int16), filters=jnp.ones((3, 513, 80))
+    )
     crops = jnp.zeros((1, replica_samples(config)), jnp.int16)
     power = replica_power(crops, jnp.asarray(rows), sounds, config=config)
     np.testing.assert_array_equal(np.asarray(power), 0.0)

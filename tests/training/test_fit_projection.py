@@ -12,13 +12,17 @@ from confp_jax.training.fit_projection import Covariances, Directions, main, wit
 from confp_jax.typed_config import ConfigError
 
 RATE_HZ = 16_000
-SMALL = ProjectionConfig(mel=MelConfig(fft_samples=512, hop_samples=480, num_mels=10, fmin_hz=300, fmax_hz=6500))
+SMALL = ProjectionConfig(
+    mel=MelConfig(fft_samples=512, hop_samples=480, num_mels=10, fmin_hz=300, fmax_hz=6500)
+)
 
 
 @pytest.fixture(scope="module")
 def directions() -> Directions:
     rng = np.random.default_rng(0)
-    return Directions(rng.normal(size=(300, 16)).astype(np.float32), np.zeros(300, np.float32), np.ones(16))
+    return Directions(
+        rng.normal(size=(300, 16)).astype(np.float32), np.zeros(300, np.float32), np.ones(16)
+    )
 
 
 def parts(directions: Directions, share: float) -> tuple[TrainConfig, EncoderState]:
@@ -31,9 +35,18 @@ def parts(directions: Directions, share: float) -> tuple[TrainConfig, EncoderSta
     config = TrainConfig(
         audio=AudioConfig(RATE_HZ, 1.5),
         mel=MelConfig(num_mels=12, hop_samples=256),
-        encoder=EncoderConfig(dim=16, num_layers=1, num_heads=4, embedding_dim=8, conv_norm="layer", frames_per_token=4),
+        encoder=EncoderConfig(
+            dim=16,
+            num_layers=1,
+            num_heads=4,
+            embedding_dim=8,
+            conv_norm="layer",
+            frames_per_token=4,
+        ),
     )
-    _, params, statistics = nnx.split(Encoder(config.encoder, num_mels=12, rngs=nnx.Rngs(1)), nnx.Param, ...)
+    _, params, statistics = nnx.split(
+        Encoder(config.encoder, num_mels=12, rngs=nnx.Rngs(1)), nnx.Param, ...
+    )
     projection = dataclasses.replace(SMALL, share=share)
     beside = (config, EncoderState(params, statistics)) if share < 1 else None
     return with_conformer(directions, projection, beside, segment_s=0.9, seed=3)
@@ -42,7 +55,9 @@ def parts(directions: Directions, share: float) -> tuple[TrainConfig, EncoderSta
 @pytest.fixture(scope="module")
 def music() -> np.ndarray:
     rng = np.random.default_rng(2)
-    tones = sum(np.sin(2 * np.pi * hz * np.arange(6 * RATE_HZ) / RATE_HZ) for hz in (440, 1330, 2500))
+    tones = sum(
+        np.sin(2 * np.pi * hz * np.arange(6 * RATE_HZ) / RATE_HZ) for hz in (440, 1330, 2500)
+    )
     swell = np.repeat(rng.uniform(0, 1, 60), RATE_HZ // 10)
     return (0.1 * tones * swell + 0.02 * rng.standard_normal(6 * RATE_HZ)).astype(np.float32)
 
@@ -53,7 +68,10 @@ def test_directions_are_the_generalised_eigenvectors():
     replayed = clean + rng.normal(size=clean.shape) * np.linspace(0.3, 2, 12)
     sums = Covariances(12)
     for first in range(0, 4_000, 1_000):
-        sums.add(clean[first : first + 1_000].astype(np.float32), replayed[first : first + 1_000].astype(np.float32))
+        sums.add(
+            clean[first : first + 1_000].astype(np.float32),
+            replayed[first : first + 1_000].astype(np.float32),
+        )
     found = sums.directions(4)
     noise = (clean - replayed).T @ (clean - replayed) / 8_000
     noise += 1e-2 * np.trace(noise) / 12 * np.eye(12)
@@ -68,7 +86,10 @@ def test_directions_are_the_generalised_eigenvectors():
 
 def test_both_parts_add_up_by_their_share(directions, music):
     """The product of two fingerprints is the weighted sum of the parts' own cosines."""
-    alone = [Embedder("part", *parts(directions, share)).embed(music, sample_rate_hz=RATE_HZ) for share in (1.0, 1e-9, 0.7)]
+    alone = [
+        Embedder("part", *parts(directions, share)).embed(music, sample_rate_hz=RATE_HZ)
+        for share in (1.0, 1e-9, 0.7)
+    ]
     projection, conformer, both = (rows @ rows.T for rows in alone)
     np.testing.assert_allclose(both, 0.7 * projection + 0.3 * conformer, atol=2e-2)
     np.testing.assert_allclose(np.diag(both), 1.0, atol=1e-5)
@@ -92,7 +113,11 @@ def test_the_conformer_alone_gives_its_own_cosines(directions, music):
     alone = Embedder("conformer", *parts(directions, 1e-9)).embed(music, sample_rate_hz=RATE_HZ)
     stored, query = embedder.fingerprint(music).vectors, embedder.fingerprint(music, is_query=True)
     heard = query.conformer_alone
-    assert heard is not None and heard.between.shape[0] == 1 and query.plain().conformer_alone is not None
+    assert (
+        heard is not None
+        and heard.between.shape[0] == 1
+        and query.plain().conformer_alone is not None
+    )
     np.testing.assert_allclose(heard.vectors @ stored.T, alone @ alone.T, atol=2e-2)
 
 
@@ -108,7 +133,9 @@ def test_a_stream_gives_what_the_whole_gives(directions, music, share, windows):
     blocks = [music[first : first + 7_001] for first in range(0, len(music), 7_001)]
     found = list(embedder.stream(blocks, windows_at_once=windows))
     whole = embedder.fingerprint(music, is_query=True)
-    np.testing.assert_allclose(np.concatenate([part.vectors for part in found]), whole.vectors, atol=2e-3)
+    np.testing.assert_allclose(
+        np.concatenate([part.vectors for part in found]), whole.vectors, atol=2e-3
+    )
     between = np.concatenate([part.between for part in found], axis=1)
     if share == 1.0:  # a conformer's part of the last of a piece is not moved on
         np.testing.assert_allclose(between, whole.between, atol=2e-3)
@@ -119,10 +146,14 @@ def test_what_a_query_is_like_does_not_rename_a_model(directions):
 
     config, state = parts(directions, 0.7)
     projection = dataclasses.replace(config.encoder.projection, query_share=0.5, query_phases=2)
-    other = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, projection=projection))
+    other = dataclasses.replace(
+        config, encoder=dataclasses.replace(config.encoder, projection=projection)
+    )
     assert encoder_identity(other, state) == encoder_identity(config, state)
     projection = dataclasses.replace(projection, share=0.6)
-    other = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, projection=projection))
+    other = dataclasses.replace(
+        config, encoder=dataclasses.replace(config.encoder, projection=projection)
+    )
     assert encoder_identity(other, state) != encoder_identity(config, state)
 
 

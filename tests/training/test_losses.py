@@ -21,13 +21,17 @@ def embed(x: jax.Array) -> jax.Array:
 def points() -> np.ndarray:
     """16 rows before normalisation, partners near each other but not always nearest."""
     rng = np.random.default_rng(0)
-    return (np.repeat(rng.normal(size=(8, 12)), 2, axis=0) + 0.8 * rng.normal(size=(16, 12))).astype(np.float32)
+    return (
+        np.repeat(rng.normal(size=(8, 12)), 2, axis=0) + 0.8 * rng.normal(size=(16, 12))
+    ).astype(np.float32)
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.07, 1.0])
 def test_value_and_gradient_are_optaxs(points, temperature):
     ours = jax.value_and_grad(lambda x: nt_xent(embed(x), temperature=temperature).loss)(points)
-    theirs = jax.value_and_grad(lambda x: optax.losses.ntxent(embed(x), PAIR_LABELS, temperature=temperature))(points)
+    theirs = jax.value_and_grad(
+        lambda x: optax.losses.ntxent(embed(x), PAIR_LABELS, temperature=temperature)
+    )(points)
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5)
     np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-3, atol=1e-5 * np.abs(theirs[1]).max())
 
@@ -36,7 +40,12 @@ def test_products_are_float32_on_every_chip(points):
     """On a CPU they are in any case: so the program is looked at, forward and backward."""
     program = str(jax.make_jaxpr(jax.grad(lambda z: nt_xent(z, temperature=0.07).loss))(points))
     num_products = program.count("dot_general[")
-    assert num_products == program.count("precision=Precision.HIGHEST") + program.count("precision=(Precision.HIGHEST") > 1
+    assert (
+        num_products
+        == program.count("precision=Precision.HIGHEST")
+        + program.count("precision=(Precision.HIGHEST")
+        > 1
+    )
 
 
 def test_value_is_equation_1(points):
@@ -45,8 +54,13 @@ def test_value_is_equation_1(points):
     losses = []
     for i in range(16):
         partner = i + 1 if i % 2 == 0 else i - 1
-        losses.append(-similarity[i, partner] + np.log(sum(np.exp(similarity[i, k]) for k in range(16) if k != i)))
-    np.testing.assert_allclose(nt_xent(embed(points), temperature=0.07).loss, np.mean(losses), rtol=1e-5)
+        losses.append(
+            -similarity[i, partner]
+            + np.log(sum(np.exp(similarity[i, k]) for k in range(16) if k != i))
+        )
+    np.testing.assert_allclose(
+        nt_xent(embed(points), temperature=0.07).loss, np.mean(losses), rtol=1e-5
+    )
 
 
 def test_top1_counts_those_whose_partner_is_nearest(points):
@@ -62,7 +76,9 @@ def test_rows_of_a_pair_may_swap_and_pairs_may_move(points):
     expected = nt_xent(z, temperature=0.07)
     pairs = z.reshape(8, 2, 12)
     for same in (pairs[:, ::-1], pairs[np.random.default_rng(1).permutation(8)]):
-        np.testing.assert_allclose(nt_xent(same.reshape(16, 12), temperature=0.07).loss, expected.loss, rtol=1e-6)
+        np.testing.assert_allclose(
+            nt_xent(same.reshape(16, 12), temperature=0.07).loss, expected.loss, rtol=1e-6
+        )
     mixed = np.roll(z, 1, axis=0)  # now strangers are called pairs
     assert nt_xent(mixed, temperature=0.07).loss > expected.loss + 1
 
@@ -86,7 +102,9 @@ def test_alignment_and_uniformity(points):
     z = np.asarray(embed(points), np.float64)
     squared = np.square(z[:, None] - z[None, :]).sum(-1)
     contrast = nt_xent(z.astype(np.float32), temperature=0.07)
-    np.testing.assert_allclose(contrast.alignment, squared[np.arange(16), np.arange(16) ^ 1].mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        contrast.alignment, squared[np.arange(16), np.arange(16) ^ 1].mean(), rtol=1e-5
+    )
     others = np.exp(-2 * squared)[~np.eye(16, dtype=bool)]
     np.testing.assert_allclose(contrast.uniformity, np.log(others.mean()), rtol=1e-5)
 
@@ -120,7 +138,10 @@ def test_large_batches_are_compared_in_chunks():
 def test_a_batch_of_a_large_slice():
     """Its pairs of rows are more than an int32 counts."""
     rows = jax.ShapeDtypeStruct((160_000, 8), jnp.float32)
-    assert jax.eval_shape(functools.partial(nt_xent, temperature=0.1), rows).uniformity.dtype == jnp.float32
+    assert (
+        jax.eval_shape(functools.partial(nt_xent, temperature=0.1), rows).uniformity.dtype
+        == jnp.float32
+    )
 
 
 def test_memory_of_the_loss_is_shared_by_the_devices(devices):

@@ -1,4 +1,6 @@
-"""A run that was stopped, terminated or killed, or whose checkpoints or disk fail it, goes on bit for bit and loses nothing."""
+"""A run that was stopped, terminated or killed, or whose checkpoints or disk fail it, goes on bit
+for bit and loses nothing.
+"""
 
 import errno
 import gc
@@ -15,7 +17,14 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import pytest
-from run_checks import assert_equal_runs, logged_lines, optimizer_of, saved_state, saved_steps, train_command
+from run_checks import (
+    assert_equal_runs,
+    logged_lines,
+    optimizer_of,
+    saved_state,
+    saved_steps,
+    train_command,
+)
 
 import confp_jax.training.train as train_module
 from confp_jax import command_line
@@ -30,8 +39,12 @@ from confp_jax.training.train import train
 from confp_jax.typed_config import ConfigError
 
 
-def test_stopped_and_resumed(tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Parameters, Adam's moments, BatchNorm's statistics, the data's order and every logged number: not a bit differs."""
+def test_stopped_and_resumed(
+    tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Parameters, Adam's moments, BatchNorm's statistics, the data's order and every logged number:
+    not a bit differs.
+    """
     train(tiny(), tmp_path, stop_at_step=6)  # also the policy's step: it is saved once
     assert saved_steps(tmp_path) == [3, 6]
     train(tiny(), tmp_path, stop_at_step=7)
@@ -43,14 +56,22 @@ def test_stopped_and_resumed(tiny: Callable[..., TrainConfig], uninterrupted: pa
     with jax.set_mesh(make_mesh()):
         start = build_state(tiny(), optimizer_of(tiny()))
     for now, then in ((moved.params, start.params), (moved.statistics, start.statistics)):
-        assert all(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(now), jax.tree.leaves(then), strict=True))
+        assert all(
+            not np.array_equal(a, b)
+            for a, b in zip(jax.tree.leaves(now), jax.tree.leaves(then), strict=True)
+        )
 
 
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # Orbax, after a read that failed
+@pytest.mark.filterwarnings(
+    "ignore:coroutine .* was never awaited:RuntimeWarning"
+)  # Orbax, after a read that failed
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", ["cut", "no encoder", "no metadata"])
 def test_a_damaged_newest_checkpoint_is_set_aside(
-    tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path, damage: str
+    tiny: Callable[..., TrainConfig],
+    uninterrupted: pathlib.Path,
+    tmp_path: pathlib.Path,
+    damage: str,
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)
@@ -76,16 +97,23 @@ def test_a_damaged_newest_checkpoint_is_set_aside(
 def test_where_no_checkpoint_can_be_read_none_is_lost(
     tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """A disk or a bucket that does not answer: every start says so, and when it answers again the run goes on."""
+    """A disk or a bucket that does not answer: every start says so, and when it answers again the
+    run goes on.
+    """
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)
     hidden = list((run / "checkpoints").rglob("*METADATA*"))
     for path in hidden:
         path.rename(path.with_name("hidden" + path.name))
     for _ in range(2):
-        with pytest.raises(CheckpointError, match=r"no checkpoint of this run can be read.*left as they are"):
+        with pytest.raises(
+            CheckpointError, match=r"no checkpoint of this run can be read.*left as they are"
+        ):
             train(tiny(), run)
-        assert (saved_steps(run), logged_lines(run)) == (saved_steps(uninterrupted), logged_lines(uninterrupted))
+        assert (saved_steps(run), logged_lines(run)) == (
+            saved_steps(uninterrupted),
+            logged_lines(uninterrupted),
+        )
     gc.collect()
     for path in hidden:
         path.with_name("hidden" + path.name).rename(path)
@@ -99,7 +127,10 @@ def test_a_run_of_damaged_checkpoints_does_not_begin_anew(
     shutil.copytree(uninterrupted, run)
     for step in saved_steps(run):
         (run / "checkpoints" / str(step)).rename(run / "checkpoints" / f"{step}.damaged")
-    with pytest.raises(CheckpointError, match=r"12\.damaged.*rename it to its step alone, to start anew use another --workdir"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"12\.damaged.*rename it to its step alone, to start anew use another --workdir",
+    ):
         train(tiny(), run)
     assert logged_lines(run) == logged_lines(uninterrupted)
     (run / "checkpoints" / "12.damaged").rename(run / "checkpoints" / "12")
@@ -108,19 +139,34 @@ def test_a_run_of_damaged_checkpoints_does_not_begin_anew(
 
 @pytest.mark.parametrize("num_kills", [2, pytest.param(60, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(
-    tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path, root: pathlib.Path, num_kills: int
+    tiny: Callable[..., TrainConfig],
+    uninterrupted: pathlib.Path,
+    tmp_path: pathlib.Path,
+    root: pathlib.Path,
+    num_kills: int,
 ) -> None:
-    """SIGKILL while it trains and saves after every step: loss curve and last state are those of a quiet run, to the bit."""
+    """SIGKILL while it trains and saves after every step: loss curve and last state are those of a
+    quiet run, to the bit.
+    """
     config, rng = tiny(checkpoint={"every_steps": 1}), np.random.default_rng(0)
     run, kills = tmp_path / "run", 0
     while kills < num_kills:
         before = max(saved_steps(run), default=0) if (run / "checkpoints").exists() else 0
-        if before == 12:  # it got to the end in between (what a kill kept from being pruned may lie there as well)
+        if (
+            before == 12
+        ):  # it got to the end in between (what a kill kept from being pruned may lie there as well)
             shutil.rmtree(run)
             before = 0
-        process = subprocess.Popen(train_command(config, run), cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            train_command(config, run),
+            cwd=root,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         target = before + int(rng.integers(1, 4))
-        while process.poll() is None and not ((run / "checkpoints").exists() and max(saved_steps(run), default=0) >= target):
+        while process.poll() is None and not (
+            (run / "checkpoints").exists() and max(saved_steps(run), default=0) >= target
+        ):
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.03))
         process.kill()
@@ -130,16 +176,28 @@ def test_killed_at_random_moments(
 
 
 class _KilledError(Exception):
-    """Leaves the loop as it stands; the save under way is completed, as it may be when a process is killed."""
+    """Leaves the loop as it stands; the save under way is completed, as it may be when a process is
+    killed.
+    """
 
 
 @pytest.mark.parametrize("where", ["train_step", "validate"])
 def test_a_kill_right_after_a_save_leaves_no_hole_in_the_log(
-    tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, where: str
+    tiny: Callable[..., TrainConfig],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
 ) -> None:
-    """Log, validation and checkpoint at the same steps. Killed in the step after a save, or in the validation beside it."""
+    """Log, validation and checkpoint at the same steps.
+
+    Killed in the step after a save, or in the validation beside it.
+    """
     every = {"every_steps": 4}
-    config = tiny(log_every_steps=4, checkpoint=every, validation=every if where == "validate" else {"every_steps": 0})
+    config = tiny(
+        log_every_steps=4,
+        checkpoint=every,
+        validation=every if where == "validate" else {"every_steps": 0},
+    )
     function, calls = getattr(train_module, where), itertools.count(1)
 
     def killed(*args: object, **kwargs: object) -> object:
@@ -156,7 +214,9 @@ def test_a_kill_right_after_a_save_leaves_no_hole_in_the_log(
         assert [line["step"] for line in logged_lines(tmp_path) if name in line] == [4, 8, 12]
 
 
-def test_a_folder_that_cannot_be_written_to(tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path) -> None:
+def test_a_folder_that_cannot_be_written_to(
+    tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written to"):
         train(tiny(), tmp_path / "file" / "run")
@@ -166,11 +226,23 @@ def test_a_disk_that_is_full_for_a_checkpoint(
     tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path, root: pathlib.Path
 ) -> None:
     """With a limit on a file's size, which Orbax is told of as it is of a full disk."""
-    command = ["bash", "-c", 'ulimit -f 64 && exec "$@"', "limited", *train_command(tiny(num_epochs=2), tmp_path / "run")]
-    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    command = [
+        "bash",
+        "-c",
+        'ulimit -f 64 && exec "$@"',
+        "limited",
+        *train_command(tiny(num_epochs=2), tmp_path / "run"),
+    ]
+    environment = {
+        name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"
+    }
+    done = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1, "which launch/ tries again"
-    (told,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))  # TensorStore's threads may say more
+    (told,) = (
+        line for line in done.stderr.splitlines() if line.startswith("error: ")
+    )  # TensorStore's threads may say more
     assert "a checkpoint could not be written" in told
     assert "make room" in told and "the same command goes on" in told
     train(tiny(num_epochs=2), tmp_path / "run")
@@ -178,10 +250,18 @@ def test_a_disk_that_is_full_for_a_checkpoint(
 
 
 def test_orbaxs_tracebacks_are_not_logged() -> None:
-    """It logs one in each of its threads before it raises the error, which is told in a line; what it warns of is logged."""
+    """It logs one in each of its threads before it raises the error, which is told in a line; what
+    it warns of is logged.
+    """
     error = (ValueError, ValueError("disk full"), None)
-    for name, exc_info, is_told in (("orbax/a.py", error, False), ("orbax/a.py", None, True), ("confp_jax/a.py", error, True)):
-        record = logging.LogRecord("absl", logging.ERROR, f"/site-packages/{name}", 1, "saving failed", None, exc_info)
+    for name, exc_info, is_told in (
+        ("orbax/a.py", error, False),
+        ("orbax/a.py", None, True),
+        ("confp_jax/a.py", error, True),
+    ):
+        record = logging.LogRecord(
+            "absl", logging.ERROR, f"/site-packages/{name}", 1, "saving failed", None, exc_info
+        )
         assert command_line._is_news(record) == is_told
 
 
@@ -193,14 +273,17 @@ def test_a_disk_that_is_full_for_the_log(
 
     monkeypatch.setattr(MetricLog, "scalars", full)
     with pytest.raises(
-        RunFolderError, match=r"No space left on device: 'metrics.jsonl'; make room for .*the same command goes on"
+        RunFolderError,
+        match=r"No space left on device: 'metrics.jsonl'; make room for .*the same command goes on",
     ):
         train(tiny(), tmp_path)
 
 
 def _children(process: subprocess.Popen[str]) -> list[int]:
     threads = pathlib.Path(f"/proc/{process.pid}/task").iterdir()
-    found = [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+    found = [
+        int(child) for thread in threads for child in (thread / "children").read_text().split()
+    ]
     assert len(found) >= 2  # a worker, and multiprocessing's resource tracker
     return found
 
@@ -213,21 +296,37 @@ def _wait_for_step(step: int, folder: pathlib.Path, process: subprocess.Popen[st
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_the_same_command_goes_on(
-    tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path, root: pathlib.Path, number: signal.Signals
+    tiny: Callable[..., TrainConfig],
+    tmp_path: pathlib.Path,
+    root: pathlib.Path,
+    number: signal.Signals,
 ) -> None:
-    """Ctrl-C, and `timeout`'s SIGTERM, reach the whole process group, so Grain's worker process as well, which reads on."""
-    config = tiny(num_epochs=100_000, checkpoint={"every_steps": 1_000_000}, data={"num_workers": 1})
+    """Ctrl-C, and `timeout`'s SIGTERM, reach the whole process group, so Grain's worker process as
+    well, which reads on.
+    """
+    config = tiny(
+        num_epochs=100_000, checkpoint={"every_steps": 1_000_000}, data={"num_workers": 1}
+    )
     command = train_command(config, tmp_path)
     process = subprocess.Popen(
-        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         _wait_for_step(2, tmp_path, process)
         for child in _children(process):
             os.kill(child, number)
-        _wait_for_step(len(logged_lines(tmp_path)) + 10, tmp_path, process)  # more than was read ahead
+        _wait_for_step(
+            len(logged_lines(tmp_path)) + 10, tmp_path, process
+        )  # more than was read ahead
         os.killpg(process.pid, number)
         out, err = process.communicate(timeout=120)
     finally:
@@ -236,17 +335,27 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     (step,) = saved_steps(tmp_path)
     assert f"step {step} of 300000 saved in {tmp_path}; the same command goes on" in out
     assert [line["step"] for line in logged_lines(tmp_path)] == list(range(1, step + 1))
-    again = subprocess.run([*command, f"--stop_at_step={step + 2}"], cwd=root, capture_output=True, text=True, check=False)
+    again = subprocess.run(
+        [*command, f"--stop_at_step={step + 2}"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert again.returncode == 0, again.stderr
     assert f"resumed from step {step}\n" in again.stderr
     assert [line["step"] for line in logged_lines(tmp_path)] == list(range(1, step + 3))
     assert saved_steps(tmp_path) == [step, step + 2]
 
 
-def test_workers_end_with_a_killed_run(tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path, root: pathlib.Path) -> None:
+def test_workers_end_with_a_killed_run(
+    tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path, root: pathlib.Path
+) -> None:
     """Whoever starts it again and again must not gather processes."""
     command = train_command(tiny(num_epochs=100_000, data={"num_workers": 1}), tmp_path)
-    process = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     try:
         _wait_for_step(2, tmp_path, process)
         children = _children(process)

@@ -23,8 +23,12 @@ def test_runs_are_drawn(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -
         (tmp_path / name).mkdir()
         lines = [{"step": i, "time": 0.0, "loss": slope * i, "top1": None} for i in range(5)]
         lines.append({"step": 4, "validation_track_top1": 1})
-        (tmp_path / name / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 5, "lo')
-    assert main([str(tmp_path / "one"), str(tmp_path / "two"), f"--out={tmp_path / 'runs.png'}"]) == 0
+        (tmp_path / name / "metrics.jsonl").write_text(
+            "\n".join(map(json.dumps, lines)) + '\n{"step": 5, "lo'
+        )
+    assert (
+        main([str(tmp_path / "one"), str(tmp_path / "two"), f"--out={tmp_path / 'runs.png'}"]) == 0
+    )
     assert (tmp_path / "runs.png").read_bytes().startswith(b"\x89PNG")
     assert "(4 steps)" in capsys.readouterr().out
 

@@ -43,7 +43,11 @@ def _train_a_little(workdir: epath.Path, steps: range, first_step: int) -> None:
     with (
         GrowingFiles.open(workdir, continued=(LINES,)) as files,
         MetricLog.open(
-            files.local, num_steps=9, every_steps=1, schedule=optax.constant_schedule(0.1), first_step=first_step
+            files.local,
+            num_steps=9,
+            every_steps=1,
+            schedule=optax.constant_schedule(0.1),
+            first_step=first_step,
         ) as log,
     ):
         for step in steps:
@@ -86,7 +90,9 @@ def test_a_read_only_folder(tmp_path: pathlib.Path) -> None:
 
 
 def test_hosts_that_begin_together(tmp_path: pathlib.Path) -> None:
-    """Each asks whether the folder can be written to, and none removes what another is about to remove."""
+    """Each asks whether the folder can be written to, and none removes what another is about to
+    remove.
+    """
     num, together = 8, threading.Barrier(8)
 
     def begin(_: int) -> None:

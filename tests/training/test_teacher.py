@@ -1,4 +1,6 @@
-"""Learning another encoder's fingerprints: the loss against numpy, what a step gains from it, what is refused."""
+"""Learning another encoder's fingerprints: the loss against numpy, what a step gains from it, what
+is refused.
+"""
 
 import dataclasses
 import pathlib
@@ -37,10 +39,15 @@ def _optimizer():
 
 
 def _cosine_after(config: TrainConfig, num_steps: int, teacher: str) -> float:
-    """Steps on one batch: the mean cosine of the fingerprints of its anchors to the teacher's, whether it taught or not."""
+    """Steps on one batch: the mean cosine of the fingerprints of its anchors to the teacher's,
+    whether it taught or not.
+    """
     mesh, optimizer = make_mesh(), _optimizer()
     with jax.set_mesh(mesh):
-        state, batch = build_state(config, optimizer), global_batch(next(train_batches(config)), mesh)
+        state, batch = (
+            build_state(config, optimizer),
+            global_batch(next(train_batches(config)), mesh),
+        )
         taught = load_teacher(config, mesh)(batch)
         assert ("target" in taught) == bool(config.teacher)
         for _ in range(num_steps):
@@ -56,24 +63,35 @@ def test_the_loss_is_the_distance_to_the_pairs_target() -> None:
     rows, targets = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (rows, targets))
     expected = np.mean([1 - rows[i] @ targets[i // 2] for i in range(10)]) / 0.07
     assert float(teacher_loss(rows, targets, temperature=0.07)) == pytest.approx(expected, rel=1e-5)
-    assert float(teacher_loss(np.repeat(targets, 2, axis=0), targets, temperature=0.07)) == pytest.approx(0, abs=1e-5)
+    assert float(
+        teacher_loss(np.repeat(targets, 2, axis=0), targets, temperature=0.07)
+    ) == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize("mel_on", ["host", "device"])
-def test_it_learns_the_teachers_fingerprints(tiny: Callable[..., TrainConfig], teacher: str, mel_on: str) -> None:
-    """Of another depth, from mel power and from samples; NT-Xent alone, on the same batch, comes to others."""
+def test_it_learns_the_teachers_fingerprints(
+    tiny: Callable[..., TrainConfig], teacher: str, mel_on: str
+) -> None:
+    """Of another depth, from mel power and from samples; NT-Xent alone, on the same batch, comes to
+    others.
+    """
     config = tiny(data={"mel_on": mel_on}, encoder={"dropout": 0.0, "conv_norm": "layer"})
     alone = _cosine_after(config, 60, teacher)
     taught = _cosine_after(dataclasses.replace(config, teacher=teacher), 60, teacher)
     assert taught > 0.9 > 0.6 > alone
 
 
-def test_a_run_is_taught_and_keeps_its_teacher(tiny: Callable[..., TrainConfig], teacher: str, tmp_path: pathlib.Path) -> None:
+def test_a_run_is_taught_and_keeps_its_teacher(
+    tiny: Callable[..., TrainConfig], teacher: str, tmp_path: pathlib.Path
+) -> None:
     """Another run than without; gone on with only by the same teacher, until told otherwise."""
     config = tiny(teacher=teacher)
     for name, one in (("taught", config), ("alone", dataclasses.replace(config, teacher=""))):
         train(one, tmp_path / name, stop_at_step=3)
-    weights = [jax.tree.leaves(load_encoder_state(tmp_path / name)[1].params) for name in ("taught", "alone")]
+    weights = [
+        jax.tree.leaves(load_encoder_state(tmp_path / name)[1].params)
+        for name in ("taught", "alone")
+    ]
     assert any(not np.array_equal(one, other) for one, other in zip(*weights, strict=True))
     another = dataclasses.replace(config, teacher="")
     with pytest.raises(ConfigError, match="teacher .*--allow_change=teacher"):
@@ -81,7 +99,9 @@ def test_a_run_is_taught_and_keeps_its_teacher(tiny: Callable[..., TrainConfig],
     train(another, tmp_path / "taught", stop_at_step=4, allow_change=["teacher"])
 
 
-def test_a_teacher_that_does_not_fit_is_refused(tiny: Callable[..., TrainConfig], teacher: str, tmp_path: pathlib.Path) -> None:
+def test_a_teacher_that_does_not_fit_is_refused(
+    tiny: Callable[..., TrainConfig], teacher: str, tmp_path: pathlib.Path
+) -> None:
     """Before anything is written; what differs and does not matter (dropout, layers) is not named."""
     refused = (
         ({"mel": {"floor": 1e-5}}, r"than this run: set --config.mel.floor=1e-06 \(not 1e-05\)$"),

@@ -1,4 +1,6 @@
-"""Files that are whole or not there: what was measured once is kept, and an interrupted write must not be taken for it."""
+"""Files that are whole or not there: what was measured once is kept, and an interrupted write must
+not be taken for it.
+"""
 
 import dataclasses
 import json
@@ -10,7 +12,10 @@ _Row = TypeVar("_Row")  # a dataclass
 
 
 def write_whole(path: pathlib.Path, write: Callable[[Any], object]) -> pathlib.Path:
-    """Calls `write` with a binary file; it stands under its name when it is complete. Missing folders are made."""
+    """Calls `write` with a binary file; it stands under its name when it is complete.
+
+    Missing folders are made.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     with open(partial, "wb") as file:
@@ -24,8 +29,11 @@ def write_json(path: pathlib.Path, values: Mapping[str, Any] | Sequence[Any]) ->
     write_whole(path, lambda file: file.write(json.dumps(values).encode()))
 
 
-def kept_rows(path: pathlib.Path, kind: type[_Row], measure: Callable[[], Sequence[_Row]]) -> list[_Row]:
+def kept_rows(
+    path: pathlib.Path, kind: type[_Row], measure: Callable[[], Sequence[_Row]]
+) -> list[_Row]:
     """Rows (dataclasses) that `path` keeps; measured and written there where it does not."""
     if not path.is_file():
-        write_json(path, [dataclasses.asdict(row) for row in measure()])  # pyrefly: ignore[bad-argument-type]
+        # pyrefly: ignore[bad-argument-type]
+        write_json(path, [dataclasses.asdict(row) for row in measure()])
     return [kind(**values) for values in json.loads(path.read_text())]

@@ -1,4 +1,5 @@
-"""Smaller fingerprints: what fewer dimensions and fewer bits cost in hits (the paper's future work).
+"""Smaller fingerprints: what fewer dimensions and fewer bits cost in hits (the paper's future
+work).
 
 The stored rows are made smaller; the queries stay float32, as a program would keep them.
 """
@@ -23,7 +24,9 @@ def _as_float16(rows: Rows) -> Rows:
 
 def _as_int8(rows: Rows) -> Rows:
     scale = np.abs(rows).max(axis=1, keepdims=True) / 127
-    return np.round(rows / np.maximum(scale, 1e-12)).astype(np.int8) * scale.astype(np.float16).astype(np.float32)
+    return np.round(rows / np.maximum(scale, 1e-12)).astype(np.int8) * scale.astype(
+        np.float16
+    ).astype(np.float32)
 
 
 def _as_bits(rows: Rows) -> Rows:
@@ -51,14 +54,19 @@ class CompressionRow:
     exact: dict[str, float]
 
 
-def compression_rows(searched: Searched, measured: Mapping[str, Outcomes], *, hop_s: float) -> list[CompressionRow]:
+def compression_rows(
+    searched: Searched, measured: Mapping[str, Outcomes], *, hop_s: float
+) -> list[CompressionRow]:
     """All dimensions and precisions on the conditions' queries, by exact search in the whole index."""
     vectors, out = np.asarray(searched.evaluation.reference.snapshot.vectors, np.float32), []
     for dim, axes, turned in _fewer(vectors):
         rows = _unit(vectors @ turned)
         for precision, (stored, num_bytes) in PRECISIONS.items():
             index = ExactIndex(stored(rows))
-            shares = {name: _shares(index, _unit(one.queries @ turned), one, searched) for name, one in measured.items()}
+            shares = {
+                name: _shares(index, _unit(one.queries @ turned), one, searched)
+                for name, one in measured.items()
+            }
             per_hour = round(3600 / hop_s) * num_bytes(dim)
             track, exact = ({name: pair[i] for name, pair in shares.items()} for i in range(2))
             out.append(CompressionRow(dim, axes, precision, per_hour, track, exact))
@@ -76,13 +84,19 @@ def _fewer(vectors: Rows) -> Iterator[tuple[int, str, Float32[np.ndarray, "E D"]
 
 
 def principal_axes(vectors: Rows) -> Float32[np.ndarray, "E E"]:
-    """Columns by falling variance, about the origin: a cosine is kept as far as the kept axes hold it."""
-    sample = vectors[np.linspace(0, len(vectors) - 1, min(len(vectors), _FIT_ROWS)).astype(int)].astype(np.float64)
+    """Columns by falling variance, about the origin: a cosine is kept as far as the kept axes hold
+    it.
+    """
+    sample = vectors[
+        np.linspace(0, len(vectors) - 1, min(len(vectors), _FIT_ROWS)).astype(int)
+    ].astype(np.float64)
     variances, axes = np.linalg.eigh(sample.T @ sample)
     return axes[:, np.argsort(-variances, kind="stable")].astype(np.float32)
 
 
-def _shares(index: ExactIndex, queries: Rows, one: Outcomes, searched: Searched) -> tuple[float, float]:
+def _shares(
+    index: ExactIndex, queries: Rows, one: Outcomes, searched: Searched
+) -> tuple[float, float]:
     tracks, offsets_s = searched.places(index.search(queries, k=1).rows)
     again = dataclasses.replace(one, exact_tracks=tracks, exact_s=offsets_s)
     return float(again.hits("track", k=1).mean()), float(again.hits("exact", k=1).mean())
@@ -94,5 +108,13 @@ def _unit(rows: Rows) -> Rows:
 
 def chosen_conditions(names: Sequence[str]) -> list[str]:
     """What the table shows: one of each kind, where it was measured."""
-    wanted = ("clean", "shift_40", "reverb", "background_10db", "background_5db", "background_0db", "reverb_background_10db")
+    wanted = (
+        "clean",
+        "shift_40",
+        "reverb",
+        "background_10db",
+        "background_5db",
+        "background_0db",
+        "reverb_background_10db",
+    )
     return [name for name in wanted if name in names]

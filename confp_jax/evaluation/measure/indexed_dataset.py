@@ -1,4 +1,6 @@
-"""What the evaluation searches: the clean clips of a prepared dataset, fingerprinted; and query sets as fingerprints."""
+"""What the evaluation searches: the clean clips of a prepared dataset, fingerprinted; and query
+sets as fingerprints.
+"""
 
 import dataclasses
 import functools
@@ -24,11 +26,15 @@ from confp_jax.matching.searchable import Reference, make_reference
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationReference:
-    """A searchable reference, and the track id of each of its tracks (ascending); copies of a recording are there once."""
+    """A searchable reference, and the track id of each of its tracks (ascending); copies of a
+    recording are there once.
+    """
 
     reference: Reference
     track_ids: Int64[np.ndarray, " T"]
-    starts_s: Float64[np.ndarray, " T"]  # where in the recording its clip begins: of long ones the middle is indexed
+    starts_s: Float64[
+        np.ndarray, " T"
+    ]  # where in the recording its clip begins: of long ones the middle is indexed
     group_of: dict[int, int] = dataclasses.field(default_factory=dict)  # of the duplicates
 
     def number(self, track_id: int) -> int:
@@ -38,9 +44,12 @@ class EvaluationReference:
           DatasetError: none.
         """
         place = int(np.searchsorted(self.track_ids, self.group_of.get(track_id, track_id)))
-        if place == len(self.track_ids) or self.track_ids[place] != self.group_of.get(track_id, track_id):
+        if place == len(self.track_ids) or self.track_ids[place] != self.group_of.get(
+            track_id, track_id
+        ):
             raise DatasetError(
-                f"the queries' track {track_id} is not in the index: name the dataset that they were cut from, with its split "
+                f"the queries' track {track_id} is not in the index: name the dataset that they "
+                "were cut from, with its split "
                 "in index_splits"
             )
         return place
@@ -57,7 +66,8 @@ class IndexedClip(NamedTuple):
 def one_of_each(folder: str | pathlib.Path, splits: Sequence[str]) -> list[IndexedClip]:
     """The clean clips of a prepared dataset's splits, one of each recording.
 
-    Of copies that of the last split: held-out queries are cut from it, and a copy may run at another speed from another moment.
+    Of copies that of the last split: held-out queries are cut from it, and a copy may run at
+    another speed from another moment.
 
     Raises:
       DatasetError: no dataset there, or no such split.
@@ -67,7 +77,9 @@ def one_of_each(folder: str | pathlib.Path, splits: Sequence[str]) -> list[Index
         source = ClipSource(folder, split)
         for i, track_id in enumerate(source.track_ids()):
             group = group_of.get(track_id, track_id)
-            found.setdefault(group, IndexedClip(group, source, i * (1 + source.summary.num_replicas)))
+            found.setdefault(
+                group, IndexedClip(group, source, i * (1 + source.summary.num_replicas))
+            )
     return sorted(found.values(), key=lambda clip: clip.group)
 
 
@@ -87,7 +99,8 @@ def embed_reference(
     Args:
       wanted: ids of the tracks that come first where `most_tracks` is less than all.
       most_tracks: how many are drawn; 0: all.
-      cache: a folder that keeps each track's fingerprints for the next evaluation of the same model; empty: none.
+      cache: a folder that keeps each track's fingerprints for the next evaluation of the same
+        model; empty: none.
 
     Raises:
       DatasetError: no dataset there, or no such split.
@@ -98,7 +111,9 @@ def embed_reference(
             {group_of.get(track_id, track_id) for track_id in wanted},
             np.random.default_rng(seed).permutation(len(places)),
         )
-        order = sorted(range(len(places)), key=lambda place: (places[place].group not in first, luck[place]))
+        order = sorted(
+            range(len(places)), key=lambda place: (places[place].group not in first, luck[place])
+        )
         places = [places[place] for place in order[:most_tracks]]
     places.sort(key=lambda place: place.group)
     parts, known_by = [], dataset_id(folder, splits) if cache else ""
@@ -108,20 +123,28 @@ def embed_reference(
         vectors = np.load(kept) if kept and kept.is_file() else None
         if vectors is None:
             samples = source[record].samples
-            vectors = embedder.embed(samples, sample_rate_hz=source.summary.sample_rate_hz).astype(np.float16)
+            vectors = embedder.embed(samples, sample_rate_hz=source.summary.sample_rate_hz).astype(
+                np.float16
+            )
             if kept:
                 write_whole(kept, functools.partial(np.save, arr=vectors))
         stored = encode(vectors.astype(np.float32), embedder.precision)
         parts.append((str(group), decode(stored)))  # as a database gives them back
     segment_s = embedder.config.audio.segment_s
-    reference = make_reference(parts, hop_s=HOP_S, segment_s=segment_s, query_phases=embedder.query_phases)
+    reference = make_reference(
+        parts, hop_s=HOP_S, segment_s=segment_s, query_phases=embedder.query_phases
+    )
     starts_s = np.array([source.row(record).start_s for _, source, record in places], np.float64)
-    return EvaluationReference(reference, np.array([int(name) for name, _ in parts]), starts_s, group_of)
+    return EvaluationReference(
+        reference, np.array([int(name) for name, _ in parts]), starts_s, group_of
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Excerpt:
-    """A query with the truth: `start_s` is where it begins in the original, which it plays at `rate`."""
+    """A query with the truth: `start_s` is where it begins in the original, which it plays at
+    `rate`.
+    """
 
     condition: str
     track_id: int
@@ -132,16 +155,33 @@ class Excerpt:
 
 
 def cut(
-    clip: Clip, condition: str, embedder: Embedder, *, begin_s: float, length_s: float, sample_rate_hz: int, row: int = -1
+    clip: Clip,
+    condition: str,
+    embedder: Embedder,
+    *,
+    begin_s: float,
+    length_s: float,
+    sample_rate_hz: int,
+    row: int = -1,
 ) -> Excerpt:
-    """The part of an excerpt that begins at `begin_s`; excerpts are aligned with the original at their middles."""
+    """The part of an excerpt that begins at `begin_s`; excerpts are aligned with the original at
+    their middles.
+    """
     begin, num = round(begin_s * sample_rate_hz), round(length_s * sample_rate_hz)
     samples = clip.samples[begin : begin + num].astype(np.float32) / 32768
     if sample_rate_hz != embedder.sample_rate_hz:
         raise DatasetError(
-            f"the query set has {sample_rate_hz} Hz, the model hears {embedder.sample_rate_hz} Hz; make it anew with "
+            f"the query set has {sample_rate_hz} Hz, the model hears {embedder.sample_rate_hz} Hz; "
+            "make it anew with "
             f"--config.sample_rate_hz={embedder.sample_rate_hz}"
         )
     middle_s = len(clip.samples) / sample_rate_hz / 2
     start_s = clip.start_s + middle_s + (begin_s - middle_s) * clip.rate
-    return Excerpt(condition, clip.track_id, start_s, clip.rate, embedder.fingerprint(samples, is_query=True), row)
+    return Excerpt(
+        condition,
+        clip.track_id,
+        start_s,
+        clip.rate,
+        embedder.fingerprint(samples, is_query=True),
+        row,
+    )

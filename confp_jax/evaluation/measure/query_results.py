@@ -1,4 +1,6 @@
-"""What a model answered to the queries of one condition: a row a query, measured once and kept by content."""
+"""What a model answered to the queries of one condition: a row a query, measured once and kept by
+content.
+"""
 
 import dataclasses
 import pathlib
@@ -23,13 +25,17 @@ _TRIALS = tuple(field.name for field in dataclasses.fields(Trials))
 
 @dataclasses.dataclass(frozen=True)
 class Outcomes:
-    """Tracks are ids, copies of a recording under one. `segment_*`: by the first fingerprint alone, as the paper does."""
+    """Tracks are ids, copies of a recording under one. `segment_*`: by the first fingerprint alone,
+    as the paper does.
+    """
 
     rows: Int64[np.ndarray, " Q"]  # in the query set's split
     track_ids: Int64[np.ndarray, " Q"]
     start_s: Float64[np.ndarray, " Q"]  # where the excerpt begins in the original
     rate: Float64[np.ndarray, " Q"]
-    segment_s: Float64[np.ndarray, " Q"]  # where the index's window does whose middle is that of the query's first window
+    segment_s: Float64[
+        np.ndarray, " Q"
+    ]  # where the index's window does whose middle is that of the query's first window
     queries: Float32[np.ndarray, "Q E"]  # the first fingerprint of each
     exact_tracks: Int64[np.ndarray, "Q K"]
     exact_s: Float64[np.ndarray, "Q K"]
@@ -39,7 +45,9 @@ class Outcomes:
     trials: Trials  # of the whole excerpt by the program's own matching; its tracks are ids as well
 
     def hits(self, kind: str, *, k: int, search: str = "exact") -> Bool[np.ndarray, " Q"]:
-        """Whether a segment hit of a kind is among the first k results of a search ("exact" or "index")."""
+        """Whether a segment hit of a kind is among the first k results of a search ("exact" or
+        "index").
+        """
         tracks, at_s = getattr(self, f"{search}_tracks")[:, :k], getattr(self, f"{search}_s")[:, :k]
         limit_s = {"exact": EXACT_S, "near": NEAR_S, "track": np.inf}[kind]
         right = tracks == self.track_ids[:, None]
@@ -48,7 +56,11 @@ class Outcomes:
 
     def save(self, path: pathlib.Path) -> None:
         """Keeps them; the file appears when it is complete."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "trials"}
+        values = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "trials"
+        }
         values |= {f"trials_{name}": getattr(self.trials, name) for name in _TRIALS}
         write_whole(path, lambda file: np.savez(file, **values))
 
@@ -57,7 +69,10 @@ class Outcomes:
         """What `save` kept."""
         with np.load(path, allow_pickle=False) as kept:
             trials = Trials(*(kept[f"trials_{name}"] for name in _TRIALS))
-            return cls(**{name: kept[name] for name in kept.files if not name.startswith("trials_")}, trials=trials)
+            return cls(
+                **{name: kept[name] for name in kept.files if not name.startswith("trials_")},
+                trials=trials,
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,46 +84,80 @@ class Searched:
     indexes: dict[str, Index]  # "exact" and "index"
     decision: Decision
 
-    def places(self, rows: Int64[np.ndarray, "Q k"]) -> tuple[Int64[np.ndarray, "Q k"], Float64[np.ndarray, "Q k"]]:
-        """Track ids (-1 where a row is none of the reference's) and offsets in seconds of rows that a search found."""
+    def places(
+        self, rows: Int64[np.ndarray, "Q k"]
+    ) -> tuple[Int64[np.ndarray, "Q k"], Float64[np.ndarray, "Q k"]]:
+        """Track ids (-1 where a row is none of the reference's) and offsets in seconds of rows that
+        a search found.
+        """
         reference = self.evaluation.reference
         is_row = (rows >= 0) & (rows < len(reference.snapshot.vectors))
         tracks = reference.snapshot.row_tracks[np.where(is_row, rows, 0)]
-        offsets_s = self.evaluation.starts_s[tracks] + (rows - reference.first_rows[tracks]) * reference.hop_s
+        offsets_s = (
+            self.evaluation.starts_s[tracks]
+            + (rows - reference.first_rows[tracks]) * reference.hop_s
+        )
         return np.where(is_row, self.evaluation.track_ids[tracks], -1), offsets_s
 
 
 def measure_condition(
-    searched: Searched, folder: str, condition: str, *, top_k: int, most: int, seed: int, console: Console
+    searched: Searched,
+    folder: str,
+    condition: str,
+    *,
+    top_k: int,
+    most: int,
+    seed: int,
+    console: Console,
 ) -> Outcomes:
     """Every query (or `most`, evenly) of a condition.
 
     Raises:
-      DatasetError: the queries have another rate than the model hears, or a track that is not in the index.
+      DatasetError: the queries have another rate than the model hears, or a track that is not in
+        the index.
     """
-    excerpts = read_excerpts(searched.embedder, folder, [condition], 0.0, console, seed=seed, most=most)
+    excerpts = read_excerpts(
+        searched.embedder, folder, [condition], 0.0, console, seed=seed, most=most
+    )
     rows = np.array([excerpt.row for excerpt in excerpts])
     ids, reference = searched.evaluation.track_ids, searched.evaluation.reference
     own = ids[[searched.evaluation.number(excerpt.track_id) for excerpt in excerpts]]
     trials = _by_id(measure(excerpts, searched.evaluation, searched.decision, console), ids)
     queries = np.stack([_looks(excerpt.fingerprints) for excerpt in excerpts])
-    # Aligned at the middles: a stretched window, or one shorter than the index's, begins elsewhere (PAPER: "query position").
-    segment_s = np.array([e.start_s + (e.rate * e.fingerprints.segment_s - reference.segment_s) / 2 for e in excerpts])
+    # Aligned at the middles: a stretched window, or one shorter than the index's, begins elsewhere
+    # (PAPER: "query position").
+    segment_s = np.array(
+        [
+            e.start_s + (e.rate * e.fingerprints.segment_s - reference.segment_s) / 2
+            for e in excerpts
+        ]
+    )
     found: dict[str, np.ndarray] = {}
     for name, index in searched.indexes.items():
-        found |= {f"{name}_{part}": values for part, values in _nearest(queries, index, searched, top_k).items()}
+        found |= {
+            f"{name}_{part}": values
+            for part, values in _nearest(queries, index, searched, top_k).items()
+        }
     del found["index_scores"]
-    start_s, rate = (np.array([getattr(e, name) for e in excerpts], np.float64) for name in ("start_s", "rate"))
+    start_s, rate = (
+        np.array([getattr(e, name) for e in excerpts], np.float64) for name in ("start_s", "rate")
+    )
     return Outcomes(rows, own, start_s, rate, segment_s, queries[:, 0], **found, trials=trials)
 
 
 def _looks(fingerprints: Fingerprints) -> Float32[np.ndarray, "L E"]:
-    """What the first segment is searched by: its fingerprint, or all of an excerpt that is shorter than a segment."""
+    """What the first segment is searched by: its fingerprint, or all of an excerpt that is shorter
+    than a segment.
+    """
     return fingerprints.vectors if fingerprints.is_partial else fingerprints.vectors[:1]
 
 
-def _nearest(queries: Float32[np.ndarray, "Q L E"], index: Index, searched: Searched, top_k: int) -> dict[str, np.ndarray]:
-    """The nearest rows of any of a query's L windows, told as the place of the middle one: [Q, K] tracks, seconds, scores."""
+def _nearest(
+    queries: Float32[np.ndarray, "Q L E"], index: Index, searched: Searched, top_k: int
+) -> dict[str, np.ndarray]:
+    """The nearest rows of any of a query's L windows, told as the place of the middle one: [Q, K]
+    tracks, seconds, scores.
+    """
     num, looks, dim = queries.shape
     hits = index.search(queries.reshape(-1, dim), k=top_k)
     tracks, at_s = searched.places(hits.rows)
@@ -127,7 +176,9 @@ def joined(parts: Sequence[Outcomes]) -> Outcomes:
         for field in dataclasses.fields(Outcomes)
         if field.name != "trials"
     }
-    trials = Trials(*(np.concatenate([getattr(part.trials, name) for part in parts]) for name in _TRIALS))
+    trials = Trials(
+        *(np.concatenate([getattr(part.trials, name) for part in parts]) for name in _TRIALS)
+    )
     return Outcomes(**values, trials=trials)
 
 

@@ -28,7 +28,8 @@ class QuerySet:
 
 
 def find_query_sets(places: str, conditions: Sequence[str] = ()) -> list[QuerySet]:
-    """The query sets of comma-separated folders; a folder may hold several (3s_seed0, ...). Shortest first, then by seed.
+    """The query sets of comma-separated folders; a folder may hold several (3s_seed0, ...).
+    Shortest first, then by seed.
 
     Raises:
       DatasetError: none there, one is no query set, or none has one of the `conditions`.
@@ -39,36 +40,57 @@ def find_query_sets(places: str, conditions: Sequence[str] = ()) -> list[QuerySe
         folders += inside if inside and not (place / "confp.json").is_file() else [place]
     found = [_query_set(folder, conditions) for folder in folders]
     if not found:
-        raise DatasetError("queries is empty; name query sets made by data_prep.make_queries, with a comma between them")
+        raise DatasetError(
+            "queries is empty; name query sets made by data_prep.make_queries, with a comma "
+            "between them"
+        )
     names = [one.name for one in found]
     if len(set(names)) < len(names):
-        raise DatasetError(f"two query sets have one name ({', '.join(names)}), which names their queries; rename a folder")
+        raise DatasetError(
+            f"two query sets have one name ({', '.join(names)}), which names their queries; rename "
+            "a folder"
+        )
     for condition in conditions:
         if not any(condition in one.conditions for one in found):
-            raise DatasetError(f"no query set has the condition {condition!r}; they have {', '.join(read_splits(folders[0]))}")
-    return sorted((one for one in found if one.conditions), key=lambda one: (one.length_s, one.seed, str(one.folder)))
+            raise DatasetError(
+                f"no query set has the condition {condition!r}; they have "
+                f"{', '.join(read_splits(folders[0]))}"
+            )
+    return sorted(
+        (one for one in found if one.conditions),
+        key=lambda one: (one.length_s, one.seed, str(one.folder)),
+    )
 
 
 def dataset_id(folder: str | pathlib.Path, splits: Sequence[str]) -> str:
-    """Names the content of a prepared dataset's splits: its shards' checksums, and the tables that hold the truth.
+    """Names the content of a prepared dataset's splits: its shards' checksums, and the tables that
+    hold the truth.
 
     Raises:
       DatasetError: no dataset, or its manifest is damaged.
     """
     place = pathlib.Path(folder)
     if (place / "catalogue.sqlite").is_file():
-        raise DatasetError(f"{folder} is a database of fingerprints; the benchmark needs the audio: a dataset of make_train")
+        raise DatasetError(
+            f"{folder} is a database of fingerprints; the benchmark needs the audio: a dataset of "
+            "make_train"
+        )
     digest = hashlib.sha256(read_summary(folder).settings.encode())
     manifest = place / "manifest.json"
     try:
         shards = json.loads(manifest.read_text())["shards"]
         sums = {shard["file"]: shard["sha256"] for shard in shards if shard["split"] in splits}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{manifest} is missing or damaged ({error}); start the preparation again: it keeps shards") from error
+        raise DatasetError(
+            f"{manifest} is missing or damaged ({error}); start the preparation again: it keeps "
+            "shards"
+        ) from error
     for split in splits:
         table = place / f"clips-{split}.npy"
         if not table.is_file():
-            raise DatasetError(f"{folder} has no split {split!r}; it has {', '.join(read_splits(folder))}")
+            raise DatasetError(
+                f"{folder} has no split {split!r}; it has {', '.join(read_splits(folder))}"
+            )
         digest.update(table.read_bytes())
     copies = place / "duplicates.json"
     digest.update(b"one of the last split" + copies.read_bytes() if copies.is_file() else b"")
@@ -78,7 +100,11 @@ def dataset_id(folder: str | pathlib.Path, splits: Sequence[str]) -> str:
 
 def spread(num: int, most: int) -> list[int]:
     """`most` of the first `num` numbers, evenly; all where `most` is 0."""
-    return np.unique(np.linspace(0, num - 1, min(most or num, num)).round().astype(int)).tolist() if num else []
+    return (
+        np.unique(np.linspace(0, num - 1, min(most or num, num)).round().astype(int)).tolist()
+        if num
+        else []
+    )
 
 
 def title(condition: str) -> str:
@@ -93,5 +119,12 @@ def _query_set(folder: pathlib.Path, conditions: Sequence[str]) -> QuerySet:
         length_s, seed = float(settings["segment_s"]), int(settings["seed"])
     except (KeyError, ValueError, TypeError) as error:
         remedy = "make one with data_prep.make_queries"
-        raise DatasetError(f"{folder} is no query set: {error} is not in its settings; {remedy}") from error
-    return QuerySet(folder, length_s, seed, tuple(name for name in there if not conditions or name in conditions))
+        raise DatasetError(
+            f"{folder} is no query set: {error} is not in its settings; {remedy}"
+        ) from error
+    return QuerySet(
+        folder,
+        length_s,
+        seed,
+        tuple(name for name in there if not conditions or name in conditions),
+    )

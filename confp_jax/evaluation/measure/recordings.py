@@ -1,8 +1,9 @@
 """Real recordings: what a microphone heard, against the music that was played.
 
-A folder holds `recordings.csv` with the columns query, reference (files inside it) and offset_s (where in the reference the
-query begins). Every query is cut into pieces of each length and searched among the references and an index of other music,
-once with its reference there and once with it passed over.
+A folder holds `recordings.csv` with the columns query, reference (files inside it) and offset_s
+(where in the reference the query begins). Every query is cut into pieces of each length and
+searched among the references and an index of other music, once with its reference there and once
+with it passed over.
 """
 
 import csv
@@ -66,7 +67,10 @@ class RecordingTrials:
 
 @dataclasses.dataclass(frozen=True)
 class RecordingRow:
-    """A system on real recordings of one length: shares of all pieces. Of other systems it is not known what they accept."""
+    """A system on real recordings of one length: shares of all pieces.
+
+    Of other systems it is not known what they accept.
+    """
 
     system: str
     length_s: float
@@ -82,7 +86,8 @@ def read_recordings(folder: str | pathlib.Path) -> list[Recording]:
     """Reads FOLDER/recordings.csv.
 
     Raises:
-      DatasetError: there is none, it lacks a column, or a line names a file that is not in the folder, or no number.
+      DatasetError: there is none, it lacks a column, or a line names a file that is not in the
+        folder, or no number.
     """
     root = pathlib.Path(folder)
     table = root / "recordings.csv"
@@ -90,9 +95,13 @@ def read_recordings(folder: str | pathlib.Path) -> list[Recording]:
         with open(table, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{table} cannot be read ({error}); it has the columns {', '.join(_COLUMNS)}") from error
+        raise DatasetError(
+            f"{table} cannot be read ({error}); it has the columns {', '.join(_COLUMNS)}"
+        ) from error
     if not rows or not set(_COLUMNS) <= set(rows[0]):
-        raise DatasetError(f"{table}: expected a line for each recording under the columns {', '.join(_COLUMNS)}")
+        raise DatasetError(
+            f"{table}: expected a line for each recording under the columns {', '.join(_COLUMNS)}"
+        )
     return [_recording(root, number, row) for number, row in enumerate(rows, start=2)]
 
 
@@ -100,31 +109,48 @@ def _recording(root: pathlib.Path, line: int, row: dict[str, str]) -> Recording:
     query, reference = (root / (row[name] or "") for name in _COLUMNS[:2])
     for file in (query, reference):
         if not file.is_file() or not file.resolve().is_relative_to(root.resolve()):
-            raise DatasetError(f"{root}/recordings.csv, line {line}: {file} is no file in this folder")
+            raise DatasetError(
+                f"{root}/recordings.csv, line {line}: {file} is no file in this folder"
+            )
     try:
         offset_s = float(row["offset_s"])
     except (TypeError, ValueError) as error:
-        raise DatasetError(f"{root}/recordings.csv, line {line}: offset_s={row['offset_s']!r} is no number") from error
+        raise DatasetError(
+            f"{root}/recordings.csv, line {line}: offset_s={row['offset_s']!r} is no number"
+        ) from error
     return Recording(query, reference, offset_s)
 
 
 def pieces(recording: Recording, length_s: float, rate_hz: int) -> list[tuple[float, np.ndarray]]:
     """Consecutive pieces of a recording, and where in the reference each begins."""
-    samples, num = decode(recording.query, sample_rate_hz=rate_hz).samples, round(length_s * rate_hz)
+    samples, num = (
+        decode(recording.query, sample_rate_hz=rate_hz).samples,
+        round(length_s * rate_hz),
+    )
     starts = range(0, len(samples) - num + 1, num)
-    return [(recording.offset_s + start / rate_hz, samples[start : start + num]) for start in starts]
+    return [
+        (recording.offset_s + start / rate_hz, samples[start : start + num]) for start in starts
+    ]
 
 
-def with_references(embedder: Embedder, recordings: Sequence[Recording], others: Reference, console: Console) -> Reference:
-    """The recordings' references first, under their files' names, and then the tracks of another reference."""
+def with_references(
+    embedder: Embedder, recordings: Sequence[Recording], others: Reference, console: Console
+) -> Reference:
+    """The recordings' references first, under their files' names, and then the tracks of another
+    reference.
+    """
     files = sorted({recording.reference for recording in recordings})
     parts = []
     for file in progress(files, "references", console=console, transient=True):
-        vectors = embedder.fingerprint(decode(file, sample_rate_hz=embedder.sample_rate_hz).samples).vectors
+        vectors = embedder.fingerprint(
+            decode(file, sample_rate_hz=embedder.sample_rate_hz).samples
+        ).vectors
         parts.append((file.name, decode_rows(encode_rows(vectors, embedder.precision))))
     tracks = others.snapshot.tracks
     parts += [(track.name, others.rows_of(number)) for number, track in enumerate(tracks)]
-    return make_reference(parts, hop_s=others.hop_s, segment_s=others.segment_s, query_phases=embedder.query_phases)
+    return make_reference(
+        parts, hop_s=others.hop_s, segment_s=others.segment_s, query_phases=embedder.query_phases
+    )
 
 
 def measure_recordings(
@@ -137,11 +163,15 @@ def measure_recordings(
     lengths_s: Sequence[float] = LENGTHS_S,
 ) -> list[RecordingTrials]:
     """Searches every piece of every recording in what `with_references` gives."""
-    numbers = {track.name: number for number, track in reversed(list(enumerate(reference.snapshot.tracks)))}
+    numbers = {
+        track.name: number for number, track in reversed(list(enumerate(reference.snapshot.tracks)))
+    }
     found = []
     for length_s in lengths_s:
         rows = []
-        for recording in progress(recordings, f"recordings, {length_s:g} s", console=console, transient=True):
+        for recording in progress(
+            recordings, f"recordings, {length_s:g} s", console=console, transient=True
+        ):
             own = numbers[recording.reference.name]
             for offset_s, samples in pieces(recording, length_s, embedder.sample_rate_hz):
                 query = embedder.fingerprint(samples, is_query=True)
@@ -150,7 +180,11 @@ def measure_recordings(
                 placed = best == own and abs(place.offset_s - offset_s) <= PLACE_S
                 rows.append((best == own, placed, known[0], unknown[0]))
         right, placed, known, unknown = zip(*rows, strict=True)
-        found.append(RecordingTrials(length_s, np.array(right), np.array(placed), np.array(known), np.array(unknown)))
+        found.append(
+            RecordingTrials(
+                length_s, np.array(right), np.array(placed), np.array(known), np.array(unknown)
+            )
+        )
     return found
 
 
@@ -167,7 +201,10 @@ def measure_peer(
     spec: SystemSpec, run: SystemRun, recordings: Sequence[Recording], version: str, *, rate_hz: int
 ) -> list[RecordingRow]:
     """Another system on the same pieces, with the same references and other music in its index."""
-    folder, known_by = run.wav_dir / f"recordings-{recordings_id(recordings)}", recordings_id(recordings)
+    folder, known_by = (
+        run.wav_dir / f"recordings-{recordings_id(recordings)}",
+        recordings_id(recordings),
+    )
     references = sorted({recording.reference for recording in recordings})
 
     def index_files() -> list[pathlib.Path]:
@@ -181,11 +218,19 @@ def measure_peer(
         contender.index(index_files)
     except SystemFailedError as error:
         return [RecordingRow(spec.name, length_s, 0, trouble=str(error)) for length_s in LENGTHS_S]
-    return [_peer_row(contender, recordings, length_s, folder, known_by, rate_hz) for length_s in LENGTHS_S]
+    return [
+        _peer_row(contender, recordings, length_s, folder, known_by, rate_hz)
+        for length_s in LENGTHS_S
+    ]
 
 
 def _peer_row(
-    contender: Contender, recordings: Sequence[Recording], length_s: float, folder: pathlib.Path, known_by: str, rate_hz: int
+    contender: Contender,
+    recordings: Sequence[Recording],
+    length_s: float,
+    folder: pathlib.Path,
+    known_by: str,
+    rate_hz: int,
 ) -> RecordingRow:
     cuts = [
         (recording, number, offset_s, samples)
@@ -194,8 +239,12 @@ def _peer_row(
     ]
 
     def query_files() -> list[pathlib.Path]:
-        names = (f"{recording.query.stem}-{length_s:g}s-{number}.wav" for recording, number, _, _ in cuts)
-        return [_as_wav(folder / name, cut[3], rate_hz) for name, cut in zip(names, cuts, strict=True)]
+        names = (
+            f"{recording.query.stem}-{length_s:g}s-{number}.wav" for recording, number, _, _ in cuts
+        )
+        return [
+            _as_wav(folder / name, cut[3], rate_hz) for name, cut in zip(names, cuts, strict=True)
+        ]
 
     asked = contender.ask(f"recordings-{length_s:g}s", known_by, query_files)
     if asked.failure:
@@ -206,10 +255,14 @@ def _peer_row(
         if first is not None and first.track == f"reference-{recording.reference.stem}":
             right += 1
             placed += abs(first.offset_s - offset_s) <= PLACE_S
-    return RecordingRow(contender.spec.name, length_s, len(cuts), right / len(cuts), placed / len(cuts))
+    return RecordingRow(
+        contender.spec.name, length_s, len(cuts), right / len(cuts), placed / len(cuts)
+    )
 
 
 def _as_wav(path: pathlib.Path, samples: np.ndarray, rate_hz: int) -> pathlib.Path:
     if path.is_file():
         return path
-    return write_whole(path, functools.partial(write_wav, samples=to_int16(samples), sample_rate_hz=rate_hz))
+    return write_whole(
+        path, functools.partial(write_wav, samples=to_int16(samples), sample_rate_hz=rate_hz)
+    )

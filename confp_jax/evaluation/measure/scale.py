@@ -1,8 +1,10 @@
-"""Hits and time against the size of the index: the queries' own tracks, all real ones, then synthetic distractors.
+"""Hits and time against the size of the index: the queries' own tracks, all real ones, then
+synthetic distractors.
 
-A distractor stands near a fingerprint x of a track that no query is of: x + (u - v) / 2, u and v being fingerprints drawn from
-those tracks, made a unit vector. Its cosine with x is about 0.8, and it has the directions in which music differs. Real music of
-another kind may be easier or harder to tell apart.
+A distractor stands near a fingerprint x of a track that no query is of: x + (u - v) / 2, u and v
+being fingerprints drawn from those tracks, made a unit vector. Its cosine with x is about 0.8, and
+it has the directions in which music differs. Real music of another kind may be easier or harder to
+tell apart.
 """
 
 import dataclasses
@@ -33,11 +35,14 @@ class ScaleRow:
     build_s: float
 
 
-def scale_rows(searched: Searched, measured: Mapping[str, Outcomes], distractors: Sequence[int], *, seed: int) -> list[ScaleRow]:
+def scale_rows(
+    searched: Searched, measured: Mapping[str, Outcomes], distractors: Sequence[int], *, seed: int
+) -> list[ScaleRow]:
     """Every size by exact search and by the index that a database of that size has.
 
     Args:
-      distractors: numbers of fingerprints to fill the index up to; those below the real ones are left out.
+      distractors: numbers of fingerprints to fill the index up to; those below the real ones are
+        left out.
     """
     reference = searched.evaluation.reference
     vectors = np.asarray(reference.snapshot.vectors, np.float32)
@@ -58,15 +63,30 @@ def scale_rows(searched: Searched, measured: Mapping[str, Outcomes], distractors
             build_s = time.perf_counter() - began
             found = {name: _again(index, one, searched, order) for name, one in measured.items()}
             track, exact = (
-                {name: float(one.hits(kind, k=1).mean()) for name, one in found.items()} for kind in ("track", "exact")
+                {name: float(one.hits(kind, k=1).mean()) for name, one in found.items()}
+                for kind in ("track", "exact")
             )
             num_synthetic = max(0, size - len(vectors))
-            out.append(ScaleRow(size, num_synthetic, search, track, exact, _median_ms(index, measured), round(build_s, 1)))
+            out.append(
+                ScaleRow(
+                    size,
+                    num_synthetic,
+                    search,
+                    track,
+                    exact,
+                    _median_ms(index, measured),
+                    round(build_s, 1),
+                )
+            )
     return out
 
 
-def fill_up(rows: Float32[np.ndarray, "N E"], *, first_other: int, num_real: int, seed: int) -> None:
-    """Writes distractors behind the first `num_real` rows; those from `first_other` on are of tracks that no query is of."""
+def fill_up(
+    rows: Float32[np.ndarray, "N E"], *, first_other: int, num_real: int, seed: int
+) -> None:
+    """Writes distractors behind the first `num_real` rows; those from `first_other` on are of
+    tracks that no query is of.
+    """
     rng = np.random.default_rng(seed)
     for first in range(num_real, len(rows), _BLOCK_ROWS):
         block = rows[first : first + _BLOCK_ROWS]
@@ -75,7 +95,9 @@ def fill_up(rows: Float32[np.ndarray, "N E"], *, first_other: int, num_real: int
         block /= np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-9)
 
 
-def _again(index: Index, one: Outcomes, searched: Searched, order: Int64[np.ndarray, " N"]) -> Outcomes:
+def _again(
+    index: Index, one: Outcomes, searched: Searched, order: Int64[np.ndarray, " N"]
+) -> Outcomes:
     """The outcomes with this index's first hit; a distractor is none of the reference's rows."""
     found = index.search(one.queries, k=1).rows
     is_real = (found >= 0) & (found < len(order))
@@ -84,7 +106,9 @@ def _again(index: Index, one: Outcomes, searched: Searched, order: Int64[np.ndar
 
 
 def _median_ms(index: Index, measured: Mapping[str, Outcomes]) -> float:
-    queries = np.concatenate([one.queries for one in measured.values()])[:: len(measured)][:_TIMED_QUERIES]
+    queries = np.concatenate([one.queries for one in measured.values()])[:: len(measured)][
+        :_TIMED_QUERIES
+    ]
     times = []
     for query in queries:
         began = time.perf_counter()

@@ -1,4 +1,6 @@
-"""Figure 4: how similar a shifted query is to its own fingerprint and to the next one on the index's grid."""
+"""Figure 4: how similar a shifted query is to its own fingerprint and to the next one on the
+index's grid.
+"""
 
 import dataclasses
 import json
@@ -32,12 +34,27 @@ class ShiftCurve:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ShiftCurve":
         """What `dataclasses.asdict` made."""
-        bands = {name: tuple((low, mean, high) for low, mean, high in values[name]) for name in ("own", "following")}
-        return cls(tuple(values["shifts_s"]), bands["own"], bands["following"], values["crossing_s"], values["num_windows"])
+        bands = {
+            name: tuple((low, mean, high) for low, mean, high in values[name])
+            for name in ("own", "following")
+        }
+        return cls(
+            tuple(values["shifts_s"]),
+            bands["own"],
+            bands["following"],
+            values["crossing_s"],
+            values["num_windows"],
+        )
 
 
 def shift_curve(
-    embedder: Embedder, folder: str, split: str, *, most_tracks: int, kept: pathlib.Path, console: Console
+    embedder: Embedder,
+    folder: str,
+    split: str,
+    *,
+    most_tracks: int,
+    kept: pathlib.Path,
+    console: Console,
 ) -> ShiftCurve:
     """Of clean clips; measured once and then read from `kept`."""
     if kept.is_file():
@@ -45,11 +62,19 @@ def shift_curve(
     source = ClipSource(folder, split)
     own, following = [], []
     shifts_s = [HOP_S * step / _STEPS for step in range(_STEPS + 1)]
-    for track in progress(spread(source.num_tracks, most_tracks), "Figure 4", console=console, transient=True):
-        samples = source[track * (1 + source.summary.num_replicas)].samples.astype(np.float32) / 32768
+    for track in progress(
+        spread(source.num_tracks, most_tracks), "Figure 4", console=console, transient=True
+    ):
+        samples = (
+            source[track * (1 + source.summary.num_replicas)].samples.astype(np.float32) / 32768
+        )
         for start in spread(_whole_windows(samples, embedder), _WINDOWS_A_TRACK):
-            # One every step of the shift: the first is the window itself, the last is the next one on the grid.
-            begin, hop = round(start * HOP_S * embedder.sample_rate_hz), round(HOP_S / _STEPS * embedder.sample_rate_hz)
+            # One every step of the shift: the first is the window itself, the last is the next one
+            # on the grid.
+            begin, hop = (
+                round(start * HOP_S * embedder.sample_rate_hz),
+                round(HOP_S / _STEPS * embedder.sample_rate_hz),
+            )
             piece = samples[begin : begin + embedder.config.audio.segment_samples + _STEPS * hop]
             vectors = embedder.fingerprint(piece, hop_s=HOP_S / _STEPS).vectors
             if vectors.any(axis=1).all():
@@ -61,7 +86,9 @@ def shift_curve(
 
 
 def make_curve(shifts_s: list[float], own: np.ndarray, following: np.ndarray) -> ShiftCurve:
-    """From cosines [windows, shifts]; the crossing by interpolation between the two shifts around it."""
+    """From cosines [windows, shifts]; the crossing by interpolation between the two shifts around
+    it.
+    """
     difference = (own - following).mean(axis=0)
     after = int(np.argmax(difference <= 0))
     crossing_s = None
@@ -70,7 +97,10 @@ def make_curve(shifts_s: list[float], own: np.ndarray, following: np.ndarray) ->
         part = difference[before] / (difference[before] - difference[after])
         crossing_s = float(shifts_s[before] + part * (shifts_s[after] - shifts_s[before]))
     bands = [
-        tuple((float(np.quantile(v, 0.1)), float(v.mean()), float(np.quantile(v, 0.9))) for v in values.T)
+        tuple(
+            (float(np.quantile(v, 0.1)), float(v.mean()), float(np.quantile(v, 0.9)))
+            for v in values.T
+        )
         for values in (own, following)
     ]
     return ShiftCurve(tuple(shifts_s), bands[0], bands[1], crossing_s, len(own))

@@ -15,7 +15,9 @@ RATES = (0.001, 0.01)  # of false alarms, at which "right and accepted" is count
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """A mean over runs with two 95 % intervals: Wilson's of one run's queries, and by bootstrap over tracks."""
+    """A mean over runs with two 95 % intervals: Wilson's of one run's queries, and by bootstrap
+    over tracks.
+    """
 
     share: float
     wilson: tuple[float, float]
@@ -29,7 +31,10 @@ class Share:
 
 @dataclasses.dataclass(frozen=True)
 class ConditionRow:
-    """A condition at one length of query. `top1` and `top5` are by the first fingerprint alone and exact search."""
+    """A condition at one length of query.
+
+    `top1` and `top5` are by the first fingerprint alone and exact search.
+    """
 
     condition: str
     length_s: float
@@ -48,7 +53,9 @@ class ConditionRow:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Two models on the same queries of the first run: whether one's top-1 track hits are more than luck."""
+    """Two models on the same queries of the first run: whether one's top-1 track hits are more than
+    luck.
+    """
 
     condition: str
     length_s: float
@@ -57,16 +64,22 @@ class Comparison:
     only_second: int
     p_value: float  # McNemar's exact test, two-sided, of the queries as if they were independent
     difference: float  # of the shares, first minus second
-    interval: tuple[float, float]  # its 95 %, by bootstrap over tracks: the excerpts of one are not independent
+    interval: tuple[
+        float, float
+    ]  # its 95 %, by bootstrap over tracks: the excerpts of one are not independent
 
 
-def condition_row(condition: str, length_s: float, runs: Sequence[Outcomes], *, num_bootstraps: int, seed: int) -> ConditionRow:
+def condition_row(
+    condition: str, length_s: float, runs: Sequence[Outcomes], *, num_bootstraps: int, seed: int
+) -> ConditionRow:
     """The row of a condition from its runs."""
     whole, num = joined(runs), len(runs[0].track_ids)
 
     def share(values: Bool[np.ndarray, " Q"]) -> Share:
         mean = float(np.mean(values))
-        interval = bootstrap_interval(values, whole.track_ids, num_bootstraps=num_bootstraps, seed=seed)
+        interval = bootstrap_interval(
+            values, whole.track_ids, num_bootstraps=num_bootstraps, seed=seed
+        )
         return Share(mean, wilson_interval(mean, num), interval)
 
     trials = whole.trials
@@ -88,21 +101,43 @@ def condition_row(condition: str, length_s: float, runs: Sequence[Outcomes], *, 
     )
 
 
-def compare(condition: str, length_s: float, first: Outcomes, second: Outcomes, *, num_bootstraps: int, seed: int) -> Comparison:
+def compare(
+    condition: str,
+    length_s: float,
+    first: Outcomes,
+    second: Outcomes,
+    *,
+    num_bootstraps: int,
+    seed: int,
+) -> Comparison:
     """The paired test of two models' outcomes of one run."""
     if not np.array_equal(first.rows, second.rows):
         raise ValueError(f"{condition}: the two models were measured on different queries")
     one, other = first.hits("track", k=1), second.hits("track", k=1)
     only = int((one & ~other).sum()), int((other & ~one).sum())
     difference = one.astype(np.float64) - other
-    interval = bootstrap_interval(difference, first.track_ids, num_bootstraps=num_bootstraps, seed=seed)
-    return Comparison(condition, length_s, len(one), *only, mcnemar_exact(*only), float(difference.mean()), interval)
+    interval = bootstrap_interval(
+        difference, first.track_ids, num_bootstraps=num_bootstraps, seed=seed
+    )
+    return Comparison(
+        condition,
+        length_s,
+        len(one),
+        *only,
+        mcnemar_exact(*only),
+        float(difference.mean()),
+        interval,
+    )
 
 
-def calibration(outcomes: Sequence[Outcomes], *, num_bins: int = 10) -> tuple[list[tuple[float, float, int]], float]:
-    """How well the confidence keeps its word: (mean confidence, share right, queries) of each bin, and the expected error.
+def calibration(
+    outcomes: Sequence[Outcomes], *, num_bins: int = 10
+) -> tuple[list[tuple[float, float, int]], float]:
+    """How well the confidence keeps its word: (mean confidence, share right, queries) of each bin,
+    and the expected error.
 
-    Each query counts twice, once with its track in the index and once without, as in the calibration: half are unknown.
+    Each query counts twice, once with its track in the index and once without, as in the
+    calibration: half are unknown.
     """
     whole = joined(outcomes).trials
     sure = confidence(np.r_[whole.known_logit, whole.unknown_logit])

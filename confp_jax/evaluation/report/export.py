@@ -1,7 +1,9 @@
-"""Results of every query as CSV and Parquet, and in the format of Pexeso's Audio Fingerprinting Benchmark Toolkit.
+"""Results of every query as CSV and Parquet, and in the format of Pexeso's Audio Fingerprinting
+Benchmark Toolkit.
 
-That toolkit's `matches.csv` and `annotations.csv` hold reference_id, query_id and begin and end of both in whole seconds:
-its `evaluate_matches.py` can judge ours, and ours can read what another program matched.
+That toolkit's `matches.csv` and `annotations.csv` hold reference_id, query_id and begin and end of
+both in whole seconds: its `evaluate_matches.py` can judge ours, and ours can read what another
+program matched.
 """
 
 import csv
@@ -16,10 +18,19 @@ from confp_jax.evaluation.measure.summary import RATES
 from confp_jax.evaluation.systems.protocol import Found
 from confp_jax.matching.decision import confidence
 
-PEXESO_FIELDS = ("reference_id", "query_id", "reference_begin", "reference_end", "query_begin", "query_end")
+PEXESO_FIELDS = (
+    "reference_id",
+    "query_id",
+    "reference_begin",
+    "reference_end",
+    "query_begin",
+    "query_end",
+)
 
 
-def query_rows(model: str, measured: Mapping[tuple[QuerySet, str], Outcomes]) -> list[dict[str, object]]:
+def query_rows(
+    model: str, measured: Mapping[tuple[QuerySet, str], Outcomes]
+) -> list[dict[str, object]]:
     """One dictionary a query, the same keys in each."""
     out: list[dict[str, object]] = []
     for (queries, condition), one in measured.items():
@@ -55,7 +66,9 @@ def query_rows(model: str, measured: Mapping[tuple[QuerySet, str], Outcomes]) ->
 
 
 def write_rows(path: pathlib.Path, rows: Sequence[Mapping[str, object]]) -> bool:
-    """As .csv and .parquet; returns whether the latter could be: pyarrow comes with the extra `evaluate`. Of no rows, no file."""
+    """As .csv and .parquet; returns whether the latter could be: pyarrow comes with the extra
+    `evaluate`. Of no rows, no file.
+    """
     if not rows:
         return True
     with open(path.with_suffix(".csv"), "w", newline="") as file:
@@ -66,7 +79,9 @@ def write_rows(path: pathlib.Path, rows: Sequence[Mapping[str, object]]) -> bool
         from confp_jax.library.parquet import write_columns
     except ImportError:
         return False
-    write_columns(path.with_suffix(".parquet"), {name: [row[name] for row in rows] for name in rows[0]})
+    write_columns(
+        path.with_suffix(".parquet"), {name: [row[name] for row in rows] for name in rows[0]}
+    )
     return True
 
 
@@ -75,16 +90,26 @@ def query_id(queries: QuerySet, condition: str, row: int) -> str:
     return f"{queries.name}-{condition}-{row}"
 
 
-def write_pexeso(out: pathlib.Path, measured: Mapping[tuple[QuerySet, str], Outcomes], *, rate: float) -> None:
+def write_pexeso(
+    out: pathlib.Path, measured: Mapping[tuple[QuerySet, str], Outcomes], *, rate: float
+) -> None:
     """annotations.csv (the truth) and matches.csv (what is accepted at a rate of false alarms)."""
     truth, matches = [], []
     for (queries, condition), one in measured.items():
         for i, row in enumerate(one.rows):
-            name, length_s, speed = query_id(queries, condition, int(row)), queries.length_s, float(one.rate[i])
-            truth.append(_segment(one.track_ids[i], name, float(one.start_s[i]), length_s * speed, length_s))
+            name, length_s, speed = (
+                query_id(queries, condition, int(row)),
+                queries.length_s,
+                float(one.rate[i]),
+            )
+            truth.append(
+                _segment(one.track_ids[i], name, float(one.start_s[i]), length_s * speed, length_s)
+            )
             if one.trials.known_track[i] >= 0 and one.trials.known_rate[i] <= rate:
                 begin_s = float(one.trials.offset_s[i])
-                matches.append(_segment(one.trials.known_track[i], name, begin_s, length_s, length_s))
+                matches.append(
+                    _segment(one.trials.known_track[i], name, begin_s, length_s, length_s)
+                )
     for file, segments in (("annotations.csv", truth), ("matches.csv", matches)):
         with open(out / file, "w", newline="") as handle:
             writer = csv.writer(handle)
@@ -93,7 +118,8 @@ def write_pexeso(out: pathlib.Path, measured: Mapping[tuple[QuerySet, str], Outc
 
 
 def read_pexeso(path: pathlib.Path) -> dict[str, list[Found]]:
-    """What another program matched, by query_id, best first as it stands in the file; whole seconds, so places are rough.
+    """What another program matched, by query_id, best first as it stands in the file; whole
+    seconds, so places are rough.
 
     Raises:
       DatasetError: no such file, or a line lacks a field or holds no number.
@@ -106,16 +132,22 @@ def read_pexeso(path: pathlib.Path) -> dict[str, list[Found]]:
                 number += 1
                 told = found.setdefault(line["query_id"], [])
                 reference_s, query_s = line.get("reference_begin"), line.get("query_begin")
-                offset_s = float(reference_s) - float(query_s) if reference_s and query_s else math.nan
+                offset_s = (
+                    float(reference_s) - float(query_s) if reference_s and query_s else math.nan
+                )
                 told.append(Found(line["reference_id"], offset_s, -float(len(told))))
     except OSError as error:
         raise DatasetError(f"{path} cannot be read ({error})") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f"{path}, line {number}: {error}; it needs the columns {', '.join(PEXESO_FIELDS)}") from error
+        raise DatasetError(
+            f"{path}, line {number}: {error}; it needs the columns {', '.join(PEXESO_FIELDS)}"
+        ) from error
     return found
 
 
-def _segment(reference: int, query: str, begin_s: float, length_s: float, query_s: float) -> tuple[object, ...]:
+def _segment(
+    reference: int, query: str, begin_s: float, length_s: float, query_s: float
+) -> tuple[object, ...]:
     """Whole seconds that enclose the segment."""
     begin, end = max(0, math.floor(begin_s)), max(1, math.ceil(begin_s + length_s))
     return int(reference), query, begin, end, 0, math.ceil(query_s)

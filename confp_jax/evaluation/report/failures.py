@@ -33,17 +33,33 @@ class Failure:
     accepted: bool  # at 1 false alarm in 1,000: a user would have been told the wrong name
 
 
-def worst_failures(measured: Mapping[tuple[QuerySet, str], Outcomes], *, most: int, most_a_pair: int = 2) -> list[Failure]:
-    """Surest first; of the same two tracks no more than `most_a_pair`: one mistake is not shown ten times."""
+def worst_failures(
+    measured: Mapping[tuple[QuerySet, str], Outcomes], *, most: int, most_a_pair: int = 2
+) -> list[Failure]:
+    """Surest first; of the same two tracks no more than `most_a_pair`: one mistake is not shown ten
+    times.
+    """
     found = []
     for (queries, condition), one in measured.items():
         trials = one.trials
         for i in np.flatnonzero(~trials.right & (trials.known_track >= 0)):
-            truth = int(one.rows[i]), int(one.track_ids[i]), float(one.start_s[i]), float(one.rate[i])
+            truth = (
+                int(one.rows[i]),
+                int(one.track_ids[i]),
+                float(one.start_s[i]),
+                float(one.rate[i]),
+            )
             accepted = bool(trials.known_rate[i] <= RATES[0])
-            mistaken = int(trials.known_track[i]), float(trials.offset_s[i]), float(trials.known_logit[i]), accepted
+            mistaken = (
+                int(trials.known_track[i]),
+                float(trials.offset_s[i]),
+                float(trials.known_logit[i]),
+                accepted,
+            )
             found.append(Failure(queries, condition, *truth, *mistaken))
-    found.sort(key=lambda failure: (-failure.logit, failure.condition, failure.row, failure.queries.name))
+    found.sort(
+        key=lambda failure: (-failure.logit, failure.condition, failure.row, failure.queries.name)
+    )
     pairs: dict[tuple[int, int], int] = {}
     out = []
     for failure in found:
@@ -66,22 +82,33 @@ class Sounds:
         """Of a prepared dataset; copies of a recording under their group's id."""
         clips = one_of_each(folder, splits)
         ids = {group: str(source.row(record).track_id) for group, source, record in clips}
-        names = {group: source.summary.track_names.get(ids[group], ids[group]) for group, source, _ in clips}
+        names = {
+            group: source.summary.track_names.get(ids[group], ids[group])
+            for group, source, _ in clips
+        }
         return cls({group: (source, record) for group, source, record in clips}, names)
 
     def part(self, track_id: int, begin_s: float, length_s: float) -> Float32[np.ndarray, " n"]:
         """A part of a recording, padded with silence beyond the ends of its clip."""
         source, index = self.places[track_id]
         rate_hz, row = source.summary.sample_rate_hz, source.row(index)
-        begin, num, total = round((begin_s - row.start_s) * rate_hz), round(length_s * rate_hz), row.num_samples
+        begin, num, total = (
+            round((begin_s - row.start_s) * rate_hz),
+            round(length_s * rate_hz),
+            row.num_samples,
+        )
         first, last = (min(max(at, 0), total) for at in (begin, begin + num))
         out = np.zeros(num, np.float32)
-        out[first - begin : last - begin] = source.crop(index, first, last).astype(np.float32) / 32768
+        out[first - begin : last - begin] = (
+            source.crop(index, first, last).astype(np.float32) / 32768
+        )
         return out
 
 
 def spectrograms(failure: Failure, sounds: Sounds, audio: AudioConfig, mel: MelConfig) -> bytes:
-    """PNG: the query, the true place, and what it was mistaken for, each as long as what the query plays of it."""
+    """PNG: the query, the true place, and what it was mistaken for, each as long as what the query
+    plays of it.
+    """
     source = ClipSource(failure.queries.folder, failure.condition)
     query = source[failure.row].samples.astype(np.float32) / 32768
     length_s = len(query) / audio.sample_rate_hz
@@ -95,5 +122,7 @@ def spectrograms(failure: Failure, sounds: Sounds, audio: AudioConfig, mel: MelC
 
 
 def _log_mel(samples: Float32[np.ndarray, " n"], audio: AudioConfig, mel: MelConfig) -> np.ndarray:
-    power = np.log(mel_power(samples, mel, sample_rate_hz=audio.sample_rate_hz, offset_samples=0) + 1e-6)
+    power = np.log(
+        mel_power(samples, mel, sample_rate_hz=audio.sample_rate_hz, offset_samples=0) + 1e-6
+    )
     return (power - power.mean()) / max(float(power.std()), 1e-6)

@@ -1,4 +1,6 @@
-"""The figures of the benchmark (matplotlib, the extra `evaluate`): PNG bytes for the report, or files."""
+"""The figures of the benchmark (matplotlib, the extra `evaluate`): PNG bytes for the report, or
+files.
+"""
 
 import io
 import pathlib
@@ -27,13 +29,17 @@ def is_available() -> bool:
     return True
 
 
-def png(draw: Callable[..., None], *arguments: Any, size: tuple[float, float] = (8, 5), **named: Any) -> bytes:
+def png(
+    draw: Callable[..., None], *arguments: Any, size: tuple[float, float] = (8, 5), **named: Any
+) -> bytes:
     """What `draw(figure, ...)` draws."""
     from matplotlib.figure import Figure
 
     figure, out = Figure(figsize=size, layout="constrained"), io.BytesIO()
     draw(figure, *arguments, **named)
-    figure.savefig(out, dpi=110, format="png", metadata={"Software": None})  # no version: the same bytes again
+    figure.savefig(
+        out, dpi=110, format="png", metadata={"Software": None}
+    )  # no version: the same bytes again
     return out.getvalue()
 
 
@@ -53,9 +59,22 @@ def draw_hit_rates(figure: Any, rows: "Sequence[ConditionRow]", *, title: str) -
         places, [100 * s.share for s in shares], xerr=_errors(shares), color=BLUE, ecolor="#223355", height=0.7,
         label="right track, 95 % interval",
     )  # fmt: skip
-    axes.plot([100 * row.top1["exact"].share for row in rows], places, "D", color=RED, label="within 150 ms")
+    axes.plot(
+        [100 * row.top1["exact"].share for row in rows],
+        places,
+        "D",
+        color=RED,
+        label="within 150 ms",
+    )
     accepted = [100 * next(iter(row.accepted.values())).share for row in rows]
-    axes.plot(accepted, places, "o", color=YELLOW, markeredgecolor="black", label="right, and accepted as a match")
+    axes.plot(
+        accepted,
+        places,
+        "o",
+        color=YELLOW,
+        markeredgecolor="black",
+        label="right, and accepted as a match",
+    )
     axes.set_yticks(list(places), [condition_title(row.condition) for row in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlim(0, 101)
@@ -65,12 +84,16 @@ def draw_hit_rates(figure: Any, rows: "Sequence[ConditionRow]", *, title: str) -
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
 
 
-def draw_open_set(figure: Any, curves: Mapping[str, Sequence[tuple[float, float]]], *, title: str) -> None:
+def draw_open_set(
+    figure: Any, curves: Mapping[str, Sequence[tuple[float, float]]], *, title: str
+) -> None:
     """False alarms against misses, a line for each query set or condition."""
     axes = figure.add_subplot()
     for number, (name, points) in enumerate(curves.items()):
         style = "-" if number < 10 else "--"
-        axes.plot([100 * max(x, 1e-5) for x, _ in points], [100 * y for _, y in points], style, label=name)
+        axes.plot(
+            [100 * max(x, 1e-5) for x, _ in points], [100 * y for _, y in points], style, label=name
+        )
     axes.axvline(0.1, color="grey", linestyle=":", label="1 in 1,000")
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
@@ -82,17 +105,33 @@ def draw_open_set(figure: Any, curves: Mapping[str, Sequence[tuple[float, float]
 
 
 def draw_shift(figure: Any, curve: "ShiftCurve", *, hop_s: float) -> None:
-    """Figure 4: similarity of a shifted query to its own fingerprint and to the next, and where they cross."""
+    """Figure 4: similarity of a shifted query to its own fingerprint and to the next, and where
+    they cross.
+    """
     axes = figure.add_subplot()
     shifts_ms = [1000 * shift for shift in curve.shifts_s]
-    for values, name, colour in ((curve.own, "its own fingerprint", BLUE), (curve.following, "the next fingerprint", RED)):
+    for values, name, colour in (
+        (curve.own, "its own fingerprint", BLUE),
+        (curve.following, "the next fingerprint", RED),
+    ):
         middle = [v[1] for v in values]
         axes.plot(shifts_ms, middle, color=colour, label=f"cosine with {name}")
-        axes.fill_between(shifts_ms, [v[0] for v in values], [v[2] for v in values], color=colour, alpha=0.2, linewidth=0)
+        axes.fill_between(
+            shifts_ms,
+            [v[0] for v in values],
+            [v[2] for v in values],
+            color=colour,
+            alpha=0.2,
+            linewidth=0,
+        )
     if curve.crossing_s is not None:
         crossing_ms = 1000 * curve.crossing_s
-        axes.axvline(crossing_ms, color="black", linewidth=1, label=f"crossing at {crossing_ms:.0f} ms")
-    axes.axvline(500 * hop_s, color="grey", linestyle=":", label=f"half a hop, {500 * hop_s:.0f} ms")
+        axes.axvline(
+            crossing_ms, color="black", linewidth=1, label=f"crossing at {crossing_ms:.0f} ms"
+        )
+    axes.axvline(
+        500 * hop_s, color="grey", linestyle=":", label=f"half a hop, {500 * hop_s:.0f} ms"
+    )
     axes.set_xlabel("shift of the query (ms)")
     axes.set_ylabel("cosine: mean, 10th to 90th percentile")
     axes.set_title(f"Figure 4: {curve.num_windows} windows of clean music")
@@ -112,7 +151,13 @@ def draw_stretch(figure: Any, rows: "Sequence[ConditionRow]") -> None:
     for kind, colour in (("track", BLUE), ("near", GREEN), ("exact", RED)):
         shares = [row.top1[kind] for _, row in points]
         axes.errorbar(
-            tempos, [100 * s.share for s in shares], yerr=_errors(shares), color=colour, marker="o", capsize=3, label=kind
+            tempos,
+            [100 * s.share for s in shares],
+            yerr=_errors(shares),
+            color=colour,
+            marker="o",
+            capsize=3,
+            label=kind,
         )
     axes.set_ylim(0, 101)
     axes.set_xlabel("tempo of the query (% of the original)")
@@ -123,7 +168,9 @@ def draw_stretch(figure: Any, rows: "Sequence[ConditionRow]") -> None:
 
 
 def draw_scale(figure: Any, rows: "Sequence[ScaleRow]") -> None:
-    """Top-1 track hits, and the time of a search, against the number of fingerprints; exact search and the index."""
+    """Top-1 track hits, and the time of a search, against the number of fingerprints; exact search
+    and the index.
+    """
     left, right = figure.subplots(1, 2)
     for search, style in (("exact", "-"), ("index", "--")):
         chosen = [row for row in rows if row.search == search]
@@ -133,7 +180,12 @@ def draw_scale(figure: Any, rows: "Sequence[ScaleRow]") -> None:
             label = condition_title(name) if search == "exact" else None
             left.plot(sizes, shares, style, marker=".", color=f"C{number}", label=label)
         right.plot(
-            sizes, [row.query_ms for row in chosen], style, marker="o", color=BLUE if search == "exact" else RED, label=search
+            sizes,
+            [row.query_ms for row in chosen],
+            style,
+            marker="o",
+            color=BLUE if search == "exact" else RED,
+            label=search,
         )
     left.set_ylabel("top-1 track (%); exact search solid, index dashed")
     right.set_ylabel("one search (ms)")
@@ -142,28 +194,53 @@ def draw_scale(figure: Any, rows: "Sequence[ScaleRow]") -> None:
         axes.set_xscale("log")
         axes.set_xlabel("fingerprints in the index")
         axes.grid(alpha=0.3)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=4, fontsize=8, frameon=False)
+    figure.legend(
+        *left.get_legend_handles_labels(),
+        loc="outside lower left",
+        ncols=4,
+        fontsize=8,
+        frameon=False,
+    )
     right.legend(fontsize=8)
 
 
-def draw_calibration(figure: Any, bins: Sequence[tuple[float, float, int]], *, error: float) -> None:
+def draw_calibration(
+    figure: Any, bins: Sequence[tuple[float, float, int]], *, error: float
+) -> None:
     """Confidence against how often it was right; the size of a point is its number of queries."""
     axes = figure.add_subplot()
     sizes = [20 + 380 * num / max(n for _, _, n in bins) for _, _, num in bins]
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="what it promises")
-    axes.scatter([x for x, _, _ in bins], [y for _, y, _ in bins], sizes, color=BLUE, alpha=0.8, label="what it keeps")
+    axes.scatter(
+        [x for x, _, _ in bins],
+        [y for _, y, _ in bins],
+        sizes,
+        color=BLUE,
+        alpha=0.8,
+        label="what it keeps",
+    )
     axes.set_xlabel("confidence")
     axes.set_ylabel("share of answers that were right")
-    axes.set_title(f"Calibration: expected error {100 * error:.1f} points; half of the queries unknown")
+    axes.set_title(
+        f"Calibration: expected error {100 * error:.1f} points; half of the queries unknown"
+    )
     axes.grid(alpha=0.3)
     axes.legend()
 
 
-def draw_spectrograms(figure: Any, parts: Sequence[tuple[str, Float[np.ndarray, "T F"]]], *, length_s: float) -> None:
+def draw_spectrograms(
+    figure: Any, parts: Sequence[tuple[str, Float[np.ndarray, "T F"]]], *, length_s: float
+) -> None:
     """Log-mel pictures side by side, each standardised."""
     for place, (name, log_mel) in enumerate(parts, 1):
         axes = figure.add_subplot(1, len(parts), place)
-        axes.imshow(log_mel.T, origin="lower", aspect="auto", cmap="magma", extent=(0, length_s, 0, log_mel.shape[1]))
+        axes.imshow(
+            log_mel.T,
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            extent=(0, length_s, 0, log_mel.shape[1]),
+        )
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("s", fontsize=8)
         if place == 1:

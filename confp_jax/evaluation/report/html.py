@@ -1,4 +1,6 @@
-"""One self-contained HTML file: tables beside the paper's, figures, failures, environment and command. No network, no script."""
+"""One self-contained HTML file: tables beside the paper's, figures, failures, environment and
+command. No network, no script.
+"""
 
 import base64
 import dataclasses
@@ -64,15 +66,22 @@ def _section(section: Section) -> str:
     lines += [_table(part) if isinstance(part, Table) else _picture(part) for part in section.parts]
     if section.facts:
         facts = ((html.escape(name), html.escape(value)) for name, value in section.facts.items())
-        cells = "".join(f"<dt><b>{name}</b></dt><dd><code>{value}</code></dd>" for name, value in facts)
+        cells = "".join(
+            f"<dt><b>{name}</b></dt><dd><code>{value}</code></dd>" for name, value in facts
+        )
         lines.append(f"<dl>{cells}</dl>")
     return "\n".join([*lines, "</section>"])
 
 
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.columns)
-    body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    caption = html.escape(table.caption)  # outside: what scrolls sideways on a phone must not take it along
+    body = "\n".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+        for row in table.rows
+    )
+    caption = html.escape(
+        table.caption
+    )  # outside: what scrolls sideways on a phone must not take it along
     inside = f"<thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody>"
     return f'<p class="caption">{caption}</p><div class="wide"><table aria-label="{caption}">{inside}</table></div>'
 

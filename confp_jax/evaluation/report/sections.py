@@ -28,14 +28,27 @@ from confp_jax.evaluation.report.html import Picture, Section, render
 from confp_jax.evaluation.systems.results import SystemRow
 from confp_jax.fingerprint.embedder import HOP_S, Embedder
 
-_PACKAGES = ("confp-jax", "jax", "flax", "numpy", "scipy", "scann", "faiss-cpu", "audfprint2", "matplotlib", "pyarrow")
+_PACKAGES = (
+    "confp-jax",
+    "jax",
+    "flax",
+    "numpy",
+    "scipy",
+    "scann",
+    "faiss-cpu",
+    "audfprint2",
+    "matplotlib",
+    "pyarrow",
+)
 _MOST_CURVES = 10  # in one figure
 Measured = Mapping[tuple[QuerySet, str], Outcomes]
 
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """Everything measured. `models` and `rows`: of the checkpoint, and of the one that it is compared with."""
+    """Everything measured. `models` and `rows`: of the checkpoint, and of the one that it is
+    compared with.
+    """
 
     config: BenchmarkConfig
     models: tuple[tuple[str, str, bool], ...]  # name, identity, calibrated
@@ -60,31 +73,44 @@ def write_results(
     out: pathlib.Path,
     console: Console,
 ) -> None:
-    """All files of the folder; results.json holds nothing that a second run would not repeat to the last digit.
+    """All files of the folder; results.json holds nothing that a second run would not repeat to
+    the last digit.
 
     Args:
       told: the systems' answers.
     """
     values = dataclasses.asdict(results)
     timed = {name: values.pop(name) for name in ("systems", "scale")}
-    values["calibration"] = dict(zip(("bins", "expected_error"), calibration(list(measured[0].values())), strict=True))
+    values["calibration"] = dict(
+        zip(("bins", "expected_error"), calibration(list(measured[0].values())), strict=True)
+    )
     (out / "results.json").write_text(json.dumps(values, indent=1))
     for name, found in timed.items():
         (out / f"{name}.json").write_text(json.dumps(found, indent=1))
-    rows = [row for (name, *_), one in zip(results.models, measured, strict=True) for row in query_rows(name, one)]
+    rows = [
+        row
+        for (name, *_), one in zip(results.models, measured, strict=True)
+        for row in query_rows(name, one)
+    ]
     if not all([write_rows(out / "queries", rows), write_rows(out / "system_queries", told)]):
-        console.print("no Parquet is written: pyarrow is missing; pip install 'confp-jax[evaluate]'")
+        console.print(
+            "no Parquet is written: pyarrow is missing; pip install 'confp-jax[evaluate]'"
+        )
     write_pexeso(out, measured[0], rate=RATES[0])
     sections = table_sections(results)
     text = "\n\n".join(part.markdown() for _, parts in sections for part in parts)
     (out / "results.md").write_text(text + "\n")
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
     if not figures.is_available():
-        console.print("report.html is not written: matplotlib is missing; pip install 'confp-jax[evaluate]'")
+        console.print(
+            "report.html is not written: matplotlib is missing; pip install 'confp-jax[evaluate]'"
+        )
         return
     own = tables.of_length(results.rows[0], results.segment_s)
     if own:
-        (out / "hit_rates.png").write_bytes(figures.png(figures.draw_hit_rates, own, title=results.models[0][0]))
+        (out / "hit_rates.png").write_bytes(
+            figures.png(figures.draw_hit_rates, own, title=results.models[0][0])
+        )
     (out / "report.html").write_text(page(results, measured[0], embedder, sections))
     console.print(f"{out / 'report.html'}: open it in a browser")
 
@@ -98,11 +124,17 @@ def table_sections(results: Results) -> list[tuple[str, list[tables.Table]]]:
         ("Real recordings", [tables.recording_table(results.recordings)]),
         ("Beside the paper", paper),
         ("All conditions", [tables.hit_table(rows, segment_s)]),
-        ("Query length", [tables.length_table(rows)] if len({row.length_s for row in rows}) > 1 else []),
+        (
+            "Query length",
+            [tables.length_table(rows)] if len({row.length_s for row in rows}) > 1 else [],
+        ),
         ("Open set", [tables.open_set_table(rows)]),
         ("Smaller fingerprints", [tables.compression_table(results.compression)]),
         ("Larger indexes", [tables.scale_table(results.scale)]),
-        ("Systems", [tables.short_system_table(results.systems), tables.system_table(results.systems)]),
+        (
+            "Systems",
+            [tables.short_system_table(results.systems), tables.system_table(results.systems)],
+        ),
     ]
     if results.comparisons:
         names = results.models[0][0], results.models[1][0]
@@ -119,10 +151,15 @@ def page(
 ) -> str:
     """The report."""
     rows, config = results.rows[0], results.config
-    pictures = {"Beside the paper": shape_pictures(results), "Open set": open_set_pictures(measured)}
+    pictures = {
+        "Beside the paper": shape_pictures(results),
+        "Open set": open_set_pictures(measured),
+    }
     if results.scale:
         drawn = figures.png(figures.draw_scale, results.scale, size=(10, 4.5))
-        pictures["Larger indexes"] = [Picture(drawn, "Hits and time against the number of fingerprints.")]
+        pictures["Larger indexes"] = [
+            Picture(drawn, "Hits and time against the number of fingerprints.")
+        ]
     texts = {
         "Beside the paper": "The paper's index is FMA-large's test split (11,263 clips); this run's is smaller or larger as its "
         "environment below says, and its music is another: the columns stand beside each other, they do not compete.",
@@ -131,21 +168,31 @@ def page(
         "Larger indexes": "The queries' own tracks, then all real ones, then synthetic distractors: each near a real fingerprint "
         "of a track that no query is of (cosine about 0.8), moved in a direction in which such fingerprints differ.",
         "Systems": "Each system was given the same WAV files in a process of its own, one at a time; the time of a query is "
-        "measured inside it, after its index was loaded (a command line: with its start). Memory is the peak of the process. "
+        "measured inside it, after its index was loaded (a command line: with its start). Memory "
+        "is the peak of the process. "
         "Every system tells its nearest track however unsure; audfprint answers from one landmark on here, not from its five.",
     }
-    parts = [Section(name, texts.get(name, ""), [*found, *pictures.get(name, [])]) for name, found in sections]
+    parts = [
+        Section(name, texts.get(name, ""), [*found, *pictures.get(name, [])])
+        for name, found in sections
+    ]
     failed = worst_failures(measured, most=config.num_failures)
     sounds = Sounds.of(config.index, config.index_splits)
     shown = [_failure_picture(one, sounds, embedder) for one in failed]
     text = "Queries whose best match is another track, those first of which the program was surest; log-mel spectrograms."
-    parts.append(Section("Failures", text if shown else "None: every query's own track came first.", shown))
+    parts.append(
+        Section("Failures", text if shown else "None: every query's own track came first.", shown)
+    )
     parts.append(Section("Environment and command", facts=environment(results)))
     queries = sum(len(one.rows) for one in measured.values())
     name, identity, calibrated = results.models[0]
     lead = f"Model {name} ({identity}), {queries:,} queries, {len({row.condition for row in rows})} conditions."
     lead += "" if calibrated else " The model has no calibration: what it accepts is a guess."
-    return render("Fingerprinting benchmark", lead, [part for part in parts if part.parts or part.text or part.facts])
+    return render(
+        "Fingerprinting benchmark",
+        lead,
+        [part for part in parts if part.parts or part.text or part.facts],
+    )
 
 
 def shape_pictures(results: Results) -> list[Picture]:
@@ -159,31 +206,54 @@ def shape_pictures(results: Results) -> list[Picture]:
         out.append(Picture(drawn, caption))
     own = tables.of_length(results.rows[0], results.segment_s)
     if any(row.condition.startswith("stretch_") for row in own):
-        out.append(Picture(figures.png(figures.draw_stretch, own), "Top-1 against stretch, one fingerprint a query."))
+        out.append(
+            Picture(
+                figures.png(figures.draw_stretch, own),
+                "Top-1 against stretch, one fingerprint a query.",
+            )
+        )
     if own:
-        drawn = figures.png(figures.draw_hit_rates, own, title=f"{results.models[0][0]}, {results.segment_s:g} s")
+        drawn = figures.png(
+            figures.draw_hit_rates, own, title=f"{results.models[0][0]}, {results.segment_s:g} s"
+        )
         out.append(Picture(drawn, "Every condition."))
     return out
 
 
 def open_set_pictures(measured: Measured) -> list[Picture]:
-    """Misses against false alarms, by length over all conditions and by condition; and the calibration."""
+    """Misses against false alarms, by length over all conditions and by condition; and the
+    calibration.
+    """
     lengths: dict[str, list[Outcomes]] = {}
     conditions: dict[str, list[Outcomes]] = {}
     for (queries, condition), one in measured.items():
         lengths.setdefault(f"{queries.length_s:g} s, all conditions", []).append(one)
         conditions.setdefault(title(condition), []).append(one)
     out = []
-    worst = sorted(conditions, key=lambda name: float(joined(conditions[name]).trials.accepted_right(RATES[0]).mean()))
+    worst = sorted(
+        conditions,
+        key=lambda name: float(joined(conditions[name]).trials.accepted_right(RATES[0]).mean()),
+    )
     shown = {name: parts for name, parts in conditions.items() if name in worst[:_MOST_CURVES]}
-    by_condition = "by condition" if len(shown) == len(conditions) else f"the {len(shown)} conditions with most misses"
+    by_condition = (
+        "by condition"
+        if len(shown) == len(conditions)
+        else f"the {len(shown)} conditions with most misses"
+    )
     for runs, text in ((lengths, "by length of query"), (shown, by_condition)):
         curves = {name: alarm_curve(joined(parts).trials) for name, parts in runs.items()}
-        drawn = figures.png(figures.draw_open_set, curves, title=f"False alarms against misses, {text}", size=(9, 5))
+        drawn = figures.png(
+            figures.draw_open_set, curves, title=f"False alarms against misses, {text}", size=(9, 5)
+        )
         out.append(Picture(drawn, f"Misses against false alarms, {text}."))
     bins, error = calibration(list(measured.values()))
     drawn = figures.png(figures.draw_calibration, bins, error=error, size=(6, 5))
-    out.append(Picture(drawn, f"What the confidence promises and keeps; expected calibration error {100 * error:.2f} points."))
+    out.append(
+        Picture(
+            drawn,
+            f"What the confidence promises and keeps; expected calibration error {100 * error:.2f} points.",
+        )
+    )
     return out
 
 
@@ -203,7 +273,9 @@ def environment(results: Results) -> dict[str, str]:
         "Models": ", ".join(f"{name} ({identity})" for name, identity, _ in results.models),
         "Index": f"{results.config.index} {results.config.index_splits}: {results.num_tracks:,} recordings, content "
         f"{results.index_id}",
-        "Query sets": ", ".join(f"{name}: {content}" for name, content in results.query_ids.items()),
+        "Query sets": ", ".join(
+            f"{name}: {content}" for name, content in results.query_ids.items()
+        ),
         "Machine": f"{platform.platform()}, {os.cpu_count()} cores, {names[0] if names else platform.processor()}",
         "Python": f"{platform.python_version()}; {', '.join(versions)}",
         "Configuration": json.dumps(dataclasses.asdict(results.config)),
@@ -211,10 +283,16 @@ def environment(results: Results) -> dict[str, str]:
 
 
 def _failure_picture(failure: Failure, sounds: Sounds, embedder: Embedder) -> Picture:
-    names = [sounds.names.get(track, str(track)) for track in (failure.track_id, failure.mistaken_id)]
+    names = [
+        sounds.names.get(track, str(track)) for track in (failure.track_id, failure.mistaken_id)
+    ]
     told = "accepted at 1 false alarm in 1,000" if failure.accepted else "not accepted"
     caption = (
-        f"{title(failure.condition)}, {failure.queries.name} row {failure.row}: {names[0]} at {failure.start_s:.1f} s "
-        f"was mistaken for {names[1]} at {failure.mistaken_s:.1f} s (log odds {failure.logit:.1f}, {told})"
+        f"{title(failure.condition)}, {failure.queries.name} row {failure.row}: {names[0]} at "
+        f"{failure.start_s:.1f} s "
+        f"was mistaken for {names[1]} at {failure.mistaken_s:.1f} s (log odds {failure.logit:.1f}, "
+        f"{told})"
     )
-    return Picture(spectrograms(failure, sounds, embedder.config.audio, embedder.config.mel), caption)
+    return Picture(
+        spectrograms(failure, sounds, embedder.config.audio, embedder.config.mel), caption
+    )

@@ -1,1 +1,3 @@
-"""Fingerprinters side by side: each behind one small protocol, in a process of its own, given the same WAV files."""
+"""Fingerprinters side by side: each behind one small protocol, in a process of its own, given the
+same WAV files.
+"""

@@ -1,7 +1,9 @@
-"""audfprint, the landmark fingerprinter (package `audfprint2`), at the settings of its own command line but one.
+"""audfprint, the landmark fingerprinter (package `audfprint2`), at the settings of its own command
+line but one.
 
-Its command line answers from 5 landmarks on. Here, as the other systems do, it tells its nearest track however unsure: of 3 s
-excerpts with noise it would find a quarter less (63.6 % against 86.4 % of 44 at 10 dB).
+Its command line answers from 5 landmarks on. Here, as the other systems do, it tells its nearest
+track however unsure: of 3 s excerpts with noise it would find a quarter less (63.6 % against 86.4
+% of 44 at 10 dB).
 """
 
 import dataclasses
@@ -9,7 +11,14 @@ import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
 
-from confp_jax.evaluation.systems.protocol import NUM_FOUND, Answer, Found, QueryError, SystemFailedError, answers
+from confp_jax.evaluation.systems.protocol import (
+    NUM_FOUND,
+    Answer,
+    Found,
+    QueryError,
+    SystemFailedError,
+    answers,
+)
 
 LEAST_LANDMARKS = 1  # that agree in time
 _INDEX_SHIFTS, _QUERY_SHIFTS = 1, 4  # part-frame shifts of its `new` and its `match`
@@ -25,7 +34,10 @@ class Audfprint:
     def index(self, files: Sequence[pathlib.Path]) -> None:
         """As `audfprint new`."""
         audfprint2 = _package()
-        analyzer, table = _analyzer(_INDEX_SHIFTS), audfprint2.HashTable(hashbits=20, depth=100, maxtime=16_384)
+        analyzer, table = (
+            _analyzer(_INDEX_SHIFTS),
+            audfprint2.HashTable(hashbits=20, depth=100, maxtime=16_384),
+        )
         table.params["samplerate"] = analyzer.target_sr
         for file in files:
             analyzer.ingest(table, str(file))
@@ -34,7 +46,10 @@ class Audfprint:
     def query(self, files: Sequence[pathlib.Path]) -> Iterator[Answer]:
         """As `audfprint match`."""
         audfprint2 = _package()
-        analyzer, table = _analyzer(_QUERY_SHIFTS), audfprint2.HashTable(str(self.folder / "landmarks.pklz"))
+        analyzer, table = (
+            _analyzer(_QUERY_SHIFTS),
+            audfprint2.HashTable(str(self.folder / "landmarks.pklz")),
+        )
         matcher = audfprint2.Matcher()
         matcher.window, matcher.threshcount, matcher.search_depth = 2, LEAST_LANDMARKS, 100
         frame_s = analyzer.n_hop / analyzer.target_sr
@@ -47,7 +62,16 @@ class Audfprint:
             if not len(hashes):
                 return []
             rows = matcher.match_hashes(table, hashes)[:_MAX_RESULTS]
-            return _distinct([Found(pathlib.Path(str(table.names[r[0]])).stem, float(r[2]) * frame_s, float(r[1])) for r in rows])
+            return _distinct(
+                [
+                    Found(
+                        pathlib.Path(str(table.names[r[0]])).stem,
+                        float(r[2]) * frame_s,
+                        float(r[1]),
+                    )
+                    for r in rows
+                ]
+            )
 
         return answers(files, answer)
 
@@ -63,7 +87,9 @@ def _package():
     try:
         import audfprint2
     except ImportError as error:
-        raise SystemFailedError(f"audfprint is not installed ({error}); pip install 'confp-jax[evaluate]'") from error
+        raise SystemFailedError(
+            f"audfprint is not installed ({error}); pip install 'confp-jax[evaluate]'"
+        ) from error
     if shutil.which("ffmpeg") is None:
         raise SystemFailedError("audfprint reads audio through ffmpeg, which is not installed")
     return audfprint2

@@ -1,7 +1,8 @@
 """A command with a limit of time, and what it cost.
 
-Peak memory is the kernel's figure for the command and what it started and waited for. A process inherits the figure of the one
-that starts it, which here may hold gigabytes: so a small interpreter that runs this very file stands in between.
+Peak memory is the kernel's figure for the command and what it started and waited for. A process
+inherits the figure of the one that starts it, which here may hold gigabytes: so a small
+interpreter that runs this very file stands in between.
 """
 
 import contextlib
@@ -46,16 +47,23 @@ class Ran:
 
 
 class Grows(NamedTuple):
-    """A file that a command writes to as it goes on: one that does not grow for so long means that it hangs."""
+    """A file that a command writes to as it goes on: one that does not grow for so long means that
+    it hangs.
+    """
 
     path: pathlib.Path
     within_s: float
 
 
 def run_bounded(
-    argv: Sequence[str], *, limit_s: float, environment: dict[str, str] | None = None, grows: Grows | None = None
+    argv: Sequence[str],
+    *,
+    limit_s: float,
+    environment: dict[str, str] | None = None,
+    grows: Grows | None = None,
 ) -> Ran:
-    """Runs a command without a shell; at the limit, or where it hangs, it is killed with all that it started.
+    """Runs a command without a shell; at the limit, or where it hangs, it is killed with all that
+    it started.
 
     Raises:
       FileNotFoundError: there is no such program.
@@ -66,7 +74,12 @@ def run_bounded(
         with open(out, "wb") as stdout, open(err, "wb") as stderr:
             launcher = [sys.executable, "-I", "-S", __file__, str(report), *argv]
             child = subprocess.Popen(  # noqa: S603 (an argument list, no shell)
-                launcher, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True, env=environment
+                launcher,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+                env=environment,
             )
             try:
                 _wait(child, limit_s, grows)

@@ -1,4 +1,6 @@
-"""Chromaprint (`fpcalc`), matched by bit errors at every alignment: AcoustID's own server matches whole tracks only."""
+"""Chromaprint (`fpcalc`), matched by bit errors at every alignment: AcoustID's own server matches
+whole tracks only.
+"""
 
 import dataclasses
 import json
@@ -10,9 +12,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float64, UInt32
 
-from confp_jax.evaluation.systems.protocol import NUM_FOUND, Answer, Found, QueryError, SystemFailedError, answers
+from confp_jax.evaluation.systems.protocol import (
+    NUM_FOUND,
+    Answer,
+    Found,
+    QueryError,
+    SystemFailedError,
+    answers,
+)
 
-_ITEM_S = 1365 / 11_025  # between items: a frame of 4,096 samples at 11,025 Hz overlaps the next by two thirds
+_ITEM_S = (
+    1365 / 11_025
+)  # between items: a frame of 4,096 samples at 11,025 Hz overlaps the next by two thirds
 _LONGEST_S = 36_000
 _BITS = 32
 
@@ -42,9 +53,14 @@ class Chromaprint:
 
 
 def best_alignments(
-    query: UInt32[np.ndarray, " q"], items: UInt32[np.ndarray, " n"], ends: np.ndarray, names: np.ndarray
+    query: UInt32[np.ndarray, " q"],
+    items: UInt32[np.ndarray, " n"],
+    ends: np.ndarray,
+    names: np.ndarray,
 ) -> list[Found]:
-    """The best place of every track that the whole query lies in, best first; `ends` are the tracks' ends in `items`."""
+    """The best place of every track that the whole query lies in, best first; `ends` are the
+    tracks' ends in `items`.
+    """
     if not len(query) or len(items) < len(query):
         return []
     equal = 1 - bit_errors(query, items) / (_BITS * len(query))
@@ -58,19 +74,31 @@ def best_alignments(
     return sorted(found, key=lambda one: -one.score)[:NUM_FOUND]
 
 
-def bit_errors(query: UInt32[np.ndarray, " q"], items: UInt32[np.ndarray, " n"]) -> Float64[np.ndarray, " a"]:
+def bit_errors(
+    query: UInt32[np.ndarray, " q"], items: UInt32[np.ndarray, " n"]
+) -> Float64[np.ndarray, " a"]:
     """Bits that differ at each of the n - q + 1 alignments."""
     num = len(items) - len(query) + 1
-    return sum((np.bitwise_count(items[i : i + num] ^ item).astype(np.float64) for i, item in enumerate(query)), np.zeros(num))
+    return sum(
+        (
+            np.bitwise_count(items[i : i + num] ^ item).astype(np.float64)
+            for i, item in enumerate(query)
+        ),
+        np.zeros(num),
+    )
 
 
 def raw_items(file: pathlib.Path) -> UInt32[np.ndarray, " n"]:
     """The 32-bit items of a file, about 8 a second; none where it is too short for one."""
     if shutil.which("fpcalc") is None:
-        raise SystemFailedError("fpcalc is not installed; it is in Debian's libchromaprint-tools, or at acoustid.org/chromaprint")
+        raise SystemFailedError(
+            "fpcalc is not installed; it is in Debian's libchromaprint-tools, or at "
+            "acoustid.org/chromaprint"
+        )
     command = ["fpcalc", "-raw", "-json", "-length", str(_LONGEST_S), str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    # Its status is no measure: it complains about the last frame of many a whole file, and has fingerprinted it all.
+    # Its status is no measure: it complains about the last frame of many a whole file, and has
+    # fingerprinted it all.
     try:
         return np.array(json.loads(done.stdout)["fingerprint"], np.uint32)
     except (ValueError, KeyError) as error:

@@ -7,7 +7,14 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from confp_jax.evaluation.systems.bounded import run_bounded
-from confp_jax.evaluation.systems.protocol import NUM_FOUND, Answer, Found, QueryError, SystemFailedError, answers
+from confp_jax.evaluation.systems.protocol import (
+    NUM_FOUND,
+    Answer,
+    Found,
+    QueryError,
+    SystemFailedError,
+    answers,
+)
 from confp_jax.typed_config import ConfigError
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -19,22 +26,28 @@ _MAX_TROUBLES = 3  # one after the other: then the rest of the queries is not tr
 class CommandConfig:
     """A program by its command lines.
 
-    `index` may name {folder} (its own, to write in) and {files} (all), {file} (then it runs once a file) or {list} (a text
-    file with a path a line); `query` names {folder} and {query}. `answer` is a regular expression, searched for in each line of
-    what `query` prints, best first, with the groups `track` (a path or a name), `offset` (s, optional) and `score` (optional).
+    `index` may name {folder} (its own, to write in) and {files} (all), {file} (then it runs once a
+    file) or {list} (a text file with a path a line); `query` names {folder} and {query}. `answer`
+    is a regular expression, searched for in each line of what `query` prints, best first, with the
+    groups `track` (a path or a name), `offset` (s, optional) and `score` (optional).
     """
 
     name: str = ""
     index: str = ""
     query: str = ""
-    answer: str = r"^(?P<track>[^,\t]+)[,\t]\s*(?P<offset>[-+.\deE]+)(?:[,\t]\s*(?P<score>[-+.\deE]+))?"
+    answer: str = (
+        r"^(?P<track>[^,\t]+)[,\t]\s*(?P<offset>[-+.\deE]+)(?:[,\t]\s*(?P<score>[-+.\deE]+))?"
+    )
 
     def check(self) -> None:
         """Raises ConfigError for a template that cannot work."""
         for field, known in _KNOWN.items():
             unknown = set(_PLACEHOLDER.findall(getattr(self, field))) - known
             if unknown:
-                raise ConfigError(f"command.{field} has {unknown}; known: {', '.join(sorted(f'{{{name}}}' for name in known))}")
+                raise ConfigError(
+                    f"command.{field} has {unknown}; known: "
+                    f"{', '.join(sorted(f'{{{name}}}' for name in known))}"
+                )
         if not self.name or "{query}" not in self.query:
             raise ConfigError("command needs a name, and a query line with {query} in it")
         try:
@@ -63,7 +76,9 @@ class External:
         values = {"folder": str(self.folder), "list": str(listed)}
         one_by_one = "{file}" in self.command.index
         for file in files if one_by_one else [None]:
-            argv = arguments(self.command.index, values | ({"file": str(file)} if file else {}), files)
+            argv = arguments(
+                self.command.index, values | ({"file": str(file)} if file else {}), files
+            )
             trouble = _run(argv, self.index_limit_s).trouble
             if trouble:
                 raise SystemFailedError(f"{argv[0]} (index): {trouble}")
@@ -74,10 +89,15 @@ class External:
 
         def answer(file: pathlib.Path) -> list[Found]:
             nonlocal troubles
-            ran = _run(arguments(self.command.query, {"folder": str(self.folder), "query": str(file)}), self.query_limit_s)
+            ran = _run(
+                arguments(self.command.query, {"folder": str(self.folder), "query": str(file)}),
+                self.query_limit_s,
+            )
             troubles = troubles + 1 if ran.trouble else 0
             if troubles >= _MAX_TROUBLES:
-                raise SystemFailedError(f"{_MAX_TROUBLES} queries one after the other failed; the last: {ran.trouble}")
+                raise SystemFailedError(
+                    f"{_MAX_TROUBLES} queries one after the other failed; the last: {ran.trouble}"
+                )
             if ran.trouble:
                 raise QueryError(ran.trouble)
             return parse_answer(ran.stdout, self.command.answer)
@@ -85,8 +105,12 @@ class External:
         return answers(files, answer)
 
 
-def arguments(template: str, values: Mapping[str, str], files: Sequence[pathlib.Path] = ()) -> list[str]:
-    """The argument list: split as a shell splits, then filled in, so that a space or a `;` in a path stays what it is."""
+def arguments(
+    template: str, values: Mapping[str, str], files: Sequence[pathlib.Path] = ()
+) -> list[str]:
+    """The argument list: split as a shell splits, then filled in, so that a space or a `;` in a
+    path stays what it is.
+    """
     out = []
     for word in shlex.split(template):
         if word == "{files}":
@@ -111,9 +135,14 @@ def parse_answer(text: str, pattern: str) -> list[Found]:
         track = pathlib.PurePath(groups["track"].strip()).name
         track = track.removesuffix(".wav")
         try:
-            offset_s, score = float(groups.get("offset") or "nan"), float(groups.get("score") or -len(best))
+            offset_s, score = (
+                float(groups.get("offset") or "nan"),
+                float(groups.get("score") or -len(best)),
+            )
         except ValueError as error:
-            raise QueryError(f"its line {line!r} holds no number where command.answer has one ({error})") from error
+            raise QueryError(
+                f"its line {line!r} holds no number where command.answer has one ({error})"
+            ) from error
         best.setdefault(track, Found(track, offset_s, score))
     return list(best.values())[:NUM_FOUND]
 
@@ -122,4 +151,6 @@ def _run(argv: Sequence[str], limit_s: float):
     try:
         return run_bounded(argv, limit_s=limit_s)
     except FileNotFoundError as error:
-        raise SystemFailedError(f"{argv[0]} is not installed, or not to be found by this name ({error})") from error
+        raise SystemFailedError(
+            f"{argv[0]} is not installed, or not to be found by this name ({error})"
+        ) from error

@@ -4,7 +4,13 @@ import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from confp_jax.evaluation.systems.protocol import Answer, Found, QueryError, SystemFailedError, answers
+from confp_jax.evaluation.systems.protocol import (
+    Answer,
+    Found,
+    QueryError,
+    SystemFailedError,
+    answers,
+)
 from confp_jax.library.add import add_paths
 from confp_jax.library.open import open_database, open_or_create
 from confp_jax.library.searcher import Searcher
@@ -23,7 +29,8 @@ class Ours:
         failed = [added for added in add_paths(database, embedder, files) if added.error]
         if failed:
             raise SystemFailedError(
-                f"{len(failed)} of {len(files)} files were not added; first {failed[0].path}: {failed[0].error}"
+                f"{len(failed)} of {len(files)} files were not added; first {failed[0].path}: "
+                f"{failed[0].error}"
             )
 
     def query(self, files: Sequence[pathlib.Path]) -> Iterator[Answer]:
@@ -34,6 +41,9 @@ class Ours:
             told = searcher.identify_file(file)
             if told.error:
                 raise QueryError(told.error)
-            return [Found(m.track, m.offset_s - m.tempo * m.query_offset_s, m.confidence) for m in told.matches]
+            return [
+                Found(m.track, m.offset_s - m.tempo * m.query_offset_s, m.confidence)
+                for m in told.matches
+            ]
 
         return answers(files, answer)

@@ -10,7 +10,10 @@ NUM_FOUND = 5  # results that are asked of a system: top-1 and top-5
 
 
 class SystemFailedError(Exception):
-    """A system that cannot take part: not installed, crashed, too slow. The message says why and what to do."""
+    """A system that cannot take part: not installed, crashed, too slow.
+
+    The message says why and what to do.
+    """
 
 
 class QueryError(Exception):
@@ -19,7 +22,10 @@ class QueryError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A result: the indexed file's name without its ending, and where in it the query begins. A greater score is surer."""
+    """A result: the indexed file's name without its ending, and where in it the query begins.
+
+    A greater score is surer.
+    """
 
     track: str
     offset_s: float
@@ -36,7 +42,10 @@ class Answer:
 
 
 class System(Protocol):
-    """A fingerprinter with a folder for its index. `query` may run in another process than `index`, after it."""
+    """A fingerprinter with a folder for its index.
+
+    `query` may run in another process than `index`, after it.
+    """
 
     def index(self, files: Sequence[pathlib.Path]) -> None:
         """Makes the index of WAV files in the folder that the system was made with."""
@@ -45,7 +54,9 @@ class System(Protocol):
         """An answer a file, in their order."""
 
 
-def answers(files: Sequence[pathlib.Path], answer: Callable[[pathlib.Path], Sequence[Found]]) -> Iterator[Answer]:
+def answers(
+    files: Sequence[pathlib.Path], answer: Callable[[pathlib.Path], Sequence[Found]]
+) -> Iterator[Answer]:
     """Every file's answer with the time it took, a `QueryError` noted."""
     for file in files:
         began = time.perf_counter()

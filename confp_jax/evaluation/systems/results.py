@@ -1,4 +1,6 @@
-"""Systems measured: the index's clips and every condition's queries as WAV files, and what each system answered."""
+"""Systems measured: the index's clips and every condition's queries as WAV files, and what each
+system answered.
+"""
 
 import dataclasses
 import functools
@@ -18,7 +20,13 @@ from confp_jax.evaluation.measure.query_sets import QuerySet, dataset_id, spread
 from confp_jax.evaluation.measure.summary import Share
 from confp_jax.evaluation.report.export import query_id, read_pexeso
 from confp_jax.evaluation.systems.protocol import Answer, SystemFailedError
-from confp_jax.evaluation.systems.runner import ConditionAnswers, Contender, IndexCost, system_version, write_wav
+from confp_jax.evaluation.systems.runner import (
+    ConditionAnswers,
+    Contender,
+    IndexCost,
+    system_version,
+    write_wav,
+)
 from confp_jax.evaluation.systems.worker import SystemSpec
 from confp_jax.metrics import EXACT_S, NEAR_S, bootstrap_interval, wilson_interval
 
@@ -49,7 +57,8 @@ class SystemRow:
 class Truth:
     """Of a query: the track that it is of, and where in its indexed clip the query begins.
 
-    A system that knows nothing of tempo tells the start of a window with the query's middle: `window_s` is as right.
+    A system that knows nothing of tempo tells the start of a window with the query's middle:
+    `window_s` is as right.
     """
 
     track_id: int
@@ -91,11 +100,17 @@ class SystemRun:
 
     def query_files(self, condition: str) -> list[pathlib.Path]:
         """The queries of a condition, named by set, condition and row."""
-        folder = self.wav_dir / f"{self.queries.name}-{dataset_id(self.queries.folder, [condition])}"
+        folder = (
+            self.wav_dir / f"{self.queries.name}-{dataset_id(self.queries.folder, [condition])}"
+        )
         source = ClipSource(self.queries.folder, condition)
         rate_hz = source.summary.sample_rate_hz
         return [
-            _written(folder / f"{query_id(self.queries, condition, row)}.wav", source[row].samples, rate_hz)
+            _written(
+                folder / f"{query_id(self.queries, condition, row)}.wav",
+                source[row].samples,
+                rate_hz,
+            )
             for row in self.rows(condition)
         ]
 
@@ -118,7 +133,8 @@ class SystemRun:
 def measure_systems(
     specs: Sequence[SystemSpec], run: SystemRun, versions: Mapping[str, str], console: Console
 ) -> tuple[list[SystemRow], list[dict[str, object]]]:
-    """Every system on every condition; one that fails has rows that say so, and one that hangs is asked no more.
+    """Every system on every condition; one that fails has rows that say so, and one that hangs is
+    asked no more.
 
     Args:
       versions: what decides the answers of each checkpoint.
@@ -129,34 +145,54 @@ def measure_systems(
     rows, told = [], []
     index_id = dataset_id(run.index, run.index_splits)
     for spec in specs:
-        contender = Contender.of(spec, run.cache, f"{index_id} {system_version(spec, versions.get(spec.checkpoint, ''))}")
+        contender = Contender.of(
+            spec, run.cache, f"{index_id} {system_version(spec, versions.get(spec.checkpoint, ''))}"
+        )
         try:
             console.print(f"{spec.name}: index")
             cost = contender.index(lambda: run.index_files)
         except SystemFailedError as error:
             console.print(f"[yellow]{error}[/yellow]", highlight=False)
-            rows += [SystemRow(spec.name, name, run.queries.length_s, trouble=str(error)) for name in run.queries.conditions]
+            rows += [
+                SystemRow(spec.name, name, run.queries.length_s, trouble=str(error))
+                for name in run.queries.conditions
+            ]
             continue
         hung = ""
         for name in run.queries.conditions:
             if hung:
-                rows.append(SystemRow(spec.name, name, run.queries.length_s, trouble=f"not asked: it hung in {hung}"))
+                rows.append(
+                    SystemRow(
+                        spec.name,
+                        name,
+                        run.queries.length_s,
+                        trouble=f"not asked: it hung in {hung}",
+                    )
+                )
                 continue
             console.print(f"{spec.name}: {name}")
             content = f"{dataset_id(run.queries.folder, [name])}-{run.most}"
             asked = contender.ask(name, content, functools.partial(run.query_files, name))
             if asked.failure:
-                console.print(f"[yellow]{spec.name}, {name}: {asked.failure}[/yellow]", highlight=False)
+                console.print(
+                    f"[yellow]{spec.name}, {name}: {asked.failure}[/yellow]", highlight=False
+                )
             hung = name if asked.hung else ""
             rows.append(system_row(spec.name, name, run, cost, asked))
             told += answer_rows(spec.name, name, run, asked)
     return rows, told
 
 
-def answer_rows(system: str, condition: str, run: SystemRun, asked: ConditionAnswers) -> list[dict[str, object]]:
-    """The first result of each query beside the truth; places are in the indexed clip, as the system was given it."""
+def answer_rows(
+    system: str, condition: str, run: SystemRun, asked: ConditionAnswers
+) -> list[dict[str, object]]:
+    """The first result of each query beside the truth; places are in the indexed clip, as the
+    system was given it.
+    """
     out: list[dict[str, object]] = []
-    for row, answer, truth in zip(run.rows(condition), asked.answers, run.truths(condition), strict=not asked.failure):
+    for row, answer, truth in zip(
+        run.rows(condition), asked.answers, run.truths(condition), strict=not asked.failure
+    ):
         first = answer.found[0] if answer.found else None
         out.append(
             {
@@ -166,7 +202,9 @@ def answer_rows(system: str, condition: str, run: SystemRun, asked: ConditionAns
                 "track_id": truth.track_id,
                 "start_s": round(truth.start_s, 4),
                 "found_track": first.track if first else "",
-                "found_s": round(first.offset_s, 4) if first and math.isfinite(first.offset_s) else None,
+                "found_s": round(first.offset_s, 4)
+                if first and math.isfinite(first.offset_s)
+                else None,
                 "score": first.score if first else None,
                 "elapsed_ms": round(1000 * answer.elapsed_s, 2),
                 "error": answer.error,
@@ -176,7 +214,8 @@ def answer_rows(system: str, condition: str, run: SystemRun, asked: ConditionAns
 
 
 def imported_rows(name: str, path: pathlib.Path, run: SystemRun) -> list[SystemRow]:
-    """What another program matched, from its file in Pexeso's format; time and memory are not in it.
+    """What another program matched, from its file in Pexeso's format; time and memory are not in
+    it.
 
     Raises:
       DatasetError: it cannot be read, or none of its queries is one of these.
@@ -186,16 +225,21 @@ def imported_rows(name: str, path: pathlib.Path, run: SystemRun) -> list[SystemR
         names = [query_id(run.queries, condition, row) for row in run.rows(condition)]
         num_known += sum(one in matched for one in names)
         answers = tuple(Answer(tuple(matched.get(one, ())), 0.0) for one in names)
-        rows.append(system_row(name, condition, run, IndexCost(0.0, 0, 0), ConditionAnswers(answers, 0)))
+        rows.append(
+            system_row(name, condition, run, IndexCost(0.0, 0, 0), ConditionAnswers(answers, 0))
+        )
     if not num_known:
         raise DatasetError(
-            f"{path}: none of its {len(matched)} query_ids is a query of {run.queries.folder}; they are the names of the files "
+            f"{path}: none of its {len(matched)} query_ids is a query of {run.queries.folder}; "
+            "they are the names of the files "
             "in wav_dir without their ending"
         )
     return rows
 
 
-def system_row(system: str, condition: str, run: SystemRun, cost: IndexCost, asked: ConditionAnswers) -> SystemRow:
+def system_row(
+    system: str, condition: str, run: SystemRun, cost: IndexCost, asked: ConditionAnswers
+) -> SystemRow:
     """Answers beside the truth."""
     if asked.failure:
         return SystemRow(system, condition, run.queries.length_s, trouble=asked.failure)
@@ -204,7 +248,10 @@ def system_row(system: str, condition: str, run: SystemRun, cost: IndexCost, ask
     first = np.array([_hit(a, t, k=1) for a, t in zip(asked.answers, truths, strict=True)])
     five = np.array([_hit(a, t, k=5) for a, t in zip(asked.answers, truths, strict=True)])
     right = ~np.isnan(first)
-    mean, times_ms = float(right.mean()), np.array([1000 * answer.elapsed_s for answer in asked.answers])
+    mean, times_ms = (
+        float(right.mean()),
+        np.array([1000 * answer.elapsed_s for answer in asked.answers]),
+    )
     interval = bootstrap_interval(right, tracks, num_bootstraps=run.num_bootstraps, seed=run.seed)
     errors = [answer.error for answer in asked.answers if answer.error]
     return SystemRow(
@@ -228,7 +275,9 @@ def system_row(system: str, condition: str, run: SystemRun, cost: IndexCost, ask
 
 
 def _hit(answer: Answer, truth: Truth, *, k: int) -> float:
-    """How far off the place is where the right track is among the first k, infinity where no place was told; NaN: it is not."""
+    """How far off the place is where the right track is among the first k, infinity where no place
+    was told; NaN: it is not.
+    """
     for found in answer.found[:k]:
         if found.track == str(truth.track_id):
             error_s = min(abs(found.offset_s - truth.start_s), abs(found.offset_s - truth.window_s))
@@ -237,4 +286,8 @@ def _hit(answer: Answer, truth: Truth, *, k: int) -> float:
 
 
 def _written(path: pathlib.Path, samples: np.ndarray, sample_rate_hz: int) -> pathlib.Path:
-    return path if path.is_file() else write_whole(path, lambda file: write_wav(file, samples, sample_rate_hz))
+    return (
+        path
+        if path.is_file()
+        else write_whole(path, lambda file: write_wav(file, samples, sample_rate_hz))
+    )

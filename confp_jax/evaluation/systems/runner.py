@@ -1,4 +1,6 @@
-"""Runs systems: the same WAV files to each, its index once, every condition by itself, all bounded and kept."""
+"""Runs systems: the same WAV files to each, its index once, every condition by itself, all bounded
+and kept.
+"""
 
 import dataclasses
 import hashlib
@@ -71,13 +73,17 @@ class Contender:
         own.mkdir(parents=True)
         ran = _work(self.spec, "index", own, files(), limit_s=_START_S + self.spec.index_limit_s)
         if ran.trouble:
-            raise SystemFailedError(f"{self.spec.name}, making the index: {_reason(ran.trouble, ran.stderr)}")
+            raise SystemFailedError(
+                f"{self.spec.name}, making the index: {_reason(ran.trouble, ran.stderr)}"
+            )
         num_bytes = sum(path.stat().st_size for path in own.rglob("*") if path.is_file())
         cost = IndexCost(round(ran.wall_s, 3), ran.peak_bytes, num_bytes)
         write_json(told, dataclasses.asdict(cost))
         return cost
 
-    def ask(self, name: str, content: str, files: Callable[[], Sequence[pathlib.Path]]) -> ConditionAnswers:
+    def ask(
+        self, name: str, content: str, files: Callable[[], Sequence[pathlib.Path]]
+    ) -> ConditionAnswers:
         """The answers to a condition; kept, unless it failed."""
         kept = self.folder / f"{name}-{content}.json"
         if kept.is_file():
@@ -86,11 +92,18 @@ class Contender:
         with tempfile.TemporaryDirectory() as scratch:
             out = pathlib.Path(scratch) / "answers.jsonl"
             limit_s = _START_S + self.spec.query_limit_s * len(queries)
-            ran = _work(self.spec, "query", self.folder / "index", queries, limit_s=limit_s, answers=out)
+            ran = _work(
+                self.spec, "query", self.folder / "index", queries, limit_s=limit_s, answers=out
+            )
             lines = out.read_text().splitlines() if out.is_file() else []
         if ran.trouble:
             done = f"after {len(lines)} of {len(queries)} queries"
-            return ConditionAnswers((), ran.peak_bytes, f"{done}: {_reason(ran.trouble, ran.stderr)}", ran.status is None)
+            return ConditionAnswers(
+                (),
+                ran.peak_bytes,
+                f"{done}: {_reason(ran.trouble, ran.stderr)}",
+                ran.status is None,
+            )
         values = {"answers": [json.loads(line) for line in lines], "peak_bytes": ran.peak_bytes}
         write_json(kept, values)
         return _from_json(values)
@@ -112,8 +125,14 @@ def system_version(spec: SystemSpec, model_version: str) -> str:
             return "not installed"
     if spec.kind == OURS:
         return model_version
-    words = sorted({word for line in (spec.command.index, spec.command.query) for word in shlex.split(line)})
-    files = [path for path in (pathlib.Path(shutil.which(word) or word) for word in words) if path.is_file()]
+    words = sorted(
+        {word for line in (spec.command.index, spec.command.query) for word in shlex.split(line)}
+    )
+    files = [
+        path
+        for path in (pathlib.Path(shutil.which(word) or word) for word in words)
+        if path.is_file()
+    ]
     return "; ".join(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
 
 
@@ -126,10 +145,23 @@ def write_wav(file: str | BinaryIO, samples: Int16[np.ndarray, " n"], sample_rat
         out.writeframes(np.ascontiguousarray(samples, "<i2").tobytes())
 
 
-def _work(spec: SystemSpec, step: str, folder: pathlib.Path, files: Sequence[pathlib.Path], *, limit_s: float, answers=None):
+def _work(
+    spec: SystemSpec,
+    step: str,
+    folder: pathlib.Path,
+    files: Sequence[pathlib.Path],
+    *,
+    limit_s: float,
+    answers=None,
+):
     with tempfile.TemporaryDirectory() as scratch:
         job = pathlib.Path(scratch) / "job.json"
-        values = {"system": dataclasses.asdict(spec), "step": step, "folder": str(folder.resolve()), "answers": str(answers)}
+        values = {
+            "system": dataclasses.asdict(spec),
+            "step": step,
+            "folder": str(folder.resolve()),
+            "answers": str(answers),
+        }
         job.write_text(json.dumps(values | {"files": [str(file.resolve()) for file in files]}))
         silent_s = _START_S + spec.query_limit_s
         return run_bounded(
@@ -147,6 +179,7 @@ def _reason(trouble: str, stderr: str) -> str:
 
 def _from_json(values: Mapping) -> ConditionAnswers:
     answers = tuple(
-        Answer(tuple(Found(**found) for found in one["found"]), one["elapsed_s"], one["error"]) for one in values["answers"]
+        Answer(tuple(Found(**found) for found in one["found"]), one["elapsed_s"], one["error"])
+        for one in values["answers"]
     )
     return ConditionAnswers(answers, values["peak_bytes"])

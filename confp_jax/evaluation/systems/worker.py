@@ -36,7 +36,9 @@ class SystemSpec:
 
 
 def make_system(spec: SystemSpec, folder: pathlib.Path) -> System:
-    """The system with its index in `folder`. Only this one is imported: another's memory would be counted as its."""
+    """The system with its index in `folder`. Only this one is imported: another's memory would be
+    counted as its.
+    """
     if spec.kind == OURS:
         from confp_jax.evaluation.systems.ours import Ours
 
