@@ -125,10 +125,8 @@ def upgrade(file: pathlib.Path) -> None:
             connection.execute(statement)
         connection.executemany("INSERT INTO shards VALUES (?, ?, ?, ?)", sums)
         columns = "id, name, path, sha256, duration_s, shard, first_row, num_rows, added_at"
-        connection.executemany(
-            f"INSERT INTO tracks ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            tracks,  # noqa: S608
-        )
+        insert = f"INSERT INTO tracks ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+        connection.executemany(insert, tracks)
         for key, value in (("format", str(FORMAT)), ("precision", "float16")):
             put_setting(connection, key, value)
     with connect(file) as connection:

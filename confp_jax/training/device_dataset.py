@@ -47,7 +47,7 @@ def load_resident(config: TrainConfig, mesh: jax.sharding.Mesh) -> Resident:
     )
     everywhere = NamedSharding(mesh, PartitionSpec())
 
-    def place(part: np.ndarray) -> jax.Array:
+    def place(part: Any) -> jax.Array:
         return jax.make_array_from_callback(part.shape, everywhere, lambda index: part[index])
 
     return Resident(audio, None if sounds is None else Sounds(*map(place, sounds)))
