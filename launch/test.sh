@@ -3,7 +3,7 @@
 set -euo pipefail
 # shellcheck source=launch/setup.sh
 source "$(dirname "$0")/setup.sh"
-setup prepare,evaluate,faiss,parquet,milvus,serve,dev
+setup prepare,evaluate,faiss,parquet,milvus,serve,docs,dev
 # Two workers fill two cores only with one BLAS thread each.
 export OPENBLAS_NUM_THREADS=1
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu} # also where libtpu is installed and there is no TPU
