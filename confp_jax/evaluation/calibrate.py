@@ -10,9 +10,12 @@ and as a part of a long recording is, in random databases of every size that hol
 it is unknown is the same search with its track passed over.
 """
 
+import collections
 import dataclasses
 import itertools
+import math
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 from absl import flags
@@ -31,11 +34,16 @@ from confp_jax.evaluation.measure.indexed_dataset import (
     embed_reference,
 )
 from confp_jax.fingerprint.embedder import SHORTEST_S, Embedder, UnknownModelError, load_encoder
-from confp_jax.matching.decision import FEATURES, Decision, features, fit_logistic, fit_tail
+from confp_jax.matching.decision import Decision, features, fit_logistic, fit_tail
 from confp_jax.matching.ranking import rank, rank_with_and_without
-from confp_jax.matching.searchable import some_tracks
+from confp_jax.matching.searchable import Reference, some_tracks
 from confp_jax.model.weights import CheckpointError
 from confp_jax.typed_config import ConfigError, from_mapping
+
+_SHARED_WINDOWS = 33  # 10 s: so much of a track is compared with the others at once
+# By so much, over the root of the dimensions, the mean cosine of a shared recording exceeds its
+# rivals' in two blocks; that of other music does so in one at most.
+_SHARED_MARGIN = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,13 +139,18 @@ def calibrate(config: CalibrationConfig, console: Console) -> Decision:
         for length in range(len(config.lengths_s))
         for size in range(len(sizes))
     ]
+    sharing = {
+        searched.number(track_id): tracks_that_share(searched.reference, searched.number(track_id))
+        for track_id in progress(sorted(wanted), "shared recordings", console=console)
+    }
+    names = feature_names(embedder)
     fitted: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = {}
     for kind, length, size in progress(cells, "searching", console=console):
         if kind and not has_more(excerpts[length]):
             fitted[kind, length, size] = fitted[0, length, size]  # the same queries
         else:
             fitted[kind, length, size] = fit_cell(
-                search_all(kinds[kind][length], searched, sizes[size], rng)
+                search_all(kinds[kind][length], searched, sizes[size], rng, sharing, names)
             )
     shape = len(kinds), len(config.lengths_s), len(sizes)
     weights = np.array([fitted[cell][0] for cell in cells]).reshape(*shape, -1)
@@ -148,7 +161,7 @@ def calibrate(config: CalibrationConfig, console: Console) -> Decision:
         weights,
         tails,
         identity=embedder.identity,
-        features=FEATURES,
+        features=names,
     )
 
 
@@ -212,26 +225,62 @@ def has_more(excerpts: list[Excerpt]) -> bool:
     )
 
 
+def feature_names(embedder: Embedder) -> tuple[str, ...]:
+    """Returns what tells most of an encoder's matches: with a projection the prominence alone."""
+    if embedder.config.encoder.has_projection:
+        return ("tempo", "prominence")
+    return ("score", "margin", "tempo")
+
+
+def tracks_that_share(reference: Reference, track: int) -> set[int]:
+    """Returns the other tracks that hold some of the same recording as this one.
+
+    An excerpt of it whose own track is passed over is rightly answered with them: it must not count
+    as a false alarm, nor as a miss.
+    """
+    query, found = reference.query_of(track), collections.Counter()
+    starts = range(0, len(query.vectors), _SHARED_WINDOWS)
+    least = _SHARED_MARGIN / math.sqrt(query.vectors.shape[1])
+    for first in starts:
+        block = query.part(first, first + _SHARED_WINDOWS).plain()
+        ranking = rank(block, reference, without=track)
+        if len(ranking.tracks) and ranking.scores[0] - ranking.field > least:
+            found[int(ranking.tracks[0])] += 1
+    return {other for other, times in found.items() if times >= min(2, len(starts))}
+
+
 def search_all(
-    excerpts: list[Excerpt], searched: EvaluationReference, size: int, rng: np.random.Generator
+    excerpts: list[Excerpt],
+    searched: EvaluationReference,
+    size: int,
+    rng: np.random.Generator,
+    sharing: Mapping[int, set[int]],
+    names: tuple[str, ...],
 ) -> Outcomes:
-    """Every excerpt in a database of `size` tracks with its own among them, and in one without it."""
+    """Searches every excerpt in a database of `size` tracks with its own among them, and in one
+    without it.
+    """
     known, right, unknown = [], [], []
     for excerpt in excerpts:
         own, reference = searched.number(excerpt.track_id), searched.reference
         others = rng.permutation(np.delete(np.arange(len(searched.track_ids)), own))[
             : size - 1 if size > 1 else 1
         ]
+        same = {own, *sharing[own]}
         if size < len(searched.track_ids):
+            same = {place for place, track in enumerate([own, *others]) if int(track) in same}
             reference, own = some_tracks(reference, [own, *others]), 0
         with_own, without = rank_with_and_without(excerpt.fingerprints, reference, own)
-        if size == 1:  # the own track alone; a stranger alone
+        if size == 1:  # the own track alone; another one alone
             with_own = rank(excerpt.fingerprints, some_tracks(reference, [own]))
-        known.append(features(with_own))
-        right.append(bool(len(with_own.tracks)) and with_own.tracks[0] == own)
-        unknown.append(features(without))
+        if len(with_own.tracks):
+            known.append(features(with_own, names=names))
+            right.append(int(with_own.tracks[0]) in same)
+        if len(without.tracks) and int(without.tracks[0]) not in same:
+            unknown.append(features(without, names=names))
+    none = np.zeros((0, len(names)))
     return Outcomes(
-        np.concatenate(known), np.array(right)[[len(f) > 0 for f in known]], np.concatenate(unknown)
+        np.concatenate([none, *known]), np.array(right, bool), np.concatenate([none, *unknown])
     )
 
 

@@ -24,7 +24,7 @@ from jaxtyping import Float64
 from confp_jax.matching.ranking import Ranking
 
 VERSION = 4
-FEATURES = ("score", "margin", "tempo", "separation")
+FEATURES = ("score", "margin", "tempo", "prominence")
 _GUESSED_FEATURES = ("score", "margin", "tempo")  # of a checkpoint that nobody has calibrated
 TAIL_SHARE = 0.05  # of the unknown queries lie beyond the tail's start
 FALSE_ALARM_RATE = 0.001
@@ -195,9 +195,9 @@ def features(
     """Returns the named FEATURES of the first `first` matches.
 
     score: the match's. margin: its excess over the field of rivals, the mean of the ten tracks
-      after the second, which may be
-    the same recording once more. tempo: how far it is from the original's, |ln tempo|. separation: the same in
-    deviations of all rivals that were scored.
+      after the second, which may be the same recording once more. tempo: how far it is from the
+      original's, |ln tempo|. prominence: by how many of the rivals' deviations its evidence stands
+      out (`Ranking.prominence`).
     """
     score = ranking.scores[:first].astype(np.float64)
     margin = score - ranking.field
@@ -205,7 +205,7 @@ def features(
         "score": score,
         "margin": margin,
         "tempo": np.abs(np.log(ranking.tempos[:first])),
-        "separation": ranking.separation(first),
+        "prominence": ranking.prominence(first),
     }
     return np.stack([values[name] for name in names], axis=1)
 

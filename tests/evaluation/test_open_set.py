@@ -2,6 +2,7 @@
 a real small set.
 """
 
+import collections
 import dataclasses
 import json
 import pathlib
@@ -21,6 +22,7 @@ from confp_jax.evaluation.calibrate import (
     calibrate,
     fit_cell,
     search_all,
+    tracks_that_share,
 )
 from confp_jax.evaluation.measure.indexed_dataset import (
     EvaluationReference,
@@ -74,7 +76,9 @@ def excerpts(searched) -> list[Excerpt]:
 
 @pytest.fixture(scope="module")
 def decision(searched, excerpts) -> Decision:
-    outcomes = search_all(excerpts, searched, 40, np.random.default_rng(2))
+    outcomes = search_all(
+        excerpts, searched, 40, np.random.default_rng(2), collections.defaultdict(set), FEATURES
+    )
     weights, tail = fit_cell(outcomes)
     return Decision(
         (3.0,),
@@ -83,6 +87,29 @@ def decision(searched, excerpts) -> Decision:
         np.tile(tail, (2, 1, 1, 1)),
         features=FEATURES,
     )
+
+
+def test_a_recording_that_is_there_twice_is_no_false_alarm(searched, excerpts):
+    """Track 3 once more, with noise: excerpts of either are rightly answered with the other."""
+    rng = np.random.default_rng(3)
+    parts = [
+        (track.name, searched.reference.rows_of(i))
+        for i, track in enumerate(searched.reference.snapshot.tracks)
+    ]
+    copy = parts[3][1] + 0.3 * unit_rows(rng, 12)
+    parts.append(("90", copy / np.linalg.norm(copy, axis=1, keepdims=True)))
+    twice = EvaluationReference(
+        make_reference(parts, hop_s=0.3, segment_s=3.0, exact=True),
+        np.arange(10, 92, 2),
+        np.zeros(41),
+    )
+    sharing = {track: tracks_that_share(twice.reference, track) for track in range(41)}
+    assert {track: others for track, others in sharing.items() if others} == {3: {40}, 40: {3}}
+    own = [
+        excerpt for excerpt in excerpts if excerpt.track_id == 16 and excerpt.condition == "clean"
+    ]
+    outcomes = search_all(own, twice, 41, rng, sharing, FEATURES)
+    assert len(own) and outcomes.right.all() and not len(outcomes.unknown)
 
 
 def test_measured_against_plain_loops(searched, excerpts, decision):

@@ -33,7 +33,7 @@ def ranking_of(scores: list[float], tempos: list[float] | None = None) -> Rankin
         np.array(scores, np.float32),
         np.zeros(num),
         tempo,
-        np.zeros((num, 1), np.float32),
+        np.array(scores, np.float32)[:, None],
     )
 
 
@@ -75,12 +75,26 @@ class TestLogistic:
 class TestFeatures:
     def test_the_field_is_the_ten_after_the_next(self):
         scores = [0.9, 0.8, *np.linspace(0.6, 0.5, 10), 0.1]
-        rivals = np.array(scores[2:])
         (first,) = features(ranking_of(scores, [1.1] + [1.0] * 12))
-        separations = [(score - rivals.mean()) / (rivals.std() + 0.01) for score in scores[:2]]
-        assert first == pytest.approx([0.9, 0.9 - 0.55, np.log(1.1), separations[0]], abs=1e-5)
+        # One window: its evidence is its cosine without 0.08, the score here; the rivals' deviation
+        # is as sure as two more rivals of the usual one.
+        evidence = np.maximum(np.array(scores) - 0.08, 0)
+        rivals = evidence[2:]
+        deviation = np.sqrt((np.square(rivals - rivals.mean()).sum() + 2 * 0.025**2) / 13)
+        prominences = (evidence - rivals.mean()) / deviation
+        assert first == pytest.approx([0.9, 0.9 - 0.55, np.log(1.1), prominences[0]], abs=1e-5)
         second = features(ranking_of(scores), first=2)[1]
-        assert second == pytest.approx([0.8, 0.8 - 0.55, 0.0, separations[1]], abs=1e-5)
+        assert second == pytest.approx([0.8, 0.8 - 0.55, 0.0, prominences[1]], abs=1e-5)
+
+    def test_windows_that_agree_are_more_prominent_than_chance(self):
+        """The evidence of one window in four at 0.4 beats all four at the chance of 0.08."""
+        cosines = np.full((12, 4), 0.08, np.float32)
+        cosines[1:, 0] = 0.12
+        cosines[0, 3] = 0.4
+        ranking = dataclasses.replace(ranking_of(cosines.mean(axis=1)), cosines=cosines)
+        assert features(ranking, names=("prominence",))[0, 0] == pytest.approx(
+            (0.08 - 0.01) / np.sqrt(2 * 0.025**2 / 4 / 12), rel=1e-4
+        )
 
     def test_by_name(self):
         ranking = ranking_of([0.9, 0.8, 0.6, 0.5])
@@ -99,11 +113,16 @@ class TestFeatures:
     def test_the_same_recording_twice_does_not_lower_the_margin(self):
         field = [0.5] * 12
         once, twice = features(ranking_of([0.9, *field])), features(ranking_of([0.9, 0.9, *field]))
-        np.testing.assert_allclose(once, twice)
+        np.testing.assert_allclose(once[:, :3], twice[:, :3])
+        assert twice[0, 3] == pytest.approx(once[0, 3], rel=0.05), "one rival fewer"
 
     def test_nothing_was_found(self):
         assert features(ranking_of([]), first=5).shape == (0, len(FEATURES))
-        assert features(ranking_of([0.9, 0.4, 0.3]))[0, -1] == 0, "one rival tells no deviation"
+
+    @pytest.mark.parametrize("scores", [[0.9], [0.9, 0.9]])
+    def test_without_rivals_the_usual_deviation_is_taken(self, scores):
+        (first,) = features(ranking_of(scores), names=("prominence",))
+        assert first[0] == pytest.approx(0.82 / 0.025, rel=1e-4)
 
 
 class TestTail:
@@ -176,7 +195,7 @@ class TestTable:
         assert not load_decision(tmp_path, "abc").calibrated
 
     def test_a_decision_over_fewer_features_is_read(self, tmp_path):
-        """Those of before 2026-12 know no separation."""
+        """Those of before 2026-12 know no prominence."""
         old = a_decision(features=FEATURES[:3])
         old = dataclasses.replace(old, weights=old.weights[..., :4])
         (tmp_path / "decision.json").write_text(old.to_json())

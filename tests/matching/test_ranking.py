@@ -425,3 +425,16 @@ class TestDense:
         assert rank(query, reference).tracks[0] == 1
         deaf = dataclasses.replace(query, by_conformer=query.by_conformer[:0])
         assert rank(deaf, reference).scores[0] < 0.5
+
+    def test_what_is_sure_is_not_heard_in_another_way(self):
+        """The conformer alone would say another track; where both parts are sure nobody asks it."""
+        rng = np.random.default_rng(0)
+        parts = [unit_rows(rng, 40) for _ in range(12)]
+        named = [(str(i), part) for i, part in enumerate(parts)]
+        options = {"hop_s": HOP_S, "segment_s": 0.9, "query_phases": self.PHASES}
+        reference = make_reference(named, **options)
+        own, other = (np.repeat(part[10:20][None], self.PHASES, axis=0) for part in parts[:2])
+        query = Fingerprints(own[0], HOP_S, 0.9, between=own[1:], by_conformer=3 * other)
+        assert rank(query, reference).tracks[0] == 0
+        unsure = dataclasses.replace(query, vectors=0.1 * own[0], between=0.1 * own[1:])
+        assert rank(unsure, reference).tracks[0] == 1
