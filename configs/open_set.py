@@ -10,7 +10,9 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """All conditions of the query sets at their own length; `lengths_s` cuts them (0 is the whole)."""
+    """All conditions of the query sets at their own length; `lengths_s` cuts them (0 is the
+    whole).
+    """
     return ConfigDict(
         {
             "model": "edge2",  # a shipped model or a checkpoint folder

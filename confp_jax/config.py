@@ -372,7 +372,9 @@ class CheckpointConfig:
 
 
 class Phase(NamedTuple):
-    """A stretch of training with its own learning rate and batch (PAPER: "large model's schedule")."""
+    """A stretch of training with its own learning rate and batch (PAPER: "large model's
+    schedule").
+    """
 
     num_epochs: int
     learning_rate: float

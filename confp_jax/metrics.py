@@ -12,7 +12,9 @@ NEAR_S = 0.500
 
 @dataclasses.dataclass(frozen=True)
 class HitRates:
-    """Shares of queries, each in [0, 1], whose truth is among the best k results (PAPER: "a hit")."""
+    """Shares of queries, each in [0, 1], whose truth is among the best k results (PAPER: "a
+    hit").
+    """
 
     exact: float
     near: float
@@ -28,7 +30,9 @@ def hit_rates(
     *,
     k: int = 1,
 ) -> HitRates:
-    """Exact (right track within 150 ms), near (500 ms) and track hits among the first `k` results."""
+    """Exact (right track within 150 ms), near (500 ms) and track hits among the first `k`
+    results.
+    """
     if len(true_tracks) == 0:
         raise ValueError("no queries: a hit rate of nothing is not defined")
     right = found_tracks[:, :k] == true_tracks[:, None]

@@ -21,7 +21,9 @@ class Fields(Protocol):
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message says which field and what to write instead."""
+    """A configuration that cannot be used; the message says which field and what to write
+    instead.
+    """
 
 
 def flat_fields(config: Any, *, path: str = "") -> dict[str, Any]:

@@ -9,7 +9,9 @@ from data_prep.tracks import SPLITS
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """A transform that is applied with probability `p`, its one drawn value uniform in [low, high]."""
+    """A transform that is applied with probability `p`, its one drawn value uniform in [low,
+    high].
+    """
 
     p: float = 0.0
     low: float = 0.0

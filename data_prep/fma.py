@@ -1,4 +1,6 @@
-"""FMA's metadata: official splits, nested subsets, known-bad ids (Defferrard et al., ISMIR 2017)."""
+"""FMA's metadata: official splits, nested subsets, known-bad ids (Defferrard et al., ISMIR
+2017).
+"""
 
 import csv
 import pathlib
@@ -47,7 +49,9 @@ def read_tracks(
 def known_bad(
     tracks_csv: str | pathlib.Path, music_dir: str | pathlib.Path, *, subset: str
 ) -> list[Failure]:
-    """The tracks of a subset that `read_tracks` leaves out, each with the reason; the same errors."""
+    """The tracks of a subset that `read_tracks` leaves out, each with the reason; the same
+    errors.
+    """
     reasons = dict.fromkeys(NO_AUDIO, "FMA has no audio of it") | dict.fromkeys(
         SHORT_OR_BROKEN, "FMA's file is short or broken"
     )

@@ -15,7 +15,9 @@ def unit_rows(rng: np.random.Generator, num: int, dim: int = 128) -> np.ndarray:
 
 
 def clustered_rows(rng: np.random.Generator, num: int, dim: int = 128) -> np.ndarray:
-    """Like fingerprints: tracks are clusters in which neighbours in time are neighbours in space."""
+    """Like fingerprints: tracks are clusters in which neighbours in time are neighbours in
+    space.
+    """
     centres = unit_rows(rng, -(-num // 100), dim)
     walk = np.cumsum(rng.normal(size=(len(centres), 100, dim)) * 0.04, axis=1)
     rows = (centres[:, None] + walk).reshape(-1, dim)[:num].astype(np.float32)

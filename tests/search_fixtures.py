@@ -118,7 +118,9 @@ def db(embedder, tagged, tmp_path) -> Database:
 
 @pytest.fixture
 def confp(capsys):
-    """Runs a command; returns (status, stdout, stderr), stdout parsed where --json was asked for."""
+    """Runs a command; returns (status, stdout, stderr), stdout parsed where --json was asked
+    for.
+    """
 
     def run(*arguments: object):
         status = main(list(map(str, arguments)))

@@ -1,4 +1,6 @@
-"""Configuration: what goes through JSON comes back, and a wrong field is refused with a suggestion."""
+"""Configuration: what goes through JSON comes back, and a wrong field is refused with a
+suggestion.
+"""
 
 import dataclasses
 import importlib

@@ -21,7 +21,9 @@ NOISE = sorted(
 
 @pytest.fixture(scope="module")
 def excerpts(tmp_path_factory):
-    """A 3 s excerpt of every track at a place off the 300 ms grid, with background noise at 10 dB."""
+    """A 3 s excerpt of every track at a place off the 300 ms grid, with background noise at 10
+    dB.
+    """
     folder = tmp_path_factory.mktemp("excerpts")
     rng = np.random.default_rng(0)
     truth = {}

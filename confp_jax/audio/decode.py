@@ -227,7 +227,9 @@ def _native_blocks(path: pathlib.Path) -> Iterator[_Native]:
 
 
 def _ffmpeg_blocks(path: pathlib.Path, before: str) -> Iterator[_Native]:
-    """A damaged packet is skipped as every player does; more than one in ten of them is an error."""
+    """A damaged packet is skipped as every player does; more than one in ten of them is an
+    error.
+    """
     remedy = "is it audio? convert it to wav, flac, mp3, ogg, opus or m4a"
     num_packets = num_damaged = 0
     try:

@@ -77,7 +77,9 @@ class MixDraw(NamedTuple):
 
 
 def draw_pitch_and_tempo(rng: np.random.Generator, config: MixConfig) -> PitchAndTempo:
-    """Tempo and pitch of a track's crops: each in its range, or both together as a turntable does."""
+    """Tempo and pitch of a track's crops: each in its range, or both together as a turntable
+    does.
+    """
     tempo = _draw_speed(rng, config.tempo) if rng.random() < config.tempo_p else 1.0
     pitch = (
         2 ** (rng.uniform(*config.pitch_semitones) / 12) if rng.random() < config.pitch_p else 1.0

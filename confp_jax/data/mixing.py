@@ -60,7 +60,9 @@ class Mixer:
 
     @property
     def lead_samples(self) -> int:
-        """Samples that `distort` wants before the window, so that a room's tail can reach into it."""
+        """Samples that `distort` wants before the window, so that a room's tail can reach into
+        it.
+        """
         return self._config.lead_samples(self._rate_hz)
 
     def draw_pitch_and_tempo(self, rng: np.random.Generator) -> PitchAndTempo:

@@ -122,7 +122,9 @@ def features() -> tfds.features.FeaturesDict:
 
 
 def to_int16(samples: np.ndarray) -> Int16[np.ndarray, " n"]:
-    """Float samples as 16-bit PCM; louder than full scale is scaled down as a whole, never clipped."""
+    """Float samples as 16-bit PCM; louder than full scale is scaled down as a whole, never
+    clipped.
+    """
     peak = float(np.max(np.abs(samples), initial=0.0))
     return np.round(samples * (32767.0 / max(peak, 1.0))).astype("<i2")
 

@@ -74,7 +74,9 @@ _VERSION = "4"  # of what a measurement is: another one measures anew
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A model on one index: the fingerprints of the index are made when something must be searched."""
+    """A model on one index: the fingerprints of the index are made when something must be
+    searched.
+    """
 
     embedder: Embedder
     decision: Decision
@@ -208,7 +210,9 @@ def figure_4(model: Model) -> ShiftCurve:
 def stored_smaller(
     model: Model, sets: Sequence[QuerySet], measured: Measured, cache: pathlib.Path
 ) -> list[CompressionRow]:
-    """Smaller fingerprints on the first set of the model's own length; kept by content as all is."""
+    """Smaller fingerprints on the first set of the model's own length; kept by content as all
+    is.
+    """
     one, names, key = chosen_queries(model, sets, *DIMS)
 
     def measure() -> list[CompressionRow]:
@@ -225,7 +229,9 @@ def stored_smaller(
 def larger_indexes(
     model: Model, sets: Sequence[QuerySet], measured: Measured, cache: pathlib.Path
 ) -> list[ScaleRow]:
-    """Hits and time against the size of the index, on the same queries; kept by content as all is."""
+    """Hits and time against the size of the index, on the same queries; kept by content as all
+    is.
+    """
     sizes = model.config.distractors
     one, names, key = chosen_queries(model, sets, *sizes)
 

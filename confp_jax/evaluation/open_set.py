@@ -229,7 +229,9 @@ class Place(NamedTuple):
 def first_match(
     query: Fingerprints, reference: Reference, decision: Decision, *, masked: int = -1
 ) -> tuple[int, Place, tuple[float, float]]:
-    """The best track (-1: none) but the `masked` one, the place in it, and its (alarm rate, logit)."""
+    """The best track (-1: none) but the `masked` one, the place in it, and its (alarm rate,
+    logit).
+    """
     ranking = rank(query, reference, without=masked)
     if not len(ranking.tracks):
         return -1, Place(np.nan, np.nan), (1.0, -np.inf)

@@ -244,7 +244,9 @@ class Embedder:
             )
 
     def warm_up(self) -> None:
-        """Compiles every shape that audio can have, so that no later call waits for the compiler."""
+        """Compiles every shape that audio can have, so that no later call waits for the
+        compiler.
+        """
         rng, hop = np.random.default_rng(0), round(HOP_S * self.sample_rate_hz)
         for size in self._batches:
             num_samples = self.config.audio.segment_samples + (size - 1) * hop

@@ -76,7 +76,9 @@ class Fingerprints:
         )
 
     def part(self, first: int, last: int) -> "Fingerprints":
-        """The windows from `first` to before `last`; what only a whole query has, if these are all."""
+        """The windows from `first` to before `last`; what only a whole query has, if these are
+        all.
+        """
         vectors = self.vectors[first:last]
         whole = self if len(vectors) == len(self.vectors) else self.plain()
         between, by_conformer = self.between[:, first:last], self.by_conformer[:, first:last]

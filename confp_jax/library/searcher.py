@@ -24,7 +24,9 @@ NUM_MATCHES = 5
 
 @dataclasses.dataclass(frozen=True)
 class FoundTrack:
-    """One candidate: the track's moment `offset_s` sounds at the query's moment `query_offset_s`."""
+    """One candidate: the track's moment `offset_s` sounds at the query's moment
+    `query_offset_s`.
+    """
 
     track: str
     path: str

@@ -213,7 +213,9 @@ def features(
 def tail_share(
     logits: Float64[np.ndarray, " Q"], tail: Float64[np.ndarray, " 2"]
 ) -> Float64[np.ndarray, " Q"]:
-    """Share of unknown queries that reach each logit; 1 below the tail, where nothing is accepted."""
+    """Share of unknown queries that reach each logit; 1 below the tail, where nothing is
+    accepted.
+    """
     start, scale = tail
     return np.where(logits < start, 1.0, TAIL_SHARE * np.exp(-(logits - start) / scale))
 

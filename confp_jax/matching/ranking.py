@@ -190,7 +190,9 @@ def _heard(query: Fingerprints) -> list[Fingerprints]:
 
 
 def _surest(rankings: list[Ranking], query: Fingerprints) -> Ranking:
-    """Of a query as it is and as heard in other ways, the surer ranking, in the query's own time."""
+    """Of a query as it is and as heard in other ways, the surer ranking, in the query's own
+    time.
+    """
     if query.conformer_alone is not None:
         pairs = [
             _better_heard(*rankings[first : first + 2]) for first in range(0, len(rankings), 2)
@@ -261,7 +263,9 @@ def centres_s(query: Fingerprints) -> Float64[np.ndarray, " W"]:
 
 
 def middle_s(query: Fingerprints) -> float:
-    """Where in the query its middle window has its middle: lines are told by where they are there."""
+    """Where in the query its middle window has its middle: lines are told by where they are
+    there.
+    """
     return query.duration_s / 2
 
 

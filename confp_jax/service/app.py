@@ -135,7 +135,9 @@ class Service:
         return JSONResponse(track_reply(self._known(request), self._settings))
 
     async def add_track(self, request: Request) -> Response:
-        """Adds the body's audio as a track; 201, or 200 with the track that has the same content."""
+        """Adds the body's audio as a track; 201, or 200 with the track that has the same
+        content.
+        """
         self._check_token(request)
         async with self._admitted(request) as upload:
             async with asyncio.timeout(self._settings.request_timeout_s), self._gate.enter():

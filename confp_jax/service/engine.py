@@ -1,4 +1,6 @@
-"""What answers: the searcher of the moment, the model in batches, the decoders, and the one writer."""
+"""What answers: the searcher of the moment, the model in batches, the decoders, and the one
+writer.
+"""
 
 import asyncio
 import dataclasses
@@ -179,7 +181,9 @@ class Engine:
     async def search(
         self, samples: Float32[np.ndarray, " n"], fingerprints: Fingerprints, *, share: float = 1.0
     ) -> Heard:
-        """As `identify`, of fingerprints that are there already; `share` as of `Searcher.search`."""
+        """As `identify`, of fingerprints that are there already; `share` as of
+        `Searcher.search`.
+        """
         view = self.view
         findings = await self.in_thread(
             functools.partial(view.searcher.search, [fingerprints], share=share)

@@ -1,4 +1,6 @@
-"""The OpenAPI document: written by hand beside the routes; the tests hold every answer against it."""
+"""The OpenAPI document: written by hand beside the routes; the tests hold every answer against
+it.
+"""
 
 from typing import Any
 

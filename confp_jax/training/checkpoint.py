@@ -154,7 +154,9 @@ class Checkpoints:
         return restored, step
 
     def _set_aside(self, step: int) -> None:
-        """Out of Orbax's sight, which would count it as the newest and never save that step again."""
+        """Out of Orbax's sight, which would count it as the newest and never save that step
+        again.
+        """
         if jax.process_index() == 0:
             aside = self._folder / f"{step}.damaged"
             if aside.exists():

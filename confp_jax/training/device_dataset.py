@@ -1,4 +1,6 @@
-"""The training set in device memory: loaded once, its crops cut by the device that holds the track."""
+"""The training set in device memory: loaded once, its crops cut by the device that holds the
+track.
+"""
 
 import functools
 import math

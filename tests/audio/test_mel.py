@@ -104,7 +104,9 @@ def test_a_range_that_cannot_be_is_an_error(fmin_hz, fmax_hz):
 
 
 def test_a_faster_tempo_is_frames_further_apart(samples):
-    """Frame i lies 1.18 hops of 128, so 151 samples, after the one before; the last one still fits."""
+    """Frame i lies 1.18 hops of 128, so 151 samples, after the one before; the last one still
+    fits.
+    """
     found = mel_power(samples, CONFIG, sample_rate_hz=RATE_HZ, offset_samples=64, tempo=1.18)
     assert len(found) == 1 + (len(samples) - 64 - 1024) // 151
     for i in (0, 1, 200, len(found) - 1):

@@ -78,7 +78,9 @@ def clip(source) -> np.ndarray:
 
 @pytest.fixture
 def confp(capsys):
-    """Runs a command; returns (status, stdout, stderr), stdout parsed where --json was asked for."""
+    """Runs a command; returns (status, stdout, stderr), stdout parsed where --json was asked
+    for.
+    """
 
     def run(*arguments: str | pathlib.Path):
         status = main(list(map(str, arguments)))

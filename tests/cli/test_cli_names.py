@@ -28,7 +28,9 @@ NAMES = [
 class TestNames:
     @pytest.fixture
     def here(self, tmp_path, clip, monkeypatch) -> pathlib.Path:
-        """A folder that also has a name, with all the names, each its own content; the current one."""
+        """A folder that also has a name, with all the names, each its own content; the current
+        one.
+        """
         folder = tmp_path / "[green]my music[ ]"
         folder.mkdir()
         for i, name in enumerate(NAMES):

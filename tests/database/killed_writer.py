@@ -239,7 +239,9 @@ def kill_at_line(number: int, work) -> None:
 
 
 def kill_at_lines(folder: pathlib.Path, step: int) -> dict:
-    """Each kind of operation on its own, on a copy of a database on which all before it are done."""
+    """Each kind of operation on its own, on a copy of a database on which all before it are
+    done.
+    """
     cases = {"create": 0}
     for kind in ("add", "remove", "compact", "reindex", "fold"):
         cases[kind] = next(number for number in range(6, 99) if operation(number)[0] == kind)

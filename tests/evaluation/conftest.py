@@ -1,4 +1,6 @@
-"""What the evaluation tests share: an untrained encoder, which still finds an undistorted excerpt."""
+"""What the evaluation tests share: an untrained encoder, which still finds an undistorted
+excerpt.
+"""
 
 import pathlib
 

@@ -113,7 +113,9 @@ def test_a_recording_that_is_there_twice_is_no_false_alarm(searched, excerpts):
 
 
 def test_measured_against_plain_loops(searched, excerpts, decision):
-    """Single windows: a track's score is its best row's cosine, or a little more between two rows."""
+    """Single windows: a track's score is its best row's cosine, or a little more between two
+    rows.
+    """
     trials = measure(excerpts, searched, decision, QUIET)
     for excerpt, right, error_s in zip(excerpts, trials.right, trials.offset_error_s, strict=True):
         query = excerpt.fingerprints.vectors[0]

@@ -148,7 +148,9 @@ def test_a_nan_in_a_stream_and_nothing_at_all(database, embedder, files):
 
 
 def test_another_process_makes_the_database_first(checkpoint, tmp_path, monkeypatch):
-    """While this one loads the model: what is there then is opened; half made, this one is told so."""
+    """While this one loads the model: what is there then is opened; half made, this one is told
+    so.
+    """
     load = opening.load_encoder
 
     def slowly(model):

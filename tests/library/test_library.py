@@ -1,4 +1,6 @@
-"""The Python API, monitoring, comparing and calibrating with the model that ships, on real music."""
+"""The Python API, monitoring, comparing and calibrating with the model that ships, on real
+music.
+"""
 
 import dataclasses
 import pathlib

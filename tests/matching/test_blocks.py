@@ -1,4 +1,6 @@
-"""Long recordings: planted medleys whose truth is known, blocks, ends, and several tracks at once."""
+"""Long recordings: planted medleys whose truth is known, blocks, ends, and several tracks at
+once.
+"""
 
 import dataclasses
 

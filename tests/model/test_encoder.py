@@ -1,4 +1,6 @@
-"""The encoder and its parts: parameter counts, and numpy as the oracle of each piece of arithmetic."""
+"""The encoder and its parts: parameter counts, and numpy as the oracle of each piece of
+arithmetic.
+"""
 
 import dataclasses
 import functools

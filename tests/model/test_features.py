@@ -1,4 +1,6 @@
-"""Log-mel on the device against librosa and against the host's, and what standardisation promises."""
+"""Log-mel on the device against librosa and against the host's, and what standardisation
+promises.
+"""
 
 import dataclasses
 

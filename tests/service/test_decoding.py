@@ -1,4 +1,6 @@
-"""The decoders' processes: what they return, what they may, and that one which is lost is replaced."""
+"""The decoders' processes: what they return, what they may, and that one which is lost is
+replaced.
+"""
 
 import asyncio
 import os

@@ -147,7 +147,9 @@ def test_the_forecast_fills_nine_tenths():
 
 
 def test_a_step_compiles_for_a_tpu_slice(root, prepared):
-    """The real step, all of it: state, features, loss, optimizer, on a topology that is not here."""
+    """The real step, all of it: state, features, loss, optimizer, on a topology that is not
+    here.
+    """
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed (pip install -c requirements.lock -e '.[tpu]')")
     flags = [

@@ -24,7 +24,9 @@ _DATA, _FAKE = "gs://bucket/data", pathlib.Path(__file__).with_name("fake_gcloud
 
 
 class Cloud:
-    """A fake cloud in a folder: `run` is a command of a launch script, `calls` what it asked for."""
+    """A fake cloud in a folder: `run` is a command of a launch script, `calls` what it asked
+    for.
+    """
 
     def __init__(
         self,

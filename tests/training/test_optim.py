@@ -54,7 +54,9 @@ def _adam(
     decoupled: bool,
     clip: float = np.inf,
 ):
-    """PyTorch's Adam (decay joins the gradient) or AdamW (decay shrinks the weights), in float64."""
+    """PyTorch's Adam (decay joins the gradient) or AdamW (decay shrinks the weights), in
+    float64.
+    """
     params = {name: value.astype(np.float64) for name, value in start.items()}
     first = {name: np.zeros_like(value) for name, value in params.items()}
     second = {name: np.zeros_like(value) for name, value in params.items()}

@@ -1,4 +1,6 @@
-"""The step learns, does the same on any number of devices, and its options change nothing but cost."""
+"""The step learns, does the same on any number of devices, and its options change nothing but
+cost.
+"""
 
 from collections.abc import Callable
 

@@ -102,7 +102,9 @@ def test_a_run_is_taught_and_keeps_its_teacher(
 def test_a_teacher_that_does_not_fit_is_refused(
     tiny: Callable[..., TrainConfig], teacher: str, tmp_path: pathlib.Path
 ) -> None:
-    """Before anything is written; what differs and does not matter (dropout, layers) is not named."""
+    """Before anything is written; what differs and does not matter (dropout, layers) is not
+    named.
+    """
     refused = (
         ({"mel": {"floor": 1e-5}}, r"than this run: set --config.mel.floor=1e-06 \(not 1e-05\)$"),
         (

@@ -159,7 +159,9 @@ def test_a_set_in_device_memory_trains_alike(
 def test_what_a_device_mixes_is_resumed_exactly(
     tiny: Callable[..., TrainConfig], tmp_path: pathlib.Path
 ) -> None:
-    """Every distortion on, synthetic rooms and coloured noise too, whose samples the device makes."""
+    """Every distortion on, synthetic rooms and coloured noise too, whose samples the device
+    makes.
+    """
     everything = {
         name: 0.5
         for name in (field.name for field in dataclasses.fields(MixConfig))

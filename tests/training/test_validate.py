@@ -66,7 +66,9 @@ def test_the_wrong_track_is_never_a_hit(tiny, state, make_dataset) -> None:
 
 @pytest.mark.parametrize("late_s", [_GRID_S, -_GRID_S])
 def test_a_late_replica_is_found_beside_its_place(tiny, state, make_dataset, late_s: float) -> None:
-    """By a whole hop of the index: the right track, and neither exact (150 ms) nor near (500 ms)."""
+    """By a whole hop of the index: the right track, and neither exact (150 ms) nor near (500
+    ms).
+    """
     clips = []
     for i in range(3):
         melody = _melody(i, _LENGTH_S)

@@ -57,7 +57,9 @@ class CompressionRow:
 def compression_rows(
     searched: Searched, measured: Mapping[str, Outcomes], *, hop_s: float
 ) -> list[CompressionRow]:
-    """All dimensions and precisions on the conditions' queries, by exact search in the whole index."""
+    """All dimensions and precisions on the conditions' queries, by exact search in the whole
+    index.
+    """
     vectors, out = np.asarray(searched.evaluation.reference.snapshot.vectors, np.float32), []
     for dim, axes, turned in _fewer(vectors):
         rows = _unit(vectors @ turned)
@@ -74,7 +76,9 @@ def compression_rows(
 
 
 def _fewer(vectors: Rows) -> Iterator[tuple[int, str, Float32[np.ndarray, "E D"]]]:
-    """Number, name and matrix of the axes that are kept: all, then fewer, by PCA or simply cut off."""
+    """Number, name and matrix of the axes that are kept: all, then fewer, by PCA or simply cut
+    off.
+    """
     whole = vectors.shape[1]
     own, principal = np.eye(whole, dtype=np.float32), principal_axes(vectors)
     yield whole, "all", own

@@ -14,7 +14,9 @@ from confp_jax.data.records import DatasetError, read_summary
 
 @dataclasses.dataclass(frozen=True)
 class QuerySet:
-    """A folder made by data_prep.make_queries; the sets of one length are runs that are averaged."""
+    """A folder made by data_prep.make_queries; the sets of one length are runs that are
+    averaged.
+    """
 
     folder: pathlib.Path
     length_s: float

@@ -50,7 +50,9 @@ def save(path: pathlib.Path, draw: Callable[..., None], *arguments: Any, **named
 
 
 def draw_hit_rates(figure: Any, rows: "Sequence[ConditionRow]", *, title: str) -> None:
-    """Top-1 track and exact hits, and right and accepted, of every condition, with 95 % intervals."""
+    """Top-1 track and exact hits, and right and accepted, of every condition, with 95 %
+    intervals.
+    """
     rows, axes = rows[::-1], figure.add_subplot()
     figure.set_figheight(1.2 + 0.32 * len(rows))
     places = range(len(rows))

@@ -213,7 +213,9 @@ def length_table(rows: Sequence[ConditionRow]) -> Table:
 
 
 def open_set_table(rows: Sequence[ConditionRow]) -> Table:
-    """Right and accepted, and false alarms with the own track taken out, at the model's thresholds."""
+    """Right and accepted, and false alarms with the own track taken out, at the model's
+    thresholds.
+    """
     rates = [f"{rate:g}" for rate in RATES]
     columns = (
         "condition", "query", *(f"right and accepted at {100 * float(r):g} %" for r in rates),

@@ -26,7 +26,9 @@ _LOOK_S = 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Ran:
-    """`status` is the exit status, negative for a signal; None: it was ended at its limit of time."""
+    """`status` is the exit status, negative for a signal; None: it was ended at its limit of
+    time.
+    """
 
     status: int | None
     wall_s: float
@@ -119,7 +121,9 @@ def _end(child: subprocess.Popen) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """Ends the group when who started it has gone: a limit around this one kills the parent only."""
+    """Ends the group when who started it has gone: a limit around this one kills the parent
+    only.
+    """
     while os.getppid() == parent:
         time.sleep(0.5)
     os.killpg(os.getpgrp(), signal.SIGKILL)
