@@ -2,63 +2,11 @@
 
     python -m confp_jax.training.train --config=configs/fma.py:small --config.data.dir=prepared/fma --workdir=runs/small
 
-small, medium, large: the paper's Table 1 and PAPER.md's open points. edge: ours, for CPUs: 8
-frames a token and 4 pooled parts.
-tiny: for tests and the quickstart, not for use.
+small, medium, large: the paper's Table 1, with the decisions of docs/research/paper.md. edge: ours,
+for CPUs, with 8 frames a token and 4 pooled parts. tiny: for tests and the quickstart, not for use.
 
-Measured: see the model cards, confp_jax/pretrained/*/README.md and edge/RECIPE.md, for the runs
-that made the shipped weights.
-
-Hard examples, `edge` (then of two layers, with the draws of its first stages) from random weights,
-506 steps of 64 pairs on 705 clips of 30 s, seed 0; validation (88 held-out tracks, 440 distorted
-excerpts, so that 4 points are chance), right track / within 500 ms / within 150 ms, percent:
-
-    crops_per_track  tracks_per_album  track  near  exact
-                  1                 1   45.2  29.3   10.9
-                  2                 1   46.8  29.8   11.6  (`edge`'s own)
-                  1                 2   44.8  31.8   12.7
-
-What the paper fixes, and a teacher, in the same way (a later version of this code, two hard
-negatives a track):
-
-                                        track  near  exact
-    as it stands                         41.1  28.6   11.4
-    without SpecAugment                  52.5  40.5   16.8  (few steps: the encoder is still far
-    from knowing the tracks by heart) without the Beta(8, 2) shift         43.9  28.6   11.4  (the
-    two crops at the same place: no difference, within chance) learning `edge`'s fingerprints
-    69.8  56.8   24.3  (teacher=edge, when both had mels up to 8 kHz)
-
-What else a recipe is made of, in runs of equal time: `edge` of two layers from random weights at a
-learning rate of 5e-4, 378 steps of 64 pairs (6 to 7 minutes of two cores that had other work as
-well), one change each. Of 3,960 validation queries in nine conditions (clean, background noise 5/0
-dB, time-varying noise 0 dB, reverb, reverb with noise 10 dB, stretch 70/80/130 %), by one
-fingerprint among 300 tracks: right track and within 150 ms, means of the nine; right track in
-noise at 0 dB, in reverb, and in reverb with noise. Two seeds differ by 0.9, so that only what
-differs by more than two points says something:
-
-                                                          track  exact  noise   room   both
-    as it stands                                           81.8   37.2   58.4   86.1   72.3
-    another seed                                           80.9   36.4   54.8   84.8   66.8
-    learning rate 1.2e-3, edge's for longer runs           74.4   32.9   45.9   73.9   53.0
-    temperature 0.1 instead of 0.05                        80.1   36.3   55.7   83.9   64.8
-    dropout 0.1 instead of none                            81.8   37.3   56.8   86.1   70.9
-    BatchNorm instead of LayerNorm                         82.6   37.8   58.4   86.4   74.1
-    the last weights instead of averaged ones              82.1   37.8   58.4   86.1   74.1
-    the mean over the whole window (pool_segments=1)       81.8   31.1   57.5   73.6   60.2
-    4 frames a token instead of 8, 231 steps               78.3   32.8   50.7   78.4   58.4
-    16 frames a token, 441 steps                           82.3   38.9   56.6   89.5   72.5
-    80 mels up to 4 kHz instead of 8                       84.3   41.1   62.5   90.5   79.5
-    80 mels up to 3 kHz                                    85.0   41.8   63.0   92.7   81.8
-    eight stored replicas a track, nothing drawn anew      79.3   37.2   53.0   85.5   66.4
-    half of the pairs from these, the cheap drawn on top   80.1   34.8   51.8   83.0   68.6
-    crops from the full-length originals                   81.3   37.5   55.5   85.7   73.2
-
-(`configs/fma.py:edge --config.encoder.num_layers=2 --config.data.short_p=0 --config.num_epochs=18
---config.mel.fmax_hz=8000
---config.optimizer.learning_rate=5e-4` and the change. Stored replicas: `configs/prepare.py` with
-num_replicas=8, and every `_p` of `data.mix` 0; half of them: `clean_p` 0.5, as `edge` has it.
-These two and the full-length tracks: 396 steps, for one track more. `edge` has had the narrower
-mels since: what they were worth in its own training is in its RECIPE.md.)
+What each setting is worth is in docs/research/experiments.md; the runs that made the shipped
+weights are in the model cards, confp_jax/pretrained/*/README.md and edge/RECIPE.md.
 """
 
 from typing import Any
@@ -96,7 +44,7 @@ def get_config(model: str = "small") -> ConfigDict:
             "freeze_statistics": False,
             "log_every_steps": 20,
             # (epochs, learning rate, pairs a batch) one after another, instead of the three fields
-            # of that meaning; PAPER's start
+            # of that meaning; docs/research/paper.md has the start values
             "phases": ((40, 2e-4, 64), (30, 1e-4, 128), (20, 5e-5, 256), (10, 2.5e-5, 512))
             if model == "large"
             else (),
@@ -262,8 +210,8 @@ def _train_as_shipped(config: ConfigDict) -> None:
 
 
 def _train_shortly(config: ConfigDict) -> None:
-    """For short runs on little data, all distortion drawn online: FACTS, "What two rough prototypes
-    showed".
+    """For short runs on little data, all distortion drawn online: docs/research/experiments.md,
+    "Two prototypes".
     """
     config.encoder.dropout = 0.0
     config.optimizer.update(

@@ -5,7 +5,7 @@
         --config.noise_dir=noise --config.ir_dir=ir --config.out=prepared/fma_large
 
 Any folder of music instead of FMA: leave tracks_csv empty. noise_dir and ir_dir: see
-data_prep/sounds.py. On the project's 881 shared clips (2 cores): see README, "Train your own".
+data_prep/sounds.py. docs/research/data.md describes every step.
 """
 
 from ml_collections import ConfigDict
@@ -31,7 +31,7 @@ def get_config(subset: str = "large") -> ConfigDict:
             "max_clip_s": 600.0,  # longer tracks are cut to their middle
             "tracks_per_shard": 16,
             "num_workers": 0,  # processes; 0: one for each core
-            "chain": {  # the paper's transforms with PAPER's start values, and ours
+            "chain": {  # the paper's transforms (start values: docs/research/paper.md), and ours
                 "stretch": {"p": 0.4, "low": 0.7, "high": 1.3},  # playback rate
                 "pitch": {"p": 0.3, "low": -2.0, "high": 2.0},  # semitones
                 # from a loudspeaker into a microphone; what follows are ranges to draw from

@@ -50,8 +50,8 @@ class AudioConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MelConfig:
-    """The stabilized log-mel spectrogram (paper, Table 1; scale and range are ours, see PAPER's
-    open points).
+    """The stabilized log-mel spectrogram (paper, Table 1; scale and range are ours, see
+    docs/research/paper.md).
     """
 
     fft_samples: int = 1024
@@ -372,9 +372,7 @@ class CheckpointConfig:
 
 
 class Phase(NamedTuple):
-    """A stretch of training with its own learning rate and batch (PAPER: "large model's
-    schedule").
-    """
+    """A stretch of training with its own learning rate and batch (docs/research/paper.md)."""
 
     num_epochs: int
     learning_rate: float

@@ -12,8 +12,9 @@ NEAR_S = 0.500
 
 @dataclasses.dataclass(frozen=True)
 class HitRates:
-    """Shares of queries, each in [0, 1], whose truth is among the best k results (PAPER: "a
-    hit").
+    """Proportions of queries, in [0, 1], whose truth is among the best k results.
+
+    docs/research/paper.md, "a hit", defines the three.
     """
 
     exact: float

@@ -43,8 +43,9 @@ class Band:
 
 @dataclasses.dataclass(frozen=True)
 class ChainConfig:
-    """The distortion of one replica, in the order in which sound meets them (PAPER: draws, start
-    values).
+    """The distortions of one replica, in the order in which sound meets them.
+
+    docs/research/paper.md has the start values.
     """
 
     stretch: Draw = Draw()  # playback rate, pitch kept: 0.7 to 1.3

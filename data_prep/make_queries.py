@@ -3,8 +3,8 @@
     python -m data_prep.make_queries --config=configs/queries.py --config.music_dir=fma_large ... --config.out=queries
 
 Truth travels in the record: track id, and where in the original the excerpt begins. Stretched
-excerpts are aligned at their centres, reverberated ones at the direct sound (PAPER: "query
-position").
+excerpts are aligned at their centres, reverberated ones at the direct sound
+(docs/research/paper.md, "query position").
 """
 
 import dataclasses

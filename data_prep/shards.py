@@ -198,8 +198,8 @@ def _run_here(
             write(shard)
             yield shard
         return
-    # One BLAS thread each: two workers with two threads each were 35 times slower (FACTS). Children
-    # read it at import.
+    # One BLAS thread each: two workers with two threads each were 35 times slower
+    # (docs/develop/facts.md). Children read it at import.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with ProcessPoolExecutor(
         num_workers, mp_context=get_context("spawn"), initializer=_end_with_parent

@@ -4,7 +4,7 @@ hand-made ones.
 
 import os
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for the processes that tests start (FACTS)
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # docs/develop/facts.md
 
 import pathlib
 import shutil

@@ -97,7 +97,7 @@ def test_every_config_file_is_tested(root: pathlib.Path) -> None:
 
 
 def test_the_paper_s_numbers() -> None:
-    """PAPER.md's table."""
+    """The table of docs/research/paper.md."""
     from configs.fma import get_config
 
     expected = {
@@ -135,7 +135,7 @@ def test_the_paper_s_numbers() -> None:
 
 
 def test_frames_of_a_segment() -> None:
-    assert MelConfig().num_frames(48_000) == 368  # FACTS
+    assert MelConfig().num_frames(48_000) == 368  # docs/develop/facts.md
     assert MelConfig().num_frames(1024) == 1
     assert MelConfig().num_frames(1023) <= 0
 

@@ -1,4 +1,4 @@
-"""LAYOUT.md as a test: who may import whom.
+"""docs/develop/architecture.md as a test: who may import whom.
 
 Every import counts, also inside functions and under TYPE_CHECKING.
 """
@@ -13,8 +13,6 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Left to right: a room imports from itself and from what stands before it.
-# mapping (settings into dataclasses) and command_line (what the `python -m` commands share) are not
-# in LAYOUT's picture yet.
 ROOMS = ["typed_config", "config", "metrics", "command_line", "audio", "data", "model", "training"]
 ROOMS += ["database", "index", "fingerprint", "matching", "library", "evaluation", "service", "cli"]
 # Training and searching share the model alone: neither knows of the other.
@@ -23,7 +21,7 @@ SEARCH = {"database", "index", "fingerprint", "matching", "library"}
 NO_AUDIO = {"database", "index"}
 WITHOUT_JAX = {"typed_config", "config", "metrics", "audio", "data", "database", "index", "cli"}
 PREPARATION_USES = {"typed_config", "config", "command_line", "audio", "data", *SEARCH}
-COMMANDS = {  # the files that LAYOUT marks CLI and that parse with absl
+COMMANDS = {  # the files that are run as commands and that parse with absl
     "confp_jax/training/train.py",
     "confp_jax/training/compile_for.py",
     "confp_jax/evaluation/benchmark.py",
@@ -112,13 +110,13 @@ def room_of(name: str) -> str:
 
 
 def violations(file: str, source: str) -> list[str]:
-    """Everything that LAYOUT forbids in this file, in words."""
+    """Everything that the architecture forbids in this file, in words."""
     found = []
     top = file.split("/")[0]
     room = pathlib.PurePosixPath(file).parts[1].removesuffix(".py") if top == "confp_jax" else ""
     front_door = file == "confp_jax/__init__.py"
     if top == "confp_jax" and room not in ROOMS and not front_door:
-        found.append(f"{file} lies in no room of LAYOUT.md")
+        found.append(f"{file} lies in no package of docs/develop/architecture.md")
         return found
     for name in imports(file, source):
         package = name.split(".")[0]

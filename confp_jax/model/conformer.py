@@ -1,5 +1,6 @@
-"""One conformer block in torchaudio's layout with FFN width = dim (PAPER: "conformer block"): 11
-d^2 + 29 d parameters.
+"""One conformer block in torchaudio's layout with FFN width = dim: 11 d^2 + 29 d parameters.
+
+docs/research/paper.md, "conformer block", says why.
 """
 
 import math

@@ -1,5 +1,6 @@
-"""Weights under PyTorch's names (torchaudio's conformer layout, PAPER: "conformer block") into our
-encoder.
+"""Loads weights with PyTorch's names into our encoder.
+
+The layout is torchaudio's conformer (docs/research/paper.md, "conformer block").
 
     python -m confp_jax.model.from_torch FILE.npz --check
 

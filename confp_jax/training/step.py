@@ -185,8 +185,9 @@ def _encode(
 
 
 def compute_dtype(config: TrainConfig) -> jnp.dtype:
-    """What the encoder's layers compute in: bfloat16 is slower than float32 on a CPU (FACTS), and
-    twice as fast elsewhere.
+    """Returns what the encoder's layers compute in.
+
+    bfloat16 is slower than float32 on a CPU (docs/develop/facts.md), and twice as fast elsewhere.
     """
     if config.compute_dtype != "auto":
         return jnp.dtype(config.compute_dtype)

@@ -10,7 +10,7 @@ import os
 
 os.environ.setdefault(
     "OPENBLAS_NUM_THREADS", "1"
-)  # before numpy: the input's threads must not fight XLA's (FACTS)
+)  # before numpy: the input's threads must not fight XLA's (docs/develop/facts.md)
 
 import contextlib
 import dataclasses

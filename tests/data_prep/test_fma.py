@@ -92,7 +92,7 @@ def test_subsets_are_nested(tmp_path: pathlib.Path) -> None:
 
 
 def test_known_bad_tracks_are_left_out(tmp_path: pathlib.Path) -> None:
-    """The ids of FACTS, one by one."""
+    """The ids of docs/research/data.md, one by one."""
     bad = [
         99134,
         108925,

@@ -146,7 +146,7 @@ def test_a_run_shorter_than_its_warm_up() -> None:
 
 
 def test_phases_follow_one_another() -> None:
-    """PAPER, "large model's schedule": the rate falls while the batch grows, so an epoch has fewer
+    """docs/research/paper.md, "large model's schedule": the batch grows, so an epoch has fewer
     steps.
     """
     phases = [Phase(2, 2e-4, 64), Phase(3, 1e-4, 128), Phase(1, 5e-5, 256)]

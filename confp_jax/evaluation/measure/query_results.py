@@ -125,7 +125,7 @@ def measure_condition(
     trials = _by_id(measure(excerpts, searched.evaluation, searched.decision, console), ids)
     queries = np.stack([_looks(excerpt.fingerprints) for excerpt in excerpts])
     # Aligned at the middles: a stretched window, or one shorter than the index's, begins elsewhere
-    # (PAPER: "query position").
+    # (docs/research/paper.md, "query position").
     segment_s = np.array(
         [
             e.start_s + (e.rate * e.fingerprints.segment_s - reference.segment_s) / 2
