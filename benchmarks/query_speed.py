@@ -63,7 +63,8 @@ def embedding(embedder: Embedder, files: list[pathlib.Path]) -> list[np.ndarray]
     wall_s, cpu_s = time.perf_counter() - began, time.process_time() - processor
     audio_s = sum((len(part) - 1) * 0.3 + embedder.config.audio.segment_s for part in parts)
     print(f"embedding at a hop of 300 ms, decoding included: {audio_s / wall_s:.0f} x real time; "
-          f"{audio_s / cpu_s:.0f} x by processor time ({len(files)} files, {audio_s:.0f} s)")  # fmt: skip
+          f"{audio_s / cpu_s:.0f} x by processor time ({len(files)} files, "
+          f"{audio_s:.0f} s)")  # fmt: skip
     return parts
 
 

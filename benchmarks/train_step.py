@@ -295,7 +295,8 @@ def main(arguments: list[str] | None = None) -> None:
         return
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     print(
-        f"{'segments/s, median (range)':28}{'':>18}{'':>20}{'ours faster by':>16}{'by CPU time':>13}"
+        f"{'segments/s, median (range)':28}{'':>18}{'':>20}"
+        f"{'ours faster by':>16}{'by CPU time':>13}"
     )
     for name, result in results.items():
         for system, rate in result["segments_per_s"].items():

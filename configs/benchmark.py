@@ -1,20 +1,23 @@
 """What to measure: a model on query sets against an index of a prepared dataset's clean clips, and
 other systems beside it.
 
-    python -m confp_jax.evaluation.benchmark --config=configs/benchmark.py:paper --config.checkpoint=edge \\
+    python -m confp_jax.evaluation.benchmark --config=configs/benchmark.py:paper \\
+        --config.checkpoint=edge \\
         --config.index=prepared/fma --config.queries=prepared/queries --out=results
 
 `:quick` is a look at the same in a few minutes. Any other program takes part as `command`, without
 a line of code:
 
-    --config.command.name=olaf --config.command.index='olaf store {files}' --config.command.query='olaf query {query}' \\
+    --config.command.name=olaf --config.command.index='olaf store {files}' \\
+        --config.command.query='olaf query {query}' \\
     --config.command.answer='^\\d+, (?P<track>[^,]+), (?P<offset>[\\d.]+), (?P<score>\\d+)'
 """
 
 from ml_collections import ConfigDict
 
 _QUICK_CONDITIONS = (
-    "clean", "shift_40", "reverb", "background_10db", "background_5db", "coloured_5db", "stretch_70", "stretch_130",
+    "clean", "shift_40", "reverb", "background_10db", "background_5db", "coloured_5db",
+    "stretch_70", "stretch_130",
 )  # fmt: skip
 _ANSWER = r"^(?P<track>[^,\t]+)[,\t]\s*(?P<offset>[-+.\deE]+)(?:[,\t]\s*(?P<score>[-+.\deE]+))?"
 

@@ -1,6 +1,7 @@
 """The paper's three models, and two of ours.
 
-    python -m confp_jax.training.train --config=configs/fma.py:small --config.data.dir=prepared/fma --workdir=runs/small
+    python -m confp_jax.training.train --config=configs/fma.py:small \\
+        --config.data.dir=prepared/fma --workdir=runs/small
 
 small, medium, large: the paper's Table 1, with the decisions of docs/research/paper.md. edge: ours,
 for CPUs, with 8 frames a token and 4 pooled parts. tiny: for tests and the quickstart, not for use.

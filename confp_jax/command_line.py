@@ -1,4 +1,5 @@
-"""What the `python -m` commands share: flags in, one line of reason out when something cannot be done."""
+"""What the `python -m` commands share: flags in, one line of reason out when something cannot be
+done."""
 
 import logging as python_logging
 import sys

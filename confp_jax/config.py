@@ -328,8 +328,7 @@ class DataConfig:
         if self.mix.warps_mel and self.mel_on != "host" and self.residency != "device":
             raise ConfigError(
                 "data.mix.tempo_p, pitch_p and colour_p work on mel power: set data.mel_on=host, "
-                "data.residency=device, "
-                "or them to 0"
+                "data.residency=device, or them to 0"
             )
 
     def check_divides(self, batch_size: int) -> None:
@@ -347,8 +346,7 @@ class DataConfig:
         if num_tracks % self.num_shares:
             raise ConfigError(
                 f"a batch of {num_tracks} tracks does not divide into "
-                f"data.num_shares={self.num_shares}; "
-                "set data.batch_size to a multiple"
+                f"data.num_shares={self.num_shares}; set data.batch_size to a multiple"
             )
 
 
@@ -442,8 +440,8 @@ class TrainConfig:
         if self.freeze_statistics and (self.encoder.conv_norm != "batch" or not self.init_from):
             raise ConfigError(
                 "freeze_statistics=True keeps the BatchNorm statistics of an encoder: set "
-                "init_from to one that has them and "
-                "encoder.conv_norm=batch, or freeze_statistics=False"
+                "init_from to one that has them and encoder.conv_norm=batch, or "
+                "freeze_statistics=False"
             )
         low_hz, high_hz, most_hz = self.mel.fmin_hz, self.mel.fmax_hz, self.audio.sample_rate_hz / 2
         if not 0 <= low_hz < high_hz <= most_hz:

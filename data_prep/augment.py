@@ -55,10 +55,13 @@ class Chain:
 
     def __init__(self, config: ChainConfig, sounds: Sounds):
         if (config.background.p or config.varying.p) and not sounds.noise:
-            raise SourceError("the chain asks for background noise, but there is none; pass --config.noise_dir=FOLDER, or "
-                              "--config.chain.background.p=0 and --config.chain.varying.p=0")  # fmt: skip
+            raise SourceError("the chain asks for background noise, but there is none; pass "
+            "--config.noise_dir=FOLDER, or "
+                              "--config.chain.background.p=0 and "
+                              "--config.chain.varying.p=0")  # fmt: skip
         if config.reverb_p and not sounds.impulse_responses:
-            raise SourceError("the chain asks for impulse responses, but there are none; pass --config.ir_dir=FOLDER, or "
+            raise SourceError("the chain asks for impulse responses, but there are none; pass "
+            "--config.ir_dir=FOLDER, or "
                               "--config.chain.reverb_p=0")  # fmt: skip
         if config.overlay.p and not sounds.music:
             raise SourceError(
@@ -66,8 +69,10 @@ class Chain:
                 "--config.chain.overlay.p=0"
             )
         if config.replay_p and not (sounds.noise and sounds.impulse_responses):
-            raise SourceError("the chain asks for music from a loudspeaker, which needs noise and rooms; pass "
-                              "--config.noise_dir=FOLDER and --config.ir_dir=FOLDER, or --config.chain.replay_p=0")  # fmt: skip
+            raise SourceError("the chain asks for music from a loudspeaker, which needs noise and "
+            "rooms; pass "
+                              "--config.noise_dir=FOLDER and --config.ir_dir=FOLDER, or "
+                              "--config.chain.replay_p=0")  # fmt: skip
         self.steps = [step for step in _steps(config, sounds) if step.p > 0]
 
     def apply(

@@ -1,7 +1,8 @@
 """make_train as an Apache Beam pipeline: every shard is one element, made by the same code, so
 that its bytes are the same.
 
-    python -m data_prep.beam --config=configs/prepare.py:large --config.music_dir=/mnt/fma_large ... --config.out=/mnt/prepared \\
+    python -m data_prep.beam --config=configs/prepare.py:large \\
+        --config.music_dir=/mnt/fma_large ... --config.out=/mnt/prepared \\
         --beam=--runner=DataflowRunner --beam=--project=... --beam=--region=...
 
 The folders must be seen under the same names by all workers (a shared or mounted file system). The

@@ -1,7 +1,8 @@
 """Which tracks are one recording: files that are equal to the bit, and copies by this program's
 own fingerprints.
 
-    python -m data_prep.duplicates --config=configs/prepare.py:large --config.music_dir=fma_large ... --config.out=prepared/fma
+    python -m data_prep.duplicates --config=configs/prepare.py:large \\
+        --config.music_dir=fma_large ... --config.out=prepared/fma
 
 Writes OUT/duplicates.json. Training then keeps one track of each group and none whose copy is held
 out; the benchmark counts a hit on a copy as right. Copies are found through codecs, cuts and other

@@ -24,7 +24,10 @@ CITATION = """@inproceedings{fma_dataset,
   year = {2017},
   eprint = {1612.01840}
 }"""
-LICENCE = "Each track under the licence that its artist chose (tracks.csv, track/license); the metadata under CC BY 4.0."
+LICENCE = (
+    "Each track under the licence that its artist chose (tracks.csv, track/license); the "
+    "metadata under CC BY 4.0."
+)
 HOMEPAGE = "https://github.com/mdeff/fma"
 NO_AUDIO = frozenset({99134, 108925, 133297})
 SHORT_OR_BROKEN = frozenset(

@@ -1,6 +1,7 @@
 """Test tracks to distorted query sets, in the record format: every condition is a split of the set.
 
-    python -m data_prep.make_queries --config=configs/queries.py --config.music_dir=fma_large ... --config.out=queries
+    python -m data_prep.make_queries --config=configs/queries.py \\
+        --config.music_dir=fma_large ... --config.out=queries
 
 Truth travels in the record: track id, and where in the original the excerpt begins. Stretched
 excerpts are aligned at their centres, reverberated ones at the direct sound

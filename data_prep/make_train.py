@@ -1,6 +1,7 @@
 """Tracks to clean clips and precomputed replicas.
 
-    python -m data_prep.make_train --config=configs/prepare.py:full --config.music_dir=fma_full ... --config.out=DIR
+    python -m data_prep.make_train --config=configs/prepare.py:full \\
+        --config.music_dir=fma_full ... --config.out=DIR
 
 Killed or interrupted, start it again: complete shards stay. With --verify it reads everything
 again instead.
@@ -124,7 +125,10 @@ def _prepare(
     summary = DatasetSummary(
         config.name, config.sample_rate_hz, config.num_replicas, settings, names, albums
     )
-    description = f"Clean clips and {config.num_replicas} distorted replicas of each, for contrastive audio fingerprinting."
+    description = (
+        f"Clean clips and {config.num_replicas} distorted replicas of each, for contrastive audio "
+        "fingerprinting."
+    )
     if "train" in sounds:
         write_sounds(sounds["train"], out / SOUNDS_FOLDER, sample_rate_hz=config.sample_rate_hz)
     write_manifest(out, shards, splits)

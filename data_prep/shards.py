@@ -105,8 +105,7 @@ def claim_folder(folder: pathlib.Path, settings: str) -> None:
     if found != identity and (found or any(folder.glob("*.array_record*"))):
         raise SourceError(
             f"{folder} holds shards made with other settings, other tracks or other sounds; write "
-            "to another --config.out, "
-            "or delete that folder to make it anew"
+            "to another --config.out, or delete that folder to make it anew"
         )
     write_atomically(file, identity)
 
@@ -124,8 +123,8 @@ def check_room(folder: pathlib.Path, needed_bytes: float, console: Console) -> N
     if needed_bytes > free_bytes:
         raise SourceError(
             f"{folder}: about {needed_bytes / 1e9:.1f} GB are to be written and "
-            f"{free_bytes / 1e9:.1f} GB are free; make room or "
-            "choose another --config.out, a smaller subset or fewer replicas"
+            f"{free_bytes / 1e9:.1f} GB are free; make room or choose another --config.out, a "
+            "smaller subset or fewer replicas"
         )
 
 

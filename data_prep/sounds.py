@@ -22,7 +22,10 @@ _SILENT_RMS = 1e-4
 _ESC_TEST_FOLD = "5"  # docs/research/paper.md: folds 1-4 train
 _MIT_NAME = re.compile(r"^h\d{3}_.*\.wav$", re.IGNORECASE)
 _MIT_TEST_SHARE = 0.2
-_LAYOUTS = "ESC-50 (meta/esc50.csv), MS-SNSD (noise_train/, noise_test/), the MIT IR Survey (h001_*.wav) or train/ and test/"
+_LAYOUTS = (
+    "ESC-50 (meta/esc50.csv), MS-SNSD (noise_train/, noise_test/), the MIT IR Survey "
+    "(h001_*.wav) or train/ and test/"
+)
 
 
 @dataclasses.dataclass(frozen=True)

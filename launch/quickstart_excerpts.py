@@ -34,8 +34,7 @@ def print_score(answers_json: pathlib.Path) -> None:
     num = len(answers)
     print(
         f"of {num} excerpts with background noise at 10 dB: {right} identified rightly; nearest "
-        f"track right {nearest}, "
-        f"its place within 0.5 s {placed}"
+        f"track right {nearest}, its place within 0.5 s {placed}"
     )
 
 

@@ -276,7 +276,10 @@ def modules_after(code: str) -> set[str]:
 
 
 def test_the_command_line_answers_without_jax():
-    help_text = "from confp_jax.cli import main\ntry:\n    main(['identify', '--help'])\nexcept SystemExit as e:\n    assert e.code == 0"
+    help_text = (
+        "from confp_jax.cli import main\ntry:\n    main(['identify', '--help'])\nexcept "
+        "SystemExit as e:\n    assert e.code == 0"
+    )
     heavy = JAX | {"scipy", "soundfile", "av", "scann", "grain", "tensorflow_datasets"}
     assert modules_after(f"import confp_jax.cli\n{help_text}") & heavy == set()
     assert "soundfile" in modules_after("import confp_jax.audio.decode")  # the check can see it
@@ -306,5 +309,8 @@ def test_audio_records_and_preparation_workers_hold_no_jax():
 def test_input_workers_start_no_jax_backend():
     """Grain imports JAX; what must not happen in a worker is that JAX takes hold of a device."""
     started = "xla_bridge.backends_are_initialized()"
-    code = f"from jax._src import xla_bridge\nassert not {started}\nimport jax\njax.devices()\nassert {started}"
+    code = (
+        f"from jax._src import xla_bridge\nassert not {started}\nimport "
+        f"jax\njax.devices()\nassert {started}"
+    )
     modules_after(f"import confp_jax.data.input\n{code}")

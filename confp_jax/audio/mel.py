@@ -32,8 +32,7 @@ def mel_filterbank(
     if not 0 <= config.fmin_hz < config.fmax_hz <= sample_rate_hz / 2:
         raise ValueError(
             f"mel range {config.fmin_hz} to {config.fmax_hz} Hz must be rising and end by "
-            f"{sample_rate_hz / 2:.0f} Hz, "
-            "half the sample rate"
+            f"{sample_rate_hz / 2:.0f} Hz, half the sample rate"
         )
     bins_hz = np.fft.rfftfreq(config.fft_samples, 1 / sample_rate_hz)
     edges_hz = _edges_hz(config) / pitch

@@ -24,7 +24,10 @@ def microphone_blocks(*, sample_rate_hz: int) -> Iterator[Float32[np.ndarray, " 
         ImportError,
         OSError,
     ) as error:  # OSError: the package is there, the PortAudio library is not
-        remedy = "install confp_jax's extra `listen` (and PortAudio, on Debian: apt install libportaudio2)"
+        remedy = (
+            "install confp_jax's extra `listen` (and PortAudio, on Debian: apt install "
+            "libportaudio2)"
+        )
         raise DecodeError(f"the microphone cannot be used ({error}); {remedy}") from error
     heard: queue.Queue[np.ndarray] = queue.Queue()
 

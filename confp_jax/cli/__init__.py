@@ -19,7 +19,8 @@ _EXAMPLES = """examples:
   confp monitor music.db radio.mp3       a cue sheet of a long recording or stream
   confp compare a.mp3 b.mp3              what two recordings have in common
   confp list music.db                    what is in the database
-  confp remove music.db 17               take a track out (update, info, compact, verify, merge, ... : confp COMMAND --help)
+  confp remove music.db 17               take a track out
+  confp COMMAND --help                   update, info, compact, verify, merge, ...
   confp models                           the models that ship
   confp serve music.db                   a page for the microphone, and JSON for programs
   confp embed clip.wav --out clip.npz    fingerprints as arrays

@@ -56,7 +56,8 @@ def write_csv(path: pathlib.Path, source: str, matches: Sequence[Any]) -> None:
 
 def _cue_time(seconds: float) -> str:
     frames = round(seconds * _FRAMES_PER_S)
-    return f"{frames // (60 * _FRAMES_PER_S):02d}:{frames // _FRAMES_PER_S % 60:02d}:{frames % _FRAMES_PER_S:02d}"
+    seconds, rest = divmod(frames, _FRAMES_PER_S)
+    return f"{seconds // 60:02d}:{seconds % 60:02d}:{rest:02d}"
 
 
 def _quoted(text: str) -> str:

@@ -21,12 +21,15 @@ def register(commands: Commands) -> None:
         examples="""\
   confp add music.db ~/Music             a folder; a second run reads only what is new
   confp add music.db a.mp3 b.flac
-  confp add big.db ~/Music --model edge --precision int8     another model; its fingerprints in half the bytes""",
+  confp add big.db ~/Music --model edge --precision int8     another model, half the bytes""",
     )
     add.add_argument(
         "paths", type=pathlib.Path, nargs="+", metavar="PATH", help="audio files or folders of them"
     )
-    help_text = "of a new database's fingerprints (default: the model's, binary for edge2 and float16 for others)"
+    help_text = (
+        "of a new database's fingerprints (default: the model's, binary for edge2 and float16 "
+        "for others)"
+    )
     add.add_argument("--precision", choices=("float16", "int8", "binary"), help=help_text)
     update = commands.add(
         "update",
@@ -85,11 +88,14 @@ def _add(args: argparse.Namespace) -> int:
         added = [r for r in results if r.status == "added"]
         unchanged = sum(r.status == "unchanged" for r in results)
         hours = sum(r.duration_s for r in added) / 3600
-        print(f"{len(added)} added ({hours:.2f} h, {sum(r.num_fingerprints for r in added)} fingerprints), "
-              f"{unchanged} already there, {failed} failed; {args.db} now holds {len(database.tracks())} tracks")  # fmt: skip
+        print(f"{len(added)} added ({hours:.2f} h, {sum(r.num_fingerprints for r in added)} "
+        "fingerprints), "
+              f"{unchanged} already there, {failed} failed; {args.db} now holds "
+              f"{len(database.tracks())} tracks")  # fmt: skip
         if not results:
             print(
-                "no audio files found; name files, or folders that hold wav, flac, mp3, ogg, opus, m4a, ...",
+                "no audio files found; name files, or folders that hold wav, flac, mp3, ogg, "
+                "opus, m4a, ...",
                 file=sys.stderr,
             )
     return status(failed, len(results))
@@ -176,7 +182,8 @@ def _info(args: argparse.Namespace) -> int:
         ("tracks", f"{info.num_tracks}, {hours:.2f} h"),
         (
             "fingerprints",
-            f"{info.num_fingerprints}, {info.hop_s * 1000:.0f} ms apart, stored as {info.precision}",
+            f"{info.num_fingerprints}, {info.hop_s * 1000:.0f} ms apart, stored as "
+            f"{info.precision}",
         ),
         ("removed", f"{info.num_removed} fingerprints, until `confp compact`"),
         ("model", f"{info.model} ({info.identity})"),

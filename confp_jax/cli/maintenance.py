@@ -24,9 +24,9 @@ def register(commands: Commands) -> None:
         examples="""\
   confp compact music.db
   confp compact music.db --recall 0.999         search more carefully, and slower, from now on
-  confp compact music.db --index faiss          scann (Linux), faiss (pip install 'confp-jax[faiss]') or exact
-  confp compact music.db --index milvus://localhost:19530     a server, kept up to date by `confp add`
-  confp compact music.db --index milvus:///data/rows.db       milvus-lite (pip install 'confp-jax[milvus]')""",
+  confp compact music.db --index faiss          scann (Linux), faiss (an extra) or exact
+  confp compact music.db --index milvus://localhost:19530     a server, kept in step
+  confp compact music.db --index milvus:///data/rows.db       milvus-lite (an extra)""",
     )
     compact.add_argument("--index", type=_index, metavar="KIND", help="what searches from now on")
     compact.add_argument(
@@ -41,7 +41,7 @@ def register(commands: Commands) -> None:
         "check every checksum, and that tracks and fingerprints belong together",
         examples="""\
   confp verify music.db
-  confp verify music.db --recall         and how often the search index finds what exact search finds""",
+  confp verify music.db --recall         and how often the index finds what exact search does""",
     )
     verify.add_argument(
         "--recall", action="store_true", help="measure the search index against exact search"
@@ -50,7 +50,8 @@ def register(commands: Commands) -> None:
         "merge",
         _merge,
         "copy another database's tracks into a database, without their audio",
-        examples="  confp merge music.db laptop.db         of the same model; what is there already stays",
+        examples="  confp merge music.db laptop.db         of the same model; what is there "
+        "already stays",
     )
     merge.add_argument(
         "other", type=pathlib.Path, metavar="OTHER", help="the database to take tracks from"
@@ -103,7 +104,10 @@ def _compact(args: argparse.Namespace) -> int:
         return 0
     searched = "search is exact"
     if manifest:
-        searched = f"{manifest.library} finds {manifest.effort.recall:.1%} of first hits among {manifest.num_rows} fingerprints"
+        searched = (
+            f"{manifest.library} finds {manifest.effort.recall:.1%} of first hits among "
+            f"{manifest.num_rows} fingerprints"
+        )
     print(
         f"{done.num_removed_rows} removed fingerprints freed, "
         f"{done.num_shards_before} shards became {done.num_shards_after}; {searched}"
@@ -167,11 +171,13 @@ def _reindex(args: argparse.Namespace) -> int:
     elif swapped:
         print(f"{args.db} is now of model {database.stamp.name}, {len(database.tracks())} tracks")
     else:
-        print(f"{failed} tracks could not be fingerprinted, so {args.db} still has its old model: bring their files back and "
+        print(f"{failed} tracks could not be fingerprinted, so {args.db} still has its old model: "
+        "bring their files back and "
               "run this again; or --prune removes them", file=sys.stderr)  # fmt: skip
     if swapped and was_calibrated:
         print(
-            f"{args.db}: its threshold was measured with the old model; `confp calibrate {args.db}` does so again",
+            f"{args.db}: its threshold was measured with the old model; `confp calibrate "
+            f"{args.db}` does so again",
             file=sys.stderr,
         )
     return 0 if swapped else 1

@@ -18,7 +18,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
-_MODEL_HELP = "a shipped model (see `confp models`) or a checkpoint folder; default: the database's own, else edge"
+_MODEL_HELP = (
+    "a shipped model (see `confp models`) or a checkpoint folder; default: the database's own, "
+    "else edge"
+)
 
 
 class Commands:

@@ -48,7 +48,7 @@ def register(commands: Commands) -> None:
         model=True,
         examples="""\
   confp monitor music.db broadcast.mp3 --cue broadcast.cue --csv broadcast.csv
-  confp monitor music.db https://example.org/radio.mp3 --json   one JSON object a line, as it happens
+  confp monitor music.db https://example.org/radio.mp3 --json   one JSON object a line
   arecord -f cd -t wav | confp monitor music.db -""",
     )
     monitor.add_argument(
@@ -179,7 +179,8 @@ def _monitor(args: argparse.Namespace) -> int:
             elif event.event == "match":
                 end_s = found.query_offset_s + found.length_s
                 print(
-                    f"{clock(found.query_offset_s)} to {clock(end_s)}: {found.track} from {clock(found.offset_s)}",
+                    f"{clock(found.query_offset_s)} to {clock(end_s)}: {found.track} from "
+                    f"{clock(found.offset_s)}",
                     flush=True,
                 )
     except KeyboardInterrupt:  # how an endless stream is left: what was heard is still written
@@ -272,6 +273,7 @@ def _calibrate(args: argparse.Namespace) -> int:
         print_json(dataclasses.asdict(found))
     else:
         lengths = ", ".join(f"{length:g} s" for length in found.lengths_s)
-        print(f"calibrated on {found.num_excerpts} excerpts each of {lengths} from {found.num_tracks} tracks; "
+        print(f"calibrated on {found.num_excerpts} excerpts each of {lengths} from "
+        f"{found.num_tracks} tracks; "
               f"{found.num_same} of recordings that are there twice were left out")  # fmt: skip
     return 0

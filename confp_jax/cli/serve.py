@@ -88,7 +88,8 @@ def _serve(args: argparse.Namespace) -> int:
             print_json_line({"address": address})
         else:
             print(
-                f"serving {args.db} at {address} (compiling the model; {address}/readyz tells when)",
+                f"serving {args.db} at {address} (compiling the model; {address}/readyz "
+                "tells when)",
                 file=sys.stderr,
             )
 

@@ -129,8 +129,7 @@ class ClipSource:
             path = self._split_info().filepaths[int(self.shards_of(record))]
             raise DatasetError(
                 f"{path} is damaged ({' '.join(str(error).split())[:200]}); copy it again, or "
-                "delete it and "
-                "start the preparation again: it makes what is not there"
+                "delete it and start the preparation again: it makes what is not there"
             ) from error
         return np.frombuffer(example.features.feature["samples"].bytes_list.value[0], "<i2")
 

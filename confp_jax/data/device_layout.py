@@ -118,10 +118,9 @@ def check_fits(layout: Layout, memory_bytes: int, *, sounds_bytes: int = 0) -> N
         size_gb = (layout.bytes_per_device + sounds_bytes) / 1e9
         raise DatasetError(
             f"data.residency=device: {size_gb:.1f} GB of audio a device do not fit beside the step "
-            "in "
-            f"{memory_bytes / 1e9:.1f} GB; train on {needed} devices or more, prepare fewer "
-            "replicas (--config.num_replicas) or "
-            "shorter clips (--config.max_clip_s), or set data.residency=host"
+            f"in {memory_bytes / 1e9:.1f} GB; train on {needed} devices or more, prepare fewer "
+            "replicas (--config.num_replicas) or shorter clips (--config.max_clip_s), or set "
+            "data.residency=host"
         )
 
 

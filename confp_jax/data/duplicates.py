@@ -1,4 +1,5 @@
-"""Which tracks of a dataset are the same recording: written by `python -m data_prep.duplicates`, read by training and scoring.
+"""Which tracks of a dataset are the same recording: written by `python -m data_prep.duplicates`,
+read by training and scoring.
 
 A duplicate in a batch would be pushed away as a negative, and a query answered with the other copy
 counted as a miss.

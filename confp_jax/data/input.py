@@ -46,14 +46,14 @@ class PairCutter(grain.transforms.RandomMap):
         if summary.sample_rate_hz != config.audio.sample_rate_hz:
             raise DatasetError(
                 f"{source.folder} holds audio at {summary.sample_rate_hz} Hz, the model wants "
-                f"{config.audio.sample_rate_hz}; "
-                f"prepare it again with --config.sample_rate_hz={config.audio.sample_rate_hz}"
+                f"{config.audio.sample_rate_hz}; prepare it again with "
+                f"--config.sample_rate_hz={config.audio.sample_rate_hz}"
             )
         if summary.num_replicas < 1 and not config.data.mix.is_on:
             raise DatasetError(
                 f"{source.folder} holds no replicas; prepare it again with "
-                "--config.num_replicas=4, or draw distortions "
-                "while training with --config.data.mix.noise_p=0.9 and its fellows"
+                "--config.num_replicas=4, or draw distortions while training with "
+                "--config.data.mix.noise_p=0.9 and its fellows"
             )
         self._source, self._config, self._layout = source, config, layout
         self._mixer = Mixer(
@@ -248,15 +248,14 @@ def train_batches(
     if len(tracks) < tracks_per_batch:
         raise DatasetError(
             f"{source.folder} has {len(tracks)} {config.data.split} tracks, a batch needs "
-            f"{tracks_per_batch} different "
-            f"ones; use --config.data.batch_size={len(tracks) * config.data.crops_per_track} or "
-            "less, or more music"
+            f"{tracks_per_batch} different ones; use "
+            f"--config.data.batch_size={len(tracks) * config.data.crops_per_track} or less, or "
+            "more music"
         )
     if tracks_per_batch % num_processes:
         raise DatasetError(
             f"{tracks_per_batch} tracks a batch do not divide over {num_processes} processes; set "
-            "data.batch_size to a "
-            f"multiple of {num_processes * config.data.crops_per_track}"
+            f"data.batch_size to a multiple of {num_processes * config.data.crops_per_track}"
         )
     # Whole batches only, other tracks left over in every epoch: a batch across two epochs could
     # hold a track twice.

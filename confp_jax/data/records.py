@@ -233,8 +233,8 @@ def read_summary(folder: str | pathlib.Path) -> DatasetSummary:
     if not file.is_file():
         raise DatasetError(
             f"{folder or '(no folder given)'}: no prepared dataset here (confp.json is missing); "
-            "make one with "
-            "`python -m data_prep.make_train --config=configs/prepare.py` and pass its folder"
+            "make one with `python -m data_prep.make_train --config=configs/prepare.py` and pass "
+            "its folder"
         )
     try:
         return DatasetSummary(**json.loads(file.read_text()))

@@ -80,8 +80,8 @@ class AlbumDraw:
         if not any(albums):
             raise DatasetError(
                 f"{source.folder} does not know its tracks' albums, which "
-                f"data.tracks_per_album={together} needs; prepare it "
-                "again, of FMA with its tracks.csv or of music with a folder for every album"
+                f"data.tracks_per_album={together} needs; prepare it again, of FMA with its "
+                "tracks.csv or of music with a folder for every album"
             )
         return cls(np.array(tracks), albums, together)
 
@@ -114,8 +114,7 @@ class ShareDraw:
         if fewest < each:
             raise DatasetError(
                 f"{source.folder}: a share of its shards has {fewest} tracks, and a batch takes "
-                f"{each} of each of "
-                f"data.num_shares={num_shares}; prepare it again with fewer "
+                f"{each} of each of data.num_shares={num_shares}; prepare it again with fewer "
                 "--config.tracks_per_shard, or set fewer shares"
             )
         return cls(shares, fewest // each, each)

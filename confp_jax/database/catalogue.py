@@ -17,18 +17,24 @@ FORMAT = 2
 SCHEMA = """
 CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE shards (
-  id INTEGER PRIMARY KEY AUTOINCREMENT, file TEXT NOT NULL UNIQUE, num_rows INTEGER NOT NULL, sha256 TEXT NOT NULL
+  id INTEGER PRIMARY KEY AUTOINCREMENT, file TEXT NOT NULL UNIQUE, num_rows INTEGER NOT NULL,
+  sha256 TEXT NOT NULL
 );
 -- A removed track stays as its rows' tombstone until they are compacted away.
 CREATE TABLE tracks (
-  id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL, duration_s REAL NOT NULL,
-  shard INTEGER NOT NULL REFERENCES shards(id), first_row INTEGER NOT NULL, num_rows INTEGER NOT NULL, added_at REAL NOT NULL,
-  title TEXT NOT NULL DEFAULT '', artist TEXT NOT NULL DEFAULT '', album TEXT NOT NULL DEFAULT '', removed_at REAL
+  id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, path TEXT NOT NULL,
+  sha256 TEXT NOT NULL, duration_s REAL NOT NULL,
+  shard INTEGER NOT NULL REFERENCES shards(id), first_row INTEGER NOT NULL,
+  num_rows INTEGER NOT NULL, added_at REAL NOT NULL,
+  title TEXT NOT NULL DEFAULT '', artist TEXT NOT NULL DEFAULT '',
+  album TEXT NOT NULL DEFAULT '', removed_at REAL
 );
 CREATE UNIQUE INDEX live_content ON tracks (sha256) WHERE removed_at IS NULL;
 CREATE INDEX live_order ON tracks (shard, first_row) WHERE removed_at IS NULL;
--- Every file that was read, also a second copy of a track: what has not changed since is skipped without reading it.
-CREATE TABLE files (path TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 TEXT NOT NULL);
+-- Every file that was read, also a second copy of a track: what has not changed since is skipped
+-- without reading it.
+CREATE TABLE files (path TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL,
+mtime_ns INTEGER NOT NULL, sha256 TEXT NOT NULL);
 -- `reindex` under way: another model's rows of a track, beside those that are in use.
 CREATE TABLE staged (
   track INTEGER PRIMARY KEY REFERENCES tracks(id), shard INTEGER NOT NULL REFERENCES shards(id),
@@ -152,8 +158,7 @@ def read_tracks(connection: sqlite3.Connection) -> list[StoredTrack]:
     """Live tracks in the order of their rows."""
     rows = connection.execute(
         "SELECT name, path, sha256, duration_s, num_rows, id, title, artist, album, added_at FROM "
-        "tracks"
-        " WHERE removed_at IS NULL ORDER BY shard, first_row"
+        "tracks WHERE removed_at IS NULL ORDER BY shard, first_row"
     ).fetchall()
     first = np.cumsum([0] + [row[4] for row in rows])
     return [

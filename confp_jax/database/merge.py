@@ -70,8 +70,6 @@ def same_model(database: Database, source: str, identity: str, hop_s: float) -> 
     if (identity, hop_s) != (stamp.identity, stamp.hop_s):
         raise DatabaseError(
             f"{source} was made with model {identity} at a hop of {hop_s} s, {database.folder} "
-            f"with {stamp.identity} "
-            f"({stamp.name}) at {stamp.hop_s} s: their fingerprints cannot be compared; `confp "
-            "reindex` gives a database "
-            "another model"
+            f"with {stamp.identity} ({stamp.name}) at {stamp.hop_s} s: their fingerprints cannot "
+            "be compared; `confp reindex` gives a database another model"
         )

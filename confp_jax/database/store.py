@@ -195,8 +195,7 @@ class Database:
                 )
             connection.executemany(
                 "INSERT INTO tracks (name, path, title, artist, album, sha256, duration_s, shard, "
-                "first_row, num_rows, added_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "first_row, num_rows, added_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
                         *(storable(text) for text in (t.name, t.path, t.title, t.artist, t.album)),

@@ -66,7 +66,8 @@ def verify(
 
 def _tracks_of(connection: sqlite3.Connection, shard: int) -> list[tuple[int, int, int]]:
     return connection.execute(
-        "SELECT id, first_row, num_rows FROM tracks WHERE shard = ? AND removed_at IS NULL ORDER BY first_row, id",
+        "SELECT id, first_row, num_rows FROM tracks WHERE shard = ? AND removed_at IS NULL "
+        "ORDER BY first_row, id",
         (shard,),
     ).fetchall()
 

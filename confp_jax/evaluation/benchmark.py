@@ -1,7 +1,8 @@
 """The benchmark: the paper's tables and figures, the open set, other systems on the same files,
 one report.
 
-    python -m confp_jax.evaluation.benchmark --config=configs/benchmark.py:paper --config.checkpoint=edge \\
+    python -m confp_jax.evaluation.benchmark --config=configs/benchmark.py:paper \\
+        --config.checkpoint=edge \\
         --config.index=prepared/fma --config.queries=prepared/queries --out=results
 
 Writes into OUT: report.html, results.json, results.md, systems.json and scale.json (which hold

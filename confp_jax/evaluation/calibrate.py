@@ -190,8 +190,7 @@ def cut_excerpts(
         if whole_s < max(config.lengths_s):
             raise ConfigError(
                 f"{config.queries} has excerpts of {whole_s:.1f} s, lengths_s asks for "
-                f"{max(config.lengths_s)} s; "
-                "make them with --config.segment_s=10.0"
+                f"{max(config.lengths_s)} s; make them with --config.segment_s=10.0"
             )
         for excerpts, length_s in zip(out, config.lengths_s, strict=True):
             begin_s = rng.uniform(0, whole_s - length_s)

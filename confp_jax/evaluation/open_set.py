@@ -317,8 +317,8 @@ def markdown(results: Sequence[dict], rate: float) -> str:
     over tracks.
     """
     lines = [
-        f"| queries | condition | excerpts | top-1 | right and accepted at {100 * rate:g} % | false alarms | 95 % upper bound | "
-        "offset median / p90, ms |",
+        f"| queries | condition | excerpts | top-1 | right and accepted at {100 * rate:g} % | "
+        "false alarms | 95 % upper bound | offset median / p90, ms |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for r in results:

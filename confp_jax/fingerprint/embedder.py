@@ -239,8 +239,8 @@ class Embedder:
         if num_samples < SHORTEST_S * self.sample_rate_hz:
             raise AudioError(
                 f"{num_samples / self.sample_rate_hz:.2f} s of audio is too short; at least "
-                f"{SHORTEST_S:.0f} s is needed, "
-                f"{self.config.audio.heard_s:.0f} s and more is better"
+                f"{SHORTEST_S:.0f} s is needed, {self.config.audio.heard_s:.0f} s and more is "
+                "better"
             )
 
     def warm_up(self) -> None:

@@ -1,7 +1,8 @@
 """Fingerprints of a huge collection by an Apache Beam pipeline: audio files in, Parquet files out,
 which `confp import` reads.
 
-    python -m confp_jax.library.beam /mnt/music --out /mnt/fingerprints --beam=--runner=DataflowRunner --beam=--project=...
+    python -m confp_jax.library.beam /mnt/music --out /mnt/fingerprints \\
+        --beam=--runner=DataflowRunner --beam=--project=...
     confp import music.db /mnt/fingerprints
 
 The folders must be seen under the same names by all workers (a shared or mounted file system).
@@ -99,8 +100,7 @@ def _check_model(out: pathlib.Path, model: str) -> None:
     if earlier and file_stamp(earlier).identity != stamp.identity:
         raise DatabaseError(
             f"{out} holds fingerprints of model {file_stamp(earlier).identity}, not of "
-            f"{stamp.name} ({stamp.identity}): "
-            "name another folder, or remove this one"
+            f"{stamp.name} ({stamp.identity}): name another folder, or remove this one"
         )
 
 

@@ -66,8 +66,7 @@ def calibrate_database(
     if not lengths_s:
         raise DatabaseError(
             f"{embedder.name}'s decision.json knows no query of {reference.segment_s:g} s or more, "
-            "the length of what is stored; "
-            "make it anew with such `lengths_s`"
+            "the length of what is stored; make it anew with such `lengths_s`"
         )
     rng, total = np.random.default_rng(seed), num_excerpts * len(lengths_s)
     tails, num_same = [], 0

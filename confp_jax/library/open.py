@@ -43,10 +43,8 @@ def open_database(folder: str | pathlib.Path, model: str | None) -> tuple[Databa
             )
         raise DatabaseError(
             f"{other}which has other weights now ({embedder.identity}): their fingerprints cannot "
-            "be compared; "
-            f"`confp reindex {folder} --model {stamp.name}` makes those of its files anew, or "
-            "--model FOLDER goes on with the "
-            "old weights, if you have them"
+            f"be compared; `confp reindex {folder} --model {stamp.name}` makes those of its files "
+            "anew, or --model FOLDER goes on with the old weights, if you have them"
         )
     return database, embedder
 

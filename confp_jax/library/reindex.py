@@ -75,7 +75,10 @@ def reindex(
 
 def _result(read: ReadFile, track: StoredTrack) -> Added:
     if track.path.startswith(UPLOADED):
-        error = f"{track.path}: {track.name} was uploaded, so there is no file to read again; upload it again after --prune"
+        error = (
+            f"{track.path}: {track.name} was uploaded, so there is no file to read again; upload "
+            "it again after --prune"
+        )
         return Added(track.path, "failed", error=error)
     if read.error or read.track is None:
         return Added(track.path, "failed", error=read.error)

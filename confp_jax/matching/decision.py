@@ -9,7 +9,8 @@ without: the mean of more windows scatters less. The same table holds how the re
 distributed over queries that are not in the database: beyond the value that one in twenty exceeds,
 the tail is exponential, so the threshold for any rate of false alarms can be read off.
 
-`python -m confp_jax.evaluation.calibrate` makes the table for a model; `confp calibrate DB` refits the tail to a database.
+`python -m confp_jax.evaluation.calibrate` makes the table for a model; `confp calibrate DB` refits
+the tail to a database.
 """
 
 import dataclasses
@@ -139,8 +140,7 @@ class Decision:
             if found[0] != VERSION or not found[1] or not set(found[1]) <= set(FEATURES):
                 raise DecisionError(
                     f"{source} is a calibration of version {found[0]} over {found[1]}, this "
-                    f"program reads version {VERSION} "
-                    f"over some of {FEATURES}; {remedy}"
+                    f"program reads version {VERSION} over some of {FEATURES}; {remedy}"
                 )
             return cls(
                 tuple(map(float, values["lengths_s"])),
@@ -183,8 +183,7 @@ def load_decision(folder: pathlib.Path | None, identity: str) -> Decision:
     if decision.identity != identity:
         raise DecisionError(
             f"{file} was made for the weights {decision.identity}, these are {identity}; make it "
-            "anew with "
-            "`python -m confp_jax.evaluation.calibrate`"
+            "anew with `python -m confp_jax.evaluation.calibrate`"
         )
     return decision
 

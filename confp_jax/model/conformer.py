@@ -116,7 +116,8 @@ class Convolution(nnx.Module):
         self.has_layer_norm = config.conv_norm == "layer"
         if self.has_layer_norm:
             self.layer_norm = nnx.LayerNorm(config.dim, epsilon=_EPSILON, rngs=rngs)
-        else:  # PyTorch's momentum 0.1; the variance in one pass loses no accuracy on values of order 1.
+        else:
+            # PyTorch's momentum 0.1; the variance in one pass is accurate for values of order 1.
             self.batch_norm = nnx.BatchNorm(config.dim, momentum=0.9, epsilon=_EPSILON, rngs=rngs)
         self.outer = Linear(config.dim, config.dim, rngs=rngs)
         self.dropout = Dropout(config.dropout)

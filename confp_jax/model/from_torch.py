@@ -220,8 +220,10 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m confp_jax.model.from_torch",
-        description="Rebuilds the encoder from PyTorch weights in an .npz file and says what it is.",
-        epilog=f"Exit status: 0 fine, 1 the outputs differ by more than {TOLERANCE:g}, 2 the file cannot be used.",
+        description="Rebuilds the encoder from PyTorch weights in an .npz file and says what "
+        "it is.",
+        epilog=f"Exit status: 0 fine, 1 the outputs differ by more than {TOLERANCE:g}, 2 the file "
+        "cannot be used.",
     )
     parser.add_argument(
         "file", type=pathlib.Path, help=".npz with a state_dict() under PyTorch's names"
@@ -241,9 +243,8 @@ def main(arguments: list[str] | None = None) -> int:
         config, num_mels = infer_config(arrays, num_heads=options.heads)
         print(
             f"{options.file}: dim {config.dim}, {config.num_layers} layers, {config.num_heads} "
-            "heads, "
-            f"kernel {config.conv_kernel}, {num_mels} mels, embedding {config.embedding_dim}, "
-            f"{num_parameters(encoder):,} parameters"
+            f"heads, kernel {config.conv_kernel}, {num_mels} mels, embedding "
+            f"{config.embedding_dim}, {num_parameters(encoder):,} parameters"
         )
         if not options.check:
             return 0

@@ -243,7 +243,10 @@ class Service:
             )
         given = request.headers.get("authorization", "").encode()
         if not hmac.compare_digest(given, f"Bearer {self._settings.token}".encode()):
-            remedy = "send the header Authorization: Bearer TOKEN with the token that this service was started with"
+            remedy = (
+                "send the header Authorization: Bearer TOKEN with the token that this service "
+                "was started with"
+            )
             raise Problem(
                 401, "no token, or a wrong one", remedy, headers={"WWW-Authenticate": "Bearer"}
             )

@@ -262,7 +262,10 @@ async def _receive(socket: WebSocket) -> str | bytes:
 
 
 def _start(message: str | bytes) -> Start:
-    remedy = 'begin with {"type": "start", "sample_rate_hz": 48000, "format": "f32le"}; mode is "clip" or "monitor"'
+    remedy = (
+        'begin with {"type": "start", "sample_rate_hz": 48000, "format": "f32le"}; mode is '
+        '"clip" or "monitor"'
+    )
     try:
         if not isinstance(message, str) or len(message) > _STATE_BYTES:
             raise TypeError("not a start message")

@@ -151,9 +151,8 @@ def document(settings: Settings) -> dict[str, Any]:
         '{"type": "answer"} with the members of Answer (mode clip, at most 12 s), or '
         '{"type": "playing"} and {"type": "match"} '
         'with the members of a match, and {"type": "end"} (mode monitor); {"type": "problem"} with '
-        "those of Problem. "
-        "Over HTTP, too, every refusal is a Problem: also 404 for a path and 405 for a method that "
-        "is not described here."
+        "those of Problem. Over HTTP, too, every refusal is a Problem: also 404 for a path and "
+        "405 for a method that is not described here."
     )
     return {
         "openapi": "3.1.0",
@@ -229,7 +228,8 @@ def _audio(settings: Settings, **fields: dict[str, Any]) -> dict[str, Any]:
     """A body: the audio itself, or a form with it and these fields."""
     form = {"type": "object", "properties": {"audio": _BYTES} | fields}
     return {
-        "description": f"Audio of any format: at most {settings.max_body_bytes >> 20} MiB and {settings.max_audio_s:g} s.",
+        "description": f"Audio of any format: at most {settings.max_body_bytes >> 20} MiB and "
+        f"{settings.max_audio_s:g} s.",
         "required": True,
         "content": {
             "application/octet-stream": {"schema": _BYTES},

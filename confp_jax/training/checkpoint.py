@@ -101,8 +101,8 @@ class Checkpoints:
         if unreadable:
             raise UnreadableRunError(
                 f"no checkpoint of this run can be read: {'; '.join(unreadable)}; they were left "
-                "as they are: try again when "
-                "the disk or the bucket answers, or use another --workdir to start anew"
+                "as they are: try again when the disk or the bucket answers, or use another "
+                "--workdir to start anew"
             )
         aside = (
             sorted(path.name for path in self._folder.glob("*.damaged"))
@@ -112,8 +112,8 @@ class Checkpoints:
         if aside:
             raise CheckpointError(
                 f"{self._folder} holds only what was set aside as damaged ({', '.join(aside)}); to "
-                "try one again rename it to "
-                "its step alone, to start anew use another --workdir or delete them"
+                "try one again rename it to its step alone, to start anew use another --workdir "
+                "or delete them"
             )
 
     def _open_checkpointer(self) -> ocp.training.Checkpointer:

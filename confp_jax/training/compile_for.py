@@ -1,7 +1,8 @@
 """Compiles the real training step for TPUs that are not here, and says what it needs of each chip
 and how long it will take.
 
-    python -m confp_jax.training.compile_for --config=configs/fma.py:large --topology=v5e:2x4 --config.data.batch_size=512
+    python -m confp_jax.training.compile_for --config=configs/fma.py:large --topology=v5e:2x4 \\
+        --config.data.batch_size=512
 
 With data.residency=device and data.dir the set's own bytes on each chip are counted too.
 
@@ -137,8 +138,7 @@ def _why_not(error: Exception, config: TrainConfig) -> str:
     size = f"{found[1]} of {found[2]}" if found else " ".join(str(error).split())[:200]
     return (
         f"a step of {config.data.batch_size} pairs does not fit: {size}; take fewer pairs "
-        "(data.batch_size), more chips, "
-        "rematerialise=True, or microbatches=4"
+        "(data.batch_size), more chips, rematerialise=True, or microbatches=4"
     )
 
 
@@ -184,9 +184,12 @@ def describe(cost: StepCost, config: TrainConfig, topology: str) -> str:
     )
     audio = f", audio {cost.audio_bytes / gib:.2f}" if cost.audio_bytes else ""
     lines = [
-        f"{config.name} on {topology} ({cost.num_chips} chips), {cost.batch_size} pairs (compiled in {cost.compile_s:.0f} s)",
-        f"  memory of a chip    {cost.peak_bytes / gib:.2f} GiB, of which state {cost.state_bytes / gib:.2f}{audio}",
-        f"  work of a chip      {cost.flops / 1e12:.3f} TFLOP, {cost.bytes_moved / 1e9:.2f} GB moved",
+        f"{config.name} on {topology} ({cost.num_chips} chips), {cost.batch_size} pairs "
+        f"(compiled in {cost.compile_s:.0f} s)",
+        f"  memory of a chip    {cost.peak_bytes / gib:.2f} GiB, of which state "
+        f"{cost.state_bytes / gib:.2f}{audio}",
+        f"  work of a chip      {cost.flops / 1e12:.3f} TFLOP, {cost.bytes_moved / 1e9:.2f} "
+        "GB moved",
         f"  collectives         {kinds or 'none'}",
     ]
     if config.microbatches > 1:

@@ -60,8 +60,8 @@ def _give_up() -> None:
     """
     print(
         f"error: --distributed: not all processes came within {_JOIN_S:.0f} s; start the command "
-        "on every host, with the same "
-        "JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES (how many there are) where these are set",
+        "on every host, with the same JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES (how many "
+        "there are) where these are set",
         file=sys.stderr,
         flush=True,
     )

@@ -183,9 +183,8 @@ class MetricLog:
         if bad is not None:
             raise NonFiniteLossError(
                 f"the loss at step {bad} is not finite, or its gradient (learning rate "
-                f"{self._rate(bad):.3g}); lower "
-                "optimizer.learning_rate or set optimizer.clip_norm=1, and resume from the last "
-                "checkpoint with "
+                f"{self._rate(bad):.3g}); lower optimizer.learning_rate or set "
+                "optimizer.clip_norm=1, and resume from the last checkpoint with "
                 "--allow_change=optimizer.learning_rate,optimizer.clip_norm",
                 step=bad,
             )

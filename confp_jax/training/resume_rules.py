@@ -69,8 +69,7 @@ def refuse_changes(
     if refused:
         raise ConfigError(
             f"{run} was begun with other settings: {differences}; use the old ones, another "
-            "--workdir, or say "
-            f"--allow_change={','.join(refused)}"
+            f"--workdir, or say --allow_change={','.join(refused)}"
         )
 
 

@@ -1,6 +1,7 @@
 """Trains an encoder on prepared shards, and resumes a run that was stopped.
 
-    python -m confp_jax.training.train --config=configs/fma.py:small --config.data.dir=prepared/fma --workdir=runs/small
+    python -m confp_jax.training.train --config=configs/fma.py:small \\
+        --config.data.dir=prepared/fma --workdir=runs/small
 
 Every field of the configuration can be set as --config.FIELD=VALUE. Start the same command again
 to go on.

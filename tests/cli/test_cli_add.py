@@ -29,7 +29,8 @@ class TestAdd:
         status, added, _ = confp("add", database, music / f"{SOURCE}.mp3", new, missing, "--json")
         assert status == 3
         assert [(a["path"], a["status"]) for a in added] == [
-            (str(music / f"{SOURCE}.mp3"), "unchanged"), (str(new), "added"), (str(missing), "failed")
+            (str(music / f"{SOURCE}.mp3"), "unchanged"), (str(new), "added"),
+            (str(missing), "failed")
         ]  # fmt: skip
         assert added[1]["num_fingerprints"] == 7 and added[1]["duration_s"] == pytest.approx(
             5.0, abs=0.01

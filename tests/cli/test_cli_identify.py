@@ -236,6 +236,6 @@ class TestIdentify:
                 status, out, err = confp(*command)
                 assert (status, out) == (1, "")
                 assert (
-                    err
-                    == f"error: {target} is no fingerprint database; `confp add {target} MUSIC...` makes one\n"
+                    err == f"error: {target} is no fingerprint database; `confp add {target} "
+                    "MUSIC...` makes one\n"
                 )

@@ -126,7 +126,8 @@ class TestList:
         assert lines[-1] == f"7 tracks, 0.06 h, model {model}"
 
     def test_a_pipe_that_closes_early(self, made, tmp_path):
-        """`confp list DB | head -1`: no traceback, also where the output is far bigger than the pipe holds."""
+        """`confp list DB | head -1`: no traceback,
+        also where the output is far bigger than the pipe holds."""
         from confp_jax.database import Database, ModelStamp, NewTrack
 
         big = Database.create(tmp_path / "big", ModelStamp("m", "0", 0.3))

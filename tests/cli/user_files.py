@@ -94,4 +94,5 @@ def write_bad_files(folder: pathlib.Path, clip: np.ndarray) -> dict[str, str]:
         "cut.m4a": "decoded",
     }
     return said | {"empty.wav": "empty", "zero.wav": "no audio samples", "text.flac": "no audio",
-                   "silent.wav": "silent", "nan.wav": "NaN", "slow.wav": "3000 Hz", "half.wav": "0.50 s"}  # fmt: skip
+                   "silent.wav": "silent", "nan.wav": "NaN", "slow.wav": "3000 Hz",
+                   "half.wav": "0.50 s"}  # fmt: skip

@@ -288,7 +288,8 @@ def test_no_replicas(make_dataset: Callable) -> None:
 def test_too_few_tracks(numbered) -> None:
     with pytest.raises(
         DatasetError,
-        match=r"has 6 training tracks, a batch needs 8 different ones; use --config.data.batch_size=12 or less",
+        match=r"has 6 training tracks, a batch needs 8 different ones; use "
+        r"--config.data.batch_size=12 or less",
     ):
         train_batches(_config(numbered, batch_size=16, crops_per_track=2))
 

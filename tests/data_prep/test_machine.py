@@ -200,7 +200,10 @@ def _limited(*arguments: str, max_bytes: int, root: pathlib.Path) -> subprocess.
 def test_a_full_disk_in_the_middle(
     small: dict, prepare: Callable, tmp_path: pathlib.Path, root: pathlib.Path
 ) -> None:
-    drawn = "stretch pitch speaker background varying coloured gain tanh clipping telephone resample mp3 opus aac"
+    drawn = (
+        "stretch pitch speaker background varying coloured gain tanh clipping telephone resample "
+        "mp3 opus aac"
+    )
     off = [f"--config.chain.{transform}.p=0" for transform in drawn.split()]
     off += [
         "--config.chain.reverb_p=0",

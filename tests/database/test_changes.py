@@ -178,10 +178,13 @@ class TestFormat1:
         ):
             connection.executescript("""
                 CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-                CREATE TABLE shards (id INTEGER PRIMARY KEY, file TEXT NOT NULL UNIQUE, num_rows INTEGER NOT NULL);
+                CREATE TABLE shards (id INTEGER PRIMARY KEY, file TEXT NOT NULL UNIQUE,
+                num_rows INTEGER NOT NULL);
                 CREATE TABLE tracks (
-                  id INTEGER PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL UNIQUE,
-                  duration_s REAL NOT NULL, shard INTEGER NOT NULL REFERENCES shards(id), first_row INTEGER NOT NULL,
+                  id INTEGER PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL,
+                  sha256 TEXT NOT NULL UNIQUE,
+                  duration_s REAL NOT NULL, shard INTEGER NOT NULL REFERENCES shards(id),
+                  first_row INTEGER NOT NULL,
                   num_rows INTEGER NOT NULL, added_at REAL NOT NULL);""")
             settings = {
                 "format": "1",

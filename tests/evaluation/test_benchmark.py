@@ -131,14 +131,16 @@ def test_smaller_fingerprints_lose_hits_and_the_whole_loses_none(done):
 
 def test_of_copies_the_held_out_one_is_searched(make_dataset):
     """The other may run at another speed: a query would not lie in it where the truth says."""
-    clips = {split: [Clip(i, r, 1.0, 0.0, np.full(9, 10 * i + r, "<i2")) for i in ids for r in (0, 1)]
+    clips = {split: [Clip(i, r, 1.0, 0.0, np.full(9, 10 * i + r, "<i2"))
+                     for i in ids for r in (0, 1)]
              for split, ids in {"training": (3, 4, 5), "test": (6, 7)}.items()}  # fmt: skip
     folder = make_dataset(clips)
     (folder / "manifest.json").write_text(json.dumps({"shards": []}))
     before = dataset_id(folder, ("training", "test"))
     (folder / "duplicates.json").write_text(json.dumps({"groups": [[3, 7], [4, 5]]}))
     found = one_of_each(folder, ("training", "test"))
-    assert [(one.group, one.source.row(one.record).track_id, one.source.row(one.record).replica) for one in found] == [
+    rows = [(one.group, one.source.row(one.record)) for one in found]
+    assert [(group, row.track_id, row.replica) for group, row in rows] == [
         (3, 7, 0), (4, 4, 0), (6, 6, 0),
     ]  # fmt: skip
     assert dataset_id(folder, ("training", "test")) != before

@@ -171,7 +171,8 @@ def test_a_system_that_hangs_is_asked_no_more(wavs, prepared, queries, tmp_path,
     monkeypatch.setattr(
         runner, "_START_S", -20.0
     )  # of the 30 s that an answer may take 10 are left
-    run = SystemRun(str(prepared), ("training", "validation", "test"), *find_query_sets(str(queries)), 4, tmp_path / "wavs",
+    run = SystemRun(str(prepared), ("training", "validation", "test"),
+    *find_query_sets(str(queries)), 4, tmp_path / "wavs",
                     tmp_path / "cache", 100, 0)  # fmt: skip
     began = time.monotonic()
     rows, told = measure_systems(
@@ -195,7 +196,10 @@ def test_memory_is_the_commands_own(tmp_path):
     """Not what the process that measures holds, and with what the command starts."""
     ballast = np.ones(60_000_000)  # 480 MB here
     small = run_bounded([sys.executable, "-S", "-c", "pass"], limit_s=60)
-    grandchild = f"import subprocess; subprocess.run([{sys.executable!r}, '-S', '-c', 'b = bytes(range(256)) * 800_000'])"
+    grandchild = (
+        f"import subprocess; subprocess.run([{sys.executable!r}, '-S', '-c', 'b = "
+        "bytes(range(256)) * 800_000'])"
+    )
     large = run_bounded([sys.executable, "-S", "-c", grandchild], limit_s=60)
     assert ballast[-1] and small.peak_bytes < 60e6 and 200e6 < large.peak_bytes < 300e6
 

@@ -158,7 +158,8 @@ class TestApproximate:
         )
         with capfd.disabled():
             print(
-                f"\n{kind}, {len(rows)} rows: recall@1 {recall_1:.4f}, recall@10 {recall_10:.4f}, {index._effort.num_cells} cells"
+                f"\n{kind}, {len(rows)} rows: recall@1 {recall_1:.4f}, recall@10 "
+                f"{recall_10:.4f}, {index._effort.num_cells} cells"
             )
         assert recall_1 >= 0.98  # tuned to 0.99 on other queries
         assert recall_10 >= 0.9

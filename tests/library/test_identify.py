@@ -53,7 +53,8 @@ def decided(embedder, folder, *, bias: float) -> Embedder:
 
 
 @pytest.mark.parametrize(("rate", "bias", "verdict"), [
-    (0.01, 3.1, "match"), (0.01, 2.9, "unknown"), (0.001, 3.1, "unknown"), (0.001, 5.4, "match"), (0.001, 5.2, "unknown")
+    (0.01, 3.1, "match"), (0.01, 2.9, "unknown"), (0.001, 3.1, "unknown"), (0.001, 5.4, "match"),
+    (0.001, 5.2, "unknown")
 ])  # fmt: skip
 def test_the_verdict_keeps_the_rate_of_false_alarms(
     database, embedder, files, tmp_path, rate, bias, verdict

@@ -116,7 +116,8 @@ def is_drawn(page, canvas: str) -> bool:
     script = """(id) => {
       const canvas = document.getElementById(id);
       const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-      return new Set(Array.from({length: data.length / 4}, (_, i) => data.slice(4 * i, 4 * i + 3).join())).size;
+      return new Set(Array.from({length: data.length / 4},
+        (_, i) => data.slice(4 * i, 4 * i + 3).join())).size;
     }"""
     return page.evaluate(script, canvas) > 50
 
@@ -153,7 +154,8 @@ def test_a_listening_button_and_what_is_read_aloud(open_page):
     script = """() => {
       window.said = [];
       const status = document.getElementById("status");
-      new MutationObserver(() => window.said.push(status.textContent)).observe(status, { childList: true });
+      new MutationObserver(() => window.said.push(status.textContent))
+        .observe(status, { childList: true });
     }"""
     page.evaluate(script)
     page.get_by_role("button", name="Listen").click()
@@ -231,7 +233,8 @@ def test_a_dropped_file_and_the_history(open_page, clips):
     script = """([bytes]) => {
       const data = new DataTransfer();
       data.items.add(new File([new Uint8Array(bytes)], "dropped.wav"));
-      document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+      document.body.dispatchEvent(new DragEvent("drop",
+        { dataTransfer: data, bubbles: true, cancelable: true }));
     }"""
     page.evaluate(script, [list(clips["known"].read_bytes())])
     wait_for_answer(page)

@@ -52,8 +52,8 @@ def test_a_body_that_never_ends(limited):
     with raw(limited) as slow:
         began = time.monotonic()
         slow.sendall(
-            b"POST /v1/identify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\nConnection: close\r\n\r\n"
-            + bytes(500)
+            b"POST /v1/identify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: "
+            b"1000\r\nConnection: close\r\n\r\n" + bytes(500)
         )
         head, _, body = received(slow).partition(b"\r\n\r\n")
         assert 0.9 < time.monotonic() - began < 15

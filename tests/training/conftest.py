@@ -65,7 +65,10 @@ def devices(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathF
     """
     folder = pathlib.Path(__file__).parent
     config = tiny(data={"batch_size": 8, "mel_on": "host"}).to_json()
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    flags = (
+        "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+        "--xla_llvm_disable_expensive_passes=true"
+    )
     environment = os.environ | {
         "XLA_FLAGS": flags,
         "JAX_PLATFORMS": "cpu",

@@ -190,7 +190,8 @@ def _resident(config: TrainConfig) -> dict:
     """
     plain = dataclasses.replace(config, data=dataclasses.replace(config.data, mel_on="device"))
     mix = dataclasses.replace(
-        config.data.mix, tempo_p=0.5, pitch_p=0.5, room_p=0.5, synthetic_rooms=0.0, noise_p=0.7, second_noise_p=0.5, tanh_p=0.3,
+        config.data.mix, tempo_p=0.5, pitch_p=0.5, room_p=0.5, synthetic_rooms=0.0, noise_p=0.7,
+        second_noise_p=0.5, tanh_p=0.3,
         colour_p=0.5, coloured_p=0.0, clean_p=0.5,
     )  # fmt: skip
     mixed = dataclasses.replace(

@@ -56,7 +56,8 @@ class Cloud:
             "POLL_S": "0.2",
         }
         self._environment |= {
-            "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+            "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+            "--xla_llvm_disable_expensive_passes=true"
         }
         self._environment |= variables
 

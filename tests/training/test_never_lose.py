@@ -152,9 +152,8 @@ def test_killed_at_random_moments(
     run, kills = tmp_path / "run", 0
     while kills < num_kills:
         before = max(saved_steps(run), default=0) if (run / "checkpoints").exists() else 0
-        if (
-            before == 12
-        ):  # it got to the end in between (what a kill kept from being pruned may lie there as well)
+        if before == 12:
+            # it got to the end in between (what a kill kept from being pruned may lie there too)
             shutil.rmtree(run)
             before = 0
         process = subprocess.Popen(

@@ -99,7 +99,8 @@ def test_another_setting_is_refused_unless_it_is_allowed_by_name(
     changed = tiny(optimizer={"learning_rate": 5e-4, "clip_norm": 2.0}, seed=3)
     with pytest.raises(
         ConfigError,
-        match=r"seed 0 -> 3, optimizer.learning_rate 0.0012 -> 0.0005, optimizer.clip_norm 1.0 -> 2.0",
+        match=r"seed 0 -> 3, optimizer.learning_rate 0.0012 -> 0.0005, optimizer.clip_norm 1.0 "
+        r"-> 2.0",
     ):
         train(changed, uninterrupted)
     with pytest.raises(

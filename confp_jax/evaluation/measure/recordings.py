@@ -208,7 +208,8 @@ def measure_peer(
     references = sorted({recording.reference for recording in recordings})
 
     def index_files() -> list[pathlib.Path]:
-        made = [_as_wav(folder / f"reference-{file.stem}.wav", decode(file, sample_rate_hz=rate_hz).samples, rate_hz)
+        made = [_as_wav(folder / f"reference-{file.stem}.wav", decode(file,
+        sample_rate_hz=rate_hz).samples, rate_hz)
                 for file in references]  # fmt: skip
         return [*made, *run.index_files]
 

@@ -58,7 +58,8 @@ def draw_hit_rates(figure: Any, rows: "Sequence[ConditionRow]", *, title: str) -
     places = range(len(rows))
     shares = [row.top1["track"] for row in rows]
     axes.barh(
-        places, [100 * s.share for s in shares], xerr=_errors(shares), color=BLUE, ecolor="#223355", height=0.7,
+        places, [100 * s.share for s in shares], xerr=_errors(shares), color=BLUE,
+        ecolor="#223355", height=0.7,
         label="right track, 95 % interval",
     )  # fmt: skip
     axes.plot(

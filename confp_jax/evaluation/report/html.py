@@ -13,19 +13,24 @@ _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
 * { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 72rem; padding: 1rem; }
-h1 { font-size: 1.6rem; line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
+h1 { font-size: 1.6rem; line-height: 1.2; } h2 { margin-top: 2.5rem;
+border-bottom: 1px solid var(--line); }
 .wide { overflow-x: auto; margin: 0 0 1rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .875rem; }
 .caption { font-weight: 600; margin: 1.5rem 0 .25rem; font-size: .9rem; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right;
+white-space: nowrap; }
 td:last-child { white-space: normal; min-width: 6rem; }
-th { vertical-align: bottom; white-space: normal; } th:first-child, td:first-child { text-align: left; }
+th { vertical-align: bottom; white-space: normal; }
+th:first-child, td:first-child { text-align: left; }
 tbody tr:nth-child(odd) { background: var(--soft); }
 td:first-child, th:first-child { position: sticky; left: 0; background: Canvas; }
 figure { margin: 1.5rem 0; } img { max-width: 100%; height: auto; background: white; }
-figcaption { font-size: .9rem; } code, pre { font-size: .85rem; overflow-wrap: anywhere; white-space: pre-wrap; }
+figcaption { font-size: .9rem; } code,
+pre { font-size: .85rem; overflow-wrap: anywhere; white-space: pre-wrap; }
 nav a { margin-right: .8rem; }
-@media (max-width: 40rem) { body { padding: .6rem; } th, td { padding: .2rem .35rem; font-size: .75rem; } }
+@media (max-width: 40rem) { body { padding: .6rem; } th,
+td { padding: .2rem .35rem; font-size: .75rem; } }
 """
 
 
@@ -83,12 +88,18 @@ def _table(table: Table) -> str:
         table.caption
     )  # outside: what scrolls sideways on a phone must not take it along
     inside = f"<thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody>"
-    return f'<p class="caption">{caption}</p><div class="wide"><table aria-label="{caption}">{inside}</table></div>'
+    return (
+        f'<p class="caption">{caption}</p><div class="wide"><table '
+        f'aria-label="{caption}">{inside}</table></div>'
+    )
 
 
 def _picture(picture: Picture) -> str:
     data, caption = base64.b64encode(picture.png).decode(), html.escape(picture.caption)
-    return f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+    return (
+        f'<figure><img alt="{caption}" '
+        f'src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+    )
 
 
 def _anchor(title: str) -> str:

@@ -161,16 +161,19 @@ def page(
             Picture(drawn, "Hits and time against the number of fingerprints.")
         ]
     texts = {
-        "Beside the paper": "The paper's index is FMA-large's test split (11,263 clips); this run's is smaller or larger as its "
-        "environment below says, and its music is another: the columns stand beside each other, they do not compete.",
-        "Open set": "Each query is searched with its track in the index, and as an unknown one with its track taken out. The "
-        "thresholds are the model's own, set beforehand for the rate in the heading.",
-        "Larger indexes": "The queries' own tracks, then all real ones, then synthetic distractors: each near a real fingerprint "
-        "of a track that no query is of (cosine about 0.8), moved in a direction in which such fingerprints differ.",
-        "Systems": "Each system was given the same WAV files in a process of its own, one at a time; the time of a query is "
-        "measured inside it, after its index was loaded (a command line: with its start). Memory "
-        "is the peak of the process. "
-        "Every system tells its nearest track however unsure; audfprint answers from one landmark on here, not from its five.",
+        "Beside the paper": "The paper's index is FMA-large's test split (11,263 clips); this "
+        "run's is smaller or larger as its environment below says, and its music is another: the "
+        "columns stand beside each other, they do not compete.",
+        "Open set": "Each query is searched with its track in the index, and as an unknown one "
+        "with its track taken out. The thresholds are the model's own, set beforehand for the "
+        "rate in the heading.",
+        "Larger indexes": "The queries' own tracks, then all real ones, then synthetic "
+        "distractors: each near a real fingerprint of a track that no query is of (cosine about "
+        "0.8), moved in a direction in which such fingerprints differ.",
+        "Systems": "Each system was given the same WAV files in a process of its own, one at a "
+        "time; the time of a query is measured inside it, after its index was loaded (a command "
+        "line: with its start). Memory is the peak of the process. Every system tells its nearest "
+        "track however unsure; audfprint answers from one landmark on here, not from its five.",
     }
     parts = [
         Section(name, texts.get(name, ""), [*found, *pictures.get(name, [])])
@@ -179,14 +182,18 @@ def page(
     failed = worst_failures(measured, most=config.num_failures)
     sounds = Sounds.of(config.index, config.index_splits)
     shown = [_failure_picture(one, sounds, embedder) for one in failed]
-    text = "Queries whose best match is another track, those first of which the program was surest; log-mel spectrograms."
+    text = (
+        "Queries whose best match is another track, those first of which the program was surest; "
+        "log-mel spectrograms."
+    )
     parts.append(
         Section("Failures", text if shown else "None: every query's own track came first.", shown)
     )
     parts.append(Section("Environment and command", facts=environment(results)))
     queries = sum(len(one.rows) for one in measured.values())
     name, identity, calibrated = results.models[0]
-    lead = f"Model {name} ({identity}), {queries:,} queries, {len({row.condition for row in rows})} conditions."
+    num_conditions = len({row.condition for row in rows})
+    lead = f"Model {name} ({identity}), {queries:,} queries, {num_conditions} conditions."
     lead += "" if calibrated else " The model has no calibration: what it accepts is a guess."
     return render(
         "Fingerprinting benchmark",
@@ -202,7 +209,10 @@ def shape_pictures(results: Results) -> list[Picture]:
         drawn = figures.png(figures.draw_shift, results.shift, hop_s=HOP_S)
         at_s = results.shift.crossing_s
         crossing = "they do not cross" if at_s is None else f"they cross at {1000 * at_s:.0f} ms"
-        caption = f"Similarity of a shifted query to its own and to the next fingerprint; {crossing} (paper: near 150 ms)."
+        caption = (
+            "Similarity of a shifted query to its own and to the next fingerprint; "
+            f"{crossing} (paper: near 150 ms)."
+        )
         out.append(Picture(drawn, caption))
     own = tables.of_length(results.rows[0], results.segment_s)
     if any(row.condition.startswith("stretch_") for row in own):
@@ -251,7 +261,8 @@ def open_set_pictures(measured: Measured) -> list[Picture]:
     out.append(
         Picture(
             drawn,
-            f"What the confidence promises and keeps; expected calibration error {100 * error:.2f} points.",
+            "What the confidence promises and keeps; expected calibration error "
+            f"{100 * error:.2f} points.",
         )
     )
     return out
@@ -271,12 +282,13 @@ def environment(results: Results) -> dict[str, str]:
     return {
         "Command": shlex.join(["python", "-m", "confp_jax.evaluation.benchmark", *sys.argv[1:]]),
         "Models": ", ".join(f"{name} ({identity})" for name, identity, _ in results.models),
-        "Index": f"{results.config.index} {results.config.index_splits}: {results.num_tracks:,} recordings, content "
-        f"{results.index_id}",
+        "Index": f"{results.config.index} {results.config.index_splits}: {results.num_tracks:,} "
+        f"recordings, content {results.index_id}",
         "Query sets": ", ".join(
             f"{name}: {content}" for name, content in results.query_ids.items()
         ),
-        "Machine": f"{platform.platform()}, {os.cpu_count()} cores, {names[0] if names else platform.processor()}",
+        "Machine": f"{platform.platform()}, {os.cpu_count()} cores, "
+        f"{names[0] if names else platform.processor()}",
         "Python": f"{platform.python_version()}; {', '.join(versions)}",
         "Configuration": json.dumps(dataclasses.asdict(results.config)),
     }
@@ -289,9 +301,8 @@ def _failure_picture(failure: Failure, sounds: Sounds, embedder: Embedder) -> Pi
     told = "accepted at 1 false alarm in 1,000" if failure.accepted else "not accepted"
     caption = (
         f"{title(failure.condition)}, {failure.queries.name} row {failure.row}: {names[0]} at "
-        f"{failure.start_s:.1f} s "
-        f"was mistaken for {names[1]} at {failure.mistaken_s:.1f} s (log odds {failure.logit:.1f}, "
-        f"{told})"
+        f"{failure.start_s:.1f} s was mistaken for {names[1]} at {failure.mistaken_s:.1f} s (log "
+        f"odds {failure.logit:.1f}, {told})"
     )
     return Picture(
         spectrograms(failure, sounds, embedder.config.audio, embedder.config.mel), caption

@@ -79,7 +79,10 @@ def hit_table(rows: Sequence[ConditionRow], segment_s: float) -> Table:
                 str(row.num_runs),
             )
         )
-    caption = "Hits by one fingerprint, exact search (exact: within 150 ms, near: 500 ms, track: the right recording); percent"
+    caption = (
+        "Hits by one fingerprint, exact search (exact: within 150 ms, near: 500 ms, track: the "
+        "right recording); percent"
+    )
     return Table(caption, columns, tuple(cells))
 
 
@@ -104,7 +107,10 @@ def recording_table(rows: Sequence[RecordingRow]) -> Table:
         )
         found = str(row.num_pieces), percent(row.right), percent(row.placed)
         cells.append((row.system, f"{row.length_s:g}", *found, accepted, alarms))
-    caption = "Recorded by a microphone: the first match, and what is accepted at 0.1 % false alarms; percent of all pieces"
+    caption = (
+        "Recorded by a microphone: the first match, and what is accepted at 0.1 % false alarms; "
+        "percent of all pieces"
+    )
     return Table(caption, columns, tuple(cells))
 
 
@@ -233,8 +239,8 @@ def open_set_table(rows: Sequence[ConditionRow]) -> Table:
         cells.append((title(row.condition), f"{row.length_s:g} s", *accepted, *alarms, offset))
     caption = (
         "Open set: every query with its track in the index and with it taken out, at the model's "
-        "own thresholds, which were set "
-        "beforehand for the rates in the headings; percent (95 % by bootstrap over tracks)"
+        "own thresholds, which were set beforehand for the rates in the headings; percent (95 % "
+        "by bootstrap over tracks)"
     )
     return Table(caption, columns, tuple(cells))
 
@@ -259,8 +265,7 @@ def compression_table(rows: Sequence[CompressionRow]) -> Table:
     ]
     caption = (
         "Fewer dimensions (principal axes, or simply the first) and fewer bits, 300 ms apart, "
-        "exact search, float32 queries; "
-        "top-1, percent"
+        "exact search, float32 queries; top-1, percent"
     )
     return Table(caption, columns, tuple(cells))
 
@@ -296,7 +301,8 @@ def scale_table(rows: Sequence[ScaleRow]) -> Table:
 def comparison_table(comparisons: Sequence[Comparison], names: tuple[str, str]) -> Table:
     """The paired tests of two models."""
     columns = (
-        "condition", "query", f"only {names[0]}", f"only {names[1]}", "queries", "p (McNemar, exact)",
+        "condition", "query", f"only {names[0]}", f"only {names[1]}", "queries",
+        "p (McNemar, exact)",
         f"{names[0]} minus {names[1]}, points (95 % by bootstrap over tracks)",
     )  # fmt: skip
     cells = []
@@ -317,8 +323,10 @@ def comparison_table(comparisons: Sequence[Comparison], names: tuple[str, str]) 
 def system_table(rows: Sequence[SystemRow]) -> Table:
     """Accuracy, time, memory and size of each system, on the same WAV files."""
     columns = (
-        "system", "condition", "track: top-1 (95 %)", "within 150 ms", "within 500 ms", "top-5 track", "query median / p95, ms",
-        "query memory, MB", "index, s", "index memory, MB", "index on disk, MB", "queries", "trouble",
+        "system", "condition", "track: top-1 (95 %)", "within 150 ms", "within 500 ms",
+        "top-5 track", "query median / p95, ms",
+        "query memory, MB", "index, s", "index memory, MB", "index on disk, MB", "queries",
+        "trouble",
     )  # fmt: skip
     cells = []
     for row in rows:
@@ -339,7 +347,8 @@ def system_table(rows: Sequence[SystemRow]) -> Table:
                 _megabytes(row.index_num_bytes),
             ]
         cells.append((
-            row.system, title(row.condition), with_interval(row.track), percent(row.exact), percent(row.near),
+            row.system, title(row.condition), with_interval(row.track), percent(row.exact),
+            percent(row.near),
             percent(row.track_top5), speed, memory, *index, str(row.num_queries), row.trouble,
         ))  # fmt: skip
     return Table("Systems, each in its own process; percent", columns, tuple(cells))

@@ -99,6 +99,7 @@ def _analyzer(shifts: int):
     from audfprint2.cli import setup_analyzer
 
     return setup_analyzer(
-        density=20.0, is_match=shifts > 1, pks_per_frame=5, fanout=3, freq_sd=30.0, shifts=shifts, samplerate=11_025,
+        density=20.0, is_match=shifts > 1, pks_per_frame=5, fanout=3, freq_sd=30.0,
+        shifts=shifts, samplerate=11_025,
         continue_on_error=False, ffmpeg_path=None,
     )  # fmt: skip

@@ -43,7 +43,10 @@ class Ran:
             return ""
         last = " ".join(self.stderr.split())[-_LAST_CHARACTERS:]
         if self.status is None:
-            return f"it was ended after {self.wall_s:.0f} s, beyond its limit{'; it last said: ' + last if last else ''}"
+            return (
+                f"it was ended after {self.wall_s:.0f} s, beyond its "
+                f"limit{'; it last said: ' + last if last else ''}"
+            )
         how = f"signal {-self.status}" if self.status < 0 else f"status {self.status}"
         return f"it ended with {how}{': ' + last if last else ''}"
 

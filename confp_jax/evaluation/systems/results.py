@@ -231,8 +231,7 @@ def imported_rows(name: str, path: pathlib.Path, run: SystemRun) -> list[SystemR
     if not num_known:
         raise DatasetError(
             f"{path}: none of its {len(matched)} query_ids is a query of {run.queries.folder}; "
-            "they are the names of the files "
-            "in wav_dir without their ending"
+            "they are the names of the files in wav_dir without their ending"
         )
     return rows
 

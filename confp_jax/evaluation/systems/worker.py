@@ -1,4 +1,5 @@
-"""One step of one system in a process of its own: `python -m confp_jax.evaluation.systems.worker JOB.json`.
+"""One step of one system in a process of its own: `python -m confp_jax.evaluation.systems.worker
+JOB.json`.
 
 The answers go out as JSON lines, each at once: what was answered before a crash is known.
 """
