@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from confp_jax.library.searcher import Answer, FoundTrack
 
 # Before numpy is first imported: OpenBLAS's threads spin for 25 ms after a product and take the
-# cores from the encoder that comes
-# next. With 2^16 cycles they sleep after 25 us (3 s identified in 24 ms instead of 37;
-# benchmarks/query_speed.py --rows 4000).
+# cores from the encoder that comes next. With 2^16 cycles they sleep after 25 us (3 s identified in
+# 24 ms instead of 37; benchmarks/query_speed.py --rows 4000).
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 
 __version__ = "0.1.0"
@@ -33,10 +32,26 @@ _PLACES = {
 def open(
     folder: str | pathlib.Path, *, model: str | None = None, false_alarm_rate: float | None = None
 ) -> "Library":
-    """Opens a fingerprint database, or makes it where there is none:
-    `confp_jax.open("music.db").identify_file("clip.wav")`.
+    """Opens a fingerprint database, or creates it if it does not exist.
 
-    See `Library` for the arguments and what it can do.
+    Args:
+      folder: of the database.
+      model: a shipped model or a checkpoint folder; default: the database's own, or `edge2`.
+      false_alarm_rate: proportion of unknown queries that may be answered; default 0.001.
+
+    Returns:
+      A `Library`, which any number of threads may share.
+
+    Raises:
+      DatabaseError: the folder is no database, or `model` is not the database's own.
+
+    Examples:
+      >>> library = confp_jax.open("music.db")
+      >>> [added.status for added in library.add("music")]
+      ['added', 'added']
+      >>> answer = library.identify_file("clip.wav")
+      >>> answer.verdict, answer.matches[0].track
+      ('match', 'the-protagonist')
     """
     from confp_jax.library.library import Library
 

@@ -60,10 +60,15 @@ class Tags:
 
 
 def decode(path: str | pathlib.Path, *, sample_rate_hz: int) -> Audio:
-    """The whole file as mono float32 at `sample_rate_hz`.
+    """Decodes a whole file to mono float32 at `sample_rate_hz`.
 
     Raises:
       DecodeError: missing, empty, no audio, damaged from the start, or not finite.
+
+    Examples:
+      >>> audio = decode("clip.wav", sample_rate_hz=16_000)
+      >>> audio.samples.shape, audio.samples.dtype
+      ((64000,), dtype('float32'))
     """
     path = pathlib.Path(path)
     blocks = list(decode_blocks(path, sample_rate_hz=sample_rate_hz))

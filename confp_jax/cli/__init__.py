@@ -17,9 +17,9 @@ _EXAMPLES = """examples:
   confp identify music.db clip.wav       which track is it, and where in it?
   confp identify music.db *.wav --json   the same for programs
   confp monitor music.db radio.mp3       a cue sheet of a long recording or stream
-  confp compare a.mp3 b.mp3              what two recordings have in common
+  confp compare a.mp3 b.mp3              the sections that two recordings share
   confp list music.db                    what is in the database
-  confp remove music.db 17               take a track out
+  confp remove music.db 17               remove a track
   confp COMMAND --help                   update, info, compact, verify, merge, ...
   confp models                           the models that ship
   confp serve music.db                   a page for the microphone, and JSON for programs

@@ -16,7 +16,7 @@ def register(commands: Commands) -> None:
     add = commands.add(
         "add",
         _add,
-        "add music to a database, which is made if it is not there",
+        "add music to a database; create the database if it does not exist",
         model=True,
         examples="""\
   confp add music.db ~/Music             a folder; a second run reads only what is new
@@ -26,22 +26,19 @@ def register(commands: Commands) -> None:
     add.add_argument(
         "paths", type=pathlib.Path, nargs="+", metavar="PATH", help="audio files or folders of them"
     )
-    help_text = (
-        "of a new database's fingerprints (default: the model's, binary for edge2 and float16 "
-        "for others)"
-    )
+    help_text = "how a new database stores fingerprints (binary for edge2, float16 for others)"
     add.add_argument("--precision", choices=("float16", "int8", "binary"), help=help_text)
     update = commands.add(
         "update",
         _update,
-        "fingerprint files that changed on disk anew, and tell which vanished",
+        "re-fingerprint changed files, report tracks whose files are gone",
         model=True,
         examples="""\
   confp update music.db
-  confp update music.db --prune          and remove the tracks of files that vanished""",
+  confp update music.db --prune          also remove the tracks whose files are gone""",
     )
     update.add_argument(
-        "--prune", action="store_true", help="remove the tracks whose files vanished"
+        "--prune", action="store_true", help="remove the tracks whose files are gone"
     )
     remove = commands.add(
         "remove",
@@ -69,7 +66,7 @@ def register(commands: Commands) -> None:
     commands.add(
         "info",
         _info,
-        "say what a database holds, and what it takes",
+        "show what a database holds and its size",
         examples="  confp info music.db",
     )
 
@@ -117,7 +114,7 @@ def _update(args: argparse.Namespace) -> int:
         names = ("updated", "unchanged", "vanished", "removed", "failed")
         print(", ".join(f"{sum(r.status == name for r in results)} {name}" for name in names))
         if any(result.status == "vanished" for result in results):
-            print("--prune removes the tracks of files that vanished", file=sys.stderr)
+            print("--prune removes the tracks whose files are gone", file=sys.stderr)
     return 0 if not results else status(sum(r.status == "failed" for r in results), len(results))
 
 

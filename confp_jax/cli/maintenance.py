@@ -20,7 +20,7 @@ def register(commands: Commands) -> None:
     compact = commands.add(
         "compact",
         _compact,
-        "free what removed tracks took, and build the search index of everything",
+        "free the space of removed tracks and rebuild the search index",
         examples="""\
   confp compact music.db
   confp compact music.db --recall 0.999         search more carefully, and slower, from now on
@@ -28,12 +28,14 @@ def register(commands: Commands) -> None:
   confp compact music.db --index milvus://localhost:19530     a server, kept in step
   confp compact music.db --index milvus:///data/rows.db       milvus-lite (an extra)""",
     )
-    compact.add_argument("--index", type=_index, metavar="KIND", help="what searches from now on")
+    compact.add_argument(
+        "--index", type=_index, metavar="KIND", help="the search index to use from now on"
+    )
     compact.add_argument(
         "--recall",
         type=_recall,
         metavar="R",
-        help="share of first hits to be those of exact search; 0.99",
+        help="proportion of first hits that equal exact search (0.99)",
     )
     verify = commands.add(
         "verify",
@@ -50,8 +52,7 @@ def register(commands: Commands) -> None:
         "merge",
         _merge,
         "copy another database's tracks into a database, without their audio",
-        examples="  confp merge music.db laptop.db         of the same model; what is there "
-        "already stays",
+        examples="  confp merge music.db laptop.db         of the same model; existing tracks stay",
     )
     merge.add_argument(
         "other", type=pathlib.Path, metavar="OTHER", help="the database to take tracks from"
@@ -59,15 +60,15 @@ def register(commands: Commands) -> None:
     reindex = commands.add(
         "reindex",
         _reindex,
-        "fingerprint all tracks with another model, and swap when all is done",
+        "fingerprint all tracks with another model, then swap in one commit",
         examples="""\
-  confp reindex music.db --model runs/small     started again, it goes on where it stopped""",
+  confp reindex music.db --model runs/small     continues where it stopped if run again""",
     )
     reindex.add_argument(
         "--model", required=True, metavar="MODEL", help="a shipped model or a checkpoint folder"
     )
     reindex.add_argument(
-        "--prune", action="store_true", help="swap although files are gone, and remove their tracks"
+        "--prune", action="store_true", help="swap even if files are gone, and remove their tracks"
     )
     export = commands.add(
         "export",
@@ -79,7 +80,7 @@ def register(commands: Commands) -> None:
     importing = commands.add(
         "import",
         _import,
-        "add fingerprints from Parquet files to a database, which is made if it is not there",
+        "add fingerprints from Parquet files to a database; create it if it does not exist",
         examples="""\
   confp import music.db music.parquet
   confp import music.db shards/          all .parquet files of a folder""",
@@ -169,15 +170,15 @@ def _reindex(args: argparse.Namespace) -> int:
             {"swapped": swapped, "tracks": [dataclasses.asdict(result) for result in results]}
         )
     elif swapped:
-        print(f"{args.db} is now of model {database.stamp.name}, {len(database.tracks())} tracks")
+        print(f"{args.db} now uses model {database.stamp.name}, {len(database.tracks())} tracks")
     else:
         print(f"{failed} tracks could not be fingerprinted, so {args.db} still has its old model: "
         "bring their files back and "
               "run this again; or --prune removes them", file=sys.stderr)  # fmt: skip
     if swapped and was_calibrated:
         print(
-            f"{args.db}: its threshold was measured with the old model; `confp calibrate "
-            f"{args.db}` does so again",
+            f"{args.db}: its threshold was fitted with the old model; run `confp calibrate "
+            f"{args.db}` again",
             file=sys.stderr,
         )
     return 0 if swapped else 1

@@ -20,7 +20,7 @@ from rich.table import Table
 
 _MODEL_HELP = (
     "a shipped model (see `confp models`) or a checkpoint folder; default: the database's own, "
-    "else edge"
+    "or edge2"
 )
 
 

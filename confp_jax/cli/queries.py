@@ -26,7 +26,7 @@ def register(commands: Commands) -> None:
     identify = commands.add(
         "identify",
         _identify,
-        "say which track each clip is from, and where in it",
+        "find the track of each clip, and the position in it",
         model=True,
         examples="""\
   confp identify music.db clip.wav
@@ -38,13 +38,13 @@ def register(commands: Commands) -> None:
         "clips",
         nargs="+",
         metavar="CLIP",
-        help="audio of 1 s or more, 3 s are enough; - is standard input",
+        help="audio of at least 1 s, better 3 s; - is standard input",
     )
     _add_rate(identify)
     monitor = commands.add(
         "monitor",
         _monitor,
-        "tell what plays in a long recording or a stream, while it plays",
+        "report what plays in a long recording or a stream, while it plays",
         model=True,
         examples="""\
   confp monitor music.db broadcast.mp3 --cue broadcast.cue --csv broadcast.csv
@@ -67,7 +67,7 @@ def register(commands: Commands) -> None:
         type=_positive,
         default=0.1,
         metavar="N",
-        help="false alarms to bear (0.1)",
+        help="false alarms allowed in an hour (0.1)",
     )
     listen = commands.add(
         "listen",
@@ -88,7 +88,7 @@ def _register_comparing(commands: Commands) -> None:
     compare = commands.add(
         "compare",
         _compare,
-        "find what two recordings have in common",
+        "find the sections that two recordings share",
         model=True,
         db=False,
         examples="  confp compare original.flac broadcast.mp3",
@@ -107,19 +107,19 @@ def _register_comparing(commands: Commands) -> None:
         type=_positive,
         default=10.0,
         metavar="S",
-        help="seconds that make it worth telling (10)",
+        help="shortest shared section to list, in seconds (10)",
     )
     commands.add(
         "calibrate",
         _calibrate,
-        "measure how far strangers get in this database, and set its threshold by it",
+        "fit the match threshold to this database (20 tracks and more)",
         model=True,
-        examples="  confp calibrate music.db               again whenever much was added",
+        examples="  confp calibrate music.db               run it again after many tracks were added",
     )
 
 
 def _add_rate(command: argparse.ArgumentParser) -> None:
-    text = "share of unknown queries that may be answered (0.001)"
+    text = "proportion of unknown queries that may be answered (0.001)"
     command.add_argument("--false-alarms", type=_rate, default=0.001, metavar="SHARE", help=text)
 
 
@@ -183,7 +183,7 @@ def _monitor(args: argparse.Namespace) -> int:
                     f"{clock(found.offset_s)}",
                     flush=True,
                 )
-    except KeyboardInterrupt:  # how an endless stream is left: what was heard is still written
+    except KeyboardInterrupt:  # how an endless stream ends: what was heard is still written
         print("interrupted", file=sys.stderr)
     for path, write in ((args.cue, write_cue), (args.csv, write_csv)):
         if path:

@@ -12,7 +12,7 @@ def register(commands: Commands) -> None:
     serve = commands.add(
         "serve",
         _serve,
-        "answer by HTTP, with a page for the microphone (extra `serve`)",
+        "serve a database by HTTP, with a page for the microphone (extra `serve`)",
         model=True,
         examples="""\
   confp serve music.db                   then open http://127.0.0.1:8000
@@ -21,14 +21,16 @@ def register(commands: Commands) -> None:
   curl --data-binary @clip.wav http://127.0.0.1:8000/v1/identify""",
     )
     serve.add_argument(
-        "--host", default="127.0.0.1", help="the address to serve (127.0.0.1: this machine alone)"
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen on (127.0.0.1: this machine alone)",
     )
-    serve.add_argument("--port", type=int, default=8000, help="0 is any free one (8000)")
+    serve.add_argument("--port", type=int, default=8000, help="the port; 0 is any free one (8000)")
     serve.add_argument(
         "--token-file",
         type=pathlib.Path,
         metavar="FILE",
-        help="holds the token of those who may add and remove",
+        help="a file with the token that allows adding and removing tracks",
     )
     serve.add_argument(
         "--share-audio", action="store_true", help="let clients play the tracks' files"
@@ -38,34 +40,38 @@ def register(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="URL",
-        help="a site whose pages may ask (CORS)",
+        help="a site whose pages may use the service (CORS)",
     )
     serve.add_argument(
         "--allow-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="a name that this service answers to",
+        help="a host name that the service answers to",
     )
     serve.add_argument(
-        "--max-body-mib", type=int, default=32, metavar="N", help="of a request (32)"
+        "--max-body-mib", type=int, default=32, metavar="N", help="largest request in MiB (32)"
     )
     serve.add_argument(
-        "--max-audio-s", type=float, default=900.0, metavar="S", help="of a recording (900)"
+        "--max-audio-s",
+        type=float,
+        default=900.0,
+        metavar="S",
+        help="longest recording in seconds (900)",
     )
     serve.add_argument(
         "--max-waiting",
         type=int,
         default=64,
         metavar="N",
-        help="requests that may wait; beyond: 429 (64)",
+        help="requests that may wait; the next one gets 429 (64)",
     )
     serve.add_argument(
         "--false-alarms",
         type=float,
         default=0.001,
         metavar="SHARE",
-        help="of unknown queries (0.001)",
+        help="proportion of unknown queries that may be answered (0.001)",
     )
 
 
@@ -89,7 +95,7 @@ def _serve(args: argparse.Namespace) -> int:
         else:
             print(
                 f"serving {args.db} at {address} (compiling the model; {address}/readyz "
-                "tells when)",
+                "answers 200 when it is ready)",
                 file=sys.stderr,
             )
 

@@ -80,8 +80,9 @@ class Embedder:
     def embed(
         self, samples: np.ndarray, *, sample_rate_hz: int, hop_s: float = HOP_S
     ) -> Float32[np.ndarray, "N E"]:
-        """Unit vectors of all segments, `hop_s` apart; of audio shorter than one, those of the
-        windows that hold it.
+        """Returns the fingerprints of all segments as unit vectors, `hop_s` apart.
+
+        Audio shorter than a segment has those of the windows that hold it.
 
         Args:
           samples: [n] or [n, channels], float or integer PCM, at least 1 s long.
@@ -89,8 +90,13 @@ class Embedder:
           hop_s: distance of the segments' starts in seconds.
 
         Raises:
-          DecodeError: samples of a wrong shape, or not finite.
-          AudioError: shorter than 1 s.
+          DecodeError: the samples have a wrong shape, or are not finite.
+          AudioError: the samples are shorter than 1 s.
+
+        Examples:
+          >>> fingerprints = encoder.embed(samples, sample_rate_hz=16_000)
+          >>> fingerprints.shape, fingerprints.dtype
+          ((11, 640), dtype('float32'))
         """
         mono = from_samples(samples, from_hz=sample_rate_hz, to_hz=self.sample_rate_hz)
         return self.fingerprint(mono, hop_s=hop_s).vectors
@@ -414,12 +420,20 @@ class Embedder:
 
 
 def load_encoder(model: str | pathlib.Path = DEFAULT_MODEL) -> Embedder:
-    """A shipped model by name ("edge"), or a checkpoint folder: of a training run, one step of it,
-    or an exported encoder.
+    """Loads a model, ready for use.
+
+    Args:
+      model: a shipped model by name, or a checkpoint folder: of a training run, one step of it, or
+        an exported encoder.
 
     Raises:
       UnknownModelError: neither a shipped name nor a folder.
       CheckpointError: the folder holds no encoder of this project.
+
+    Examples:
+      >>> encoder = confp_jax.load_encoder("edge2")
+      >>> encoder.sample_rate_hz, encoder.precision
+      (16000, 'binary')
     """
     name = str(model)
     is_shipped = name in shipped_models()

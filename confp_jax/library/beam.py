@@ -12,7 +12,7 @@ Here, with two processes:
     --beam=--direct_running_mode=multi_processing
 
 An element is a shard: some files, whose fingerprints become one Parquet file named after their
-paths. Interrupted, the same command goes on with the shards that are not there.
+paths. Interrupted, the same command continues with the shards that are not there.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""`confp calibrate`: how far strangers get in one user's own database."""
+"""`confp calibrate`: fits the match threshold to one database."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ LEAST_TRACKS = 20
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What was measured: the tail of strangers' logits for each length of query."""
+    """What was measured: the tail of unknown queries' logits for each length of query."""
 
     identity: str
     num_tracks: int
@@ -66,7 +66,7 @@ def calibrate_database(
     if not lengths_s:
         raise DatabaseError(
             f"{embedder.name}'s decision.json knows no query of {reference.segment_s:g} s or more, "
-            "the length of what is stored; make it anew with such `lengths_s`"
+            "the length of what is stored; calibrate it again with such `lengths_s`"
         )
     rng, total = np.random.default_rng(seed), num_excerpts * len(lengths_s)
     tails, num_same = [], 0

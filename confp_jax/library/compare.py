@@ -1,4 +1,4 @@
-"""What two recordings have in common."""
+"""`compare`: finds the sections that two recordings share."""
 
 import dataclasses
 import pathlib
@@ -23,15 +23,26 @@ class CommonSection:
     confidence: float
 
 
-def compare_files(a: pathlib.Path, b: pathlib.Path, model: str | None) -> list[CommonSection]:
-    """What two recordings have in common, in the order of the first.
+def compare_files(
+    a: str | pathlib.Path, b: str | pathlib.Path, model: str | None = None
+) -> list[CommonSection]:
+    """Returns the sections that two recordings share, in the order of the first.
+
+    Args:
+      a, b: audio files of at least 1 s.
+      model: a shipped model or a checkpoint folder; None: `edge2`.
 
     Raises:
       DecodeError: one of them cannot be decoded.
       AudioError: one of them is too short.
+
+    Examples:
+      >>> section = compare_files("clip.wav", "music/the-protagonist.mp3")[0]
+      >>> round(section.a_s), round(section.b_s)
+      (0, 4)
     """
     embedder = load_encoder(model or DEFAULT_MODEL)
-    first, second = (fingerprint_file(path, embedder) for path in (a, b))
+    first, second = (fingerprint_file(pathlib.Path(path), embedder) for path in (a, b))
     spans = common_sections(first, second, load_decision(embedder.folder, embedder.identity))
     names = "query_s", "track_s", "length_s", "tempo", "score", "confidence"
     return [

@@ -1,4 +1,4 @@
-"""The Python API: a database that is opened once and asked from any number of threads."""
+"""The Python API: a database that is opened once and shared by any number of threads."""
 
 import logging
 import pathlib
@@ -30,16 +30,15 @@ class Library:
         model: str | None = None,
         false_alarm_rate: float | None = None,
     ):
-        """Opens the database, or makes it where there is none.
+        """Opens the database, or creates it if it does not exist.
 
         Args:
           folder: of the database.
-          model: a shipped model or a checkpoint folder; default: the database's own, for a new one
-            `edge`.
-          false_alarm_rate: share of unknown queries that may be answered; default 0.001.
+          model: a shipped model or a checkpoint folder; default: the database's own, or `edge2`.
+          false_alarm_rate: proportion of unknown queries that may be answered; default 0.001.
 
         Raises:
-          DatabaseError: no database, or one made with another model.
+          DatabaseError: the folder is no database, or `model` is not the database's own.
         """
         self._database, self._embedder = open_or_create(folder, model)
         self._false_alarm_rate = false_alarm_rate
@@ -48,14 +47,26 @@ class Library:
         self._searcher = self._new_searcher()
 
     def add(self, paths: Sequence[str | pathlib.Path] | str | pathlib.Path) -> list[Added]:
-        """Adds files and the audio files of folders; a bad file is reported in its result and the
-        rest goes on.
+        """Adds files and the audio files of folders.
 
-        What was added is found when this returns. If the search index has then to be built anew, a
+        What was added is found as soon as this returns. If the search index must be rebuilt, a
         thread does it; until it is ready the new fingerprints are searched exactly.
 
+        Args:
+          paths: a file or a folder, or several.
+
+        Returns:
+          One result for each file; a bad file fails alone and has its `error` set.
+
         Raises:
-          DatabaseError: another process is writing.
+          DatabaseError: another process is writing, or the disk is full.
+
+        Examples:
+          >>> for added in library.add(["music", "no-audio.txt"]):
+          ...     print(added.status)
+          unchanged
+          unchanged
+          failed
         """
         listed = [paths] if isinstance(paths, str | pathlib.Path) else paths
         with self._writing:
@@ -70,31 +81,60 @@ class Library:
         return added
 
     def settle(self) -> None:
-        """Returns when no index is being built."""
+        """Waits until no index is being built."""
         if self._folding is not None:
             self._folding.join()
 
     def identify(self, samples: np.ndarray, sample_rate_hz: int) -> Answer:
-        """Which tracks sound in the samples: [n] or [n, channels], float or integer PCM, at least
-        1 s long.
+        """Identifies the tracks in an array of samples.
+
+        Args:
+          samples: [n] or [n, channels], float or integer PCM, at least 1 s long.
+          sample_rate_hz: of `samples`; anything from 4 to 768 kHz.
 
         Raises:
-          DecodeError: samples of a wrong shape, or not finite.
-          AudioError: shorter than 1 s, or silent.
+          DecodeError: the samples have a wrong shape, or are not finite.
+          AudioError: the samples are shorter than 1 s, or silent.
+
+        Examples:
+          >>> answer = library.identify(samples, 16_000)
+          >>> answer.num_accepted, round(answer.matches[0].offset_s)
+          (1, 4)
+          >>> noise = np.random.default_rng(0).normal(size=(48_000, 2))
+          >>> library.identify(noise, 16_000).verdict
+          'unknown'
         """
         mono = from_samples(samples, from_hz=sample_rate_hz, to_hz=self._embedder.sample_rate_hz)
         return self._searcher.identify_blocks([mono], query="samples")
 
     def identify_file(self, path: str | pathlib.Path) -> Answer:
-        """Which tracks sound in a file; one that cannot be used has the answer's `error` set."""
+        """Identifies the tracks in a file of any length; a bad file has the answer's `error` set.
+
+        Examples:
+          >>> library.identify_file("clip.wav").matches[0].track
+          'the-protagonist'
+          >>> library.identify_file("no-audio.txt").error
+          'no-audio.txt: ...'
+        """
         return self._searcher.identify_file(pathlib.Path(path))
 
     def tracks(self) -> list[StoredTrack]:
-        """What can be identified."""
+        """Returns the tracks that can be identified.
+
+        Examples:
+          >>> sorted(track.name for track in library.tracks())
+          ['desert', 'the-protagonist']
+        """
         return list(self._searcher.reference.snapshot.tracks)
 
     def refresh(self) -> None:
-        """Sees what other processes have added, removed or calibrated since."""
+        """Loads what other processes have added, removed or calibrated since.
+
+        Examples:
+          >>> library.refresh()
+          >>> len(library.tracks())
+          2
+        """
         with self._writing:
             self._searcher = self._new_searcher()
 

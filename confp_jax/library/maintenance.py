@@ -33,7 +33,7 @@ class Info:
     catalogue_bytes: int
     index_bytes: int
     index: str  # "exact", "scann", "faiss": what is searched
-    index_stale_share: float  # of the rows; beyond 0.25 the index is built anew
+    index_stale_share: float  # of the rows; beyond 0.25 the index is rebuilt
 
 
 def describe(database: Database) -> Info:
@@ -101,7 +101,7 @@ def verify(
                 Problem(
                     f"the search index: {error}",
                     [],
-                    "`confp compact` builds it anew; no music is lost",
+                    "`confp compact` rebuilds it; no music is lost",
                 )
             )
     if not recall or problems:

@@ -1,4 +1,4 @@
-"""`monitor`: what plays in a long recording or an endless stream, told while it plays."""
+"""`monitor`: reports what plays in a long recording or an endless stream, while it plays."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -33,10 +33,10 @@ def monitor(
     *,
     alarms_per_hour: float = ALARMS_PER_HOUR,
 ) -> Iterator[Event]:
-    """Events of mono audio at the model's rate, about 15 s after they are heard; memory does not
-    grow with the recording.
+    """Yields events of mono audio at the model's rate, about 15 s after the music.
 
-    Of two tracks at one place the surer one is told. Silence is never matched.
+    Memory does not grow with the recording. Where two tracks match one place, the surer one is
+    reported. Silence is never matched.
 
     Raises:
       AudioError: less than 1 s in all.
@@ -44,31 +44,32 @@ def monitor(
     """
     hop_s = searcher.reference.hop_s
     rate = alarms_per_hour * STEP_WINDOWS * hop_s / 3600 / TRIALS_PER_STEP  # of one search
-    scanning, told = Scan(searcher.reference, searcher.decision), _Told(rate)
+    scanning, reported = Scan(searcher.reference, searcher.decision), _Reported(rate)
     for block in joined_blocks(
         searcher.embedder.stream(blocks, hop_s=hop_s, windows_at_once=STEP_WINDOWS)
     ):
         over = scanning.push(block)
         heard_s, playing = round(block.start_s + block.fingerprints.duration_s, 3), scanning.current
-        for span in told.finished(over, playing):
+        for span in reported.finished(over, playing):
             yield Event("match", searcher.found(span), heard_s)
-        for span in told.begun(playing):
+        for span in reported.started(playing):
             yield Event("playing", searcher.found(span), heard_s)
 
 
-class _Told:
-    """What has been told, so that nothing is told twice and no weaker span at the place of a surer
-    one.
+class _Reported:
+    """Remembers what was reported.
+
+    Nothing is reported twice, and no weaker span at the place of a surer one.
     """
 
     def __init__(self, rate: float):
         self._rate = rate
-        self._begun: set[int] = set()
+        self._started: set[int] = set()
         self._matches: list[Span] = []
 
-    def begun(self, playing: list[Span]) -> list[Span]:
-        new = [span for span in self._sure(playing, playing) if span.number not in self._begun]
-        self._begun = {span.number for span in playing} & self._begun | {
+    def started(self, playing: list[Span]) -> list[Span]:
+        new = [span for span in self._sure(playing, playing) if span.number not in self._started]
+        self._started = {span.number for span in playing} & self._started | {
             span.number for span in new
         }
         return new

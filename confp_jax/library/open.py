@@ -43,8 +43,8 @@ def open_database(folder: str | pathlib.Path, model: str | None) -> tuple[Databa
             )
         raise DatabaseError(
             f"{other}which has other weights now ({embedder.identity}): their fingerprints cannot "
-            f"be compared; `confp reindex {folder} --model {stamp.name}` makes those of its files "
-            "anew, or --model FOLDER goes on with the old weights, if you have them"
+            f"be compared; `confp reindex {folder} --model {stamp.name}` computes new ones "
+            "from its files, or --model FOLDER uses the old weights, if you have them"
         )
     return database, embedder
 
@@ -76,11 +76,12 @@ def open_or_create(
 def open_reference(
     database: Database, embedder: Embedder, *, build_index: bool = True
 ) -> Reference:
-    """The database as of now, ready to be searched. Without `build_index` a stale index is taken
-    as it is, new rows exactly.
+    """Returns the database in its present state, ready to be searched.
+
+    Without `build_index` a stale index is used as it is, and new rows are searched exactly.
 
     Raises:
-      OtherModelError: it has become another model's since it was opened.
+      OtherModelError: it was reindexed with another model since it was opened.
     """
     expected = dataclasses.replace(embedder.stamp, hop_s=database.stamp.hop_s)
     database.stamp.must_fit(expected)

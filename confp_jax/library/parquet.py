@@ -84,7 +84,7 @@ def import_files(
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Merged:
     """Adds the tracks of Parquet files (or folders of them) whose content is not there;
-    interrupted, it goes on.
+    interrupted, it continues.
 
     Raises:
       DatabaseError: a file is none of ours, damaged, or of another model; what came before it is

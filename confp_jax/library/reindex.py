@@ -1,4 +1,4 @@
-"""A database with another model: its files are fingerprinted anew beside the old vectors, which
+"""A database with another model: new fingerprints of its files beside the old vectors, which
 serve until the swap.
 """
 
@@ -24,7 +24,7 @@ def reindex(
     report: Callable[[Added, int], None] = lambda added, total: None,
 ) -> list[Added]:
     """Fingerprints every track's file with `embedder` and swaps the vectors in one commit;
-    interrupted, it goes on.
+    interrupted, it continues.
 
     Until the swap the database answers with its old model. The vectors are stored as the new
     model's are by default where that or the database's is binary, else as the database's. A file
