@@ -30,7 +30,7 @@ SHOWN = {
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory, root: pathlib.Path) -> dict[str, object]:
-    """What the examples use: two tracks in music/, 4 s of one in clip.wav, and a library of them."""
+    """What the examples use: two tracks in music/, 4 s of one in clip.wav, a library of both."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "music").mkdir()
     for name in ("tim-beek_the-protagonist", "shawn-parrotte_desert"):

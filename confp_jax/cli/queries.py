@@ -114,7 +114,7 @@ def _register_comparing(commands: Commands) -> None:
         _calibrate,
         "fit the match threshold to this database (20 tracks and more)",
         model=True,
-        examples="  confp calibrate music.db               run it again after many tracks were added",
+        examples="  confp calibrate music.db               run it again after adding many tracks",
     )
 
 

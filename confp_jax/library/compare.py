@@ -29,7 +29,8 @@ def compare_files(
     """Returns the sections that two recordings share, in the order of the first.
 
     Args:
-      a, b: audio files of at least 1 s.
+      a: an audio file of at least 1 s.
+      b: another one.
       model: a shipped model or a checkpoint folder; None: `edge2`.
 
     Raises:
