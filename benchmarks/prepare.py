@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from configs.prepare import get_config
-from confp_jax.audio.decode import decode, find_audio
+from confp_jax.audio.decode import decode
+from confp_jax.audio.folders import find_audio
 from confp_jax.data.records import Clip, shard_path, to_int16, write_shard
 from confp_jax.typed_config import from_mapping
 from data_prep import augment
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--tracks", type=int, default=40)
     parser.add_argument("--cores", type=int, default=96)
     arguments = parser.parse_args()
-    paths = find_audio([arguments.music])
+    paths = find_audio([arguments.music]).files
     paths = paths[:: max(1, len(paths) // arguments.tracks)][: arguments.tracks]
     with tempfile.TemporaryDirectory() as folder:
         clean_s, clips = _clean(paths, pathlib.Path(folder))

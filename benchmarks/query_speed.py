@@ -18,7 +18,8 @@ import numpy as np
 import soundfile
 
 from benchmarks.copies import noisy_copies
-from confp_jax.audio.decode import decode, find_audio
+from confp_jax.audio.decode import decode
+from confp_jax.audio.folders import find_audio
 from confp_jax.fingerprint.embedder import Embedder, load_encoder
 from confp_jax.library.compare import fingerprint_file
 from confp_jax.matching.blocks import Scan, joined_blocks
@@ -48,7 +49,7 @@ def main() -> None:
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load "
         f"{os.getloadavg()[0]:.1f}"
     )
-    embedder, files = load_encoder(args.model), find_audio([args.music])
+    embedder, files = load_encoder(args.model), find_audio([args.music]).files
     parts = embedding(embedder, files)
     reference = fill(parts, args.rows, embedder.config.audio.segment_s)
     warm(embedder, reference, files[0], args.repeats)

@@ -22,7 +22,8 @@ import soundfile
 
 import confp_jax
 from benchmarks.copies import noisy_copies
-from confp_jax.audio.decode import decode, find_audio
+from confp_jax.audio.decode import decode
+from confp_jax.audio.folders import find_audio
 from confp_jax.database import Database, NewTrack
 
 _CLIP_S = 3.0
@@ -104,7 +105,7 @@ def fill(folder: pathlib.Path, model: str, music: pathlib.Path, num_rows: int) -
 def make_clips(folder: pathlib.Path, music: pathlib.Path) -> list[pathlib.Path]:
     """A wav of 3 s, 16 bit, 44.1 kHz, mono, from the middle of each file."""
     clips = []
-    for file in find_audio([music])[:32]:
+    for file in find_audio([music]).files[:32]:
         samples = decode(file, sample_rate_hz=44_100).samples
         first = len(samples) // 2
         clips.append(folder / f"clip{len(clips)}.wav")

@@ -5,7 +5,7 @@
 import csv
 import pathlib
 
-from confp_jax.audio.decode import AUDIO_SUFFIXES
+from confp_jax.audio.folders import AUDIO_SUFFIXES
 from data_prep.tracks import SPLITS, Failure, SourceError, Track
 
 SUBSETS = ("small", "medium", "large", "full")

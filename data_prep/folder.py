@@ -3,7 +3,7 @@
 import hashlib
 import pathlib
 
-from confp_jax.audio.decode import find_audio
+from confp_jax.audio.folders import find_audio
 from data_prep.tracks import SourceError, Track
 
 _VALIDATION, _TEST = 0.1, 0.1  # shares; the rest is training
@@ -23,7 +23,7 @@ def read_tracks(music_dir: str | pathlib.Path) -> list[Track]:
     if not root.is_dir():
         raise SourceError(f"{root}: no such folder; pass --config.music_dir=FOLDER")
     tracks: dict[int, Track] = {}
-    for path in find_audio([root]):
+    for path in find_audio([root]).files:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
         place = int.from_bytes(digest[8:12], "big") / 2**32

@@ -14,7 +14,8 @@ import numpy as np
 import soundfile
 from jaxtyping import Float32
 
-from confp_jax.audio.decode import DecodeError, decode, find_audio
+from confp_jax.audio.decode import DecodeError, decode
+from confp_jax.audio.folders import find_audio
 from data_prep.tracks import SourceError
 
 PARTS = ("train", "test")
@@ -107,9 +108,9 @@ def _find_part(
         return {path.name: path for path in paths}
     for root in (folder / part, folder / f"noise_{part}"):
         if root.is_dir():
-            return {path.relative_to(root).as_posix(): path for path in find_audio([root])}
+            return {path.relative_to(root).as_posix(): path for path in find_audio([root]).files}
     survey = (
-        {path.name: path for path in find_audio([folder]) if _MIT_NAME.match(path.name)}
+        {path.name: path for path in find_audio([folder]).files if _MIT_NAME.match(path.name)}
         if folder.is_dir()
         else {}
     )

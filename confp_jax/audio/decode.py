@@ -9,6 +9,7 @@ bounded by the result.
 import dataclasses
 import os
 import pathlib
+import stat
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -19,10 +20,6 @@ import soundfile
 import soxr
 from jaxtyping import Float32
 
-AUDIO_SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".aac", ".wma", ".webm"}
-    | {".aif", ".aiff", ".mka", ".mkv", ".caf", ".au", ".w64"}
-)
 _SNDFILE_MAGIC = (b"RIFF", b"RF64", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"riff")
 _BLOCK_SAMPLES = 1 << 18
 _RATES_HZ = (4_000, 768_000)
@@ -84,10 +81,7 @@ def decode_blocks(
     path: pathlib.Path, *, sample_rate_hz: int
 ) -> Iterator[Float32[np.ndarray, " n"]]:
     """The file as a stream of mono blocks at `sample_rate_hz`; the same errors as `decode`."""
-    if not path.is_file():
-        raise DecodeError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise DecodeError(f"{path}: the file is empty (0 bytes); copy it again")
+    _check_readable(path)
     resampler: soxr.ResampleStream | None = None
     rate_hz = 0
     for rate_hz, block in _native_blocks(path):
@@ -192,20 +186,22 @@ class StreamResampler:
         )
 
 
-def find_audio(paths: list[pathlib.Path]) -> list[pathlib.Path]:
-    """Files as given, and the audio files (by suffix, hidden ones left out) of every folder given,
-    sorted.
-    """
-    found: dict[pathlib.Path, None] = {}
-    for path in paths:
-        if path.is_dir():
-            inside = (
-                p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()
-            )
-            found.update(dict.fromkeys(sorted(p for p in inside if not p.name.startswith("."))))
-        else:
-            found[path] = None
-    return list(found)
+def _check_readable(path: pathlib.Path) -> None:
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise DecodeError(f"{path}: no such file")
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise DecodeError(
+            f"{path}: no such file"
+            if missing
+            else f"{path}: cannot be read ({error.strerror}); may you read it, and what leads to it?"
+        ) from error
+    if about.st_size == 0:
+        raise DecodeError(f"{path}: the file is empty (0 bytes); copy it again")
 
 
 def _native_blocks(path: pathlib.Path) -> Iterator[_Native]:

@@ -14,7 +14,9 @@ def write_cue(path: pathlib.Path, source: str, matches: Sequence[Any]) -> None:
     for number, match in enumerate(matches, start=1):
         lines += [
             f"  TRACK {number:02d} AUDIO",
-            f'    TITLE "{_quoted(match.track)}"',
+            f'    TITLE "{_quoted(match.title or match.track)}"',
+            *([f'    PERFORMER "{_quoted(match.artist)}"'] if match.artist else []),
+            f"    REM ID {match.id}",
             f"    REM CONFIDENCE {match.confidence:.4f}",
             f"    INDEX 01 {_cue_time(match.query_offset_s)}",
         ]
@@ -28,6 +30,10 @@ def write_csv(path: pathlib.Path, source: str, matches: Sequence[Any]) -> None:
         "begin_s",
         "end_s",
         "track",
+        "id",
+        "title",
+        "artist",
+        "album",
         "path",
         "track_offset_s",
         "tempo",
@@ -45,6 +51,10 @@ def write_csv(path: pathlib.Path, source: str, matches: Sequence[Any]) -> None:
                     m.query_offset_s,
                     end_s,
                     m.track,
+                    m.id,
+                    m.title,
+                    m.artist,
+                    m.album,
                     m.path,
                     m.offset_s,
                     m.tempo,

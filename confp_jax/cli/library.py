@@ -26,6 +26,11 @@ def register(commands: Commands) -> None:
     add.add_argument(
         "paths", type=pathlib.Path, nargs="+", metavar="PATH", help="audio files or folders of them"
     )
+    add.add_argument(
+        "--passed-over",
+        action="store_true",
+        help="also name the files of folders that are no audio",
+    )
     help_text = "how a new database stores fingerprints (binary for edge2, float16 for others)"
     add.add_argument("--precision", choices=("float16", "int8", "binary"), help=help_text)
     update = commands.add(
@@ -40,16 +45,31 @@ def register(commands: Commands) -> None:
     update.add_argument(
         "--prune", action="store_true", help="remove the tracks whose files are gone"
     )
+    update.add_argument(
+        "--force",
+        action="store_true",
+        help="with --prune: also where all tracks of an added folder, or most of all, are gone",
+    )
     remove = commands.add(
         "remove",
         _remove,
         "remove tracks from a database (the audio files stay)",
         examples="""\
-  confp remove music.db 17               by id (see `confp list`)
+  confp remove music.db --id 17          by id (see `confp list`)
   confp remove music.db ~/Music/a.mp3    by path
   confp remove music.db "Some Title"     by name, if only one track has it""",
     )
-    remove.add_argument("tracks", nargs="+", metavar="TRACK", help="an id, a path or a name")
+    text = "a path or a name; a number is an id where no track has a number for a name"
+    remove.add_argument("tracks", nargs="*", metavar="TRACK", help=text)
+    remove.add_argument(
+        "--id",
+        type=int,
+        action="append",
+        default=[],
+        dest="ids",
+        metavar="N",
+        help="a track's id; may be given several times",
+    )
     listing = commands.add(
         "list",
         _list,
@@ -77,25 +97,39 @@ def _add(args: argparse.Namespace) -> int:
 
     database, embedder = open_or_create(args.db, args.model, precision=args.precision)
     with reporting("adding") as report:
-        results = add_paths(database, embedder, args.paths, report=report)
+        results = add_paths(database, embedder, args.paths, passed_over=True, report=report)
+    others = [r.path for r in results if r.status == "passed over"]
+    if not args.passed_over:
+        results = [r for r in results if r.status != "passed over"]
     failed = sum(r.status == "failed" for r in results)
+    num_files = sum(r.status != "passed over" for r in results)
     if args.json:
         print_json([dataclasses.asdict(result) for result in results])
     else:
         added = [r for r in results if r.status == "added"]
-        unchanged = sum(r.status == "unchanged" for r in results)
         hours = sum(r.duration_s for r in added) / 3600
-        print(f"{len(added)} added ({hours:.2f} h, {sum(r.num_fingerprints for r in added)} "
-        "fingerprints), "
-              f"{unchanged} already there, {failed} failed; {args.db} now holds "
-              f"{len(database.tracks())} tracks")  # fmt: skip
-        if not results:
+        counts = [
+            f"{len(added)} added ({hours:.2f} h, {sum(r.num_fingerprints for r in added)} "
+            "fingerprints)",
+            *(
+                f"{num} {name}"
+                for name in ("updated", "moved")
+                if (num := sum(r.status == name for r in results))
+            ),
+            f"{sum(r.status == 'unchanged' for r in results)} already there",
+            f"{failed} failed",
+            *([f"{len(others)} passed over as no audio"] if others else []),
+        ]
+        print(f"{', '.join(counts)}; {args.db} now holds {len(database.tracks())} tracks")
+        for path in others if args.passed_over else ():
+            print(f"passed over {path}", file=sys.stderr)
+        if not num_files:
             print(
                 "no audio files found; name files, or folders that hold wav, flac, mp3, ogg, "
                 "opus, m4a, ...",
                 file=sys.stderr,
             )
-    return status(failed, len(results))
+    return status(failed, num_files)
 
 
 def _update(args: argparse.Namespace) -> int:
@@ -104,17 +138,27 @@ def _update(args: argparse.Namespace) -> int:
 
     database, embedder = open_database(args.db, args.model)
     with reporting("updating") as report:
-        results = update_tracks(database, embedder, prune=args.prune, report=report)
+        results = update_tracks(
+            database, embedder, prune=args.prune, force=args.force, report=report
+        )
+    kept = next((result.error for result in results if result.status == "vanished"), "")
     if args.json:
         print_json([dataclasses.asdict(result) for result in results])
     else:
         for result in results:
-            if result.status in ("updated", "vanished", "removed"):
+            if result.status in ("updated", "moved", "vanished", "removed"):
                 print(f"{result.status} {result.path}")
-        names = ("updated", "unchanged", "vanished", "removed", "failed")
+        names = ("updated", "moved", "unchanged", "vanished", "removed", "failed")
         print(", ".join(f"{sum(r.status == name for r in results)} {name}" for name in names))
-        if any(result.status == "vanished" for result in results):
+        if any(result.status == "vanished" for result in results) and not kept:
             print("--prune removes the tracks whose files are gone", file=sys.stderr)
+    if kept:
+        print(
+            f"error: nothing was removed, for {kept}; are their disks there? --prune --force "
+            "removes them",
+            file=sys.stderr,
+        )
+        return 1
     return 0 if not results else status(sum(r.status == "failed" for r in results), len(results))
 
 
@@ -123,7 +167,10 @@ def _remove(args: argparse.Namespace) -> int:
     from confp_jax.library.maintenance import remove
 
     database = Database(args.db)
-    removed, refused = remove(database, args.tracks)
+    if not args.tracks and not args.ids:
+        print("error: name a TRACK, or give an --id", file=sys.stderr)
+        return 2
+    removed, refused = remove(database, args.tracks, ids=args.ids)
     for text in refused:
         print(f"failed {text}", file=sys.stderr)
     if args.json:
@@ -132,27 +179,31 @@ def _remove(args: argparse.Namespace) -> int:
         for track in removed:
             print(f"removed {track['id']} {track['name']} ({track['path']})")
         print(f"{len(removed)} removed; {args.db} now holds {len(database.tracks())} tracks")
-    return status(len(refused), len(args.tracks))
+    return status(len(refused), len(args.tracks) + len(args.ids))
 
 
 def _list(args: argparse.Namespace) -> int:
     from confp_jax.database import Database
+    from confp_jax.database.names import folded, stored_path
 
     database = Database(args.db)
     tracks = database.tracks()
     if args.search:
-        wanted = args.search.casefold()
+        wanted = folded(args.search)
         tracks = [
             t
             for t in tracks
-            if any(wanted in x.casefold() for x in (t.name, t.title, t.artist, t.album, t.path))
+            if any(wanted in folded(x) for x in (t.name, t.title, t.artist, t.album, t.path))
         ]
     if args.json:
         print_json(
             [{k: v for k, v in dataclasses.asdict(t).items() if k != "first_row"} for t in tracks]
         )
         return 0
-    rows = [(str(t.id), t.name, t.artist, t.title, clock(t.duration_s), t.path) for t in tracks]
+    rows = [
+        (str(t.id), t.name, t.artist, t.title, clock(t.duration_s), stored_path(t.path))
+        for t in tracks
+    ]
     print_table(("id", "track", "artist", "title", "length", "path"), rows)
     print(
         f"{len(tracks)} tracks, {sum(t.duration_s for t in tracks) / 3600:.2f} h, model "

@@ -70,6 +70,11 @@ def register(commands: Commands) -> None:
     reindex.add_argument(
         "--prune", action="store_true", help="swap even if files are gone, and remove their tracks"
     )
+    reindex.add_argument(
+        "--force",
+        action="store_true",
+        help="with --prune: also where all tracks of a root, or most of all, would go",
+    )
     export = commands.add(
         "export",
         _export,
@@ -162,7 +167,9 @@ def _reindex(args: argparse.Namespace) -> int:
     database = Database(args.db)
     was_calibrated = database.setting(CALIBRATION_SETTING) is not None
     with reporting("reindexing") as report:
-        results = reindex(database, load_encoder(args.model), prune=args.prune, report=report)
+        results = reindex(
+            database, load_encoder(args.model), prune=args.prune, force=args.force, report=report
+        )
     failed = sum(result.status == "failed" for result in results)
     swapped = not failed or args.prune
     if args.json:

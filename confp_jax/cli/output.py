@@ -73,15 +73,25 @@ def print_answer(answer: Any) -> None:
         )
         tempo = f", tempo {found.tempo:.2f}" if abs(found.tempo - 1) >= 0.005 else ""
         sure = f"score {found.score:.2f}, confidence {found.confidence:.3f}{tempo}"
-        print(f"{answer.query}: {where}{found.track} at {clock(found.offset_s)} ({sure})")
+        print(
+            f"{answer.query}: {where}{found.track} at {clock(found.offset_s)} [{known_as(found)}] "
+            f"({sure})"
+        )
     if not answer.num_accepted:
         best = answer.matches[0] if answer.matches else None
         nearest = (
-            f" (nearest: {best.track}, score {best.score:.2f}, confidence {best.confidence:.3f})"
+            f" (nearest: {best.track} [{known_as(best)}], score {best.score:.2f}, confidence "
+            f"{best.confidence:.3f})"
             if best
             else ""
         )
         print(f"{answer.query}: unknown{nearest}")
+
+
+def known_as(found: Any) -> str:
+    """Returns what tells a found track from others of its name: its id, artist and title."""
+    tags = " - ".join(tag for tag in (found.artist, found.title) if tag)
+    return f"id {found.id}" + (f", {tags}" if tags else "")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

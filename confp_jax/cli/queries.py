@@ -12,6 +12,7 @@ from confp_jax.cli.cue_sheet import write_csv, write_cue
 from confp_jax.cli.output import (
     Commands,
     clock,
+    known_as,
     print_answer,
     print_json,
     print_json_line,
@@ -180,7 +181,7 @@ def _monitor(args: argparse.Namespace) -> int:
                 end_s = found.query_offset_s + found.length_s
                 print(
                     f"{clock(found.query_offset_s)} to {clock(end_s)}: {found.track} from "
-                    f"{clock(found.offset_s)}",
+                    f"{clock(found.offset_s)} [{known_as(found)}]",
                     flush=True,
                 )
     except KeyboardInterrupt:  # how an endless stream ends: what was heard is still written
@@ -242,7 +243,15 @@ def _dedupe(args: argparse.Namespace) -> int:
         )
     tracks = reference.snapshot.tracks
     if args.json:
-        named = ({"track": tracks[s.track].path, "other": tracks[s.other].path} for s in found)
+        named = (
+            {
+                "track": tracks[s.track].path,
+                "track_id": tracks[s.track].id,
+                "other": tracks[s.other].path,
+                "other_id": tracks[s.other].id,
+            }
+            for s in found
+        )
         print_json(
             [
                 dataclasses.asdict(section) | names

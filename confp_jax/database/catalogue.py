@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from confp_jax.database.names import restored_path
 from confp_jax.database.records import DatabaseError, StoredTrack
 from confp_jax.database.shards import disk_full, file_sha256
 
@@ -162,7 +163,7 @@ def read_tracks(connection: sqlite3.Connection) -> list[StoredTrack]:
     ).fetchall()
     first = np.cumsum([0] + [row[4] for row in rows])
     return [
-        StoredTrack(name, path, sha256, duration_s, int(begin), num_rows, *rest)
+        StoredTrack(name, restored_path(path), sha256, duration_s, int(begin), num_rows, *rest)
         for (name, path, sha256, duration_s, num_rows, *rest), begin in zip(
             rows, first, strict=False
         )
@@ -175,8 +176,3 @@ def next_shard(connection: sqlite3.Connection) -> int:
     """
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'shards'").fetchone()
     return (row[0] if row else 0) + 1
-
-
-def storable(text: str) -> str:
-    """File names are bytes on Linux: what is no UTF-8 in them is written as an escape."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

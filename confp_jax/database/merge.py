@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from confp_jax.database.compact import merge_small_shards
 from confp_jax.database.records import DatabaseError, NewTrack
+from confp_jax.database.roots import read_roots, remember_roots
 from confp_jax.database.store import Database
 
 _COMMIT_ROWS = 65_536
@@ -56,6 +57,7 @@ def merge_databases(
                 pending = []
             report(done, len(snapshot.tracks))
         database.add(pending)
+        remember_roots(database, read_roots(other))
         merge_small_shards(database)
     return Merged(num_added, len(snapshot.tracks) - num_added)
 

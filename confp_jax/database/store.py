@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from confp_jax.database import catalogue
-from confp_jax.database.catalogue import FORMAT, storable
+from confp_jax.database.catalogue import FORMAT
+from confp_jax.database.names import meant_by, restored_path, storable, stored_path
 from confp_jax.database.records import (
     DatabaseError,
     KnownFile,
@@ -26,6 +27,7 @@ from confp_jax.database.records import (
 from confp_jax.database.shards import REMEDY, is_held, live_runs, open_shard, write_shard
 from confp_jax.database.vectors import PRECISIONS, StoredVectors, encode, stored_dim
 
+EDITS_SETTING = "edits"  # counts changes of tracks that stay
 _NUM_ATTEMPTS = 5  # to read what a writer tidies away meanwhile
 
 
@@ -198,7 +200,8 @@ class Database:
                 "first_row, num_rows, added_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
-                        *(storable(text) for text in (t.name, t.path, t.title, t.artist, t.album)),
+                        *(storable(t.name), stored_path(t.path)),
+                        *(storable(text) for text in (t.title, t.artist, t.album)),
                         *(t.sha256, t.duration_s, shard, int(row), len(t.vectors), now),
                     )
                     for t, row in zip(tracks, first_rows, strict=False)
@@ -229,7 +232,7 @@ class Database:
                 "SELECT path, size_bytes, mtime_ns, sha256 FROM files"
                 " WHERE sha256 IN (SELECT sha256 FROM tracks WHERE removed_at IS NULL)"
             ).fetchall()
-        return {path: KnownFile(*rest) for path, *rest in rows}
+        return {restored_path(path): KnownFile(*rest) for path, *rest in rows}
 
     def write_shard(self, stored: np.ndarray) -> tuple[int, str]:
         """A new shard file that no commit knows yet: its number and SHA-256."""
@@ -255,17 +258,25 @@ class Database:
             return catalogue.read_tracks(connection)
 
     def find(self, wanted: str) -> list[StoredTrack]:
-        """Tracks of this id, path (as stored, or as seen from here) or name; an id or path wins
-        over a name.
+        """Returns the tracks of a path or a name, as `meant_by`."""
+        return meant_by(self.tracks(), wanted)
+
+    def move(self, paths: dict[int, str]) -> None:
+        """Gives tracks, by id, new paths, and names where these came from the paths; one atomic
+        commit, only inside `writing`.
         """
-        tracks = self.tracks()
-        absolute = str(pathlib.Path(wanted).resolve())
-        exact = [
-            t
-            for t in tracks
-            if str(t.id) == wanted or t.path in (storable(wanted), storable(absolute))
-        ]
-        return exact or [t for t in tracks if t.name == storable(wanted)]
+        with self.connect() as connection:
+            for number, path in paths.items():
+                row = connection.execute("SELECT name, path FROM tracks WHERE id = ?", (number,))
+                name, before = row.fetchone()
+                if name == storable(pathlib.Path(restored_path(before)).stem):
+                    name = storable(pathlib.Path(path).stem)
+                connection.execute(
+                    "UPDATE tracks SET name = ?, path = ? WHERE id = ?",
+                    (name, stored_path(path), number),
+                )
+            edits = int(catalogue.setting(connection, EDITS_SETTING) or 0) + len(paths)
+            catalogue.put_setting(connection, EDITS_SETTING, str(edits))
 
     def snapshot(self) -> Snapshot:
         """Tracks and vectors as of now; vectors are read from their memory-mapped shards when they
@@ -365,7 +376,7 @@ def _remove(connection: sqlite3.Connection, ids: Sequence[int], now: float) -> N
 
 
 def _remember(connection: sqlite3.Connection, files: dict[str, KnownFile]) -> None:
-    rows = [(storable(path), *dataclasses.astuple(file)) for path, file in files.items()]
+    rows = [(stored_path(path), *dataclasses.astuple(file)) for path, file in files.items()]
     connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
 
 

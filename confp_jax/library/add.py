@@ -2,28 +2,33 @@
 
 import collections
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
-from confp_jax.audio.decode import find_audio
-from confp_jax.database import Database, ModelStamp, NewTrack, StoredTrack
-from confp_jax.database.catalogue import storable
+import numpy as np
+
+from confp_jax.audio.folders import find_audio, is_folder
+from confp_jax.database import Database, ModelStamp, NewTrack, Snapshot, StoredTrack
 from confp_jax.database.compact import merge_small_shards
 from confp_jax.database.records import UPLOADED, KnownFile
+from confp_jax.database.roots import remember_roots
+from confp_jax.database.vectors import decode, encode
 from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.fingerprint.files import ReadFile, read_files
 from confp_jax.index import on_disk
-
-_COMMIT_SECONDS = 3600.0  # of audio: what a kill can lose, and what an add holds in memory
-_COMMIT_FILES = 1000  # that were hashed and are there already
+from confp_jax.library.commits import Commits
+from confp_jax.library.places import Places, is_gone, is_unchanged, sounds_the_same, too_much
 
 
 @dataclasses.dataclass(frozen=True)
 class Added:
     """What became of one file.
 
-    "added", "unchanged" or "failed" (then `error` says why); of an update also "updated",
-    "vanished" and "removed".
+    "added", "unchanged", "moved" (its content is that of a track whose file is gone: `path` is now
+    that track's), "updated" (it replaces the track of what it was before), "passed over" (it is no
+    audio) or "failed" (`error` says why). Of an update also "removed", and "vanished" (of one that
+    was not removed although it was asked for, `error` says why).
     """
 
     path: str
@@ -31,42 +36,10 @@ class Added:
     duration_s: float = 0.0
     num_fingerprints: int = 0
     error: str = ""
+    id: int = dataclasses.field(default=0, compare=False)  # of the track, known at the end; 0: none
 
 
 Report = Callable[[Added, int], None]
-
-
-class _Commits:
-    """Gathers what is to be written; each commit is atomic."""
-
-    def __init__(self, database: Database):
-        self._database = database
-        self._tracks: list[NewTrack] = []
-        self._replaced: list[int] = []
-        self._files: dict[str, KnownFile] = {}
-
-    def add(self, track: NewTrack) -> None:
-        self._tracks.append(track)
-
-    def remove(self, track: StoredTrack) -> None:
-        self._replaced.append(track.id)
-
-    def remember(self, path: pathlib.Path, file: KnownFile) -> None:
-        self._files[str(path.resolve())] = file
-
-    def when_due(self) -> None:
-        if (
-            sum(track.duration_s for track in self._tracks) >= _COMMIT_SECONDS
-            or len(self._files) >= _COMMIT_FILES
-        ):
-            self.commit()
-
-    def commit(self) -> None:
-        tracks, replaced, files = self._tracks, self._replaced, self._files
-        self._tracks, self._replaced, self._files = [], [], {}
-        self._database.add(tracks, replacing=replaced)
-        if files:
-            self._database.remember(files)
 
 
 def add_paths(
@@ -75,49 +48,113 @@ def add_paths(
     paths: Sequence[pathlib.Path],
     *,
     fold: bool = True,
+    passed_over: bool = False,
     report: Report = lambda added, total: None,
 ) -> list[Added]:
-    """Adds files and the audio files of folders; a bad file is reported and the rest goes on.
+    """Adds files and the audio files of folders; a bad file is reported and the others are added.
 
     What was read before and has not changed since (size and time) is not read again; what has the
-    content of a track that is there is not decoded. Commits about every hour of audio, so that a
-    kill loses little. Without `fold` the index is left for later. `report(added, total)` is called
-    after every file.
+    content of a track that is there is not decoded, and is where that track lies from now on if its
+    file is gone. A file whose tags were edited replaces its old track. Commits about every hour of
+    audio, so that a kill loses little. Without `fold` the index is left for later.
+    `report(added, total)` is called after every file.
+
+    Args:
+      passed_over: also return the files of folders that are no audio.
 
     Raises:
       OtherModelError: the database has become another model's since it was opened.
       DatabaseError: another process is writing, or the disk is full.
     """
-    files = find_audio(list(paths))
-    results: list[Added] = []
-
-    def done(result: Added) -> None:
-        results.append(result)
-        report(result, len(files))
-
+    found = find_audio(paths)
     with database.writing():
         database.stamp.must_fit(embedder.stamp)
-        known = database.known_files()
-        contents = {track.sha256 for track in database.tracks()}
-        unread = _Unread(files, known, done)
-        commits = _Commits(database)
+        remember_roots(database, (os.path.realpath(path) for path in paths if is_folder(path)))
+        adding = _Adding(database, len(found.files) + len(found.failed), report)
+        for path, error in found.failed:
+            adding.done(Added(str(path), "failed", error=error))
         try:
-            for read in read_files(
-                embedder, unread, wanted=lambda file: file.sha256 not in contents
-            ):
-                unread.catch_up(read.path)
-                if read.track:
-                    contents.add(read.track.sha256)
-                    commits.add(read.track)
-                elif read.file:
-                    commits.remember(read.path, read.file)
-                done(_added(read, "added"))
-                commits.when_due()
-            unread.finish()
+            adding.read(embedder, found.files)
         finally:  # Ctrl-C keeps what was done
-            commits.commit()
+            adding.commits.commit()
         _tidy(database, fold=fold)
-    return results
+        results = adding.results()
+    others = found.passed_over if passed_over else []
+    return results + [Added(str(path), "passed over") for path in others]
+
+
+class _Adding:
+    """One run of `add_paths`: what becomes of each file."""
+
+    def __init__(self, database: Database, total: int, report: Report):
+        self.commits = Commits(database)
+        self._database, self._total, self._report = database, total, report
+        self._places = Places(database)
+        self._contents = set(self._places.tracks)
+        self._results: list[tuple[Added, str]] = []
+        self._before: Snapshot | None = None
+
+    def read(self, embedder: Embedder, files: Sequence[pathlib.Path]) -> None:
+        """Reads the files that are not known, and reports all."""
+        unread = _Unread(files, self._places.known, self._known)
+        for read in read_files(
+            embedder, unread, wanted=lambda file: file.sha256 not in self._contents
+        ):
+            unread.catch_up(read.path)
+            self._take(read)
+            self.commits.when_due()
+        unread.finish()
+
+    def done(self, result: Added, sha256: str = "") -> None:
+        """Notes and reports what became of a file."""
+        self._results.append((result, sha256))
+        self._report(result, self._total)
+
+    def results(self) -> list[Added]:
+        """Returns all results with the ids of their tracks."""
+        ids = {track.sha256: track.id for track in self._database.tracks()}
+        return [
+            dataclasses.replace(result, id=ids.get(sha256, 0)) for result, sha256 in self._results
+        ]
+
+    def _known(self, path: pathlib.Path) -> None:
+        """A file that has not changed since it was read."""
+        self._there(path, self._places.known[os.path.realpath(path)])
+
+    def _take(self, read: ReadFile) -> None:
+        if read.error or read.file is None:
+            return self.done(_added(read, "failed"))
+        self._places.see(os.path.realpath(read.path), read.file)
+        if read.track is None:
+            self.commits.remember(read.path, read.file)
+            return self._there(read.path, read.file)
+        self._contents.add(read.track.sha256)
+        self.commits.add(read.track)
+        replaced = [
+            old for old in self._places.at(read.track.path) if self._edited(old, read.track)
+        ]
+        for old in replaced:
+            self.commits.give_up(old, self._places)
+        return self.done(_added(read, "updated" if replaced else "added"), read.file.sha256)
+
+    def _there(self, path: pathlib.Path, file: KnownFile) -> None:
+        track = self._places.tracks.get(file.sha256)
+        moved = self._places.moved_to(track) if track else None
+        if track and moved:
+            self.commits.move(track, moved)
+            self._places.tracks[file.sha256] = dataclasses.replace(track, path=moved)
+        self.done(Added(str(path), "moved" if moved else "unchanged"), file.sha256)
+
+    def _edited(self, old: StoredTrack, new: NewTrack) -> bool:
+        """Whether a new track is an old one's audio with other tags."""
+        self._before = self._before or self._database.snapshot()
+        stored = next((track for track in self._before.tracks if track.id == old.id), None)
+        if stored is None:
+            return False
+        rows = self._before.vectors[stored.first_row : stored.first_row + stored.num_rows]
+        return sounds_the_same(
+            rows.astype(np.float32), decode(encode(new.vectors, self._database.precision))
+        )
 
 
 def add_track(
@@ -145,7 +182,7 @@ def add_track(
 
 
 class _Unread:
-    """Files that must be read; those that are known are told of in their turn, also while others
+    """Files that must be read; those that are known are reported in their turn, also while others
     are read ahead.
     """
 
@@ -153,16 +190,16 @@ class _Unread:
         self,
         files: Sequence[pathlib.Path],
         known: dict[str, KnownFile],
-        done: Callable[[Added], None],
+        report: Callable[[pathlib.Path], None],
     ):
-        self._files, self._known, self._done = files, known, done
+        self._files, self._known, self._report = files, known, report
         self._passed: collections.deque[tuple[pathlib.Path, bool]] = collections.deque()
 
     def __iter__(self) -> Iterator[pathlib.Path]:
         for path in self._files:
-            unchanged = _is_unchanged(path, self._known.get(storable(str(path.resolve()))))
+            unchanged = is_unchanged(path, self._known.get(os.path.realpath(path)))
             if unchanged and not self._passed:
-                self._done(Added(str(path), "unchanged"))
+                self._report(path)
                 continue
             self._passed.append((path, unchanged))
             if not unchanged:
@@ -171,23 +208,13 @@ class _Unread:
     def catch_up(self, until: pathlib.Path) -> None:
         """To be called before this file is reported: takes it off the list."""
         while self._passed and self._passed[0][0] != until:
-            self._done(Added(str(self._passed.popleft()[0]), "unchanged"))
+            self._report(self._passed.popleft()[0])
         self._passed.popleft()
 
     def finish(self) -> None:
         """Reports the known files that came last."""
         while self._passed:
-            self._done(Added(str(self._passed.popleft()[0]), "unchanged"))
-
-
-def _is_unchanged(path: pathlib.Path, known: KnownFile | None) -> bool:
-    if known is None:
-        return False
-    try:
-        stat = path.stat()
-    except OSError:
-        return False  # reading it will say why
-    return (stat.st_size, stat.st_mtime_ns) == (known.size_bytes, known.mtime_ns)
+            self._report(self._passed.popleft()[0])
 
 
 def _added(read: ReadFile, status: str) -> Added:
@@ -203,78 +230,120 @@ def update_tracks(
     embedder: Embedder,
     *,
     prune: bool = False,
+    force: bool = False,
     report: Report = lambda added, total: None,
 ) -> list[Added]:
-    """Looks at every track's file again: one that changed is fingerprinted anew, one that vanished
-    is told of.
+    """Looks at every track's file again: one that changed is fingerprinted again, one whose content
+    lies elsewhere gets its new path, one that vanished is reported.
 
-    A track whose file is now damaged stays as it is ("failed").
+    A track whose file is now damaged or cannot be looked at stays as it is ("failed").
 
     Args:
-      prune: remove the tracks whose files vanished.
+      prune: remove the tracks whose files vanished, unless all of a root or most tracks did.
+      force: remove them also then.
 
     Raises:
       OtherModelError: the database has become another model's since it was opened.
       DatabaseError: another process is writing, or the disk is full.
     """
-    results: list[Added] = []
     with database.writing():
         database.stamp.must_fit(embedder.stamp)
-        tracks = database.tracks()
-
-        def done(result: Added) -> None:
-            results.append(result)
-            report(result, len(tracks))
-
-        known = database.known_files()
-        contents = {track.sha256 for track in tracks}
-        commits = _Commits(database)
-        changed: dict[pathlib.Path, list[StoredTrack]] = {}
-        for track in tracks:
-            path = pathlib.Path(track.path)
-            if track.path.startswith(UPLOADED):
-                done(Added(track.path, "unchanged"))
-            elif not path.is_file():
-                done(Added(track.path, "removed" if prune else "vanished"))
-                if prune:
-                    commits.remove(track)
-            elif (
-                _is_unchanged(path, known.get(track.path))
-                and known[track.path].sha256 == track.sha256
-            ):
-                done(Added(track.path, "unchanged"))
-            else:
-                changed.setdefault(path, []).append(track)
+        update = _Update(database, report)
+        changed = update.look()
         try:
             for read in read_files(
-                embedder, changed, wanted=lambda file: file.sha256 not in contents
+                embedder, changed, wanted=lambda file: file.sha256 not in update.contents
             ):
-                done(_update(read, changed[read.path], contents, commits))
-                commits.when_due()
+                update.take(read, changed[read.path])
+            update.finish(prune=prune, force=force)
         finally:
-            commits.commit()
+            update.commits.commit()
         _tidy(database)
-    return results
+    return update.results
 
 
-def _update(
-    read: ReadFile, tracks: list[StoredTrack], contents: set[str], commits: _Commits
-) -> Added:
-    """`tracks` are those that this path stands for: more than one where its content was once added
-    under the same name.
-    """
-    if read.error:
-        return _added(read, "failed")
-    stale = [track for track in tracks if read.file and track.sha256 != read.file.sha256]
-    if read.track:
-        contents.add(read.track.sha256)
-        commits.add(read.track)
-    elif read.file:
-        commits.remember(read.path, read.file)
-    for track in stale:
-        commits.remove(track)
-    # Without a new track, a file that changed has become a copy of another one.
-    return Added(str(read.path), "removed") if stale and not read.track else _added(read, "updated")
+class _Update:
+    """One run of `update_tracks`."""
+
+    def __init__(self, database: Database, report: Report):
+        self.results: list[Added] = []
+        self.commits = Commits(database)
+        self._database, self._report = database, report
+        self._places = Places(database)
+        self.contents = set(self._places.tracks)
+        self._gone: list[StoredTrack] = []  # their files are not there
+        self._stale: list[tuple[StoredTrack, bool]] = []  # and whether another track replaces it
+
+    def look(self) -> dict[pathlib.Path, list[StoredTrack]]:
+        """Sorts the tracks; returns those that must be read, by path: more than one where a path's
+        content changed before.
+        """
+        changed: dict[pathlib.Path, list[StoredTrack]] = {}
+        for track in self._places.tracks.values():
+            known = self._places.known.get(track.path)
+            try:
+                if track.path.startswith(UPLOADED):
+                    self._done(track.path, "unchanged", track)
+                elif is_gone(track.path):
+                    self._gone.append(track)
+                elif known and known.sha256 == track.sha256 and is_unchanged(track.path, known):
+                    self._done(track.path, "unchanged", track)
+                else:
+                    changed.setdefault(pathlib.Path(track.path), []).append(track)
+            except OSError as error:
+                text = f"{track.path}: cannot be read ({error.strerror})"
+                self._done(track.path, "failed", track, error=text)
+        return changed
+
+    def take(self, read: ReadFile, tracks: list[StoredTrack]) -> None:
+        """Notes what became of a file that `tracks` have as their path."""
+        stale = [track for track in tracks if read.file and track.sha256 != read.file.sha256]
+        if not read.error and read.file:
+            self._places.see(os.path.realpath(read.path), read.file)
+            self._stale += [(track, read.track is not None) for track in stale]
+            if read.track:
+                self.contents.add(read.track.sha256)
+                self.commits.add(read.track)
+            else:
+                self.commits.remember(read.path, read.file)
+        if read.error or read.track or not stale:
+            result = _added(read, "updated")
+            self._done(result.path, result.status, tracks[0], like=result)
+        self.commits.when_due()
+
+    def finish(self, *, prune: bool, force: bool) -> None:
+        """Decides about tracks that are no more where they were, when all files have been read."""
+        for track, is_replaced in self._stale:
+            removed = self.commits.give_up(track, self._places)
+            if not is_replaced:
+                self._done(track.path, "removed" if removed else "moved", track)
+        vanished = []
+        for track in self._gone:
+            path = self._places.moved_to(track)
+            if path:
+                self.commits.move(track, path)
+                self._done(path, "moved", track)
+            else:
+                vanished.append(track)
+        kept = too_much(self._database, vanished) if prune and vanished and not force else ""
+        for track in vanished:
+            if prune and not kept:
+                self.commits.remove(track)
+            status = "removed" if prune and not kept else "vanished"
+            self._done(track.path, status, track, error=kept)
+
+    def _done(
+        self,
+        path: str,
+        status: str,
+        track: StoredTrack,
+        *,
+        error: str = "",
+        like: Added | None = None,
+    ) -> None:
+        result = dataclasses.replace(like or Added(path, status, error=error), id=track.id)
+        self.results.append(result)
+        self._report(result, len(self._places.tracks))
 
 
 def _tidy(database: Database, *, fold: bool = True) -> None:

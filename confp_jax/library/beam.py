@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 import apache_beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from confp_jax.audio.decode import find_audio
+from confp_jax.audio.folders import find_audio
 from confp_jax.database import DatabaseError, NewTrack
 from confp_jax.fingerprint.embedder import DEFAULT_MODEL, Embedder, load_encoder
 from confp_jax.fingerprint.files import read_files
@@ -55,7 +55,7 @@ def fingerprint_all(
     """
     out.mkdir(parents=True, exist_ok=True)
     _check_model(out, model)
-    files = sorted(str(path.absolute()) for path in find_audio(list(paths)))
+    files = sorted(str(path.absolute()) for path in find_audio(paths).files)
     shards = [
         tuple(files[first : first + files_per_shard])
         for first in range(0, len(files), files_per_shard)

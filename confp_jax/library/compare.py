@@ -63,6 +63,6 @@ def fingerprint_file(path: pathlib.Path, embedder: Embedder) -> Fingerprints:
     """
     try:
         parts = list(embedder.stream(decode_blocks(path, sample_rate_hz=embedder.sample_rate_hz)))
-    except AudioError as error:
+    except (AudioError, OSError) as error:
         raise AudioError(reason(path, error)) from error
     return joined(parts)

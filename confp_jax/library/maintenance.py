@@ -4,7 +4,7 @@ index's recall.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from confp_jax.database import Database, DatabaseError
 from confp_jax.database.compact import Compacted, compact_shards
@@ -13,6 +13,8 @@ from confp_jax.database.verify import verify as verify_shards
 from confp_jax.index import on_disk
 from confp_jax.index.on_disk import StaleGenerationError, check_generation, open_index, wanted_kind
 from confp_jax.index.tuning import measure_recall
+
+_ID_DIGITS = 19
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,13 +112,26 @@ def verify(
     return problems, measure_recall(open_index(database, snapshot), snapshot.vectors)
 
 
-def remove(database: Database, wanted: list[str]) -> tuple[list[dict], list[str]]:
-    """Removes tracks by id, path or name, in one commit: (what was removed, why the rest was not).
+def remove(
+    database: Database, wanted: Sequence[str], *, ids: Sequence[int] = ()
+) -> tuple[list[dict], list[str]]:
+    """Removes tracks by path or name, and by id, in one commit: (what was removed, why the rest was
+    not).
 
-    A name that several tracks have removes none of them.
+    A name that several tracks have removes none of them. A number is taken for an id as by
+    `meant_by`.
     """
     removed, refused = {}, []
     with database.writing():
+        tracks = {track.id: track for track in database.tracks()}
+        for number in ids:
+            if number in tracks:
+                found = tracks[number]
+                removed[number] = {"id": number, "name": found.name, "path": found.path}
+            else:
+                refused.append(
+                    f"{number}: no track has this id; see `confp list {database.folder}`"
+                )
         for text in wanted:
             found = database.find(text)
             if len(found) == 1:
@@ -125,6 +140,11 @@ def remove(database: Database, wanted: list[str]) -> tuple[list[dict], list[str]
                     "name": found[0].name,
                     "path": found[0].path,
                 }
+            elif not found and wanted_id(text) in tracks:
+                refused.append(
+                    f"{text}: no such name or path, and names are numbers here; --id {text} is the "
+                    f"track {tracks[wanted_id(text)].path}"
+                )
             elif not found:
                 refused.append(
                     f"{text}: no such track; `confp list {database.folder} --search TEXT` finds "
@@ -133,10 +153,15 @@ def remove(database: Database, wanted: list[str]) -> tuple[list[dict], list[str]
             else:
                 which = ", ".join(f"{track.id} ({track.path})" for track in found)
                 refused.append(
-                    f"{text}: {len(found)} tracks have this name; say which by id: {which}"
+                    f"{text}: {len(found)} tracks have this name; say which by --id: {which}"
                 )
         database.remove(list(removed))
     return list(removed.values()), refused
+
+
+def wanted_id(text: str) -> int:
+    """Returns a text as an id, 0 (which no track has) if it is none."""
+    return int(text) if text.isdecimal() and len(text) < _ID_DIGITS else 0
 
 
 def open_other(folder: pathlib.Path, database: Database) -> Database:

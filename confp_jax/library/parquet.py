@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from confp_jax.database import Database, DatabaseError, ModelStamp, NewTrack, Snapshot
-from confp_jax.database.catalogue import storable
 from confp_jax.database.compact import merge_small_shards
 from confp_jax.database.merge import Merged, same_model
+from confp_jax.database.names import restored_path, storable, stored_path
 from confp_jax.database.shards import write_error
 from confp_jax.index import on_disk
 
@@ -160,7 +160,11 @@ def _tracks(table: pa.Table) -> list[NewTrack]:
     flat = np.asarray(column.values.values).reshape(-1, dim)
     rows = zip(table.select([*_TEXTS, "duration_s"]).to_pylist(), ends[:-1], ends[1:], strict=True)
     return [
-        NewTrack(**row, vectors=flat[first:last].astype(np.float32)) for row, first, last in rows
+        NewTrack(
+            **row | {"path": restored_path(row["path"])},
+            vectors=flat[first:last].astype(np.float32),
+        )
+        for row, first, last in rows
     ]
 
 
@@ -187,7 +191,12 @@ def _table(tracks: list[NewTrack], schema: pa.Schema, dim: int) -> pa.Table:
     ends = np.cumsum([0] + [len(track.vectors) for track in tracks])
     rows = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dim)
     lists = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), rows)
-    texts = [pa.array([storable(getattr(track, name)) for track in tracks]) for name in _TEXTS]
+    texts = [pa.array([_text(track, name) for track in tracks]) for name in _TEXTS]
     return pa.Table.from_arrays(
         [*texts, pa.array([t.duration_s for t in tracks]), lists], schema=schema
     )
+
+
+def _text(track: NewTrack, name: str) -> str:
+    text = getattr(track, name)
+    return stored_path(text) if name == "path" else storable(text)

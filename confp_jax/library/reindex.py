@@ -12,6 +12,7 @@ from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.fingerprint.files import ReadFile, read_files
 from confp_jax.index import on_disk
 from confp_jax.library.add import Added
+from confp_jax.library.places import Places, too_much
 
 _COMMIT_SECONDS = 3600.0
 
@@ -21,6 +22,7 @@ def reindex(
     embedder: Embedder,
     *,
     prune: bool = False,
+    force: bool = False,
     report: Callable[[Added, int], None] = lambda added, total: None,
 ) -> list[Added]:
     """Fingerprints every track's file with `embedder` and swaps the vectors in one commit;
@@ -32,10 +34,13 @@ def reindex(
     swapped.
 
     Args:
-      prune: swap all the same, and remove the tracks of failed files.
+      prune: swap all the same, and remove the tracks of failed files, unless all of a root or most
+        tracks failed.
+      force: remove them also then.
 
     Raises:
-      DatabaseError: it has this model already, another process is writing, or the disk is full.
+      DatabaseError: it has this model already, too much would be removed, another process is
+        writing, or the disk is full.
     """
     stamp = embedder.stamp
     if database.stamp.identity == stamp.identity:
@@ -49,9 +54,12 @@ def reindex(
     precision = embedder.precision if is_binary else database.precision
     results: list[Added] = []
     with database.writing():
+        places = Places(database)
         by_path: dict[pathlib.Path, list[StoredTrack]] = {}
+        failed: list[StoredTrack] = []
         for track in begin_staging(database, stamp):
-            by_path.setdefault(pathlib.Path(track.path), []).append(track)
+            path = places.moved_to(track) or track.path
+            by_path.setdefault(pathlib.Path(path), []).append(track)
         pending, pending_s = [], 0.0
         try:
             for read in read_files(embedder, by_path):
@@ -59,6 +67,8 @@ def reindex(
                     result = _result(read, track)
                     results.append(result)
                     report(result, len(by_path))
+                    if result.status == "failed":
+                        failed.append(track)
                     if read.track and result.status == "added":
                         pending.append((track.id, read.track.vectors))
                         pending_s += read.track.duration_s
@@ -67,7 +77,13 @@ def reindex(
                     stage(database, batch, precision=precision)
         finally:
             stage(database, pending, precision=precision)
-        if prune or not any(result.status == "failed" for result in results):
+        kept = too_much(database, failed) if prune and failed and not force else ""
+        if kept:
+            raise DatabaseError(
+                f"{database.folder}: nothing was removed or swapped, for {kept}; are their disks "
+                "there? --force removes them"
+            )
+        if prune or not failed:
             swap(database, stamp, precision=precision, drop_missing=prune)
             on_disk.fold(database)
     return results

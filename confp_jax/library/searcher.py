@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from jaxtyping import Float32
 
-from confp_jax.audio.decode import DecodeError, decode_blocks, find_audio
+from confp_jax.audio.decode import DecodeError, decode_blocks
+from confp_jax.audio.folders import find_audio, is_folder
 from confp_jax.audio.stream import STDIN, is_url, stream_blocks
 from confp_jax.database import Database
 from confp_jax.fingerprint.embedder import HOP_S, Embedder
@@ -36,6 +37,10 @@ class FoundTrack:
     query_offset_s: float
     length_s: float  # in the query
     tempo: float  # above 1 the query is played faster than the track
+    id: int  # never given to another track
+    title: str
+    artist: str
+    album: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +101,12 @@ class Searcher:
         """
         began = time.perf_counter()
         try:
-            if path.is_dir():
+            if is_folder(path):
                 raise DecodeError(f"{path}: a folder without audio files")
             return self.identify_blocks(
                 decode_blocks(path, sample_rate_hz=self.embedder.sample_rate_hz), query=str(path)
             )
-        except (DecodeError, AudioError) as error:
+        except (DecodeError, AudioError, OSError) as error:
             return _failed(str(path), began, error)
 
     def identify_blocks(self, blocks: Iterable[Float32[np.ndarray, " n"]], *, query: str) -> Answer:
@@ -153,9 +158,20 @@ class Searcher:
     def found(self, span: Span) -> FoundTrack:
         """A span in a user's terms."""
         track = self.reference.snapshot.tracks[span.track]
-        times = (round(value, 3) for value in (span.query_s, span.length_s, span.tempo))
-        score, sure = round(min(span.score, 1.0), 4), round(span.confidence, 4)
-        return FoundTrack(track.name, track.path, round(span.track_s, 3), score, sure, *times)
+        return FoundTrack(
+            track=track.name,
+            path=track.path,
+            offset_s=round(span.track_s, 3),
+            score=round(min(span.score, 1.0), 4),
+            confidence=round(span.confidence, 4),
+            query_offset_s=round(span.query_s, 3),
+            length_s=round(span.length_s, 3),
+            tempo=round(span.tempo, 3),
+            id=track.id,
+            title=track.title,
+            artist=track.artist,
+            album=track.album,
+        )
 
     def _answer(self, query: str, findings: Findings, began: float) -> Answer:
         matches = [self.found(span) for span in (*findings.right, *findings.others)]
@@ -170,7 +186,10 @@ def identify_sources(searcher: Searcher, sources: Sequence[str]) -> Iterator[Ans
     """
     for source in sources:
         if source != STDIN:
-            for path in find_audio([pathlib.Path(source)]) or [pathlib.Path(source)]:
+            found = find_audio([pathlib.Path(source)])
+            for _, error in found.failed:
+                yield Answer(source, "unknown", [], 0.0, error=error)
+            for path in found.files or ([] if found.failed else [pathlib.Path(source)]):
                 yield searcher.identify_file(path)
             continue
         began = time.perf_counter()

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from confp_jax.database import Database, ModelStamp, NewTrack, OtherModelError, StoredTrack
+from confp_jax.database.store import EDITS_SETTING
 from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.fingerprint.fingerprints import Fingerprints, joined
 from confp_jax.index.background_build import built_aside, is_due
@@ -314,5 +315,5 @@ class Engine:
             tracks = connection.execute(
                 "SELECT MAX(id), COUNT(*), SUM(removed_at IS NULL), MAX(shard) FROM tracks"
             ).fetchone()
-        settings = ("identity", "hop_s", "generation", CALIBRATION_SETTING)
+        settings = ("identity", "hop_s", "generation", CALIBRATION_SETTING, EDITS_SETTING)
         return (*tracks, *(self._database.setting(key) for key in settings))

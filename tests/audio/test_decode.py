@@ -18,7 +18,6 @@ from confp_jax.audio.decode import (
     StreamResampler,
     decode,
     decode_blocks,
-    find_audio,
     from_samples,
 )
 
@@ -297,34 +296,6 @@ def test_samples_in_memory_that_cannot_be_used(samples, rate_hz, message):
 
 def test_duration():
     assert Audio(np.zeros(24_000, np.float32), RATE_HZ).duration_s == 1.5
-
-
-def test_find_audio_sorts_folders_and_leaves_files_as_given(tmp_path):
-    for name in (
-        "b/2.MP3",
-        "b/1.flac",
-        "a.wav",
-        "b/.hidden.wav",
-        "b/cover.jpg",
-        "notes.txt",
-        "c.ogg",
-    ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "folder.wav").mkdir()
-    notes = tmp_path / "notes.txt"  # given by name: decoding will say what is wrong with it
-    found = find_audio([notes, tmp_path, tmp_path / "a.wav"])
-    assert [path.relative_to(tmp_path).as_posix() for path in found] == [
-        "notes.txt",
-        "a.wav",
-        "b/1.flac",
-        "b/2.MP3",
-        "c.ogg",
-    ]
-    assert find_audio([tmp_path / "b" / "2.MP3", tmp_path / "a.wav"]) == [
-        tmp_path / "b" / "2.MP3",
-        tmp_path / "a.wav",
-    ]
 
 
 PLAYLISTS = [

@@ -182,7 +182,9 @@ class TestQueries:
 
         from confp_jax.cli.cue_sheet import write_cue
 
-        match = types.SimpleNamespace(track='say "hi"', confidence=0.5, query_offset_s=125.49)
+        match = types.SimpleNamespace(
+            id=7, track='say "hi"', title="", artist="Ann", confidence=0.5, query_offset_s=125.49
+        )
         write_cue(tmp_path / "x.cue", "a.wav", [match])
         assert "TITLE \"say 'hi'\"" in (tmp_path / "x.cue").read_text()
         assert "INDEX 01 02:05:37" in (tmp_path / "x.cue").read_text()

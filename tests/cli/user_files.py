@@ -29,6 +29,10 @@ FOUND_KEYS = {
     "query_offset_s",
     "length_s",
     "tempo",
+    "id",
+    "title",
+    "artist",
+    "album",
 }
 
 

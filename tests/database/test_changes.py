@@ -354,7 +354,8 @@ def test_a_track_is_found_by_id_path_or_name(filled, monkeypatch):
     with filled.writing():
         filled.add([track(3, name="Träck 0"), track(4, name="2")])
     assert [t.id for t in filled.find("Träck 0")] == [1, 4]
-    assert [t.id for t in filled.find("2")] == [2]  # an id wins over a name
+    assert [t.id for t in filled.find("2")] == [5]  # a name that is a number is a name
+    assert filled.find("1") == []
     assert [t.id for t in filled.find("/müsic/1 'x'.wav")] == [2]
     monkeypatch.chdir("/")
     assert [t.id for t in filled.find("müsic/1 'x'.wav")] == [2]

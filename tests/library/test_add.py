@@ -15,7 +15,7 @@ from sample_tracks import track
 from confp_jax.database import ModelStamp, OtherModelError
 from confp_jax.database.records import UPLOADED
 from confp_jax.fingerprint import files as file_reading
-from confp_jax.library import add
+from confp_jax.library import commits
 from confp_jax.library.add import Added, add_paths, add_track, update_tracks
 
 RATE = 16_000
@@ -43,7 +43,7 @@ def test_the_stored_vectors_are_the_embedders(database, embedder, files, music):
 
 
 def test_long_adds_are_committed_on_the_way(database, embedder, files, monkeypatch):
-    monkeypatch.setattr(add, "_COMMIT_SECONDS", 9.0)
+    monkeypatch.setattr(commits, "_COMMIT_SECONDS", 9.0)
     held: list[int] = []
     add_paths(database, embedder, files, report=lambda *_: held.append(len(database.tracks())))
     assert held == [0, 0, 2, 2, 4]  # as of the moment before each commit
@@ -264,7 +264,7 @@ def test_a_track_without_a_file(filled):
     with pytest.raises(OtherModelError, match="open it anew"):
         add_track(filled, track(8), model=ModelStamp("other", "0123", filled.stamp.hop_s))
     results = update_tracks(
-        filled, types.SimpleNamespace(stamp=filled.stamp), prune=True
+        filled, types.SimpleNamespace(stamp=filled.stamp), prune=True, force=True
     )  # nothing is there to encode
-    assert [result.status for result in results] == ["removed"] * 3 + ["unchanged"]
+    assert [result.status for result in results] == ["unchanged"] + ["removed"] * 3
     assert [kept.id for kept in filled.tracks()] == [stored.id]

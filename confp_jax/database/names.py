@@ -1,0 +1,58 @@
+"""Names and paths as a catalogue keeps them, and when two of them are the same."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from confp_jax.database.records import StoredTrack
+
+_ESCAPE = re.compile(r"\\x(5c|[89a-f][0-9a-f])")
+
+
+def storable(text: str) -> str:
+    """Returns a name that can be stored and shown: bytes that are no UTF-8 become escapes."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def stored_path(path: str) -> str:
+    """Returns a path as valid text, from which `restored_path` makes the same bytes again."""
+    return storable(_ESCAPE.sub(r"\\x5cx\1", path))
+
+
+def restored_path(text: str) -> str:
+    """The inverse of `stored_path`."""
+    return _ESCAPE.sub(_byte, text)
+
+
+def folded(text: str) -> str:
+    """Returns what texts that Unicode calls equal have in common, whatever their letters' case."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two names are equal in Unicode's sense: a Mac writes letters and accents apart."""
+    return one == other or unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other)
+
+
+def meant_by(tracks: Sequence[StoredTrack], wanted: str) -> list[StoredTrack]:
+    """Returns the tracks of this path (as stored, or as seen from here), else of this name.
+
+    A number is also taken for an id where no track has a number for a name.
+    """
+    paths = {restored_path(wanted), wanted, os.path.realpath(wanted)}
+    exact = [track for track in tracks if track.path in paths]
+    if exact:
+        return exact
+    named = [track for track in tracks if same_name(track.name, storable(wanted))]
+    if named:
+        return named
+    near = [track for track in tracks if any(same_name(track.path, path) for path in paths)]
+    if near or any(track.name.isdecimal() for track in tracks):
+        return near
+    return [track for track in tracks if str(track.id) == wanted]
+
+
+def _byte(match: re.Match[str]) -> str:
+    number = int(match[1], 16)
+    return "\\" if number < 0x80 else chr(0xDC00 + number)
