@@ -198,7 +198,7 @@ def _check_readable(path: pathlib.Path) -> None:
         raise DecodeError(
             f"{path}: no such file"
             if missing
-            else f"{path}: cannot be read ({error.strerror}); may you read it, and what leads to it?"
+            else f"{path}: cannot be read ({error.strerror}); check its permissions"
         ) from error
     if about.st_size == 0:
         raise DecodeError(f"{path}: the file is empty (0 bytes); copy it again")
