@@ -1,5 +1,6 @@
 """The documentation: it builds, it is whole, and what it shows can be run."""
 
+import dataclasses
 import importlib
 import importlib.util
 import os
@@ -13,6 +14,7 @@ from types import ModuleType
 
 import pytest
 
+import confp_jax
 from confp_jax import cli
 from confp_jax.config import MixConfig, TrainConfig
 from confp_jax.typed_config import flat_fields
@@ -105,6 +107,15 @@ def test_every_path_and_every_schema_is_in_the_reference(generate: ModuleType) -
     for name, schema in api["components"]["schemas"].items():
         section = text.split(f"### {name}\n")[1].split("\n### ")[0]
         assert all(f"`{member}`" in section for member in schema["properties"])
+
+
+def test_every_field_of_an_answer_is_explained() -> None:
+    text = (DOCS / "music" / "answer.md").read_text()
+    for kind in (confp_jax.Answer, confp_jax.FoundTrack):
+        missing = [f.name for f in dataclasses.fields(kind) if f"`{f.name}`" not in text]
+        assert not missing, f"docs/music/answer.md does not explain {missing} of {kind.__name__}"
+    statuses = re.findall(r"^\| (\d+) \|", text, flags=re.MULTILINE)
+    assert statuses == ["0", "1", "2", "3", "130"]
 
 
 def test_errors_and_extras_are_in_the_reference(generate: ModuleType) -> None:

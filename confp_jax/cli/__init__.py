@@ -66,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _keep_compiled_programs() -> None:
-    """JAX compiles a model once for all runs: its cache lies with the user's others, unless the
-    environment says otherwise.
+    """Sets a cache for compiled programs, so that JAX compiles a model once for all runs. It lies
+    with the user's other caches, unless the environment says otherwise.
     """
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     folder = home / "confp_jax" / "compiled"

@@ -9,7 +9,7 @@ _FRAMES_PER_S = 75  # of a compact disc
 
 
 def write_cue(path: pathlib.Path, source: str, matches: Sequence[Any]) -> None:
-    """A cue sheet with one entry for each match, in order; times are minutes:seconds:frames."""
+    """Writes a cue sheet with one entry for each match, in order; times are min:s:frames."""
     lines = [f'FILE "{_quoted(source)}" WAVE']
     for number, match in enumerate(matches, start=1):
         lines += [
@@ -24,7 +24,7 @@ def write_cue(path: pathlib.Path, source: str, matches: Sequence[Any]) -> None:
 
 
 def write_csv(path: pathlib.Path, source: str, matches: Sequence[Any]) -> None:
-    """A table with one row for each match, in order; times in seconds."""
+    """Writes a table with one row for each match, in order; times in seconds."""
     header = (
         "source",
         "begin_s",
@@ -71,5 +71,5 @@ def _cue_time(seconds: float) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A cue sheet knows no escape for a quotation mark or a line's end."""
+    """Replaces what a cue sheet cannot escape: quotation marks and line ends."""
     return text.replace('"', "'").replace("\n", " ").replace("\r", " ")

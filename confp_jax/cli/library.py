@@ -246,7 +246,7 @@ def _info(args: argparse.Namespace) -> int:
 
 @contextmanager
 def reporting(text: str) -> Iterator[Any]:
-    """A progress bar that names failed files; yields `report(result, total)`."""
+    """Shows a progress bar that names failed files; yields `report(result, total)`."""
     with progress(text) as bar:
         task = bar.add_task(text, total=None)
 

@@ -94,7 +94,7 @@ def _embed(args: argparse.Namespace) -> int:
 
 
 def _write_npz(out: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    """An .npz with any names: `np.savez` keeps some ("file", "allow_pickle") for itself."""
+    """Writes an .npz with any names: `np.savez` keeps some ("file", "allow_pickle") for itself."""
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
             member = (

@@ -40,8 +40,8 @@ class Commands:
         model: bool = False,
         db: bool = True,
     ) -> argparse.ArgumentParser:
-        """A command with --json (and DB, and --model); `text` begins in lower case, `examples` are
-        shown below its help.
+        """Declares a command with --json (and DB, and --model); `text` begins in lower case,
+        `examples` are shown below its help.
         """
         sub = self._commands.add_parser(
             name,
@@ -60,7 +60,7 @@ class Commands:
 
 
 def print_answer(answer: Any) -> None:
-    """One answer, a line for each accepted match; notes and errors go to stderr."""
+    """Prints one answer, a line for each accepted match; notes and errors go to stderr."""
     if answer.error:
         print(f"failed {answer.error}", file=sys.stderr)
         return
@@ -95,7 +95,7 @@ def known_as(found: Any) -> str:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns on a terminal, whole lines in a pipe."""
+    """Prints columns on a terminal, whole lines in a pipe."""
     table = Table(*header, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
@@ -104,17 +104,17 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_json(value: Any) -> None:
-    """For programs: indented, and in UTF-8."""
+    """Prints indented JSON in UTF-8."""
     print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def print_json_line(value: Any) -> None:
-    """For programs that read a stream: one line, at once."""
+    """Prints one line of JSON at once, for programs that read a stream."""
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
 def progress(text: str) -> Progress:
-    """A bar on stderr with elapsed and remaining time."""
+    """Shows a bar on stderr with elapsed and remaining time."""
     console = Console(stderr=True)
     columns = (
         TextColumn(text),
@@ -127,12 +127,12 @@ def progress(text: str) -> Progress:
 
 
 def clock(seconds: float) -> str:
-    """83.4 s as 1:23.4."""
+    """Returns 83.4 s as 1:23.4."""
     tenths = round(float(f"{abs(seconds):.1f}") * 10)
     sign = "-" if seconds < 0 and tenths else ""
     return f"{sign}{tenths // 600}:{tenths % 600 / 10:04.1f}"
 
 
 def status(num_failed: int, num: int) -> int:
-    """Exit status: 0 all well, 1 all failed (or nothing done), 3 some failed."""
+    """Returns the exit status: 0 all well, 1 all failed (or nothing done), 3 some failed."""
     return 0 if not num_failed and num else 1 if num_failed == num else 3

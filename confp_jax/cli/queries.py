@@ -85,7 +85,7 @@ def register(commands: Commands) -> None:
 
 
 def _register_comparing(commands: Commands) -> None:
-    """What asks recordings, or a database, about themselves."""
+    """Declares the commands that compare recordings or look into a database."""
     compare = commands.add(
         "compare",
         _compare,

@@ -69,7 +69,7 @@ class ModelStamp:
         if (self.identity, self.hop_s) != (expected.identity, expected.hop_s):
             raise OtherModelError(
                 f"the database is of {self.name} ({self.identity}) now, not of {expected.name}; "
-                "open it anew"
+                "open it again"
             )
 
 

@@ -36,7 +36,7 @@ _BLOCK_BYTES = 1 << 22
 
 
 class StaleGenerationError(ValueError):
-    """A generation that cannot be used, and why; the index is then built anew from the shards."""
+    """A generation that cannot be used, and why; the index is then rebuilt from the shards."""
 
 
 @dataclasses.dataclass(frozen=True)

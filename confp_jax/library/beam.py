@@ -93,8 +93,8 @@ def write_shard(shard: Shard, *, out: str, model: str) -> str:
 
 
 def _check_model(out: pathlib.Path, model: str) -> None:
-    """One folder holds one model's fingerprints: what an interrupted run with other weights left is
-    not gone on from.
+    """Checks that the folder holds fingerprints of this model alone: a run with other weights
+    cannot continue one that was interrupted.
     """
     earlier, stamp = next(out.glob("*.parquet"), None), _encoder(model).stamp
     if earlier and file_stamp(earlier).identity != stamp.identity:
@@ -106,7 +106,7 @@ def _check_model(out: pathlib.Path, model: str) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _encoder(model: str) -> Embedder:
-    """One a worker process."""
+    """Loads the model once in each worker process."""
     return load_encoder(model)
 
 
@@ -131,7 +131,7 @@ def _failures_file(out: pathlib.Path, shard: Shard) -> pathlib.Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 1 if a file failed, 2 for wrong usage."""
+    """Runs the command; returns 1 if a file failed, 2 for wrong usage."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

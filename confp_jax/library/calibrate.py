@@ -74,7 +74,7 @@ def calibrate_database(
         logits = []
         for number in range(num_excerpts):
             track = int(rng.integers(reference.num_tracks))
-            logit, twice = _stranger(reference, decision, track, length_s, same, rng)
+            logit, twice = _unknown(reference, decision, track, length_s, same, rng)
             num_same += twice
             logits.append(logit)
             report(place * num_excerpts + number + 1, total)
@@ -86,7 +86,7 @@ def calibrate_database(
     return found
 
 
-def _stranger(
+def _unknown(
     reference: Reference,
     decision: Decision,
     track: int,
@@ -94,8 +94,8 @@ def _stranger(
     same: set[frozenset[int]],
     rng: np.random.Generator,
 ) -> tuple[float, bool]:
-    """The logit of an excerpt of a track among the others, and whether one of them is the same
-    recording.
+    """Returns the logit of an excerpt of a track among the others, and whether one of them is the
+    same recording.
     """
     num_rows = int(reference.num_rows[track])
     num = min(num_rows, 1 + round((length_s - reference.segment_s) / reference.hop_s))

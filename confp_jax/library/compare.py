@@ -55,7 +55,7 @@ def compare_files(
 
 
 def fingerprint_file(path: pathlib.Path, embedder: Embedder) -> Fingerprints:
-    """All fingerprints of a file, decoded as a stream.
+    """Returns all fingerprints of a file, decoded as a stream.
 
     Raises:
       DecodeError: it cannot be decoded.

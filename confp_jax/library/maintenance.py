@@ -39,7 +39,7 @@ class Info:
 
 
 def describe(database: Database) -> Info:
-    """Counts and sizes; no vector is read."""
+    """Returns counts and sizes; reads no vector."""
     with database.connect() as connection:
         num_shards, num_rows = connection.execute(
             "SELECT COUNT(*), COALESCE(SUM(num_rows), 0) FROM shards"
@@ -90,8 +90,8 @@ def verify(
     recall: bool = False,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[Problem], float | None]:
-    """Everything that is wrong, and the index's recall of the first hit against exact search if it
-    was asked for.
+    """Returns everything that is wrong, and with `recall` how often the index finds the first hit
+    of exact search.
     """
     problems = verify_shards(database, report=report)
     name = database.setting("generation")
@@ -165,7 +165,7 @@ def wanted_id(text: str) -> int:
 
 
 def open_other(folder: pathlib.Path, database: Database) -> Database:
-    """The database to merge from.
+    """Opens the database to merge from.
 
     Raises:
       DatabaseError: it is none, or the very same.

@@ -17,7 +17,7 @@ CALIBRATION_SETTING = "calibration"  # of a database: what `confp calibrate` mea
 
 
 def open_database(folder: str | pathlib.Path, model: str | None) -> tuple[Database, Embedder]:
-    """An existing database with its model.
+    """Opens an existing database with its model.
 
     Raises:
       DatabaseError: no database, or `model` is another than the one it was made with.
@@ -52,8 +52,7 @@ def open_database(folder: str | pathlib.Path, model: str | None) -> tuple[Databa
 def open_or_create(
     folder: str | pathlib.Path, model: str | None, *, precision: str | None = None
 ) -> tuple[Database, Embedder]:
-    """As `open_database`; makes the database (with the default model unless one is named) where
-    there is none.
+    """Opens a database with its model, or creates it (with the default model unless one is named).
 
     Raises:
       DatabaseError: as there, or the database stores its vectors in another precision.
@@ -95,8 +94,8 @@ def open_reference(
 
 
 def database_decision(database: Database, embedder: Embedder) -> Decision:
-    """The model's decision, with the tails that `confp calibrate` measured on this database, if it
-    did.
+    """Returns the model's decision, with the tails that `confp calibrate` measured on this
+    database, if it did.
 
     Raises:
       DecisionError: the model's calibration is damaged, of another version, or of another model.

@@ -58,7 +58,7 @@ def write_fingerprints(
 
 
 def write_columns(path: pathlib.Path, columns: Mapping[str, Sequence[object]]) -> None:
-    """A plain table as Parquet: what the benchmark says of every query."""
+    """Writes a plain table as Parquet: what the benchmark measured of every query."""
     partial = path.with_name(path.name + ".part")
     pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), partial)
     partial.replace(path)
@@ -70,7 +70,7 @@ def export_database(
     *,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
-    """All tracks of a database into one Parquet file; returns how many."""
+    """Writes all tracks of a database to one Parquet file; returns how many."""
     snapshot = database.snapshot()
     return write_fingerprints(
         path, database.stamp, _exported(snapshot, report), dim=snapshot.vectors.shape[1]
@@ -125,7 +125,7 @@ def find_files(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
 
 
 def file_stamp(path: pathlib.Path) -> ModelStamp:
-    """The model that a file's fingerprints are of.
+    """Returns the model that a file's fingerprints are of.
 
     Raises:
       DatabaseError: it is none of ours.

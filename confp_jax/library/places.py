@@ -16,9 +16,7 @@ _MOST_REMOVED = 0.5  # of all tracks, without being asked for twice
 
 
 class Places:
-    """The tracks of a database and the files whose content they are, as of now and as they are
-    found.
-    """
+    """The tracks of a database and the files whose content they are, now and as they are found."""
 
     def __init__(self, database: Database):
         self.known = database.known_files()
@@ -58,7 +56,7 @@ class Places:
 
 
 def is_gone(path: str) -> bool:
-    """Whether there is no file.
+    """Returns whether there is no file.
 
     Raises:
       OSError: it cannot be told.
@@ -70,7 +68,7 @@ def is_gone(path: str) -> bool:
 
 
 def is_unchanged(path: str | pathlib.Path, known: KnownFile | None) -> bool:
-    """Whether a file has the size and the time that it had when it was read."""
+    """Returns whether a file has the size and the time that it had when it was read."""
     if known is None:
         return False
     try:
@@ -81,7 +79,9 @@ def is_unchanged(path: str | pathlib.Path, known: KnownFile | None) -> bool:
 
 
 def sounds_the_same(one: Float32[np.ndarray, "n E"], other: Float32[np.ndarray, "m E"]) -> bool:
-    """Whether fingerprints are of the same audio, as those of a file whose tags were edited."""
+    """Returns whether fingerprints are of the same audio, as those of a file whose tags were
+    edited.
+    """
     num = min(len(one), len(other))
     if abs(len(one) - len(other)) > 1:
         return False

@@ -96,9 +96,7 @@ class Searcher:
             )
 
     def identify_file(self, path: pathlib.Path) -> Answer:
-        """The answer to a file; one that cannot be used has its `error` set. Hours are no matter:
-        it is read as a stream.
-        """
+        """Answers a file of any length, read as a stream; a bad one has the answer's `error` set."""
         began = time.perf_counter()
         try:
             if is_folder(path):
@@ -110,7 +108,7 @@ class Searcher:
             return _failed(str(path), began, error)
 
     def identify_blocks(self, blocks: Iterable[Float32[np.ndarray, " n"]], *, query: str) -> Answer:
-        """The answer to mono audio at the model's rate that comes in blocks.
+        """Answers mono audio at the model's rate that comes in blocks.
 
         Raises:
           AudioError: shorter than 1 s, or silent throughout.
@@ -122,7 +120,7 @@ class Searcher:
         )
 
     def search(self, parts: Iterable[Fingerprints], *, share: float = 1.0) -> Findings:
-        """What sounds in consecutive fingerprints of one recording.
+        """Finds the tracks in consecutive fingerprints of one recording.
 
         The rate of false alarms is the whole recording's: each of its searches may have its part
         of it.
@@ -156,7 +154,7 @@ class Searcher:
         return Findings(right, others, notes)
 
     def found(self, span: Span) -> FoundTrack:
-        """A span in a user's terms."""
+        """Returns a span in a user's terms."""
         track = self.reference.snapshot.tracks[span.track]
         return FoundTrack(
             track=track.name,
@@ -200,7 +198,7 @@ def identify_sources(searcher: Searcher, sources: Sequence[str]) -> Iterator[Ans
 
 
 def source_blocks(source: str, embedder: Embedder) -> Iterator[Float32[np.ndarray, " n"]]:
-    """The audio of a file, an address, or standard input ("-") as blocks."""
+    """Yields the audio of a file, an address, or standard input ("-") in blocks."""
     rate_hz = embedder.sample_rate_hz
     streams = source == STDIN or (is_url(source) and not pathlib.Path(source).exists())
     return (
@@ -221,7 +219,7 @@ def _failed(query: str, began: float, error: Exception) -> Answer:
 
 
 def length_notes(heard_s: float, embedder: Embedder) -> list[str]:
-    """What to tell of audio that is shorter than what one of the model's fingerprints hears."""
+    """Returns the notes on audio shorter than what one of the model's fingerprints hears."""
     usual_s = embedder.config.audio.heard_s
     if not embedder.config.audio.context_s:
         return (

@@ -33,7 +33,7 @@ _LEAST_SCALE = 0.05
 
 
 class DecisionError(ValueError):
-    """A calibration that cannot be used; the message says how to make it anew."""
+    """A calibration that cannot be used; the message says how to calibrate again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Decision:
         Raises:
           DecisionError: damaged, or written by another version.
         """
-        remedy = "make it anew with `python -m confp_jax.evaluation.calibrate`"
+        remedy = "calibrate again with `python -m confp_jax.evaluation.calibrate`"
         try:
             values = json.loads(text)
             found = values.pop("version", 1), tuple(values.pop("features", ()))
@@ -182,8 +182,8 @@ def load_decision(folder: pathlib.Path | None, identity: str) -> Decision:
     decision = Decision.from_json(file.read_text(), source=str(file))
     if decision.identity != identity:
         raise DecisionError(
-            f"{file} was made for the weights {decision.identity}, these are {identity}; make it "
-            "anew with `python -m confp_jax.evaluation.calibrate`"
+            f"{file} was made for the weights {decision.identity}, these are {identity}; "
+            "calibrate again with `python -m confp_jax.evaluation.calibrate`"
         )
     return decision
 

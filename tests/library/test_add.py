@@ -261,7 +261,7 @@ def test_a_track_without_a_file(filled):
     stored, is_new = add_track(filled, new, model=filled.stamp)
     assert is_new and stored in filled.tracks()
     assert add_track(filled, new, model=filled.stamp) == (stored, False)
-    with pytest.raises(OtherModelError, match="open it anew"):
+    with pytest.raises(OtherModelError, match="open it again"):
         add_track(filled, track(8), model=ModelStamp("other", "0123", filled.stamp.hop_s))
     results = update_tracks(
         filled, types.SimpleNamespace(stamp=filled.stamp), prune=True, force=True

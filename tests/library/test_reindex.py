@@ -99,7 +99,7 @@ def test_one_that_has_it_open_neither_writes_to_it_nor_asks_it(db, embedder, oth
     """
     library = Library(db.folder)
     reindex(db, other)
-    again = "the database is of .* now, not of .*; open it anew"
+    again = "the database is of .* now, not of .*; open it again"
     for use in (
         lambda: add_paths(db, embedder, [tagged]),
         lambda: update_tracks(db, embedder),
