@@ -48,7 +48,7 @@ HEAVY = {
     "orbax": {"confp_jax/training/checkpoint.py", "confp_jax/model/weights.py"},
     "scann": {"confp_jax/index/scann.py"},
     "faiss": {"confp_jax/index/faiss.py"},
-    "pyarrow": {"confp_jax/library/parquet.py"},
+    "pyarrow": {"confp_jax/library/parquet.py", "confp_jax/library/imported_rows.py"},
     "audfprint2": {"confp_jax/evaluation/systems/audfprint.py"},
     "pymilvus": {"confp_jax/index/milvus.py"},
     "starlette": {"confp_jax/service/"},

@@ -6,8 +6,9 @@ import argparse
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from confp_jax.cli.library import reporting
 from confp_jax.cli.output import Commands, print_json, progress, status
@@ -155,7 +156,8 @@ def _merge(args: argparse.Namespace) -> int:
     database = Database(args.db)
     with _counting("merging") as report:
         merged = merge_databases(database, open_other(args.other, database), report=report)
-    return _print_merged(args, merged, len(database.tracks()))
+    _print_added(args, merged, len(database.tracks()))
+    return _left_out(merged.damaged, merged.num_added + merged.num_there)
 
 
 def _reindex(args: argparse.Namespace) -> int:
@@ -201,12 +203,12 @@ def _export(args: argparse.Namespace) -> int:
         print(_PARQUET_HELP, file=sys.stderr)
         return 1
     with _counting("exporting") as report:
-        num_tracks = export_database(database, args.out, report=report)
+        num_tracks, damaged = export_database(database, args.out, report=report)
     if args.json:
-        print_json({"out": str(args.out), "num_tracks": num_tracks})
+        print_json({"out": str(args.out), "num_tracks": num_tracks, "damaged": damaged})
     else:
         print(f"{num_tracks} tracks in {args.out}")
-    return 0
+    return _left_out(damaged, num_tracks)
 
 
 def _import(args: argparse.Namespace) -> int:
@@ -221,19 +223,29 @@ def _import(args: argparse.Namespace) -> int:
     exists = (args.db / "catalogue.sqlite").exists()
     database = Database(args.db) if exists else Database.create(args.db, file_stamp(files[0]))
     with _counting("importing") as report:
-        merged = import_files(database, files, report=report)
-    return _print_merged(args, merged, len(database.tracks()))
+        imported = import_files(database, files, report=report)
+    _print_added(args, imported, len(database.tracks()))
+    for reason in imported.refused:
+        print(f"failed {reason}", file=sys.stderr)
+    num_sound = imported.num_added + imported.num_there
+    return status(len(imported.refused), len(imported.refused) + num_sound)
 
 
-def _print_merged(args: argparse.Namespace, merged, num_tracks: int) -> int:
+def _print_added(args: argparse.Namespace, done: Any, num_tracks: int) -> None:
     if args.json:
-        print_json(dataclasses.asdict(merged) | {"num_tracks": num_tracks})
+        print_json(dataclasses.asdict(done) | {"num_tracks": num_tracks})
     else:
         print(
-            f"{merged.num_added} added, {merged.num_there} already there; {args.db} now holds "
+            f"{done.num_added} added, {done.num_there} already there; {args.db} now holds "
             f"{num_tracks} tracks"
         )
-    return status(0, 1)
+
+
+def _left_out(damaged: Sequence[str], num_others: int) -> int:
+    """Prints which tracks were not copied, and returns the exit status."""
+    for name in damaged:
+        print(f"failed {name}: its fingerprints are damaged and were not copied", file=sys.stderr)
+    return status(len(damaged), len(damaged) + num_others)
 
 
 @contextmanager

@@ -92,15 +92,20 @@ def _open(file: pathlib.Path) -> sqlite3.Connection:
 
 
 def make(file: pathlib.Path, settings: dict[str, str]) -> None:
-    """A new catalogue.
+    """Makes a new catalogue, whole in its one file: it may be renamed (`use_wal` comes after that).
 
     Raises:
       DatabaseError: the disk is full, or one may not write there.
     """
     with connect(file) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
         connection.executescript(SCHEMA)
         connection.executemany("INSERT INTO settings VALUES (?, ?)", list(settings.items()))
+
+
+def use_wal(file: pathlib.Path) -> None:
+    """Lets readers and the writer not wait for each other, where there is room for it."""
+    with contextlib.suppress(DatabaseError), connect(file) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
 
 
 def upgrade(file: pathlib.Path) -> None:
@@ -136,8 +141,7 @@ def upgrade(file: pathlib.Path) -> None:
         connection.executemany(insert, tracks)
         for key, value in (("format", str(FORMAT)), ("precision", "float16")):
             put_setting(connection, key, value)
-    with connect(file) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
+    use_wal(file)
 
 
 def _statements(script: str) -> list[str]:

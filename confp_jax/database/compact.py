@@ -1,14 +1,18 @@
 """Compaction: the rows of removed tracks go, and many small shards become few large ones."""
 
 import dataclasses
+import logging
 import pathlib
 
 import numpy as np
 
+from confp_jax.database.damage import is_as_written
+from confp_jax.database.layout import shard_path
 from confp_jax.database.records import DatabaseError
 from confp_jax.database.shards import REMEDY, open_shard
 from confp_jax.database.store import Database, shard_row
 
+_log = logging.getLogger(__name__)
 _SHARD_ROWS = 262_144  # 64 MiB of float16 at 128 dimensions: what is held in memory
 _SMALL_ROWS = 8_192
 _MANY_SMALL = 64
@@ -63,6 +67,7 @@ def _rewrite(database: Database, *, only_small: bool) -> Compacted:
             number: (file, rows)
             for number, file, rows in connection.execute("SELECT id, file, num_rows FROM shards")
         }
+        sums = dict(connection.execute("SELECT id, sha256 FROM shards"))
         live = connection.execute(
             "SELECT id, shard, first_row, num_rows FROM tracks WHERE removed_at IS NULL ORDER BY "
             "shard, first_row"
@@ -70,6 +75,8 @@ def _rewrite(database: Database, *, only_small: bool) -> Compacted:
         staged = {shard for (shard,) in connection.execute("SELECT DISTINCT shard FROM staged")}
     places = [_Place(*row) for row in live]
     old = _worth_rewriting(shards, places, staged, only_small=only_small)
+    copied = {place.shard for place in places if place.shard in old}
+    old -= _damaged(database, {number: shards[number][0] for number in copied}, sums)
     written = []
     for group in _groups([place for place in places if place.shard in old]):
         rows = _gather(database.folder / "vectors", group, shards)
@@ -114,6 +121,29 @@ def _worth_rewriting(
         else {number for number, (_, rows) in shards.items() if live[number] < rows}
     )
     return (small | holed) - staged
+
+
+def _damaged(database: Database, files: dict[int, str], sums: dict[int, str]) -> set[int]:
+    """Returns the shards that are not as they were written: a copy would seal their damage with a
+    new checksum, so they stay where they are.
+    """
+    found = set()
+    for number, file in files.items():
+        path = shard_path(database.folder, file)
+        try:
+            if is_as_written(path, sums[number]):
+                continue
+        except FileNotFoundError as error:
+            raise DatabaseError(f"{path} is missing; {REMEDY}") from error
+        found.add(number)
+        _log.warning(
+            "%s is not as it was written and is left as it is; `confp verify %s` names its tracks, "
+            "`confp repair %s` restores them",
+            path,
+            database.folder,
+            database.folder,
+        )
+    return found
 
 
 def _groups(places: list[_Place]) -> list[list[_Place]]:

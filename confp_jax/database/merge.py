@@ -17,6 +17,7 @@ class Merged:
 
     num_added: int
     num_there: int  # content that was there already
+    damaged: tuple[str, ...] = ()  # tracks that were left out: their rows are not as written
 
 
 def merge_databases(
@@ -35,9 +36,9 @@ def merge_databases(
         same_model(database, str(other.folder), other.stamp.identity, other.stamp.hop_s)
         contents = {track.sha256 for track in database.tracks()}
         known = other.known_files()
-        snapshot = other.snapshot()
+        snapshot = other.snapshot(to_copy=True)
         pending: list[NewTrack] = []
-        num_added = 0
+        num_added = num_rows = 0
         for done, track in enumerate(snapshot.tracks, 1):
             if track.sha256 not in contents:
                 file = known.get(track.path)
@@ -52,14 +53,16 @@ def merge_databases(
                     NewTrack(*names, vectors, track.title, track.artist, track.album, **seen)
                 )
                 num_added += 1
-            if sum(len(t.vectors) for t in pending) >= _COMMIT_ROWS:
+                num_rows += track.num_rows
+            if num_rows >= _COMMIT_ROWS:
                 database.add(pending)
-                pending = []
+                pending, num_rows = [], 0
             report(done, len(snapshot.tracks))
         database.add(pending)
         remember_roots(database, read_roots(other))
         merge_small_shards(database)
-    return Merged(num_added, len(snapshot.tracks) - num_added)
+    damaged = tuple(track.name for track in snapshot.damaged)
+    return Merged(num_added, len(snapshot.tracks) - num_added, damaged)
 
 
 def same_model(database: Database, source: str, identity: str, hop_s: float) -> None:

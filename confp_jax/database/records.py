@@ -90,3 +90,4 @@ class Snapshot:
     vectors: StoredVectors | Float32[np.ndarray, "N E"]
     row_tracks: Int32[np.ndarray, " N"]  # index into `tracks` of every row
     generation: str = ""  # the folder below index/ of the newest approximate index, if there is one
+    damaged: tuple[StoredTrack, ...] = ()  # left out: their rows are not as they were written

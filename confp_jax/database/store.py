@@ -2,10 +2,8 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import pathlib
-import shutil
 import sqlite3
 import time
 import uuid
@@ -15,6 +13,13 @@ import numpy as np
 
 from confp_jax.database import catalogue
 from confp_jax.database.catalogue import FORMAT
+from confp_jax.database.layout import (
+    delete_strays,
+    is_leftover,
+    refuse_links,
+    shard_name,
+    writer_lock,
+)
 from confp_jax.database.names import meant_by, restored_path, storable, stored_path
 from confp_jax.database.records import (
     DatabaseError,
@@ -24,8 +29,9 @@ from confp_jax.database.records import (
     Snapshot,
     StoredTrack,
 )
-from confp_jax.database.shards import REMEDY, is_held, live_runs, open_shard, write_shard
-from confp_jax.database.vectors import PRECISIONS, StoredVectors, encode, stored_dim
+from confp_jax.database.shards import REMEDY, write_shard
+from confp_jax.database.snapshots import read_snapshot
+from confp_jax.database.vectors import PRECISIONS, encode
 
 EDITS_SETTING = "edits"  # counts changes of tracks that stay
 _NUM_ATTEMPTS = 5  # to read what a writer tidies away meanwhile
@@ -46,6 +52,7 @@ class Database:
             raise DatabaseError(
                 f"{folder} is no fingerprint database; `confp add {folder} MUSIC...` makes one"
             )
+        refuse_links(self.folder)
         found = self.setting("format")
         if found == "1":
             if not os.access(self.folder, os.W_OK):
@@ -75,9 +82,7 @@ class Database:
         if precision not in PRECISIONS:
             raise DatabaseError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
         made = DatabaseError(f"{folder}: another process has just made it; try again")
-        if path.exists() and (
-            not path.is_dir() or not all(_is_leftover(p) for p in path.iterdir())
-        ):
+        if path.exists() and (not path.is_dir() or not all(is_leftover(p) for p in path.iterdir())):
             if (path / "catalogue.sqlite").exists():
                 raise made
             raise DatabaseError(
@@ -99,13 +104,12 @@ class Database:
         }
         catalogue.make(partial, {key: str(value) for key, value in values.items()})
         try:
-            (path / "catalogue.sqlite").hardlink_to(
-                partial
-            )  # unlike a rename, never over another process's catalogue
-        except FileExistsError as error:
-            raise made from error
+            with writer_lock(path):  # two that make it at once: the second one is told
+                if (path / "catalogue.sqlite").exists():
+                    raise made
+                partial.rename(path / "catalogue.sqlite")
         finally:
-            partial.unlink()
+            partial.unlink(missing_ok=True)
         return cls(path)
 
     @property
@@ -142,6 +146,7 @@ class Database:
           DatabaseError: another process is writing.
         """
         with self._locked():
+            catalogue.use_wal(self.catalogue)
             self.remove_strays()
             yield
 
@@ -149,25 +154,8 @@ class Database:
     def _locked(self) -> Iterator[None]:
         if not os.access(self.folder, os.W_OK):
             raise DatabaseError(f"{self.folder} cannot be written; copy it to where you may write")
-        with open(self.folder / "lock", "a+b", buffering=0) as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                lock.seek(0)
-                who = (
-                    f" (number {number})"
-                    if (number := lock.read(20).decode().strip()).isdecimal()
-                    else ""
-                )
-                message = (
-                    f"{self.folder}: another process is writing to it{who}; wait for it to finish"
-                )
-                raise DatabaseError(message) from error
-            with contextlib.suppress(
-                OSError
-            ):  # the number is a courtesy: on a full disk one must be able to remove tracks
-                lock.truncate(0)
-                lock.write(f"{os.getpid()}\n".encode())
+        refuse_links(self.folder)
+        with writer_lock(self.folder):
             yield
 
     def add(self, tracks: Sequence[NewTrack], *, replacing: Sequence[int] = ()) -> None:
@@ -193,7 +181,7 @@ class Database:
             if stored is not None:
                 connection.execute(
                     "INSERT INTO shards VALUES (?, ?, ?, ?)",
-                    (shard, _file(shard), len(stored), sha256),
+                    (shard, shard_name(shard), len(stored), sha256),
                 )
             connection.executemany(
                 "INSERT INTO tracks (name, path, title, artist, album, sha256, duration_s, shard, "
@@ -239,10 +227,10 @@ class Database:
         with self.connect() as connection:
             shard = catalogue.next_shard(connection)
         while (
-            self.folder / "vectors" / _file(shard)
+            self.folder / "vectors" / shard_name(shard)
         ).exists():  # written before, in the same commit
             shard += 1
-        return shard, write_shard(self.folder / "vectors" / _file(shard), stored)
+        return shard, write_shard(self.folder / "vectors" / shard_name(shard), stored)
 
     def has(self, sha256: str) -> bool:
         """Whether a track of this content is there."""
@@ -278,60 +266,25 @@ class Database:
             edits = int(catalogue.setting(connection, EDITS_SETTING) or 0) + len(paths)
             catalogue.put_setting(connection, EDITS_SETTING, str(edits))
 
-    def snapshot(self) -> Snapshot:
-        """Tracks and vectors as of now; vectors are read from their memory-mapped shards when they
-        are indexed.
+    def snapshot(self, *, to_copy: bool = False) -> Snapshot:
+        """Returns tracks and vectors as of now; vectors are read from their memory-mapped shards
+        when they are indexed. Tracks whose rows are damaged are left out, and a warning names them.
+
+        Args:
+          to_copy: whether rows will be copied into a new file: then every shard that is not as it
+            was written counts as damaged, and not only rows that cannot be fingerprints.
 
         Raises:
-          DatabaseError: a shard is missing or damaged.
+          DatabaseError: a shard is missing, or cannot be read at all.
         """
         missing = ""
         for _ in range(_NUM_ATTEMPTS):
             try:
-                return self._read_snapshot()
-            except (
-                FileNotFoundError
-            ) as error:  # a writer may just have compacted it away: the catalogue knows the new one
+                return read_snapshot(self, to_copy=to_copy)
+            except FileNotFoundError as error:
+                # A writer may just have compacted it away: the catalogue knows the new one.
                 missing = error.filename
         raise DatabaseError(f"{missing} is missing; {REMEDY}")
-
-    def _read_snapshot(self) -> Snapshot:
-        with self.connect() as connection:
-            connection.execute("BEGIN")  # all questions see one moment
-            shards = connection.execute("SELECT id, file, num_rows FROM shards").fetchall()
-            tracks = catalogue.read_tracks(connection)
-            ranges = connection.execute(
-                "SELECT shard, first_row, num_rows FROM tracks WHERE removed_at IS NULL ORDER BY "
-                "shard, first_row"
-            ).fetchall()
-            generation = catalogue.setting(connection, "generation") or ""
-        vectors = self._vectors(
-            {number: (file, num_rows) for number, file, num_rows in shards}, ranges
-        )
-        row_tracks = np.repeat(
-            np.arange(len(tracks), dtype=np.int32), [track.num_rows for track in tracks]
-        )
-        return Snapshot(tracks, vectors, row_tracks, generation)
-
-    def _vectors(
-        self, files: dict[int, tuple[str, int]], ranges: list[tuple[int, int, int]]
-    ) -> StoredVectors:
-        """Only shards with live tracks are opened: a damaged one whose tracks were removed does no
-        more harm.
-        """
-        opened: dict[int, np.ndarray] = {}
-        runs = []
-        for shard, first, num in live_runs(ranges):
-            if shard not in opened:
-                file, num_rows = files[shard]
-                opened[shard] = open_shard(self.folder / "vectors" / file, num_rows)
-            runs.append(opened[shard][first : first + num])
-        dims = {stored_dim(run) for run in runs}
-        if len(dims) > 1:
-            raise DatabaseError(
-                f"{self.folder} holds vectors of several lengths ({sorted(dims)}); {REMEDY}"
-            )
-        return StoredVectors(runs, dims.pop() if dims else 0)
 
     def remove_strays(self) -> None:
         """Deletes what no commit knows: of writers that died, and what the last commit made
@@ -343,12 +296,7 @@ class Database:
         shards = self.folder / "vectors"
         if not shards.is_dir():
             raise DatabaseError(f"{shards} is missing; restore it from a copy")
-        for path in [*shards.iterdir(), *self.folder.glob("catalogue.sqlite.*.part*")]:
-            if path.name not in known:
-                path.unlink()
-        for path in (self.folder / "index").glob("*"):
-            if path.name != generation and not is_held(path):
-                shutil.rmtree(path, ignore_errors=True)
+        delete_strays(self.folder, known, generation)
 
     def _required(self, key: str) -> str:
         value = self.setting(key)
@@ -361,11 +309,7 @@ class Database:
 
 def shard_row(shard: int, sha256: str, stored: np.ndarray) -> tuple[int, str, int, str]:
     """A shard's row in the catalogue."""
-    return shard, _file(shard), len(stored), sha256
-
-
-def _file(shard: int) -> str:
-    return f"{shard:06d}.npy"
+    return shard, shard_name(shard), len(stored), sha256
 
 
 def _remove(connection: sqlite3.Connection, ids: Sequence[int], now: float) -> None:
@@ -378,13 +322,3 @@ def _remove(connection: sqlite3.Connection, ids: Sequence[int], now: float) -> N
 def _remember(connection: sqlite3.Connection, files: dict[str, KnownFile]) -> None:
     rows = [(stored_path(path), *dataclasses.astuple(file)) for path, file in files.items()]
     connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
-
-
-def _is_leftover(path: pathlib.Path) -> bool:
-    """What a process that died while making a database may leave."""
-    empty = path.name == "vectors" and path.is_dir() and not any(path.iterdir())
-    return (
-        empty
-        or path.name == "lock"
-        or (path.name.startswith("catalogue.sqlite.") and ".part" in path.name)
-    )

@@ -6,12 +6,11 @@ import dataclasses
 import sqlite3
 from collections.abc import Callable
 
-import numpy as np
-
+from confp_jax.database.damage import damaged_rows
+from confp_jax.database.layout import shard_path
 from confp_jax.database.records import DatabaseError
 from confp_jax.database.shards import file_sha256, open_shard
 from confp_jax.database.store import Database
-from confp_jax.database.vectors import decode
 
 _REMEDY = (
     "restore the file from a copy; or `confp remove` these tracks and `confp add` their files again"
@@ -75,14 +74,14 @@ def _tracks_of(connection: sqlite3.Connection, shard: int) -> list[tuple[int, in
 def _check_shard(
     database: Database, file: str, num_rows: int, sha256: str, tracks: list[tuple[int, int, int]]
 ) -> list[Problem]:
-    path = database.folder / "vectors" / file
     ids = [number for number, _, _ in tracks]
     try:
+        path = shard_path(database.folder, file)
         rows = open_shard(path, num_rows)
         if file_sha256(path) != sha256:
             return [Problem(f"{path} is not as it was written (its checksum differs)", ids)]
     except FileNotFoundError:
-        return [Problem(f"{path} is missing", ids)]
+        return [Problem(f"{database.folder / 'vectors' / file} is missing", ids)]
     except (DatabaseError, OSError) as error:
         return [Problem(str(error), ids)]
     problems = []
@@ -93,6 +92,6 @@ def _check_shard(
         if first < last[1]:
             problems.append(Problem(f"tracks overlap in {path}", [last[0], number]))
         last = (number, first + num)
-    if any(not np.isfinite(decode(rows[i : i + 65_536])).all() for i in range(0, num_rows, 65_536)):
-        problems.append(Problem(f"{path} holds values that are not finite", ids))
+    if len(damaged_rows(path, rows)):
+        problems.append(Problem(f"{path} holds rows that cannot be fingerprints", ids))
     return problems

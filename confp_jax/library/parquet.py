@@ -5,6 +5,7 @@ One row a track; its fingerprints are a list of float16 vectors. The schema's me
 model, without which they mean nothing. (The extra `parquet`.)
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,14 +16,15 @@ import pyarrow.parquet as pq
 
 from confp_jax.database import Database, DatabaseError, ModelStamp, NewTrack, Snapshot
 from confp_jax.database.compact import merge_small_shards
-from confp_jax.database.merge import Merged, same_model
-from confp_jax.database.names import restored_path, storable, stored_path
+from confp_jax.database.merge import same_model
+from confp_jax.database.names import storable, stored_path
 from confp_jax.database.shards import write_error
 from confp_jax.index import on_disk
+from confp_jax.library.imported_rows import TEXTS, sound_tracks
 
 _KEY = b"confp_jax"
+_LONGEST_HOP_S = 60.0
 _GROUP_ROWS = 65_536  # fingerprints in a row group: what reading and writing hold in memory
-_TEXTS = ("name", "path", "title", "artist", "album", "sha256")
 
 
 def write_fingerprints(
@@ -36,7 +38,7 @@ def write_fingerprints(
     """
     vectors = pa.list_(pa.list_(pa.float16(), dim))
     fields = [
-        *((name, pa.string()) for name in _TEXTS),
+        *((name, pa.string()) for name in TEXTS),
         ("duration_s", pa.float64()),
         ("fingerprints", vectors),
     ]
@@ -69,12 +71,26 @@ def export_database(
     path: pathlib.Path,
     *,
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> int:
-    """Writes all tracks of a database to one Parquet file; returns how many."""
-    snapshot = database.snapshot()
-    return write_fingerprints(
+) -> tuple[int, list[str]]:
+    """Writes the tracks of a database into one Parquet file.
+
+    Returns:
+      How many, and the names of those that were left out because their rows are damaged.
+    """
+    snapshot = database.snapshot(to_copy=True)
+    num_tracks = write_fingerprints(
         path, database.stamp, _exported(snapshot, report), dim=snapshot.vectors.shape[1]
     )
+    return num_tracks, [track.name for track in snapshot.damaged]
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """What an import did."""
+
+    num_added: int
+    num_there: int  # content that was there already
+    refused: tuple[str, ...] = ()  # rows that are no tracks, with their file and the reason
 
 
 def import_files(
@@ -82,28 +98,34 @@ def import_files(
     paths: Sequence[pathlib.Path],
     *,
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> Merged:
+) -> Imported:
     """Adds the tracks of Parquet files (or folders of them) whose content is not there;
-    interrupted, it continues.
+    interrupted, it continues. A row that is no track is left out, with the reason.
 
     Raises:
-      DatabaseError: a file is none of ours, damaged, or of another model; what came before it is
-        committed.
+      DatabaseError: a file is none of ours, of another model, or its vectors have another length,
+        and nothing was written; or it is damaged, and what came before it is committed.
     """
     files = find_files(paths)
     with database.writing():
+        dim = database.snapshot().vectors.shape[1]
+        for file in files:
+            dim = _check_schema(database, file, dim)
         contents = {track.sha256 for track in database.tracks()}
         num_added = num_there = 0
+        refused: list[str] = []
         for done, file in enumerate(files, 1):
-            for tracks in _read(database, file):
+            for tracks, reasons in _read(file, dim):
+                refused += [f"{file}, {reason}" for reason in reasons]
                 new = {t.sha256: t for t in tracks if t.sha256 not in contents}
                 database.add(list(new.values()))
                 contents.update(new)
-                num_added, num_there = num_added + len(new), num_there + len(tracks) - len(new)
+                num_added += len(new)
+                num_there += len(tracks) - len(new)
             report(done, len(files))
         merge_small_shards(database)
         on_disk.fold_if_due(database)
-    return Merged(num_added, num_there)
+    return Imported(num_added, num_there, tuple(refused))
 
 
 def find_files(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
@@ -132,40 +154,68 @@ def file_stamp(path: pathlib.Path) -> ModelStamp:
     """
     try:
         about = json.loads(pq.read_schema(path).metadata[_KEY])
-        return ModelStamp(about["model"], about["identity"], float(about["hop_s"]))
+        stamp = ModelStamp(str(about["model"]), str(about["identity"]), float(about["hop_s"]))
+        if not 0 < stamp.hop_s <= _LONGEST_HOP_S:
+            raise ValueError(f"hop_s={stamp.hop_s}")
+        return stamp
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise DatabaseError(
             f"{path} is no file of fingerprints ({error}); `confp export` writes them"
         ) from error
 
 
-def _read(database: Database, path: pathlib.Path) -> Iterator[list[NewTrack]]:
-    stamp = file_stamp(path)
-    same_model(database, str(path), stamp.identity, stamp.hop_s)
+def _read(path: pathlib.Path, dim: int) -> Iterator[tuple[list[NewTrack], list[str]]]:
+    """Yields the sound tracks of a file and the reasons against its other rows, a row group at a
+    time.
+    """
+    row = 0
     try:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
-                yield _tracks(file.read_row_group(group))
+                table = file.read_row_group(group)
+                yield sound_tracks(table, dim, first_row=row)
+                row += len(table)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise DatabaseError(
             f"{path} is damaged ({error}); what came before is in the database; get the file again"
         ) from error
 
 
-def _tracks(table: pa.Table) -> list[NewTrack]:
-    column = table["fingerprints"].combine_chunks()
-    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-    dim = column.type.value_type.list_size
-    ends = np.asarray(column.offsets)
-    flat = np.asarray(column.values.values).reshape(-1, dim)
-    rows = zip(table.select([*_TEXTS, "duration_s"]).to_pylist(), ends[:-1], ends[1:], strict=True)
-    return [
-        NewTrack(
-            **row | {"path": restored_path(row["path"])},
-            vectors=flat[first:last].astype(np.float32),
+def _check_schema(database: Database, path: pathlib.Path, dim: int) -> int:
+    """Returns the vectors' length of a file that may be imported; `dim` is the database's, 0 of an
+    empty one.
+
+    Raises:
+      DatabaseError: it is of another model, its columns are others, or its vectors have another
+        length.
+    """
+    stamp = file_stamp(path)
+    same_model(database, str(path), stamp.identity, stamp.hop_s)
+    schema = pq.read_schema(path)
+    for name in (*TEXTS, "duration_s", "fingerprints"):
+        if name not in schema.names:
+            raise DatabaseError(f"{path} has no column {name!r}; `confp export` writes them all")
+        kind = schema.field(name).type
+        if name in TEXTS and not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise DatabaseError(f"{path}: the column {name!r} holds {kind}, not text")
+        if name == "duration_s" and not pa.types.is_floating(kind):
+            raise DatabaseError(f"{path}: the column {name!r} holds {kind}, not seconds")
+    kind = schema.field("fingerprints").type
+    if not (pa.types.is_list(kind) and pa.types.is_fixed_size_list(kind.value_type)) or not (
+        pa.types.is_floating(kind.value_type.value_type)
+    ):
+        raise DatabaseError(f"{path}: the column 'fingerprints' holds {kind}, not lists of vectors")
+    found = kind.value_type.list_size
+    if database.precision == "binary" and found % 8:
+        raise DatabaseError(
+            f"{path}: signs of {found} values do not fill bytes, and {database.folder} stores signs"
         )
-        for row, first, last in rows
-    ]
+    if dim and found != dim:
+        raise DatabaseError(
+            f"{path}: its vectors have {found} values, those of {database.folder} {dim}; they are "
+            "not comparable"
+        )
+    return found
 
 
 def _exported(snapshot: Snapshot, report: Callable[[int, int], None]) -> Iterator[NewTrack]:
@@ -177,11 +227,13 @@ def _exported(snapshot: Snapshot, report: Callable[[int, int], None]) -> Iterato
 
 def _groups(tracks: Iterable[NewTrack]) -> Iterator[list[NewTrack]]:
     group: list[NewTrack] = []
+    num_rows = 0
     for track in tracks:
         group.append(track)
-        if sum(len(t.vectors) for t in group) >= _GROUP_ROWS:
+        num_rows += len(track.vectors)
+        if num_rows >= _GROUP_ROWS:
             yield group
-            group = []
+            group, num_rows = [], 0
     if group:
         yield group
 
@@ -191,7 +243,7 @@ def _table(tracks: list[NewTrack], schema: pa.Schema, dim: int) -> pa.Table:
     ends = np.cumsum([0] + [len(track.vectors) for track in tracks])
     rows = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dim)
     lists = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), rows)
-    texts = [pa.array([_text(track, name) for track in tracks]) for name in _TEXTS]
+    texts = [pa.array([_text(track, name) for track in tracks]) for name in TEXTS]
     return pa.Table.from_arrays(
         [*texts, pa.array([t.duration_s for t in tracks]), lists], schema=schema
     )

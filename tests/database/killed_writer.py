@@ -39,9 +39,9 @@ TRACED = (str(pathlib.Path(room.__file__).parent), on_disk.__file__)
 
 
 def vectors_of(number: int) -> np.ndarray:
-    """Multiples of 1/8: exact in float16."""
+    """Unit vectors of 16 values of a quarter each: exact in float16."""
     rng = np.random.default_rng(number)
-    return rng.integers(-8, 9, (int(rng.integers(1, 60)), 16)).astype(np.float32) / 8
+    return rng.choice(np.array([-0.25, 0.25], np.float32), (int(rng.integers(1, 60)), 16))
 
 
 def track_of(number: int, stamp: ModelStamp) -> NewTrack:

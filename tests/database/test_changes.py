@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from sample_tracks import STAMP, check_filled, track, unit_rows
 
-from confp_jax.database import Database, DatabaseError, store
+from confp_jax.database import Database, DatabaseError, snapshots
 from confp_jax.database.compact import compact_shards, merge_small_shards
 from confp_jax.database.vectors import decode, encode, stored_dim
 from confp_jax.database.verify import verify
@@ -83,7 +83,7 @@ class TestRemove:
         )
 
     def test_a_reader_whose_shard_was_just_compacted_away_looks_again(self, filled, monkeypatch):
-        open_shard = store.open_shard
+        open_shard = snapshots.open_shard
         compacted: list[int] = []
 
         def compact_first(path: pathlib.Path, num_rows: int):
@@ -93,7 +93,7 @@ class TestRemove:
                     compact_shards(Database(filled.folder))
             return open_shard(path, num_rows)
 
-        monkeypatch.setattr(store, "open_shard", compact_first)
+        monkeypatch.setattr(snapshots, "open_shard", compact_first)
         check_filled(filled)
         assert compacted
 

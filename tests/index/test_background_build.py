@@ -64,7 +64,7 @@ def test_it_is_not_for_another_model(large):
 
 
 def test_what_a_dead_process_left_is_a_stray(large):
-    (large.folder / "index" / "0.part").mkdir(parents=True)
+    (large.folder / "index" / f"{0:032x}.part").mkdir(parents=True)
     with large.writing():
         pass
     assert os.listdir(large.folder / "index") == []

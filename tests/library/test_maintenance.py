@@ -129,7 +129,10 @@ class TestMerge:
         soundfile.write(tagged / "new.wav", music[-5 * RATE :], RATE)
         add_paths(other, embedder, [tagged / "new.wav", tagged / "two.flac"])
         status, merged, _ = confp("merge", db.folder, other.folder, "--json")
-        assert (status, merged) == (0, {"num_added": 1, "num_there": 1, "num_tracks": 5})
+        assert (status, merged) == (
+            0,
+            {"num_added": 1, "num_there": 1, "damaged": [], "num_tracks": 5},
+        )
         assert verify(db) == []
         new = db.find("new")[0]
         rows = db.snapshot().vectors[new.first_row : new.first_row + new.num_rows]
@@ -160,10 +163,13 @@ class TestParquet:
         out = tmp_path / "all.parquet"
         assert confp("export", db.folder, out, "--json")[:2] == (
             0,
-            {"out": str(out), "num_tracks": 4},
+            {"out": str(out), "num_tracks": 4, "damaged": []},
         )
         status, done, _ = confp("import", tmp_path / "new.db", out, "--json")
-        assert (status, done) == (0, {"num_added": 4, "num_there": 0, "num_tracks": 4})
+        assert (status, done) == (
+            0,
+            {"num_added": 4, "num_there": 0, "refused": [], "num_tracks": 4},
+        )
         new = Database(tmp_path / "new.db")
         assert new.stamp == db.stamp
         for one, two in zip(db.tracks(), new.tracks(), strict=True):
@@ -200,7 +206,7 @@ class TestParquet:
         from confp_jax.library import parquet
 
         monkeypatch.setattr(parquet, "_GROUP_ROWS", 10)
-        assert parquet.export_database(db, tmp_path / "a.parquet") == 4
+        assert parquet.export_database(db, tmp_path / "a.parquet") == (4, [])
         copy = Database.create(tmp_path / "copy", db.stamp)
         assert parquet.import_files(copy, [tmp_path / "a.parquet"]).num_added == 4
         np.testing.assert_array_equal(

@@ -1,0 +1,148 @@
+"""Reads a database as of one moment: its tracks, and their rows without those that are damaged."""
+
+import dataclasses
+import logging
+import pathlib
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from confp_jax.database import catalogue
+from confp_jax.database.damage import damaged_rows, is_as_written
+from confp_jax.database.layout import shard_path
+from confp_jax.database.records import DatabaseError, Snapshot, StoredTrack
+from confp_jax.database.shards import REMEDY, live_runs, open_shard
+from confp_jax.database.vectors import StoredVectors, stored_dim
+
+if TYPE_CHECKING:
+    from confp_jax.database.store import Database
+
+_log = logging.getLogger(__name__)
+_MOST_NAMED = 5
+
+
+class _Range(NamedTuple):
+    """Where a track's rows lie."""
+
+    shard: int
+    first_row: int
+    num_rows: int
+
+
+class _Shard(NamedTuple):
+    """A shard as the catalogue knows it."""
+
+    file: str
+    num_rows: int
+    sha256: str
+
+
+def read_snapshot(database: "Database", *, to_copy: bool) -> Snapshot:
+    """Returns what `Database.snapshot` does.
+
+    Raises:
+      FileNotFoundError: a shard is missing.
+      DatabaseError: a shard cannot be read, or shards do not fit together.
+    """
+    with database.connect() as connection:
+        connection.execute("BEGIN")  # all questions see one moment
+        rows = connection.execute("SELECT id, file, num_rows, sha256 FROM shards").fetchall()
+        tracks = catalogue.read_tracks(connection)
+        ranges = connection.execute(
+            "SELECT shard, first_row, num_rows FROM tracks WHERE removed_at IS NULL ORDER BY "
+            "shard, first_row"
+        ).fetchall()
+        generation = catalogue.setting(connection, "generation") or ""
+    shards = {number: _Shard(*rest) for number, *rest in rows}
+    places = [_Range(*place) for place in ranges]
+    opened = _open_shards(database.folder, shards, places)
+    damaged = _damaged(database.folder, shards, opened, places, to_copy=to_copy)
+    left_out = tuple(tracks[number] for number in damaged)
+    if damaged:
+        tracks = _without(tracks, damaged)
+        places = [place for number, place in enumerate(places) if number not in damaged]
+        _warn(database.folder, left_out)
+    runs = [opened[shard][first : first + num] for shard, first, num in live_runs(places)]
+    vectors = StoredVectors(runs, _dim(database.folder, runs))
+    counts = [track.num_rows for track in tracks]
+    row_tracks = np.repeat(np.arange(len(tracks), dtype=np.int32), counts)
+    return Snapshot(tracks, vectors, row_tracks, generation, left_out)
+
+
+def _open_shards(
+    folder: pathlib.Path, shards: dict[int, _Shard], places: list[_Range]
+) -> dict[int, np.ndarray]:
+    """Only shards with live tracks are opened: one whose tracks were removed does no more harm."""
+    opened: dict[int, np.ndarray] = {}
+    for shard in {place.shard for place in places}:
+        if shard not in shards:
+            raise DatabaseError(f"{folder}: the catalogue lacks shard {shard}; {REMEDY}")
+        opened[shard] = open_shard(shard_path(folder, shards[shard].file), shards[shard].num_rows)
+    return opened
+
+
+def _damaged(
+    folder: pathlib.Path,
+    shards: dict[int, _Shard],
+    opened: dict[int, np.ndarray],
+    places: list[_Range],
+    *,
+    to_copy: bool,
+) -> set[int]:
+    """Returns the numbers of the tracks that must not be used."""
+    bad: dict[int, np.ndarray] = {}
+    for shard, stored in opened.items():
+        path = shard_path(folder, shards[shard].file)
+        signs = stored.dtype == np.uint8
+        sound = not (to_copy or signs) or is_as_written(path, shards[shard].sha256)
+        if not sound and to_copy:
+            bad[shard] = np.arange(len(stored))
+        elif not sound:
+            _log.warning(
+                "%s is not as it was written: some of its tracks may not be found; `confp verify` "
+                "names them, `confp repair` restores them",
+                path,
+            )
+        elif not signs and len(rows := damaged_rows(path, stored)):
+            bad[shard] = rows
+    found = set()
+    for number, place in enumerate(places):
+        if place.first_row < 0 or place.first_row + place.num_rows > shards[place.shard].num_rows:
+            found.add(number)
+        elif place.shard in bad:
+            rows = bad[place.shard]
+            first = np.searchsorted(rows, place.first_row)
+            last = np.searchsorted(rows, place.first_row + place.num_rows)
+            if first < last:
+                found.add(number)
+    return found
+
+
+def _without(tracks: list[StoredTrack], damaged: set[int]) -> list[StoredTrack]:
+    kept, first_row = [], 0
+    for number, track in enumerate(tracks):
+        if number not in damaged:
+            kept.append(dataclasses.replace(track, first_row=first_row))
+            first_row += track.num_rows
+    return kept
+
+
+def _warn(folder: pathlib.Path, damaged: tuple[StoredTrack, ...]) -> None:
+    names = ", ".join(track.name for track in damaged[:_MOST_NAMED])
+    rest = f" and {len(damaged) - _MOST_NAMED} more" if len(damaged) > _MOST_NAMED else ""
+    _log.warning(
+        "%s: the fingerprints of %d tracks are damaged and left out (%s%s); `confp repair %s` "
+        "restores them from their files",
+        folder,
+        len(damaged),
+        names,
+        rest,
+        folder,
+    )
+
+
+def _dim(folder: pathlib.Path, runs: list[np.ndarray]) -> int:
+    dims = {stored_dim(run) for run in runs}
+    if len(dims) > 1:
+        raise DatabaseError(f"{folder} holds vectors of several lengths ({sorted(dims)}); {REMEDY}")
+    return dims.pop() if dims else 0

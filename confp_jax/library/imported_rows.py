@@ -1,0 +1,76 @@
+"""The rows of a Parquet file as tracks: each is checked before anything of it is stored."""
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float32
+
+from confp_jax.database import NewTrack
+from confp_jax.database.damage import is_sound
+from confp_jax.database.names import restored_path
+
+TEXTS = ("name", "path", "title", "artist", "album", "sha256")
+_LONGEST_TEXT = 4_096  # characters: a path's limit on Linux
+_LONGEST_S = 1e8
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def sound_tracks(table: pa.Table, dim: int, *, first_row: int) -> tuple[list[NewTrack], list[str]]:
+    """Returns the tracks of a table, and for each row that is none the reason, with its number.
+
+    Args:
+      table: a row group with the columns of `write_fingerprints`.
+      dim: values of a vector.
+      first_row: the number of the table's first row in its file, from 0 on.
+    """
+    lists = table["fingerprints"].combine_chunks()
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    vectors, ends = _vectors(lists, dim), np.asarray(lists.offsets)
+    sound = is_sound(vectors)
+    tracks, refused = [], []
+    for number, row in enumerate(table.select([*TEXTS, "duration_s"]).to_pylist()):
+        own = slice(int(ends[number]), int(ends[number + 1]))
+        reason = _reason(row) or _reason_of_vectors(vectors[own], sound[own])
+        if reason:
+            refused.append(f"row {first_row + number} ({str(row['name'])[:80]!r}): {reason}")
+            continue
+        row["path"] = restored_path(row["path"])
+        tracks.append(NewTrack(**row, vectors=vectors[own]))
+    return tracks, refused
+
+
+def _vectors(lists: pa.ListArray, dim: int) -> Float32[np.ndarray, "n E"]:
+    """All vectors of a column, one after the other; those that are missing are NaN."""
+    inner = lists.values
+    flat = inner.values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, dim)
+    missing = ~inner.is_valid().to_numpy(zero_copy_only=False)
+    if missing.any():
+        flat = np.where(missing[:, None], np.float32(np.nan), flat)
+    return flat
+
+
+def _reason(row: dict[str, Any]) -> str:
+    """Why a row's texts and length cannot be stored, "" if they can."""
+    for name in TEXTS:
+        text = row[name]
+        if text is None:
+            return f"its {name} is missing"
+        if len(text) > _LONGEST_TEXT:
+            return f"its {name} has {len(text)} characters, more than {_LONGEST_TEXT}"
+    if not _SHA256.fullmatch(row["sha256"]):
+        return f"its sha256 {row['sha256'][:80]!r} is no checksum of 64 hexadecimal digits"
+    duration_s = row["duration_s"]
+    if duration_s is None or not math.isfinite(duration_s) or not 0 <= duration_s <= _LONGEST_S:
+        return f"its length of {duration_s} s is none"
+    return ""
+
+
+def _reason_of_vectors(vectors: np.ndarray, sound: np.ndarray) -> str:
+    if not len(vectors):
+        return "it has no fingerprints"
+    if not sound.all():
+        return f"{int((~sound).sum())} of its {len(vectors)} vectors are not of unit length"
+    return ""

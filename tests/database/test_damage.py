@@ -1,0 +1,173 @@
+"""Damage in stored rows and strangers in the folder: left out of answers, named, never copied."""
+
+import errno
+import fcntl
+import logging
+import pathlib
+
+import numpy as np
+import pytest
+from sample_tracks import STAMP, check_filled, track, unit_rows
+
+from confp_jax.database import Database, DatabaseError
+from confp_jax.database.compact import compact_shards
+from confp_jax.database.damage import is_sound
+from confp_jax.database.merge import merge_databases
+from confp_jax.database.vectors import PRECISIONS
+from confp_jax.database.verify import verify
+
+
+def flip(path: pathlib.Path, place: int, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def spoil(database: Database, row: int) -> None:
+    """Flips the highest bit of an exponent in this row of the first shard (float16)."""
+    (shard, *_) = sorted((database.folder / "vectors").glob("*.npy"))
+    dim = database.snapshot().vectors.shape[1]
+    flip(shard, 128 + 2 * row * dim + 1, 6)
+
+
+@pytest.fixture
+def four(tmp_path) -> Database:
+    """Four tracks in one shard."""
+    database = Database.create(tmp_path / "four", STAMP)
+    with database.writing():
+        database.add([track(number) for number in range(4)])
+    return database
+
+
+class TestFlippedBits:
+    def test_a_track_with_damaged_rows_is_left_out_and_named(self, four, caplog):
+        spoil(four, 7)  # five rows a track: of the second one
+        snapshot = four.snapshot()
+        assert [t.name for t in snapshot.tracks] == ["Träck 0", "Träck 2", "Träck 3"]
+        assert [t.first_row for t in snapshot.tracks] == [0, 5, 10]
+        assert snapshot.row_tracks.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+        assert [t.name for t in snapshot.damaged] == ["Träck 1"]
+        np.testing.assert_allclose(snapshot.vectors[5:10], unit_rows(2, 5), atol=2**-11)
+        assert "Träck 1" in caplog.text and "confp repair" in caplog.text
+
+    def test_signs_that_changed_are_told_and_harmless(self, tmp_path, caplog):
+        database = Database.create(tmp_path / "db", STAMP, precision="binary")
+        with database.writing():
+            database.add([track(0), track(1)])
+        flip(next((database.folder / "vectors").iterdir()), 130, 3)
+        snapshot = database.snapshot()
+        assert len(snapshot.tracks) == 2 and is_sound(np.asarray(snapshot.vectors)).all()
+        assert "not as it was written" in caplog.text
+
+    def test_compaction_leaves_damage_where_it_is(self, four, caplog):
+        spoil(four, 7)
+        with four.writing():
+            four.remove([four.tracks()[0].id])
+            compact_shards(four)
+        assert "left as it is" in caplog.text
+        (problem,) = verify(four)
+        assert len(problem.tracks) == 3 and "checksum" in problem.what
+
+    def test_a_merge_copies_what_is_sound_and_names_the_rest(self, four, tmp_path):
+        with four.writing():
+            four.add([track(9)])  # in a shard of its own
+        spoil(four, 7)
+        other = Database.create(tmp_path / "other", STAMP)
+        merged = merge_databases(other, four)
+        assert [t.name for t in other.tracks()] == ["Träck 9"] and verify(other) == []
+        assert merged.damaged == ("Träck 0", "Träck 1", "Träck 2", "Träck 3")
+
+    @pytest.mark.parametrize("precision", PRECISIONS)
+    def test_what_is_stored_is_sound(self, tmp_path, precision):
+        database = Database.create(tmp_path / "db", STAMP, precision=precision)
+        with database.writing():
+            database.add([track(0), track(1)])
+        assert database.snapshot(to_copy=True).damaged == () and len(database.tracks()) == 2
+
+    def test_silence_is_sound_and_what_is_not_finite_is_not(self):
+        rows = np.stack([np.zeros(4), [1, 0, 0, 0], [np.nan, 0, 0, 0], [np.inf, 0, 0, 0]])
+        assert is_sound(rows.astype(np.float32)).tolist() == [True, True, False, False]
+        assert is_sound(1e30 * rows[1:2].astype(np.float32)).tolist() == [False]
+
+    def test_a_row_range_beyond_its_shard_is_left_out(self, four):
+        with four.connect() as connection:
+            connection.execute("UPDATE tracks SET num_rows = 500 WHERE id = 4")
+        assert [t.name for t in four.snapshot().damaged] == ["Träck 3"]
+
+
+class TestStrangers:
+    @pytest.mark.parametrize("name", ["@eaDir", "lost+found", ".Trash"])
+    def test_folders_of_others_are_left_alone(self, filled, name):
+        for place in ("vectors", "index"):
+            (filled.folder / place / name).mkdir(parents=True)
+            (filled.folder / place / f"{name}.txt").write_text("precious")
+        with filled.writing():
+            filled.remove([1])
+        for place in ("vectors", "index"):
+            assert (filled.folder / place / name).is_dir()
+            assert (filled.folder / place / f"{name}.txt").is_file()
+
+    @pytest.mark.parametrize("name", ["vectors", "index", "lock", "catalogue.sqlite"])
+    def test_links_are_refused_by_name(self, filled, tmp_path, name):
+        outside = tmp_path / "outside"
+        part = filled.folder / name
+        if part.exists():
+            part.rename(outside)
+        else:
+            outside.mkdir()
+        part.symlink_to(outside)
+        with pytest.raises(DatabaseError, match=f"{name} is a symbolic link"):
+            Database(filled.folder)
+        with pytest.raises(DatabaseError, match=f"{name} is a symbolic link"), filled.writing():
+            pass
+        assert outside.exists()
+
+    @pytest.mark.parametrize("file", ["../../etc/passwd", "/etc/passwd", "x.npy", "000001.npy\n"])
+    def test_a_shard_s_name_leads_nowhere_else(self, filled, file):
+        with filled.connect() as connection:
+            connection.execute("UPDATE shards SET file = ? WHERE id = 1", (file,))
+        with pytest.raises(DatabaseError, match="no name of a shard"):
+            filled.snapshot()
+
+    def test_a_shard_that_is_a_link_is_refused(self, filled, tmp_path):
+        shard = next((filled.folder / "vectors").iterdir())
+        shard.rename(tmp_path / "elsewhere.npy")
+        shard.symlink_to(tmp_path / "elsewhere.npy")
+        with pytest.raises(DatabaseError, match="symbolic link"):
+            filled.snapshot()
+
+
+class TestOddDisks:
+    @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+    def test_a_disk_without_locks_is_told_in_a_line(self, filled, monkeypatch, number):
+        def flock(*_):
+            raise OSError(number, "no locks")
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+        with pytest.raises(DatabaseError, match="no locks"), filled.writing():
+            pass
+
+    def test_a_catalogue_is_whole_in_its_file_before_it_has_its_name(self, tmp_path, monkeypatch):
+        """What a full disk left in the write-ahead log of another name would be lost."""
+        named = []
+        rename = pathlib.Path.rename
+
+        def look(self, target):
+            named.append([path.name for path in self.parent.glob(f"{self.name}*")])
+            return rename(self, target)
+
+        monkeypatch.setattr(pathlib.Path, "rename", look)
+        Database.create(tmp_path / "db", STAMP)
+        assert len(named) == 1 and len(named[0]) == 1
+
+    def test_no_hard_links_are_needed(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(pathlib.Path, "hardlink_to", None)
+        Database.create(tmp_path / "db", STAMP)
+        with pytest.raises(DatabaseError, match="just made it"):
+            Database.create(tmp_path / "db", STAMP)
+
+
+def test_what_is_sound_stays(filled, caplog):
+    caplog.set_level(logging.WARNING)
+    check_filled(filled)
+    assert caplog.text == ""

@@ -1,0 +1,102 @@
+"""Parquet from a stranger: what is no track is refused by row, what is no file of ours whole."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sample_tracks import STAMP, track, unit_rows
+
+from confp_jax.database import Database, DatabaseError
+from confp_jax.library.parquet import import_files
+
+DIM = 32
+ABOUT = {"model": STAMP.name, "identity": STAMP.identity, "hop_s": STAMP.hop_s}
+
+
+def table_of(rows: list[dict], *, dim: int = DIM, **columns) -> pa.Table:
+    """What `confp export` would have written of these rows, with other columns in their place."""
+    texts = ("name", "path", "title", "artist", "album", "sha256")
+    values = {name: pa.array([row.get(name, "") for row in rows], pa.string()) for name in texts}
+    values["duration_s"] = pa.array([row.get("duration_s", 3.0) for row in rows], pa.float64())
+    lists = [row.get("vectors", unit_rows(0, 4, dim)) for row in rows]
+    lists = [None if rows is None else rows.astype(np.float16).tolist() for rows in lists]
+    values["fingerprints"] = pa.array(lists, pa.list_(pa.list_(pa.float16(), dim)))
+    return pa.table(values | columns).replace_schema_metadata({b"confp_jax": json.dumps(ABOUT)})
+
+
+def a_row(number: int, **changes) -> dict:
+    return {"name": f"n{number}", "path": f"/p/{number}", "sha256": f"{number:064x}"} | changes
+
+
+@pytest.fixture
+def database(tmp_path) -> Database:
+    database = Database.create(tmp_path / "db", STAMP)
+    with database.writing():
+        database.add([track(0)])
+    return database
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"name": None}, "its name is missing"),
+        ({"title": None}, "its title is missing"),
+        ({"album": "x" * 5_000}, "5000 characters"),
+        ({"sha256": "../../x"}, "no checksum"),
+        ({"duration_s": None}, "length"),
+        ({"duration_s": float("inf")}, "length"),
+        ({"duration_s": -1.0}, "length"),
+        ({"vectors": np.full((2, DIM), np.nan)}, "2 of its 2 vectors"),
+        ({"vectors": np.full((2, DIM), np.inf)}, "2 of its 2 vectors"),
+        ({"vectors": np.concatenate([unit_rows(0, 3), 9 * unit_rows(1, 1)])}, "1 of its 4"),
+        ({"vectors": np.zeros((0, DIM))}, "no fingerprints"),
+        ({"vectors": None}, "no fingerprints"),
+    ],
+)
+def test_a_bad_row_does_not_end_the_good_ones(database, tmp_path, changes, reason):
+    rows = [a_row(1), a_row(2, **changes), a_row(3)]
+    pq.write_table(table_of(rows), tmp_path / "x.parquet")
+    done = import_files(database, [tmp_path / "x.parquet"])
+    assert (done.num_added, done.num_there, len(done.refused)) == (2, 0, 1)
+    assert reason in done.refused[0] and "row 1" in done.refused[0]
+    assert [t.name for t in database.tracks()] == ["Träck 0", "n1", "n3"]
+    assert len(database.snapshot().vectors) == 5 + 8
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"name": pa.array([5])},
+        {"duration_s": pa.array(["x"])},
+        {"fingerprints": pa.array([[1.0, 2.0]], pa.list_(pa.float16()))},
+        {"fingerprints": pa.array([[["x"] * DIM]], pa.list_(pa.list_(pa.string(), DIM)))},
+        {"fingerprints": pa.array([7])},
+    ],
+)
+def test_columns_of_another_kind_are_refused_before_anything_is_written(
+    database, tmp_path, columns
+):
+    pq.write_table(table_of([a_row(1)]), tmp_path / "good.parquet")
+    pq.write_table(table_of([a_row(2)], **columns), tmp_path / "odd.parquet")
+    with pytest.raises(DatabaseError, match="odd.parquet: the column"):
+        import_files(database, [tmp_path / "good.parquet", tmp_path / "odd.parquet"])
+    assert len(database.tracks()) == 1
+
+
+def test_a_missing_column_and_another_length(database, tmp_path):
+    pq.write_table(table_of([a_row(1)]).drop_columns(["path"]), tmp_path / "x.parquet")
+    with pytest.raises(DatabaseError, match="no column 'path'"):
+        import_files(database, [tmp_path / "x.parquet"])
+    pq.write_table(table_of([a_row(1)], dim=16), tmp_path / "x.parquet")
+    with pytest.raises(DatabaseError, match="16 values, those of .* 32"):
+        import_files(database, [tmp_path / "x.parquet"])
+    assert len(database.snapshot().vectors) == 5
+
+
+def test_a_null_among_a_track_s_vectors(database, tmp_path):
+    lists = pa.array([[None, [0.0] * DIM]], pa.list_(pa.list_(pa.float16(), DIM)))
+    pq.write_table(table_of([a_row(1)], fingerprints=lists), tmp_path / "x.parquet")
+    with pytest.raises(DatabaseError, match="x.parquet is damaged"):
+        import_files(database, [tmp_path / "x.parquet"])
