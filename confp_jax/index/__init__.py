@@ -42,15 +42,22 @@ def build_coarse(vectors: Vectors, kind: str) -> Coarse:
     return ScannCells.build(rows)
 
 
-def load_coarse(folder: pathlib.Path, kind: str, *, num_rows: int, num_cells: int) -> Coarse:
-    """Reads what `Coarse.save` wrote."""
+def load_coarse(
+    folder: pathlib.Path, kind: str, *, num_rows: int, num_cells: int, dim: int
+) -> Coarse:
+    """Reads what `Coarse.save` wrote.
+
+    Raises:
+      ValueError: it is not of so many rows, cells and values.
+    """
+    sizes = {"num_rows": num_rows, "num_cells": num_cells, "dim": dim}
     if kind == "faiss":
         from confp_jax.index.faiss import FaissCells
 
-        return FaissCells.load(folder)
+        return FaissCells.load(folder, **sizes)
     from confp_jax.index.scann import ScannCells
 
-    return ScannCells.load(folder, num_rows=num_rows, num_cells=num_cells)
+    return ScannCells.load(folder, **sizes)
 
 
 def library(kind: str) -> str:

@@ -52,12 +52,22 @@ class FaissCells:
         return cls(index)
 
     @classmethod
-    def load(cls, folder: pathlib.Path) -> "FaissCells":
-        """What `save` wrote."""
+    def load(cls, folder: pathlib.Path, *, num_rows: int, num_cells: int, dim: int) -> "FaissCells":
+        """Reads what `save` wrote.
+
+        Raises:
+          ValueError: it is another kind of index, or of other rows.
+        """
         index = faiss.read_index(str(folder / _FILE))
         if not isinstance(index, faiss.IndexIVFPQFastScan):
             raise ValueError(
                 f"{folder / _FILE} holds a {type(index).__name__}, not an IVF-PQ fast-scan index"
+            )
+        found = index.ntotal, index.nlist, index.d
+        if found != (num_rows, num_cells, dim):
+            raise ValueError(
+                f"{folder / _FILE}: expected {num_rows} rows of {dim} values in {num_cells} cells, "
+                f"found (rows, cells, values) = {found}"
             )
         return cls(index)
 

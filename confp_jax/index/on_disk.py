@@ -23,6 +23,7 @@ from jaxtyping import Int64
 
 from confp_jax import index as indexes
 from confp_jax.database import Database, DatabaseError, Snapshot
+from confp_jax.database.layout import generation_path
 from confp_jax.database.shards import flush_folder, write_error
 from confp_jax.index import ApproximateIndex, Effort, ExactIndex, Index
 from confp_jax.index.milvus_sync import SCHEME, mirror_stale_share, open_mirror, sync_mirror
@@ -170,7 +171,9 @@ def write_generation(
     coarse.save(partial)
     num_rows, dim = snapshot.vectors.shape
     # Tuned as it will be read: what was not written completely fails here, and not in a search.
-    coarse = indexes.load_coarse(partial, kind, num_rows=num_rows, num_cells=coarse.num_cells)
+    coarse = indexes.load_coarse(
+        partial, kind, num_rows=num_rows, num_cells=coarse.num_cells, dim=dim
+    )
     effort = tune(coarse, snapshot.vectors, recall=wanted_recall(database))
     np.save(
         partial / _TRACKS,
@@ -213,9 +216,9 @@ def stale_share(database: Database, snapshot: Snapshot) -> float:
     if kind.startswith(SCHEME):
         return mirror_stale_share(kind, database, snapshot)
     try:
-        folder = _folder(database, snapshot)
+        folder = generation_folder(database, snapshot.generation)
         return _staleness(
-            _rows_now(np.load(folder / _TRACKS, allow_pickle=False), snapshot),
+            _rows_now(_read_tracks(folder), snapshot),
             len(snapshot.vectors),
         )
     except (StaleGenerationError, OSError, ValueError):
@@ -231,7 +234,7 @@ def load_generation(
       StaleGenerationError: there is none, or it is damaged, of another model or library, or too
         much has changed since.
     """
-    folder = _folder(database, snapshot)
+    folder = generation_folder(database, snapshot.generation)
     manifest = check_generation(folder)
     if manifest.kind != wanted_kind(database, snapshot):
         raise StaleGenerationError(f"the present index is {manifest.kind}")
@@ -242,16 +245,20 @@ def load_generation(
             raise StaleGenerationError(
                 f"it was made with {manifest.library}, here is {indexes.library(manifest.kind)}"
             )
-        rows = _rows_now(np.load(folder / _TRACKS, allow_pickle=False), snapshot)
+        rows = _rows_now(_read_tracks(folder, manifest.num_rows), snapshot)
         share = _staleness(rows, len(snapshot.vectors))
         if share > max_stale_share:
             raise StaleGenerationError(f"{share:.0%} of the rows changed since")
         coarse = indexes.load_coarse(
-            folder, manifest.kind, num_rows=manifest.num_rows, num_cells=manifest.num_cells
+            folder,
+            manifest.kind,
+            num_rows=manifest.num_rows,
+            num_cells=manifest.num_cells,
+            dim=manifest.dim,
         )
     except ImportError as error:
         raise StaleGenerationError(f"{manifest.kind} is not installed here") from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise (
             error if isinstance(error, StaleGenerationError) else StaleGenerationError(str(error))
         ) from error
@@ -270,20 +277,44 @@ def check_generation(folder: pathlib.Path) -> Manifest:
             raise StaleGenerationError(f"{folder / _MANIFEST} is damaged")
         values = json.loads(text)
         manifest = Manifest(**(values | {"effort": Effort(**values["effort"])}))
+        effort = manifest.effort
+        counts = manifest.num_rows, manifest.num_cells, manifest.dim
+        if any(type(n) is not int for n in (*counts, effort.num_cells, effort.num_candidates)):
+            raise StaleGenerationError(f"{folder / _MANIFEST} holds other values than numbers")
         if {path.name for path in folder.iterdir()} != {*manifest.files, _MANIFEST}:
             raise StaleGenerationError(f"{folder} lacks files, or holds others")
         for name, expected in manifest.files.items():
             if _crc32(folder / name) != expected:
                 raise StaleGenerationError(f"{folder / name} is damaged")
-    except (OSError, TypeError, KeyError) as error:
+    except StaleGenerationError:
+        raise
+    except (OSError, TypeError, KeyError, ValueError, AttributeError) as error:
         raise StaleGenerationError(f"{folder} cannot be read: {error}") from error
     return manifest
 
 
-def _folder(database: Database, snapshot: Snapshot) -> pathlib.Path:
-    if not snapshot.generation:
+def generation_folder(database: Database, name: str) -> pathlib.Path:
+    """Returns the folder of a generation.
+
+    Raises:
+      StaleGenerationError: there is none, or its name is none that this program gives.
+    """
+    if not name:
         raise StaleGenerationError("there is none yet")
-    return database.folder / "index" / snapshot.generation
+    path = generation_path(database.folder, name)
+    if path is None:
+        raise StaleGenerationError(f"{name!r} is no index of this program's making")
+    return path
+
+
+def _read_tracks(folder: pathlib.Path, num_rows: int | None = None) -> Int64[np.ndarray, "T 2"]:
+    """The ids of a generation's tracks and how many rows each has."""
+    tracks = np.load(folder / _TRACKS, allow_pickle=False)
+    if tracks.ndim != 2 or tracks.shape[1] != 2 or tracks.dtype != np.int64:
+        raise StaleGenerationError(f"{folder / _TRACKS} holds {tracks.shape} {tracks.dtype}")
+    if tracks[:, 1].min(initial=0) < 0 or num_rows not in (None, tracks[:, 1].sum()):
+        raise StaleGenerationError(f"{folder / _TRACKS} does not hold {num_rows} rows")
+    return tracks
 
 
 def _rows_now(tracks: Int64[np.ndarray, "T 2"], snapshot: Snapshot) -> Int64[np.ndarray, " G"]:
@@ -293,6 +324,8 @@ def _rows_now(tracks: Int64[np.ndarray, "T 2"], snapshot: Snapshot) -> Int64[np.
     order = np.argsort(ids)
     place = np.minimum(np.searchsorted(ids, tracks[:, 0], sorter=order), len(ids) - 1)
     there = ids[order[place]] == tracks[:, 0]
+    counts = np.array([track.num_rows for track in snapshot.tracks], np.int64)
+    there &= counts[order[place]] == tracks[:, 1]
     begin = np.where(there, first_rows[order[place]], -1)
     num = tracks[:, 1]
     row_in_track = np.arange(num.sum()) - np.repeat(np.cumsum(num) - num, num)

@@ -19,6 +19,14 @@ LIBRARY = f"scann {version('scann')}"
 _ANISOTROPIC_THRESHOLD = 0.2
 _DIMENSIONS_PER_BLOCK = 2
 _SIGNS_PER_BLOCK = 4  # have 16 patterns, as many as a block has codes: nothing is lost
+_CODES = 16  # of a block
+_ASSETS = {
+    "AH_CENTERS": "ah_codebook.pb",
+    "PARTITIONER": "serialized_partitioner.pb",
+    "TOKENIZATION_NPY": "datapoint_to_token.npy",
+    "AH_DATASET_NPY": "hashed_dataset.npy",
+}
+_CHECKED_AT_ONCE = 65_536
 _TRAINING_ROWS = 250_000
 _CHECKED_ROWS = 1_000
 _stderr_lock = threading.Lock()
@@ -62,10 +70,14 @@ class ScannCells:
             return cls(builder.build(), len(vectors), num_cells)
 
     @classmethod
-    def load(cls, folder: pathlib.Path, *, num_rows: int, num_cells: int) -> "ScannCells":
-        """What `save` wrote."""
-        if list(folder.glob("*.pkl")):  # ScaNN would run what it says
-            raise ValueError(f"{folder} holds a pickle, which this project never writes")
+    def load(cls, folder: pathlib.Path, *, num_rows: int, num_cells: int, dim: int) -> "ScannCells":
+        """Reads what `save` wrote.
+
+        Raises:
+          ValueError: it is not what `save` writes for so many rows: ScaNN reads what its assets
+            name, wherever that is, and believes every array.
+        """
+        _check_assets(folder, num_rows, num_cells, dim)
         with _quiet_stderr():
             searcher = scann.scann_ops_pybind.load_searcher(
                 str(folder), assets_backcompat_shim=False
@@ -88,6 +100,35 @@ class ScannCells:
             queries, final_num_neighbors=num, leaves_to_search=num_cells
         )
         return np.where(np.isfinite(scores), np.asarray(rows, np.int64), -1)
+
+
+def _check_assets(folder: pathlib.Path, num_rows: int, num_cells: int, dim: int) -> None:
+    text = "".join(
+        f'assets {{\n  asset_type: {kind}\n  asset_path: "{name}"\n}}\n'
+        for kind, name in _ASSETS.items()
+    )
+    if (folder / "scann_assets.pbtxt").read_text() != text:
+        raise ValueError(f"{folder / 'scann_assets.pbtxt'} names other files than ScaNN's own")
+    for name in ("scann_config.pb", *_ASSETS.values()):
+        if not (folder / name).is_file() or (folder / name).is_symlink():
+            raise ValueError(f"{folder / name} is no file")
+    cells = np.load(folder / _ASSETS["TOKENIZATION_NPY"], mmap_mode="r", allow_pickle=False)
+    codes = np.load(folder / _ASSETS["AH_DATASET_NPY"], mmap_mode="r", allow_pickle=False)
+    widths = {math.ceil(dim / block) for block in (_DIMENSIONS_PER_BLOCK, _SIGNS_PER_BLOCK)}
+    if cells.shape != (num_rows,) or cells.dtype != np.int32:
+        raise ValueError(f"{folder}: expected the cells of {num_rows} rows, found {cells.shape}")
+    if codes.ndim != 2 or len(codes) != num_rows or codes.dtype != np.uint8:
+        raise ValueError(f"{folder}: expected the codes of {num_rows} rows, found {codes.shape}")
+    if codes.shape[1] not in widths:
+        raise ValueError(f"{folder}: {codes.shape[1]} codes a row do not make {dim} values")
+    is_small = not num_rows or (cells.min() >= 0 and cells.max() < num_cells)
+    if not is_small or any(block.max() >= _CODES for block in _blocks(codes)):
+        raise ValueError(f"{folder}: a row is in a cell, or has a code, that there is not")
+
+
+def _blocks(codes: np.ndarray) -> Iterator[np.ndarray]:
+    for first in range(0, len(codes), _CHECKED_AT_ONCE):
+        yield codes[first : first + _CHECKED_AT_ONCE]
 
 
 def _are_signs(vectors: Float32[np.ndarray, "N E"]) -> bool:

@@ -11,7 +11,13 @@ from confp_jax.database.compact import Compacted, compact_shards
 from confp_jax.database.verify import Problem
 from confp_jax.database.verify import verify as verify_shards
 from confp_jax.index import on_disk
-from confp_jax.index.on_disk import StaleGenerationError, check_generation, open_index, wanted_kind
+from confp_jax.index.on_disk import (
+    StaleGenerationError,
+    check_generation,
+    generation_folder,
+    open_index,
+    wanted_kind,
+)
 from confp_jax.index.tuning import measure_recall
 
 _ID_DIGITS = 19
@@ -97,7 +103,7 @@ def verify(
     name = database.setting("generation")
     if name:
         try:
-            check_generation(database.folder / "index" / name)
+            check_generation(generation_folder(database, name))
         except StaleGenerationError as error:
             problems.append(
                 Problem(

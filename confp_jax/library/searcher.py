@@ -96,7 +96,7 @@ class Searcher:
             )
 
     def identify_file(self, path: pathlib.Path) -> Answer:
-        """Answers a file of any length, read as a stream; a bad one has the answer's `error` set."""
+        """Answers a file of any length, read as a stream; of a bad one the `error` is set."""
         began = time.perf_counter()
         try:
             if is_folder(path):

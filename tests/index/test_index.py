@@ -3,6 +3,7 @@ what was built.
 """
 
 import importlib.util
+import shutil
 import sys
 
 import numpy as np
@@ -149,7 +150,9 @@ class TestApproximate:
         coarse.save(tmp_path / "a")
         assert capfd.readouterr() == ("", "")  # the library's own log is not the user's business
         (tmp_path / "a").rename(tmp_path / "b")
-        loaded = load_coarse(tmp_path / "b", kind, num_rows=len(rows), num_cells=coarse.num_cells)
+        loaded = load_coarse(
+            tmp_path / "b", kind, num_rows=len(rows), num_cells=coarse.num_cells, dim=rows.shape[1]
+        )
         index = ApproximateIndex(loaded, rows, tune(loaded, rows, recall=0.99))
         expected, found = ExactIndex(rows).search(queries, k=10), index.search(queries, k=10)
         recall_1 = np.mean(found.rows[:, 0] == expected.rows[:, 0])
@@ -209,3 +212,51 @@ class TestApproximate:
             vectors[3, 4] = value
             with pytest.raises(ValueError, match="NaN or infinite"):
                 build_coarse(vectors, kind)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    rows = unit_rows(np.random.default_rng(0), 300, 16)
+    coarse = build_coarse(rows, "scann")
+    folder = tmp_path_factory.mktemp("scann")
+    coarse.save(folder)
+    return folder, {"num_rows": 300, "num_cells": coarse.num_cells, "dim": 16}
+
+
+class TestStrangersScann:
+    """Native code believes what it reads: every array and name is checked before."""
+
+    @pytest.mark.parametrize(
+        ("file", "change"),
+        [
+            ("hashed_dataset.npy", lambda codes: codes[:1]),
+            ("hashed_dataset.npy", lambda codes: codes[:, :3]),
+            ("hashed_dataset.npy", lambda codes: codes.astype(np.float32)),
+            ("hashed_dataset.npy", lambda codes: codes | 128),
+            ("datapoint_to_token.npy", lambda cells: cells[:-1]),
+            ("datapoint_to_token.npy", lambda cells: cells + 10_000),
+            ("datapoint_to_token.npy", lambda cells: cells - 10_000),
+        ],
+    )
+    def test_arrays_of_another_shape_or_beyond_their_range(self, saved, tmp_path, file, change):
+        folder, sizes = saved
+        shutil.copytree(folder, tmp_path / "x")
+        np.save(tmp_path / "x" / file, change(np.load(folder / file)))
+        with pytest.raises(ValueError):
+            load_coarse(tmp_path / "x", "scann", **sizes)
+
+    @pytest.mark.parametrize("name", ["/etc/passwd", "../hashed_dataset.npy", "x.npy"])
+    def test_names_that_lead_elsewhere(self, saved, tmp_path, name):
+        folder, sizes = saved
+        shutil.copytree(folder, tmp_path / "x")
+        assets = tmp_path / "x" / "scann_assets.pbtxt"
+        assets.write_text(assets.read_text().replace("hashed_dataset.npy", name))
+        with pytest.raises(ValueError, match="names other files"):
+            load_coarse(tmp_path / "x", "scann", **sizes)
+
+    def test_other_sizes_than_the_manifest_s(self, saved):
+        folder, sizes = saved
+        assert load_coarse(folder, "scann", **sizes).num_rows == 300
+        for name in sizes:
+            with pytest.raises(ValueError):
+                load_coarse(folder, "scann", **sizes | {name: 2 if name == "num_cells" else 40})
