@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Makes .venv with Python 3.11 to 3.13 and the versions of requirements.lock. Sourced by the other scripts: setup EXTRAS
+# Makes .venv with Python 3.11 to 3.14 and the versions of requirements.lock. Sourced by the other scripts: setup EXTRAS
 setup() {
   local extras=$1 python candidate installed missing
   cd "$(dirname "${BASH_SOURCE[0]}")/.." || return 1
   if [ ! -x .venv/bin/python ]; then
-    for candidate in python3.12 python3.13 python3.11 python3; do
-      if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+    for candidate in python3.12 python3.13 python3.14 python3.11 python3; do
+      if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null; then
         python=$candidate
         break
       fi
     done
     if [ -z "${python:-}" ]; then
-      echo "error: Python 3.11, 3.12 or 3.13 is needed; none was found on the PATH" >&2
+      echo "error: Python 3.11 to 3.14 is needed; none was found on the PATH" >&2
       return 1
     fi
     echo "making .venv with $($python --version)"

@@ -1,0 +1,113 @@
+"""What is published: one version, the formats in the changelog, what an import loads."""
+
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+
+import confp_jax
+from confp_jax.data import records
+from confp_jax.database import catalogue
+from confp_jax.evaluation import benchmark
+from confp_jax.matching import decision
+
+OF_TRAINING = {
+    "absl",
+    "array_record",
+    "audiomentations",
+    "grain",
+    "ml_collections",
+    "tensorboardX",
+    "tensorflow_datasets",
+}
+
+
+@pytest.fixture(scope="module")
+def project(root) -> dict:
+    return tomllib.loads((root / "pyproject.toml").read_text())
+
+
+def test_one_version(root, project):
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["hatch"]["version"]["path"] == "confp_jax/__init__.py"
+    citation = yaml.safe_load((root / "CITATION.cff").read_text())
+    assert citation["version"] == confp_jax.__version__
+    assert f"## {confp_jax.__version__}" in (root / "CHANGELOG.md").read_text()
+
+
+def test_the_changelog_names_every_format(root):
+    rows = re.findall(r"^\| ([^|]+) \| ([\d.]+) \|", (root / "CHANGELOG.md").read_text(), re.M)
+    assert dict(rows) == {
+        "database": str(catalogue.FORMAT),
+        "decision (`decision.json`)": str(decision.VERSION),
+        "prepared dataset": records.VERSION,
+        "benchmark results": benchmark._VERSION,
+    }
+
+
+def test_the_wheel_holds_one_package(root, project):
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["confp_jax"]
+    assert (root / "confp_jax" / "py.typed").exists()
+
+
+def test_training_is_an_extra(project):
+    def names(requirements):
+        return {re.split(r"[\[<>=;~! ]", one)[0].replace("-", "_") for one in requirements}
+
+    extras = project["project"]["optional-dependencies"]
+    of_extra = names(extras["train"]) | names(extras["prepare"])
+    assert {"grain", "tensorflow_datasets", "array_record", "tensorboardX"} <= of_extra
+    assert not names(project["project"]["dependencies"]) & (of_extra | {"pyarrow"} - {"confp_jax"})
+
+
+def test_the_lock_file_names_no_machine(root):
+    lines = (root / "requirements.lock").read_text().splitlines()
+    wanted = r"[\w.-]+==[\w.!+-]+( ; .+)?|    # +via.*|    #   [\w.\[\],() -]+"
+    assert [line for line in lines[2:] if not re.fullmatch(wanted, line)] == []
+
+
+def modules_after(code: str) -> set[str]:
+    """Every module that a fresh interpreter holds after `code`."""
+    report = f"import sys\n{code}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_import_loads_nothing_heavy():
+    loaded = {name.split(".")[0] for name in modules_after("import confp_jax")}
+    assert not loaded & (OF_TRAINING | {"jax", "flax", "optax", "orbax", "scipy", "pyarrow"})
+
+
+def test_identify_loads_nothing_of_training():
+    """Flax itself imports Optax; of this project no optimizer is loaded."""
+    loaded = modules_after(
+        "import confp_jax.cli.queries, confp_jax.library.open, confp_jax.library.searcher"
+    )
+    assert "jax" in loaded
+    assert not {name for name in loaded if name.startswith("confp_jax.training")}
+    assert not {name.split(".")[0] for name in loaded} & (OF_TRAINING - {"absl"} | {"pyarrow"})
+
+
+@pytest.mark.parametrize(("package", "extra"), [("training", "train"), ("evaluation", "evaluate")])
+def test_a_missing_extra_is_named(package, extra, monkeypatch):
+    module = importlib.import_module(f"confp_jax.{package}")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "ml_collections" else found(name)
+    )
+    with pytest.raises(ImportError, match=rf"pip install 'confp-jax\[{extra}\]'"):
+        importlib.reload(module)
+
+
+def test_the_workflows_are_yaml(root):
+    """And they name extras and scripts that exist."""
+    for path in (root / ".github" / "workflows").glob("*.yml"):
+        jobs = yaml.safe_load(path.read_text())["jobs"]
+        assert all(job["steps"] for job in jobs.values())
+    commands = (root / ".github" / "workflows" / "ci.yml").read_text()
+    assert all((root / script).exists() for script in re.findall(r"\./(launch/\w+\.sh)", commands))
