@@ -21,8 +21,8 @@ def _positive(config: Any, group: str, *names: str) -> None:
 class AudioConfig:
     """What one fingerprint sees (paper, Table 1)."""
 
-    sample_rate_hz: int = 16_000
-    segment_s: float = 3.0
+    sample_rate_hz: int = 16_000  # audio is resampled to this; paper
+    segment_s: float = 3.0  # of audio in one fingerprint; paper
     context_s: float = 0.0  # what the conformer hears, around the segment's middle; 0: the segment
 
     def __post_init__(self) -> None:
@@ -54,12 +54,12 @@ class MelConfig:
     docs/research/paper.md).
     """
 
-    fft_samples: int = 1024
-    hop_samples: int = 128
-    num_mels: int = 80
-    fmin_hz: float = 50.0
-    fmax_hz: float = 8_000.0
-    scale: Literal["slaney", "htk"] = "slaney"
+    fft_samples: int = 1024  # of one frame
+    hop_samples: int = 128  # between frames
+    num_mels: int = 80  # bands of one frame
+    fmin_hz: float = 50.0  # of the lowest band
+    fmax_hz: float = 8_000.0  # of the highest band
+    scale: Literal["slaney", "htk"] = "slaney"  # of the bands' frequencies
     floor: float = (
         1e-6  # added to the power, relative to the window's mean power, before the logarithm
     )
@@ -79,7 +79,7 @@ class ContrastConfig:
     """
 
     box_frames: int = 15  # 0.45 s
-    box_mels: int = 13
+    box_mels: int = 13  # bands of the box, the point in its middle
     least_variance: float = 0.1  # of the logarithms in a box: flatter boxes are not magnified
     sharpness: float = 0.85  # the feature is exp(sharpness * contrast)
     highest: float = 3.0  # contrast counts up to here, in standard deviations of the box
@@ -125,14 +125,14 @@ class EncoderConfig:
     `frames_per_token` and `pool_segments` of 1, and no projection, are the paper's.
     """
 
-    dim: int = 256
-    num_layers: int = 2
-    num_heads: int = 4
-    conv_kernel: int = 5
-    embedding_dim: int = 128
-    dropout: float = 0.5
-    frames_per_token: int = 1
-    pool_segments: int = 1
+    dim: int = 256  # width of every layer
+    num_layers: int = 2  # conformer blocks
+    num_heads: int = 4  # of the attention; they divide dim
+    conv_kernel: int = 5  # tokens that the depthwise convolution sees; odd
+    embedding_dim: int = 128  # values of the conformer's fingerprint
+    dropout: float = 0.5  # probability, while training
+    frames_per_token: int = 1  # mel frames stacked into one token
+    pool_segments: int = 1  # overlapping parts of the window that are averaged apart
     conv_norm: Literal["batch", "layer"] = (
         "batch"  # in the convolution module; batch is the paper's
     )
@@ -176,11 +176,11 @@ class EncoderConfig:
 class SpecAugmentConfig:
     """Masks on the log-mel of the replica; the anchor gets `anchor_fraction` of their widths."""
 
-    num_frequency_masks: int = 2
-    max_mels: int = 10
-    num_time_masks: int = 2
-    max_frames: int = 40
-    anchor_fraction: float = 0.5
+    num_frequency_masks: int = 2  # masked ranges of bands
+    max_mels: int = 10  # width of one of them, at most
+    num_time_masks: int = 2  # masked ranges of frames
+    max_frames: int = 40  # width of one of them, at most
+    anchor_fraction: float = 0.5  # widths of the anchor's masks, of the replica's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,12 +193,12 @@ class OptimizerConfig:
     kind: Literal["adam", "lamb", "lars"] = (
         "adam"  # lamb, lars: for batches of thousands, the step scaled by each layer's norm
     )
-    learning_rate: float = 1e-4
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup_steps: int = 0
+    learning_rate: float = 1e-4  # after the warm-up
+    schedule: Literal["constant", "cosine"] = "constant"  # constant, or falling to final_fraction
+    warmup_steps: int = 0  # steps in which the learning rate rises from 0
     final_fraction: float = 0.02  # of learning_rate, where the cosine ends
-    weight_decay: float = 5e-4
-    decoupled: bool = False
+    weight_decay: float = 5e-4  # L2 in the gradient, or decoupled
+    decoupled: bool = False  # False: L2 in the gradient, as the paper; True: AdamW
     clip_norm: float = 0.0  # of the gradient; 0 switches clipping off
     average_decay: float = (
         0.0  # of the moving average of the weights that is validated and shipped; 0 is no average
@@ -212,12 +212,12 @@ class MixConfig:
     """
 
     clean_p: float = 0.0  # start from the clean clip instead of a stored replica
-    tempo_p: float = 0.0
+    tempo_p: float = 0.0  # probability of another tempo
     tempo: tuple[float, float] = (0.7, 1.35)  # playback rate, log-uniform
     turntable: float = 0.3  # share of these whose pitch follows the tempo
-    pitch_p: float = 0.0
-    pitch_semitones: tuple[float, float] = (-2.0, 2.0)
-    room_p: float = 0.0
+    pitch_p: float = 0.0  # probability of another pitch
+    pitch_semitones: tuple[float, float] = (-2.0, 2.0)  # its change
+    room_p: float = 0.0  # probability of a room
     synthetic_rooms: float = 0.5  # share of the rooms; the others are measured
     room_speed: tuple[float, float] = (
         1.0,
@@ -229,18 +229,18 @@ class MixConfig:
     )  # by which a measured room decays more in a second
     lead_s: float = 1.0  # of music before the window, whose tail reaches into it
     sudden_p: float = 0.5  # share of the rooms in which the music begins with the window
-    noise_p: float = 0.0
-    second_noise_p: float = 0.0
-    noise_snr_db: tuple[float, float] = (-4.0, 20.0)
-    coloured_p: float = 0.0
-    coloured_snr_db: tuple[float, float] = (-3.0, 20.0)
+    noise_p: float = 0.0  # probability of a recorded noise
+    second_noise_p: float = 0.0  # probability of another one, where there is one
+    noise_snr_db: tuple[float, float] = (-4.0, 20.0)  # signal to noise
+    coloured_p: float = 0.0  # probability of coloured noise
+    coloured_snr_db: tuple[float, float] = (-3.0, 20.0)  # signal to noise
     coloured_decay_db: tuple[float, float] = (-6.0, 6.0)  # per octave
-    tanh_p: float = 0.0
+    tanh_p: float = 0.0  # probability of overload
     tanh_drive: tuple[float, float] = (0.5, 4.0)  # amplitude in units of the RMS before tanh
-    colour_p: float = 0.0
+    colour_p: float = 0.0  # probability of a tilt with band limits
     tilt_db: tuple[float, float] = (-4.0, 4.0)  # per octave
-    low_cut_hz: tuple[float, float] = (50.0, 500.0)
-    high_cut_hz: tuple[float, float] = (2500.0, 8000.0)
+    low_cut_hz: tuple[float, float] = (50.0, 500.0)  # lower band limit
+    high_cut_hz: tuple[float, float] = (2500.0, 8000.0)  # upper band limit
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -285,7 +285,7 @@ class DataConfig:
     """Which shards, and how a pair is cut from them."""
 
     dir: str = ""  # the prepared dataset: the folder that holds dataset_info.json
-    split: str = "training"
+    split: str = "training"  # the split that is trained on
     batch_size: int = 64  # pairs
     crops_per_track: int = (
         1  # 2 and more: neighbours of one track become each other's hard negatives
@@ -298,8 +298,8 @@ class DataConfig:
     # disk
     num_shares: int = 1
     shift_alpha: float = 8.0  # time shift of the replica: Beta(8, 2) x 150 ms, either way
-    shift_beta: float = 2.0
-    max_shift_s: float = 0.15
+    shift_beta: float = 2.0  # the second parameter of that distribution
+    max_shift_s: float = 0.15  # the largest time shift
     short_p: float = (
         0.0  # share of the replicas that show only a part, so that shorter queries work
     )
@@ -354,10 +354,10 @@ class DataConfig:
 class ValidationConfig:
     """Retrieval on held-out tracks: distorted excerpts against an index of clean windows."""
 
-    split: str = "validation"
+    split: str = "validation"  # the split whose tracks are held out
     every_steps: int = 1000  # 0 switches it off
-    queries_per_track: int = 5
-    index_hop_s: float = 0.6
+    queries_per_track: int = 5  # distorted excerpts of each track
+    index_hop_s: float = 0.6  # between the clean windows that are searched
     max_track_s: float = 30.0  # of every track, its middle: the index stays small
 
 
@@ -365,8 +365,8 @@ class ValidationConfig:
 class CheckpointConfig:
     """When to save, and how many to keep."""
 
-    every_steps: int = 500
-    num_kept: int = 3
+    every_steps: int = 500  # steps between checkpoints
+    num_kept: int = 3  # the newest ones; older ones are deleted
 
 
 class Phase(NamedTuple):
@@ -381,10 +381,10 @@ class Phase(NamedTuple):
 class TrainConfig:
     """One training run, complete: the JSON of this travels inside every checkpoint."""
 
-    name: str = "small"
-    seed: int = 0
-    num_epochs: int = 100
-    temperature: float = 0.07
+    name: str = "small"  # of the model
+    seed: int = 0  # of weights, order, crops and distortion; continue on the same data with another
+    num_epochs: int = 100  # each draws one crop of every track
+    temperature: float = 0.07  # of NT-Xent
     init_from: str = (
         ""  # a shipped model or checkpoint folder: a new run begins with its encoder (fine-tuning)
     )
@@ -394,7 +394,7 @@ class TrainConfig:
     freeze_statistics: bool = (
         False  # BatchNorm normalises by the statistics of init_from, and leaves them as they are
     )
-    log_every_steps: int = 20
+    log_every_steps: int = 20  # steps between lines of the log
     phases: tuple[
         tuple[int, float, int], ...
     ] = ()  # (epochs, learning rate, pairs a batch); empty: one, of the fields for these

@@ -64,7 +64,7 @@ class ChainConfig:
     gain: Draw = Draw()  # dB
     tanh: Draw = Draw()  # amount of distortion, 0 to 1
     clipping: Draw = Draw()  # per cent of the samples that are clipped, whole numbers
-    polarity_p: float = 0.0
+    polarity_p: float = 0.0  # probability of inverted polarity
     telephone: Band = Band()
     resample: Draw = Draw()  # Hz: to this rate and back
     mp3: Draw = Draw()  # kbit/s, and so the two that follow
@@ -76,22 +76,22 @@ class ChainConfig:
 class PrepareConfig:
     """One run of make_train."""
 
-    name: str = "fma"
+    name: str = "fma"  # of the dataset
     music_dir: str = ""  # FMA's NNN/NNNNNN.mp3 tree, or any folder of audio
     tracks_csv: str = (
         ""  # FMA's tracks.csv; empty: music_dir is any folder, split by a hash of the content
     )
     subset: str = "large"  # small < medium < large < full, nested
-    splits: tuple[str, ...] = SPLITS
+    splits: tuple[str, ...] = SPLITS  # which are prepared
     noise_dir: str = ""  # holds train/ and test/
     ir_dir: str = ""  # holds train/ and test/
-    out: str = ""
+    out: str = ""  # the folder to write
     num_replicas: int = 4  # 0: everything is drawn while training (data.mix)
-    seed: int = 0
-    sample_rate_hz: int = 16_000
+    seed: int = 0  # of every draw
+    sample_rate_hz: int = 16_000  # of what is written
     min_clip_s: float = 6.0  # shorter tracks are skipped, and said so
     max_clip_s: float = 600.0  # longer tracks are cut to their middle
-    tracks_per_shard: int = 16
+    tracks_per_shard: int = 16  # of one file
     num_workers: int = 0  # processes; 0: one for each core
     chain: ChainConfig = ChainConfig()
 
@@ -114,26 +114,26 @@ class PrepareConfig:
 class QueryConfig:
     """One run of make_queries: every condition becomes a split of the query set."""
 
-    name: str = "queries"
-    music_dir: str = ""
-    tracks_csv: str = ""
-    subset: str = "large"
-    split: str = "test"
-    noise_dir: str = ""
-    ir_dir: str = ""
-    out: str = ""
-    seed: int = 0
-    sample_rate_hz: int = 16_000
-    segment_s: float = 3.0
+    name: str = "queries"  # of the query set
+    music_dir: str = ""  # as in PrepareConfig
+    tracks_csv: str = ""  # as in PrepareConfig
+    subset: str = "large"  # as in PrepareConfig
+    split: str = "test"  # whose tracks are asked for
+    noise_dir: str = ""  # as in PrepareConfig
+    ir_dir: str = ""  # as in PrepareConfig
+    out: str = ""  # the folder to write
+    seed: int = 0  # of every draw
+    sample_rate_hz: int = 16_000  # of what is written
+    segment_s: float = 3.0  # of an excerpt; paper
     lengths_s: tuple[
         float, ...
     ] = ()  # several lengths at once, each a query set in a folder of its own
     seeds: tuple[int, ...] = ()  # and so several seeds
-    index_hop_s: float = 0.3
-    excerpts_per_track: int = 5
+    index_hop_s: float = 0.3  # shifted queries start beside this grid; paper
+    excerpts_per_track: int = 5  # evenly spaced; paper
     max_clip_s: float = (
         600.0  # of longer tracks the middle is asked for, which is what the index holds
     )
-    tracks_per_shard: int = 100
-    num_workers: int = 0
+    tracks_per_shard: int = 100  # of one file
+    num_workers: int = 0  # processes; 0: one for each core
     conditions: tuple[str, ...] = ()  # empty: all of data_prep.make_queries.CONDITIONS

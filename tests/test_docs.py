@@ -1,5 +1,6 @@
 """The documentation: it builds, it is whole, and what it shows can be run."""
 
+import ast
 import dataclasses
 import importlib
 import importlib.util
@@ -80,6 +81,7 @@ def test_every_field_of_a_training_run_is_in_the_reference(generate: ModuleType)
     text = generate.configuration()
     missing = [name for name in flat_fields(TrainConfig()) if f"| `{name}` |" not in text]
     assert not missing
+    assert not re.findall(r"^\| .*\|  \|$", text, flags=re.MULTILINE), "a field has no comment"
     section = text.split("## TrainConfig\n")[1].split("\n## ")[0]
     row = next(line for line in section.splitlines() if "`encoder.dim`" in line)
     assert "`256`" in row and "large: `768`" in row
@@ -143,6 +145,13 @@ def test_what_a_page_shows_can_be_run(page: pathlib.Path) -> None:
             assert importlib.util.find_spec(words[2]), f"{page}: there is no {words[2]}"
         for field in re.findall(r"--config\.([\w.]+)=", command):
             assert field in known, f"{page}: no configuration has the field {field}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_what_a_page_shows_in_python_is_python(page: pathlib.Path) -> None:
+    if page.name != "conventions.md":  # which shows bad and good code side by side
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
+            ast.parse(block)
 
 
 def flat_names(values: dict, path: str = "") -> Iterator[str]:

@@ -31,7 +31,7 @@ class ReplayConfig:
     draw from.
     """
 
-    overload_p: float = 0.3
+    overload_p: float = 0.3  # probability of overload
     overload_drive: tuple[float, float] = (0.5, 3.0)  # amplitude in units of the RMS before tanh
     speaker_low_hz: tuple[float, float] = (
         80.0,
@@ -40,16 +40,17 @@ class ReplayConfig:
     speaker_slope_db: tuple[float, float] = (6.0, 24.0)  # per octave
     speaker_uneven_db: tuple[float, float] = (2.0, 7.0)  # standard deviation of its response
     dull_p: float = 0.3  # share of the loudspeakers without treble
-    dull_hz: tuple[float, float] = (2500.0, 7000.0)
-    room_p: float = 0.9
+    dull_hz: tuple[float, float] = (2500.0, 7000.0)  # where the treble of such a loudspeaker ends
+    room_p: float = 0.9  # probability of a room
     ambience_snr_db: tuple[float, float] = (-12.0, 18.0)  # of what arrives at the microphone
     ambience_tilt_db: tuple[float, float] = (-6.0, 1.0)  # per octave
     noise_p: float = 0.5  # of a recorded noise beside the ambience
+    # of what arrives at the microphone, over that noise
     noise_snr_db: tuple[float, float] = (-6.0, 18.0)
-    microphone_low_hz: tuple[float, float] = (60.0, 300.0)
-    microphone_slope_db: tuple[float, float] = (0.0, 12.0)
-    microphone_uneven_db: tuple[float, float] = (1.0, 4.0)
-    hiss_snr_db: tuple[float, float] = (5.0, 40.0)
+    microphone_low_hz: tuple[float, float] = (60.0, 300.0)  # below it the microphone fades
+    microphone_slope_db: tuple[float, float] = (0.0, 12.0)  # per octave
+    microphone_uneven_db: tuple[float, float] = (1.0, 4.0)  # standard deviation of its response
+    hiss_snr_db: tuple[float, float] = (5.0, 40.0)  # over the microphone's own noise
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -52,14 +52,14 @@ class CalibrationConfig:
 
     model: str = "edge2"
     index: str = ""
-    index_splits: tuple[str, ...] = ("training", "validation", "test")
+    index_splits: tuple[str, ...] = ("training", "validation", "test")  # whose tracks are searched
     most_tracks: int = 300
     cache: str = ""
     queries: str = ""
     most_excerpts: int = 800
     lengths_s: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 9.9)
     num_tracks: tuple[int, ...] = (1, 5, 40)
-    seed: int = 0
+    seed: int = 0  # of the draws
 
     def __post_init__(self) -> None:
         lengths_s = self.lengths_s

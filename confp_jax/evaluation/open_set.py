@@ -57,14 +57,14 @@ class OpenSetConfig:
 
     model: str = "edge2"
     index: str = ""
-    index_splits: tuple[str, ...] = ("training", "validation", "test")
+    index_splits: tuple[str, ...] = ("training", "validation", "test")  # whose tracks are searched
     cache: str = ""
     queries: str = ""
     conditions: tuple[str, ...] = ()
-    lengths_s: tuple[float, ...] = (0.0,)
-    false_alarm_rate: float = 0.001
+    lengths_s: tuple[float, ...] = (0.0,)  # that excerpts are cut to; 0: the whole
+    false_alarm_rate: float = 0.001  # that the threshold is set for
     num_bootstraps: int = 2000
-    seed: int = 0
+    seed: int = 0  # of the bootstrap
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,9 +32,10 @@ class CommandConfig:
     groups `track` (a path or a name), `offset` (s, optional) and `score` (optional).
     """
 
-    name: str = ""
-    index: str = ""
-    query: str = ""
+    name: str = ""  # of the system in the report; empty: none
+    index: str = ""  # the command that indexes
+    query: str = ""  # the command that asks
+    # a line of its answer
     answer: str = (
         r"^(?P<track>[^,\t]+)[,\t]\s*(?P<offset>[-+.\deE]+)(?:[,\t]\s*(?P<score>[-+.\deE]+))?"
     )
