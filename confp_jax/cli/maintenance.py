@@ -49,6 +49,21 @@ def register(commands: Commands) -> None:
     verify.add_argument(
         "--recall", action="store_true", help="measure the search index against exact search"
     )
+    repair = commands.add(
+        "repair",
+        _repair,
+        "fingerprint damaged tracks again from their files",
+        examples="""\
+  confp repair music.db                  what `confp verify` finds damaged
+  confp repair music.db /mnt/backup      takes files of the same content from there too
+  confp repair music.db --drop           and removes the tracks whose files are gone""",
+    )
+    repair.add_argument(
+        "folders", type=pathlib.Path, nargs="*", metavar="FOLDER", help="where to look for files"
+    )
+    repair.add_argument(
+        "--drop", action="store_true", help="remove the tracks that cannot be restored"
+    )
     merge = commands.add(
         "merge",
         _merge,
@@ -146,6 +161,26 @@ def _verify(args: argparse.Namespace) -> int:
             else f"all is well with {len(names)} tracks{share}"
         )
     return 1 if problems else 0
+
+
+def _repair(args: argparse.Namespace) -> int:
+    from confp_jax.library.open import open_database
+    from confp_jax.library.repair import repair
+
+    database, embedder = open_database(args.db, None)
+    with reporting("repairing") as report:
+        results = repair(database, embedder, folders=args.folders, drop=args.drop, report=report)
+    num_failed = sum(result.status == "failed" for result in results)
+    if args.json:
+        print_json([dataclasses.asdict(result) for result in results])
+    else:
+        for result in results:
+            print(
+                f"failed {result.error}" if result.error else f"{result.status} {result.path}",
+                file=sys.stderr if result.error else sys.stdout,
+            )
+        print(f"{len(results) - num_failed} of {len(results)} damaged tracks are in order")
+    return status(num_failed, max(len(results), 1))
 
 
 def _merge(args: argparse.Namespace) -> int:

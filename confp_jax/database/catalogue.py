@@ -3,6 +3,7 @@ it.
 """
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import sqlite3
@@ -42,6 +43,16 @@ CREATE TABLE staged (
   first_row INTEGER NOT NULL, num_rows INTEGER NOT NULL
 );
 """
+
+
+DIGEST_SETTING = "digest"  # of the catalogue after the last writer; none while one writes
+_DIGESTED = (
+    "SELECT key, value FROM settings WHERE key IN ('model', 'identity', 'hop_s', 'precision')"
+    " ORDER BY key",
+    "SELECT id, file, num_rows, sha256 FROM shards ORDER BY id",
+    "SELECT id, name, path, sha256, duration_s, shard, first_row, num_rows, title, artist, album"
+    " FROM tracks WHERE removed_at IS NULL ORDER BY id",
+)
 
 
 @contextlib.contextmanager
@@ -157,6 +168,17 @@ def setting(connection: sqlite3.Connection, key: str) -> str | None:
 def put_setting(connection: sqlite3.Connection, key: str, value: str) -> None:
     """Sets it."""
     connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, value))
+
+
+def digest(connection: sqlite3.Connection) -> str:
+    """Returns a SHA-256 of what the answers depend on: the model, the shards, the live tracks and
+    their rows. SQLite itself does not know a flipped byte in a text or a number.
+    """
+    found = hashlib.sha256()
+    for question in _DIGESTED:
+        for row in connection.execute(question):
+            found.update(repr(row).encode("utf-8", "surrogatepass"))
+    return found.hexdigest()
 
 
 def read_tracks(connection: sqlite3.Connection) -> list[StoredTrack]:

@@ -55,6 +55,30 @@ def stage(
         connection.executemany("INSERT OR REPLACE INTO staged VALUES (?, ?, ?, ?)", rows)
 
 
+def replace_rows(
+    database: Database, parts: Sequence[tuple[int, Float32[np.ndarray, "n E"]]]
+) -> None:
+    """Gives tracks other rows of the same model, (track id, vectors), in one commit; only inside
+    `writing`. The old rows go when the database is compacted.
+    """
+    if not parts:
+        return
+    stored = encode(np.concatenate([vectors for _, vectors in parts]), database.precision)
+    shard, sha256 = database.write_shard(stored)
+    firsts = np.cumsum([0] + [len(vectors) for _, vectors in parts])
+    with database.connect() as connection:
+        connection.execute(
+            "INSERT INTO shards VALUES (?, ?, ?, ?)", shard_row(shard, sha256, stored)
+        )
+        connection.executemany(
+            "UPDATE tracks SET shard = ?, first_row = ?, num_rows = ? WHERE id = ?",
+            [
+                (shard, int(first), len(vectors), track)
+                for (track, vectors), first in zip(parts, firsts, strict=False)
+            ],
+        )
+
+
 def swap(
     database: Database,
     stamp: ModelStamp,

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
 import pathlib
 import sqlite3
@@ -33,6 +34,7 @@ from confp_jax.database.shards import REMEDY, write_shard
 from confp_jax.database.snapshots import read_snapshot
 from confp_jax.database.vectors import PRECISIONS, encode
 
+_log = logging.getLogger(__name__)
 EDITS_SETTING = "edits"  # counts changes of tracks that stay
 _NUM_ATTEMPTS = 5  # to read what a writer tidies away meanwhile
 
@@ -147,8 +149,33 @@ class Database:
         """
         with self._locked():
             catalogue.use_wal(self.catalogue)
+            is_sound = self._open_digest()
             self.remove_strays()
             yield
+            if is_sound:
+                self._store_digest()
+
+    def _open_digest(self) -> bool:
+        """Takes the catalogue's digest away while this process writes: what a kill leaves has none.
+        Returns whether the catalogue is as the last writer left it; damage is not sealed.
+        """
+        with self.connect() as connection:
+            expected = catalogue.setting(connection, catalogue.DIGEST_SETTING)
+            if expected and expected != catalogue.digest(connection):
+                _log.warning(
+                    "%s is not as the last writer left it; `confp verify` tells more",
+                    self.catalogue,
+                )
+                return False
+            if expected:
+                catalogue.put_setting(connection, catalogue.DIGEST_SETTING, "")
+        return True
+
+    def _store_digest(self) -> None:
+        with contextlib.suppress(DatabaseError), self.connect() as connection:
+            catalogue.put_setting(
+                connection, catalogue.DIGEST_SETTING, catalogue.digest(connection)
+            )
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

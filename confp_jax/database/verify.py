@@ -6,6 +6,7 @@ import dataclasses
 import sqlite3
 from collections.abc import Callable
 
+from confp_jax.database import catalogue
 from confp_jax.database.damage import damaged_rows
 from confp_jax.database.layout import shard_path
 from confp_jax.database.records import DatabaseError
@@ -42,6 +43,8 @@ def verify(
             "SELECT id, file, num_rows, sha256 FROM shards ORDER BY id"
         ).fetchall()
         tracks = {number: _tracks_of(connection, number) for number, *_ in shards}
+        expected = catalogue.setting(connection, catalogue.DIGEST_SETTING)
+        is_changed = bool(expected) and expected != catalogue.digest(connection)
         orphans = connection.execute(
             "SELECT id FROM tracks WHERE removed_at IS NULL AND shard NOT IN (SELECT id FROM "
             "shards)"
@@ -49,6 +52,15 @@ def verify(
     if said != ["ok"]:
         problems.append(
             Problem(f"{database.catalogue}: {'; '.join(said)}", [], "restore it from a copy")
+        )
+    if is_changed:
+        problems.append(
+            Problem(
+                f"{database.catalogue} is not as the last writer left it (its digest differs)",
+                [],
+                "restore it from a copy, or `confp update` reads the tags again; an older version "
+                "of confp that wrote to it has the same effect",
+            )
         )
     if orphans:
         problems.append(

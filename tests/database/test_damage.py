@@ -95,6 +95,36 @@ class TestFlippedBits:
         assert [t.name for t in four.snapshot().damaged] == ["Träck 3"]
 
 
+class TestCatalogue:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "UPDATE tracks SET title = 'x' WHERE id = 1",
+            "UPDATE tracks SET first_row = first_row + 1, num_rows = num_rows - 1 WHERE id = 2",
+            "UPDATE tracks SET duration_s = 1e9 WHERE id = 2",
+            "UPDATE settings SET value = 0.5 WHERE key = 'hop_s'",
+        ],
+    )
+    def test_a_byte_that_changed_is_found_and_not_sealed(self, filled, caplog, change):
+        assert verify(filled) == []
+        with filled.connect() as connection:
+            connection.execute(change)
+        assert any("digest" in problem.what for problem in verify(filled))
+        with filled.writing():
+            filled.remove([3])
+        assert "not as the last writer left it" in caplog.text
+        assert any("digest" in problem.what for problem in verify(filled))
+
+    def test_a_writer_that_was_killed_leaves_no_digest_and_no_false_alarm(self, filled):
+        with pytest.raises(KeyboardInterrupt), filled.writing():
+            filled.remove([1])
+            raise KeyboardInterrupt
+        assert verify(filled) == []
+        with filled.writing():
+            pass
+        assert filled.setting("digest") and verify(filled) == []
+
+
 class TestStrangers:
     @pytest.mark.parametrize("name", ["@eaDir", "lost+found", ".Trash"])
     def test_folders_of_others_are_left_alone(self, filled, name):

@@ -1,0 +1,81 @@
+"""`confp repair`: fingerprints whose stored rows are damaged, made again from their files."""
+
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from confp_jax.audio.folders import find_audio
+from confp_jax.database import Database, StoredTrack
+from confp_jax.database.compact import compact_shards
+from confp_jax.database.stage import replace_rows
+from confp_jax.database.verify import verify
+from confp_jax.fingerprint.embedder import Embedder
+from confp_jax.fingerprint.files import read_files
+from confp_jax.index import on_disk
+from confp_jax.library.add import Added
+
+_COMMIT_ROWS = 65_536
+
+
+def repair(
+    database: Database,
+    embedder: Embedder,
+    *,
+    folders: Sequence[pathlib.Path] = (),
+    drop: bool = False,
+    report: Callable[[Added, int], None] = lambda added, total: None,
+) -> list[Added]:
+    """Fingerprints the tracks again that `verify` finds damaged, from the files they were made of.
+
+    A track keeps its id. One whose file is gone, or has other content now, is "failed" and stays as
+    it is; it is left out of answers.
+
+    Args:
+      folders: where to look for files of the same content, beside the tracks' own paths.
+      drop: remove the tracks that cannot be restored.
+
+    Raises:
+      DatabaseError: another process is writing, the disk is full, or the catalogue is damaged.
+      OtherModelError: the database is of another model.
+    """
+    with database.writing():
+        database.stamp.must_fit(embedder.stamp)
+        damaged = _damaged(database)
+        wanted = {track.sha256: track for track in damaged}
+        results = {track.id: _lost(track) for track in damaged}
+        files = [path for track in damaged if (path := pathlib.Path(track.path)).is_file()]
+        files += find_audio(folders).files if folders else []
+        pending: list[tuple[int, np.ndarray]] = []
+        for read in read_files(embedder, files, wanted=lambda file: file.sha256 in wanted):
+            track = wanted.pop(read.track.sha256, None) if read.track else None
+            if track is None or read.track is None:
+                continue
+            pending.append((track.id, read.track.vectors))
+            done = Added(track.path, "repaired", track.duration_s, len(read.track.vectors))
+            results[track.id] = done
+            report(done, len(damaged))
+            if sum(len(rows) for _, rows in pending) >= _COMMIT_ROWS:
+                replace_rows(database, pending)
+                pending = []
+        replace_rows(database, pending)
+        if drop:
+            database.remove([track.id for track in wanted.values()])
+            results |= {track.id: Added(track.path, "dropped") for track in wanted.values()}
+        if damaged:
+            compact_shards(database)
+            on_disk.fold_if_due(database)
+    return list(results.values())
+
+
+def _damaged(database: Database) -> list[StoredTrack]:
+    ids = {number for problem in verify(database) for number in problem.tracks}
+    return [track for track in database.tracks() if track.id in ids]
+
+
+def _lost(track: StoredTrack) -> Added:
+    error = (
+        f"{track.path}: no file of the content that was added is there; name a folder that holds "
+        f"it, or --drop removes {track.name} (id {track.id})"
+    )
+    return Added(track.path, "failed", error=error)
