@@ -23,6 +23,8 @@ _MODEL_HELP = (
     "or edge2"
 )
 
+_NUM_COPIES = 3  # of a recording that is there many times, to be named in a line
+
 
 class Commands:
     """Declares the commands of `confp`."""
@@ -91,7 +93,10 @@ def print_answer(answer: Any) -> None:
 def known_as(found: Any) -> str:
     """Returns what tells a found track from others of its name: its id, artist and title."""
     tags = " - ".join(tag for tag in (found.artist, found.title) if tag)
-    return f"id {found.id}" + (f", {tags}" if tags else "")
+    copies = [f"{copy.track} (id {copy.id})" for copy in found.copies[:_NUM_COPIES]]
+    more = len(found.copies) - len(copies)
+    also = f"; also {', '.join(copies)}{f' and {more} more' if more else ''}" if copies else ""
+    return f"id {found.id}" + (f", {tags}" if tags else "") + also
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

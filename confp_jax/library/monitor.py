@@ -68,7 +68,13 @@ class _Reported:
         self._matches: list[Span] = []
 
     def started(self, playing: list[Span]) -> list[Span]:
-        new = [span for span in self._sure(playing, playing) if span.number not in self._started]
+        reported = [span for span in playing if span.number in self._started]
+        new = [
+            span
+            for span in self._sure(playing, playing)
+            if span.number not in self._started
+            and not any(span.track in one.copies and covers(one, span) for one in reported)
+        ]
         self._started = {span.number for span in playing} & self._started | {
             span.number for span in new
         }

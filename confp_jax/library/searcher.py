@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from confp_jax.audio.decode import DecodeError, decode_blocks
 from confp_jax.audio.folders import find_audio, is_folder
 from confp_jax.audio.stream import STDIN, is_url, stream_blocks
-from confp_jax.database import Database
+from confp_jax.database import Database, StoredTrack
 from confp_jax.fingerprint.embedder import HOP_S, Embedder
 from confp_jax.fingerprint.files import reason
 from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints
@@ -21,6 +21,18 @@ from confp_jax.matching.decision import FALSE_ALARM_RATE, TAIL_SHARE
 from confp_jax.matching.spans import Span, accepted
 
 NUM_MATCHES = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedTrack:
+    """A track by what tells it from others."""
+
+    id: int  # never given to another track
+    track: str
+    path: str
+    title: str
+    artist: str
+    album: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +53,8 @@ class FoundTrack:
     title: str
     artist: str
     album: str
+    # other tracks that hold the same recording at this place
+    copies: list[NamedTrack] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,11 +156,11 @@ class Searcher:
             raise AudioError("is silent; record it louder or closer to the source")
         rate = share * self.false_alarm_rate / scanning.num_trials
         right = sorted(accepted(spans, false_alarm_rate=rate), key=lambda span: -span.logit)
-        named = {span.track for span in right}
+        named = {track for span in right for track in (span.track, *span.copies)}
         others = []
         for span in sorted(spans, key=lambda span: -span.logit):
             if span.track not in named and len(right) + len(others) < NUM_MATCHES:
-                named.add(span.track)
+                named.update((span.track, *span.copies))
                 others.append(span)
         notes = length_notes(heard_s, self.embedder)
         if not self.decision.calibrated:
@@ -155,7 +169,8 @@ class Searcher:
 
     def found(self, span: Span) -> FoundTrack:
         """Returns a span in a user's terms."""
-        track = self.reference.snapshot.tracks[span.track]
+        tracks = self.reference.snapshot.tracks
+        track = tracks[span.track]
         return FoundTrack(
             track=track.name,
             path=track.path,
@@ -169,6 +184,7 @@ class Searcher:
             title=track.title,
             artist=track.artist,
             album=track.album,
+            copies=[_named(tracks[other]) for other in span.copies],
         )
 
     def _answer(self, query: str, findings: Findings, began: float) -> Answer:
@@ -206,6 +222,10 @@ def source_blocks(source: str, embedder: Embedder) -> Iterator[Float32[np.ndarra
         if streams
         else decode_blocks(pathlib.Path(source), sample_rate_hz=rate_hz)
     )
+
+
+def _named(track: StoredTrack) -> NamedTrack:
+    return NamedTrack(track.id, track.name, track.path, track.title, track.artist, track.album)
 
 
 def _failed(query: str, began: float, error: Exception) -> Answer:

@@ -6,9 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 from confp_jax.fingerprint.fingerprints import Fingerprints, joined
-from confp_jax.matching.decision import Decision
 from confp_jax.matching.searchable import Reference
-from confp_jax.matching.spans import Block, Span, SpanTracker
+from confp_jax.matching.spans import Block, Judge, Span, SpanTracker
 
 BLOCK_WINDOWS, STEP_WINDOWS = 24, 12  # 9.9 s, the longest query that is calibrated, every 3.6 s
 SHORT_WINDOWS, SHORT_STEP_WINDOWS = 8, 6  # 5.1 s every 1.8 s: pieces of 6 s and more
@@ -22,7 +21,7 @@ class Scan:
     """
 
     def __init__(
-        self, reference: Reference, decision: Decision, *, keep_all: bool = False, without: int = -1
+        self, reference: Reference, decision: Judge, *, keep_all: bool = False, without: int = -1
     ):
         self.num_trials = 0
         self._long, self._short = (
@@ -41,10 +40,14 @@ class Scan:
         """
         spans = self._long.push(block)
         self.num_trials += 1
-        for short in _short_blocks(block):
-            spans += self._short.push(short)
+        shorts = list(_short_blocks(block))
+        short_spans = [span for short in shorts for span in self._short.push(short)]
+        if _is_whole(block) and shorts:
+            # The recording as one block, which is likelier to find it, has half of the alarms.
             self.num_trials += 1
-        return spans
+            return spans + [_rarer(span, len(shorts)) for span in short_spans]
+        self.num_trials += len(shorts)
+        return spans + short_spans
 
     @property
     def current(self) -> list[Span]:
@@ -54,7 +57,7 @@ class Scan:
 
 
 def scan(
-    query: Fingerprints, reference: Reference, decision: Decision, *, without: int = -1
+    query: Fingerprints, reference: Reference, decision: Judge, *, without: int = -1
 ) -> list[Span]:
     """All spans of a recording that is there as a whole."""
     scanning = Scan(reference, decision, without=without)
@@ -76,11 +79,21 @@ def joined_blocks(parts: Iterable[Fingerprints]) -> Iterator[Block]:
         yield Block(held, start, is_last=True)
 
 
+def _is_whole(block: Block) -> bool:
+    """Whether a block is all of the recording."""
+    return block.first_window == 0 and block.is_last
+
+
+def _rarer(span: Span, num: int) -> Span:
+    """A span of one of `num` searches that share an alarm's probability."""
+    return dataclasses.replace(span, alarm_rate=min(1.0, num * span.alarm_rate))
+
+
 def _short_blocks(block: Block) -> Iterator[Block]:
     """The short blocks that a block is the first to hold whole; none where it is the whole
-    recording.
+    recording, and this no longer than a block that is calibrated.
     """
-    if block.first_window == 0 and block.is_last:
+    if _is_whole(block) and len(block.fingerprints.vectors) <= BLOCK_WINDOWS:
         return
     num = len(block.fingerprints.vectors)
     begin = 0 if block.first_window == 0 else BLOCK_WINDOWS - STEP_WINDOWS - SHORT_STEP_WINDOWS

@@ -19,6 +19,7 @@ import dataclasses
 import functools
 import math
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -26,9 +27,11 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 from confp_jax.fingerprint.fingerprints import Fingerprints
 from confp_jax.fingerprint.windows import FASTER
+from confp_jax.matching.copies import same_as_first
 from confp_jax.matching.searchable import Reference
 
 NUM_RIVALS = 10
+_NUM_SEARCHES = 8  # so often 32 copies may be in the way of rivals
 _NUM_SEPARATED = (
     28  # rivals that `separation` is measured by: more of them tell their deviation better
 )
@@ -88,13 +91,33 @@ class Ranking:
     ]  # where in the track the query begins; below 0: the track begins within the query
     tempos: Float64[np.ndarray, " T"]  # the query's: above 1 it is played faster than the track
     cosines: Float32[np.ndarray, "T W"]  # of each window along the line, but those that overhang
+    # the first and its copies at the same place, which are no rivals; empty: not looked for
+    same: Bool[np.ndarray, " T"] = dataclasses.field(default_factory=lambda: np.zeros(0, bool))
+
+    @property
+    def rivals(self) -> Int64[np.ndarray, " R"]:
+        """Returns the places of the first track's rivals: those after the second, which may be the
+        same recording once more, but for copies.
+        """
+        places = np.arange(2 if len(self.tracks) > 2 else 1, len(self.tracks))
+        return places[~self.same[places]] if len(self.same) else places
+
+    @property
+    def copies(self) -> Int64[np.ndarray, " C"]:
+        """Returns the tracks that hold the first one's recording, the first itself included."""
+        return self.tracks[self.same] if len(self.same) else self.tracks[:1]
+
+    def leading(self, num: int) -> Int64[np.ndarray, " F"]:
+        """Returns the places of the first `num` recordings, with all copies of the first."""
+        if not len(self.same):
+            return np.arange(min(num, len(self.tracks)))
+        others = np.flatnonzero(~self.same)[: num - 1]
+        return np.sort(np.concatenate([np.flatnonzero(self.same), others]))
 
     @property
     def field(self) -> float:
-        """How similar the rivals are: the tracks after the second, which may be the same recording
-        once more.
-        """
-        rivals = self.scores[2 : 2 + NUM_RIVALS] if len(self.scores) > 2 else self.scores[1:]
+        """How similar the rivals are."""
+        rivals = self.scores[self.rivals[:NUM_RIVALS]]
         return float(rivals.astype(np.float64).mean()) if len(rivals) else 0.0
 
     def separation(self, first: int = 1) -> Float64[np.ndarray, " F"]:
@@ -102,7 +125,7 @@ class Ranking:
         where fewer than two tell.
         """
         scores = self.scores[:first].astype(np.float64)
-        rivals = self.scores[2 : 2 + _NUM_SEPARATED].astype(np.float64)
+        rivals = self.scores[self._far_rivals].astype(np.float64)
         if len(rivals) < 2:
             return np.zeros(len(scores))
         return (scores - rivals.mean()) / (rivals.std() + _LEAST_DEVIATION)
@@ -116,11 +139,16 @@ class Ranking:
         """
         evidence = np.maximum(self.cosines.astype(np.float64) - _CHANCE_COSINE, 0)
         evidence = evidence.mean(axis=1) if evidence.size else np.zeros(len(self.tracks))
-        rivals = evidence[2 : 2 + _NUM_SEPARATED]
+        rivals = evidence[self._far_rivals]
         usual = _USUAL_DEVIATION**2 / max(self.cosines.shape[1], 1)
         squares = np.square(rivals - rivals.mean()).sum() if len(rivals) else 0.0
         deviation = np.sqrt((squares + _USUAL_WORTH * usual) / (len(rivals) + _USUAL_WORTH))
         return (evidence[:first] - (rivals.mean() if len(rivals) else 0.0)) / deviation
+
+    @property
+    def _far_rivals(self) -> Int64[np.ndarray, " R"]:
+        """Those that deviations are measured by: none where there is only one."""
+        return self.rivals[:_NUM_SEPARATED] if len(self.tracks) > 2 else self.rivals[:0]
 
     @property
     def surety(self) -> float:
@@ -138,7 +166,8 @@ class Ranking:
         return self._where(self.tracks == track)
 
     def _where(self, kept: Bool[np.ndarray, " T"]) -> "Ranking":
-        return Ranking(*(getattr(self, field.name)[kept] for field in dataclasses.fields(self)))
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Ranking(**{name: v[kept] if len(v) else v for name, v in values.items()})
 
 
 def rank(query: Fingerprints, reference: Reference, *, without: int = -1) -> Ranking:
@@ -219,6 +248,39 @@ def _better_heard(both: Ranking, conformer: Ranking) -> Ranking:
 
 
 def _rank(query: Fingerprints, reference: Reference, without: int) -> Ranking:
+    """Returns the tracks that a query resembles, as it is; of a recording that is there so many
+    times that its copies leave no room for rivals, as many more searches are made.
+    """
+    ranking = _with_same(_rank_once(query, reference, [without]), query, reference)
+    for _ in range(_NUM_SEARCHES - 1):
+        num_left = reference.num_tracks - len(ranking.tracks)
+        if len(ranking.copies) < 2 or len(ranking.rivals) >= NUM_RIVALS or num_left < 1:
+            break
+        others = _rank_once(query, reference, [without, *ranking.tracks])
+        if not len(others.tracks):
+            break
+        fields = (field.name for field in dataclasses.fields(ranking) if field.name != "same")
+        both = {name: [getattr(ranking, name), getattr(others, name)] for name in fields}
+        joined = Ranking(**{name: np.concatenate(parts) for name, parts in both.items()})
+        ranking = _with_same(joined, query, reference)
+    return ranking
+
+
+def _with_same(ranking: Ranking, query: Fingerprints, reference: Reference) -> Ranking:
+    if len(ranking.tracks) < 2:
+        return ranking
+    same = same_as_first(
+        reference,
+        ranking.tracks,
+        ranking.scores,
+        ranking.offsets_s + ranking.tempos * middle_s(query),
+        ranking.tempos,
+        length_s=query.duration_s,
+    )
+    return dataclasses.replace(ranking, same=same)
+
+
+def _rank_once(query: Fingerprints, reference: Reference, without: Sequence[int]) -> Ranking:
     windows = _windows(query)
     seeds = (
         _seeds(windows, reference, without)
@@ -335,7 +397,7 @@ class _Seeds:
     anchors_s: Float64[np.ndarray, " T"]
 
 
-def _seeds(windows: _Windows, reference: Reference, without: int) -> _Seeds:
+def _seeds(windows: _Windows, reference: Reference, without: Sequence[int]) -> _Seeds:
     """The lines with most votes of each track.
 
     A hit's vote is what it stands out by over its window's last hit.
@@ -385,7 +447,7 @@ def _chosen(tracks: Int64[np.ndarray, " C"]) -> Int64[np.ndarray, " S"]:
 
 
 def _hits(
-    vectors: Float32[np.ndarray, "W E"], reference: Reference, without: int
+    vectors: Float32[np.ndarray, "W E"], reference: Reference, without: Sequence[int]
 ) -> tuple[Int64[np.ndarray, " H"], Int64[np.ndarray, " H"], Float64[np.ndarray, " H"]]:
     """Window, row and vote of every hit; enough of them for a field of rivals."""
     wanted = _HITS_PER_DENSE_QUERY if reference.query_phases > 1 else _HITS_PER_QUERY
@@ -393,7 +455,7 @@ def _hits(
     while True:
         hits = reference.index.search(vectors, k=k)
         tracks = reference.snapshot.row_tracks[hits.rows]
-        used = (hits.rows >= 0) & (tracks != without)
+        used = (hits.rows >= 0) & ~np.isin(tracks, without)
         if k >= num_rows or k >= _MAX_HITS or len(np.unique(tracks[used])) > NUM_RIVALS:
             break
         k *= 8  # one long or repetitive track fills the hits: the decision needs its rivals too

@@ -11,6 +11,8 @@ from confp_jax.database import Snapshot, StoredTrack
 from confp_jax.fingerprint.fingerprints import Fingerprints, densified
 from confp_jax.index import ExactIndex, Index, build_index
 
+_NUM_USUAL = 256  # pairs of rows
+
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
@@ -31,6 +33,17 @@ class Reference:
     def first_rows(self) -> Int64[np.ndarray, " T"]:
         """First row of each track."""
         return np.array([track.first_row for track in self.snapshot.tracks], np.int64)
+
+    @functools.cached_property
+    def usual_cosine(self) -> float:
+        """Returns the mean cosine of stored rows of different tracks, of some by chance."""
+        rng, num = np.random.default_rng(0), len(self.snapshot.vectors)
+        rows = rng.integers(num, size=(2, _NUM_USUAL)) if num else np.zeros((2, 0), np.int64)
+        rows = rows[:, self.snapshot.row_tracks[rows[0]] != self.snapshot.row_tracks[rows[1]]]
+        if not rows.size:
+            return 0.0
+        one, other = (self.snapshot.vectors[part].astype(np.float32) for part in rows)
+        return float((one * other).sum(axis=1).mean())
 
     @functools.cached_property
     def num_rows(self) -> Int64[np.ndarray, " T"]:

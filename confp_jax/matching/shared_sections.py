@@ -1,6 +1,4 @@
-"""What recordings have in common: sections of two files, and tracks of a database that share long
-sections.
-"""
+"""Tracks of a database that share long sections."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,11 +6,10 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Int64
 
-from confp_jax.fingerprint.fingerprints import Fingerprints
 from confp_jax.matching.blocks import scan
 from confp_jax.matching.decision import FALSE_ALARM_RATE, Decision
-from confp_jax.matching.searchable import Reference, make_reference, some_tracks
-from confp_jax.matching.spans import Span, accepted
+from confp_jax.matching.searchable import Reference, some_tracks
+from confp_jax.matching.spans import accepted
 
 SHORTEST_S = 10.0  # of a section that makes two tracks share something
 _PROBE_S = 3.0  # distance of the rows that are searched for
@@ -38,20 +35,6 @@ class SharedSection:
     tempo: float
     score: float
     confidence: float
-
-
-def common_sections(a: Fingerprints, b: Fingerprints, decision: Decision) -> list[Span]:
-    """Where the first recording sounds like the second: spans of the first, with the place in the
-    second as `track_s`.
-    """
-    # That of its windows, or where it is shorter than one the length that puts their middles where
-    # they are.
-    segment_s = b.duration_s - (len(b.vectors) - 1) * b.hop_s
-    phases = 1 + len(b.between)
-    reference = make_reference(
-        [("b", b.vectors)], hop_s=b.hop_s, segment_s=segment_s, query_phases=phases, exact=True
-    )
-    return accepted(scan(a, reference, decision), false_alarm_rate=FALSE_ALARM_RATE)
 
 
 def shared_sections(

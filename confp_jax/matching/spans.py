@@ -5,15 +5,17 @@ Memory and delay are bounded: a block's length of fingerprints is looked at, spa
 are given out, and only a few candidates are open at any time.
 """
 
+import collections
 import dataclasses
 import math
 from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float32
 
 from confp_jax.fingerprint.fingerprints import Fingerprints
-from confp_jax.matching.decision import Decision
+from confp_jax.matching.decision import Judgement
 from confp_jax.matching.ranking import Ranking, middle_s, rank
 from confp_jax.matching.searchable import Reference
 
@@ -24,8 +26,25 @@ _TEMPO_ERROR = 0.03
 # of a window, where it begins to look more like the match than like its rivals (measured on
 # medleys)
 _EDGE_INSIDE = 0.8
+_BLURRED_S = 2.0  # where two plays follow each other, both may seem to last
 _LEAST_DROP = 0.15  # of the cosine, where a match ends: less is how windows differ within one
 _MAX_GAP = 2  # blocks that a candidate may be missing from
+
+
+class Judge(Protocol):
+    """What decides about matches: a `Decision`, or one that asks it in its own way."""
+
+    def judge(
+        self,
+        ranking: Ranking,
+        *,
+        length_s: float,
+        num_tracks: int,
+        overhangs: bool = False,
+        first: int = 1,
+    ) -> Judgement:
+        """Judges the first matches, as `Decision.judge`."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +78,7 @@ class Span:
     logit: float  # of being right
     alarm_rate: float  # how often a block of an unknown recording reaches as much
     number: int  # names it while it grows
+    copies: tuple[int, ...] = ()  # other tracks that hold the same recording here
 
     @property
     def confidence(self) -> float:
@@ -78,6 +98,7 @@ class _Piece:
     logit: float
     log_rate: float
     field: float  # how similar the rivals are
+    copies: frozenset[int] = frozenset()  # other tracks that hold the same recording there
 
 
 @dataclasses.dataclass
@@ -105,7 +126,7 @@ class SpanTracker:
     def __init__(
         self,
         reference: Reference,
-        decision: Decision,
+        decision: Judge,
         *,
         share: float = 1.0,
         keep_all: bool = False,
@@ -140,15 +161,17 @@ class SpanTracker:
     def _rank(self, block: Block) -> None:
         query = block.fingerprints
         ranking = rank(query, self._reference, without=self._without)
+        leading = ranking.leading(_NUM_CANDIDATES)
         judged = self._decision.judge(
             ranking,
             length_s=query.loud_s,
             num_tracks=self._reference.num_tracks,
             overhangs=query.overhangs,
-            first=_NUM_CANDIDATES,
+            first=int(leading[-1]) + 1 if len(leading) else 1,
         )
-        for place, (logit, rate) in enumerate(zip(judged.logits, judged.alarm_rates, strict=True)):
-            piece = _piece(block, ranking, place, float(logit), float(rate))
+        for place in leading:
+            logit = float(judged.logits[place])
+            piece = _piece(block, ranking, place, logit, float(judged.alarm_rates[place]))
             candidate = self._continued(int(ranking.tracks[place]), piece)
             if candidate is None:
                 if logit < _LEAST_LOGIT and not self._keep_all:
@@ -197,6 +220,7 @@ class SpanTracker:
             logit=max(*logits, self._share * sum(logits)),
             alarm_rate=math.exp(min(*rates, self._share * sum(rates))),
             number=candidate.number,
+            copies=_copies(pieces),
         )
 
     def _ends_s(self, first: int, last: int) -> tuple[float, float]:
@@ -212,7 +236,7 @@ class SpanTracker:
 
 
 def find_spans(
-    block: Block, reference: Reference, decision: Decision, *, without: int = -1
+    block: Block, reference: Reference, decision: Judge, *, without: int = -1
 ) -> list[Span]:
     """All candidates of a recording that is no longer than a block, surest first."""
     spans = SpanTracker(reference, decision, keep_all=True, without=without).push(block)
@@ -230,15 +254,23 @@ def accepted(spans: Iterable[Span], *, false_alarm_rate: float) -> list[Span]:
 
 
 def covers(other: Span, span: Span) -> bool:
-    """Whether two spans share more than half of the shorter one, or anything where both are of one
-    track (it repeats itself).
+    """Whether two spans share more than half of the shorter one; where both are of one track, which
+    may repeat itself, more than their ends are blurred by, as of plays in a row.
     """
     shared_s = min(span.query_s + span.length_s, other.query_s + other.length_s) - max(
         span.query_s, other.query_s
     )
-    return shared_s > (
-        0.0 if span.track == other.track else 0.5 * min(span.length_s, other.length_s)
-    )
+    most_s = 0.5 * min(span.length_s, other.length_s)
+    if span.track == other.track:
+        most_s = 0.0 if on_same_line(span, other) else min(most_s, _BLURRED_S)
+    return shared_s > most_s
+
+
+def on_same_line(span: Span, other: Span) -> bool:
+    """Whether two spans run along one line of one track: they are of one play."""
+    track_s = other.track_s + other.tempo * (span.query_s - other.query_s)
+    reach_s = _SAME_LINE_S + _TEMPO_ERROR * abs(span.query_s - other.query_s)
+    return span.track == other.track and abs(track_s - span.track_s) <= reach_s
 
 
 def matched_run(cosines: Float32[np.ndarray, " W"], field: float) -> tuple[int, int]:
@@ -254,7 +286,8 @@ def matched_run(cosines: Float32[np.ndarray, " W"], field: float) -> tuple[int, 
 
 def _piece(block: Block, ranking: Ranking, place: int, logit: float, rate: float) -> _Piece:
     middle, tempo = middle_s(block.fingerprints), float(ranking.tempos[place])
-    others = ranking.scores[1:]
+    track, copies = int(ranking.tracks[place]), frozenset(ranking.copies.tolist())
+    others = ranking.scores[1:] if len(copies) < 2 else ranking.scores[ranking.rivals]
     return _Piece(
         first_window=block.first_window,
         cosines=ranking.cosines[place],
@@ -264,7 +297,14 @@ def _piece(block: Block, ranking: Ranking, place: int, logit: float, rate: float
         logit=logit,
         log_rate=math.log(max(rate, 1e-300)),
         field=float(others.mean()) if len(others) else 0.4,
+        copies=copies - {track} if track in copies else frozenset(),
     )
+
+
+def _copies(pieces: list[_Piece]) -> tuple[int, ...]:
+    """The tracks that are copies in at least half of the blocks."""
+    votes = collections.Counter(track for piece in pieces for track in piece.copies)
+    return tuple(track for track, num in votes.most_common() if 2 * num >= len(pieces))
 
 
 def _line(pieces: list[_Piece]) -> tuple[float, float, float]:

@@ -243,9 +243,10 @@ def _give_up(blocks: "queue.Queue[np.ndarray | None]") -> None:
 
 
 def _public(found: FoundTrack) -> dict:
-    return {
-        key: value for key, value in dataclasses.asdict(found).items() if key != "path"
-    }  # it is of this machine
+    values = dataclasses.asdict(found)
+    for named in (values, *values["copies"]):
+        del named["path"]  # it is of this machine
+    return values
 
 
 async def _receive(socket: WebSocket) -> str | bytes:

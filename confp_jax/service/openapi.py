@@ -50,6 +50,9 @@ _MATCH = _NAMES | {
     "score": _described(_NUMBER, "Mean cosine along the match."),
     "confidence": _described(_NUMBER, "Probability that it is right."),
     "audio": _AUDIO,
+    "copies": _described(
+        _list(_object(_NAMES)), "Other tracks that hold the same recording at this place."
+    ),
 }
 _SCHEMAS = {
     "Track": _object(

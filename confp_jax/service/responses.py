@@ -14,13 +14,7 @@ from confp_jax.service.settings import Settings
 
 def track_reply(track: StoredTrack, settings: Settings) -> dict[str, Any]:
     """A track; `audio` is where it can be played, None where it cannot."""
-    names = {
-        "id": track.id,
-        "track": track.name,
-        "title": track.title,
-        "artist": track.artist,
-        "album": track.album,
-    }
+    names = _names(track)
     counts = {
         "duration_s": round(track.duration_s, 3),
         "num_fingerprints": track.num_rows,
@@ -56,20 +50,26 @@ def answer_reply(
 def _match(heard: Heard, span: Span, settings: Settings) -> dict[str, Any]:
     found = heard.view.searcher.found(span)
     track = heard.view.searcher.reference.snapshot.tracks[span.track]
-    names = {
-        "id": track.id,
-        "track": track.name,
-        "title": track.title,
-        "artist": track.artist,
-        "album": track.album,
-    }
+    names = _names(track)
     times = {
         "offset_s": found.offset_s,
         "query_offset_s": found.query_offset_s,
         "length_s": found.length_s,
     }
     sure = {"tempo": found.tempo, "score": found.score, "confidence": found.confidence}
-    return names | times | sure | {"audio": audio_address(track, settings, from_s=found.offset_s)}
+    copies = [_names(heard.view.searcher.reference.snapshot.tracks[t]) for t in span.copies]
+    audio = audio_address(track, settings, from_s=found.offset_s)
+    return names | times | sure | {"audio": audio, "copies": copies}
+
+
+def _names(track: StoredTrack) -> dict[str, Any]:
+    return {
+        "id": track.id,
+        "track": track.name,
+        "title": track.title,
+        "artist": track.artist,
+        "album": track.album,
+    }
 
 
 async def why_reply(engine: Engine, heard: Heard) -> dict[str, Any] | None:

@@ -1,0 +1,153 @@
+"""What two recordings have in common: every pair of places, whichever of them is named first."""
+
+import dataclasses
+
+import numpy as np
+
+from confp_jax.fingerprint.fingerprints import Fingerprints
+from confp_jax.matching.blocks import Scan, joined_blocks
+from confp_jax.matching.decision import FALSE_ALARM_RATE, Decision, Judgement
+from confp_jax.matching.ranking import Ranking
+from confp_jax.matching.searchable import Reference, make_reference
+from confp_jax.matching.spans import Span, on_same_line
+
+# A recording is searched in pieces that overlap by more than a block: a block that is there many
+# times is found in as many pieces.
+_PIECE_WINDOWS, _PIECE_STEP_WINDOWS = 80, 40
+_SAME_SHARE = 0.5  # of the shorter of two sections, in both recordings: they are one
+
+
+@dataclasses.dataclass(frozen=True)
+class _Alone:
+    """A decision about each track of a ranking as if it were the only one: the pieces of one
+    recording are no rivals of each other.
+    """
+
+    decision: Decision
+
+    def judge(
+        self,
+        ranking: Ranking,
+        *,
+        length_s: float,
+        num_tracks: int,
+        overhangs: bool = False,
+        first: int = 1,
+    ) -> Judgement:
+        """As `Decision.judge`."""
+        judged = [
+            self.decision.judge(
+                ranking.only(int(track)), length_s=length_s, num_tracks=1, overhangs=overhangs
+            )
+            for track in ranking.tracks[:first]
+        ]
+        logits, rates = ([getattr(j, name) for j in judged] for name in ("logits", "alarm_rates"))
+        return Judgement(np.concatenate([[], *logits]), np.concatenate([[], *rates]))
+
+
+def common_sections(a: Fingerprints, b: Fingerprints, decision: Decision) -> list[Span]:
+    """Returns every pair of places where two recordings sound alike, in the order of the first:
+    spans of it, with the place in the second as `track_s`.
+
+    Exchanged recordings have the same sections. The rate of false alarms is that of the whole
+    question, and no section is told that is more likely wrong than right.
+    """
+    if (len(a.vectors), a.vectors.tobytes()) > (len(b.vectors), b.vectors.tobytes()):
+        sections = map(_turned, common_sections(b, a, decision))  # exactly the same, exchanged
+        return sorted(sections, key=lambda span: (span.query_s, span.track_s))
+    found, num_trials = _sections(a, b, decision)
+    turned, num_turned = _sections(b, a, decision)
+    rate = FALSE_ALARM_RATE / max(num_trials + num_turned, 1)
+    sections: list[Span] = []
+    likely = [
+        span
+        for span in [*found, *map(_turned, turned)]
+        if span.alarm_rate <= rate and span.logit >= 0
+    ]
+    for span in sorted(likely, key=lambda span: (-span.logit, span.query_s, span.track_s)):
+        for place, other in enumerate(sections):
+            if _is_one(span, other):
+                sections[place] = _united(other, span)
+                break
+        else:
+            sections.append(span)
+    return sorted(_each_once(sections), key=lambda span: (span.query_s, span.track_s))
+
+
+def _sections(a: Fingerprints, b: Fingerprints, decision: Decision) -> tuple[list[Span], int]:
+    """Spans of `a` in the pieces of `b`, and how many searches of a piece were made."""
+    reference, first_windows = _pieces(b)
+    scanning = Scan(reference, _Alone(decision))
+    spans = [span for block in joined_blocks([a]) for span in scanning.push(block)]
+    placed = [
+        dataclasses.replace(span, track=0, track_s=span.track_s + first * b.hop_s, copies=())
+        for span in spans
+        for first in (first_windows[span.track],)
+    ]
+    return placed, scanning.num_trials * len(first_windows)
+
+
+def _pieces(b: Fingerprints) -> tuple[Reference, list[int]]:
+    """A recording as a reference of overlapping pieces, and where each begins."""
+    num = len(b.vectors)
+    starts = list(range(0, max(num - _PIECE_STEP_WINDOWS, 1), _PIECE_STEP_WINDOWS))
+    # That of its windows, or where it is shorter than one the length that puts their middles where
+    # they are.
+    segment_s = b.duration_s - (num - 1) * b.hop_s
+    parts = [(str(start), b.vectors[start : start + _PIECE_WINDOWS]) for start in starts]
+    phases = 1 + len(b.between)
+    reference = make_reference(
+        parts, hop_s=b.hop_s, segment_s=segment_s, query_phases=phases, exact=True
+    )
+    return reference, starts
+
+
+def _turned(span: Span) -> Span:
+    """The same section as a span of the other recording."""
+    return dataclasses.replace(
+        span,
+        query_s=span.track_s,
+        track_s=span.query_s,
+        length_s=span.length_s * span.tempo,
+        tempo=1 / span.tempo,
+    )
+
+
+def _is_one(span: Span, other: Span) -> bool:
+    """Whether two spans are parts of one section, or the same once more."""
+    in_a = _shared_s(span.query_s, span.length_s, other.query_s, other.length_s)
+    lengths_b = span.length_s * span.tempo, other.length_s * other.tempo
+    in_b = _shared_s(span.track_s, lengths_b[0], other.track_s, lengths_b[1])
+    if on_same_line(span, other):
+        return in_a > 0
+    shorter_a, shorter_b = min(span.length_s, other.length_s), min(lengths_b)
+    return in_a > _SAME_SHARE * shorter_a and in_b > _SAME_SHARE * shorter_b
+
+
+def _shared_s(first_s: float, length_s: float, other_s: float, other_length_s: float) -> float:
+    return min(first_s + length_s, other_s + other_length_s) - max(first_s, other_s)
+
+
+def _united(surer: Span, other: Span) -> Span:
+    """The surer one of two spans, as long as both together where they are on one line."""
+    if not on_same_line(surer, other):
+        return surer
+    begin_s = min(surer.query_s, other.query_s)
+    end_s = max(surer.query_s + surer.length_s, other.query_s + other.length_s)
+    track_s = surer.track_s + surer.tempo * (begin_s - surer.query_s)
+    late_s = max(0.0, -track_s / surer.tempo)  # nothing lies before the other recording's beginning
+    return dataclasses.replace(
+        surer,
+        query_s=begin_s + late_s,
+        track_s=max(track_s, 0.0),
+        length_s=end_s - begin_s - late_s,
+    )
+
+
+def _each_once(sections: list[Span]) -> list[Span]:
+    """Without those that have become one since they were told apart."""
+    kept: list[Span] = []
+    for span in sections:
+        if not any(_is_one(span, other) for other in kept):
+            kept.append(span)
+    return kept
