@@ -53,15 +53,15 @@ def common_sections(a: Fingerprints, b: Fingerprints, decision: Decision) -> lis
     question, and no section is told that is more likely wrong than right.
     """
     if (len(a.vectors), a.vectors.tobytes()) > (len(b.vectors), b.vectors.tobytes()):
-        sections = map(_turned, common_sections(b, a, decision))  # exactly the same, exchanged
-        return sorted(sections, key=lambda span: (span.query_s, span.track_s))
+        turned = map(_turned, common_sections(b, a, decision))  # exactly the same, exchanged
+        return sorted(turned, key=lambda span: (span.query_s, span.track_s))
     found, num_trials = _sections(a, b, decision)
-    turned, num_turned = _sections(b, a, decision)
+    backwards, num_turned = _sections(b, a, decision)
     rate = FALSE_ALARM_RATE / max(num_trials + num_turned, 1)
     sections: list[Span] = []
     likely = [
         span
-        for span in [*found, *map(_turned, turned)]
+        for span in [*found, *map(_turned, backwards)]
         if span.alarm_rate <= rate and span.logit >= 0
     ]
     for span in sorted(likely, key=lambda span: (-span.logit, span.query_s, span.track_s)):
