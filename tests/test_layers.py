@@ -38,7 +38,11 @@ HEAVY = {
         "data_prep/sounds.py",
     },  # there it writes the cache of noise as wav
     "soxr": {"confp_jax/audio/decode.py"},
-    "av": {"confp_jax/audio/decode.py", "confp_jax/audio/encode.py"},
+    "av": {
+        "confp_jax/audio/container.py",
+        "confp_jax/audio/decode.py",
+        "confp_jax/audio/encode.py",
+    },
     "sounddevice": {"confp_jax/audio/microphone.py"},
     "audiomentations": {"data_prep/augment.py"},
     "tensorflow_datasets": {"confp_jax/data/records.py", "confp_jax/data/clips.py"},

@@ -1,8 +1,8 @@
 """One policy for decoding, downmixing and resampling: preparation, index and query all hear the
 same.
 
-libsndfile decodes wav, flac, ogg and opus; mp3 and what it does not know (m4a, aac, wma, webm,
-mp4) go to FFmpeg by PyAV. Channels are averaged; soxr resamples in one stream, so memory is
+libsndfile decodes wav, aiff and their kin; all else goes to FFmpeg by PyAV. Channels are averaged,
+two that cancel are subtracted; soxr resamples each stretch of one rate in one stream, so memory is
 bounded by the result.
 """
 
@@ -20,18 +20,14 @@ import soundfile
 import soxr
 from jaxtyping import Float32
 
-_SNDFILE_MAGIC = (b"RIFF", b"RF64", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"riff")
-_BLOCK_SAMPLES = 1 << 18
-_RATES_HZ = (4_000, 768_000)
-# A playlist (HLS, concat) would make FFmpeg open what it names: other files of this machine, or
-# addresses.
-_ALONE = {"protocol_whitelist": "none"}
+from confp_jax.audio.container import ALONE, BLOCK_SAMPLES, Native, check_rate, ffmpeg_blocks
+from confp_jax.audio.errors import DecodeError, Losses
 
-_Native = tuple[int, Float32[np.ndarray, "n c"]]  # rate in Hz, samples
-
-
-class DecodeError(ValueError):
-    """A file that is no usable audio; the message names the file, the cause and the remedy."""
+# FLAC and Ogg go to FFmpeg too, which skips what is damaged in them and believes no length.
+_SNDFILE_MAGIC = (b"RIFF", b"RF64", b"FORM", b"caff", b".snd", b"riff")
+_COMPRESSED = ("ALAC", "MPEG", "IMA", "MS_ADPCM")
+_LEAST_BYTES = 1_000  # a file of more, in which libsndfile finds nothing, was not completed
+_CANCEL_POWER = 4.0  # of the difference beside the sum, from which on two channels cancel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,28 +74,23 @@ def decode(path: str | pathlib.Path, *, sample_rate_hz: int) -> Audio:
 
 
 def decode_blocks(
-    path: pathlib.Path, *, sample_rate_hz: int
+    path: pathlib.Path, *, sample_rate_hz: int, losses: Losses | None = None
 ) -> Iterator[Float32[np.ndarray, " n"]]:
-    """The file as a stream of mono blocks at `sample_rate_hz`; the same errors as `decode`."""
+    """The file as a stream of mono blocks at `sample_rate_hz`; the same errors as `decode`.
+
+    Args:
+      losses: told what of the file is damaged and was skipped.
+    """
     _check_readable(path)
-    resampler: soxr.ResampleStream | None = None
-    rate_hz = 0
-    for rate_hz, block in _native_blocks(path):
-        mono = block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
+    resampler = _Resampler(sample_rate_hz)
+    for rate_hz, block in _native_blocks(path, losses or Losses()):
+        mono = _mono(block)
         if not np.isfinite(mono).all():
             raise DecodeError(
                 f"{path}: contains NaN or infinite samples; export it again as 16-bit PCM"
             )
-        if rate_hz == sample_rate_hz:
-            yield mono
-            continue
-        if resampler is None:
-            resampler = soxr.ResampleStream(
-                rate_hz, sample_rate_hz, 1, dtype="float32", quality="HQ"
-            )
-        yield resampler.resample_chunk(mono)
-    if resampler is not None:
-        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        yield from resampler.push(rate_hz, mono)
+    yield from resampler.rest()
 
 
 def read_tags(path: pathlib.Path) -> Tags:
@@ -112,7 +103,7 @@ def read_tags(path: pathlib.Path) -> Tags:
     try:
         with (
             open(path, "rb") as file,
-            av.open(file, "r", options=_ALONE, metadata_errors="replace") as container,
+            av.open(file, "r", options=ALONE, metadata_errors="replace") as container,
         ):
             found = {key.lower(): value for key, value in container.metadata.items()}
             for stream in container.streams.audio:  # Ogg and Opus keep them there
@@ -136,12 +127,12 @@ def from_samples(samples: np.ndarray, *, from_hz: int, to_hz: int) -> Float32[np
     samples = np.asarray(samples)
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > 64):
         raise DecodeError(f"samples have shape {samples.shape}; pass [n] or [n, channels]")
-    _check_rate("samples", from_hz)
+    check_rate("samples", from_hz)
     if np.issubdtype(samples.dtype, np.integer):
         info = np.iinfo(samples.dtype)
         middle = (info.max + info.min + 1) // 2  # unsigned PCM rests at half its range
         samples = (samples.astype(np.float32) - middle) / (float(info.max) - middle + 1)
-    mono = samples.mean(axis=1) if samples.ndim == 2 else samples
+    mono = _mono(samples.astype(np.float32)) if samples.ndim == 2 else samples
     mono = np.ascontiguousarray(mono, np.float32)
     if not np.isfinite(mono).all():
         raise DecodeError("samples contain NaN or infinite values")
@@ -163,7 +154,7 @@ class StreamResampler:
         Raises:
           DecodeError: a rate outside 4 to 768 kHz.
         """
-        _check_rate("samples", from_hz)
+        check_rate("samples", from_hz)
         same = from_hz == to_hz
         self._resampler = (
             None if same else soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ")
@@ -204,95 +195,67 @@ def _check_readable(path: pathlib.Path) -> None:
         raise DecodeError(f"{path}: the file is empty (0 bytes); copy it again")
 
 
-def _native_blocks(path: pathlib.Path) -> Iterator[_Native]:
+def _native_blocks(path: pathlib.Path, losses: Losses) -> Iterator[Native]:
     with open(path, "rb") as start:
-        if (
-            start.read(4) not in _SNDFILE_MAGIC
-        ):  # libsndfile's MP3 decoder writes to the terminal: never ask it
-            yield from _ffmpeg_blocks(path, "")
-            return
+        known = start.read(4) in _SNDFILE_MAGIC
+    if not known:  # libsndfile's MP3 decoder writes to the terminal: never ask it
+        yield from ffmpeg_blocks(path, losses)
+        return
     try:
         file = soundfile.SoundFile(cast(Any, os.fsencode(path)))  # bytes: names need not be UTF-8
-    except soundfile.LibsndfileError as sndfile_error:
-        yield from _ffmpeg_blocks(path, f"libsndfile: {sndfile_error.error_string} ")
+    except (soundfile.LibsndfileError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error.error_string
+        yield from ffmpeg_blocks(path, losses, f"libsndfile: {reason} ")
         return
     with file:
-        _check_rate(str(path), file.samplerate)
+        check_rate(str(path), file.samplerate)
+        unfinished = not file.frames and path.stat().st_size > _LEAST_BYTES
+        if unfinished or file.subtype.startswith(_COMPRESSED):
+            yield from ffmpeg_blocks(path, losses)
+            return
         try:
-            while len(block := file.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True)):
+            while len(block := file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
                 yield file.samplerate, block
-        except soundfile.LibsndfileError as error:
+        except (soundfile.LibsndfileError, OSError) as error:
             raise DecodeError(
-                f"{path}: damaged after {file.tell() / file.samplerate:.1f} s ({error})"
+                f"{path}: damaged after {file.tell() / file.samplerate:.1f} s ({error}); copy it "
+                "again"
             ) from error
 
 
-def _ffmpeg_blocks(path: pathlib.Path, before: str) -> Iterator[_Native]:
-    """A damaged packet is skipped as every player does; more than one in ten of them is an
-    error.
-    """
-    remedy = "is it audio? convert it to wav, flac, mp3, ogg, opus or m4a"
-    num_packets = num_damaged = 0
-    try:
-        with (
-            open(path, "rb") as file,
-            av.open(file, "r", options=_ALONE, metadata_errors="ignore") as container,
-        ):
-            if not container.streams.audio:
-                raise DecodeError(f"{path}: has no audio stream; {remedy}")
-            planar, held = av.AudioResampler(format="fltp"), _Held()
-            for packet in container.demux(container.streams.audio[0]):
-                num_packets += 1
-                try:
-                    frames = packet.decode()
-                except av.error.InvalidDataError:
-                    num_damaged += 1
-                    continue
-                for frame in frames:
-                    _check_rate(str(path), frame.sample_rate)
-                    for part in [frame] if frame.format.name == "fltp" else planar.resample(frame):
-                        yield from held.push(part)
-            yield from held.rest()
-    except av.error.FFmpegError as error:
-        raise DecodeError(
-            f"{path}: cannot be decoded ({before}FFmpeg: {error.strerror}); {remedy}"
-        ) from error
-    if num_damaged > 0.1 * num_packets:
-        raise DecodeError(
-            f"{path}: {num_damaged} of {num_packets} packets are damaged; copy or download it again"
-        )
+def _mono(samples: Float32[np.ndarray, "n c"]) -> Float32[np.ndarray, " n"]:
+    """The mean of the channels; of two that cancel each other, half their difference."""
+    if samples.shape[1] == 1:
+        return samples[:, 0]
+    mean = samples.mean(axis=1, dtype=np.float32)
+    if samples.shape[1] == 2 and len(samples):
+        difference = (samples[:, 0] - samples[:, 1]) / 2
+        if _CANCEL_POWER * np.square(mean).mean() < np.square(difference).mean():
+            return difference
+    return mean
 
 
-class _Held:
-    """Planar frames in, blocks of `_BLOCK_SAMPLES` and more out: a frame of an MP3 has 26 ms, and
-    every call its price.
-    """
+class _Resampler:
+    """Mono samples of changing rates to one rate."""
 
-    def __init__(self) -> None:
-        self._fifo, self._kind = av.AudioFifo(), (0, "")
+    def __init__(self, to_hz: int):
+        self._to_hz = to_hz
+        self._from_hz = to_hz
+        self._stream: soxr.ResampleStream | None = None
 
-    def push(self, frame: av.AudioFrame) -> Iterator[_Native]:
-        """The block that is full with this frame, or that ends before it because rate or channels
-        change.
-        """
-        kind = frame.sample_rate, frame.layout.name
-        if kind != self._kind:
+    def push(self, rate_hz: int, mono: np.ndarray) -> Iterator[Float32[np.ndarray, " n"]]:
+        """Yields what is ready."""
+        if rate_hz != self._from_hz:
             yield from self.rest()
-            self._fifo, self._kind = av.AudioFifo(), kind
-        frame.pts = None  # of a gap in the timestamps nothing is heard
-        self._fifo.write(frame)
-        if self._fifo.samples >= _BLOCK_SAMPLES:
-            yield from self.rest()
+            self._from_hz = rate_hz
+            if rate_hz != self._to_hz:
+                self._stream = soxr.ResampleStream(
+                    rate_hz, self._to_hz, 1, dtype="float32", quality="HQ"
+                )
+        yield mono if self._stream is None else self._stream.resample_chunk(mono)
 
-    def rest(self) -> Iterator[_Native]:
-        """What is held."""
-        if self._fifo.samples and (frame := self._fifo.read()):
-            yield frame.sample_rate, frame.to_ndarray().T
-
-
-def _check_rate(name: str, rate_hz: int) -> None:
-    if not _RATES_HZ[0] <= rate_hz <= _RATES_HZ[1]:
-        raise DecodeError(
-            f"{name}: sample rate {rate_hz} Hz is outside {_RATES_HZ[0]} to {_RATES_HZ[1]} Hz; "
-            "resample it"
-        )
+    def rest(self) -> Iterator[Float32[np.ndarray, " n"]]:
+        """Yields what is left of the samples of the last rate."""
+        if self._stream is not None:
+            yield self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
+            self._stream = None

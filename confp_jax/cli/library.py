@@ -256,5 +256,12 @@ def reporting(text: str) -> Iterator[Any]:
                 bar.console.print(
                     f"failed {result.error}", highlight=False, markup=False, soft_wrap=True
                 )
+            elif result.note:
+                bar.console.print(
+                    f"note: {result.path}: {result.note}",
+                    highlight=False,
+                    markup=False,
+                    soft_wrap=True,
+                )
 
         yield report

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from confp_jax.audio.decode import DecodeError, Tags, decode_blocks, read_tags
+from confp_jax.audio.errors import Losses
 from confp_jax.audio.segments import Chunk
 from confp_jax.database.records import KnownFile, NewTrack
 from confp_jax.fingerprint.embedder import Embedder
@@ -35,6 +36,7 @@ class ReadFile:
     file: KnownFile | None = None
     track: NewTrack | None = None
     error: str = ""
+    note: str = ""  # what was unusual in it
 
 
 @dataclasses.dataclass
@@ -48,6 +50,7 @@ class _Reading:
     wanted: bool = False
     tags: Tags = Tags()
     num_samples: int = 0
+    losses: Losses = dataclasses.field(default_factory=Losses)
     error: Exception | None = None
 
 
@@ -104,9 +107,10 @@ def _read(reading: _Reading, embedder: Embedder, wanted: Callable[[KnownFile], b
             reading.file = known_file(reading.path, hashlib.file_digest(file, "sha256").hexdigest())
         reading.wanted = wanted(reading.file)
         if reading.wanted:
-            blocks = _counted(
-                reading, decode_blocks(reading.path, sample_rate_hz=embedder.sample_rate_hz)
+            heard = decode_blocks(
+                reading.path, sample_rate_hz=embedder.sample_rate_hz, losses=reading.losses
             )
+            blocks = _counted(reading, heard)
             for chunk in embedder.chunk_windows(blocks, windows_per_chunk=_CHUNK_WINDOWS):
                 _put(reading, chunk)
             if known_file(reading.path, reading.file.sha256) != reading.file:
@@ -158,7 +162,7 @@ def _fingerprint(
         size_bytes=file.size_bytes,
         mtime_ns=file.mtime_ns,
     )
-    return ReadFile(reading.path, file, track)
+    return ReadFile(reading.path, file, track, note="; ".join(reading.losses.notes()))
 
 
 def _encode(

@@ -36,6 +36,7 @@ class Added:
     duration_s: float = 0.0
     num_fingerprints: int = 0
     error: str = ""
+    note: str = ""  # what was unusual in a file that was added
     id: int = dataclasses.field(default=0, compare=False)  # of the track, known at the end; 0: none
 
 
@@ -222,7 +223,8 @@ def _added(read: ReadFile, status: str) -> Added:
         return Added(str(read.path), "failed", error=read.error)
     if read.track is None:
         return Added(str(read.path), "unchanged")
-    return Added(str(read.path), status, read.track.duration_s, len(read.track.vectors))
+    track = read.track
+    return Added(str(read.path), status, track.duration_s, len(track.vectors), note=read.note)
 
 
 def update_tracks(

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from confp_jax.audio.decode import DecodeError, decode_blocks
+from confp_jax.audio.errors import Losses
 from confp_jax.audio.folders import find_audio, is_folder
 from confp_jax.audio.stream import STDIN, is_url, stream_blocks
 from confp_jax.database import Database, StoredTrack
@@ -115,9 +116,11 @@ class Searcher:
         try:
             if is_folder(path):
                 raise DecodeError(f"{path}: a folder without audio files")
-            return self.identify_blocks(
-                decode_blocks(path, sample_rate_hz=self.embedder.sample_rate_hz), query=str(path)
-            )
+            losses = Losses()
+            rate_hz = self.embedder.sample_rate_hz
+            blocks = decode_blocks(path, sample_rate_hz=rate_hz, losses=losses)
+            answer = self.identify_blocks(blocks, query=str(path))
+            return dataclasses.replace(answer, notes=answer.notes + losses.notes())
         except (DecodeError, AudioError, OSError) as error:
             return _failed(str(path), began, error)
 
