@@ -69,11 +69,10 @@ def _keep_compiled_programs() -> None:
     """Sets a cache for compiled programs, so that JAX compiles a model once for all runs. It lies
     with the user's other caches, unless the environment says otherwise.
     """
-    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    folder = home / "confp_jax" / "compiled"
-    with contextlib.suppress(
-        OSError
-    ):  # without a place to keep them, programs are compiled in every run
+    # Without a place to keep them (or a home), programs are compiled in every run.
+    with contextlib.suppress(OSError, RuntimeError):
+        home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        folder = home / "confp_jax" / "compiled"
         folder.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

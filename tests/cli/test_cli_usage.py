@@ -188,3 +188,14 @@ class TestQueries:
         write_cue(tmp_path / "x.cue", "a.wav", [match])
         assert "TITLE \"say 'hi'\"" in (tmp_path / "x.cue").read_text()
         assert "INDEX 01 02:05:37" in (tmp_path / "x.cue").read_text()
+
+
+def test_a_user_without_a_home(confp, monkeypatch):
+    """As in a container whose user is in no list: only the cache of compiled programs needs it."""
+
+    def nowhere() -> pathlib.Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(pathlib.Path, "home", nowhere)
+    assert confp("models")[0] == 0
