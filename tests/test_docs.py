@@ -121,7 +121,7 @@ def test_every_field_of_an_answer_is_explained() -> None:
 
 
 def test_errors_and_extras_are_in_the_reference(generate: ModuleType) -> None:
-    assert "`DecodeError`" in generate.errors() and "`confp_jax.audio.decode`" in generate.errors()
+    assert "`DecodeError`" in generate.errors() and "`DatabaseError`" in generate.errors()
     assert "| `serve` |" in generate.extras() and "starlette" in generate.extras()
     assert "`confp_jax.training.train`" in generate.modules()
 
