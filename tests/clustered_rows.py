@@ -3,15 +3,11 @@ exactly.
 """
 
 import numpy as np
+from unit_vectors import unit_rows
 
 from confp_jax.index import BRUTE_FORCE_ROWS
 
 NUM_ROWS = BRUTE_FORCE_ROWS + 5_000
-
-
-def unit_rows(rng: np.random.Generator, num: int, dim: int = 128) -> np.ndarray:
-    rows = rng.normal(size=(num, dim)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def clustered_rows(rng: np.random.Generator, num: int, dim: int = 128) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Tracks made of random rows, and what a database of three of them must hold."""
 
 import numpy as np
+import unit_vectors
 
 from confp_jax.database import Database, ModelStamp, NewTrack
 
@@ -8,8 +9,7 @@ STAMP = ModelStamp("tiny", "0123456789abcdef", 0.3)
 
 
 def unit_rows(seed: int, num: int, dim: int = 32) -> np.ndarray:
-    rows = np.random.default_rng(seed).normal(size=(num, dim)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit_vectors.unit_rows(np.random.default_rng(seed), num, dim)
 
 
 def track(number: int, num_rows: int = 5, **changes) -> NewTrack:

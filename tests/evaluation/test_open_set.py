@@ -10,6 +10,7 @@ import pathlib
 import numpy as np
 import pytest
 from rich.console import Console
+from unit_vectors import unit_rows
 
 from configs.calibrate import get_config as calibrate_config
 from configs.open_set import get_config as open_set_config
@@ -37,11 +38,6 @@ from confp_jax.typed_config import ConfigError, from_mapping
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 QUIET = Console(quiet=True)
-
-
-def unit_rows(rng, num, dim=64):
-    rows = rng.normal(size=(num, dim)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 @pytest.fixture(scope="module")

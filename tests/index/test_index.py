@@ -133,7 +133,7 @@ def rows() -> np.ndarray:
 
 
 def test_a_small_database_is_searched_exactly():
-    vectors = unit_rows(np.random.default_rng(0), 150)
+    vectors = unit_rows(np.random.default_rng(0), 150, 128)
     assert isinstance(build_index(vectors), ExactIndex)
 
 

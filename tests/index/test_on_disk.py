@@ -79,7 +79,7 @@ class TestGenerations:
         assert built == []
 
     def test_added_rows_are_found_and_removed_ones_are_not_at_once(self, database, built):
-        new = unit_rows(np.random.default_rng(8), 300)
+        new = unit_rows(np.random.default_rng(8), 300, 128)
         with database.writing():
             database.add(new_tracks(new, 1000))
             database.remove([t.id for t in database.tracks()[10:20]])
@@ -98,7 +98,7 @@ class TestGenerations:
 
         with database.writing():
             database.remove([t.id for t in database.tracks()[3:200:7]])
-            database.add(new_tracks(unit_rows(np.random.default_rng(9), 200), 2000))
+            database.add(new_tracks(unit_rows(np.random.default_rng(9), 200, 128), 2000))
             compact_shards(database)
         self.check(database)
         assert built == []

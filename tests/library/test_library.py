@@ -9,6 +9,7 @@ import threading
 import numpy as np
 import pytest
 import soundfile
+from unit_vectors import unit_rows
 
 import confp_jax
 from confp_jax import index as indexes
@@ -255,16 +256,11 @@ class TestCompare:
             compare_files(tmp_path / "short.wav", EXAMPLES / f"{NAMES[0]}.mp3", None)
 
 
-def unit_rows(rng, num, dim=128):
-    rows = rng.normal(size=(num, dim)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
 @pytest.fixture
 def synthetic(edge, tmp_path) -> Database:
     """30 tracks of random rows; track 7 holds 20 s of track 3."""
     rng = np.random.default_rng(0)
-    parts = [unit_rows(rng, 80) for _ in range(30)]
+    parts = [unit_rows(rng, 80, 128) for _ in range(30)]
     parts[7][5:65] = parts[3][15:75]
     database = Database.create(tmp_path / "db", ModelStamp(edge.name, edge.identity, 0.3))
     with database.writing():

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from unit_vectors import unit_rows
 
 from confp_jax.fingerprint.fingerprints import Fingerprints
 from confp_jax.matching.blocks import Scan, joined_blocks, scan
@@ -14,11 +15,6 @@ from confp_jax.matching.searchable import make_reference
 from confp_jax.matching.spans import Block, Span, SpanTracker, accepted, find_spans, matched_run
 
 HOP_S, SEGMENT_S, RATE = 0.3, 3.0, 1e-4
-
-
-def unit_rows(rng, num, dim=64):
-    rows = rng.normal(size=(num, dim)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 @pytest.fixture(scope="module")

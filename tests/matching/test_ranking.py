@@ -8,17 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from unit_vectors import unit_rows
 
 from confp_jax.fingerprint.fingerprints import Fingerprints
 from confp_jax.matching.ranking import NUM_RIVALS, Ranking, rank, rank_with_and_without
 from confp_jax.matching.searchable import Reference, make_reference, some_tracks
 
 HOP_S, SEGMENT_S = 0.3, 3.0
-
-
-def unit_rows(rng: np.random.Generator, num: int, dim: int = 64) -> np.ndarray:
-    rows = rng.normal(size=(num, dim)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def reference_of(parts: list[np.ndarray]) -> Reference:
