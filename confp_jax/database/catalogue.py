@@ -181,6 +181,12 @@ def digest(connection: sqlite3.Connection) -> str:
     return found.hexdigest()
 
 
+def is_as_left(connection: sqlite3.Connection) -> bool:
+    """Whether the catalogue is as the last writer left it, as far as its digest tells."""
+    expected = setting(connection, DIGEST_SETTING)
+    return not expected or expected == digest(connection)
+
+
 def read_tracks(connection: sqlite3.Connection) -> list[StoredTrack]:
     """Live tracks in the order of their rows."""
     rows = connection.execute(

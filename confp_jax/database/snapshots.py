@@ -53,6 +53,13 @@ def read_snapshot(database: "Database", *, to_copy: bool) -> Snapshot:
             "shard, first_row"
         ).fetchall()
         generation = catalogue.setting(connection, "generation") or ""
+        is_as_left = not to_copy or catalogue.is_as_left(connection)
+    if not is_as_left:
+        _log.warning(
+            "%s is not as the last writer left it: check what is copied from it; `confp verify` "
+            "tells more",
+            database.catalogue,
+        )
     shards = {number: _Shard(*rest) for number, *rest in rows}
     places = [_Range(*place) for place in ranges]
     opened = _open_shards(database.folder, shards, places)

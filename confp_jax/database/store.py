@@ -151,23 +151,24 @@ class Database:
             catalogue.use_wal(self.catalogue)
             is_sound = self._open_digest()
             self.remove_strays()
-            yield
-            if is_sound:
-                self._store_digest()
+            try:
+                yield
+            finally:  # also after an error: what was committed is as it should be
+                if is_sound:
+                    self._store_digest()
 
     def _open_digest(self) -> bool:
         """Takes the catalogue's digest away while this process writes: what a kill leaves has none.
         Returns whether the catalogue is as the last writer left it; damage is not sealed.
         """
         with self.connect() as connection:
-            expected = catalogue.setting(connection, catalogue.DIGEST_SETTING)
-            if expected and expected != catalogue.digest(connection):
+            if not catalogue.is_as_left(connection):
                 _log.warning(
                     "%s is not as the last writer left it; `confp verify` tells more",
                     self.catalogue,
                 )
                 return False
-            if expected:
+            if catalogue.setting(connection, catalogue.DIGEST_SETTING):
                 catalogue.put_setting(connection, catalogue.DIGEST_SETTING, "")
         return True
 

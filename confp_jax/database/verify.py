@@ -43,8 +43,7 @@ def verify(
             "SELECT id, file, num_rows, sha256 FROM shards ORDER BY id"
         ).fetchall()
         tracks = {number: _tracks_of(connection, number) for number, *_ in shards}
-        expected = catalogue.setting(connection, catalogue.DIGEST_SETTING)
-        is_changed = bool(expected) and expected != catalogue.digest(connection)
+        is_changed = not catalogue.is_as_left(connection)
         orphans = connection.execute(
             "SELECT id FROM tracks WHERE removed_at IS NULL AND shard NOT IN (SELECT id FROM "
             "shards)"

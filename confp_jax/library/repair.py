@@ -47,7 +47,11 @@ def repair(
         files = [path for track in damaged if (path := pathlib.Path(track.path)).is_file()]
         files += find_audio(folders).files if folders else []
         pending: list[tuple[int, np.ndarray]] = []
+        num_rows = 0
+        unread: set[str] = set()
         for read in read_files(embedder, files, wanted=lambda file: file.sha256 in wanted):
+            if read.error:
+                unread.add(str(read.path))
             track = wanted.pop(read.track.sha256, None) if read.track else None
             if track is None or read.track is None:
                 continue
@@ -55,13 +59,19 @@ def repair(
             done = Added(track.path, "repaired", track.duration_s, len(read.track.vectors))
             results[track.id] = done
             report(done, len(damaged))
-            if sum(len(rows) for _, rows in pending) >= _COMMIT_ROWS:
+            num_rows += len(read.track.vectors)
+            if num_rows >= _COMMIT_ROWS:
                 replace_rows(database, pending)
-                pending = []
+                pending, num_rows = [], 0
         replace_rows(database, pending)
+        gone = [track for track in wanted.values() if track.path not in unread]
+        for track in wanted.values():
+            if track.path in unread:
+                error = f"{track.path}: is there and could not be read; try again"
+                results[track.id] = Added(track.path, "failed", error=error)
         if drop:
-            database.remove([track.id for track in wanted.values()])
-            results |= {track.id: Added(track.path, "dropped") for track in wanted.values()}
+            database.remove([track.id for track in gone])
+            results |= {track.id: Added(track.path, "dropped") for track in gone}
         if damaged:
             compact_shards(database)
             on_disk.fold_if_due(database)

@@ -136,23 +136,44 @@ class Decision:
         remedy = "calibrate again with `python -m confp_jax.evaluation.calibrate`"
         try:
             values = json.loads(text)
-            found = values.pop("version", 1), tuple(values.pop("features", ()))
-            if found[0] != VERSION or not found[1] or not set(found[1]) <= set(FEATURES):
+            version, names = values.pop("version", 1), tuple(values.pop("features", ()))
+            if version != VERSION or not names or not set(names) <= set(FEATURES):
                 raise DecisionError(
-                    f"{source} is a calibration of version {found[0]} over {found[1]}, this "
-                    f"program reads version {VERSION} over some of {FEATURES}; {remedy}"
+                    f"{source} is a calibration of version {version} over {names}, this program "
+                    f"reads version {VERSION} over some of {FEATURES}; {remedy}"
                 )
-            return cls(
+            decision = cls(
                 tuple(map(float, values["lengths_s"])),
                 tuple(map(int, values["num_tracks"])),
                 np.array(values["weights"], np.float64),
                 np.array(values["tails"], np.float64),
                 identity=str(values["identity"]),
                 calibrated=bool(values["calibrated"]),
-                features=found[1],
+                features=names,
             )
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except DecisionError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
             raise DecisionError(f"{source} is damaged ({error}); {remedy}") from error
+        wrong = decision.what_is_wrong()
+        if wrong:
+            raise DecisionError(f"{source} is damaged ({wrong}); {remedy}")
+        return decision
+
+    def what_is_wrong(self) -> str:
+        """Returns why the table cannot be used, "" if it can."""
+        grid = len(self.lengths_s), len(self.num_tracks)
+        if self.weights.shape != (2, *grid, len(self.features) + 1):
+            return f"weights of shape {self.weights.shape}"
+        if self.tails.shape != (2, *grid, 2) or 0 in grid:
+            return f"tails of shape {self.tails.shape}"
+        for name in ("lengths_s", "num_tracks"):
+            values = getattr(self, name)
+            if not np.isfinite(values).all() or min(values) <= 0 or (np.diff(values) <= 0).any():
+                return f"{name} do not rise from above 0"
+        if not (np.isfinite(self.weights).all() and np.isfinite(self.tails).all()):
+            return "a weight or a tail is not finite"
+        return "" if (self.tails[..., 1] > 0).all() else "a tail's scale is not above 0"
 
 
 def uncalibrated() -> Decision:
@@ -179,7 +200,8 @@ def load_decision(folder: pathlib.Path | None, identity: str) -> Decision:
     file = folder / "decision.json" if folder else None
     if file is None or not file.is_file():
         return uncalibrated()
-    decision = Decision.from_json(file.read_text(), source=str(file))
+    text = file.read_text(encoding="utf-8", errors="replace")
+    decision = Decision.from_json(text, source=str(file))
     if decision.identity != identity:
         raise DecisionError(
             f"{file} was made for the weights {decision.identity}, these are {identity}; "

@@ -231,3 +231,30 @@ class TestTable:
             match="made for the weights abc, these are xyz.*confp_jax.evaluation.calibrate",
         ):
             load_decision(tmp_path, "xyz")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": [1, 2]},
+        {"weights": [[1], [2, 3]]},
+        {"lengths_s": ["x", 3.0]},
+        {"lengths_s": [12.0, 3.0]},
+        {"num_tracks": [0, 1, 2]},
+        {"tails": None},
+        {"identity": None, "weights": "x"},
+    ],
+)
+def test_a_table_that_is_none_is_refused_by_name(change):
+    text = json.dumps(json.loads(a_decision().to_json()) | change)
+    with pytest.raises(DecisionError, match="here is damaged"):
+        Decision.from_json(text, source="here")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+@pytest.mark.parametrize("field", ["weights", "tails"])
+def test_numbers_that_are_not_finite_are_refused(field, number):
+    values = json.loads(a_decision().to_json())
+    values[field][0][0][0][0] = 12345.5
+    with pytest.raises(DecisionError, match="not finite"):
+        Decision.from_json(json.dumps(values).replace("12345.5", number), source="here")
