@@ -6,10 +6,15 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from confp_jax.fingerprint.embedder import Embedder, load_encoder
+    from confp_jax.audio.decode import DecodeError
+    from confp_jax.database import DatabaseError, StoredTrack
+    from confp_jax.fingerprint.embedder import Embedder, UnknownModelError, load_encoder
+    from confp_jax.fingerprint.fingerprints import AudioError
     from confp_jax.library.add import Added
-    from confp_jax.library.library import Library
+    from confp_jax.library.library import Library, Removed
     from confp_jax.library.searcher import Answer, FoundTrack
+    from confp_jax.model.forked import ForkedError
+    from confp_jax.model.weights import CheckpointError
 
 # Before numpy is first imported: OpenBLAS's threads spin for 25 ms after a product and take the
 # cores from the encoder that comes next. With 2^16 cycles they sleep after 25 us (3 s identified in
@@ -17,14 +22,38 @@ if TYPE_CHECKING:
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 
 __version__ = "0.1.0"
-__all__ = ["Added", "Answer", "Embedder", "FoundTrack", "Library", "load_encoder", "open"]
+__all__ = [
+    "Added",
+    "Answer",
+    "AudioError",
+    "CheckpointError",
+    "DatabaseError",
+    "DecodeError",
+    "Embedder",
+    "ForkedError",
+    "FoundTrack",
+    "Library",
+    "Removed",
+    "StoredTrack",
+    "UnknownModelError",
+    "load_encoder",
+    "open",
+]
 
 _PLACES = {
     "Added": "library.add",
     "Answer": "library.searcher",
+    "AudioError": "fingerprint.fingerprints",
+    "CheckpointError": "model.weights",
+    "DatabaseError": "database",
+    "DecodeError": "audio.decode",
     "Embedder": "fingerprint.embedder",
+    "ForkedError": "model.forked",
     "FoundTrack": "library.searcher",
     "Library": "library.library",
+    "Removed": "library.library",
+    "StoredTrack": "database",
+    "UnknownModelError": "fingerprint.embedder",
     "load_encoder": "fingerprint.embedder",
 }
 

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from confp_jax import command_line
-from confp_jax.audio.decode import DecodeError, decode
+from confp_jax.audio.decode import DecodeError
 from confp_jax.audio.segments import replica_start_s
 from confp_jax.data.records import (
     Clip,
@@ -32,6 +32,7 @@ from confp_jax.data.replay import ReplayConfig
 from confp_jax.typed_config import ConfigError, from_mapping, suggestion
 from data_prep.augment import Chain, Distorted
 from data_prep.config import Band, ChainConfig, Draw, QueryConfig
+from data_prep.parts import read_middle
 from data_prep.shards import (
     claim_folder,
     explains_a_full_disk,
@@ -49,7 +50,7 @@ from data_prep.sources import (
     settings_json,
     sound_part,
 )
-from data_prep.tracks import SourceError, Track, middle
+from data_prep.tracks import SourceError, Track
 from data_prep.verify import verify
 
 
@@ -233,10 +234,10 @@ def make_excerpts(
         sounds = dataclasses.replace(
             sounds, music=tuple(path for path in others if path != str(track.path))
         )
-    audio = decode(track.path, sample_rate_hz=rate_hz)
-    if audio.duration_s < config.segment_s + 2:
-        raise DecodeError(f"{track.path}: {audio.duration_s:.1f} s is too short for a query set")
-    clip, clip_start_s = middle(audio, config.max_clip_s)
+    middle = read_middle(track.path, config.max_clip_s, sample_rate_hz=rate_hz)
+    if middle.whole_s < config.segment_s + 2:
+        raise DecodeError(f"{track.path}: {middle.whole_s:.1f} s is too short for a query set")
+    clip, clip_start_s = middle.samples, middle.start_s
     seed = (config.seed, zlib.crc32(name.encode()), track.track_id)
     clip_chain, excerpt_chain = _chains(name, sounds)
     whole = clip_chain.apply(clip, sample_rate_hz=rate_hz, seed=seed)

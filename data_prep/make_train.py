@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from confp_jax import command_line
-from confp_jax.audio.decode import DecodeError, decode
+from confp_jax.audio.decode import DecodeError
 from confp_jax.data.mixing import SOUNDS_FOLDER
 from confp_jax.data.records import (
     Clip,
@@ -33,6 +33,7 @@ from confp_jax.data.records import (
 from confp_jax.typed_config import from_mapping
 from data_prep.augment import Chain
 from data_prep.config import PrepareConfig
+from data_prep.parts import count_samples, read_middle
 from data_prep.shards import (
     Runner,
     claim_folder,
@@ -51,7 +52,7 @@ from data_prep.sources import (
     settings_json,
     sound_part,
 )
-from data_prep.tracks import SourceError, Track, middle
+from data_prep.tracks import SourceError, Track
 from data_prep.verify import verify
 
 _NUM_MEASURED = 8  # tracks decoded for the forecast
@@ -170,15 +171,15 @@ def make_clips(
     Raises:
       DecodeError: the file cannot be used; the caller lists it.
     """
-    audio = decode(track.path, sample_rate_hz=config.sample_rate_hz)
-    if audio.duration_s < config.min_clip_s:
+    middle = read_middle(track.path, config.max_clip_s, sample_rate_hz=config.sample_rate_hz)
+    if middle.whole_s < config.min_clip_s:
         raise DecodeError(
-            f"{track.path}: {audio.duration_s:.1f} s is shorter than min_clip_s={config.min_clip_s}"
+            f"{track.path}: {middle.whole_s:.1f} s is shorter than min_clip_s={config.min_clip_s}"
         )
-    if abs(audio.samples).max() < 1e-4:
+    if middle.peak < 1e-4:
         raise DecodeError(f"{track.path}: is silent")
     chain = _chain(config, sounds[sound_part(split)])
-    samples, start_s = middle(audio, config.max_clip_s)
+    samples, start_s = middle.samples, middle.start_s
     clips = [Clip(track.track_id, 0, 1.0, start_s, to_int16(samples))]
     for replica in range(1, config.num_replicas + 1):
         seed = (config.seed, track.track_id, replica)
@@ -201,8 +202,8 @@ def expected_clip_s(tracks: Sequence[Track], config: PrepareConfig) -> float:
     lengths_s = []
     for track in tracks[:: max(1, len(tracks) // _NUM_MEASURED)]:
         with contextlib.suppress(DecodeError):  # the run itself lists it
-            duration_s = decode(track.path, sample_rate_hz=config.sample_rate_hz).duration_s
-            lengths_s.append(min(duration_s, config.max_clip_s))
+            num_samples = count_samples(track.path, sample_rate_hz=config.sample_rate_hz)
+            lengths_s.append(min(num_samples / config.sample_rate_hz, config.max_clip_s))
     return float(np.mean(lengths_s)) if lengths_s else 0.0
 
 

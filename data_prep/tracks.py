@@ -3,11 +3,6 @@
 import dataclasses
 import pathlib
 
-import numpy as np
-from jaxtyping import Float32
-
-from confp_jax.audio.decode import Audio
-
 SPLITS = ("training", "validation", "test")
 
 
@@ -33,10 +28,3 @@ class Failure:
     track_id: int
     path: str
     why: str
-
-
-def middle(audio: Audio, length_s: float) -> tuple[Float32[np.ndarray, " n"], float]:
-    """The middle `length_s` of a longer track, and where it begins in seconds."""
-    length = round(length_s * audio.sample_rate_hz)
-    start = max(0, len(audio.samples) - length) // 2
-    return audio.samples[start : start + length], start / audio.sample_rate_hz

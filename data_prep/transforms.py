@@ -15,10 +15,11 @@ import numpy as np
 import scipy.signal
 from jaxtyping import Float32
 
-from confp_jax.audio.decode import decode, from_samples
+from confp_jax.audio.decode import from_samples
 from confp_jax.audio.encode import CodecName, through_codec
 from confp_jax.data.replay import ReplayConfig, draw_replay, replay
 from data_prep.config import Band, Draw
+from data_prep.parts import read_around
 from data_prep.sounds import Sounds
 
 _FILTER_S = 0.032  # of linear phase about its middle: no frequency is late
@@ -167,8 +168,7 @@ def add_music(
 ) -> Heard:
     """Another track at the same time, from any place in it; where it ends, it begins again."""
     snr_db, path = float(rng.uniform(snr.low, snr.high)), music[int(rng.integers(len(music)))]
-    other = decode(pathlib.Path(path), sample_rate_hz=sample_rate_hz).samples
-    other = np.resize(np.roll(other, -int(rng.integers(len(other)))), len(samples))
+    other = read_around(pathlib.Path(path), rng, len(samples), sample_rate_hz=sample_rate_hz)
     return Heard(_mix(samples, other, snr_db), {"snr_db": snr_db, "music_file_path": path})
 
 

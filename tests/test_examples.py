@@ -19,6 +19,8 @@ SHOWN = {
     "Library.add": confp_jax.Library.add,
     "Library.identify": confp_jax.Library.identify,
     "Library.identify_file": confp_jax.Library.identify_file,
+    "Library.remove": confp_jax.Library.remove,
+    "Library.update": confp_jax.Library.update,
     "Library.tracks": confp_jax.Library.tracks,
     "Library.refresh": confp_jax.Library.refresh,
     "load_encoder": confp_jax.load_encoder,

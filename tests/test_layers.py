@@ -64,6 +64,7 @@ HEAVY = {
         "confp_jax/model/weights.py",
         "confp_jax/training/metric_log.py",
         "confp_jax/training/run_folder.py",
+        "confp_jax/training/run_owner.py",
     },
     "ml_collections": COMMANDS
     | {"configs/", "confp_jax/command_line.py"},  # ConfigDict stops at the command line

@@ -139,7 +139,7 @@ def window_chunks(
     parts: list[np.ndarray] = []
     held = lead = 0
     is_first = True
-    for block in blocks:
+    for block in _no_longer_than(step, blocks):
         parts.append(block)
         held += len(block)
         while held >= lead + max(windows_end + margin, step):
@@ -160,3 +160,12 @@ def window_chunks(
             rest,
             is_whole=is_first,
         )
+
+
+def _no_longer_than(
+    num_samples: int, blocks: Iterable[Float32[np.ndarray, " n"]]
+) -> Iterator[Float32[np.ndarray, " m"]]:
+    """The blocks in parts: what is held and copied for a piece must not grow with them."""
+    for block in blocks:
+        for first in range(0, len(block), num_samples):
+            yield block[first : first + num_samples]

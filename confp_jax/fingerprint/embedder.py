@@ -27,6 +27,7 @@ from confp_jax.fingerprint.windows import FASTER, Cut, batch_shapes, batch_sizes
 from confp_jax.model.compiler import has_fast_bfloat16
 from confp_jax.model.conformer import with_narrow_kernels
 from confp_jax.model.encoder import mixed, moved_phases
+from confp_jax.model.forked import check_not_forked
 from confp_jax.model.inference import embed as embed_power
 from confp_jax.model.inference import project as project_contrast
 from confp_jax.model.shipped import shipped_folder, shipped_models
@@ -264,7 +265,11 @@ class Embedder:
     ) -> list[Fingerprints]:
         """The fingerprints of every clip, its silent ones zero; with those between them, if
         `is_dense`.
+
+        Raises:
+          ForkedError: the model was loaded before this process was forked.
         """
+        check_not_forked()
         config, num_phases = self.config.encoder, self.query_phases if is_dense else 1
         contrasts = self._threads.map(self._contrast, cuts if config.has_projection else ())
         conformed = self._conformed(cuts) if config.has_conformer else []

@@ -233,6 +233,7 @@ def update_tracks(
     *,
     prune: bool = False,
     force: bool = False,
+    fold: bool = True,
     report: Report = lambda added, total: None,
 ) -> list[Added]:
     """Looks at every track's file again: one that changed is fingerprinted again, one whose content
@@ -243,6 +244,7 @@ def update_tracks(
     Args:
       prune: remove the tracks whose files vanished, unless all of a root or most tracks did.
       force: remove them also then.
+      fold: build the index if it is due; otherwise it is left for later.
 
     Raises:
       OtherModelError: the database has become another model's since it was opened.
@@ -260,7 +262,7 @@ def update_tracks(
             update.finish(prune=prune, force=force)
         finally:
             update.commits.commit()
-        _tidy(database)
+        _tidy(database, fold=fold)
     return update.results
 
 

@@ -1,20 +1,34 @@
 """The Python API: a database that is opened once and shared by any number of threads."""
 
+import contextlib
+import dataclasses
 import logging
 import pathlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from confp_jax.audio.decode import from_samples
 from confp_jax.database import DatabaseError, StoredTrack
-from confp_jax.index import on_disk
-from confp_jax.library.add import Added, add_paths
+from confp_jax.index.background_build import built_aside, is_due
+from confp_jax.library import maintenance
+from confp_jax.library.add import Added, add_paths, update_tracks
 from confp_jax.library.open import open_or_create
 from confp_jax.library.searcher import Answer, Searcher
+from confp_jax.model.forked import check_not_forked
 
 _log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Removed:
+    """One track that was removed, or (`id` 0, `error` set) what was wanted and cannot be."""
+
+    id: int
+    name: str
+    path: str
+    error: str = ""
 
 
 class Library:
@@ -69,16 +83,66 @@ class Library:
           failed
         """
         listed = [paths] if isinstance(paths, str | pathlib.Path) else paths
-        with self._writing:
-            added = add_paths(
+        with self._changing():
+            return add_paths(
                 self._database, self._embedder, [pathlib.Path(path) for path in listed], fold=False
             )
-            self._searcher = self._new_searcher(build_index=False)
-            self._folding = threading.Thread(
-                target=self._fold, name="fold", daemon=True
-            )  # a kill loses nothing
-            self._folding.start()
-        return added
+
+    def remove(
+        self, tracks: Sequence[int | str | pathlib.Path] | int | str | pathlib.Path
+    ) -> list[Removed]:
+        """Removes tracks in one commit; the audio files stay.
+
+        They are not found any more as soon as this returns.
+
+        Args:
+          tracks: an id, a path or a name that only one track has, or several.
+
+        Returns:
+          The removed tracks, and after them one result with its `error` set for each that cannot
+          be removed.
+
+        Raises:
+          DatabaseError: another process is writing.
+
+        Examples:
+          >>> [removed.name for removed in library.remove("desert")]
+          ['desert']
+          >>> library.remove([1_000_000])[0].error
+          '1000000: no track has this id; see `confp list ...`'
+          >>> [added.status for added in library.add("music/desert.mp3")]
+          ['added']
+        """
+        listed = [tracks] if isinstance(tracks, int | str | pathlib.Path) else list(tracks)
+        ids = [track for track in listed if isinstance(track, int)]
+        texts = [str(track) for track in listed if not isinstance(track, int)]
+        with self._changing():
+            removed, refused = maintenance.remove(self._database, texts, ids=ids)
+        return [*(Removed(**track) for track in removed), *(Removed(0, "", "", e) for e in refused)]
+
+    def update(self, *, prune: bool = False, force: bool = False) -> list[Added]:
+        """Looks at every track's file again, as `confp update`: one that changed is fingerprinted
+        again, one that moved gets its new path, one that is gone is reported.
+
+        Args:
+          prune: remove the tracks whose files are gone, unless all of a folder that was added, or
+            most tracks, are.
+          force: remove them also then.
+
+        Returns:
+          One result for each track.
+
+        Raises:
+          DatabaseError: another process is writing, or the disk is full.
+
+        Examples:
+          >>> [track.status for track in library.update()]
+          ['unchanged', 'unchanged']
+        """
+        with self._changing():
+            return update_tracks(
+                self._database, self._embedder, prune=prune, force=force, fold=False
+            )
 
     def settle(self) -> None:
         """Waits until no index is being built."""
@@ -135,17 +199,40 @@ class Library:
           >>> len(library.tracks())
           2
         """
+        check_not_forked()
         with self._writing:
             self._searcher = self._new_searcher()
 
-    def _fold(self) -> None:
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One change at a time, after it a new view, and beside all a thread that builds the index
+        if it is due.
+        """
+        check_not_forked()  # a lock that a thread of the other process held is never released here
         with self._writing:
             try:
-                with self._database.writing():
-                    on_disk.fold_if_due(self._database)
+                yield
+            finally:
                 self._searcher = self._new_searcher(build_index=False)
-            except DatabaseError as error:
-                _log.warning("the search index was not built: %s", error)
+            before = self._folding
+            self._folding = threading.Thread(
+                target=self._fold, args=(before,), name="fold", daemon=True
+            )  # a kill loses nothing
+            self._folding.start()
+
+    def _fold(self, before: threading.Thread | None) -> None:
+        """Builds the index when it is due; the writer's lock is held only to make it known."""
+        if before is not None:
+            before.join()
+        try:
+            if not is_due(self._database):
+                return
+            with built_aside(self._database) as commit, self._writing:
+                with self._database.writing():
+                    commit()
+                self._searcher = self._new_searcher(build_index=False)
+        except DatabaseError as error:
+            _log.warning("the search index was not built: %s", error)
 
     def _new_searcher(self, *, build_index: bool = True) -> Searcher:
         return Searcher(

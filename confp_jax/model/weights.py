@@ -6,6 +6,7 @@ The configuration travels inside, as JSON.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -15,7 +16,9 @@ from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
 from confp_jax.config import TrainConfig
+from confp_jax.model.checksums import checksums, differing
 from confp_jax.model.encoder import Encoder
+from confp_jax.model.forked import check_not_forked
 
 UNREADABLE = (
     KeyError,
@@ -27,6 +30,10 @@ UNREADABLE = (
 
 class CheckpointError(ValueError):
     """A folder that is no usable checkpoint; the message says why and what to do."""
+
+
+class DamagedArraysError(CheckpointError):
+    """A checkpoint's arrays, or its configuration, are not those that were saved."""
 
 
 class EncoderState(NamedTuple):
@@ -43,10 +50,11 @@ def save_encoder(
     "bfloat16").
     """
     stored = jax.tree.map(lambda leaf: leaf.astype(dtype), state._asdict())
+    read = jax.tree.map(lambda leaf: leaf.astype("float32"), stored)  # as it will be read
     ocp.save_checkpointables(
         str(absolute_path(folder)),
         {"encoder": stored},
-        custom_metadata={"config": config.to_json()},
+        custom_metadata=metadata_of(config, {"encoder": read}),
     )
 
 
@@ -59,15 +67,19 @@ def load_encoder_state(folder: epath.PathLike) -> tuple[TrainConfig, EncoderStat
         step of it.
 
     Raises:
-      CheckpointError: no such folder, or no checkpoint of this project in it.
+      CheckpointError: no such folder, no checkpoint of this project in it, or a damaged one.
     """
+    check_not_forked()
     path = _checkpoint_path(absolute_path(folder))
     try:
-        config = read_config(path)
+        metadata = read_metadata(path)
+        config = TrainConfig.from_json(metadata["config"])
         wanted = jax.tree.map(template, abstract_encoder(config)._asdict())
-        return config, EncoderState(
-            **ocp.load_checkpointables(str(path), {"encoder": wanted})["encoder"]
-        )
+        found = ocp.load_checkpointables(str(path), {"encoder": wanted})
+        check_metadata(metadata, found, path)
+        return config, EncoderState(**found["encoder"])
+    except DamagedArraysError:
+        raise
     except UNREADABLE as error:
         raise CheckpointError(
             f"{folder}: no confp_jax encoder could be read ({reason_of(error)}); name a run's "
@@ -122,15 +134,35 @@ def template(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def read_config(step_folder: epath.Path) -> TrainConfig:
-    """The configuration inside a checkpoint. Only the encoder's metadata is asked for: Grain's
-    iterator has none and warns.
+def metadata_of(config: TrainConfig, trees: Mapping[str, Any]) -> dict[str, Any]:
+    """What lies beside a checkpoint's arrays: the configuration, and checksums of all."""
+    text = config.to_json()
+    return {"config": text, "checksums": checksums(trees, config=text)}
+
+
+def read_metadata(step_folder: epath.Path) -> dict[str, Any]:
+    """What `metadata_of` gave when a checkpoint was saved. Only the encoder's metadata is asked
+    for: Grain's iterator has none and warns.
     """
-    metadata = cast(
-        dict[str, str],
-        ocp.metadata(str(step_folder), checkpointable_name="encoder").custom_metadata,
-    )
-    return TrainConfig.from_json(metadata["config"])
+    found = ocp.metadata(str(step_folder), checkpointable_name="encoder").custom_metadata
+    return cast(dict[str, Any], found)
+
+
+def check_metadata(
+    metadata: Mapping[str, Any], trees: Mapping[str, Any], folder: epath.Path
+) -> None:
+    """Compares what was read with the checksums of what was saved.
+
+    Raises:
+      DamagedArraysError: something differs.
+    """
+    found = checksums(trees, config=metadata["config"])
+    names = differing(found, metadata.get("checksums"))
+    if names:
+        raise DamagedArraysError(
+            f"{folder} is damaged: {' and '.join(names)} differ from what was saved (checksums); "
+            "copy or download it again"
+        )
 
 
 def reason_of(error: Exception | None) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterator
 from typing import Any, cast
 
 import jax
-import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
@@ -19,11 +18,14 @@ from confp_jax.model.weights import (
     UNREADABLE,
     CheckpointError,
     absolute_path,
+    check_metadata,
     complete_steps,
-    read_config,
+    metadata_of,
+    read_metadata,
     reason_of,
     template,
 )
+from confp_jax.training.mesh import on_any_process
 from confp_jax.training.resume_rules import refuse_changes
 from confp_jax.training.step import TrainState
 from confp_jax.typed_config import ConfigError
@@ -79,7 +81,7 @@ class Checkpoints:
         found, unreadable = None, {}
         for step in reversed(complete_steps(self._folder)):
             found, error = self._try_load(step, state)
-            if not _anywhere(error is not None):
+            if not on_any_process(error is not None):
                 break
             found = None
             unreadable[step] = f"{self._folder / str(step)} ({reason_of(error)})"
@@ -139,10 +141,15 @@ class Checkpoints:
 
     def _load(self, step: int, state: TrainState) -> tuple[TrainState, int]:
         path = self._folder / str(step)
+        metadata = read_metadata(path)
         refuse_changes(
-            read_config(path), self._config, allowed=self._allowed, run=str(self._folder.parent)
+            TrainConfig.from_json(metadata["config"]),
+            self._config,
+            allowed=self._allowed,
+            run=str(self._folder.parent),
         )
         found = ocp.load_checkpointables(str(path), jax.tree.map(template, _checkpointables(state)))
+        check_metadata(metadata, found, path)
         encoder, optimizer = found["encoder"], found["optimizer"]
         restored = TrainState(
             params=optimizer["params"],
@@ -174,11 +181,13 @@ class Checkpoints:
 
         Nothing else is needed to go on: seed and step decide a step's draws and its batch.
         """
-        checkpointer, metadata = self._restored(), cast(Any, {"config": self._config.to_json()})
+        checkpointer = self._restored()
         if checkpointer.latest is None or checkpointer.latest.step != step:
+            trees = _checkpointables(state)
+            metadata = cast(Any, metadata_of(self._config, trees))
             with self._names_save_errors():
                 checkpointer.save_checkpointables_async(
-                    step, _checkpointables(state), force=True, custom_metadata=metadata
+                    step, trees, force=True, custom_metadata=metadata
                 )
 
     def _close(self) -> None:
@@ -209,14 +218,3 @@ def _checkpointables(state: TrainState) -> dict[str, Any]:
         "encoder": {"params": state.average, "statistics": state.statistics},
         "optimizer": {"state": state.optimizer, "step": state.step, "params": state.params},
     }
-
-
-def _anywhere(here: bool) -> bool:
-    """Whether it is so on any process. All must take the same checkpoint: one that judged alone
-    would leave the rest waiting.
-    """
-    return (
-        here
-        if jax.process_count() == 1
-        else bool(np.any(multihost_utils.process_allgather(np.array(here))))
-    )

@@ -29,6 +29,23 @@ def names_a_full_disk(workdir: epath.Path) -> Iterator[None]:
         ) from error
 
 
+def check_writable(workdir: epath.Path) -> None:
+    """Makes a run's folder, and tries to write to it.
+
+    Raises:
+      ConfigError: the folder cannot be written to.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".writable_{uuid.uuid4().hex}"  # every host tries at the same time
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"--workdir={workdir} cannot be written to ({error}); name another, or free its disk"
+        ) from error
+
+
 class GrowingFiles:
     """A local folder for files that are appended to; `publish` copies what changed.
 
@@ -43,21 +60,7 @@ class GrowingFiles:
     @classmethod
     @contextlib.contextmanager
     def open(cls, workdir: epath.Path, *, continued: tuple[str, ...]) -> Iterator["GrowingFiles"]:
-        """Begins with the bucket's copies of `continued`; publishes on leaving.
-
-        Raises:
-          ConfigError: the folder cannot be written to.
-        """
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            probe = workdir / f".writable_{uuid.uuid4().hex}"  # every host tries at the same time
-            probe.write_text("")
-            probe.unlink()
-        except OSError as error:
-            raise ConfigError(
-                f"--workdir={workdir} cannot be written to ({error}); name another, or free its "
-                "disk"
-            ) from error
+        """Begins with the bucket's copies of `continued`; publishes on leaving."""
         if "://" not in str(workdir):
             yield cls(workdir, None)
             return

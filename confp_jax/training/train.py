@@ -45,9 +45,11 @@ from confp_jax.training.optim import Stage, make_optimizer, make_schedule, plan_
 from confp_jax.training.run_folder import (
     GrowingFiles,
     RunFolderError,
+    check_writable,
     names_a_full_disk,
     save_arrays,
 )
+from confp_jax.training.run_owner import RunInUseError, owned
 from confp_jax.training.step import TrainState, build_state, train_step
 from confp_jax.training.teacher import load_teacher
 from confp_jax.training.validate import validate
@@ -81,6 +83,7 @@ def train(
       CheckpointError: no checkpoint of the run, or of its teacher, can be read.
       NonFiniteLossError: training diverged.
       RunFolderError: the disk is full.
+      RunInUseError: another run trains in `workdir`.
     """
     stages, mesh, folder = stages_of(config), make_mesh(), absolute_path(workdir)
     for stage in stages:  # what cannot work is told before anything is written
@@ -96,9 +99,11 @@ def train(
         "every_steps": config.log_every_steps,
         "schedule": schedule,
     }
+    check_writable(folder)
     with (
         jax.set_mesh(mesh),
         names_a_full_disk(folder),
+        owned(folder) as check_owned,
         GrowingFiles.open(folder, continued=(LINES,) if is_writer else ()) as files,
         Checkpoints.open(folder, config, allow_change=allow_change) as checkpoints,
         _StopSignal() as stopped,
@@ -129,9 +134,11 @@ def train(
                 ):
                     _log_validation(step, state, config, log)
                 if checkpoints.is_due(step):
+                    check_owned()
                     _save(step, state, checkpoints, log, files)
                 if stopped.is_set(step):
                     break
+            check_owned()
             _save(step, state, checkpoints, log, files)
     ending = (
         ""
@@ -308,5 +315,5 @@ if __name__ == "__main__":
         main,
         config_file="configs/fma.py:small",
         errors=user_errors,
-        passing=(UnreadableRunError, RunFolderError),
+        passing=(UnreadableRunError, RunFolderError, RunInUseError),
     )

@@ -4,6 +4,7 @@ music.
 
 import dataclasses
 import pathlib
+import shutil
 import threading
 
 import numpy as np
@@ -18,6 +19,7 @@ from confp_jax.database import Database, DatabaseError, ModelStamp, NewTrack
 from confp_jax.fingerprint.embedder import load_encoder
 from confp_jax.fingerprint.fingerprints import AudioError
 from confp_jax.index import on_disk
+from confp_jax.library import maintenance
 from confp_jax.library.calibrate import calibrate_database
 from confp_jax.library.compare import compare_files
 from confp_jax.library.monitor import monitor
@@ -25,6 +27,7 @@ from confp_jax.library.open import database_decision, open_database, open_refere
 from confp_jax.library.searcher import Searcher
 from confp_jax.matching.decision import load_decision
 from confp_jax.matching.shared_sections import shared_sections
+from confp_jax.model import forked
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples" / "music"
 NAMES = (
@@ -97,8 +100,6 @@ class TestLibrary:
 
     def test_many_threads_while_one_adds(self, folder, tracks, tmp_path):
         """Every answer is that of a single thread; what was added is seen at once."""
-        import shutil
-
         library = confp_jax.open(shutil.copytree(folder, tmp_path / "copy.db"))
         cuts = [tracks[i % 3][(2 + i) * RATE : (6 + i) * RATE] for i in range(6)]
         expected = [library.identify(cut, RATE).matches[0] for cut in cuts]
@@ -129,23 +130,24 @@ class TestLibrary:
 
     def test_the_index_is_built_in_the_background(self, folder, tracks, tmp_path, monkeypatch):
         """What was added is found at once, exactly; then by the new index as well."""
-        import shutil
-
         library = confp_jax.open(shutil.copytree(folder, tmp_path / "copy.db"))
         monkeypatch.setattr(indexes, "BRUTE_FORCE_ROWS", 100)
         begin, go_on = threading.Event(), threading.Event()
-        fold = on_disk.fold
+        write = on_disk.write_generation
 
-        def slow_fold(database):
+        def slow_write(*arguments):
             begin.set()
             assert go_on.wait(60)
-            return fold(database)
+            return write(*arguments)
 
-        monkeypatch.setattr(on_disk, "fold", slow_fold)
+        monkeypatch.setattr(on_disk, "write_generation", slow_write)
         library.add(EXAMPLES / f"{NAMES[3]}.mp3")
         cut = tracks[3][2 * RATE : 6 * RATE]
         assert begin.wait(60)
         assert library.identify(cut, RATE).matches[0].track == NAMES[3]
+        # Nobody waits for the build, or is told that another process is writing.
+        assert [result.name for result in library.remove(NAMES[0])] == [NAMES[0]]
+        maintenance.remove(Database(tmp_path / "copy.db"), [NAMES[1]])
         go_on.set()
         library.settle()
         assert library.identify(cut, RATE).matches[0].track == NAMES[3]
@@ -153,14 +155,63 @@ class TestLibrary:
         assert on_disk.stale_share(database, database.snapshot()) == 0
 
     def test_what_another_process_added_is_seen_after_a_refresh(self, folder, tmp_path):
-        import shutil
-
         copy = shutil.copytree(folder, tmp_path / "copy.db")
         first, second = confp_jax.open(copy), confp_jax.open(copy)
         first.add(str(EXAMPLES / f"{NAMES[3]}.mp3"))
         assert len(second.tracks()) == 3
         second.refresh()
         assert len(second.tracks()) == 4
+
+    def test_remove_by_id_path_and_name(self, folder, tracks, tmp_path):
+        library = confp_jax.open(shutil.copytree(folder, tmp_path / "copy.db"))
+        cut = tracks[0][2 * RATE : 6 * RATE]
+        found = library.identify(cut, RATE).matches[0]
+        removed = library.remove([found.id, EXAMPLES / f"{NAMES[1]}.mp3", "nobody", 10**9])
+        assert [result.name for result in removed[:2]] == list(NAMES[:2])
+        assert [result.id for result in removed[2:]] == [0, 0]
+        assert all("no" in result.error for result in removed[2:])
+        assert library.identify(cut, RATE).matches[0].track == NAMES[2]
+        assert [track.name for track in library.tracks()] == [NAMES[2]]
+
+    def test_update_and_the_ids_of_what_was_added(self, tmp_path):
+        music = tmp_path / "music"
+        music.mkdir()
+        rng = np.random.default_rng(0)
+        soundfile.write(music / "a.wav", 0.1 * rng.standard_normal(3 * RATE), RATE)
+        soundfile.write(music / "b.wav", 0.1 * rng.standard_normal(3 * RATE), RATE)
+        library = confp_jax.open(tmp_path / "new.db")
+        ids = [added.id for added in library.add(music)]
+        assert sorted(ids) == sorted(track.id for track in library.tracks())
+        (music / "b.wav").unlink()
+        assert [(r.status, r.id) for r in library.update()] == [
+            ("unchanged", ids[0]),
+            ("vanished", ids[1]),
+        ]
+        assert len(library.tracks()) == 2
+        library.update(prune=True, force=True)
+        assert [track.id for track in library.tracks()] == ids[:1]
+
+    def test_after_a_fork_nothing_hangs(self, library, monkeypatch):
+        """A forked worker (it has none of JAX's threads) gets an error that says what to do."""
+        monkeypatch.setattr(forked.os, "getpid", lambda: -1)
+        for call in (
+            lambda: library.identify(np.ones(4 * RATE, np.float32), RATE),
+            lambda: library.add("x.wav"),
+            lambda: library.remove("x"),
+            library.update,
+            library.refresh,
+            lambda: confp_jax.load_encoder("edge"),
+        ):
+            with pytest.raises(confp_jax.ForkedError, match="spawn"):
+                call()
+        assert library.tracks()
+
+    def test_what_it_raises_can_be_caught(self):
+        for name in confp_jax.__all__:
+            assert getattr(confp_jax, name)
+        assert confp_jax.DatabaseError is DatabaseError
+        assert confp_jax.AudioError is AudioError
+        assert confp_jax.DecodeError is DecodeError
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """An encoder is loaded from whatever holds one; what holds none is refused in a sentence."""
 
 import dataclasses
+import json
 import pathlib
 import shutil
 import subprocess
@@ -15,12 +16,16 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from confp_jax.config import TrainConfig
+from confp_jax.model.checksums import checksums
 from confp_jax.model.inference import embed
+from confp_jax.model.shipped import shipped_folder
 from confp_jax.model.weights import (
     CheckpointError,
     EncoderState,
+    absolute_path,
     encoder_identity,
     load_encoder_state,
+    read_metadata,
     save_encoder,
 )
 from confp_jax.training.mesh import make_mesh
@@ -176,3 +181,67 @@ def test_an_unfinished_save_is_not_taken(workdir: pathlib.Path, tmp_path: pathli
         copy / "checkpoints" / "3", copy / "checkpoints" / "5.orbax-checkpoint-tmp-1700000000000000"
     )
     _assert_equal(load_encoder_state(copy)[1], load_encoder_state(workdir / "checkpoints" / "4")[1])
+
+
+def _largest(folder: pathlib.Path) -> pathlib.Path:
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def _flip(path: pathlib.Path, part: float) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(part * len(data))] ^= 1 << 6
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["exported", "run"])
+def test_changed_arrays_are_refused(
+    workdir: pathlib.Path, tmp_path: pathlib.Path, name: str
+) -> None:
+    """As a flipped bit in Orbax's data does, where it decodes: other weights, the same metadata."""
+    config, state = load_encoder_state(workdir)
+    folder = tmp_path / "exported"
+    save_encoder(folder, config, state, dtype="float16")
+    if name == "run":
+        folder = tmp_path / "4"
+        shutil.copytree(workdir / "checkpoints" / "4", folder)
+    load_encoder_state(folder)
+    metadata = next(folder.glob("_CHECKPOINT_METADATA"))
+    content = json.loads(metadata.read_text())
+    stored = content["custom_metadata"]["checksums"]
+    for changed in ({**stored, "encoder": "00000000"}, {**stored, "config": "0"}, "", {}):
+        content["custom_metadata"]["checksums"] = changed
+        metadata.write_text(json.dumps(content))
+        with pytest.raises(CheckpointError, match=f"{folder} is damaged"):
+            load_encoder_state(folder)
+    del content["custom_metadata"]["checksums"]  # as of an earlier version
+    metadata.write_text(json.dumps(content))
+    load_encoder_state(folder)
+
+
+@pytest.mark.parametrize("name", ["edge", "edge2", "small"])
+def test_shipped_models_carry_checksums(name: str, tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(shipped_folder(name) / "checkpoint", folder)
+    assert set(read_metadata(absolute_path(folder))["checksums"]) == {"encoder", "config"}
+
+
+def test_one_flipped_bit_in_a_model(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(shipped_folder("edge"), folder)
+    for part in (0.3, 0.6):
+        _flip(_largest(folder / "checkpoint"), part)
+        with pytest.raises(CheckpointError):
+            load_encoder_state(folder)
+        _flip(_largest(folder / "checkpoint"), part)
+    load_encoder_state(folder)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int32", "uint8", "bool"])
+def test_a_checksum_sees_every_element_and_its_place(dtype: str) -> None:
+    values = jnp.arange(24).reshape(2, 3, 4).astype(dtype)
+    found = checksums({"x": {"a": values}}, config="")["x"]
+    assert found == checksums({"x": {"a": values + 0}}, config="")["x"]
+    others = [values.at[1, 2, 3].set(values[0, 0, 0]), values[::-1]]
+    for other in others:
+        assert found != checksums({"x": {"a": other}}, config="")["x"]
+    assert found != checksums({"x": {"b": values}}, config="")["x"]

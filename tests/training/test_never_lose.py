@@ -66,7 +66,7 @@ def test_stopped_and_resumed(
     "ignore:coroutine .* was never awaited:RuntimeWarning"
 )  # Orbax, after a read that failed
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("damage", ["cut", "no encoder", "no metadata"])
+@pytest.mark.parametrize("damage", ["cut", "no encoder", "no metadata", "other arrays"])
 def test_a_damaged_newest_checkpoint_is_set_aside(
     tiny: Callable[..., TrainConfig],
     uninterrupted: pathlib.Path,
@@ -82,6 +82,9 @@ def test_a_damaged_newest_checkpoint_is_set_aside(
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     elif damage == "no encoder":
         shutil.rmtree(newest / "encoder")
+    elif damage == "other arrays":  # as one flipped bit leaves them
+        shutil.rmtree(newest / "optimizer")
+        shutil.copytree(run / "checkpoints" / "9" / "optimizer", newest / "optimizer")
     else:
         for path in newest.rglob("*METADATA*"):
             path.unlink()

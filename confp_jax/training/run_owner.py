@@ -1,0 +1,166 @@
+"""One training run a folder: a lock of the file system, or a lease where there is none, as in a
+bucket.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+
+import jax
+from etils import epath
+
+from confp_jax.training.mesh import on_any_process
+
+LOCK, OWNER = "run.lock", "run.owner"
+_RENEWED_S = 10.0
+_PATIENCE_S = 45.0  # without a renewal: the owner was killed
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+
+class RunInUseError(RuntimeError):
+    """Another process trains in this run's folder."""
+
+
+@contextlib.contextmanager
+def owned(workdir: epath.Path) -> Iterator[Callable[[], None]]:
+    """Holds a run's folder for this process, or for all processes of this run.
+
+    Yields what raises RunInUseError where the folder was lost since: to be called before a save.
+
+    Raises:
+      RunInUseError: another run holds it.
+    """
+    with contextlib.ExitStack() as held:
+        refused, lost = None, threading.Event()
+        if jax.process_index() == 0:
+            try:
+                held.enter_context(_held(workdir, lost))
+            except RunInUseError as error:
+                refused = error
+        if on_any_process(refused is not None):
+            raise refused or RunInUseError(f"{workdir} is being trained by another run")
+
+        def check() -> None:
+            if lost.is_set():
+                raise _in_use(workdir, _owner(workdir / OWNER))
+
+        yield check
+
+
+@contextlib.contextmanager
+def _held(workdir: epath.Path, lost: threading.Event) -> Iterator[None]:
+    if "://" in str(workdir):
+        with _leased(workdir, lost):
+            yield
+        return
+    with open(workdir / LOCK, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise _in_use(workdir, file.read(200).strip()) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            print(
+                f"{workdir}: this file system has no locks ({error.strerror}); a lease in "
+                f"{OWNER} keeps other runs out",
+                file=sys.stderr,
+            )
+            with _leased(workdir, lost):
+                yield
+            return
+        try:
+            file.truncate(0)
+            file.write(_this_process())
+            file.flush()
+            yield
+        finally:
+            # Explicitly: a forked child shares the lock, and may outlive this process's file.
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
+def _leased(workdir: epath.Path, lost: threading.Event) -> Iterator[None]:
+    """An owner's object that is renewed while the run lasts. No clocks are compared: an object that
+    does not change for a while has lost its owner.
+    """
+    path, owner = workdir / OWNER, f"{_this_process()} ({uuid.uuid4().hex})"
+    _wait_until_free(workdir, path)
+    _renew(path, owner, 0)
+    time.sleep(_RENEWED_S / 5)  # whoever else took it at this moment has written by now
+    if _owner(path) != owner:
+        raise _in_use(workdir, _owner(path))
+    stop = threading.Event()
+    arguments = (path, owner, stop, lost)
+    renewing = threading.Thread(target=_keep, args=arguments, name="lease", daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        renewing.join()
+        if _owner(path) == owner:
+            path.unlink(missing_ok=True)
+
+
+def _wait_until_free(workdir: epath.Path, path: epath.Path) -> None:
+    before = _read(path)
+    end = time.monotonic() + _PATIENCE_S
+    if before:
+        print(f"{path} is there: looking whether its owner lives", file=sys.stderr)
+    while before and time.monotonic() < end:
+        time.sleep(_RENEWED_S / 10)
+        now = _read(path)
+        if now and now != before:
+            raise _in_use(workdir, _owner(path))
+        before = now
+
+
+def _keep(path: epath.Path, owner: str, stop: threading.Event, lost: threading.Event) -> None:
+    number = 0
+    while not stop.wait(_RENEWED_S):
+        number += 1
+        with contextlib.suppress(OSError):  # the bucket may answer the next time
+            if _owner(path) not in ("", owner):
+                lost.set()
+                return
+            _renew(path, owner, number)
+
+
+def _renew(path: epath.Path, owner: str, number: int) -> None:
+    path.write_text(json.dumps({"owner": owner, "renewed": number}))
+
+
+def _read(path: epath.Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def _owner(path: epath.Path) -> str:
+    try:
+        return str(json.loads(_read(path))["owner"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _in_use(workdir: epath.Path, owner: str) -> RunInUseError:
+    by = f" by {owner}" if owner else ""
+    return RunInUseError(
+        f"{workdir} is being trained{by}; wait until that run ends, stop it, or name another "
+        "--workdir"
+    )
+
+
+def _this_process() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
