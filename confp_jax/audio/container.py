@@ -4,7 +4,7 @@ import io
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import av
 import av.error
@@ -141,7 +141,7 @@ class _Decoding:
             end_s = (container.duration or 0) / av.time_base
             self._losses.damaged_s += max(1.0, end_s - self._heard_s)
 
-    def _decoded(self, packet: av.Packet) -> list[av.AudioFrame]:
+    def _decoded(self, packet: av.Packet) -> Sequence[av.AudioFrame]:
         self._num_packets += 1
         if packet.has_sidedata("encryption_info"):
             raise _encrypted(self._path)

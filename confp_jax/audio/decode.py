@@ -84,7 +84,7 @@ def decode_blocks(
     _check_readable(path)
     resampler = _Resampler(sample_rate_hz)
     for rate_hz, block in _native_blocks(path, losses or Losses()):
-        mono = _mono(block)
+        mono = to_mono(block)
         if not np.isfinite(mono).all():
             raise DecodeError(
                 f"{path}: contains NaN or infinite samples; export it again as 16-bit PCM"
@@ -132,7 +132,7 @@ def from_samples(samples: np.ndarray, *, from_hz: int, to_hz: int) -> Float32[np
         info = np.iinfo(samples.dtype)
         middle = (info.max + info.min + 1) // 2  # unsigned PCM rests at half its range
         samples = (samples.astype(np.float32) - middle) / (float(info.max) - middle + 1)
-    mono = _mono(samples.astype(np.float32)) if samples.ndim == 2 else samples
+    mono = to_mono(samples.astype(np.float32)) if samples.ndim == 2 else samples
     mono = np.ascontiguousarray(mono, np.float32)
     if not np.isfinite(mono).all():
         raise DecodeError("samples contain NaN or infinite values")
@@ -223,7 +223,7 @@ def _native_blocks(path: pathlib.Path, losses: Losses) -> Iterator[Native]:
             ) from error
 
 
-def _mono(samples: Float32[np.ndarray, "n c"]) -> Float32[np.ndarray, " n"]:
+def to_mono(samples: Float32[np.ndarray, "n c"]) -> Float32[np.ndarray, " n"]:
     """The mean of the channels; of two that cancel each other, half their difference."""
     if samples.shape[1] == 1:
         return samples[:, 0]

@@ -2,21 +2,40 @@
 microphone.
 """
 
+import contextlib
+import http.client
+import io
 import os
+import pathlib
 import shutil
 import subprocess
 import tempfile
+import threading
+import time
 import urllib.parse
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterator, Sequence
+from typing import IO
 
 import numpy as np
 from jaxtyping import Float32
 
-from confp_jax.audio.decode import DecodeError
+from confp_jax.audio.decode import DecodeError, decode_blocks, to_mono
 
 STDIN = "-"
 _SCHEMES = ("http", "https", "rtmp", "rtmps", "rtsp", "icecast", "srt", "udp", "rtp")
 _BLOCK_SAMPLES = 8_000
+_FRAME_BYTES = 8  # of two channels
+_HEAD_BYTES = 12
+_FEED_BYTES = 1 << 16
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+_RECONNECTS = (
+    *("-reconnect", "1", "-reconnect_on_network_error", "1"),
+    *("-reconnect_delay_max", "16"),
+)
+_WAITS_S = (1, 2, 4, 8, 16, 30)
+_TIMEOUT_S = 20
+_FINITE = {"content-length", "transfer-encoding"}
 
 
 def is_url(source: str) -> bool:
@@ -28,8 +47,11 @@ def stream_blocks(source: str, *, sample_rate_hz: int) -> Iterator[Float32[np.nd
     """Standard input ("-", any format that FFmpeg knows) or an address, as mono blocks while they
     come.
 
+    An endless stream that breaks off is connected again, later and later.
+
     Raises:
-      DecodeError: no FFmpeg, an address of another kind, or nothing that could be decoded.
+      DecodeError: no FFmpeg, an address of another kind, nothing that could be decoded, or a
+        stream that broke off and cannot be reached again.
     """
     program = shutil.which("ffmpeg")
     if program is None:
@@ -37,32 +59,107 @@ def stream_blocks(source: str, *, sample_rate_hz: int) -> Iterator[Float32[np.nd
             f"{source}: reading a stream needs the program ffmpeg; install it, or save the audio "
             "to a file"
         )
-    if source != STDIN and not is_url(source):
+    if source == STDIN:
+        yield from _standard_input(program, sample_rate_hz)
+        return
+    if not is_url(source):
         raise DecodeError(f"{source}: not an address of a stream; use one of {', '.join(_SCHEMES)}")
-    wanted = ["-vn", "-ac", "1", "-ar", str(sample_rate_hz), "-f", "f32le", "pipe:1"]
-    command = [
-        program,
-        "-loglevel",
-        "error",
-        "-i",
-        "pipe:0" if source == STDIN else source,
-        *wanted,
-    ]
+    options = _RECONNECTS if source.startswith(("http://", "https://")) else ()
+    heard_s, attempt = 0.0, 0
+    while True:
+        try:
+            for block in _run(program, source, sample_rate_hz, options):
+                heard_s += len(block) / sample_rate_hz
+                attempt = 0
+                yield block
+            if not _is_endless(source):
+                return
+            reason = "the stream was closed"
+        except DecodeError as error:
+            if not heard_s:
+                raise
+            reason = str(error)
+        if attempt == len(_WAITS_S):
+            raise DecodeError(
+                f"{source}: broke off after {heard_s:.1f} s and cannot be reached again ({reason})"
+            )
+        time.sleep(_WAITS_S[attempt])
+        attempt += 1
+
+
+def _is_endless(address: str) -> bool:
+    """Whether a stream that ended is one without an end: the server tells no length.
+
+    Raises:
+      DecodeError: the server cannot be reached.
+    """
+    if not address.startswith(("http://", "https://")):
+        return True
+    try:
+        with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as reply:  # noqa: S310
+            headers = {name.lower() for name in reply.headers}
+    except http.client.BadStatusLine:  # SHOUTcast's own
+        return True
+    except (OSError, http.client.HTTPException) as error:
+        raise DecodeError(f"{address}: {error}") from error
+    return any(name.startswith("icy-") for name in headers) or not headers & _FINITE
+
+
+def _standard_input(program: str, sample_rate_hz: int) -> Iterator[Float32[np.ndarray, " n"]]:
+    """MP4 goes through a file, for its index may stand at the end; other formats as they come."""
+    stdin = open(0, "rb", closefd=False)  # noqa: SIM115 - another owns it
+    if stdin.peek(_HEAD_BYTES)[4:8] not in _MP4_BOXES:
+        yield from _run(program, STDIN, sample_rate_hz, (), head=stdin)
+        return
+    with tempfile.NamedTemporaryFile(prefix="confp_stdin_", suffix=".mp4") as file:
+        path = pathlib.Path(file.name)
+        try:
+            shutil.copyfileobj(stdin, file, 1 << 20)
+            file.flush()
+            yield from decode_blocks(path, sample_rate_hz=sample_rate_hz)
+        except OSError as error:
+            raise DecodeError(f"-: cannot be kept in {path.parent} ({error.strerror})") from error
+        except DecodeError as error:
+            raise DecodeError(str(error).replace(str(path), STDIN)) from error
+
+
+def _run(
+    program: str,
+    source: str,
+    sample_rate_hz: int,
+    options: Sequence[str],
+    head: io.BufferedReader | None = None,
+) -> Iterator[Float32[np.ndarray, " n"]]:
+    """What FFmpeg makes of a source, or of what is fed to it from `head`."""
+    wanted = ["-vn", "-ac", "2", "-ar", str(sample_rate_hz), "-f", "f32le", "pipe:1"]
+    place = "pipe:0" if head else source
+    command = [program, "-loglevel", "error", *options, "-i", place, *wanted]
     with tempfile.TemporaryFile() as errors:
-        stdin = None if source == STDIN else subprocess.DEVNULL
         with subprocess.Popen(  # noqa: S603
-            command, stdin=stdin, stdout=subprocess.PIPE, stderr=errors
+            command,
+            stdin=subprocess.PIPE if head else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
         ) as process:
+            if head and process.stdin:
+                feeding = threading.Thread(target=_feed, args=(head, process.stdin), daemon=True)
+                feeding.start()
             try:
                 yield from _float_blocks(process, source)
             finally:
                 process.kill()
-        if process.returncode not in (0, -9):
-            errors.seek(0)
-            reason = (
-                errors.read().decode(errors="replace").strip().splitlines() or ["no reason given"]
-            )[-1]
-            raise DecodeError(f"{source}: FFmpeg cannot read it ({reason})")
+        errors.seek(0)
+        lines = errors.read().decode(errors="replace").strip().splitlines() or ["no reason given"]
+        if process.returncode not in (0, -9) or "Input/output error" in lines[-1]:
+            raise DecodeError(f"{source}: FFmpeg cannot read it ({lines[-1]})")
+
+
+def _feed(source: io.BufferedReader, target: IO[bytes]) -> None:
+    with contextlib.suppress(OSError, ValueError), target:
+        while data := source.read1(_FEED_BYTES):  # what is there, without waiting for more
+            target.write(data)
+            target.flush()
 
 
 def _float_blocks(
@@ -72,10 +169,11 @@ def _float_blocks(
     if output is None:
         return
     any_samples, rest = False, b""
-    while data := os.read(output.fileno(), 4 * _BLOCK_SAMPLES):
+    while data := os.read(output.fileno(), _FRAME_BYTES * _BLOCK_SAMPLES):
         data = rest + data
-        whole = len(data) // 4 * 4
-        samples, rest = np.frombuffer(data[:whole], "<f4"), data[whole:]
+        whole = len(data) // _FRAME_BYTES * _FRAME_BYTES
+        samples = to_mono(np.frombuffer(data[:whole], "<f4").reshape(-1, 2))
+        rest = data[whole:]
         if not np.isfinite(samples).all():
             raise DecodeError(f"{source}: contains NaN or infinite samples")
         any_samples = any_samples or bool(len(samples))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import confp_jax
 from confp_jax.cli import library, maintenance, models, queries, serve
-from confp_jax.cli.output import Commands
+from confp_jax.cli.output import Commands, say
 
 _EXAMPLES = """examples:
   confp add music.db ~/Music             index a folder (a second run adds only what is new)
@@ -55,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         if type(error).__name__ not in _USER_ERRORS:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `confp list DB | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

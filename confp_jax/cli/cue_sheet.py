@@ -1,67 +1,69 @@
-"""What `monitor` writes at its end: a cue sheet and a table."""
+"""What `monitor` writes at its end: cue sheets and a table."""
 
 import csv
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from confp_jax.cli.output import plain
+
 _FRAMES_PER_S = 75  # of a compact disc
+_MOST_TRACKS = 99  # of a cue sheet
+_FILE_TYPES = {".mp3": "MP3", ".aif": "AIFF", ".aiff": "AIFF"}
 
 
-def write_cue(path: pathlib.Path, source: str, matches: Sequence[Any]) -> None:
-    """Writes a cue sheet with one entry for each match, in order; times are min:s:frames."""
-    lines = [f'FILE "{_quoted(source)}" WAVE']
-    for number, match in enumerate(matches, start=1):
+def check_writable(path: pathlib.Path) -> None:
+    """Tries whether a file can be written, and leaves what is there as it is.
+
+    Raises:
+      OSError: it cannot.
+    """
+    is_new = not path.exists()
+    with open(path, "ab"):
+        pass
+    if is_new:
+        path.unlink()
+
+
+def write_cue(path: pathlib.Path, source: str, played: Sequence[tuple[Any, str]]) -> None:
+    """Writes a cue sheet with one entry for each match and its moment; times are min:s:frames.
+
+    What exceeds the 99 tracks of a sheet goes to further ones: x.cue, x.2.cue, ...
+    """
+    for number, first in enumerate(range(0, max(1, len(played)), _MOST_TRACKS), start=1):
+        target = path if number == 1 else path.with_suffix(f".{number}{path.suffix}")
+        text = _sheet(source, played[first : first + _MOST_TRACKS])
+        target.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _sheet(source: str, played: Sequence[tuple[Any, str]]) -> str:
+    kind = _FILE_TYPES.get(pathlib.PurePath(source).suffix.lower(), "WAVE")
+    lines = [f'FILE "{_quoted(source)}" {kind}']
+    for number, (match, moment) in enumerate(played, start=1):
         lines += [
             f"  TRACK {number:02d} AUDIO",
             f'    TITLE "{_quoted(match.title or match.track)}"',
             *([f'    PERFORMER "{_quoted(match.artist)}"'] if match.artist else []),
             f"    REM ID {match.id}",
             f"    REM CONFIDENCE {match.confidence:.4f}",
+            *([f"    REM PLAYED {moment}"] if moment else []),
             f"    INDEX 01 {_cue_time(match.query_offset_s)}",
         ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
+    return "\n".join(lines) + "\n"
 
 
-def write_csv(path: pathlib.Path, source: str, matches: Sequence[Any]) -> None:
-    """Writes a table with one row for each match, in order; times in seconds."""
-    header = (
-        "source",
-        "begin_s",
-        "end_s",
-        "track",
-        "id",
-        "title",
-        "artist",
-        "album",
-        "path",
-        "track_offset_s",
-        "tempo",
-        "score",
-        "confidence",
-    )
+def write_csv(path: pathlib.Path, source: str, played: Sequence[tuple[Any, str]]) -> None:
+    """Writes a table with one row for each match and its moment; times in seconds."""
+    times = ("source", "begin_s", "end_s", "track", "id", "title", "artist", "album", "path")
+    header = (*times, "track_offset_s", "tempo", "score", "confidence", "played_at")
     with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         table = csv.writer(file)
         table.writerow(header)
-        for m in matches:
+        for m, moment in played:
+            texts = [plain(text) for text in (m.title, m.artist, m.album, m.path)]
             end_s = round(m.query_offset_s + m.length_s, 3)
-            table.writerow(
-                (
-                    source,
-                    m.query_offset_s,
-                    end_s,
-                    m.track,
-                    m.id,
-                    m.title,
-                    m.artist,
-                    m.album,
-                    m.path,
-                    m.offset_s,
-                    m.tempo,
-                    m.score,
-                    m.confidence,
-                )
-            )
+            row = (plain(source), m.query_offset_s, end_s, plain(m.track), m.id, *texts)
+            table.writerow((*row, m.offset_s, m.tempo, m.score, m.confidence, moment))
 
 
 def _cue_time(seconds: float) -> str:
@@ -72,4 +74,4 @@ def _cue_time(seconds: float) -> str:
 
 def _quoted(text: str) -> str:
     """Replaces what a cue sheet cannot escape: quotation marks and line ends."""
-    return text.replace('"', "'").replace("\n", " ").replace("\r", " ")
+    return plain(text.replace('"', "'").replace("\n", " ").replace("\r", " "))

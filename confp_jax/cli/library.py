@@ -8,7 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from confp_jax.cli.output import Commands, clock, print_json, print_table, progress, status
+from confp_jax.cli.output import (
+    Commands,
+    clock,
+    plain,
+    print_json,
+    print_table,
+    progress,
+    say,
+    status,
+)
 
 
 def register(commands: Commands) -> None:
@@ -120,11 +129,11 @@ def _add(args: argparse.Namespace) -> int:
             f"{failed} failed",
             *([f"{len(others)} passed over as no audio"] if others else []),
         ]
-        print(f"{', '.join(counts)}; {args.db} now holds {len(database.tracks())} tracks")
+        say(f"{', '.join(counts)}; {args.db} now holds {len(database.tracks())} tracks")
         for path in others if args.passed_over else ():
-            print(f"passed over {path}", file=sys.stderr)
+            say(f"passed over {path}", file=sys.stderr)
         if not num_files:
-            print(
+            say(
                 "no audio files found; name files, or folders that hold wav, flac, mp3, ogg, "
                 "opus, m4a, ...",
                 file=sys.stderr,
@@ -147,13 +156,13 @@ def _update(args: argparse.Namespace) -> int:
     else:
         for result in results:
             if result.status in ("updated", "moved", "vanished", "removed"):
-                print(f"{result.status} {result.path}")
+                say(f"{result.status} {result.path}")
         names = ("updated", "moved", "unchanged", "vanished", "removed", "failed")
-        print(", ".join(f"{sum(r.status == name for r in results)} {name}" for name in names))
+        say(", ".join(f"{sum(r.status == name for r in results)} {name}" for name in names))
         if any(result.status == "vanished" for result in results) and not kept:
-            print("--prune removes the tracks whose files are gone", file=sys.stderr)
+            say("--prune removes the tracks whose files are gone", file=sys.stderr)
     if kept:
-        print(
+        say(
             f"error: nothing was removed, for {kept}; are their disks there? --prune --force "
             "removes them",
             file=sys.stderr,
@@ -168,17 +177,17 @@ def _remove(args: argparse.Namespace) -> int:
 
     database = Database(args.db)
     if not args.tracks and not args.ids:
-        print("error: name a TRACK, or give an --id", file=sys.stderr)
+        say("error: name a TRACK, or give an --id", file=sys.stderr)
         return 2
     removed, refused = remove(database, args.tracks, ids=args.ids)
     for text in refused:
-        print(f"failed {text}", file=sys.stderr)
+        say(f"failed {text}", file=sys.stderr)
     if args.json:
         print_json({"removed": removed, "refused": refused})
     else:
         for track in removed:
-            print(f"removed {track['id']} {track['name']} ({track['path']})")
-        print(f"{len(removed)} removed; {args.db} now holds {len(database.tracks())} tracks")
+            say(f"removed {track['id']} {track['name']} ({track['path']})")
+        say(f"{len(removed)} removed; {args.db} now holds {len(database.tracks())} tracks")
     return status(len(refused), len(args.tracks) + len(args.ids))
 
 
@@ -205,7 +214,7 @@ def _list(args: argparse.Namespace) -> int:
         for t in tracks
     ]
     print_table(("id", "track", "artist", "title", "length", "path"), rows)
-    print(
+    say(
         f"{len(tracks)} tracks, {sum(t.duration_s for t in tracks) / 3600:.2f} h, model "
         f"{database.stamp.name}"
     )
@@ -240,7 +249,7 @@ def _info(args: argparse.Namespace) -> int:
         ("format", info.format),
     ]
     for name, text in rows:
-        print(f"{name:<14}{text}")
+        say(f"{name:<14}{text}")
     return 0
 
 
@@ -254,11 +263,11 @@ def reporting(text: str) -> Iterator[Any]:
             bar.update(task, advance=1, total=total)
             if result.status == "failed":
                 bar.console.print(
-                    f"failed {result.error}", highlight=False, markup=False, soft_wrap=True
+                    plain(f"failed {result.error}"), highlight=False, markup=False, soft_wrap=True
                 )
             elif result.note:
                 bar.console.print(
-                    f"note: {result.path}: {result.note}",
+                    plain(f"note: {result.path}: {result.note}"),
                     highlight=False,
                     markup=False,
                     soft_wrap=True,

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from confp_jax.cli.library import reporting
-from confp_jax.cli.output import Commands, print_json, progress, status
+from confp_jax.cli.output import Commands, print_json, progress, say, status
 
 _PARQUET_HELP = "error: this needs pyarrow; install it with: pip install 'confp-jax[parquet]'"
 
@@ -130,7 +130,7 @@ def _compact(args: argparse.Namespace) -> int:
             f"{manifest.library} finds {manifest.effort.recall:.1%} of first hits among "
             f"{manifest.num_rows} fingerprints"
         )
-    print(
+    say(
         f"{done.num_removed_rows} removed fingerprints freed, "
         f"{done.num_shards_before} shards became {done.num_shards_after}; {searched}"
     )
@@ -151,11 +151,11 @@ def _verify(args: argparse.Namespace) -> int:
     else:
         names = {track.id: track.name for track in database.tracks()}
         for problem in problems:
-            print(f"{problem.what}; {problem.remedy}", file=sys.stderr)
+            say(f"{problem.what}; {problem.remedy}", file=sys.stderr)
             for number in problem.tracks:
-                print(f"  {number} {names.get(number, '')}", file=sys.stderr)
+                say(f"  {number} {names.get(number, '')}", file=sys.stderr)
         share = "" if recall is None else f"; {recall:.1%} of first hits are those of exact search"
-        print(
+        say(
             f"{len(problems)} problems{share}"
             if problems
             else f"all is well with {len(names)} tracks{share}"
@@ -175,11 +175,11 @@ def _repair(args: argparse.Namespace) -> int:
         print_json([dataclasses.asdict(result) for result in results])
     else:
         for result in results:
-            print(
+            say(
                 f"failed {result.error}" if result.error else f"{result.status} {result.path}",
                 file=sys.stderr if result.error else sys.stdout,
             )
-        print(f"{len(results) - num_failed} of {len(results)} damaged tracks are in order")
+        say(f"{len(results) - num_failed} of {len(results)} damaged tracks are in order")
     return status(num_failed, max(len(results), 1))
 
 
@@ -214,13 +214,13 @@ def _reindex(args: argparse.Namespace) -> int:
             {"swapped": swapped, "tracks": [dataclasses.asdict(result) for result in results]}
         )
     elif swapped:
-        print(f"{args.db} now uses model {database.stamp.name}, {len(database.tracks())} tracks")
+        say(f"{args.db} now uses model {database.stamp.name}, {len(database.tracks())} tracks")
     else:
-        print(f"{failed} tracks could not be fingerprinted, so {args.db} still has its old model: "
+        say(f"{failed} tracks could not be fingerprinted, so {args.db} still has its old model: "
         "bring their files back and "
               "run this again; or --prune removes them", file=sys.stderr)  # fmt: skip
     if swapped and was_calibrated:
-        print(
+        say(
             f"{args.db}: its threshold was fitted with the old model; run `confp calibrate "
             f"{args.db}` again",
             file=sys.stderr,
@@ -235,14 +235,14 @@ def _export(args: argparse.Namespace) -> int:
     try:
         from confp_jax.library.parquet import export_database
     except ImportError:
-        print(_PARQUET_HELP, file=sys.stderr)
+        say(_PARQUET_HELP, file=sys.stderr)
         return 1
     with _counting("exporting") as report:
         num_tracks, damaged = export_database(database, args.out, report=report)
     if args.json:
         print_json({"out": str(args.out), "num_tracks": num_tracks, "damaged": damaged})
     else:
-        print(f"{num_tracks} tracks in {args.out}")
+        say(f"{num_tracks} tracks in {args.out}")
     return _left_out(damaged, num_tracks)
 
 
@@ -252,7 +252,7 @@ def _import(args: argparse.Namespace) -> int:
     try:
         from confp_jax.library.parquet import file_stamp, find_files, import_files
     except ImportError:
-        print(_PARQUET_HELP, file=sys.stderr)
+        say(_PARQUET_HELP, file=sys.stderr)
         return 1
     files = find_files(args.files)
     exists = (args.db / "catalogue.sqlite").exists()
@@ -261,7 +261,7 @@ def _import(args: argparse.Namespace) -> int:
         imported = import_files(database, files, report=report)
     _print_added(args, imported, len(database.tracks()))
     for reason in imported.refused:
-        print(f"failed {reason}", file=sys.stderr)
+        say(f"failed {reason}", file=sys.stderr)
     num_sound = imported.num_added + imported.num_there
     return status(len(imported.refused), len(imported.refused) + num_sound)
 
@@ -270,7 +270,7 @@ def _print_added(args: argparse.Namespace, done: Any, num_tracks: int) -> None:
     if args.json:
         print_json(dataclasses.asdict(done) | {"num_tracks": num_tracks})
     else:
-        print(
+        say(
             f"{done.num_added} added, {done.num_there} already there; {args.db} now holds "
             f"{num_tracks} tracks"
         )
@@ -279,7 +279,7 @@ def _print_added(args: argparse.Namespace, done: Any, num_tracks: int) -> None:
 def _left_out(damaged: Sequence[str], num_others: int) -> int:
     """Prints which tracks were not copied, and returns the exit status."""
     for name in damaged:
-        print(f"failed {name}: its fingerprints are damaged and were not copied", file=sys.stderr)
+        say(f"failed {name}: its fingerprints are damaged and were not copied", file=sys.stderr)
     return status(len(damaged), len(damaged) + num_others)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from confp_jax.cli.output import Commands, print_json, status
+from confp_jax.cli.output import Commands, print_json, say, status
 
 
 def register(commands: Commands) -> None:
@@ -41,7 +41,7 @@ def _models(args: argparse.Namespace) -> int:
     if args.json:
         print_json(cards)
     for card in [] if args.json else cards:
-        print(
+        say(
             f"{card['name']}{' (default)' if card['default'] else ''}: "
             f"{card.get('summary', 'no card')}"
         )
@@ -56,7 +56,7 @@ def _embed(args: argparse.Namespace) -> int:
     from confp_jax.library.searcher import length_notes
 
     if not args.out.parent.is_dir():
-        print(
+        say(
             f"error: {args.out}: there is no folder {args.out.parent}; make it first",
             file=sys.stderr,
         )
@@ -70,10 +70,10 @@ def _embed(args: argparse.Namespace) -> int:
             found = embedder.fingerprint(audio.samples)
         except (DecodeError, AudioError) as error:
             summary.append({"file": str(path), "error": reason(path, error)})
-            print(f"failed {reason(path, error)}", file=sys.stderr)
+            say(f"failed {reason(path, error)}", file=sys.stderr)
             continue
         for note in length_notes(found.duration_s, embedder):
-            print(f"note: {path}: {note}", file=sys.stderr)
+            say(f"note: {path}: {note}", file=sys.stderr)
         summary.append(
             {
                 "file": str(path),
@@ -89,7 +89,7 @@ def _embed(args: argparse.Namespace) -> int:
         print_json({"out": str(out), "model": embedder.name, "hop_s": HOP_S, "files": summary})
     else:
         place = f" in {out}" if arrays else ": nothing was written"
-        print(f"{sum(len(a) for a in arrays.values())} fingerprints of {len(arrays)} files{place}")
+        say(f"{sum(len(a) for a in arrays.values())} fingerprints of {len(arrays)} files{place}")
     return status(len(args.files) - len(arrays), len(args.files))
 
 

@@ -3,9 +3,10 @@
 import argparse
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -61,13 +62,32 @@ class Commands:
         return sub
 
 
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"  # control, line ends, direction
+)
+_STEERING = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def plain(text: str) -> str:
+    """Returns text from outside on one line: what would steer a terminal is shown as escapes.
+
+    Letters that join others (zero-width joiners) are kept.
+    """
+    return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def say(text: str, *, file: TextIO | None = None, flush: bool = False) -> None:
+    """Prints one line of plain text."""
+    print(plain(text), file=file, flush=flush)
+
+
 def print_answer(answer: Any) -> None:
     """Prints one answer, a line for each accepted match; notes and errors go to stderr."""
     if answer.error:
-        print(f"failed {answer.error}", file=sys.stderr)
+        say(f"failed {answer.error}", file=sys.stderr)
         return
     for note in answer.notes:
-        print(f"note: {answer.query}: {note}", file=sys.stderr)
+        say(f"note: {answer.query}: {note}", file=sys.stderr)
     for found in answer.matches[: answer.num_accepted]:
         end_s = found.query_offset_s + found.length_s
         where = (
@@ -75,7 +95,7 @@ def print_answer(answer: Any) -> None:
         )
         tempo = f", tempo {found.tempo:.2f}" if abs(found.tempo - 1) >= 0.005 else ""
         sure = f"score {found.score:.2f}, confidence {found.confidence:.3f}{tempo}"
-        print(
+        say(
             f"{answer.query}: {where}{found.track} at {clock(found.offset_s)} [{known_as(found)}] "
             f"({sure})"
         )
@@ -87,7 +107,7 @@ def print_answer(answer: Any) -> None:
             if best
             else ""
         )
-        print(f"{answer.query}: unknown{nearest}")
+        say(f"{answer.query}: unknown{nearest}")
 
 
 def known_as(found: Any) -> str:
@@ -103,19 +123,25 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints columns on a terminal, whole lines in a pipe."""
     table = Table(*header, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(plain, row))
     width = None if sys.stdout.isatty() else 10_000  # a pipe gets whole lines
     Console(width=width, highlight=False, markup=False).print(table)
 
 
+def _json(value: Any, indent: int | None = None) -> str:
+    """JSON in UTF-8, which leaves control characters above ASCII's and directions unescaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def print_json(value: Any) -> None:
     """Prints indented JSON in UTF-8."""
-    print(json.dumps(value, indent=1, ensure_ascii=False))
+    print(_json(value, indent=1))
 
 
 def print_json_line(value: Any) -> None:
     """Prints one line of JSON at once, for programs that read a stream."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    print(_json(value), flush=True)
 
 
 def progress(text: str) -> Progress:

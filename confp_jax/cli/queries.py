@@ -4,20 +4,20 @@ database.
 
 import argparse
 import dataclasses
+import datetime
 import itertools
 import pathlib
 import sys
 
-from confp_jax.cli.cue_sheet import write_csv, write_cue
+from confp_jax.cli.monitoring import run_monitor
 from confp_jax.cli.output import (
     Commands,
     clock,
-    known_as,
     print_answer,
     print_json,
-    print_json_line,
     print_table,
     progress,
+    say,
     status,
 )
 
@@ -44,7 +44,7 @@ def register(commands: Commands) -> None:
     _add_rate(identify)
     monitor = commands.add(
         "monitor",
-        _monitor,
+        run_monitor,
         "report what plays in a long recording or a stream, while it plays",
         model=True,
         examples="""\
@@ -58,7 +58,16 @@ def register(commands: Commands) -> None:
         help="a file, an address that FFmpeg can open, or - for standard input",
     )
     monitor.add_argument(
-        "--cue", type=pathlib.Path, metavar="FILE", help="write a cue sheet at the end"
+        "--cue",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="write a cue sheet at the end (another one for every 99 tracks)",
+    )
+    monitor.add_argument(
+        "--start",
+        type=_moment,
+        metavar="TIME",
+        help="when the recording began, as 2026-11-30T06:00:00+01:00; streams go by the clock",
     )
     monitor.add_argument(
         "--csv", type=pathlib.Path, metavar="FILE", help="write a table at the end"
@@ -156,42 +165,13 @@ def _identify(args: argparse.Namespace) -> int:
     return status(sum(bool(answer.error) for answer in answers), len(answers))
 
 
-def _monitor(args: argparse.Namespace) -> int:
-    from confp_jax.library import open as opening
-    from confp_jax.library import searcher as searching
-    from confp_jax.library.monitor import monitor
-
-    database, embedder = opening.open_database(args.db, args.model)
-    searcher = searching.Searcher(database, embedder)
-    matches = []
+def _moment(text: str) -> datetime.datetime:
     try:
-        for event in monitor(
-            searcher,
-            searching.source_blocks(args.source, embedder),
-            alarms_per_hour=args.alarms_per_hour,
-        ):
-            found = event.found
-            if event.event == "match":
-                matches.append(found)
-            if args.json:
-                print_json_line(
-                    {"event": event.event, "heard_s": event.heard_s} | dataclasses.asdict(found)
-                )
-            elif event.event == "match":
-                end_s = found.query_offset_s + found.length_s
-                print(
-                    f"{clock(found.query_offset_s)} to {clock(end_s)}: {found.track} from "
-                    f"{clock(found.offset_s)} [{known_as(found)}]",
-                    flush=True,
-                )
-    except KeyboardInterrupt:  # how an endless stream ends: what was heard is still written
-        print("interrupted", file=sys.stderr)
-    for path, write in ((args.cue, write_cue), (args.csv, write_csv)):
-        if path:
-            write(path, args.source, matches)
-    if not args.json:
-        print(f"{len(matches)} matches")
-    return 0
+        return datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no date and time; write it as 2026-11-30T06:00:00+01:00"
+        ) from None
 
 
 def _listen(args: argparse.Namespace) -> int:
@@ -201,7 +181,7 @@ def _listen(args: argparse.Namespace) -> int:
 
     database, embedder = opening.open_database(args.db, args.model)
     searcher = searching.Searcher(database, embedder, false_alarm_rate=args.false_alarms)
-    print(f"listening for {args.seconds:g} s", file=sys.stderr)
+    say(f"listening for {args.seconds:g} s", file=sys.stderr)
     heard = itertools.islice(
         microphone_blocks(sample_rate_hz=embedder.sample_rate_hz), max(2, round(2 * args.seconds))
     )
@@ -219,8 +199,8 @@ def _compare(args: argparse.Namespace) -> int:
         return 0
     for s in sections:
         places = f"{clock(s.a_s)} to {clock(s.a_s + s.length_s)} of A is {clock(s.b_s)} of B"
-        print(f"{places} (tempo {s.tempo:.3f}, score {s.score:.2f}, confidence {s.confidence:.2f})")
-    print(f"{len(sections)} common sections, {sum(s.length_s for s in sections):.1f} s of A")
+        say(f"{places} (tempo {s.tempo:.3f}, score {s.score:.2f}, confidence {s.confidence:.2f})")
+    say(f"{len(sections)} common sections, {sum(s.length_s for s in sections):.1f} s of A")
     return 0
 
 
@@ -262,7 +242,7 @@ def _dedupe(args: argparse.Namespace) -> int:
     rows = [(clock(s.length_s), f"{tracks[s.track].path} at {clock(s.track_s)}",
              f"{tracks[s.other].path} at {clock(s.other_s)}") for s in found]  # fmt: skip
     print_table(("shared", "track", "other"), rows)
-    print(f"{len(found)} pairs share {args.shortest:g} s or more")
+    say(f"{len(found)} pairs share {args.shortest:g} s or more")
     return 0
 
 
@@ -282,7 +262,7 @@ def _calibrate(args: argparse.Namespace) -> int:
         print_json(dataclasses.asdict(found))
     else:
         lengths = ", ".join(f"{length:g} s" for length in found.lengths_s)
-        print(f"calibrated on {found.num_excerpts} excerpts each of {lengths} from "
+        say(f"calibrated on {found.num_excerpts} excerpts each of {lengths} from "
         f"{found.num_tracks} tracks; "
               f"{found.num_same} of recordings that are there twice were left out")  # fmt: skip
     return 0

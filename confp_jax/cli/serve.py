@@ -4,7 +4,7 @@ import argparse
 import pathlib
 import sys
 
-from confp_jax.cli.output import Commands, print_json_line
+from confp_jax.cli.output import Commands, print_json_line, say
 
 
 def register(commands: Commands) -> None:
@@ -93,7 +93,7 @@ def _serve(args: argparse.Namespace) -> int:
         if args.json:
             print_json_line({"address": address})
         else:
-            print(
+            say(
                 f"serving {args.db} at {address} (compiling the model; {address}/readyz "
                 "answers 200 when it is ready)",
                 file=sys.stderr,

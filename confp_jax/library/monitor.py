@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32
 
+from confp_jax.audio.errors import DecodeError
 from confp_jax.library.searcher import FoundTrack, Searcher
 from confp_jax.matching.blocks import STEP_WINDOWS, TRIALS_PER_STEP, Scan, joined_blocks
 from confp_jax.matching.spans import Span, covers
@@ -40,13 +41,14 @@ def monitor(
 
     Raises:
       AudioError: less than 1 s in all.
-      DecodeError: what `blocks` raises.
+      DecodeError: what `blocks` raises, after the events of what was heard before.
     """
     hop_s = searcher.reference.hop_s
     rate = alarms_per_hour * STEP_WINDOWS * hop_s / 3600 / TRIALS_PER_STEP  # of one search
     scanning, reported = Scan(searcher.reference, searcher.decision), _Reported(rate)
+    heard = _UntilError(blocks)
     for block in joined_blocks(
-        searcher.embedder.stream(blocks, hop_s=hop_s, windows_at_once=STEP_WINDOWS)
+        searcher.embedder.stream(heard, hop_s=hop_s, windows_at_once=STEP_WINDOWS)
     ):
         over = scanning.push(block)
         heard_s, playing = round(block.start_s + block.fingerprints.duration_s, 3), scanning.current
@@ -54,6 +56,27 @@ def monitor(
             yield Event("match", searcher.found(span), heard_s)
         for span in reported.started(playing):
             yield Event("playing", searcher.found(span), heard_s)
+    if heard.error:
+        raise heard.error
+
+
+class _UntilError:
+    """Blocks until one cannot be had; the error is kept for when all before it was reported."""
+
+    def __init__(self, blocks: Iterable[Float32[np.ndarray, " n"]]):
+        self._blocks = blocks
+        self.error: DecodeError | None = None
+
+    def __iter__(self) -> Iterator[Float32[np.ndarray, " n"]]:
+        num = 0
+        try:
+            for block in self._blocks:
+                num += len(block)
+                yield block
+        except DecodeError as error:
+            if not num:
+                raise
+            self.error = error
 
 
 class _Reported:

@@ -219,16 +219,20 @@ def identify_sources(searcher: Searcher, sources: Sequence[str]) -> Iterator[Ans
 def source_blocks(source: str, embedder: Embedder) -> Iterator[Float32[np.ndarray, " n"]]:
     """Yields the audio of a file, an address, or standard input ("-") in blocks."""
     rate_hz = embedder.sample_rate_hz
-    streams = source == STDIN or (is_url(source) and not pathlib.Path(source).exists())
     return (
         stream_blocks(source, sample_rate_hz=rate_hz)
-        if streams
+        if is_stream(source)
         else decode_blocks(pathlib.Path(source), sample_rate_hz=rate_hz)
     )
 
 
 def _named(track: StoredTrack) -> NamedTrack:
     return NamedTrack(track.id, track.name, track.path, track.title, track.artist, track.album)
+
+
+def is_stream(source: str) -> bool:
+    """Whether a source is standard input or an address, not a file."""
+    return source == STDIN or (is_url(source) and not pathlib.Path(source).exists())
 
 
 def _failed(query: str, began: float, error: Exception) -> Answer:

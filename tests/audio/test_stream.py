@@ -105,3 +105,44 @@ def test_a_machine_without_a_microphone_says_what_to_do():
         )
     finally:
         blocks.close()
+
+
+@needs_ffmpeg
+def test_an_mp4_on_standard_input_has_its_index_at_the_end(tmp_path):
+    command = ["ffmpeg", "-v", "quiet", "-i", str(CLIP), "-t", "3", "-c:a", "aac", "x.m4a"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    done = read_stdin((tmp_path / "x.m4a").read_bytes())
+    assert len(done.stdout) / 4 / 16_000 == pytest.approx(3, abs=0.2)
+
+
+@needs_ffmpeg
+def test_a_stream_that_is_closed_is_connected_again_and_its_end_is_told(monkeypatch):
+    monkeypatch.setattr("confp_jax.audio.stream._WAITS_S", (0, 0))
+    content = CLIP.read_bytes()[:100_000]
+    asked = []
+
+    class Radio(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            asked.append(self.path)
+            if len(asked) > 3:
+                return self.send_error(404)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Radio) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            blocks = stream_blocks(f"http://127.0.0.1:{server.server_port}/", sample_rate_hz=16_000)
+            num = 0
+            with pytest.raises(DecodeError, match=r"broke off after .* cannot be reached again"):
+                for block in blocks:
+                    num += len(block)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert len(asked) > 4 and num > 16_000

@@ -185,9 +185,11 @@ class TestQueries:
         match = types.SimpleNamespace(
             id=7, track='say "hi"', title="", artist="Ann", confidence=0.5, query_offset_s=125.49
         )
-        write_cue(tmp_path / "x.cue", "a.wav", [match])
+        write_cue(tmp_path / "x.cue", "a.wav", [(match, "")] * 100)
         assert "TITLE \"say 'hi'\"" in (tmp_path / "x.cue").read_text()
         assert "INDEX 01 02:05:37" in (tmp_path / "x.cue").read_text()
+        assert "TRACK 99" in (tmp_path / "x.cue").read_text()
+        assert "TRACK 01" in (tmp_path / "x.2.cue").read_text()  # 99 tracks a sheet
 
 
 def test_a_user_without_a_home(confp, monkeypatch):
