@@ -109,7 +109,10 @@ def writer_lock(folder: pathlib.Path) -> Iterator[None]:
             lock.truncate(0)
             lock.seek(0)
             lock.write(f"{os.getpid()}\n".encode())
-        yield
+        try:
+            yield
+        finally:  # a child that was forked meanwhile has the same lock and would keep it
+            fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def _take(folder: pathlib.Path, lock: BinaryIO) -> None:

@@ -16,7 +16,8 @@ from jaxtyping import Float32
 
 from confp_jax.fingerprint.fingerprints import Fingerprints
 from confp_jax.matching.decision import Judgement
-from confp_jax.matching.ranking import Ranking, middle_s, rank
+from confp_jax.matching.query_windows import middle_s
+from confp_jax.matching.ranking import Ranking, rank
 from confp_jax.matching.searchable import Reference
 
 _NUM_CANDIDATES = 5

@@ -12,7 +12,8 @@ from jaxtyping import Float32
 from confp_jax.audio.mel import mel_power
 from confp_jax.config import MelConfig
 from confp_jax.matching.blocks import BLOCK_WINDOWS
-from confp_jax.matching.ranking import Ranking, centres_s, rank
+from confp_jax.matching.query_windows import centres_s
+from confp_jax.matching.ranking import Ranking, rank
 from confp_jax.service.engine import Heard
 
 SHOWN_S = 12.0  # of a match: what is compared and drawn

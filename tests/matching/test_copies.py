@@ -9,8 +9,9 @@ from confp_jax.fingerprint.fingerprints import Fingerprints
 from confp_jax.matching.blocks import scan
 from confp_jax.matching.common_sections import common_sections
 from confp_jax.matching.decision import uncalibrated
-from confp_jax.matching.ranking import NUM_RIVALS, rank
+from confp_jax.matching.ranking import rank
 from confp_jax.matching.searchable import Reference, make_reference
+from confp_jax.matching.seeds import NUM_RIVALS
 from confp_jax.matching.spans import Span, accepted, covers
 
 HOP_S, SEGMENT_S = 0.3, 3.0

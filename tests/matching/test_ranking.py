@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from unit_vectors import unit_rows
 
 from confp_jax.fingerprint.fingerprints import Fingerprints
-from confp_jax.matching.ranking import NUM_RIVALS, Ranking, rank, rank_with_and_without
+from confp_jax.matching.ranking import Ranking, rank, rank_with_and_without
 from confp_jax.matching.searchable import Reference, make_reference, some_tracks
+from confp_jax.matching.seeds import NUM_RIVALS
 
 HOP_S, SEGMENT_S = 0.3, 3.0
 

@@ -1,0 +1,77 @@
+"""What a query is searched by: its windows, and where they lie in it."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int64
+
+from confp_jax.fingerprint.fingerprints import Fingerprints
+
+
+def centres_s(query: Fingerprints) -> Float64[np.ndarray, " W"]:
+    """Where in the query the middle of each window lies."""
+    from_middle = np.arange(len(query.vectors)) - (len(query.vectors) - 1) / 2
+    return middle_s(query) + from_middle * query.hop_s
+
+
+def middle_s(query: Fingerprints) -> float:
+    """Where in the query its middle window has its middle: lines are told by where they are
+    there.
+    """
+    return query.duration_s / 2
+
+
+@dataclasses.dataclass(frozen=True)
+class QueryWindows:
+    """What a query is searched by."""
+
+    vectors: Float32[np.ndarray, "W E"]
+    loud: Bool[np.ndarray, " W"]
+    from_middle_s: Float64[np.ndarray, " W"]  # of the query to the middle of each
+    needed: Bool[
+        np.ndarray, " W"
+    ]  # full of the query: where the track has nothing there, something of the query is missing
+    tell_tempo: bool
+    num_phases: int = 1  # so many begin within a hop; then they lie in order of their beginning
+
+    @property
+    def searched(self) -> Int64[np.ndarray, " S"]:
+        """Those whose nearest rows are searched: of dense ones every second is enough to find a
+        line.
+        """
+        step = 2 if self.num_phases % 2 == 0 else 1
+        return np.flatnonzero(self.loud & (np.arange(len(self.loud)) % step == 0))
+
+
+def query_windows(query: Fingerprints) -> QueryWindows:
+    """Returns the windows of a query, dense ones in the order of their beginning."""
+    if len(query.between):
+        return _dense_windows(query)
+    num_beyond, num = query.overhang.shape[1], len(query.vectors)
+    vectors = (
+        np.concatenate([query.overhang[0], query.vectors, query.overhang[1]])
+        if num_beyond
+        else query.vectors
+    )
+    place = np.arange(-num_beyond, num + num_beyond)
+    return QueryWindows(
+        vectors,
+        np.any(vectors != 0, axis=1),
+        (place - (num - 1) / 2) * query.hop_s,
+        (place >= 0) & (place < num) & (not query.is_partial),
+        query.tells_tempo,
+    )
+
+
+def _dense_windows(query: Fingerprints) -> QueryWindows:
+    num_phases, num = 1 + len(query.between), len(query.vectors)
+    vectors = (
+        np.concatenate([query.vectors[None], query.between])
+        .swapaxes(0, 1)
+        .reshape(num_phases * num, -1)
+    )
+    from_middle_s = (np.arange(len(vectors)) / num_phases - (num - 1) / 2) * query.hop_s
+    loud = np.any(vectors != 0, axis=1)
+    return QueryWindows(
+        vectors, loud, from_middle_s, loud & (not query.is_partial), query.tells_tempo, num_phases
+    )

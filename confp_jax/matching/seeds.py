@@ -1,0 +1,102 @@
+"""From segment hits to lines: the nearest rows of all windows vote for where a track runs."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+from confp_jax.matching.query_windows import QueryWindows
+from confp_jax.matching.searchable import Reference
+
+NUM_RIVALS = 10  # tracks that the best one is compared with
+_NUM_TRACKS = 32  # that are scored: the best, its rivals, and room for what the votes misjudge
+_NUM_REPEATING, _NUM_PLACES = 8, 4  # of the first tracks, so many lines each are scored
+_HITS_PER_QUERY = 1_200  # of all windows together
+_HITS_PER_DENSE_QUERY = 2_400
+_MIN_HITS = 50
+_MAX_HITS = 12_800
+_TEMPOS = np.array([0.7, 0.77, 0.845, 0.92, 1.0, 1.08, 1.17, 1.27, 1.38])
+_BIN_S = 0.6
+
+
+@dataclasses.dataclass(frozen=True)
+class Seeds:
+    """One line for each track: it passes `anchors_s` (centre of a window in the track) at the
+    query's middle.
+    """
+
+    tracks: Int64[np.ndarray, " T"]
+    tempos: Float64[np.ndarray, " T"]
+    anchors_s: Float64[np.ndarray, " T"]
+
+
+def seed_lines(windows: QueryWindows, reference: Reference, without: Sequence[int]) -> Seeds:
+    """The lines with most votes of each track.
+
+    A hit's vote is what it stands out by over its window's last hit.
+    """
+    searched = windows.searched
+    num = len(searched)
+    window, rows, votes = _hits(windows.vectors[searched], reference, without)
+    tracks = reference.snapshot.row_tracks[rows].astype(np.int64)
+    times_s = (rows - reference.first_rows[tracks]) * reference.hop_s + reference.segment_s / 2
+    from_middle_s = windows.from_middle_s[searched][window]
+    found: list[tuple[np.ndarray, ...]] = []
+    for tempo in _TEMPOS if windows.tell_tempo else [1.0]:
+        anchors_s = times_s - tempo * from_middle_s
+        cells = tracks * (1 << 32) + np.floor(anchors_s / _BIN_S).astype(np.int64) + (1 << 31)
+        cell, inverse = np.unique(cells, return_inverse=True)
+        ballots, ballot = np.unique(inverse * num + window, return_inverse=True)
+        loudest = np.zeros(len(ballots))
+        np.maximum.at(
+            loudest, ballot, votes
+        )  # a window has one vote in a cell, however many of its rows it holds
+        total = np.bincount(ballots // num, weights=loudest)
+        mean_s = np.bincount(inverse, weights=votes * anchors_s) / np.bincount(
+            inverse, weights=votes
+        )
+        found.append((cell >> 32, total, mean_s, np.full(len(cell), tempo)))
+    cell_tracks, total, anchors_s, tempos = (
+        np.concatenate(parts) for parts in zip(*found, strict=True)
+    )
+    order = np.argsort(-total, kind="stable")
+    best = order[_chosen(cell_tracks[order])]
+    return Seeds(cell_tracks[best], tempos[best], anchors_s[best])
+
+
+def _chosen(tracks: Int64[np.ndarray, " C"]) -> Int64[np.ndarray, " S"]:
+    """Of cells with most votes first, by track: one of each of `_NUM_TRACKS`, and the first tracks'
+    next ones: music repeats.
+    """
+    by_track = np.argsort(tracks, kind="stable")
+    starts = np.flatnonzero(np.diff(tracks[by_track], prepend=-1))
+    nth = np.empty(len(tracks), np.int64)  # of its track
+    nth[by_track] = np.arange(len(tracks)) - np.repeat(starts, np.diff(starts, append=len(tracks)))
+    _, first, inverse = np.unique(tracks, return_index=True, return_inverse=True)
+    place = np.argsort(np.argsort(first))[inverse]  # of its track among the tracks
+    return np.flatnonzero(
+        (place < _NUM_TRACKS) & (nth == 0) | (place < _NUM_REPEATING) & (nth < _NUM_PLACES)
+    )
+
+
+def _hits(
+    vectors: Float32[np.ndarray, "W E"], reference: Reference, without: Sequence[int]
+) -> tuple[Int64[np.ndarray, " H"], Int64[np.ndarray, " H"], Float64[np.ndarray, " H"]]:
+    """Window, row and vote of every hit; enough of them for a field of rivals."""
+    wanted = _HITS_PER_DENSE_QUERY if reference.query_phases > 1 else _HITS_PER_QUERY
+    k, num_rows = max(_MIN_HITS, wanted // len(vectors)), len(reference.snapshot.vectors)
+    while True:
+        hits = reference.index.search(vectors, k=k)
+        tracks = reference.snapshot.row_tracks[hits.rows]
+        used = (hits.rows >= 0) & ~np.isin(tracks, without)
+        if k >= num_rows or k >= _MAX_HITS or len(np.unique(tracks[used])) > NUM_RIVALS:
+            break
+        k *= 8  # one long or repetitive track fills the hits: the decision needs its rivals too
+    least = np.where(hits.rows >= 0, hits.scores, np.inf).min(axis=1, keepdims=True)
+    window, place = np.nonzero(used)
+    return (
+        window,
+        hits.rows[window, place],
+        (hits.scores - least)[window, place].astype(np.float64) + 1e-3,
+    )
