@@ -167,3 +167,13 @@ def clock(seconds: float) -> str:
 def status(num_failed: int, num: int) -> int:
     """Returns the exit status: 0 all well, 1 all failed (or nothing done), 3 some failed."""
     return 0 if not num_failed and num else 1 if num_failed == num else 3
+
+
+def rate(text: str) -> float:
+    """Reads the proportion of unknown queries that may be answered."""
+    value = float(text)
+    if not 1e-9 <= value < 0.05:
+        raise argparse.ArgumentTypeError(
+            f"{text} must lie between 1e-9 and 0.05; 0.001 is one in a thousand"
+        )
+    return value

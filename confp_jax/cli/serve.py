@@ -4,7 +4,7 @@ import argparse
 import pathlib
 import sys
 
-from confp_jax.cli.output import Commands, print_json_line, say
+from confp_jax.cli.output import Commands, print_json_line, rate, say
 
 
 def register(commands: Commands) -> None:
@@ -17,7 +17,8 @@ def register(commands: Commands) -> None:
         examples="""\
   confp serve music.db                   then open http://127.0.0.1:8000
   confp serve music.db --token-file token.txt        tracks can be added and removed with this token
-  confp serve music.db --host 0.0.0.0 --share-audio  for others, who may also play the tracks
+  confp serve music.db --host 0.0.0.0 --share-audio MUSIC   for others, who may also play the tracks
+                                         whose files lie in MUSIC
   curl --data-binary @clip.wav http://127.0.0.1:8000/v1/identify""",
     )
     serve.add_argument(
@@ -33,7 +34,14 @@ def register(commands: Commands) -> None:
         help="a file with the token that allows adding and removing tracks",
     )
     serve.add_argument(
-        "--share-audio", action="store_true", help="let clients play the tracks' files"
+        "--share-audio",
+        action="append",
+        nargs="?",
+        const=None,
+        default=[],
+        type=pathlib.Path,
+        metavar="FOLDER",
+        help="let clients play the tracks whose files lie in this folder (may be repeated)",
     )
     serve.add_argument(
         "--allow-origin",
@@ -48,6 +56,13 @@ def register(commands: Commands) -> None:
         default=[],
         metavar="NAME",
         help="a host name that the service answers to",
+    )
+    serve.add_argument(
+        "--root-path",
+        default="",
+        metavar="PATH",
+        help="the path that a proxy gives the service, such as /music (X-Forwarded-Prefix if "
+        "the proxy sends it)",
     )
     serve.add_argument(
         "--max-body-mib", type=int, default=32, metavar="N", help="largest request in MiB (32)"
@@ -68,7 +83,7 @@ def register(commands: Commands) -> None:
     )
     serve.add_argument(
         "--false-alarms",
-        type=float,
+        type=rate,
         default=0.001,
         metavar="SHARE",
         help="proportion of unknown queries that may be answered (0.001)",
@@ -78,10 +93,13 @@ def register(commands: Commands) -> None:
 def _serve(args: argparse.Namespace) -> int:
     from confp_jax.service import start
 
+    if None in args.share_audio:
+        print("--share-audio names no folder: nothing is shared by it", file=sys.stderr)
     settings = start.settings_for(
         host=args.host,
         token_file=args.token_file,
-        share_audio=args.share_audio,
+        shared_folders=[folder for folder in args.share_audio if folder is not None],
+        root_path=args.root_path,
         origins=args.allow_origin,
         hosts=args.allow_host,
         max_body_mib=args.max_body_mib,

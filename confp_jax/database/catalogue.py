@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from confp_jax.database.names import restored_path
+from confp_jax.database.names import restored_path, storable
 from confp_jax.database.records import DatabaseError, StoredTrack
 from confp_jax.database.shards import disk_full, file_sha256
 
@@ -163,6 +163,21 @@ def setting(connection: sqlite3.Connection, key: str) -> str | None:
     """A setting's value, if there is one."""
     row = connection.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
     return row and row[0]
+
+
+def rename(connection: sqlite3.Connection, number: int, names: dict[str, str]) -> None:
+    """Gives a track other texts for `name`, `title`, `artist` or `album`.
+
+    Raises:
+      ValueError: another field.
+    """
+    if not names.keys() <= {"name", "title", "artist", "album"}:
+        raise ValueError(f"{sorted(names)}: expected name, title, artist or album")
+    for field, text in names.items():
+        connection.execute(
+            f"UPDATE tracks SET {field} = ? WHERE id = ? AND removed_at IS NULL",  # noqa: S608
+            (storable(text), number),
+        )
 
 
 def put_setting(connection: sqlite3.Connection, key: str, value: str) -> None:

@@ -277,6 +277,15 @@ class Database:
         """Returns the tracks of a path or a name, as `meant_by`."""
         return meant_by(self.tracks(), wanted)
 
+    def rename(self, number: int, names: dict[str, str]) -> None:
+        """Gives a track another `name`, `title`, `artist` or `album`, as `catalogue.rename`; one
+        atomic commit, only inside `writing`.
+        """
+        with self.connect() as connection:
+            catalogue.rename(connection, number, names)
+            edits = int(catalogue.setting(connection, EDITS_SETTING) or 0) + 1
+            catalogue.put_setting(connection, EDITS_SETTING, str(edits))
+
     def move(self, paths: dict[int, str]) -> None:
         """Gives tracks, by id, new paths, and names where these came from the paths; one atomic
         commit, only inside `writing`.

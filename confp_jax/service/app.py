@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import hmac
-import logging
 import pathlib
 import time
 from collections.abc import AsyncIterator
@@ -19,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from confp_jax.audio.decode import DecodeError
-from confp_jax.database import DatabaseError, NewTrack, OtherModelError
+from confp_jax.database import DatabaseError, NewTrack, StoredTrack
 from confp_jax.database.records import UPLOADED
 from confp_jax.fingerprint.fingerprints import AudioError
 from confp_jax.service.admission import Gate
@@ -27,14 +26,16 @@ from confp_jax.service.engine import Engine
 from confp_jax.service.listen import listen
 from confp_jax.service.middleware import Guard
 from confp_jax.service.openapi import document
-from confp_jax.service.problems import Problem, busy, failed, not_ready
+from confp_jax.service.problems import Problem, busy, not_ready, problem_of
 from confp_jax.service.responses import answer_reply, track_reply, why_reply
-from confp_jax.service.settings import LONGEST_NAME, NAME_FIELDS, Settings
+from confp_jax.service.settings import Settings
+from confp_jax.service.sharing import Links
+from confp_jax.service.track_names import file_stem, given_names, new_names
 from confp_jax.service.uploads import Upload, Uploads
 
-_log = logging.getLogger(__name__)
 _PAGE = pathlib.Path(__file__).parent / "page"
 _MOST_TRACKS = 500
+_LONGEST_ID = 18  # digits; SQLite's numbers have 19
 
 
 class Service:
@@ -60,15 +61,17 @@ class Service:
             Route("/v1/identify", self.identify, methods=["POST"]),
             Route("/v1/tracks", self.tracks, methods=["GET"]),
             Route("/v1/tracks", self.add_track, methods=["POST"]),
-            Route("/v1/tracks/{id:int}", self.track, methods=["GET"]),
-            Route("/v1/tracks/{id:int}", self.delete_track, methods=["DELETE"]),
-            Route("/v1/tracks/{id:int}/audio", self.audio),
+            Route("/v1/tracks/{id}", self.track, methods=["GET"]),
+            Route("/v1/tracks/{id}", self.rename_track, methods=["PATCH"]),
+            Route("/v1/tracks/{id}", self.delete_track, methods=["DELETE"]),
+            Route("/v1/tracks/{id}/audio", self.audio),
             WebSocketRoute("/v1/listen", self.listen),
             Route("/", _page),
             Route("/docs", _docs),
             Mount("/page", StaticFiles(directory=_PAGE)),
         ]
-        errors = (Problem, HTTPException, DecodeError, AudioError, DatabaseError, TimeoutError)
+        errors = (Problem, HTTPException, DecodeError, AudioError, DatabaseError)
+        errors += (TimeoutError, OSError)
         return Starlette(
             routes=routes,
             middleware=[Middleware(Guard, settings=self._settings, metrics=self._engine.metrics)],
@@ -106,7 +109,7 @@ class Service:
             decoded = await self._engine.decode(upload.path)
             heard = await self._engine.identify(decoded.samples)
             reply = answer_reply(
-                heard, self._settings, began=began, sample_rate_hz=self._engine.sample_rate_hz
+                heard, self._links(request), began=began, sample_rate_hz=self._engine.sample_rate_hz
             )
             if _flag(request, "explain"):
                 reply["why"] = await why_reply(self._engine, heard)
@@ -118,21 +121,15 @@ class Service:
         limit = _number(request, "limit", 50, least=1, most=_MOST_TRACKS)
         offset = _number(request, "offset", 0, least=0, most=1 << 31)
         wanted = request.query_params.get("search", "").casefold()
-        found = [
-            track
-            for track in self._engine.view.tracks.values()
-            if not wanted
-            or any(
-                wanted in text.casefold()
-                for text in (track.name, track.title, track.artist, track.album)
-            )
-        ]
-        page = [track_reply(track, self._settings) for track in found[offset : offset + limit]]
+        tracks = self._engine.view.tracks
+        found = await self._engine.in_thread(_having, tracks, wanted)
+        links = self._links(request)
+        page = [track_reply(track, links) for track in found[offset : offset + limit]]
         return JSONResponse({"total": len(found), "offset": offset, "tracks": page})
 
     async def track(self, request: Request) -> Response:
         """One track."""
-        return JSONResponse(track_reply(self._known(request), self._settings))
+        return JSONResponse(track_reply(self._known(request), self._links(request)))
 
     async def add_track(self, request: Request) -> Response:
         """Adds the body's audio as a track; 201, or 200 with the track that has the same
@@ -150,11 +147,13 @@ class Service:
                 )
             if not fingerprints.vectors.any():
                 raise AudioError("is silent; there is nothing to recognise")
-            names, sha256 = _names(request, upload), await self._engine.in_thread(upload.sha256)
+            names = given_names(request, upload)
+            sha256 = await self._engine.in_thread(upload.sha256)
             name = (
                 names.get("name")
                 or names.get("title")
                 or decoded.tags.title
+                or file_stem(upload)
                 or f"upload {sha256[:8]}"
             )
             track, is_new = await self._engine.add(
@@ -169,11 +168,23 @@ class Service:
                     album=names.get("album") or decoded.tags.album,
                 )
             )
-        return JSONResponse(
-            track_reply(track, self._settings),
-            201 if is_new else 200,
-            {"Location": f"/v1/tracks/{track.id}"},
-        )
+            shown = {field: getattr(track, field) for field in names}
+            if not is_new and names != shown:
+                track = await self._engine.rename(track.id, names) or track
+        links = self._links(request)
+        headers = {"Location": links.track(track)}
+        return JSONResponse(track_reply(track, links), 201 if is_new else 200, headers)
+
+    async def rename_track(self, request: Request) -> Response:
+        """Gives a track the names in the query or in a JSON object."""
+        self._check_token(request)
+        self._check_ready()
+        track = self._known(request)
+        names = await new_names(request, self._settings)
+        renamed = await self._engine.rename(track.id, names)
+        if renamed is None:
+            raise _no_such_track()
+        return JSONResponse(track_reply(renamed, self._links(request)))
 
     async def delete_track(self, request: Request) -> Response:
         """Removes a track."""
@@ -185,19 +196,20 @@ class Service:
     async def audio(self, request: Request) -> Response:
         """The track's own file, where sharing is switched on; parts of it too."""
         track = self._known(request)
-        if not self._settings.share_audio:
+        if not self._engine.files.are_shared:
             raise Problem(
                 403,
                 "this service does not share audio",
-                "its operator can start it with --share-audio",
+                "its operator can start it with --share-audio FOLDER",
             )
-        if not pathlib.Path(track.path).is_file():
+        path = await self._engine.in_thread(self._engine.files.playable, track)
+        if path is None:
             raise Problem(
                 404,
-                "the track's audio file is not on this machine",
+                "the track's audio file is not in a folder that this service shares",
                 "play your own copy from the same moment on",
             )
-        return _AudioFile(track.path)
+        return _AudioFile(path)
 
     async def listen(self, socket: WebSocket) -> None:
         """A microphone."""
@@ -218,7 +230,7 @@ class Service:
             return
         except Exception as error:  # noqa: BLE001 - told to the client, and logged where it is not the client's
             with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it has gone meanwhile
-                await socket.send_json(_problem(error).body() | {"type": "problem"})
+                await socket.send_json(problem_of(error).body() | {"type": "problem"})
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):
             await socket.close()
 
@@ -252,10 +264,15 @@ class Service:
             )
 
     def _known(self, request: Request):
-        track = self._engine.view.tracks.get(request.path_params["id"])
+        text = request.path_params["id"]
+        is_number = text.isascii() and text.isdecimal() and len(text) <= _LONGEST_ID
+        track = self._engine.view.tracks.get(int(text)) if is_number else None
         if track is None:
-            raise Problem(404, "no such track", "GET /v1/tracks lists what there is")
+            raise _no_such_track()
         return track
+
+    def _links(self, request: Request) -> Links:
+        return Links(self._engine.files, request.scope.get("root_path", ""))
 
 
 class _AudioFile(FileResponse):
@@ -289,43 +306,7 @@ async def _docs(_: Request) -> Response:
 
 
 async def _tell(_: Request, error: Exception) -> Response:
-    return _problem(error).response()
-
-
-def _problem(error: Exception) -> Problem:
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, HTTPException):
-        return Problem(
-            error.status_code,
-            error.detail,
-            "see /docs for what this service understands",
-            headers=error.headers,
-        )
-    if isinstance(error, OtherModelError):
-        return not_ready("reindexed")
-    if isinstance(error, DatabaseError):
-        _log.error("the database refused: %s", error)
-        detail = "the database cannot be written just now"
-        return Problem(
-            503, detail, "try again later; the service's log says why", headers={"Retry-After": "5"}
-        )
-    if isinstance(error, TimeoutError):
-        return Problem(
-            503,
-            "the answer took too long",
-            "send a shorter excerpt, or ask again later",
-            headers={"Retry-After": "1"},
-        )
-    if not isinstance(error, (DecodeError, AudioError)):
-        _log.error("a connection failed", exc_info=error)
-        return failed()
-    detail, _, remedy = str(error).partition("; ")
-    return Problem(
-        422,
-        detail if detail[:1].isdigit() else f"the audio {detail}",
-        remedy or "send a longer or better recording: 3 s and more",
-    )
+    return problem_of(error).response()
 
 
 def _flag(request: Request, name: str) -> bool:
@@ -343,15 +324,19 @@ def _number(request: Request, name: str, usual: int, *, least: int, most: int) -
     return int(text)
 
 
-def _names(request: Request, upload: Upload) -> dict[str, str]:
-    """What the client calls the track: plain text of bounded length."""
-    given = dict(request.query_params) | upload.fields
-    cleaned = {key: " ".join(given[key].split()) for key in NAME_FIELDS if key in given}
-    for key, text in cleaned.items():
-        if len(text) > LONGEST_NAME or not text.isprintable():
-            raise Problem(
-                400,
-                f"{key} is longer than {LONGEST_NAME} characters, or not plain text",
-                "shorten it",
-            )
-    return cleaned
+def _having(tracks: dict[int, StoredTrack], wanted: str) -> list[StoredTrack]:
+    """Returns the tracks that have a text in one of their names."""
+    if not wanted:
+        return list(tracks.values())
+    return [
+        track
+        for track in tracks.values()
+        if any(
+            wanted in text.casefold()
+            for text in (track.name, track.title, track.artist, track.album)
+        )
+    ]
+
+
+def _no_such_track() -> Problem:
+    return Problem(404, "no such track", "GET /v1/tracks lists what there is")

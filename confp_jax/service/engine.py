@@ -28,6 +28,7 @@ from confp_jax.service.batching import Batcher
 from confp_jax.service.decoding import Decoded, DecodePool, DecoderGoneError
 from confp_jax.service.metrics import Metrics
 from confp_jax.service.settings import Settings
+from confp_jax.service.sharing import TrackFiles
 
 _log = logging.getLogger(__name__)
 _WATCH_S = 1.0
@@ -78,6 +79,7 @@ class Engine:
         self._seen = self._stamp()
         self.view = self._new_view(build_index=True)
         self.metrics = Metrics()
+        self.files = TrackFiles(settings.shared_folders)
         self._state: State = "preparing"
         self._decoding = 0
         self._decoders = DecodePool(
@@ -223,6 +225,14 @@ class Engine:
         """
         await self._write(functools.partial(self._remove, number))
 
+    async def rename(self, number: int, names: dict[str, str]) -> StoredTrack | None:
+        """Gives a track other names; returns it as it is then, None where it has gone.
+
+        Raises:
+          DatabaseError: as of `add`.
+        """
+        return await self._write(functools.partial(self._rename, number, names))
+
     async def _write(self, change):
         """One change and the view after it, to their end: also where the client has gone."""
 
@@ -237,6 +247,11 @@ class Engine:
     def _remove(self, number: int) -> None:
         with self._database.writing():
             self._database.remove([number])
+
+    def _rename(self, number: int, names: dict[str, str]) -> StoredTrack | None:
+        with self._database.writing():
+            self._database.rename(number, names)
+        return {track.id: track for track in self._database.tracks()}.get(number)
 
     def _fold(self) -> None:
         """Builds the index anew when it is due; neither queries nor writes wait for it."""

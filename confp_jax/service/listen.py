@@ -9,7 +9,7 @@ import json
 import math
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import numpy as np
 from jaxtyping import Float32
@@ -25,6 +25,7 @@ from confp_jax.service.live_monitor import follow
 from confp_jax.service.problems import Problem
 from confp_jax.service.responses import answer_reply, why_reply
 from confp_jax.service.settings import Settings
+from confp_jax.service.sharing import Links
 
 LONGEST_S = 12.0  # of a clip; then it is answered
 _EVERY_S = 1.0
@@ -34,7 +35,8 @@ _NUM_LOOKS = 10  # from 3 s to 12 s
 _GUESS_SHARE, _ANSWER_SHARE = 0.5 / _NUM_LOOKS, 0.5
 _IDLE_S = 15.0
 _STATE_BYTES = 4_096  # of a text message
-_QUEUED_BLOCKS = 64
+_PIECE_S = 1.0  # of a message that is converted and searched at a time
+_QUEUED_PIECES = 16  # of one listener: with `max_listeners` of them, what all may hold
 _FULL_S = 0.02  # until a full queue is looked at again
 _FORMATS = {"f32le": ("<f4", 1.0), "s16le": ("<i2", 32_768.0)}
 
@@ -57,19 +59,20 @@ async def listen(socket: WebSocket, engine: Engine, settings: Settings) -> None:
       WebSocketDisconnect: the client has gone.
     """
     start = _start(await _receive(socket))
-    resampler = StreamResampler(from_hz=start.sample_rate_hz, to_hz=engine.sample_rate_hz)
+    resampler = _Resampler(engine, start)
     await socket.send_json(
         {"type": "listening", "longest_s": LONGEST_S if start.mode == "clip" else None}
     )
     if start.mode == "monitor":
         return await _monitor(socket, engine, start, resampler)
-    clip = _Clip(engine, settings)
+    clip = _Clip(engine, Links(engine.files, socket.scope.get("root_path", "")))
     try:
         async with asyncio.timeout(settings.clip_timeout_s):
-            while (
-                clip.heard_s < LONGEST_S and (samples := await _samples(socket, start)) is not None
-            ):
-                clip.push(resampler.push(samples))
+            while clip.heard_s < LONGEST_S and (sent := await _audio(socket, start)) is not None:
+                async for samples in resampler.pieces(sent):
+                    clip.push(samples)
+                    if clip.heard_s >= LONGEST_S:
+                        break
                 if clip.is_due:
                     await socket.send_json({"type": "guess"} | await clip.guess())
     except TimeoutError as error:
@@ -77,7 +80,7 @@ async def listen(socket: WebSocket, engine: Engine, settings: Settings) -> None:
         raise Problem(
             408, detail, "send audio as fast as it is recorded, and a stop message"
         ) from error
-    clip.push(resampler.push(np.zeros(0, np.float32), last=True))
+    clip.push(await resampler.rest())
     async with asyncio.timeout(settings.request_timeout_s):
         heard, reply = await clip.answer()
         why = {"why": await why_reply(engine, heard)} if start.explain else {}
@@ -87,8 +90,10 @@ async def listen(socket: WebSocket, engine: Engine, settings: Settings) -> None:
 class _Clip:
     """What has been heard, with the fingerprints of all windows that are complete."""
 
-    def __init__(self, engine: Engine, settings: Settings):
-        self._engine, self._settings, self._began = engine, settings, time.perf_counter()
+    def __init__(self, engine: Engine, links: Links):
+        self._engine = engine
+        self._links = links
+        self._began = time.perf_counter()
         self._samples = np.zeros(0, np.float32)
         self._fingerprints: Fingerprints | None = None
         reference = engine.view.searcher.reference
@@ -164,18 +169,18 @@ class _Clip:
 
     def _reply(self, heard: Heard, began: float) -> dict:
         return answer_reply(
-            heard, self._settings, began=began, sample_rate_hz=self._engine.sample_rate_hz
+            heard, self._links, began=began, sample_rate_hz=self._engine.sample_rate_hz
         )
 
 
 async def _monitor(
-    socket: WebSocket, engine: Engine, start: Start, resampler: StreamResampler
+    socket: WebSocket, engine: Engine, start: Start, resampler: "_Resampler"
 ) -> None:
     """Events until the client stops. The search runs in a thread; a client that sends faster than
     it is served has to wait.
     """
     loop = asyncio.get_running_loop()
-    blocks: queue.Queue[np.ndarray | None] = queue.Queue(_QUEUED_BLOCKS)
+    blocks: queue.Queue[np.ndarray | None] = queue.Queue(_QUEUED_PIECES)
     events: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
 
     def heard() -> Iterator[np.ndarray]:
@@ -200,9 +205,10 @@ async def _monitor(
 
     async def feed() -> None:
         try:
-            while (samples := await _samples(socket, start)) is not None:
-                await _put(blocks, resampler.push(samples))
-            await _put(blocks, resampler.push(np.zeros(0, np.float32), last=True))
+            while (sent := await _audio(socket, start)) is not None:
+                async for samples in resampler.pieces(sent):
+                    await _put(blocks, samples)
+            await _put(blocks, await resampler.rest())
             await _put(blocks, None)
         except BaseException:
             _give_up(blocks)
@@ -290,8 +296,8 @@ def _start(message: str | bytes) -> Start:
     return start
 
 
-async def _samples(socket: WebSocket, start: Start) -> Float32[np.ndarray, " n"] | None:
-    """The next samples; None when the client has said stop."""
+async def _audio(socket: WebSocket, start: Start) -> bytes | None:
+    """Returns the next message of whole samples; None when the client has said stop."""
     message = await _receive(socket)
     if isinstance(message, str):
         with contextlib.suppress(ValueError, AttributeError, RecursionError):
@@ -302,11 +308,46 @@ async def _samples(socket: WebSocket, start: Start) -> Float32[np.ndarray, " n"]
             "a text message that is no stop message",
             'send audio as binary messages, {"type": "stop"} at the end',
         )
-    dtype, scale = _FORMATS[start.format]
+    dtype, _ = _FORMATS[start.format]
     if len(message) % np.dtype(dtype).itemsize:
         raise Problem(
             400,
             f"{len(message)} bytes are no whole number of {start.format} samples",
             "send whole samples, mono",
         )
-    return np.frombuffer(message, dtype).astype(np.float32) / np.float32(scale)
+    return message
+
+
+class _Resampler:
+    """What a client sends, as samples at the model's rate: one short piece at a time, beside the
+    event loop, so that a large message takes neither its time nor much memory.
+    """
+
+    def __init__(self, engine: Engine, start: Start):
+        self._engine = engine
+        self._dtype, self._scale = _FORMATS[start.format]
+        self._piece_bytes = round(_PIECE_S * start.sample_rate_hz) * np.dtype(self._dtype).itemsize
+        self._resampler = StreamResampler(from_hz=start.sample_rate_hz, to_hz=engine.sample_rate_hz)
+
+    async def pieces(self, sent: bytes) -> AsyncIterator[Float32[np.ndarray, " n"]]:
+        """Yields the samples of one message.
+
+        Raises:
+          Problem: 400, a sample that is no finite number.
+        """
+        for first in range(0, len(sent), self._piece_bytes):
+            part = sent[first : first + self._piece_bytes]
+            yield await self._engine.in_thread(self._converted, part)
+
+    async def rest(self) -> Float32[np.ndarray, " n"]:
+        """Returns what the resampler still holds at the end."""
+        nothing = np.zeros(0, np.float32)
+        return await self._engine.in_thread(lambda: self._resampler.push(nothing, last=True))
+
+    def _converted(self, part: bytes) -> Float32[np.ndarray, " n"]:
+        samples = np.frombuffer(part, self._dtype).astype(np.float32) / np.float32(self._scale)
+        if not np.isfinite(samples).all():
+            raise Problem(
+                400, "a sample is no finite number", "send float32 samples from -1 to 1, or s16le"
+            )
+        return self._resampler.push(samples)

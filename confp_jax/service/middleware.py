@@ -2,6 +2,7 @@
 and what is counted.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import MutableMapping
@@ -11,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from confp_jax.service.addresses import host_name, origin_host, plain_origin, plain_path
 from confp_jax.service.metrics import Metrics
 from confp_jax.service.problems import Problem, failed
 from confp_jax.service.settings import Settings
@@ -28,19 +30,67 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
 }
 _ALLOWED = {
-    "Access-Control-Allow-Methods": "GET, POST, DELETE",
+    "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE",
     "Access-Control-Allow-Headers": "Authorization, Content-Type",
 }
+
+
+_MAX_UNREAD_BYTES = 256 << 20  # of a refused body, read so that the client sees the refusal
+_UNREAD_IDLE_S = 10.0
+_UNREAD_S = 300.0
+_MAX_REPORTED = 20  # refused origins that the log names
+
+
+class _Body:
+    """A request's body, of which it is known how much of it was not read."""
+
+    def __init__(self, scope: Scope, receive: Receive):
+        headers = Headers(scope=scope)
+        self._receive = receive
+        has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        # Who waits for "100 Continue" sends no body after a refusal.
+        self._is_unread = has_body and headers.get("expect", "").lower() != "100-continue"
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether the client may still be sending."""
+        return self._is_unread
+
+    async def receive(self) -> Message:
+        """Returns the next message of the connection."""
+        message = await self._receive()
+        if not message.get("more_body", False):
+            self._is_unread = False
+        return message
+
+    async def discard(self) -> None:
+        """Reads what is left, within bounds: a connection that is closed while the client sends
+        is reset, and the answer lost.
+        """
+        num_bytes = 0
+        try:
+            async with asyncio.timeout(_UNREAD_S):
+                while self._is_unread and num_bytes < _MAX_UNREAD_BYTES:
+                    async with asyncio.timeout(_UNREAD_IDLE_S):
+                        num_bytes += len((await self.receive()).get("body", b""))
+        except TimeoutError:
+            return
 
 
 class Guard:
     """The outermost layer of the application."""
 
     def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics):
-        self._app, self._settings, self._metrics = app, settings, metrics
+        self._app = app
+        self._settings = settings
+        self._metrics = metrics
+        self._hosts = {host_name(name) for name in settings.hosts}
+        self._reported: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request or connection."""
+        if scope["type"] != "lifespan":
+            scope["root_path"] = self._root_path(Headers(scope=scope))
         if scope["type"] == "http":
             await self._http(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -52,12 +102,18 @@ class Guard:
         began, status = time.perf_counter(), 0
         headers = Headers(scope=scope)
         cors = self._cors(headers.get("origin"))
+        body = _Body(scope, receive)
+        receive = body.receive
 
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message).update(_HEADERS | cors)
+            elif body.is_unread and status != 408 and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                await body.discard()
+                message = {"type": "http.response.body", "body": b""}
             await send(message)
 
         try:
@@ -92,21 +148,50 @@ class Guard:
         """A page elsewhere may point a name of its own to this machine: only the service's own
         names count.
         """
-        name = (
-            headers.get("host", "").rsplit(":", 1)[0]
-            if not headers.get("host", "").endswith("]")
-            else headers["host"]
-        )
-        return bool(self._settings.hosts) and name.lower() not in self._settings.hosts
+        return bool(self._hosts) and host_name(headers.get("host", "")) not in self._hosts
 
     def _is_cross_site(self, headers: Headers) -> bool:
-        """Browsers let any page open a WebSocket anywhere, and say where the page is from."""
+        """Browsers let any page open a WebSocket anywhere, and say where the page is from.
+
+        Proxies change Host; X-Forwarded-Host can be believed here, because a page cannot set it.
+        """
         origin = headers.get("origin")
-        own = origin is None or origin.partition("://")[2] == headers.get("host")
-        return not own and not self._cors(origin)
+        if origin is None or self._cors(origin):
+            return False
+        named = (headers.get("host", ""), headers.get("x-forwarded-host", "").partition(",")[0])
+        own = {*self._hosts, *map(host_name, named)} - {""}
+        if origin_host(origin) in own:
+            return False
+        self._report(origin)
+        return True
+
+    def _report(self, origin: str) -> None:
+        """Logs a refused page once."""
+        if origin not in self._reported and len(self._reported) < _MAX_REPORTED:
+            self._reported.add(origin)
+            _log.warning(
+                "a page of %r was refused the microphone; if it is this service's own page, start "
+                "it with --allow-host NAME, if it is another site's, with --allow-origin URL",
+                origin[:200],
+            )
+
+    def _root_path(self, headers: Headers) -> str:
+        """Returns the path below which a proxy shows the service."""
+        if self._settings.root_path:
+            return self._settings.root_path
+        try:
+            return plain_path(headers.get("x-forwarded-prefix", ""))
+        except ValueError:
+            return ""
 
     def _cors(self, origin: str | None) -> dict[str, str]:
-        if origin is None or not ({origin, "*"} & set(self._settings.origins)):
+        if origin is None:
+            return {}
+        try:
+            asked = plain_origin(origin)
+        except ValueError:  # "null" and what is none
+            asked = origin
+        if not ({asked, "*"} & set(self._settings.origins)):
             return {}
         return {
             "Access-Control-Allow-Origin": origin,
@@ -131,6 +216,6 @@ def _route(scope: MutableMapping[str, Any]) -> str:
 def _method(scope: MutableMapping[str, Any]) -> str:
     return (
         scope["method"]
-        if scope["method"] in ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+        if scope["method"] in ("GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS")
         else "other"
     )

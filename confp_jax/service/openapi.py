@@ -169,7 +169,7 @@ def document(settings: Settings) -> dict[str, Any]:
 
 
 def _paths(settings: Settings) -> dict[str, Any]:
-    text = "Of the track; without it, what the file's tags say."
+    text = "Of the track; without it, what the file's tags say, or its name in a form."
     name = _STRING | {"maxLength": LONGEST_NAME}
     names = [_query(field, name, text) for field in NAME_FIELDS]
     paging = [

@@ -1,9 +1,19 @@
 """Errors as the client sees them: problem+json (RFC 9457) with a remedy."""
 
+import errno
 import http
+import logging
 from collections.abc import Mapping
 
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+
+from confp_jax.audio.decode import DecodeError
+from confp_jax.database import DatabaseError, OtherModelError
+from confp_jax.fingerprint.fingerprints import AudioError
+
+_log = logging.getLogger(__name__)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's name for it
@@ -76,4 +86,57 @@ def busy(what: str) -> Problem:
         what,
         "ask again in a second, and less often if it goes on",
         headers={"Retry-After": "1"},
+    )
+
+
+def disk_full(error: OSError) -> Problem:
+    """503: the service has no room for what was sent; one line in the log."""
+    _log.error(
+        "the temporary files' disk is full (%s); make room there, or set TMPDIR to another folder",
+        error.strerror,
+    )
+    return Problem(
+        503,
+        "the service has no room for the recording just now",
+        "send it again in a while; the service's operator must make room",
+        headers={"Retry-After": "30"},
+    )
+
+
+def problem_of(error: Exception) -> Problem:
+    """Returns what a client is told about an error; what is not the client's is logged."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, HTTPException):
+        return Problem(
+            error.status_code,
+            error.detail,
+            "see /docs for what this service understands",
+            headers=error.headers,
+        )
+    if isinstance(error, OtherModelError):
+        return not_ready("reindexed")
+    if isinstance(error, DatabaseError):
+        _log.error("the database refused: %s", error)
+        detail = "the database cannot be written just now"
+        return Problem(
+            503, detail, "try again later; the service's log says why", headers={"Retry-After": "5"}
+        )
+    if isinstance(error, TimeoutError):
+        return Problem(
+            503,
+            "the answer took too long",
+            "send a shorter excerpt, or ask again later",
+            headers={"Retry-After": "1"},
+        )
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return disk_full(error)
+    if not isinstance(error, (DecodeError, AudioError)):
+        _log.error("a connection failed", exc_info=error)
+        return failed()
+    detail, _, remedy = str(error).partition("; ")
+    return Problem(
+        422,
+        detail if detail[:1].isdigit() else f"the audio {detail}",
+        remedy or "send a longer or better recording: 3 s and more",
     )

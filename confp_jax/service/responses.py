@@ -1,6 +1,5 @@
 """What the service says of recordings and tracks, as JSON: no path of this machine is in it."""
 
-import pathlib
 import time
 from typing import Any
 
@@ -9,10 +8,10 @@ from confp_jax.database import StoredTrack
 from confp_jax.matching.spans import Span
 from confp_jax.service.engine import Engine, Heard
 from confp_jax.service.explain import compare, cut, place_of, spectrogram
-from confp_jax.service.settings import Settings
+from confp_jax.service.sharing import Links
 
 
-def track_reply(track: StoredTrack, settings: Settings) -> dict[str, Any]:
+def track_reply(track: StoredTrack, links: Links) -> dict[str, Any]:
     """A track; `audio` is where it can be played, None where it cannot."""
     names = _names(track)
     counts = {
@@ -20,34 +19,25 @@ def track_reply(track: StoredTrack, settings: Settings) -> dict[str, Any]:
         "num_fingerprints": track.num_rows,
         "added_at": track.added_at,
     }
-    return names | counts | {"audio": audio_address(track, settings)}
-
-
-def audio_address(track: StoredTrack, settings: Settings, *, from_s: float = 0.0) -> str | None:
-    """Where the track can be played from a moment on, if its file is there and sharing is switched
-    on.
-    """
-    if not (settings.share_audio and pathlib.Path(track.path).is_file()):
-        return None
-    return f"/v1/tracks/{track.id}/audio" + (f"#t={from_s:.1f}" if from_s else "")
+    return names | counts | {"audio": links.audio(track)}
 
 
 def answer_reply(
-    heard: Heard, settings: Settings, *, began: float, sample_rate_hz: int
+    heard: Heard, links: Links, *, began: float, sample_rate_hz: int
 ) -> dict[str, Any]:
     """An answer: accepted matches first, then the nearest other tracks."""
     findings = heard.findings
     return {
         "verdict": "match" if findings.right else "unknown",
         "num_accepted": len(findings.right),
-        "matches": [_match(heard, span, settings) for span in (*findings.right, *findings.others)],
+        "matches": [_match(heard, span, links) for span in (*findings.right, *findings.others)],
         "length_s": round(len(heard.samples) / sample_rate_hz, 3),
         "notes": findings.notes,
         "elapsed_s": round(time.perf_counter() - began, 4),
     }
 
 
-def _match(heard: Heard, span: Span, settings: Settings) -> dict[str, Any]:
+def _match(heard: Heard, span: Span, links: Links) -> dict[str, Any]:
     found = heard.view.searcher.found(span)
     track = heard.view.searcher.reference.snapshot.tracks[span.track]
     names = _names(track)
@@ -58,7 +48,7 @@ def _match(heard: Heard, span: Span, settings: Settings) -> dict[str, Any]:
     }
     sure = {"tempo": found.tempo, "score": found.score, "confidence": found.confidence}
     copies = [_names(heard.view.searcher.reference.snapshot.tracks[t]) for t in span.copies]
-    audio = audio_address(track, settings, from_s=found.offset_s)
+    audio = links.audio(track, from_s=found.offset_s)
     return names | times | sure | {"audio": audio, "copies": copies}
 
 
@@ -84,9 +74,10 @@ async def why_reply(engine: Engine, heard: Heard) -> dict[str, Any] | None:
     query = spectrogram(
         cut(heard.samples, place.query_s, place.length_s, rate_hz), mel, sample_rate_hz=rate_hz
     )
-    path = pathlib.Path(heard.view.searcher.reference.snapshot.tracks[place.track].path)
+    track = heard.view.searcher.reference.snapshot.tracks[place.track]
+    path = await engine.in_thread(engine.files.own_file, track)
     match, missing = None, ""
-    if path.is_file():
+    if path is not None:
         try:
             decoded = await engine.decode(
                 path, start_s=place.track_s, length_s=place.track_length_s

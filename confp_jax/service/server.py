@@ -16,6 +16,7 @@ from confp_jax.service.settings import Settings
 _HEADER_BYTES = 16_384
 _MESSAGE_BYTES = 1 << 20  # of a WebSocket
 _SHUTDOWN_S = 30
+_LEAST_READ_BYTES = 4_096  # in `send_timeout_s`, by a client that is slow but reads
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -44,6 +45,7 @@ def serve(
         http=_timed_protocol(settings),
         ws=_listening_protocol(settings),
         ws_max_size=_MESSAGE_BYTES,
+        ws_per_message_deflate=False,  # a thousandth of the bytes would fill the memory
         h11_max_incomplete_event_size=_HEADER_BYTES,
         timeout_keep_alive=round(settings.header_timeout_s),
         timeout_graceful_shutdown=_SHUTDOWN_S,
@@ -83,9 +85,19 @@ class _BoundedWrites(asyncio.Protocol):
         meanwhile.
         """
         super().pause_writing()
-        self._unsent = asyncio.get_running_loop().call_later(
-            self.send_timeout_s, self._transport.abort
-        )
+        self._await_reading()
+
+    def _await_reading(self) -> None:
+        """Hangs up where the client takes nothing for a while; what is slow but steady goes on."""
+        before = self._transport.get_write_buffer_size()
+
+        def look() -> None:
+            if self._transport.get_write_buffer_size() <= before - _LEAST_READ_BYTES:
+                self._await_reading()
+            else:
+                self._transport.abort()
+
+        self._unsent = asyncio.get_running_loop().call_later(self.send_timeout_s, look)
 
     def resume_writing(self) -> None:
         super().resume_writing()

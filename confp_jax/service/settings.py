@@ -2,9 +2,11 @@
 
 import dataclasses
 import os
+import pathlib
 
 NAME_FIELDS = ("name", "title", "artist", "album")
 LONGEST_NAME = 300  # of a track, its artist and its album, in characters
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,18 +14,18 @@ class Settings:
     """Limits and switches of one service; the defaults suit one machine with a few users."""
 
     token: str = ""  # of those who may write; "" switches writing off
-    share_audio: bool = False  # whether the tracks' own files may be played
+    shared_folders: tuple[pathlib.Path, ...] = ()  # tracks below them may be played
     origins: tuple[str, ...] = ()  # other sites whose pages may ask (CORS), "*" for all
     hosts: tuple[str, ...] = ()  # names that this service answers to; () for all
+    root_path: str = ""  # of the service on its site, as a proxy shows it: "/music"
     max_body_bytes: int = 32 << 20
     max_audio_s: float = 900.0
     decode_timeout_s: float = 20.0
     request_timeout_s: float = 30.0
-    body_timeout_s: float = 30.0  # for a request's body to arrive
+    body_timeout_s: float = 30.0  # without any bytes of a request's body
+    least_body_rate: int = 2_048  # bytes a second that a body brings after its first seconds
     header_timeout_s: float = 10.0
-    send_timeout_s: float = (
-        30.0  # for a client to read what it is sent: a part of a file, or a whole answer
-    )
+    send_timeout_s: float = 30.0  # without a client's reading any of what it is sent
     clip_timeout_s: float = 60.0  # for a microphone's clip to be complete
     max_running: int = 2 * (os.cpu_count() or 1)
     max_waiting: int = 64  # beyond them: 429

@@ -1,12 +1,18 @@
 """What `confp serve` calls: arguments to settings, a database to a service that runs."""
 
+import math
 import pathlib
 from collections.abc import Callable, Sequence
 
 from confp_jax.library.open import open_database, open_or_create
-from confp_jax.service.settings import Settings
+from confp_jax.service.addresses import host_name, plain_origin, plain_path
+from confp_jax.service.settings import LOOPBACK, Settings
 
 _LEAST_TOKEN = 16
+_MOST_BODY_MIB = 1 << 20
+_MOST_AUDIO_S = 1e6
+_MOST_WAITING = 1_000_000
+_WILDCARDS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound
 
 
 class ServiceError(ValueError):
@@ -17,9 +23,10 @@ def settings_for(
     *,
     host: str,
     token_file: pathlib.Path | None,
-    share_audio: bool,
+    shared_folders: Sequence[pathlib.Path],
     origins: Sequence[str],
     hosts: Sequence[str],
+    root_path: str,
     max_body_mib: int,
     max_audio_s: float,
     max_waiting: int,
@@ -27,20 +34,21 @@ def settings_for(
     """Settings of a service at `host`: on the loopback it answers to the loopback's names alone.
 
     Raises:
-      ServiceError: the token cannot be read or is too short, or a limit is not positive.
+      ServiceError: the token cannot be read or is too short, or an option's value is none.
     """
-    if min(max_body_mib, max_audio_s) <= 0 or max_waiting < 0:
+    if not (0 < max_body_mib <= _MOST_BODY_MIB and 0 <= max_waiting <= _MOST_WAITING):
         raise ServiceError(
-            "--max-body-mib and --max-audio-s must be above 0, --max-waiting at least 0"
+            f"--max-body-mib must be above 0, at most {_MOST_BODY_MIB}; --max-waiting must lie "
+            f"between 0 and {_MOST_WAITING}"
         )
-    loopback = (
-        ("127.0.0.1", "localhost", "[::1]") if host in ("127.0.0.1", "localhost", "::1") else ()
-    )
+    if not (math.isfinite(max_audio_s) and 0 < max_audio_s <= _MOST_AUDIO_S):
+        raise ServiceError(f"--max-audio-s must be above 0, at most {_MOST_AUDIO_S:g}")
     return Settings(
         token=_token(token_file) if token_file else "",
-        share_audio=share_audio,
-        origins=tuple(origins),
-        hosts=(*loopback, *(name.lower() for name in hosts)) if loopback or hosts else (),
+        shared_folders=tuple(_shared(folder) for folder in shared_folders),
+        origins=tuple(_origin(text) for text in origins),
+        hosts=_hosts(host, hosts),
+        root_path=_root_path(root_path),
         max_body_bytes=max_body_mib << 20,
         max_audio_s=max_audio_s,
         max_waiting=max_waiting,
@@ -69,6 +77,7 @@ def run(
     try:
         from confp_jax.service.engine import Engine
         from confp_jax.service.server import address, listening_socket, serve
+        from confp_jax.service.uploads import UploadError
     except ImportError as error:
         raise ServiceError(
             f"{error.name} is not installed; install the extra: pip install 'confp-jax[serve]'"
@@ -79,6 +88,8 @@ def run(
         raise ServiceError(
             f"{host}:{port} cannot be served ({error.strerror}); choose another --port or --host"
         ) from error
+    except UnicodeError as error:
+        raise ServiceError(f"--host {host!r} is no name or address of this machine") from error
     except OverflowError as error:
         raise ServiceError(
             f"port {port} is none; choose a --port from 1 to 65535, or 0 for any that is free"
@@ -86,7 +97,51 @@ def run(
     with bound:
         database, embedder = (open_or_create if settings.token else open_database)(folder, model)
         engine = Engine(database, embedder, settings=settings, false_alarm_rate=false_alarm_rate)
-        serve(engine, settings, bound, started=lambda: started(address(bound)))
+        try:
+            serve(engine, settings, bound, started=lambda: started(address(bound)))
+        except UploadError as error:
+            raise ServiceError(str(error)) from error
+
+
+def _hosts(host: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names that the service answers to: with any name also the loopback's and its own
+    address, which no page elsewhere can point to it.
+    """
+    if host not in LOOPBACK and not names:
+        return ()
+    own = () if host in _WILDCARDS else (host.lower(),)
+    return tuple(dict.fromkeys((*LOOPBACK, *own, *(_host(name) for name in names))))
+
+
+def _host(text: str) -> str:
+    name = host_name(text if text.count(":") < 2 or text.startswith("[") else f"[{text}]")
+    if not name or any(letter in text for letter in "/@?#* \\"):
+        raise ServiceError(f"--allow-host {text!r} is no host name; write it as in music.example")
+    return name
+
+
+def _origin(text: str) -> str:
+    try:
+        return plain_origin(text)
+    except ValueError as error:
+        raise ServiceError(
+            f"--allow-origin {text!r} is no origin; write it as in https://pages.example, or *"
+        ) from error
+
+
+def _root_path(text: str) -> str:
+    try:
+        return plain_path(text)
+    except ValueError as error:
+        raise ServiceError(
+            f"--root-path {text!r} is no path of a site; write it as in /music"
+        ) from error
+
+
+def _shared(folder: pathlib.Path) -> pathlib.Path:
+    if not folder.is_dir():
+        raise ServiceError(f"--share-audio {folder}: no such folder; name the one of the music")
+    return folder.resolve()
 
 
 def _token(file: pathlib.Path) -> str:

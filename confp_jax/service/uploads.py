@@ -3,10 +3,14 @@
 import asyncio
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import itertools
+import os
 import pathlib
+import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator
 
 from starlette.datastructures import UploadFile
@@ -20,6 +24,11 @@ _MAX_HELD_BYTES = 1 << 30  # of all uploads at one time
 _MAX_FIELDS = 8
 _COPY_BYTES = 1 << 18
 _FORM = "multipart/form-data"
+_PREFIX = "confp_serve_"
+
+
+class UploadError(OSError):
+    """There is no place for uploads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +37,7 @@ class Upload:
 
     path: pathlib.Path
     fields: dict[str, str]  # of a form, beside the file
+    file_name: str = ""  # as the form gives it
 
     def sha256(self) -> str:
         """Of the body."""
@@ -40,13 +50,21 @@ class Uploads:
 
     def __init__(self, settings: Settings):
         self._settings = settings
-        self._folder = tempfile.TemporaryDirectory(prefix="confp_serve_")
+        try:
+            _remove_abandoned()
+            self._folder, self._held = _new_folder()
+        except OSError as error:  # of tempfile too, where no folder at all can be written
+            raise UploadError(
+                f"there is no place for uploads ({error.strerror}); set TMPDIR to a folder that "
+                "can be written"
+            ) from error
         self._numbers = itertools.count()
         self._held_bytes = 0
 
     def close(self) -> None:
         """Deletes the folder."""
-        self._folder.cleanup()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        os.close(self._held)
 
     @contextlib.asynccontextmanager
     async def receive(self, request: Request) -> AsyncIterator[Upload]:
@@ -56,24 +74,31 @@ class Uploads:
           Problem: 400 no audio, 408 too slow, 413 too large, 429 too much at one time.
         """
         announced = request.headers.get("content-length", "0")
-        if announced.isdecimal() and int(announced) > self._settings.max_body_bytes:
+        if _size(announced) > self._settings.max_body_bytes:
             raise self._too_large()
-        path = pathlib.Path(self._folder.name) / f"{next(self._numbers)}"
+        path = self._folder / f"{next(self._numbers)}"
         counted = _Counted(request, self)
         try:
             try:
-                async with asyncio.timeout(self._settings.body_timeout_s):
-                    fields = await self._store(counted.request, path)
+                form = await self._store(counted.request, path)
             except TimeoutError as error:
                 raise Problem(
                     408,
                     "the body did not arrive in time",
                     "send it faster, or send a shorter excerpt",
                 ) from error
-            yield Upload(path, fields)
+            yield Upload(path, form.fields, form.file_name)
         finally:
             counted.release()
             path.unlink(missing_ok=True)
+
+    def time_left(self, began: float, so_far: int) -> float:
+        """Returns how long the next bytes of a body may take: what is slow but steady is not cut
+        off.
+        """
+        limit_s = self._settings.body_timeout_s
+        until = began + limit_s + so_far / self._settings.least_body_rate
+        return min(limit_s, until - time.monotonic())
 
     def hold(self, num_bytes: int, so_far: int) -> None:
         """Counts bytes of a body, `so_far` with these.
@@ -99,10 +124,10 @@ class Uploads:
             "send an excerpt: 3 to 10 s are enough, compressed or not",
         )
 
-    async def _store(self, request: Request, path: pathlib.Path) -> dict[str, str]:
-        fields: dict[str, str] = {}
+    async def _store(self, request: Request, path: pathlib.Path) -> "_Form":
+        form = _Form()
         with open(path, "wb") as file:
-            async for chunk in _audio_chunks(request, fields):
+            async for chunk in _audio_chunks(request, form):
                 file.write(chunk)
         if not path.stat().st_size:
             raise Problem(
@@ -110,18 +135,30 @@ class Uploads:
                 "the body is empty",
                 "send audio as the body (curl --data-binary @clip.wav), or as a form's file",
             )
-        return fields
+        return form
+
+
+@dataclasses.dataclass
+class _Form:
+    """What a form says beside its file."""
+
+    fields: dict[str, str] = dataclasses.field(default_factory=dict)
+    file_name: str = ""
 
 
 class _Counted:
     """A request whose body is counted while it is read, whatever reads it."""
 
     def __init__(self, request: Request, uploads: Uploads):
-        self._receive, self._uploads, self._num_bytes = request.receive, uploads, 0
+        self._receive = request.receive
+        self._uploads = uploads
+        self._num_bytes = 0
+        self._began = time.monotonic()
         self.request = Request(request.scope, self._counting)
 
     async def _counting(self) -> Message:
-        message = await self._receive()
+        async with asyncio.timeout(self._uploads.time_left(self._began, self._num_bytes)):
+            message = await self._receive()
         num_bytes = len(message.get("body", b""))
         self._uploads.hold(num_bytes, self._num_bytes + num_bytes)
         self._num_bytes += num_bytes
@@ -132,8 +169,8 @@ class _Counted:
         self._num_bytes = 0
 
 
-async def _audio_chunks(request: Request, fields: dict[str, str]) -> AsyncIterator[bytes]:
-    """The audio's bytes; the other fields of a form go into `fields`."""
+async def _audio_chunks(request: Request, about: _Form) -> AsyncIterator[bytes]:
+    """The audio's bytes; the other fields of a form and the file's name go into `about`."""
     try:
         if not request.headers.get("content-type", "").lower().startswith(_FORM):
             async for chunk in request.stream():
@@ -147,8 +184,42 @@ async def _audio_chunks(request: Request, fields: dict[str, str]) -> AsyncIterat
                     "the form holds no file",
                     "send the audio as a file of the form: curl -F audio=@clip.wav",
                 )
-            fields.update({name: value for name, value in form.items() if isinstance(value, str)})
+            about.fields.update(
+                {name: value for name, value in form.items() if isinstance(value, str)}
+            )
+            about.file_name = files[0].filename or ""
             while chunk := await files[0].read(_COPY_BYTES):
                 yield chunk
     except ClientDisconnect as error:
         raise Problem(400, "the connection ended before the body did", "send it again") from error
+
+
+def _size(announced: str) -> int:
+    """Returns what a Content-Length says; 0 for what is no number."""
+    return int(announced[:19]) if announced.isascii() and announced.isdecimal() else 0
+
+
+def _new_folder() -> tuple[pathlib.Path, int]:
+    """Returns a private folder, and it as a descriptor whose lock says that its service lives."""
+    while True:
+        folder = pathlib.Path(tempfile.mkdtemp(prefix=_PREFIX))
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        with contextlib.suppress(OSError):  # a disk without locks: nobody else can take it either
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, opened
+        os.close(opened)  # a service that started just now took it for abandoned
+
+
+def _remove_abandoned() -> None:
+    """Deletes the folders of services that were killed."""
+    for folder in pathlib.Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # another user's, or in use
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(opened)

@@ -29,6 +29,7 @@ def server(database, tmp_path_factory) -> Iterator[Server]:
         database,
         tmp_path_factory.mktemp("server"),
         "--share-audio",
+        str(MUSIC),
         "--max-body-mib",
         "4",
         "--max-audio-s",

@@ -5,6 +5,8 @@ DATABASE`; prints its address.
 import pathlib
 import sys
 
+from running_service import MUSIC
+
 from confp_jax.service import start
 from confp_jax.service.settings import Settings
 
@@ -14,7 +16,7 @@ SETTINGS = Settings(
     request_timeout_s=0.3,
     send_timeout_s=1.0,
     clip_timeout_s=6.0,
-    share_audio=True,
+    shared_folders=(MUSIC,),
     max_listeners=1,
     max_connections=4,
 )

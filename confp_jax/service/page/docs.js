@@ -37,8 +37,8 @@ function operation(method, path, about) {
   return box;
 }
 
-const description = await (await fetch("/openapi.json")).json();
-byId("example").textContent = `curl --data-binary @clip.wav ${location.origin}/v1/identify`;
+const description = await (await fetch("openapi.json")).json();
+byId("example").textContent = `curl --data-binary @clip.wav ${new URL("v1/identify", document.baseURI)}`;
 byId("listening").textContent = description.info.description;
 for (const [path, operations] of Object.entries(description.paths)) {
   for (const [method, about] of Object.entries(operations)) byId("operations").append(operation(method, path, about));

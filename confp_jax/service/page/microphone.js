@@ -70,11 +70,11 @@ export class Listening {
       throw new Trouble(...(REFUSALS[error.name] ?? [`The microphone failed: ${error.message}.`, "Drop a recording here instead."]));
     }
     this.#context = new AudioContext();
-    await this.#context.audioWorklet.addModule("/page/recorder-worklet.js");
+    await this.#context.audioWorklet.addModule(new URL("recorder-worklet.js", import.meta.url));
   }
 
   #converse() {
-    const address = new URL("/v1/listen", location.href);
+    const address = new URL("v1/listen", document.baseURI);
     address.protocol = address.protocol.replace("http", "ws");
     const socket = (this.#socket = new WebSocket(address));
     return new Promise((resolve, reject) => {

@@ -80,7 +80,7 @@ async function askFile(file) {
   say(`Asking about ${file.name}…`);
   document.body.setAttribute("aria-busy", "true");
   try {
-    const response = await fetch("/v1/identify?explain=true", { method: "POST", body: file, signal: mine.signal });
+    const response = await fetch("v1/identify?explain=true", { method: "POST", body: file, signal: mine.signal });
     const reply = await response.json();
     if (!response.ok) throw new Trouble(reply.detail, reply.remedy);
     remember(reply, file.name);
@@ -156,13 +156,13 @@ async function copy() {
 
 async function describeCollection() {
   try {
-    const ready = await fetch("/readyz");
+    const ready = await fetch("readyz");
     if (!ready.ok) {
       byId("collection").textContent = "The model is being prepared; this takes up to a minute…";
       setTimeout(describeCollection, 1000);
       return;
     }
-    const { total } = await (await fetch("/v1/tracks?limit=1")).json();
+    const { total } = await (await fetch("v1/tracks?limit=1")).json();
     byId("collection").textContent = `${total.toLocaleString()} ${total === 1 ? "track" : "tracks"} can be recognised here.`;
   } catch {
     byId("collection").textContent = "The service cannot be reached.";

@@ -90,8 +90,9 @@ function showPlayer(match) {
   const [player, link] = [box.querySelector("audio"), box.querySelector("a")];
   player.pause();
   if (!match?.audio) return player.removeAttribute("src");
-  player.src = match.audio;
-  link.href = match.audio;
+  // By the page's own address: a proxy may serve it below a path that the service does not know.
+  player.src = new URL(`v1/tracks/${match.id}/audio#t=${match.offset_s.toFixed(1)}`, document.baseURI);
+  link.href = player.src;
   link.textContent = `Play from ${clock(match.offset_s)}`;
 }
 
