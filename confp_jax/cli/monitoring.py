@@ -58,7 +58,7 @@ def run_monitor(args: argparse.Namespace) -> int:
         for path, write in outputs
         if path
     ]
-    if not args.json:
+    if not args.json and (played or not error):
         say(f"{len(played)} matches")
     if error:
         say(f"error: {error}", file=sys.stderr)
