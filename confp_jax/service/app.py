@@ -28,7 +28,7 @@ from confp_jax.service.middleware import Guard
 from confp_jax.service.openapi import document
 from confp_jax.service.problems import Problem, busy, not_ready, problem_of
 from confp_jax.service.responses import answer_reply, track_reply, why_reply
-from confp_jax.service.settings import Settings
+from confp_jax.service.settings import SHOWN_ROOT, Settings
 from confp_jax.service.sharing import Links
 from confp_jax.service.track_names import file_stem, given_names, new_names
 from confp_jax.service.uploads import Upload, Uploads
@@ -272,7 +272,7 @@ class Service:
         return track
 
     def _links(self, request: Request) -> Links:
-        return Links(self._engine.files, request.scope.get("root_path", ""))
+        return Links(self._engine.files, request.scope.get(SHOWN_ROOT, ""))
 
 
 class _AudioFile(FileResponse):

@@ -24,7 +24,7 @@ from confp_jax.service.engine import Engine, Heard
 from confp_jax.service.live_monitor import follow
 from confp_jax.service.problems import Problem
 from confp_jax.service.responses import answer_reply, why_reply
-from confp_jax.service.settings import Settings
+from confp_jax.service.settings import SHOWN_ROOT, Settings
 from confp_jax.service.sharing import Links
 
 LONGEST_S = 12.0  # of a clip; then it is answered
@@ -65,7 +65,7 @@ async def listen(socket: WebSocket, engine: Engine, settings: Settings) -> None:
     )
     if start.mode == "monitor":
         return await _monitor(socket, engine, start, resampler)
-    clip = _Clip(engine, Links(engine.files, socket.scope.get("root_path", "")))
+    clip = _Clip(engine, Links(engine.files, socket.scope.get(SHOWN_ROOT, "")))
     try:
         async with asyncio.timeout(settings.clip_timeout_s):
             while clip.heard_s < LONGEST_S and (sent := await _audio(socket, start)) is not None:

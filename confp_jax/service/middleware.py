@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from confp_jax.service.addresses import host_name, origin_host, plain_origin, plain_path
 from confp_jax.service.metrics import Metrics
 from confp_jax.service.problems import Problem, failed
-from confp_jax.service.settings import Settings
+from confp_jax.service.settings import SHOWN_ROOT, Settings
 
 _log = logging.getLogger(__name__)
 _HEADERS = {
@@ -90,7 +90,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request or connection."""
         if scope["type"] != "lifespan":
-            scope["root_path"] = self._root_path(Headers(scope=scope))
+            scope[SHOWN_ROOT] = self._root_path(Headers(scope=scope))
         if scope["type"] == "http":
             await self._http(scope, receive, send)
         elif scope["type"] == "websocket":

@@ -6,6 +6,9 @@ import pathlib
 
 NAME_FIELDS = ("name", "title", "artist", "album")
 LONGEST_NAME = 300  # of a track, its artist and its album, in characters
+# In a request's scope: the path that a proxy shows the service under. It is not ASGI's root_path,
+# by which Starlette looks for its own files.
+SHOWN_ROOT = "confp_jax.shown_root"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 

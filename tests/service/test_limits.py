@@ -4,6 +4,7 @@ that may ask.
 
 import contextlib
 import json
+import re
 import socket
 import sys
 import time
@@ -189,3 +190,13 @@ def test_it_is_still_well(limited):
     with httpx.Client(base_url=limited.address, timeout=60) as client:
         assert client.get("/readyz").status_code == 200
     assert "Traceback" not in limited.log.read_text()
+
+
+def test_the_page_is_found_behind_a_proxy_with_a_path_of_its_own(limited):
+    """The proxy takes its path away before it asks; what the page names is relative."""
+    with limited.client() as client:
+        prefix = {"X-Forwarded-Prefix": "/music"}
+        page = client.get("/", headers=prefix)
+        named = re.findall(r'(?:src|href)="([^"]*page/[^"]*)"', page.text)
+        assert named and not any(address.startswith("/") for address in named)
+        assert all(client.get(f"/{name}", headers=prefix).status_code == 200 for name in named)
