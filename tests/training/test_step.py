@@ -117,7 +117,7 @@ def test_the_step_gathers_the_embeddings_once_and_reduces_the_gradient_once(devi
 
 
 @pytest.mark.parametrize(
-    ("option", "loss", "state"), [("microbatches", 1e-6, 1e-4), ("rematerialise", 1e-6, 1e-4)]
+    ("option", "loss", "state"), [("microbatches", 5e-6, 1e-4), ("rematerialise", 5e-6, 1e-4)]
 )
 def test_options_that_save_memory_change_nothing(
     devices: dict, option: str, loss: float, state: float
