@@ -11,14 +11,15 @@ data_prep/sounds.py. docs/research/data.md describes every step.
 from ml_collections import ConfigDict
 
 
-def get_config(subset: str = "large") -> ConfigDict:
-    """`subset`: FMA's small, medium, large or full (nested)."""
+def get_config(subset: str = "") -> ConfigDict:
+    """`subset`: FMA's small, medium, large or full (nested); of any other folder, leave it out."""
     return ConfigDict(
         {
             "name": "fma",
             "music_dir": "",  # FMA's NNN/NNNNNN.mp3 tree, or any folder of audio
             "tracks_csv": "",  # FMA's tracks.csv; empty: any folder, split by a hash of the content
             "subset": subset,
+            "allow_missing": False,  # or more than a tenth of tracks_csv's files must be there
             "splits": ("training", "validation", "test"),
             "noise_dir": "",  # ESC-50, MS-SNSD or a folder with train/ and test/; several: "a,b"
             "ir_dir": "",  # the MIT IR Survey or a folder with train/ and test/

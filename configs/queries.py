@@ -21,7 +21,8 @@ def get_config(split: str = "test") -> ConfigDict:
             "name": "queries",
             "music_dir": "",
             "tracks_csv": "",
-            "subset": "large",
+            "subset": "",  # as in configs/prepare.py
+            "allow_missing": False,
             "split": split,
             "noise_dir": "",  # as in configs/prepare.py
             "ir_dir": "",

@@ -1,25 +1,29 @@
 """What the `python -m` commands share: flags in, one line of reason out when something cannot be
 done."""
 
+import functools
+import importlib.util
 import logging as python_logging
+import pathlib
+import re
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, cast
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from confp_jax.typed_config import ConfigError
+from confp_jax.typed_config import ConfigError, suggestion
 
 
 def run(
-    action: Callable[[ConfigDict, flags.FlagValues], None],
+    action: Callable[[ConfigDict, flags.FlagValues], int | None],
     *,
     config_file: str,
     errors: tuple[type[Exception], ...],
     passing: tuple[type[Exception], ...] = (),
 ) -> None:
-    """Parses the flags and calls `action(config, flags)`.
+    """Parses the flags and calls `action(config, flags)`, which may return an exit status.
 
     One of `errors` ends with its message and status 2, as wrong usage does: the same command would
     end the same way. What may be over at the next start is `passing`: its message and status 1,
@@ -30,7 +34,7 @@ def run(
         "config", config_file, "FILE.py[:VARIANT], then --config.FIELD=VALUE.", lock_config=True
     )
 
-    def main(argv: list[str]) -> None:
+    def main(argv: list[str]) -> int | None:
         logging.set_verbosity(logging.WARNING)  # Orbax tells its whole life at INFO
         logging.get_absl_handler().addFilter(_is_news)
         try:
@@ -38,13 +42,73 @@ def run(
                 raise ConfigError(
                     f"unexpected argument {argv[1]!r}; settings are given as --config.FIELD=VALUE"
                 )
-            action(holder.value, flags.FLAGS)
+            return action(holder.value, flags.FLAGS)
         except passing as error:
             sys.exit(f"error: {error}")
         except (ConfigError, *errors) as error:
             _refuse(str(error))
 
-    app.run(main, flags_parser=_parse)
+    app.run(main, flags_parser=functools.partial(_parse, config_file=config_file))
+
+
+def overridden(values: flags.FlagValues) -> frozenset[str]:
+    """The fields that were set on the command line, by their dotted names."""
+    return frozenset(cast(Any, values["config"]).override_values)
+
+
+def check_config_flags(argv: Sequence[str], config_file: str) -> None:
+    """Whether the configuration that is asked for can be loaded and has the fields that are set:
+    what ml_collections raises otherwise is no line that a user can read.
+
+    Raises:
+      ConfigError: with the nearest file, variant or field there is.
+    """
+    fields: list[str] = []
+    for number, argument in enumerate(argv):
+        name, has_value, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            config_file = value if has_value else "".join(argv[number + 1 : number + 2])
+        elif match := re.fullmatch(r"--?(?:no)?config\.(.+)", name):
+            fields.append(match[1])
+    known = _dotted_names(load_config(config_file))
+    for field in fields:
+        if field not in known:
+            raise ConfigError(f"--config.{field}: {config_file} has no such field"
+                              f"{suggestion(field, known)}")  # fmt: skip
+
+
+def load_config(config_file: str) -> ConfigDict:
+    """What FILE.py[:VARIANT] describes.
+
+    Raises:
+      ConfigError: no such file or variant, or the file is no configuration.
+    """
+    name, _, variant = config_file.partition(":")
+    path = pathlib.Path(name)
+    if not path.is_file():
+        near = [str(other) for other in sorted(path.parent.glob("[!_]*.py"))]
+        here = suggestion(name, near) if near else "; run the command in the repository's folder"
+        raise ConfigError(f"--config={name}: no such file{here}")
+    spec = importlib.util.spec_from_file_location("config_of_this_run", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"--config={name} is no Python file; FILE.py[:VARIANT] is expected")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return module.get_config(variant) if variant else module.get_config()
+    except ValueError as error:  # an unknown variant
+        raise ConfigError(f"--config={config_file}: {error}") from error
+    except Exception as error:  # whatever a user's file may raise
+        raise ConfigError(f"--config={config_file}: {type(error).__name__}: {error}") from error
+
+
+def _dotted_names(config: ConfigDict, prefix: str = "") -> set[str]:
+    names = set()
+    for key, value in config.items():
+        names.add(prefix + key)
+        if isinstance(value, ConfigDict):
+            names |= _dotted_names(value, f"{prefix}{key}.")
+    return names
 
 
 def _is_news(record: python_logging.LogRecord) -> bool:
@@ -59,14 +123,15 @@ def _refuse(reason: str) -> NoReturn:
     sys.exit(2)
 
 
-def _parse(argv: list[str]) -> list[str]:
-    """absl's parser; what ml_collections raises for an override (unknown field, wrong type, unknown
-    variant) becomes a line.
-    """
+def _parse(argv: list[str], *, config_file: str) -> list[str]:
+    """absl's parser; what ml_collections raises for an override becomes a line."""
     try:
+        check_config_flags(argv[1:], config_file)
         return app.parse_flags_with_usage(argv)
     except SystemExit:  # absl has told of an unknown flag, with status 1
         sys.exit(2)
+    except ConfigError as error:
+        _refuse(str(error))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason: object = error
         while isinstance(reason, Exception) and reason.args:  # ml_collections wraps one in another

@@ -340,13 +340,14 @@ class DataConfig:
         num_tracks, rest = divmod(batch_size, self.crops_per_track)
         if rest:
             raise ConfigError(
-                f"data.batch_size={batch_size} is no multiple of "
+                f"data.batch_size={batch_size} (or that of a phase) is no multiple of "
                 f"data.crops_per_track={self.crops_per_track}"
             )
         if num_tracks % self.num_shares:
             raise ConfigError(
                 f"a batch of {num_tracks} tracks does not divide into "
-                f"data.num_shares={self.num_shares}; set data.batch_size to a multiple"
+                f"data.num_shares={self.num_shares}; set data.batch_size to a multiple, "
+                "in phases as well"
             )
 
 

@@ -54,25 +54,12 @@ class Chain:
     """The transforms of a configuration, ready to be drawn from."""
 
     def __init__(self, config: ChainConfig, sounds: Sounds):
-        if (config.background.p or config.varying.p) and not sounds.noise:
-            raise SourceError("the chain asks for background noise, but there is none; pass "
-            "--config.noise_dir=FOLDER, or "
-                              "--config.chain.background.p=0 and "
-                              "--config.chain.varying.p=0")  # fmt: skip
-        if config.reverb_p and not sounds.impulse_responses:
-            raise SourceError("the chain asks for impulse responses, but there are none; pass "
-            "--config.ir_dir=FOLDER, or "
-                              "--config.chain.reverb_p=0")  # fmt: skip
-        if config.overlay.p and not sounds.music:
-            raise SourceError(
-                "the chain lays other music over a track, but there is none; pass "
-                "--config.chain.overlay.p=0"
-            )
-        if config.replay_p and not (sounds.noise and sounds.impulse_responses):
-            raise SourceError("the chain asks for music from a loudspeaker, which needs noise and "
-            "rooms; pass "
-                              "--config.noise_dir=FOLDER and --config.ir_dir=FOLDER, or "
-                              "--config.chain.replay_p=0")  # fmt: skip
+        check_sources(
+            config,
+            noise=bool(sounds.noise),
+            rooms=bool(sounds.impulse_responses),
+            music=bool(sounds.music),
+        )
         self.steps = [step for step in _steps(config, sounds) if step.p > 0]
 
     def apply(
@@ -90,6 +77,35 @@ class Chain:
             if step.name == "TimeStretch":
                 rate = float(heard.draws["rate"])
         return Distorted(np.asarray(samples, np.float32), rate, json.dumps(draws))
+
+
+def check_sources(config: ChainConfig, *, noise: bool, rooms: bool, music: bool = True) -> None:
+    """Whether there is what a chain draws from; `music`: other tracks to lay over one.
+
+    Raises:
+      SourceError: there is not; the message names the setting that gives it, or switches it off.
+    """
+    if (config.background.p or config.varying.p) and not noise:
+        raise SourceError(
+            "the chain asks for background noise, but there is none; pass "
+            "--config.noise_dir=FOLDER, or --config.chain.background.p=0 and "
+            "--config.chain.varying.p=0"
+        )
+    if config.reverb_p and not rooms:
+        raise SourceError(
+            "the chain asks for impulse responses, but there are none; pass "
+            "--config.ir_dir=FOLDER, or --config.chain.reverb_p=0"
+        )
+    if config.overlay.p and not music:
+        raise SourceError(
+            "the chain lays other music over a track, but there is none; pass "
+            "--config.chain.overlay.p=0"
+        )
+    if config.replay_p and not (noise and rooms):
+        raise SourceError(
+            "the chain asks for music from a loudspeaker, which needs noise and rooms; pass "
+            "--config.noise_dir=FOLDER and --config.ir_dir=FOLDER, or --config.chain.replay_p=0"
+        )
 
 
 def _steps(config: ChainConfig, sounds: Sounds) -> list[Step]:

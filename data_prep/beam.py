@@ -30,9 +30,10 @@ from data_prep.shards import Runner, Shard
 from data_prep.tracks import SourceError
 
 
-def main(config: ConfigDict, values: flags.FlagValues) -> None:
+def main(config: ConfigDict, values: flags.FlagValues) -> int:
     """Prepares the dataset that the configuration describes, wherever Beam runs it."""
-    prepare(from_mapping(PrepareConfig, config), Console(stderr=True), run_with(values.beam))
+    chosen, console = from_mapping(PrepareConfig, config), Console(stderr=True)
+    return prepare(chosen, console, run_with(values.beam)).exit_status
 
 
 def run_with(options: Sequence[str]) -> Runner:

@@ -3,8 +3,8 @@
 import dataclasses
 
 from confp_jax.data.replay import ReplayConfig
-from confp_jax.typed_config import ConfigError
-from data_prep.tracks import SPLITS
+from confp_jax.typed_config import ConfigError, suggestion
+from data_prep.tracks import ALL_SPLITS, SPLITS, SUBSETS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,8 @@ class PrepareConfig:
     tracks_csv: str = (
         ""  # FMA's tracks.csv; empty: music_dir is any folder, split by a hash of the content
     )
-    subset: str = "large"  # small < medium < large < full, nested
+    subset: str = ""  # small < medium < large < full, nested; empty: large
+    allow_missing: bool = False  # whether more than a tenth of tracks_csv's files may be missing
     splits: tuple[str, ...] = SPLITS  # which are prepared
     noise_dir: str = ""  # holds train/ and test/
     ir_dir: str = ""  # holds train/ and test/
@@ -96,6 +97,7 @@ class PrepareConfig:
     chain: ChainConfig = ChainConfig()
 
     def __post_init__(self) -> None:
+        _check_subset(self)
         if unknown := set(self.splits) - set(SPLITS):
             raise ConfigError(
                 f"splits={self.splits}: {sorted(unknown)[0]!r} is none of {', '.join(SPLITS)}"
@@ -117,7 +119,8 @@ class QueryConfig:
     name: str = "queries"  # of the query set
     music_dir: str = ""  # as in PrepareConfig
     tracks_csv: str = ""  # as in PrepareConfig
-    subset: str = "large"  # as in PrepareConfig
+    subset: str = ""  # as in PrepareConfig
+    allow_missing: bool = False  # as in PrepareConfig
     split: str = "test"  # whose tracks are asked for
     noise_dir: str = ""  # as in PrepareConfig
     ir_dir: str = ""  # as in PrepareConfig
@@ -137,3 +140,28 @@ class QueryConfig:
     tracks_per_shard: int = 100  # of one file
     num_workers: int = 0  # processes; 0: one for each core
     conditions: tuple[str, ...] = ()  # empty: all of data_prep.make_queries.CONDITIONS
+
+    def __post_init__(self) -> None:
+        _check_subset(self)
+        if self.split not in (*SPLITS, ALL_SPLITS):
+            raise ConfigError(
+                f"split={self.split!r} is no split{suggestion(self.split, (*SPLITS, ALL_SPLITS))}"
+            )
+        for name, least in (
+            ("excerpts_per_track", 1),
+            ("tracks_per_shard", 1),
+            ("num_workers", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least {least}")
+        if self.segment_s <= 0 or self.index_hop_s <= 0:
+            raise ConfigError(
+                f"segment_s={self.segment_s} and index_hop_s={self.index_hop_s} must be positive"
+            )
+
+
+def _check_subset(config: PrepareConfig | QueryConfig) -> None:
+    if config.subset and config.subset not in SUBSETS:
+        raise ConfigError(
+            f"subset={config.subset!r} is none of FMA's{suggestion(config.subset, SUBSETS)}"
+        )

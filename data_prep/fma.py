@@ -6,9 +6,8 @@ import csv
 import pathlib
 
 from confp_jax.audio.folders import AUDIO_SUFFIXES
-from data_prep.tracks import SPLITS, Failure, SourceError, Track
+from data_prep.tracks import SPLITS, SUBSETS, Failure, SourceError, Track
 
-SUBSETS = ("small", "medium", "large", "full")
 _COLUMNS = (
     ("set", "split"),
     ("set", "subset"),
@@ -64,6 +63,7 @@ def known_bad(
             track.track_id,
             str(track.path),
             f"{track.name}: {reasons[track.track_id]} (known-bad id)",
+            final=True,
         )
         for track in tracks
         if track.track_id in reasons

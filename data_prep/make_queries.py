@@ -19,7 +19,6 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from confp_jax import command_line
-from confp_jax.audio.decode import DecodeError
 from confp_jax.audio.segments import replica_start_s
 from confp_jax.data.records import (
     Clip,
@@ -30,7 +29,7 @@ from confp_jax.data.records import (
 )
 from confp_jax.data.replay import ReplayConfig
 from confp_jax.typed_config import ConfigError, from_mapping, suggestion
-from data_prep.augment import Chain, Distorted
+from data_prep.augment import Chain, Distorted, check_sources
 from data_prep.config import Band, ChainConfig, Draw, QueryConfig
 from data_prep.parts import read_middle
 from data_prep.shards import (
@@ -41,16 +40,16 @@ from data_prep.shards import (
     write_manifest,
     write_shards,
 )
-from data_prep.sounds import Sounds, prepare_sounds
+from data_prep.sounds import Sounds, check_sounds, prepare_sounds
 from data_prep.sources import (
-    ALL_SPLITS,
+    check_present,
     credits,
     output_folder,
     read_tracks,
     settings_json,
     sound_part,
 )
-from data_prep.tracks import SourceError, Track
+from data_prep.tracks import ALL_SPLITS, Outcome, SourceError, Track, UnfitError
 from data_prep.verify import verify
 
 
@@ -123,15 +122,23 @@ CONDITIONS: dict[str, Condition] = {
 }
 
 
-def main(config: ConfigDict, values: flags.FlagValues) -> None:
+def main(config: ConfigDict, values: flags.FlagValues) -> int:
     """Makes the query sets that the configuration describes: one, or one in a folder of its own for
     each length and seed.
     """
-    for one in query_sets(from_mapping(QueryConfig, config)):
+    chosen = from_mapping(QueryConfig, config)
+    for several, name in (("lengths_s", "segment_s"), ("seeds", "seed")):
+        if getattr(chosen, several) and name in command_line.overridden(values):
+            raise ConfigError(
+                f"--config.{name} has no effect: {several}={getattr(chosen, several)} is set"
+            )
+    statuses = {0}
+    for one in query_sets(chosen):
         if values.verify:
             verify(pathlib.Path(one.out), Console(stderr=True))
         else:
-            make_queries(one, Console(stderr=True))
+            statuses.add(make_queries(one, Console(stderr=True)).exit_status)
+    return 1 if 1 in statuses else max(statuses)
 
 
 def query_sets(config: QueryConfig) -> list[QueryConfig]:
@@ -158,8 +165,9 @@ def query_sets(config: QueryConfig) -> list[QueryConfig]:
     ]
 
 
-def make_queries(config: QueryConfig, console: Console) -> None:
-    """Writes the TFDS dataset `config.out`, a split for each condition.
+def make_queries(config: QueryConfig, console: Console) -> Outcome:
+    """Writes the TFDS dataset `config.out`, a split for each condition. Nothing is written before
+    all that it reads was found.
 
     Raises:
       SourceError: a source cannot be used, or the folder holds something else.
@@ -169,17 +177,26 @@ def make_queries(config: QueryConfig, console: Console) -> None:
     for name in names:
         if name not in CONDITIONS:
             raise ConfigError(f"unknown condition {name!r}{suggestion(name, CONDITIONS)}")
-    out = output_folder(config.out)
-    with explains_a_full_disk(out):
-        _make_queries(config, names, out, console)
-
-
-def _make_queries(
-    config: QueryConfig, names: tuple[str, ...], out: pathlib.Path, console: Console
-) -> None:
     tracks = [track for track in read_tracks(config) if config.split in (track.split, ALL_SPLITS)]
     if not tracks:
         raise SourceError(f"{config.music_dir} has no {config.split} tracks")
+    check_present(tracks, config)
+    for name in names:
+        for chain in (CONDITIONS[name].clip, CONDITIONS[name].excerpt):
+            check_sources(chain, noise=bool(config.noise_dir), rooms=bool(config.ir_dir))
+    check_sounds(config.noise_dir, config.ir_dir, {sound_part(config.split)})
+    out = output_folder(config.out)
+    with explains_a_full_disk(out):
+        return _make_queries(config, names, tracks, out, console)
+
+
+def _make_queries(
+    config: QueryConfig,
+    names: tuple[str, ...],
+    tracks: list[Track],
+    out: pathlib.Path,
+    console: Console,
+) -> Outcome:
     part = sound_part(config.split)
     sounds = prepare_sounds(
         config.noise_dir,
@@ -209,16 +226,16 @@ def _make_queries(
         num_workers=config.num_workers,
         console=console,
     )
-    report_failures(failures, out, console)
+    outcome = report_failures(failures, splits, out, console)
+    if not outcome.num_clips:
+        return outcome
     write_manifest(out, shards, splits)
     track_names = {str(track.track_id): track.name for track in tracks}
     summary = DatasetSummary(config.name, config.sample_rate_hz, 0, settings, track_names)
     about = credits(config, "Distorted excerpts with their true track and position.")
     write_dataset_metadata(out, summary, splits, credits=about)
-    console.print(
-        f"{out}: {sum(len(shard.clips) for parts in splits.values() for shard in parts)} queries "
-        f"in {len(splits)} conditions"
-    )
+    console.print(f"{out}: {outcome.num_clips} queries in {len(splits)} conditions")
+    return outcome
 
 
 def make_excerpts(
@@ -227,7 +244,7 @@ def make_excerpts(
     """The excerpts of one track under one condition; `others` are tracks that may be laid over it.
 
     Raises:
-      DecodeError: the file cannot be used, or is too short; the caller lists it.
+      DecodeError: the file cannot be used (UnfitError: too short); the caller lists it.
     """
     condition, rate_hz = CONDITIONS[name], config.sample_rate_hz
     if condition.excerpt.overlay.p:
@@ -236,7 +253,7 @@ def make_excerpts(
         )
     middle = read_middle(track.path, config.max_clip_s, sample_rate_hz=rate_hz)
     if middle.whole_s < config.segment_s + 2:
-        raise DecodeError(f"{track.path}: {middle.whole_s:.1f} s is too short for a query set")
+        raise UnfitError(f"{track.path}: {middle.whole_s:.1f} s is too short for a query set")
     clip, clip_start_s = middle.samples, middle.start_s
     seed = (config.seed, zlib.crc32(name.encode()), track.track_id)
     clip_chain, excerpt_chain = _chains(name, sounds)

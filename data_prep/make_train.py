@@ -30,8 +30,8 @@ from confp_jax.data.records import (
     write_dataset_metadata,
     write_shard,
 )
-from confp_jax.typed_config import from_mapping
-from data_prep.augment import Chain
+from confp_jax.typed_config import ConfigError, from_mapping
+from data_prep.augment import Chain, check_sources
 from data_prep.config import PrepareConfig
 from data_prep.parts import count_samples, read_middle
 from data_prep.shards import (
@@ -43,8 +43,9 @@ from data_prep.shards import (
     write_manifest,
     write_shards,
 )
-from data_prep.sounds import Sounds, prepare_sounds, read_sound
+from data_prep.sounds import Sounds, check_sounds, prepare_sounds, read_sound
 from data_prep.sources import (
+    check_present,
     credits,
     known_bad,
     output_folder,
@@ -52,37 +53,56 @@ from data_prep.sources import (
     settings_json,
     sound_part,
 )
-from data_prep.tracks import SourceError, Track
+from data_prep.tracks import Outcome, SourceError, Track, UnfitError
 from data_prep.verify import verify
 
 _NUM_MEASURED = 8  # tracks decoded for the forecast
 
 
-def main(config: ConfigDict, values: flags.FlagValues) -> None:
+def main(config: ConfigDict, values: flags.FlagValues) -> int:
     """Prepares the dataset that the configuration describes, or reads one again."""
     chosen, console = from_mapping(PrepareConfig, config), Console(stderr=True)
+    of_chain = sorted(n for n in command_line.overridden(values) if n.startswith("chain."))
+    if of_chain and not chosen.num_replicas:
+        raise ConfigError(
+            f"--config.{of_chain[0]} has no effect with num_replicas=0: set num_replicas, or draw "
+            "while training (--config.data.mix of confp_jax.training.train)"
+        )
     if values.verify:
         verify(pathlib.Path(chosen.out), console)
-    else:
-        prepare(chosen, console)
+        return 0
+    return prepare(chosen, console).exit_status
 
 
-def prepare(config: PrepareConfig, console: Console, run: Runner | None = None) -> None:
+def prepare(config: PrepareConfig, console: Console, run: Runner | None = None) -> Outcome:
     """Writes the TFDS dataset `config.out`: for every track its clean clip and `num_replicas`
-    replicas.
+    replicas. Nothing is written before all that it reads was found.
 
     Raises:
       SourceError: a source cannot be used, the folder holds something else, or the disk is full.
     """
+    tracks = [track for track in read_tracks(config) if track.split in config.splits]
+    if not tracks:
+        raise SourceError(
+            f"{config.music_dir}: no track belongs to {', '.join(config.splits)}; add music, or "
+            "set --config.splits"
+        )
+    check_present(tracks, config)
+    if config.num_replicas:
+        check_sources(config.chain, noise=bool(config.noise_dir), rooms=bool(config.ir_dir))
+    check_sounds(config.noise_dir, config.ir_dir, {sound_part(split) for split in config.splits})
     out = output_folder(config.out)
     with explains_a_full_disk(out):
-        _prepare(config, out, console, run)
+        return _prepare(config, tracks, out, console, run)
 
 
 def _prepare(
-    config: PrepareConfig, out: pathlib.Path, console: Console, run: Runner | None
-) -> None:
-    tracks = read_tracks(config)
+    config: PrepareConfig,
+    tracks: list[Track],
+    out: pathlib.Path,
+    console: Console,
+    run: Runner | None,
+) -> Outcome:
     sounds = {
         part: prepare_sounds(
             config.noise_dir,
@@ -102,11 +122,6 @@ def _prepare(
         shards += plan_shards(
             members, out, config.name, split, tracks_per_shard=config.tracks_per_shard
         )
-    if not shards:
-        raise SourceError(
-            f"{config.music_dir}: no track belongs to {', '.join(config.splits)}; add music, or "
-            "set --config.splits"
-        )
     make = functools.partial(make_clips, config=config, sounds=sounds)
     splits, failures = write_shards(
         shards,
@@ -120,7 +135,9 @@ def _prepare(
         console=console,
         run=run,
     )
-    report_failures([*known_bad(config), *failures], out, console)
+    outcome = report_failures([*known_bad(config), *failures], splits, out, console)
+    if not outcome.num_clips:
+        return outcome
     names = {str(track.track_id): track.name for track in tracks}
     albums = {str(track.track_id): track.album for track in tracks if track.album}
     summary = DatasetSummary(
@@ -136,7 +153,8 @@ def _prepare(
     write_dataset_metadata(out, summary, splits, credits=credits(config, description))
     written = [shard for shards in splits.values() for shard in shards]
     total_gb = sum(shard.num_bytes for shard in written) / 1e9
-    console.print(f"{out}: {sum(len(shard.clips) for shard in written)} clips, {total_gb:.2f} GB")
+    console.print(f"{out}: {outcome.num_clips} clips, {total_gb:.2f} GB")
+    return outcome
 
 
 def write_sounds(sounds: Sounds, folder: pathlib.Path, *, sample_rate_hz: int) -> None:
@@ -173,16 +191,16 @@ def make_clips(
     """
     middle = read_middle(track.path, config.max_clip_s, sample_rate_hz=config.sample_rate_hz)
     if middle.whole_s < config.min_clip_s:
-        raise DecodeError(
+        raise UnfitError(
             f"{track.path}: {middle.whole_s:.1f} s is shorter than min_clip_s={config.min_clip_s}"
         )
     if middle.peak < 1e-4:
-        raise DecodeError(f"{track.path}: is silent")
-    chain = _chain(config, sounds[sound_part(split)])
+        raise UnfitError(f"{track.path}: is silent")
     samples, start_s = middle.samples, middle.start_s
     clips = [Clip(track.track_id, 0, 1.0, start_s, to_int16(samples))]
     for replica in range(1, config.num_replicas + 1):
         seed = (config.seed, track.track_id, replica)
+        chain = _chain(config, sounds[sound_part(split)])
         distorted = chain.apply(samples, sample_rate_hz=config.sample_rate_hz, seed=seed)
         clips.append(
             Clip(

@@ -21,7 +21,7 @@ from rich.console import Console
 from confp_jax.audio.decode import DecodeError
 from confp_jax.data.records import Clip, ClipRow, WrittenShard, shard_path, write_shard
 from data_prep.progress import counting
-from data_prep.tracks import Failure, SourceError, Track
+from data_prep.tracks import Failure, Outcome, SourceError, Track, UnfitError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,8 @@ def write_shards(
     and the failures.
 
     `make_clips(track, split)` must be picklable. A run that was killed is simply started again:
-    complete shards stay. `run` does the work somewhere else than in this machine's processes
+    complete shards stay; one with failures, or whose files have changed in size, is made again.
+    `run` does the work somewhere else than in this machine's processes
     (data_prep/beam.py).
 
     Raises:
@@ -72,7 +73,7 @@ def write_shards(
     splits: dict[str, Sequence[WrittenShard]] = {}
     failures: list[Failure] = []
     for shard in shards:
-        note = json.loads(_note(shard).read_text())
+        note = json.loads(_note(shard.path).read_text())
         written = WrittenShard(
             [ClipRow(*row) for row in note["clips"]], note["records"], note["bytes"], note["sha256"]
         )
@@ -97,16 +98,22 @@ def plan_shards(
 def claim_folder(folder: pathlib.Path, settings: str) -> None:
     """Says whose the folder is before the first shard is written: one folder, one set of settings.
 
+    A folder whose shards hold nothing, for all of their tracks failed, is emptied of them.
+
     Raises:
       SourceError: it holds shards made with other settings.
     """
     file, identity = folder / ".shards" / "identity", hashlib.sha256(settings.encode()).hexdigest()
     found = file.read_text() if file.is_file() else None
-    if found != identity and (found or any(folder.glob("*.array_record*"))):
+    shards = [path for path in folder.glob("*.array_record*") if path.suffix != ".part"]
+    if found != identity and not all(_holds_nothing(path) for path in shards):
         raise SourceError(
             f"{folder} holds shards made with other settings, other tracks or other sounds; write "
             "to another --config.out, or delete that folder to make it anew"
         )
+    for path in shards if found != identity else []:
+        path.unlink()
+        _note(path).unlink()
     write_atomically(file, identity)
 
 
@@ -172,8 +179,13 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
     partial.rename(path)
 
 
-def report_failures(failures: Sequence[Failure], folder: pathlib.Path, console: Console) -> None:
-    """Lists what was left out, on the screen and in failures.jsonl."""
+def report_failures(
+    failures: Sequence[Failure],
+    splits: Mapping[str, Sequence[WrittenShard]],
+    folder: pathlib.Path,
+    console: Console,
+) -> Outcome:
+    """Lists what was left out, on the screen and in failures.jsonl; returns how much came."""
     lines = [
         json.dumps(dataclasses.asdict(failure), ensure_ascii=False) + "\n" for failure in failures
     ]
@@ -186,6 +198,12 @@ def report_failures(failures: Sequence[Failure], folder: pathlib.Path, console: 
         console.print(
             f"{len(failures)} tracks left out; all of them are in {folder / 'failures.jsonl'}"
         )
+    num_clips = sum(len(shard.clips) for of_split in splits.values() for shard in of_split)
+    outcome = Outcome(num_clips, sum(not failure.final for failure in failures))
+    if outcome.num_missing:
+        found = "no track could be used" if not num_clips else f"{outcome.num_missing} are missing"
+        console.print(f"[yellow]{found}[/]; mend them and run the same command again")
+    return outcome
 
 
 def _run_here(
@@ -225,13 +243,15 @@ def _write_one(
     shard: Shard, *, make_clips: Callable[[Track, str], list[Clip]], sample_rate_hz: int
 ) -> None:
     failures: list[Failure] = []
+    source_bytes = _source_bytes(shard)  # before they are read: they may grow meanwhile
 
     def clips() -> Iterator[Clip]:
         for track in shard.tracks:
             try:
                 yield from make_clips(track, shard.split)
             except DecodeError as error:
-                failures.append(Failure(track.track_id, str(track.path), str(error)))
+                final = isinstance(error, UnfitError)
+                failures.append(Failure(track.track_id, str(track.path), str(error), final))
 
     written = write_shard(shard.path, clips(), sample_rate_hz=sample_rate_hz)
     contents = {
@@ -241,15 +261,32 @@ def _write_one(
         "clips": written.clips,
     }
     note = contents | {"failures": [dataclasses.asdict(failure) for failure in failures]}
-    write_atomically(_note(shard), json.dumps(note))
+    write_atomically(_note(shard.path), json.dumps(note | {"source_bytes": source_bytes}))
 
 
 def _is_written(shard: Shard) -> bool:
     try:
-        return shard.path.stat().st_size == json.loads(_note(shard).read_text())["bytes"]
-    except (OSError, ValueError, KeyError):  # not there, or a note of an older form: made again
+        note = json.loads(_note(shard.path).read_text())
+        is_whole = shard.path.stat().st_size == note["bytes"]
+        failures = [Failure(**failure) for failure in note["failures"]]
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or of an older form: made again
+        return False
+    source_bytes = _source_bytes(shard)
+    is_current = note.get("source_bytes", source_bytes) == source_bytes  # older notes lack it
+    return is_whole and is_current and all(failure.final for failure in failures)
+
+
+def _source_bytes(shard: Shard) -> list[int]:
+    """Sizes of the files that a shard is made of: one that was being unpacked has grown since."""
+    return [t.path.stat().st_size if t.path.is_file() else 0 for t in shard.tracks]
+
+
+def _holds_nothing(path: pathlib.Path) -> bool:
+    try:
+        return json.loads(_note(path).read_text())["clips"] == []
+    except (OSError, ValueError, KeyError):
         return False
 
 
-def _note(shard: Shard) -> pathlib.Path:
-    return shard.path.parent / ".shards" / (shard.path.name + ".json")
+def _note(path: pathlib.Path) -> pathlib.Path:
+    return path.parent / ".shards" / (path.name + ".json")

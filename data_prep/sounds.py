@@ -9,6 +9,7 @@ import hashlib
 import json
 import pathlib
 import re
+from collections.abc import Iterable
 
 import numpy as np
 import soundfile
@@ -66,6 +67,17 @@ def prepare_sounds(
         for kind, folders in (("noise", noise_dir), ("ir", ir_dir))
     }
     return Sounds(found["noise"], found["ir"])
+
+
+def check_sounds(noise_dir: str, ir_dir: str, parts: Iterable[str]) -> None:
+    """Whether every folder has sounds of each of the parts; reads and writes none.
+
+    Raises:
+      SourceError: one has not.
+    """
+    for part in sorted(parts):
+        for folders in filter(None, (noise_dir, ir_dir)):
+            _find_all(folders, part)
 
 
 def find_sounds(folder: pathlib.Path, part: str) -> dict[str, pathlib.Path]:
@@ -161,6 +173,23 @@ def _digest(path: pathlib.Path) -> str:
 def _cached_sounds(
     folders: str, part: str, kind: str, cache: pathlib.Path, rate_hz: int
 ) -> tuple[str, ...]:
+    names = []
+    for name, path in _find_all(folders, part).items():
+        target = cache / kind / part / (name + ".wav")  # rain.ogg and rain.flac are two
+        source = target.with_name(target.name + ".source")
+        if not target.exists() or _read_digest(source) != _digest(path):
+            source.unlink(missing_ok=True)
+            _write_sound(path, target, kind, rate_hz)
+            source.write_text(_digest(path))
+        if soundfile.info(target).frames:
+            names.append(str(target))
+    if not names:
+        raise SourceError(f"{folders}: its {part} part holds no sound that is not silent")
+    return tuple(names)
+
+
+def _find_all(folders: str, part: str) -> dict[str, pathlib.Path]:
+    """The sounds of one part in one or several folders, by their name."""
     found: dict[str, pathlib.Path] = {}
     for folder in folders.split(","):
         for name, path in find_sounds(pathlib.Path(folder.strip()), part).items():
@@ -170,16 +199,13 @@ def _cached_sounds(
                     "could not tell them"
                 )
             found[name] = path
-    names = []
-    for name, path in found.items():
-        target = cache / kind / part / (name + ".wav")  # rain.ogg and rain.flac are two
-        if not target.exists():
-            _write_sound(path, target, kind, rate_hz)
-        if soundfile.info(target).frames:
-            names.append(str(target))
-    if not names:
-        raise SourceError(f"{folders}: its {part} part holds no sound that is not silent")
-    return tuple(names)
+    if not found:
+        raise SourceError(f"{folders}: its {part} part holds no sound; unpack it again")
+    return found
+
+
+def _read_digest(file: pathlib.Path) -> str:
+    return file.read_text() if file.is_file() else ""
 
 
 def _write_sound(path: pathlib.Path, target: pathlib.Path, kind: str, rate_hz: int) -> None:

@@ -11,7 +11,8 @@ from data_prep.config import PrepareConfig, QueryConfig
 from data_prep.sounds import Sounds
 from data_prep.tracks import Failure, SourceError, Track
 
-ALL_SPLITS = "all"
+DEFAULT_SUBSET = "large"
+LEAST_PRESENT = 0.9  # of a table's files; fewer: the folder is wrong, or still being unpacked
 
 
 def output_folder(out: str) -> pathlib.Path:
@@ -40,15 +41,47 @@ def read_tracks(config: PrepareConfig | QueryConfig) -> list[Track]:
             "FMA)"
         )
     if config.tracks_csv:
-        return fma.read_tracks(config.tracks_csv, config.music_dir, subset=config.subset)
+        return fma.read_tracks(
+            config.tracks_csv, config.music_dir, subset=config.subset or DEFAULT_SUBSET
+        )
+    for name in ("subset", "allow_missing"):
+        if getattr(config, name):
+            raise SourceError(
+                f"{name}={getattr(config, name)!r} has no effect without a table of tracks: pass "
+                f"--config.tracks_csv=fma_metadata/tracks.csv, or leave {name} out, for all of "
+                f"{config.music_dir} is taken"
+            )
     return folder.read_tracks(config.music_dir)
+
+
+def check_present(tracks: list[Track], config: PrepareConfig | QueryConfig) -> None:
+    """Whether the music that is listed has been unpacked where it is looked for.
+
+    Raises:
+      SourceError: no file is there, or so few that the folder is likely wrong or unfinished.
+    """
+    missing = [track.path for track in tracks if not track.path.is_file()]
+    num_found = len(tracks) - len(missing)
+    if not missing or (
+        num_found and (config.allow_missing or num_found >= LEAST_PRESENT * len(tracks))
+    ):
+        return
+    found = f"{num_found} of {len(tracks)} files of {config.tracks_csv} are there"
+    more = ", or --config.allow_missing to leave out what is not there" if num_found else ""
+    raise SourceError(
+        f"{config.music_dir}: {found}, {missing[0]} is not; finish unpacking, or pass the folder "
+        f"that holds FMA's 000, 001 and so on as --config.music_dir, the subset that you have as "
+        f"--config.subset{more}"
+    )
 
 
 def known_bad(config: PrepareConfig | QueryConfig) -> list[Failure]:
     """What `read_tracks` leaves out of FMA, with the reasons."""
     if not config.tracks_csv:
         return []
-    return fma.known_bad(config.tracks_csv, config.music_dir, subset=config.subset)
+    return fma.known_bad(
+        config.tracks_csv, config.music_dir, subset=config.subset or DEFAULT_SUBSET
+    )
 
 
 def sound_part(split: str) -> str:
@@ -73,8 +106,17 @@ def settings_json(
 ) -> str:
     """Everything that decides the shards' content, without this machine's folders."""
     values = dataclasses.asdict(config)
-    for key in ("music_dir", "tracks_csv", "noise_dir", "ir_dir", "out", "num_workers"):
+    for key in (
+        "music_dir",
+        "tracks_csv",
+        "noise_dir",
+        "ir_dir",
+        "out",
+        "num_workers",
+        "allow_missing",
+    ):
         values.pop(key)
+    values["subset"] = config.subset or DEFAULT_SUBSET
     ids = hashlib.sha256(
         json.dumps([[track.track_id, track.split] for track in tracks]).encode()
     ).hexdigest()

@@ -3,7 +3,11 @@
 import dataclasses
 import pathlib
 
+from confp_jax.audio.decode import DecodeError
+
 SPLITS = ("training", "validation", "test")
+ALL_SPLITS = "all"
+SUBSETS = ("small", "medium", "large", "full")  # FMA's, each within the next
 
 
 class SourceError(ValueError):
@@ -28,3 +32,23 @@ class Failure:
     track_id: int
     path: str
     why: str
+    final: bool = (
+        False  # another run would leave it out as well: silent, too short, known to be bad
+    )
+
+
+class UnfitError(DecodeError):
+    """A recording that can be read and is not used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run made."""
+
+    num_clips: int
+    num_missing: int  # tracks that the next run tries again
+
+    @property
+    def exit_status(self) -> int:
+        """0: all is there; 3: something is missing; 1: nothing came."""
+        return 1 if not self.num_clips else 3 if self.num_missing else 0

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
+from confp_jax.command_line import check_config_flags, load_config
 from confp_jax.config import (
     AudioConfig,
     CheckpointConfig,
@@ -21,6 +22,7 @@ from confp_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
+from confp_jax.training.effects import check_effects
 from confp_jax.typed_config import ConfigError, from_mapping
 from data_prep.config import ChainConfig, Draw, PrepareConfig, QueryConfig
 
@@ -260,3 +262,52 @@ def _leaves(values: dict, prefix: str = "") -> list[str]:
     for key, value in values.items():
         names += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
     return names
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config=configs/fma.py:smal"], "fma.py:smal: unknown model 'smal'; known: small, "),
+        (["--config", "configs/fma.py:smal"], "unknown model 'smal'"),
+        (["--config=configs/benchmark.py:papers"], "'papers' is no benchmark; known: paper, quick"),
+        (["--config=configs/fmaa.py"], "configs/fmaa.py: no such file; did you mean .*fma.py"),
+        (["--config=nowhere/x.py"], "no such file; run the command in the repository's folder"),
+        (["--config.data.dri=x"], "data.dri: .*no such field; did you mean 'data.dir'"),
+        (["--config.nam", "x"], "did you mean 'name'"),
+        (["--noconfig.decuple"], "no such field"),
+    ],
+)
+def test_a_mistyped_configuration_is_one_line(
+    flags: list[str], message: str, root: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    with pytest.raises(ConfigError, match=message):
+        check_config_flags(flags, "configs/fma.py:small")
+
+
+def test_a_file_that_is_no_configuration_is_one_line(tmp_path: pathlib.Path) -> None:
+    for text in ("def get_config(: pass", "x = 1", "import nothing_like_it"):
+        (tmp_path / "mine.py").write_text(text)
+        with pytest.raises(ConfigError, match=r"mine\.py: \w+Error"):
+            load_config(str(tmp_path / "mine.py"))
+
+
+def test_a_setting_without_effect_is_refused_or_said(root: pathlib.Path) -> None:
+    from configs.fma import get_config
+
+    large = from_mapping(TrainConfig, get_config("large"))
+    for field in ("num_epochs", "optimizer.learning_rate", "data.batch_size"):
+        with pytest.raises(ConfigError, match=rf"--config\.{field} has no effect: phases="):
+            check_effects(large, [field])
+    assert check_effects(large, ["seed", "data.dir"]) == []
+    small = from_mapping(TrainConfig, get_config("small"))
+    assert check_effects(small, ["data.batch_size"]) == []
+    (line,) = check_effects(small, ["data.mix.tempo", "temperature"])
+    assert line == "--config.data.mix.tempo has no effect: data.mix.tempo_p is 0"
+
+
+def test_an_unknown_subset_or_split_gets_a_suggestion() -> None:
+    with pytest.raises(ConfigError, match="subset='larg' .*did you mean 'large'"):
+        PrepareConfig(subset="larg")
+    with pytest.raises(ConfigError, match="split='tests' .*did you mean 'test'"):
+        QueryConfig(split="tests")

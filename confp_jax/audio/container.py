@@ -30,6 +30,8 @@ _OGG_PAGE = re.compile(rb"OggS\x00([\x00-\x07])")
 _FIRST_PAGE = 2
 _HEAD_BYTES = 1 << 16
 _TAIL_BYTES = 1 << 20
+_TELEPHONE, _TELEPHONE_HZ = ("mulaw", "alaw"), 8_000  # G.711; FFmpeg would take 44.1 kHz
+_RAW = ("s8", "u8", "s16le", "s16be", "u16le", "u16be")  # which FFmpeg takes by a file's suffix
 _ENCRYPTED = re.compile(
     rb"stsd.{4}\x00{3}.{5}(?:enca|drms|aavd)"  # MP4: Common Encryption, FairPlay, Audible
     rb"|\xfb\xb3\x11\x22\x23\xbd\xd2\x11\xb4\xb7\x00\xa0\xc9\x55\xfc\x6e"  # ASF
@@ -100,7 +102,7 @@ class _Decoding:
 
     def blocks(self, file: "_Part") -> Iterator[Native]:
         """Yields blocks of `BLOCK_SAMPLES` and more, silence where nothing is recorded."""
-        with av.open(file, "r", options=ALONE, metadata_errors="ignore") as container:
+        with self._open(file) as container:
             stream = self._stream(container)
             timeline, held = _Timeline(container), _Held()
             for frame in self._frames(container, stream):
@@ -119,6 +121,22 @@ class _Decoding:
                 f"{self._path}: {self._num_damaged} of {self._num_packets} packets are damaged; "
                 "copy or download it again"
             )
+
+    def _open(self, file: "_Part") -> av.container.InputContainer:
+        """Opens the container; of files without a header the rate is known by their kind alone."""
+        container = av.open(file, "r", options=ALONE, metadata_errors="ignore")
+        kind = container.format.name
+        if kind not in _TELEPHONE and kind not in _RAW:
+            return container
+        container.close()
+        if kind in _RAW:
+            raise DecodeError(
+                f"{self._path}: raw samples, and no header that says at which rate; convert it to "
+                "wav or flac"
+            )
+        file.seek(0)
+        options = ALONE | {"sample_rate": str(_TELEPHONE_HZ)}
+        return av.open(file, "r", format=kind, options=options)
 
     def _stream(self, container: av.container.InputContainer) -> av.AudioStream:
         """The stream that a player takes."""

@@ -249,8 +249,8 @@ def train_batches(
         raise DatasetError(
             f"{source.folder} has {len(tracks)} {config.data.split} tracks, a batch needs "
             f"{tracks_per_batch} different ones; use "
-            f"--config.data.batch_size={len(tracks) * config.data.crops_per_track} or less, or "
-            "more music"
+            f"--config.data.batch_size={len(tracks) * config.data.crops_per_track} or less (in "
+            "phases as well), or more music"
         )
     if tracks_per_batch % num_processes:
         raise DatasetError(

@@ -108,7 +108,7 @@ def check_divides(num_pairs: int, mesh: jax.sharding.Mesh, *, num_parts: int = 1
     if num_pairs % devices:
         raise ConfigError(
             f"a batch of {num_pairs} pairs does not divide over {devices} devices; set "
-            "data.batch_size to a multiple"
+            "data.batch_size (or that of the phase) to a multiple"
         )
     if 2 * num_pairs // devices % num_parts:
         raise ConfigError(

@@ -29,6 +29,7 @@ from confp_jax.training.accelerators import find_chip
 from confp_jax.training.step import Metrics
 
 LINES = "metrics.jsonl"
+_TIMED_STEPS = 4  # the first of them is compiled
 
 
 class NonFiniteLossError(RuntimeError):
@@ -75,6 +76,7 @@ class MetricLog:
         self._finite: list[tuple[int, jax.Array]] = []  # of the steps since the last interval
         self._since: tuple[int, float] | None = None
         self._waited_s = self._segments = 0.0
+        self._timed_s: list[float] = []  # ends of this process's first steps
 
     @classmethod
     @contextlib.contextmanager
@@ -132,6 +134,8 @@ class MetricLog:
           NonFiniteLossError: the loss or gradient of a step in that interval is not finite.
         """
         self._finite.append((step, metrics.is_finite))
+        if len(self._timed_s) < _TIMED_STEPS:
+            self._time_first(step, metrics)
         self._waited_s += waited_s
         self._segments += num_segments
         if step % self._every:
@@ -141,6 +145,22 @@ class MetricLog:
         now = time.perf_counter()
         self._pending = _Interval(step, metrics, self._speed(step, now), finite)
         self._since, self._waited_s, self._segments = (step, now), 0.0, 0.0
+
+    def say(self, line: str) -> None:
+        """Shows a line above the bar."""
+        self._progress.console.print(line, highlight=False, soft_wrap=True)
+
+    def _time_first(self, step: int, metrics: Metrics) -> None:
+        """Waits for each of the first steps, and then says how long all will take."""
+        np.asarray(metrics.is_finite)
+        self._timed_s.append(time.perf_counter())
+        if len(self._timed_s) == _TIMED_STEPS:
+            seconds = (self._timed_s[-1] - self._timed_s[0]) / (_TIMED_STEPS - 1)
+            left = int(self._progress.tasks[0].total or 0) - step
+            self.say(
+                f"a step takes {seconds:.3g} s; the other {left} take about "
+                f"{left * seconds / 60:.0f} min"
+            )
 
     def _speed(self, step: int, now: float) -> dict[str, float]:
         """Of the interval that ends now; empty right after the start and after a pause."""
@@ -183,9 +203,9 @@ class MetricLog:
         if bad is not None:
             raise NonFiniteLossError(
                 f"the loss at step {bad} is not finite, or its gradient (learning rate "
-                f"{self._rate(bad):.3g}); lower optimizer.learning_rate or set "
-                "optimizer.clip_norm=1, and resume from the last checkpoint with "
-                "--allow_change=optimizer.learning_rate,optimizer.clip_norm",
+                f"{self._rate(bad):.3g}); lower optimizer.learning_rate (or those in phases) or "
+                "set optimizer.clip_norm=1, and resume from the last checkpoint with "
+                "--allow_change=optimizer.learning_rate,optimizer.clip_norm (or phases)",
                 step=bad,
             )
 

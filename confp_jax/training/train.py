@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -31,13 +31,14 @@ from ml_collections import ConfigDict
 
 from confp_jax import command_line
 from confp_jax.config import TrainConfig
-from confp_jax.data.input import steps_per_epoch, train_batches
+from confp_jax.data.input import open_split, steps_per_epoch, tracks_to_train, train_batches
 from confp_jax.data.records import DatasetError
 from confp_jax.model.compiler import keep_freed_memory
 from confp_jax.model.encoder import forward_flops
 from confp_jax.model.weights import CheckpointError, absolute_path
 from confp_jax.training.checkpoint import Checkpoints, UnreadableRunError
 from confp_jax.training.device_dataset import cut_crops, load_resident, resident_layout
+from confp_jax.training.effects import check_effects
 from confp_jax.training.fine_tune import begin_from
 from confp_jax.training.mesh import check_divides, global_batch, join_hosts, make_mesh
 from confp_jax.training.metric_log import LINES, MetricLog, NonFiniteLossError
@@ -50,7 +51,7 @@ from confp_jax.training.run_folder import (
     save_arrays,
 )
 from confp_jax.training.run_owner import RunInUseError, owned
-from confp_jax.training.step import TrainState, build_state, train_step
+from confp_jax.training.step import TrainState, build_state, compute_dtype, train_step
 from confp_jax.training.teacher import load_teacher
 from confp_jax.training.validate import validate
 from confp_jax.typed_config import from_mapping
@@ -62,6 +63,8 @@ def main(config: ConfigDict, values: flags.FlagValues) -> None:
     if values.distributed:
         join_hosts()
     built = from_mapping(TrainConfig, config)
+    for line in check_effects(built, command_line.overridden(values)):
+        print(f"note: {line}", file=sys.stderr)
     train(built, values.workdir, stop_at_step=values.stop_at_step, allow_change=values.allow_change)
 
 
@@ -123,6 +126,7 @@ def train(
             MetricLog.open(files.local, **log_options) as log,
             _saves_offending_batch(config, stages, folder, schedule),
         ):
+            log.say(_description(config, stages, state, mesh))
             for stage, waited_s, batch in _batches_from(
                 first_step, last_step, config, stages, mesh
             ):
@@ -148,6 +152,26 @@ def train(
         else "; the same command goes on"
     )
     print(f"step {step} of {num_steps} saved in {workdir}{ending}")
+
+
+def _description(
+    config: TrainConfig, stages: Sequence[Stage], state: TrainState, mesh: jax.sharding.Mesh
+) -> str:
+    """One line on what is about to be trained, on what, and for how long."""
+    place = {"process": jax.process_index(), "num_processes": jax.process_count()}
+    num_tracks = len(tracks_to_train(open_split(config, **place)))
+    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    epochs = ", ".join(
+        f"{stage.phase.num_epochs} epochs of "
+        f"{(stage.last_step - stage.first_step) // stage.phase.num_epochs} steps of "
+        f"{stage.phase.batch_size} pairs at {stage.phase.learning_rate:g}"
+        for stage in stages
+    )
+    where = f"{mesh.devices.size} x {jax.devices()[0].device_kind}"
+    return (
+        f"{config.name}: {num_parameters:,} parameters in {compute_dtype(config)} on {where}; "
+        f"{num_tracks:,} {config.data.split} tracks; {epochs}; the first step is compiled"
+    )
 
 
 def stages_of(config: TrainConfig) -> tuple[Stage, ...]:

@@ -332,3 +332,23 @@ def test_a_stream_is_resampled_as_a_whole_is(rate_hz):
     )
     with pytest.raises(DecodeError, match="NaN"):
         resampler.push(np.full(10, np.nan, np.float32))
+
+
+@pytest.mark.parametrize(("suffix", "subtype"), [("ul", "ULAW"), ("al", "ALAW")])
+def test_a_telephone_file_without_a_header_has_8_khz(tmp_path, suffix, subtype):
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(4 * 8000) / 8000)
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, tone, 8000, format="RAW", subtype=subtype)
+    audio = decode(path, sample_rate_hz=16_000)
+    assert audio.duration_s == pytest.approx(4.0, abs=0.01)
+    assert np.abs(np.fft.rfft(audio.samples)).argmax() / audio.duration_s == pytest.approx(
+        440, 0.01
+    )
+
+
+@pytest.mark.parametrize("suffix", ["sw", "uw", "sb", "ub"])
+def test_raw_samples_of_an_unknown_rate_are_refused(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(np.arange(20_000, dtype=np.int16).tobytes())
+    with pytest.raises(DecodeError, match=rf"a\.{suffix}: raw samples.*convert it to wav"):
+        decode(path, sample_rate_hz=16_000)

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from data_prep import fma
-from data_prep.tracks import SourceError
+from data_prep.tracks import SUBSETS, SourceError
 
 _HEADER = [
     ["", "artist", "set", "set", "track", "album", "track"],
@@ -81,9 +81,9 @@ def test_albums(tmp_path: pathlib.Path) -> None:
 
 
 def test_subsets_are_nested(tmp_path: pathlib.Path) -> None:
-    rows = [_row(i, subset=subset) for i, subset in enumerate(fma.SUBSETS, 1)]
+    rows = [_row(i, subset=subset) for i, subset in enumerate(SUBSETS, 1)]
     path = _write(tmp_path / "tracks.csv", rows)
-    assert [len(fma.read_tracks(path, "m", subset=subset)) for subset in fma.SUBSETS] == [
+    assert [len(fma.read_tracks(path, "m", subset=subset)) for subset in SUBSETS] == [
         1,
         2,
         3,

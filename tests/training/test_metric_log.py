@@ -164,3 +164,12 @@ def test_only_one_process_writes(tmp_path: pathlib.Path) -> None:
     with pytest.raises(NonFiniteLossError), MetricLog.open(tmp_path, **options) as log:
         log.step(1, _metrics(float("nan")), num_segments=8)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_it_says_at_once_how_long_it_will_take(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    with _open(tmp_path, every_steps=100) as log:
+        for step in range(1, 6):
+            log.step(step, _metrics(1.0), num_segments=8)
+            assert ("the other 6 take about 0 min" in capsys.readouterr().err) == (step == 4)
