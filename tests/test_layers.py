@@ -187,7 +187,7 @@ def test_every_file_keeps_to_its_place(file):
         ("confp_jax/training/step.py", "from confp_jax.matching import ranking"),
         ("confp_jax/database/store.py", "from confp_jax.audio import mel"),
         ("confp_jax/index/exact.py", "import jax"),
-        ("confp_jax/config.py", "from confp_jax.metrics import hit_rates"),
+        ("confp_jax/config/train.py", "from confp_jax.metrics import hit_rates"),
         ("confp_jax/audio/decode.py", "from confp_jax import command_line"),
         ("confp_jax/metrics.py", "import jax"),
         ("confp_jax/cli/queries.py", "import jax"),

@@ -20,7 +20,7 @@ from confp_jax.audio.contrast import clip_contrast
 from confp_jax.audio.decode import from_samples
 from confp_jax.audio.mel import mel_power
 from confp_jax.audio.segments import Chunk, window_chunks
-from confp_jax.config import TrainConfig
+from confp_jax.config import ModelConfig
 from confp_jax.database.records import ModelStamp
 from confp_jax.fingerprint.fingerprints import TELLS_TEMPO_S, AudioError, Fingerprints
 from confp_jax.fingerprint.windows import FASTER, Cut, batch_shapes, batch_sizes, cut_windows
@@ -53,7 +53,7 @@ class Embedder:
     def __init__(
         self,
         name: str,
-        config: TrainConfig,
+        config: ModelConfig,
         state: EncoderState,
         *,
         folder: pathlib.Path | None = None,

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from confp_jax.config import TrainConfig
+from confp_jax.config import ModelConfig
 from confp_jax.model.encoder import Encoder
 from confp_jax.model.features import log_mel, mel_power
 
 
 @functools.lru_cache(maxsize=8)
-def encoder_graph(config: TrainConfig) -> nnx.GraphDef:
+def encoder_graph(config: ModelConfig) -> nnx.GraphDef:
     """The encoder's structure without its arrays."""
     return nnx.split(nnx.eval_shape(functools.partial(build_encoder, config)), nnx.Param, ...)[0]
 
@@ -25,7 +25,7 @@ def embed(
     values: Array,
     seen: Int[Array, "B 2"] | None = None,
     *,
-    config: TrainConfig,
+    config: ModelConfig,
 ) -> Float[Array, "B E"]:
     """Fingerprints of samples [B, n] or mel power [B, T, F] by the running statistics, without
     dropout.
@@ -42,14 +42,14 @@ def project(
     statistics: nnx.State,
     contrast: Float[Array, "B T F"],
     *,
-    config: TrainConfig,
+    config: ModelConfig,
 ) -> Float[Array, "B E"]:
     """What the projection gives for segments of local contrast; vectors of any length."""
     return nnx.merge(encoder_graph(config), params, statistics).projection(contrast)
 
 
 def batch_features(
-    values: Array, config: TrainConfig, seen: Int[Array, "B 2"] | None = None
+    values: Array, config: ModelConfig, seen: Int[Array, "B 2"] | None = None
 ) -> Float[Array, "B T F"]:
     """Returns log-mel features of samples [B, n] int16 or mel power [B, T, F], of the frames
     `seen`.
@@ -60,6 +60,6 @@ def batch_features(
     return log_mel(values, config.mel, seen)
 
 
-def build_encoder(config: TrainConfig) -> Encoder:
-    """Returns a new encoder, its arrays drawn from the configuration's seed."""
-    return Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(config.seed))
+def build_encoder(config: ModelConfig, *, seed: int = 0) -> Encoder:
+    """Returns a new encoder, its arrays drawn from `seed`."""
+    return Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(seed))

@@ -15,7 +15,7 @@ from etils import epath
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
-from confp_jax.config import TrainConfig
+from confp_jax.config import ModelConfig, TrainConfig
 from confp_jax.model.checksums import checksums, differing
 from confp_jax.model.encoder import Encoder
 from confp_jax.model.forked import check_not_forked
@@ -58,13 +58,20 @@ def save_encoder(
     )
 
 
-def load_encoder_state(folder: epath.PathLike) -> tuple[TrainConfig, EncoderState]:
-    """Configuration and arrays (float32, on the first device) of an encoder.
+def load_encoder_state(folder: epath.PathLike) -> tuple[ModelConfig, EncoderState]:
+    """Returns what decides an encoder's fingerprints: configuration and arrays, as
+    `load_trained_encoder` reads them.
+    """
+    config, state = load_trained_encoder(folder)
+    return config.model, state
+
+
+def load_trained_encoder(folder: epath.PathLike) -> tuple[TrainConfig, EncoderState]:
+    """Returns how an encoder was trained, and its arrays (float32, on the first device).
 
     Args:
       folder: what `save_encoder` wrote, an exported model's with that in it, a run's workdir (its
-        newest checkpoint), or one
-        step of it.
+        newest checkpoint), or one step of it.
 
     Raises:
       CheckpointError: no such folder, no checkpoint of this project in it, or a damaged one.
@@ -74,7 +81,7 @@ def load_encoder_state(folder: epath.PathLike) -> tuple[TrainConfig, EncoderStat
     try:
         metadata = read_metadata(path)
         config = TrainConfig.from_json(metadata["config"])
-        wanted = jax.tree.map(template, abstract_encoder(config)._asdict())
+        wanted = jax.tree.map(template, abstract_encoder(config.model)._asdict())
         found = ocp.load_checkpointables(str(path), {"encoder": wanted})
         check_metadata(metadata, found, path)
         return config, EncoderState(**found["encoder"])
@@ -87,7 +94,7 @@ def load_encoder_state(folder: epath.PathLike) -> tuple[TrainConfig, EncoderStat
         ) from error
 
 
-def encoder_identity(config: TrainConfig, state: EncoderState) -> str:
+def encoder_identity(config: ModelConfig, state: EncoderState) -> str:
     """16 hex digits that name the weights and everything before them: two encoders with the same
     identity agree.
     """
@@ -115,7 +122,7 @@ def _distinguishing(group: Any) -> dict[str, Any]:
     return found
 
 
-def abstract_encoder(config: TrainConfig) -> EncoderState:
+def abstract_encoder(config: ModelConfig) -> EncoderState:
     """Shapes and types of an encoder's arrays, without arrays."""
     model = nnx.eval_shape(
         lambda: Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(0))

@@ -15,7 +15,7 @@ from confp_jax.model.weights import (
     CheckpointError,
     EncoderState,
     encoder_identity,
-    load_encoder_state,
+    load_trained_encoder,
     save_encoder,
 )
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     try:
-        config, state = load_encoder_state(args.run)
+        config, state = load_trained_encoder(args.run)
         print(write_model(args.out, config, state, dtype=args.dtype))
     except (CheckpointError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -65,9 +65,10 @@ def write_model(
     # Orbax writes the folder's name into it and asks only whether it is there: no path of this
     # machine travels with a model.
     (target / "commit_success.txt").write_text("Checkpoint commit was successful.\n")
-    config, state = load_encoder_state(target)
+    config, state = load_trained_encoder(target)
     size = sum(p.stat().st_size for p in target.rglob("*") if p.is_file())
-    return f"{out}: {config.name}, {size / 1e6:.1f} MB, identity {encoder_identity(config, state)}"
+    identity = encoder_identity(config.model, state)
+    return f"{out}: {config.name}, {size / 1e6:.1f} MB, identity {identity}"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Float32, Float64
 
 from confp_jax.audio.mel import mel_centres_hz
-from confp_jax.config import MelConfig, TrainConfig
+from confp_jax.config import MelConfig, ModelConfig, TrainConfig
 from confp_jax.model.shipped import shipped_folder, shipped_models
 from confp_jax.model.weights import load_encoder_state
 from confp_jax.training.step import TrainState
@@ -45,13 +45,13 @@ def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
     """
     source, encoder = load_encoder_state(source_folder(config.init_from))
     refuse_projection("init_from", config.init_from, source)
-    if misfits := _misfits(source, config):
+    if misfits := _misfits(source, config.model):
         raise ConfigError(
             f"init_from={config.init_from} is of other settings than this run: {'; '.join(misfits)}"
         )
     _tell_changes(source, config)
     depths = source.encoder.num_layers, config.encoder.num_layers
-    params = _taken(state.params, _fitted(encoder.params, source, config), *depths)
+    params = _taken(state.params, _fitted(encoder.params, source, config.model), *depths)
     average = jax.tree.map(jnp.copy, params)  # one array may not be given away twice
     if not jax.tree.leaves(encoder.statistics):
         if config.freeze_statistics:
@@ -64,7 +64,7 @@ def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
     return state._replace(params=params, average=average, statistics=statistics)
 
 
-def refuse_projection(field: str, name: str, source: TrainConfig) -> None:
+def refuse_projection(field: str, name: str, source: ModelConfig) -> None:
     """Refuses an encoder that has a linear part.
 
     Raises:
@@ -79,7 +79,7 @@ def refuse_projection(field: str, name: str, source: TrainConfig) -> None:
         )
 
 
-def _misfits(source: TrainConfig, config: TrainConfig) -> list[str]:
+def _misfits(source: ModelConfig, config: ModelConfig) -> list[str]:
     """What has to be set so that the encoder of `source` can be taken over."""
     names = [
         name
@@ -94,7 +94,7 @@ def _misfits(source: TrainConfig, config: TrainConfig) -> list[str]:
     return what_to_set(source, config, [*names, "audio.sample_rate_hz"]) + divisors
 
 
-def _tell_changes(source: TrainConfig, config: TrainConfig) -> None:
+def _tell_changes(source: ModelConfig, config: TrainConfig) -> None:
     """A range of mels that an update of the defaults has changed should be no surprise."""
     old, new = flat_fields(source), flat_fields(config)
     changes = [
@@ -107,7 +107,7 @@ def _tell_changes(source: TrainConfig, config: TrainConfig) -> None:
         )
 
 
-def what_to_set(source: TrainConfig, config: TrainConfig, names: Iterable[str]) -> list[str]:
+def what_to_set(source: ModelConfig, config: ModelConfig, names: Iterable[str]) -> list[str]:
     """For the fields `names` in which `config` differs from `source`, how to set them alike."""
     old, new = flat_fields(source), flat_fields(config)
     return [
@@ -117,7 +117,7 @@ def what_to_set(source: TrainConfig, config: TrainConfig, names: Iterable[str]) 
     ]
 
 
-def _fitted(params: nnx.State, source: TrainConfig, config: TrainConfig) -> nnx.State:
+def _fitted(params: nnx.State, source: ModelConfig, config: ModelConfig) -> nnx.State:
     """The first and last products for shorter tokens, fewer parts and other mel filters.
 
     A frame stands for all those of its old token, and a part for those that are no more: each is

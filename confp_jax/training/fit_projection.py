@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import track as progress
 
 from confp_jax.audio.contrast import clip_contrast
-from confp_jax.config import AudioConfig, EncoderConfig, ProjectionConfig, TrainConfig
+from confp_jax.config import AudioConfig, EncoderConfig, ModelConfig, ProjectionConfig, TrainConfig
 from confp_jax.data.clips import ClipSource
 from confp_jax.data.mixing import SOUNDS_FOLDER, repeated_crop
 from confp_jax.data.records import DatasetError
@@ -185,7 +185,7 @@ def _segments(
 def with_conformer(
     directions: Directions,
     config: ProjectionConfig,
-    beside: tuple[TrainConfig, EncoderState] | None,
+    beside: tuple[ModelConfig, EncoderState] | None,
     *,
     segment_s: float,
     seed: int,
@@ -197,7 +197,7 @@ def with_conformer(
     """
     dims = directions.kernel.shape[1]
     source, state = beside or (
-        TrainConfig(encoder=EncoderConfig(embedding_dim=1, conv_norm="layer", dropout=0.0)),
+        ModelConfig(encoder=EncoderConfig(embedding_dim=1, conv_norm="layer", dropout=0.0)),
         None,
     )
     num_conformer_dims = source.encoder.embedding_dim if beside else 0

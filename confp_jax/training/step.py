@@ -47,7 +47,7 @@ class Metrics(NamedTuple):
 @functools.partial(jax.jit, static_argnames=("config", "optimizer"))
 def build_state(config: TrainConfig, optimizer: optax.GradientTransformation) -> TrainState:
     """The state of step 0, built inside one jit so that every leaf lies on the whole mesh."""
-    _, params, statistics = nnx.split(build_encoder(config), nnx.Param, ...)
+    _, params, statistics = nnx.split(build_encoder(config.model, seed=config.seed), nnx.Param, ...)
     return TrainState(params, params, statistics, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
@@ -173,7 +173,7 @@ def _encode(
     """
     dtype = compute_dtype(config)
     encoder = nnx.merge(
-        encoder_graph(config),
+        encoder_graph(config.model),
         jax.tree.map(lambda leaf: leaf.astype(dtype), params),
         statistics,
         copy=True,
@@ -213,7 +213,7 @@ def pair_features(
     """
     anchor_key, replica_key = jax.random.split(key)
     anchor = spec_augment(
-        batch_features(batch["anchor"], config),
+        batch_features(batch["anchor"], config.model),
         anchor_key,
         config.spec_augment,
         strength=config.spec_augment.anchor_fraction,
@@ -224,7 +224,7 @@ def pair_features(
         else None
     )
     replica = spec_augment(
-        batch_features(batch["replica"], config, seen), replica_key, config.spec_augment
+        batch_features(batch["replica"], config.model, seen), replica_key, config.spec_augment
     )
     stacked = jnp.stack([anchor, replica], axis=1)
     return stacked.reshape(-1, *anchor.shape[1:])

@@ -29,7 +29,7 @@ def load_teacher(config: TrainConfig, mesh: jax.sharding.Mesh) -> Callable[[Batc
     source, encoder = load_encoder_state(source_folder(config.teacher))
     refuse_projection("teacher", config.teacher, source)
     shared = [name for name in flat_fields(config) if name.startswith(("mel.", "audio."))]
-    if misfits := what_to_set(source, config, [*shared, "encoder.embedding_dim"]):
+    if misfits := what_to_set(source, config.model, [*shared, "encoder.embedding_dim"]):
         raise ConfigError(
             f"teacher={config.teacher} is of other settings than this run: {'; '.join(misfits)}"
         )

@@ -88,6 +88,8 @@ def _embed(
         part = np.stack(powers[first : first + _BATCH])
         padded = np.concatenate([part, np.zeros((_BATCH - len(part), *part.shape[1:]), np.float32)])
         out.append(
-            np.asarray(embed(state.average, state.statistics, padded, config=config))[: len(part)]
+            np.asarray(embed(state.average, state.statistics, padded, config=config.model))[
+                : len(part)
+            ]
         )
     return np.concatenate(out)

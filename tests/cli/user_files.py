@@ -51,7 +51,7 @@ def save_untrained(folder: pathlib.Path, seed: int) -> str:
     encoder = Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(seed))
     _, params, statistics = nnx.split(encoder, nnx.Param, ...)
     save_encoder(folder, config, EncoderState(params, statistics))
-    return encoder_identity(config, EncoderState(params, statistics))
+    return encoder_identity(config.model, EncoderState(params, statistics))
 
 
 def write_m4a(path: pathlib.Path, samples: np.ndarray, rate_hz: int) -> None:

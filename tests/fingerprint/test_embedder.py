@@ -221,16 +221,18 @@ class TestLoadEncoder:
     def test_other_weights_have_another_identity(self, embedder, tmp_path):
         import jax
 
-        from confp_jax.model.weights import EncoderState, save_encoder
+        from confp_jax.model.weights import EncoderState, load_trained_encoder, save_encoder
 
-        changed = jax.tree.map(lambda leaf: leaf + 1e-3, embedder._state)
-        save_encoder(tmp_path / "other", embedder.config, EncoderState(*changed))
+        config, state = load_trained_encoder(embedder.folder)
+        changed = jax.tree.map(lambda leaf: leaf + 1e-3, state)
+        save_encoder(tmp_path / "other", config, EncoderState(*changed))
         assert load_encoder(tmp_path / "other").identity != embedder.identity
 
     def test_half_precision_weights_agree(self, embedder, tmp_path, music):
-        from confp_jax.model.weights import save_encoder
+        from confp_jax.model.weights import load_trained_encoder, save_encoder
 
-        save_encoder(tmp_path / "half", embedder.config, embedder._state, dtype="float16")
+        trained = load_trained_encoder(embedder.folder)
+        save_encoder(tmp_path / "half", *trained, dtype="float16")
         half = load_encoder(tmp_path / "half").embed(music[: 4 * RATE], sample_rate_hz=RATE)
         assert cosines(half, embedder.embed(music[: 4 * RATE], sample_rate_hz=RATE)).min() > 0.9999
 

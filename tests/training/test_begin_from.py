@@ -16,7 +16,13 @@ from confp_jax.config import Phase, TrainConfig
 from confp_jax.data.input import train_batches
 from confp_jax.model.inference import embed
 from confp_jax.model.shipped import shipped_folder
-from confp_jax.model.weights import CheckpointError, EncoderState, load_encoder_state, save_encoder
+from confp_jax.model.weights import (
+    CheckpointError,
+    EncoderState,
+    load_encoder_state,
+    load_trained_encoder,
+    save_encoder,
+)
 from confp_jax.training.fine_tune import begin_from
 from confp_jax.training.mesh import global_batch, make_mesh
 from confp_jax.training.optim import make_optimizer, plan_stages
@@ -112,7 +118,9 @@ def test_an_exported_models_folder_will_do(tiny, saved, capsys) -> None:
 
 
 def test_a_shipped_model_by_name(tiny, root: pathlib.Path) -> None:
-    source, encoder = load_encoder_state(root / "confp_jax" / "pretrained" / "edge" / "checkpoint")
+    source, encoder = load_trained_encoder(
+        root / "confp_jax" / "pretrained" / "edge" / "checkpoint"
+    )
     config = dataclasses.replace(source, init_from="edge", phases=())
     begun = begin_from(_build(config), config)
     for one, other in zip(
@@ -136,7 +144,7 @@ def test_layers_that_are_added_change_nothing_at_first(
     power = rng.uniform(
         0.1, 1, (2, config.mel.num_frames(config.audio.segment_samples), config.mel.num_mels)
     ).astype(np.float32)
-    expected = embed(params, state.statistics, power, config=config)
+    expected = embed(params, state.statistics, power, config=config.model)
     for more in (1, 2):
         deeper = tiny(
             encoder={"conv_norm": conv_norm, "num_layers": config.encoder.num_layers + more},
@@ -144,7 +152,7 @@ def test_layers_that_are_added_change_nothing_at_first(
         )
         begun = begin_from(_build(deeper), deeper)
         np.testing.assert_allclose(
-            embed(begun.params, begun.statistics, power, config=deeper), expected, atol=1e-5
+            embed(begun.params, begun.statistics, power, config=deeper.model), expected, atol=1e-5
         )
 
 
@@ -203,9 +211,9 @@ def test_shorter_tokens_and_fewer_parts_hear_the_same_of_sound_that_stays(
     )
     config = tiny(encoder=sizes | change)
     begun = _begun_with(state, source, config, tmp_path)
-    expected = embed(state.params, state.statistics, power, config=source)
+    expected = embed(state.params, state.statistics, power, config=source.model)
     np.testing.assert_allclose(
-        embed(begun.params, begun.statistics, power, config=config), expected, atol=1e-5
+        embed(begun.params, begun.statistics, power, config=config.model), expected, atol=1e-5
     )
 
 

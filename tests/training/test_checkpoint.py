@@ -25,6 +25,7 @@ from confp_jax.model.weights import (
     absolute_path,
     encoder_identity,
     load_encoder_state,
+    load_trained_encoder,
     read_metadata,
     save_encoder,
 )
@@ -53,33 +54,33 @@ def _assert_equal(found: EncoderState, expected: EncoderState, *, rtol: float = 
 def test_from_a_run_a_step_and_an_export(
     tiny: Callable[..., TrainConfig], workdir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    config, newest = load_encoder_state(workdir)
+    config, newest = load_trained_encoder(workdir)
     assert config == tiny()
     for folder in (workdir / "checkpoints", workdir / "checkpoints" / "4", str(workdir)):
-        again_config, again = load_encoder_state(folder)
+        again_config, again = load_trained_encoder(folder)
         assert again_config == config
         _assert_equal(again, newest)
     older = load_encoder_state(workdir / "checkpoints" / "3")[1]
     assert (
-        encoder_identity(config, older)
-        != encoder_identity(config, newest)
-        == encoder_identity(config, again)
+        encoder_identity(config.model, older)
+        != encoder_identity(config.model, newest)
+        == encoder_identity(config.model, again)
     )
     for dtype, rtol in (("float32", 0.0), ("float16", 2**-11), ("bfloat16", 2**-8)):
         save_encoder(tmp_path / dtype, config, newest, dtype=dtype)
-        exported_config, exported = load_encoder_state(tmp_path / dtype)
+        exported_config, exported = load_trained_encoder(tmp_path / dtype)
         assert exported_config == config
         _assert_equal(exported, newest, rtol=rtol)
     power = np.random.default_rng(0).uniform(size=(4, 118, 20)).astype(np.float32)
     exact, rounded = (
-        np.asarray(embed(*state, power, config=config))
+        np.asarray(embed(*state, power, config=config.model))
         for state in (newest, load_encoder_state(tmp_path / "float16")[1])
     )
     assert (np.sum(exact * rounded, axis=1) > 0.999).all()
 
 
 def test_float16_is_half_as_large(workdir: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    config, state = load_encoder_state(workdir)
+    config, state = load_trained_encoder(workdir)
     rng = np.random.default_rng(0)
     wide = EncoderState(
         *jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=(256, *leaf.shape))), tuple(state))
@@ -103,19 +104,20 @@ def test_identity_sees_weights_and_settings(tiny: Callable[..., TrainConfig]) ->
     with jax.set_mesh(make_mesh()):
         state = build_state(config, optax.identity())
     encoder = EncoderState(state.params, state.statistics)
-    name = encoder_identity(config, encoder)
+    name = encoder_identity(config.model, encoder)
     assert len(name) == 16
-    assert name == encoder_identity(dataclasses.replace(config, num_epochs=9), encoder), (
+    assert name == encoder_identity(dataclasses.replace(config, num_epochs=9).model, encoder), (
         "how it was trained does not matter"
     )
     assert name != encoder_identity(
-        dataclasses.replace(config, mel=dataclasses.replace(config.mel, floor=1e-5)), encoder
+        dataclasses.replace(config, mel=dataclasses.replace(config.mel, floor=1e-5)).model,
+        encoder,
     )
     nudged = EncoderState(
         jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].add(1e-6), encoder.params),
         encoder.statistics,
     )
-    assert name != encoder_identity(config, nudged)
+    assert name != encoder_identity(config.model, nudged)
 
 
 def test_folders_that_hold_no_encoder(workdir: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -198,7 +200,7 @@ def test_changed_arrays_are_refused(
     workdir: pathlib.Path, tmp_path: pathlib.Path, name: str
 ) -> None:
     """As a flipped bit in Orbax's data does, where it decodes: other weights, the same metadata."""
-    config, state = load_encoder_state(workdir)
+    config, state = load_trained_encoder(workdir)
     folder = tmp_path / "exported"
     save_encoder(folder, config, state, dtype="float16")
     if name == "run":

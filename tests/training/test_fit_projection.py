@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from confp_jax.config import AudioConfig, EncoderConfig, MelConfig, ProjectionConfig, TrainConfig
+from confp_jax.config import AudioConfig, EncoderConfig, MelConfig, ModelConfig, ProjectionConfig
 from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.model.weights import EncoderState, encoder_identity
 from confp_jax.training.fine_tune import refuse_projection
@@ -25,14 +25,14 @@ def directions() -> Directions:
     )
 
 
-def parts(directions: Directions, share: float) -> tuple[TrainConfig, EncoderState]:
+def parts(directions: Directions, share: float) -> tuple[ModelConfig, EncoderState]:
     import dataclasses
 
     from flax import nnx
 
     from confp_jax.model.encoder import Encoder
 
-    config = TrainConfig(
+    config = ModelConfig(
         audio=AudioConfig(RATE_HZ, 1.5),
         mel=MelConfig(num_mels=12, hop_samples=256),
         encoder=EncoderConfig(
@@ -49,7 +49,8 @@ def parts(directions: Directions, share: float) -> tuple[TrainConfig, EncoderSta
     )
     projection = dataclasses.replace(SMALL, share=share)
     beside = (config, EncoderState(params, statistics)) if share < 1 else None
-    return with_conformer(directions, projection, beside, segment_s=0.9, seed=3)
+    config, state = with_conformer(directions, projection, beside, segment_s=0.9, seed=3)
+    return config.model, state
 
 
 @pytest.fixture(scope="module")

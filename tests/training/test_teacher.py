@@ -52,7 +52,7 @@ def _cosine_after(config: TrainConfig, num_steps: int, teacher: str) -> float:
         assert ("target" in taught) == bool(config.teacher)
         for _ in range(num_steps):
             state, _ = train_step(state, taught, config=config, optimizer=optimizer)
-        ours = embed(state.params, state.statistics, batch["anchor"], config=config)
+        ours = embed(state.params, state.statistics, batch["anchor"], config=config.model)
         theirs = load_teacher(dataclasses.replace(config, teacher=teacher), mesh)(batch)["target"]
     return float(np.mean(np.sum(np.asarray(ours) * np.asarray(theirs), axis=1)))
 
