@@ -223,7 +223,9 @@ def stored_smaller(
         )
 
     return (
-        kept_rows(cache / "compression" / f"{key}.json", CompressionRow, measure) if names else []
+        kept_rows(cache / "stored_precision" / f"{key}.json", CompressionRow, measure)
+        if names
+        else []
     )
 
 

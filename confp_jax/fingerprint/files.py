@@ -59,7 +59,6 @@ def read_files(
     paths: Iterable[pathlib.Path],
     *,
     wanted: Callable[[KnownFile], bool] = lambda file: True,
-    num_threads: int | None = None,
 ) -> Iterator[ReadFile]:
     """Fingerprints of files, in order; a file whose content is not `wanted` is hashed and not
     decoded.
@@ -67,7 +66,7 @@ def read_files(
     `wanted` is asked in the reading thread, and again before the model runs, as earlier files may
     have changed the answer.
     """
-    num_threads = num_threads or min(_MAX_THREADS, max(2, os.cpu_count() or 1))
+    num_threads = min(_MAX_THREADS, max(2, os.cpu_count() or 1))
     readings: collections.deque[_Reading] = collections.deque()
     waiting = iter(paths)
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")

@@ -9,7 +9,6 @@ that what was removed or added since is known by the tracks alone. (The extra `m
 
 import os
 import urllib.parse
-from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -74,9 +73,7 @@ class MilvusRows:
         pages.close()
         return found
 
-    def sync(
-        self, snapshot: Snapshot, *, report: Callable[[int, int], None] = lambda done, total: None
-    ) -> None:
+    def sync(self, snapshot: Snapshot) -> None:
         """Writes the tracks that are not there and deletes those that are no more; interrupted, it
         goes on.
 
@@ -91,10 +88,9 @@ class MilvusRows:
             missing = [
                 track for track in snapshot.tracks if track.id not in there and track.num_rows
             ]
-            for done, track in enumerate(missing, 1):
+            for track in missing:
                 vectors = snapshot.vectors[track.first_row : track.first_row + track.num_rows]
                 self._write(track.id, vectors)
-                report(done, len(missing))
         except MilvusException as error:
             raise DatabaseError(f"Milvus refused: {error}") from error
 

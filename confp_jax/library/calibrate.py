@@ -14,6 +14,7 @@ from confp_jax.matching.ranking import rank
 from confp_jax.matching.searchable import Reference
 from confp_jax.matching.shared_sections import shared_sections
 
+_SEED = 0  # of the excerpts
 LEAST_TRACKS = 20
 
 
@@ -34,7 +35,6 @@ def calibrate_database(
     embedder: Embedder,
     *,
     num_excerpts: int = 1000,
-    seed: int = 0,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibration:
     """Searches excerpts of the database's own tracks with the own track passed over, and stores
@@ -68,7 +68,7 @@ def calibrate_database(
             f"{embedder.name}'s decision.json knows no query of {reference.segment_s:g} s or more, "
             "the length of what is stored; calibrate it again with such `lengths_s`"
         )
-    rng, total = np.random.default_rng(seed), num_excerpts * len(lengths_s)
+    rng, total = np.random.default_rng(_SEED), num_excerpts * len(lengths_s)
     tails, num_same = [], 0
     for place, length_s in enumerate(lengths_s):
         logits = []

@@ -20,14 +20,10 @@ class Scan:
     could raise an alarm.
     """
 
-    def __init__(
-        self, reference: Reference, decision: Judge, *, keep_all: bool = False, without: int = -1
-    ):
+    def __init__(self, reference: Reference, decision: Judge, *, keep_all: bool = False):
         self.num_trials = 0
         self._long, self._short = (
-            SpanTracker(
-                reference, decision, share=step / windows, keep_all=keep_all, without=without
-            )
+            SpanTracker(reference, decision, share=step / windows, keep_all=keep_all)
             for windows, step in (
                 (BLOCK_WINDOWS, STEP_WINDOWS),
                 (SHORT_WINDOWS, SHORT_STEP_WINDOWS),
@@ -56,11 +52,9 @@ class Scan:
         return [*self._long.current, *short]
 
 
-def scan(
-    query: Fingerprints, reference: Reference, decision: Judge, *, without: int = -1
-) -> list[Span]:
+def scan(query: Fingerprints, reference: Reference, decision: Judge) -> list[Span]:
     """All spans of a recording that is there as a whole."""
-    scanning = Scan(reference, decision, without=without)
+    scanning = Scan(reference, decision)
     return [span for block in joined_blocks([query]) for span in scanning.push(block)]
 
 

@@ -30,6 +30,8 @@ _GUESSED_FEATURES = ("score", "margin", "tempo")  # of a checkpoint that nobody 
 TAIL_SHARE = 0.05  # of the unknown queries lie beyond the tail's start
 FALSE_ALARM_RATE = 0.001
 _LEAST_SCALE = 0.05
+_RIDGE = 1e-3  # of the logistic regression
+_NEWTON_STEPS = 30
 
 
 class DecisionError(ValueError):
@@ -42,11 +44,6 @@ class Judgement:
 
     logits: Float64[np.ndarray, " T"]
     alarm_rates: Float64[np.ndarray, " T"]
-
-    @property
-    def confidences(self) -> Float64[np.ndarray, " T"]:
-        """Probability that each match is right, where every other query is in the database."""
-        return confidence(self.logits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,22 +248,18 @@ def fit_tail(unknown: Float64[np.ndarray, " Q"]) -> Float64[np.ndarray, " 2"]:
 
 
 def fit_logistic(
-    values: Float64[np.ndarray, "Q F"],
-    right: np.ndarray,
-    *,
-    ridge: float = 1e-3,
-    num_steps: int = 30,
+    values: Float64[np.ndarray, "Q F"], right: np.ndarray
 ) -> Float64[np.ndarray, " F+1"]:
     """Weights (bias first) of a logistic regression by Newton's method.
 
-    Minimises the mean cross-entropy plus `ridge` / 2 times the squared weights of the standardised
+    Minimises the mean cross-entropy plus `_RIDGE` / 2 times the squared weights of the standardised
     features.
     """
     mean, deviation = values.mean(axis=0), values.std(axis=0) + 1e-9
     design = np.c_[np.ones(len(values)), (values - mean) / deviation]
-    penalty = np.diag([0.0, *[ridge] * values.shape[1]])
+    penalty = np.diag([0.0, *[_RIDGE] * values.shape[1]])
     weights = np.zeros(design.shape[1])
-    for _ in range(num_steps):
+    for _ in range(_NEWTON_STEPS):
         p = confidence(design @ weights)
         gradient = design.T @ (p - right) / len(p) + penalty @ weights
         curvature = (

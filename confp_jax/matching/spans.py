@@ -131,10 +131,11 @@ class SpanTracker:
         *,
         share: float = 1.0,
         keep_all: bool = False,
-        without: int = -1,
     ):
-        self._reference, self._decision, self._without = reference, decision, without
-        self._share, self._keep_all = share, keep_all
+        self._reference = reference
+        self._decision = decision
+        self._share = share
+        self._keep_all = keep_all
         self._open: list[_Candidate] = []
         self._num_blocks = self._num_candidates = 0
         self._form = Fingerprints(np.zeros((0, 0), np.float32), 0.0, 0.0)
@@ -161,7 +162,7 @@ class SpanTracker:
 
     def _rank(self, block: Block) -> None:
         query = block.fingerprints
-        ranking = rank(query, self._reference, without=self._without)
+        ranking = rank(query, self._reference)
         leading = ranking.leading(_NUM_CANDIDATES)
         judged = self._decision.judge(
             ranking,
@@ -234,14 +235,6 @@ class SpanTracker:
         outside_s = (1 - _EDGE_INSIDE) * segment_s
         begin_s = first * hop_s + (outside_s if first else 0.0)
         return begin_s, last * hop_s + segment_s - (outside_s if last != self._last_window else 0.0)
-
-
-def find_spans(
-    block: Block, reference: Reference, decision: Judge, *, without: int = -1
-) -> list[Span]:
-    """All candidates of a recording that is no longer than a block, surest first."""
-    spans = SpanTracker(reference, decision, keep_all=True, without=without).push(block)
-    return sorted(spans, key=lambda span: -span.logit)
 
 
 def accepted(spans: Iterable[Span], *, false_alarm_rate: float) -> list[Span]:

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from confp_jax.evaluation.measure.compression import principal_axes
+from confp_jax.database import Database, ModelStamp, NewTrack
+from confp_jax.evaluation.measure.compression import as_stored, principal_axes
 from confp_jax.evaluation.measure.indexed_dataset import EvaluationReference
 from confp_jax.evaluation.measure.query_results import Outcomes, Searched
 from confp_jax.evaluation.measure.scale import fill_up, scale_rows
@@ -148,3 +149,15 @@ def test_the_crossing_lies_where_the_means_are_equal():
     own, following = np.array([[1.0, 0.9, 0.5, 0.1]] * 3), np.array([[0.1, 0.5, 0.9, 1.0]] * 3)
     assert make_curve(shifts, own, following).crossing_s == pytest.approx(0.15)
     assert make_curve(shifts, own, own - 1).crossing_s is None
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8", "binary"])
+def test_smaller_rows_are_what_a_database_gives_back(tmp_path, precision):
+    rows = np.random.default_rng(3).normal(size=(50, 16)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    database = Database.create(tmp_path / "db", ModelStamp("m", "0", 0.3), precision=precision)
+    database.add([NewTrack("a", "a.wav", "0" * 64, 1.0, rows)])
+    expected = np.asarray(database.snapshot().vectors)
+    found, num_bytes = as_stored(rows, precision)
+    np.testing.assert_array_equal(found, expected)
+    assert num_bytes == {"float16": 32, "int8": 18, "binary": 2}[precision]

@@ -205,9 +205,9 @@ class TestTable:
             expected, abs=1e-3
         )
         judged = uncalibrated().judge(ranking_of([0.9, 0.3, 0.3, 0.3]), length_s=5.0, num_tracks=4)
-        assert judged.confidences[0] > 0.99 and judged.alarm_rates[0] < 0.001
+        assert confidence(judged.logits)[0] > 0.99 and judged.alarm_rates[0] < 0.001
         judged = uncalibrated().judge(ranking_of([0.5, 0.45, 0.4, 0.4]), length_s=5.0, num_tracks=4)
-        assert judged.confidences[0] < 0.1 and judged.alarm_rates[0] > 0.01
+        assert confidence(judged.logits)[0] < 0.1 and judged.alarm_rates[0] > 0.01
 
     @pytest.mark.parametrize(
         ("content", "says"),

@@ -5,11 +5,12 @@ The stored rows are made smaller; the queries stay float32, as a program would k
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float32
 
+from confp_jax.database.vectors import PRECISIONS, decode, encode
 from confp_jax.evaluation.measure.query_results import Outcomes, Searched
 from confp_jax.index import ExactIndex
 
@@ -18,28 +19,12 @@ _FIT_ROWS = 20_000  # of the index, evenly: more tell the principal axes no bett
 Rows = Float32[np.ndarray, "N E"]
 
 
-def _as_float16(rows: Rows) -> Rows:
-    return rows.astype(np.float16).astype(np.float32)
-
-
-def _as_int8(rows: Rows) -> Rows:
-    scale = np.abs(rows).max(axis=1, keepdims=True) / 127
-    return np.round(rows / np.maximum(scale, 1e-12)).astype(np.int8) * scale.astype(
-        np.float16
-    ).astype(np.float32)
-
-
-def _as_bits(rows: Rows) -> Rows:
-    return np.where(rows >= 0, 1, -1).astype(np.float32) / np.float32(np.sqrt(rows.shape[1]))
-
-
-# What of a row is left when it is stored and read again, and its bytes by number of dimensions.
-PRECISIONS: dict[str, tuple[Callable[[Rows], Rows], Callable[[int], int]]] = {
-    "float32": (lambda rows: rows, lambda dim: 4 * dim),
-    "float16": (_as_float16, lambda dim: 2 * dim),
-    "int8": (_as_int8, lambda dim: dim + 2),  # and a float16 scale
-    "binary": (_as_bits, lambda dim: dim // 8),
-}
+def as_stored(rows: Rows, precision: str) -> tuple[Rows, int]:
+    """Returns rows as the database gives them back, and the bytes that it keeps of each."""
+    if precision == "float32":  # which no database stores: what the others are compared with
+        return rows, rows.itemsize * rows.shape[1]
+    stored = encode(rows, precision)
+    return decode(stored), stored.nbytes // len(stored)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +48,14 @@ def compression_rows(
     vectors, out = np.asarray(searched.evaluation.reference.snapshot.vectors, np.float32), []
     for dim, axes, turned in _fewer(vectors):
         rows = _unit(vectors @ turned)
-        for precision, (stored, num_bytes) in PRECISIONS.items():
-            index = ExactIndex(stored(rows))
+        for precision in ("float32", *PRECISIONS):
+            smaller, num_bytes = as_stored(rows, precision)
+            index = ExactIndex(smaller)
             shares = {
                 name: _shares(index, _unit(one.queries @ turned), one, searched)
                 for name, one in measured.items()
             }
-            per_hour = round(3600 / hop_s) * num_bytes(dim)
+            per_hour = round(3600 / hop_s) * num_bytes
             track, exact = ({name: pair[i] for name, pair in shares.items()} for i in range(2))
             out.append(CompressionRow(dim, axes, precision, per_hour, track, exact))
     return out

@@ -10,6 +10,8 @@ from confp_jax.evaluation.measure.query_results import KINDS, Outcomes, joined
 from confp_jax.matching.decision import confidence
 from confp_jax.metrics import bootstrap_interval, mcnemar_exact, wilson_interval
 
+_NUM_BINS = 10  # of the reliability diagram
+
 RATES = (0.001, 0.01)  # of false alarms, at which "right and accepted" is counted
 
 
@@ -130,11 +132,9 @@ def compare(
     )
 
 
-def calibration(
-    outcomes: Sequence[Outcomes], *, num_bins: int = 10
-) -> tuple[list[tuple[float, float, int]], float]:
-    """How well the confidence keeps its word: (mean confidence, share right, queries) of each bin,
-    and the expected error.
+def calibration(outcomes: Sequence[Outcomes]) -> tuple[list[tuple[float, float, int]], float]:
+    """Returns the reliability diagram, (mean confidence, share right, queries) of each bin, and the
+    expected calibration error.
 
     Each query counts twice, once with its track in the index and once without, as in the
     calibration: half are unknown.
@@ -142,10 +142,10 @@ def calibration(
     whole = joined(outcomes).trials
     sure = confidence(np.r_[whole.known_logit, whole.unknown_logit])
     right = np.r_[whole.right, np.zeros(len(whole.right), bool)]
-    place = np.minimum((sure * num_bins).astype(int), num_bins - 1)
+    place = np.minimum((sure * _NUM_BINS).astype(int), _NUM_BINS - 1)
     bins = [
         (float(sure[place == i].mean()), float(right[place == i].mean()), int((place == i).sum()))
-        for i in range(num_bins)
+        for i in range(_NUM_BINS)
         if (place == i).any()
     ]
     return bins, float(sum(num * abs(mean - share) for mean, share, num in bins) / len(sure))

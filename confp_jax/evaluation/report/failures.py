@@ -16,6 +16,8 @@ from confp_jax.evaluation.measure.query_sets import QuerySet
 from confp_jax.evaluation.measure.summary import RATES
 from confp_jax.evaluation.report import figures
 
+_MOST_A_PAIR = 2  # mistakes of the same two tracks
+
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
@@ -34,10 +36,10 @@ class Failure:
 
 
 def worst_failures(
-    measured: Mapping[tuple[QuerySet, str], Outcomes], *, most: int, most_a_pair: int = 2
+    measured: Mapping[tuple[QuerySet, str], Outcomes], *, most: int
 ) -> list[Failure]:
-    """Surest first; of the same two tracks no more than `most_a_pair`: one mistake is not shown ten
-    times.
+    """Returns the mistakes, surest first; at most `_MOST_A_PAIR` of the same two tracks, so that
+    one mistake is not shown ten times.
     """
     found = []
     for (queries, condition), one in measured.items():
@@ -65,7 +67,7 @@ def worst_failures(
     for failure in found:
         pair = failure.track_id, failure.mistaken_id
         pairs[pair] = pairs.get(pair, 0) + 1
-        if pairs[pair] <= most_a_pair and len(out) < most:
+        if pairs[pair] <= _MOST_A_PAIR and len(out) < most:
             out.append(failure)
     return out
 

@@ -64,7 +64,6 @@ def run_bounded(
     argv: Sequence[str],
     *,
     limit_s: float,
-    environment: dict[str, str] | None = None,
     grows: Grows | None = None,
 ) -> Ran:
     """Runs a command without a shell; at the limit, or where it hangs, it is killed with all that
@@ -84,7 +83,6 @@ def run_bounded(
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
-                env=environment,
             )
             try:
                 _wait(child, limit_s, grows)

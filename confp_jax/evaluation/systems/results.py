@@ -43,7 +43,6 @@ class SystemRow:
     exact: float = 0.0
     near: float = 0.0
     track_top5: float = 0.0
-    num_unanswered: int = 0  # no result at all
     trouble: str = ""
     query_median_ms: float = 0.0
     query_p95_ms: float = 0.0
