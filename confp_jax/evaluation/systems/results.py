@@ -261,7 +261,6 @@ def system_row(
         float((first <= EXACT_S + 1e-6).mean()),
         float((first <= NEAR_S + 1e-6).mean()),
         float((~np.isnan(five)).mean()),
-        sum(not answer.found for answer in asked.answers),
         f"{len(errors)} queries failed; first: {errors[0]}" if errors else "",
         round(float(np.median(times_ms)), 2),
         round(float(np.quantile(times_ms, 0.95)), 2),
