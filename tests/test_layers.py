@@ -4,10 +4,11 @@ Every import counts, also inside functions and under TYPE_CHECKING.
 """
 
 import ast
+import graphlib
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
@@ -266,6 +267,29 @@ def test_the_rules_speak_of_what_there_is():
             assert any(name.split(".")[0] == package for name in imports(file, sources[file])), (
                 f"{file} imports no {package}"
             )
+
+
+def import_graph(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """Returns by module of confp_jax those that it imports, anywhere in its file."""
+    named = {
+        file.removesuffix(".py").replace("/", ".").removesuffix(".__init__"): file
+        for file in sources
+        if file.startswith("confp_jax/")
+    }
+    graph: dict[str, set[str]] = {name: set() for name in named}
+    for module, file in named.items():
+        for name in imports(file, sources[file]):
+            while name and name not in named:
+                name = name.rpartition(".")[0]
+            graph[module] |= {name} - {module, "confp_jax", ""}
+    return graph
+
+
+def test_no_import_circle():
+    graphlib.TopologicalSorter(import_graph(dict(python_files()))).prepare()
+    circle = {"confp_jax/a.py": "from confp_jax import b", "confp_jax/b.py": "import confp_jax.a"}
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter(import_graph(circle)).prepare()
 
 
 def modules_after(code: str) -> set[str]:

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import pathlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,9 +13,6 @@ from confp_jax.database.layout import shard_path
 from confp_jax.database.records import DatabaseError, Snapshot, StoredTrack
 from confp_jax.database.shards import REMEDY, live_runs, open_shard
 from confp_jax.database.vectors import StoredVectors, stored_dim
-
-if TYPE_CHECKING:
-    from confp_jax.database.store import Database
 
 _log = logging.getLogger(__name__)
 _MOST_NAMED = 5
@@ -37,14 +34,15 @@ class _Shard(NamedTuple):
     sha256: str
 
 
-def read_snapshot(database: "Database", *, to_copy: bool) -> Snapshot:
+def read_snapshot(folder: pathlib.Path, *, to_copy: bool) -> Snapshot:
     """Returns what `Database.snapshot` does.
 
     Raises:
       FileNotFoundError: a shard is missing.
       DatabaseError: a shard cannot be read, or shards do not fit together.
     """
-    with database.connect() as connection:
+    file = folder / "catalogue.sqlite"
+    with catalogue.connect(file) as connection:
         connection.execute("BEGIN")  # all questions see one moment
         rows = connection.execute("SELECT id, file, num_rows, sha256 FROM shards").fetchall()
         tracks = catalogue.read_tracks(connection)
@@ -58,19 +56,19 @@ def read_snapshot(database: "Database", *, to_copy: bool) -> Snapshot:
         _log.warning(
             "%s is not as the last writer left it: check what is copied from it; `confp verify` "
             "tells more",
-            database.catalogue,
+            file,
         )
     shards = {number: _Shard(*rest) for number, *rest in rows}
     places = [_Range(*place) for place in ranges]
-    opened = _open_shards(database.folder, shards, places)
-    damaged = _damaged(database.folder, shards, opened, places, to_copy=to_copy)
+    opened = _open_shards(folder, shards, places)
+    damaged = _damaged(folder, shards, opened, places, to_copy=to_copy)
     left_out = tuple(tracks[number] for number in damaged)
     if damaged:
         tracks = _without(tracks, damaged)
         places = [place for number, place in enumerate(places) if number not in damaged]
-        _warn(database.folder, left_out)
+        _warn(folder, left_out)
     runs = [opened[shard][first : first + num] for shard, first, num in live_runs(places)]
-    vectors = StoredVectors(runs, _dim(database.folder, runs))
+    vectors = StoredVectors(runs, _dim(folder, runs))
     counts = [track.num_rows for track in tracks]
     row_tracks = np.repeat(np.arange(len(tracks), dtype=np.int32), counts)
     return Snapshot(tracks, vectors, row_tracks, generation, left_out)

@@ -317,7 +317,7 @@ class Database:
         missing = ""
         for _ in range(_NUM_ATTEMPTS):
             try:
-                return read_snapshot(self, to_copy=to_copy)
+                return read_snapshot(self.folder, to_copy=to_copy)
             except FileNotFoundError as error:
                 # A writer may just have compacted it away: the catalogue knows the new one.
                 missing = error.filename

@@ -36,7 +36,12 @@ from confp_jax.evaluation.measure.compression import (
 )
 from confp_jax.evaluation.measure.indexed_dataset import embed_reference, one_of_each
 from confp_jax.evaluation.measure.query_results import Outcomes, Searched, measure_condition
-from confp_jax.evaluation.measure.query_sets import QuerySet, dataset_id, find_query_sets
+from confp_jax.evaluation.measure.query_sets import (
+    QuerySet,
+    dataset_id,
+    find_query_sets,
+    own_length,
+)
 from confp_jax.evaluation.measure.recordings import (
     RecordingRow,
     measure_peer,
@@ -55,20 +60,14 @@ from confp_jax.evaluation.measure.summary import (
     condition_row,
 )
 from confp_jax.evaluation.report.sections import Measured, Results, write_results
-from confp_jax.evaluation.systems.external import CommandConfig
-from confp_jax.evaluation.systems.results import (
-    SystemRow,
-    SystemRun,
-    imported_rows,
-    measure_systems,
-)
-from confp_jax.evaluation.systems.runner import system_version
-from confp_jax.evaluation.systems.worker import BUILT_IN, OURS, SystemSpec
+from confp_jax.evaluation.systems.ours import answers_version
+from confp_jax.evaluation.systems.registry import OURS, SystemSpec
+from confp_jax.evaluation.systems.selection import run_systems, system_run, system_specs
 from confp_jax.fingerprint.embedder import HOP_S, Embedder, UnknownModelError, load_encoder
 from confp_jax.index import ExactIndex
 from confp_jax.matching.decision import Decision, DecisionError, load_decision
 from confp_jax.model.weights import CheckpointError
-from confp_jax.typed_config import ConfigError, from_mapping, suggestion
+from confp_jax.typed_config import from_mapping
 
 _VERSION = "4"  # of what a measurement is: another one measures anew
 
@@ -256,7 +255,7 @@ def chosen_queries(
     """The set and the conditions that tables of few columns show, and a key for what is measured
     with them.
     """
-    one, config = own_length(sets, model.embedder), model.config
+    one, config = own_length(sets, model.embedder.config.audio.heard_s), model.config
     names = chosen_conditions(one.conditions)
     content = [
         model.embedder.identity,
@@ -267,11 +266,6 @@ def chosen_queries(
         _VERSION,
     ]
     return one, names, hashlib.sha256(json.dumps([*content, *settings]).encode()).hexdigest()[:24]
-
-
-def own_length(sets: Sequence[QuerySet], embedder: Embedder) -> QuerySet:
-    """The first query set of the model's own length, else the shortest."""
-    return next((one for one in sets if one.length_s == embedder.config.audio.heard_s), sets[0])
 
 
 def rows_of(
@@ -310,80 +304,6 @@ def comparisons(
     ]
 
 
-def system_specs(config: BenchmarkConfig) -> list[SystemSpec]:
-    """The systems by name; `command` is one more where it has a name.
-
-    Raises:
-      ConfigError: an unknown name, or a command that cannot work.
-    """
-    limits = config.index_limit_s, config.query_limit_s
-    specs = []
-    for name in config.systems:
-        if name not in BUILT_IN:
-            raise ConfigError(
-                f"unknown system {name!r}{suggestion(name, BUILT_IN)}; any other program takes "
-                "part as `command`"
-            )
-        specs.append(
-            SystemSpec(
-                name, name, config.checkpoint if name == OURS else "", CommandConfig(), *limits
-            )
-        )
-    if OURS in config.systems and config.compare:
-        specs.append(SystemSpec("compared", OURS, config.compare, CommandConfig(), *limits))
-    if config.command.query:
-        config.command.check()
-        specs.append(SystemSpec(config.command.name, "command", "", config.command, *limits))
-    return specs
-
-
-def run_systems(
-    specs: Sequence[SystemSpec],
-    config: BenchmarkConfig,
-    sets: Sequence[QuerySet],
-    embedder: Embedder,
-    cache: pathlib.Path,
-    console: Console,
-) -> tuple[list[SystemRow], list[dict[str, object]]]:
-    """Every system on the first query set of the model's own length (one run, so that a night is
-    enough).
-    """
-    imported = matches_files(config)
-    if not specs and not imported:
-        return [], []
-    with tempfile.TemporaryDirectory() as scratch:
-        asked = system_run(config, own_length(sets, embedder), cache, scratch)
-        versions = {
-            name: model_version(load_encoder(name))
-            for name in filter(None, (config.checkpoint, config.compare))
-        }
-        rows, told = measure_systems(specs, asked, versions, console)
-        return rows + [
-            row for name, path in imported for row in imported_rows(name, path, asked)
-        ], told
-
-
-def system_run(
-    config: BenchmarkConfig, queries: QuerySet, cache: pathlib.Path, scratch: str
-) -> SystemRun:
-    """What is asked of every system."""
-    names = tuple(
-        name
-        for name in queries.conditions
-        if not config.system_conditions or name in config.system_conditions
-    )
-    return SystemRun(
-        config.index,
-        config.index_splits,
-        dataclasses.replace(queries, conditions=names),
-        config.system_queries,
-        pathlib.Path(config.wav_dir or scratch),
-        cache / "systems",
-        config.num_bootstraps,
-        config.seed,
-    )
-
-
 def real_recordings(
     model: Model, specs: Sequence[SystemSpec], sets: Sequence[QuerySet], cache: pathlib.Path
 ) -> list[RecordingRow]:
@@ -392,7 +312,7 @@ def real_recordings(
     """
     config, embedder, console = model.config, model.embedder, model.console
     recordings, rate_hz = read_recordings(config.recordings), embedder.sample_rate_hz
-    content = [model_version(embedder), model.index_id, recordings_id(recordings)]
+    content = [answers_version(embedder), _VERSION, model.index_id, recordings_id(recordings)]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 
     def measure() -> list[RecordingRow]:
@@ -404,34 +324,11 @@ def real_recordings(
 
     rows = kept_rows(cache / "recordings" / f"{key}.json", RecordingRow, measure)
     with tempfile.TemporaryDirectory() as scratch:
-        run = system_run(config, own_length(sets, embedder), cache, scratch)
+        run = system_run(config, own_length(sets, embedder.config.audio.heard_s), cache, scratch)
         for spec in (spec for spec in specs if spec.kind != OURS):
             console.print(f"{spec.name}: recordings")
-            rows += measure_peer(spec, run, recordings, system_version(spec, ""), rate_hz=rate_hz)
+            rows += measure_peer(spec, run, recordings, rate_hz=rate_hz)
     return rows
-
-
-def model_version(embedder: Embedder) -> str:
-    """What decides a model's answers: its weights and its calibration."""
-    decision = load_decision(embedder.folder, embedder.identity).to_json()
-    return f"{embedder.identity}-{hashlib.sha256(decision.encode()).hexdigest()[:16]}-{_VERSION}"
-
-
-def matches_files(config: BenchmarkConfig) -> list[tuple[str, pathlib.Path]]:
-    """Name and file of each of `matches`.
-
-    Raises:
-      ConfigError: one is not of the form NAME=FILE.
-    """
-    out = []
-    for part in filter(None, config.matches.split(",")):
-        name, _, path = part.partition("=")
-        if not name.strip() or not path.strip():
-            raise ConfigError(
-                f"matches={config.matches!r} must be NAME=FILE.csv, with commas between several"
-            )
-        out.append((name.strip(), pathlib.Path(path.strip())))
-    return out
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""The verdict measured: false alarms against misses, offsets, and how well the confidence keeps
-its word.
+"""Measures the verdict: false alarms against misses, offsets, and the calibration of the
+confidence.
 
     python -m confp_jax.evaluation.open_set --config=configs/open_set.py --config.model=edge \\
         --config.index=prepared/fma --config.queries=prepared/validation,prepared/queries
@@ -15,37 +15,34 @@ import json
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from absl import flags
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Int64
 from ml_collections import ConfigDict
 from rich.console import Console
-from rich.progress import track as progress
 
 from confp_jax import command_line
-from confp_jax.data.clips import ClipSource, read_splits
 from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.measure.indexed_dataset import (
-    EvaluationReference,
-    Excerpt,
-    cut,
     embed_reference,
 )
-from confp_jax.evaluation.measure.query_sets import find_query_sets, spread
+from confp_jax.evaluation.measure.query_sets import find_query_sets
+from confp_jax.evaluation.measure.trials import (
+    Trials,
+    alarm_pairs,
+    curve,
+    read_excerpts,
+    run_trials,
+)
 from confp_jax.evaluation.report.figures import draw_open_set, save
-from confp_jax.fingerprint.embedder import Embedder, UnknownModelError, load_encoder
-from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints
+from confp_jax.fingerprint.embedder import UnknownModelError, load_encoder
+from confp_jax.fingerprint.fingerprints import AudioError
 from confp_jax.matching.decision import (
-    Decision,
     DecisionError,
-    Judgement,
     confidence,
     load_decision,
 )
-from confp_jax.matching.ranking import rank
-from confp_jax.matching.searchable import Reference
 from confp_jax.metrics import bootstrap_interval
 from confp_jax.model.weights import CheckpointError
 from confp_jax.typed_config import from_mapping
@@ -65,34 +62,6 @@ class OpenSetConfig:
     false_alarm_rate: float = 0.001  # that the threshold is set for
     num_bootstraps: int = 2000
     seed: int = 0  # of the bootstrap
-
-
-@dataclasses.dataclass(frozen=True)
-class Trials:
-    """One row for each excerpt. `*_rate` is how often an unknown query reaches as much: smaller is
-    surer.
-    """
-
-    tracks: Int64[np.ndarray, " Q"]
-    right: Bool[np.ndarray, " Q"]  # the own track came first
-    known_rate: Float64[np.ndarray, " Q"]
-    known_logit: Float64[np.ndarray, " Q"]
-    unknown_rate: Float64[np.ndarray, " Q"]
-    unknown_logit: Float64[np.ndarray, " Q"]
-    unknown_track: Int64[np.ndarray, " Q"]  # that came first without the own one
-    offset_error_s: Float64[
-        np.ndarray, " Q"
-    ]  # at the query's middle; NaN where another track came first
-    known_track: Int64[np.ndarray, " Q"]  # that came first; -1: none
-    offset_s: Float64[np.ndarray, " Q"]  # where in it the query begins
-
-    def accepted_right(self, rate: float) -> Bool[np.ndarray, " Q"]:
-        """Which are answered, and rightly."""
-        return self.right & (self.known_rate <= rate)
-
-    def false_alarms(self, rate: float) -> Bool[np.ndarray, " Q"]:
-        """Which are answered although their track is not there."""
-        return self.unknown_rate <= rate
 
 
 def main(config: ConfigDict, values: flags.FlagValues) -> None:
@@ -119,7 +88,7 @@ def run(config: OpenSetConfig, out: pathlib.Path) -> dict:
             excerpts = read_excerpts(
                 embedder, str(one.folder), one.conditions, length_s, console, seed=config.seed
             )
-            trials = measure(excerpts, searched, decision, console)
+            trials = run_trials(excerpts, searched, decision, console)
             name = f"{one.name} {excerpts[0].fingerprints.duration_s:.1f} s"
             curves[name], pairs[name] = (
                 curve(trials),
@@ -127,7 +96,7 @@ def run(config: OpenSetConfig, out: pathlib.Path) -> dict:
             )
             conditions = np.array([excerpt.condition for excerpt in excerpts])
             for condition in [*dict.fromkeys(conditions), "all"]:
-                part = trials if condition == "all" else _rows(trials, conditions == condition)
+                part = trials if condition == "all" else trials.rows(conditions == condition)
                 results.append({"queries": name, "condition": condition} | summary(part, config))
     text = markdown(results, config.false_alarm_rate)
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
@@ -149,112 +118,6 @@ def run(config: OpenSetConfig, out: pathlib.Path) -> dict:
         title=f"{config.model}: {len(searched.track_ids)} tracks",
     )
     return found
-
-
-def read_excerpts(
-    embedder: Embedder,
-    folder: str,
-    conditions: Sequence[str],
-    length_s: float,
-    console: Console,
-    *,
-    seed: int,
-    most: int = 0,
-) -> list[Excerpt]:
-    """All excerpts of a query set (or `most` of each condition, evenly), cut to `length_s` at a
-    random place (0: whole).
-    """
-    rng, out = np.random.default_rng(seed), []
-    for split in progress(
-        conditions or read_splits(folder), "excerpts", console=console, transient=True
-    ):
-        source = ClipSource(folder, split)
-        rate_hz = source.summary.sample_rate_hz
-        for number in spread(len(source), most):
-            clip = source[number]
-            whole_s = len(clip.samples) / rate_hz
-            used_s = min(length_s, whole_s) or whole_s
-            begin_s = rng.uniform(0, whole_s - used_s)
-            out.append(
-                cut(
-                    clip,
-                    split,
-                    embedder,
-                    begin_s=begin_s,
-                    length_s=used_s,
-                    sample_rate_hz=rate_hz,
-                    row=number,
-                )
-            )
-    return out
-
-
-def measure(
-    excerpts: Sequence[Excerpt], searched: EvaluationReference, decision: Decision, console: Console
-) -> Trials:
-    """Every excerpt with its own track and without."""
-    rows = []
-    for excerpt in progress(excerpts, "searching", console=console, transient=True):
-        own = searched.number(excerpt.track_id)
-        best, place, known = first_match(excerpt.fingerprints, searched.reference, decision)
-        stranger, _, unknown = first_match(
-            excerpt.fingerprints, searched.reference, decision, masked=own
-        )
-        start_s, half_s = float(searched.starts_s[best]), excerpt.fingerprints.duration_s / 2
-        # At the query's middle: the tempo of a short query is not estimated, and the truth is
-        # aligned there.
-        error_s = (
-            abs(start_s + place.at(half_s) - excerpt.start_s - excerpt.rate * half_s)
-            if best == own
-            else np.nan
-        )
-        rows.append(
-            (own, best == own, *known, *unknown, stranger, error_s, best, start_s + place.offset_s)
-        )
-    columns = list(zip(*rows, strict=True))
-    return Trials(*(np.array(column) for column in columns))
-
-
-class Place(NamedTuple):
-    """Where in an indexed clip a query was found to begin, and how fast it plays it."""
-
-    offset_s: float
-    tempo: float
-
-    def at(self, moment_s: float) -> float:
-        """Where in the clip the query's moment lies."""
-        return self.offset_s + self.tempo * moment_s
-
-
-def first_match(
-    query: Fingerprints, reference: Reference, decision: Decision, *, masked: int = -1
-) -> tuple[int, Place, tuple[float, float]]:
-    """The best track (-1: none) but the `masked` one, the place in it, and its (alarm rate,
-    logit).
-    """
-    ranking = rank(query, reference, without=masked)
-    if not len(ranking.tracks):
-        return -1, Place(np.nan, np.nan), (1.0, -np.inf)
-    num_tracks = reference.num_tracks - (masked >= 0)
-    judged: Judgement = decision.judge(
-        ranking, length_s=query.loud_s, num_tracks=num_tracks, overhangs=query.overhangs
-    )
-    place = Place(float(ranking.offsets_s[0]), float(ranking.tempos[0]))
-    return int(ranking.tracks[0]), place, (float(judged.alarm_rates[0]), float(judged.logits[0]))
-
-
-def alarm_pairs(
-    trials: Trials, searched: EvaluationReference, rate: float
-) -> list[tuple[int, int, int]]:
-    """(track id, id of the track it was taken for, how often), most often first: many are one piece
-    in two versions.
-    """
-    alarms = trials.false_alarms(rate)
-    pairs = np.stack([trials.tracks[alarms], trials.unknown_track[alarms]], axis=1)
-    found, counts = np.unique(pairs, axis=0, return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    ids = searched.track_ids[found]
-    return [(int(ids[i, 0]), int(ids[i, 1]), int(counts[i])) for i in order]
 
 
 def summary(trials: Trials, config: OpenSetConfig) -> dict:
@@ -293,25 +156,6 @@ def summary(trials: Trials, config: OpenSetConfig) -> dict:
     }
 
 
-def curve(trials: Trials) -> list[tuple[float, float]]:
-    """(share of unknown queries answered, share of known ones not answered rightly) over all
-    thresholds.
-    """
-    logits = np.unique(
-        np.quantile(
-            trials.unknown_logit, np.r_[np.linspace(0.5, 0.99, 50), np.linspace(0.9905, 1, 20)]
-        )
-    )
-    points = [
-        (
-            float((trials.unknown_logit >= t).mean()),
-            float(1 - (trials.right & (trials.known_logit >= t)).mean()),
-        )
-        for t in logits
-    ]
-    return points[::-1]
-
-
 def markdown(results: Sequence[dict], rate: float) -> str:
     """A row for each query set and condition; shares in percent, with 95 % intervals by bootstrap
     over tracks.
@@ -342,10 +186,6 @@ def _rule_of_three(values: Bool[np.ndarray, " Q"], tracks: Int64[np.ndarray, " Q
     excerpts (as if independent).
     """
     return 3 / len(tracks) if not values.any() else 0.0
-
-
-def _rows(trials: Trials, chosen: Bool[np.ndarray, " Q"]) -> Trials:
-    return Trials(*(getattr(trials, field.name)[chosen] for field in dataclasses.fields(trials)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from confp_jax.evaluation.measure.query_results import Outcomes, Searched
 from confp_jax.evaluation.measure.scale import fill_up, scale_rows
 from confp_jax.evaluation.measure.shift_curve import make_curve
 from confp_jax.evaluation.measure.summary import calibration, compare, condition_row
-from confp_jax.evaluation.open_set import Trials
+from confp_jax.evaluation.measure.trials import Trials
 from confp_jax.matching.searchable import make_reference
 
 

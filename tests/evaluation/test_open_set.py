@@ -30,7 +30,14 @@ from confp_jax.evaluation.measure.indexed_dataset import (
     Excerpt,
     embed_reference,
 )
-from confp_jax.evaluation.open_set import OpenSetConfig, Trials, curve, measure, summary
+from confp_jax.evaluation.measure.trials import (
+    Trials,
+    alarm_pairs,
+    curve,
+    first_match,
+    run_trials,
+)
+from confp_jax.evaluation.open_set import OpenSetConfig, summary
 from confp_jax.fingerprint.fingerprints import Fingerprints
 from confp_jax.matching.decision import FEATURES, Decision, confidence, load_decision, tail_share
 from confp_jax.matching.searchable import make_reference
@@ -112,7 +119,7 @@ def test_measured_against_plain_loops(searched, excerpts, decision):
     """Single windows: a track's score is its best row's cosine, or a little more between two
     rows.
     """
-    trials = measure(excerpts, searched, decision, QUIET)
+    trials = run_trials(excerpts, searched, decision, QUIET)
     for excerpt, right, error_s in zip(excerpts, trials.right, trials.offset_error_s, strict=True):
         query = excerpt.fingerprints.vectors[0]
         cosines = [float((searched.reference.rows_of(t) @ query).max()) for t in range(40)]
@@ -132,14 +139,14 @@ def test_the_offset_of_a_stretched_excerpt_is_right_at_its_middle(searched, deci
     stretched = [
         Excerpt("stretch", 24, 0.3 * 4 + 1.5 * (1 - rate), rate, window) for rate in (0.7, 1.0, 1.3)
     ]
-    trials = measure(stretched, searched, decision, QUIET)
+    trials = run_trials(stretched, searched, decision, QUIET)
     assert trials.right.all() and (trials.offset_error_s < 0.05).all()
     middle_of_30_s = dataclasses.replace(
         searched, starts_s=np.full(40, 100.0)
     )  # the index holds a long track's middle
     later = [dataclasses.replace(one, start_s=one.start_s + 100) for one in stretched]
     np.testing.assert_allclose(
-        measure(later, middle_of_30_s, decision, QUIET).offset_error_s,
+        run_trials(later, middle_of_30_s, decision, QUIET).offset_error_s,
         trials.offset_error_s,
         atol=1e-6,
     )
@@ -147,12 +154,12 @@ def test_the_offset_of_a_stretched_excerpt_is_right_at_its_middle(searched, deci
 
 def test_masking_is_removing(searched, excerpts, decision):
     """An unknown query is answered as if its track had never been added."""
-    trials = measure(excerpts[:10], searched, decision, QUIET)
+    trials = run_trials(excerpts[:10], searched, decision, QUIET)
     for excerpt, logit in zip(excerpts[:10], trials.unknown_logit, strict=True):
         kept = [t for t in range(40) if 10 + 2 * t != excerpt.track_id]
         parts = [(str(t), searched.reference.rows_of(t)) for t in kept]
         reference = make_reference(parts, hop_s=0.3, segment_s=3.0, exact=True)
-        _, _, (_, expected) = open_set.first_match(excerpt.fingerprints, reference, decision)
+        _, _, (_, expected) = first_match(excerpt.fingerprints, reference, decision)
         assert logit == pytest.approx(
             expected, abs=0.35
         )  # the hits of the masked track leave a little less room
@@ -218,7 +225,7 @@ def test_who_is_taken_for_whom(searched):
     unknown = np.full(40, -5.0)
     unknown[[3, 3 + 20, 7]] = 9.0
     trials = trials_of([True] * 40, [9.0] * 40, unknown, np.arange(40) % 20)
-    assert open_set.alarm_pairs(trials, searched, 0.001) == [(16, 18, 2), (24, 26, 1)]
+    assert alarm_pairs(trials, searched, 0.001) == [(16, 18, 2), (24, 26, 1)]
 
 
 def test_without_an_alarm_the_bound_is_not_zero():

@@ -20,9 +20,9 @@ from confp_jax.evaluation.systems.bounded import run_bounded
 from confp_jax.evaluation.systems.chromaprint import best_alignments
 from confp_jax.evaluation.systems.external import CommandConfig
 from confp_jax.evaluation.systems.protocol import SystemFailedError
+from confp_jax.evaluation.systems.registry import SystemSpec, system_version
 from confp_jax.evaluation.systems.results import SystemRun, measure_systems
-from confp_jax.evaluation.systems.runner import Contender, system_version, write_wav
-from confp_jax.evaluation.systems.worker import SystemSpec
+from confp_jax.evaluation.systems.runner import SystemRunner, write_wav
 from confp_jax.typed_config import ConfigError
 
 QUERY_BEGIN_S, QUERY_S = 3.2, 4.0
@@ -46,11 +46,11 @@ def wavs(music_dir, tmp_path_factory):
     return index, queries
 
 
-def contest(spec, wavs, cache):
+def run_both(spec, wavs, cache):
     index, queries = wavs
-    contender = Contender.of(spec, cache, "content")
-    cost = contender.index(lambda: index)
-    return cost, contender.ask("clean", "set", lambda: queries)
+    runner = SystemRunner.of(spec, cache, "content")
+    cost = runner.index(lambda: index)
+    return cost, runner.ask("clean", "set", lambda: queries)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_each_system_finds_parts_and_places(kind, offset_limit_s, wavs, tmp_path
         pytest.importorskip("audfprint2", reason="the extra `evaluate` is not installed")
     if kind == "chromaprint" and shutil.which("fpcalc") is None:
         pytest.skip("fpcalc is not installed")
-    cost, asked = contest(SystemSpec(kind, kind, "edge" if kind == "ours" else ""), wavs, tmp_path)
+    cost, asked = run_both(SystemSpec(kind, kind, "edge" if kind == "ours" else ""), wavs, tmp_path)
     assert asked.failure == ""
     for query, answer in zip(wavs[1], asked.answers, strict=True):
         assert answer.error == "" and answer.elapsed_s > 0
@@ -76,14 +76,14 @@ def test_what_was_made_is_not_made_again(wavs, tmp_path):
     spec = SystemSpec("chromaprint", "chromaprint")
     if shutil.which("fpcalc") is None:
         pytest.skip("fpcalc is not installed")
-    cost, asked = contest(spec, wavs, tmp_path)
-    again = Contender.of(spec, tmp_path, "content")
+    cost, asked = run_both(spec, wavs, tmp_path)
+    again = SystemRunner.of(spec, tmp_path, "content")
 
     def none():
         raise AssertionError("asked for the files again")
 
     assert again.index(none) == cost and again.ask("clean", "set", none) == asked
-    assert Contender.of(spec, tmp_path, "other content").folder != again.folder
+    assert SystemRunner.of(spec, tmp_path, "other content").folder != again.folder
 
 
 PEER = """
@@ -114,7 +114,7 @@ def command(tmp_path, trouble="pass", **limits):
 
 
 def test_any_command_line_takes_part(wavs, tmp_path):
-    _, asked = contest(command(tmp_path), wavs, tmp_path / "cache")
+    _, asked = run_both(command(tmp_path), wavs, tmp_path / "cache")
     for query, answer in zip(wavs[1], asked.answers, strict=True):
         (found,) = answer.found
         assert f"{found.track}_query" == query.stem and (found.offset_s, found.score) == (3.25, 17)
@@ -122,14 +122,14 @@ def test_any_command_line_takes_part(wavs, tmp_path):
 
 def test_one_crash_costs_one_query_and_three_end_it(wavs, tmp_path):
     first = wavs[1][0].stem.removesuffix("_query")
-    _, asked = contest(
+    _, asked = run_both(
         command(tmp_path, f"if query == {first!r}: raise SystemExit('it broke')"),
         wavs,
         tmp_path / "one",
     )
     assert [bool(answer.error) for answer in asked.answers] == [True, False, False, False]
     assert "it broke" in asked.answers[0].error
-    _, asked = contest(command(tmp_path, "raise SystemExit('it broke')"), wavs, tmp_path / "all")
+    _, asked = run_both(command(tmp_path, "raise SystemExit('it broke')"), wavs, tmp_path / "all")
     assert (
         asked.answers == ()
         and "after 2 of 4 queries" in asked.failure
@@ -176,7 +176,7 @@ def test_a_system_that_hangs_is_asked_no_more(wavs, prepared, queries, tmp_path,
                     tmp_path / "cache", 100, 0)  # fmt: skip
     began = time.monotonic()
     rows, told = measure_systems(
-        [command(tmp_path, hang, query_limit_s=30.0)], run, {}, Console(quiet=True)
+        [command(tmp_path, hang, query_limit_s=30.0)], run, Console(quiet=True)
     )
     assert time.monotonic() - began < 60
     assert "after 0 of 4 queries" in rows[0].trouble and "beyond its limit" in rows[0].trouble
@@ -186,10 +186,10 @@ def test_a_system_that_hangs_is_asked_no_more(wavs, prepared, queries, tmp_path,
 
 def test_a_program_that_has_changed_is_asked_again(tmp_path):
     spec = command(tmp_path)
-    before = system_version(spec, "")
-    assert system_version(spec, "") == before
+    before = system_version(spec)
+    assert system_version(spec) == before
     (tmp_path / "peer program.py").write_text("another")
-    assert system_version(spec, "") != before
+    assert system_version(spec) != before
 
 
 def test_memory_is_the_commands_own(tmp_path):
@@ -211,7 +211,7 @@ def test_who_is_not_installed_is_told_of(wavs, tmp_path):
     with pytest.raises(
         SystemFailedError, match=r"olaf, making the index: no-such-olaf is not installed"
     ):
-        Contender.of(spec, tmp_path, "").index(lambda: wavs[0])
+        SystemRunner.of(spec, tmp_path, "").index(lambda: wavs[0])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from confp_jax.evaluation.measure.cache import write_whole
 from confp_jax.evaluation.measure.indexed_dataset import EvaluationReference
-from confp_jax.evaluation.open_set import Trials, measure, read_excerpts
+from confp_jax.evaluation.measure.trials import Trials, read_excerpts, run_trials
 from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.fingerprint.fingerprints import Fingerprints
 from confp_jax.index import Index
@@ -122,7 +122,7 @@ def measure_condition(
     rows = np.array([excerpt.row for excerpt in excerpts])
     ids, reference = searched.evaluation.track_ids, searched.evaluation.reference
     own = ids[[searched.evaluation.number(excerpt.track_id) for excerpt in excerpts]]
-    trials = _by_id(measure(excerpts, searched.evaluation, searched.decision, console), ids)
+    trials = _by_id(run_trials(excerpts, searched.evaluation, searched.decision, console), ids)
     queries = np.stack([_looks(excerpt.fingerprints) for excerpt in excerpts])
     # Aligned at the middles: a stretched window, or one shorter than the index's, begins elsewhere
     # (docs/research/paper.md, "query position").

@@ -130,3 +130,8 @@ def _query_set(folder: pathlib.Path, conditions: Sequence[str]) -> QuerySet:
         seed,
         tuple(name for name in there if not conditions or name in conditions),
     )
+
+
+def own_length(sets: Sequence[QuerySet], heard_s: float) -> QuerySet:
+    """Returns the first query set of the model's own length, `heard_s`; else the first one."""
+    return next((one for one in sets if one.length_s == heard_s), sets[0])

@@ -24,11 +24,11 @@ from confp_jax.database.vectors import decode as decode_rows
 from confp_jax.database.vectors import encode as encode_rows
 from confp_jax.evaluation.measure.cache import write_whole
 from confp_jax.evaluation.measure.query_sets import dataset_id
-from confp_jax.evaluation.open_set import first_match
+from confp_jax.evaluation.measure.trials import first_match
 from confp_jax.evaluation.systems.protocol import SystemFailedError
+from confp_jax.evaluation.systems.registry import SystemSpec, system_version
 from confp_jax.evaluation.systems.results import SystemRun
-from confp_jax.evaluation.systems.runner import Contender, write_wav
-from confp_jax.evaluation.systems.worker import SystemSpec
+from confp_jax.evaluation.systems.runner import SystemRunner, write_wav
 from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.matching.decision import Decision
 from confp_jax.matching.searchable import Reference, make_reference
@@ -198,7 +198,7 @@ def recordings_id(recordings: Sequence[Recording]) -> str:
 
 
 def measure_peer(
-    spec: SystemSpec, run: SystemRun, recordings: Sequence[Recording], version: str, *, rate_hz: int
+    spec: SystemSpec, run: SystemRun, recordings: Sequence[Recording], *, rate_hz: int
 ) -> list[RecordingRow]:
     """Another system on the same pieces, with the same references and other music in its index."""
     folder, known_by = (
@@ -214,19 +214,18 @@ def measure_peer(
         return [*made, *run.index_files]
 
     index_id = dataset_id(run.index, run.index_splits)
-    contender = Contender.of(spec, run.cache, f"{index_id} {known_by} {version}")
+    runner = SystemRunner.of(spec, run.cache, f"{index_id} {known_by} {system_version(spec)}")
     try:
-        contender.index(index_files)
+        runner.index(index_files)
     except SystemFailedError as error:
         return [RecordingRow(spec.name, length_s, 0, trouble=str(error)) for length_s in LENGTHS_S]
     return [
-        _peer_row(contender, recordings, length_s, folder, known_by, rate_hz)
-        for length_s in LENGTHS_S
+        _peer_row(runner, recordings, length_s, folder, known_by, rate_hz) for length_s in LENGTHS_S
     ]
 
 
 def _peer_row(
-    contender: Contender,
+    runner: SystemRunner,
     recordings: Sequence[Recording],
     length_s: float,
     folder: pathlib.Path,
@@ -247,9 +246,9 @@ def _peer_row(
             _as_wav(folder / name, cut[3], rate_hz) for name, cut in zip(names, cuts, strict=True)
         ]
 
-    asked = contender.ask(f"recordings-{length_s:g}s", known_by, query_files)
+    asked = runner.ask(f"recordings-{length_s:g}s", known_by, query_files)
     if asked.failure:
-        return RecordingRow(contender.spec.name, length_s, 0, trouble=asked.failure)
+        return RecordingRow(runner.spec.name, length_s, 0, trouble=asked.failure)
     right = placed = 0
     for (recording, _, offset_s, _), answer in zip(cuts, asked.answers, strict=True):
         first = answer.found[0] if answer.found else None
@@ -257,7 +256,7 @@ def _peer_row(
             right += 1
             placed += abs(first.offset_s - offset_s) <= PLACE_S
     return RecordingRow(
-        contender.spec.name, length_s, len(cuts), right / len(cuts), placed / len(cuts)
+        runner.spec.name, length_s, len(cuts), right / len(cuts), placed / len(cuts)
     )
 
 

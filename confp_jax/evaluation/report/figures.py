@@ -5,17 +5,15 @@ files.
 import io
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from confp_jax.evaluation.measure.query_sets import title as condition_title
-
-if TYPE_CHECKING:
-    from confp_jax.evaluation.measure.scale import ScaleRow
-    from confp_jax.evaluation.measure.shift_curve import ShiftCurve
-    from confp_jax.evaluation.measure.summary import ConditionRow, Share
+from confp_jax.evaluation.measure.scale import ScaleRow
+from confp_jax.evaluation.measure.shift_curve import ShiftCurve
+from confp_jax.evaluation.measure.summary import ConditionRow, Share
 
 BLUE, RED, YELLOW, GREEN = "#4477aa", "#ee6677", "#ccbb44", "#228833"
 
@@ -49,7 +47,7 @@ def save(path: pathlib.Path, draw: Callable[..., None], *arguments: Any, **named
         path.write_bytes(png(draw, *arguments, **named))
 
 
-def draw_hit_rates(figure: Any, rows: "Sequence[ConditionRow]", *, title: str) -> None:
+def draw_hit_rates(figure: Any, rows: Sequence[ConditionRow], *, title: str) -> None:
     """Top-1 track and exact hits, and right and accepted, of every condition, with 95 %
     intervals.
     """
@@ -107,7 +105,7 @@ def draw_open_set(
     figure.legend(loc="outside right upper", fontsize=8)
 
 
-def draw_shift(figure: Any, curve: "ShiftCurve", *, hop_s: float) -> None:
+def draw_shift(figure: Any, curve: ShiftCurve, *, hop_s: float) -> None:
     """Figure 4: similarity of a shifted query to its own fingerprint and to the next, and where
     they cross.
     """
@@ -142,7 +140,7 @@ def draw_shift(figure: Any, curve: "ShiftCurve", *, hop_s: float) -> None:
     axes.legend(fontsize=9)
 
 
-def draw_stretch(figure: Any, rows: "Sequence[ConditionRow]") -> None:
+def draw_stretch(figure: Any, rows: Sequence[ConditionRow]) -> None:
     """Figure 5: top-1 against tempo; `clean` stands at 100 %."""
     points = sorted(
         (100 if row.condition == "clean" else int(row.condition.removeprefix("stretch_")), row)
@@ -170,7 +168,7 @@ def draw_stretch(figure: Any, rows: "Sequence[ConditionRow]") -> None:
     axes.legend()
 
 
-def draw_scale(figure: Any, rows: "Sequence[ScaleRow]") -> None:
+def draw_scale(figure: Any, rows: Sequence[ScaleRow]) -> None:
     """Top-1 track hits, and the time of a search, against the number of fingerprints; exact search
     and the index.
     """
@@ -251,6 +249,6 @@ def draw_spectrograms(
         axes.tick_params(labelsize=7)
 
 
-def _errors(shares: "Sequence[Share]") -> list[list[float]]:
+def _errors(shares: Sequence[Share]) -> list[list[float]]:
     below = [max(0.0, 100 * (s.share - s.interval[0])) for s in shares]
     return [below, [max(0.0, 100 * (s.interval[1] - s.share)) for s in shares]]

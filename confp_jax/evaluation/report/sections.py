@@ -20,7 +20,7 @@ from confp_jax.evaluation.measure.recordings import RecordingRow
 from confp_jax.evaluation.measure.scale import ScaleRow
 from confp_jax.evaluation.measure.shift_curve import ShiftCurve
 from confp_jax.evaluation.measure.summary import RATES, Comparison, ConditionRow, calibration
-from confp_jax.evaluation.open_set import curve as alarm_curve
+from confp_jax.evaluation.measure.trials import curve as alarm_curve
 from confp_jax.evaluation.report import figures, tables
 from confp_jax.evaluation.report.export import query_rows, write_pexeso, write_rows
 from confp_jax.evaluation.report.failures import Failure, Sounds, spectrograms, worst_failures

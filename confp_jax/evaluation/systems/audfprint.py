@@ -7,6 +7,7 @@ track however unsure: of 3 s excerpts with noise it would find a quarter less (6
 """
 
 import dataclasses
+import importlib.metadata
 import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from confp_jax.evaluation.systems.protocol import (
     answers,
 )
 
-LEAST_LANDMARKS = 1  # that agree in time
+_LEAST_LANDMARKS = 1  # that agree in time
 _INDEX_SHIFTS, _QUERY_SHIFTS = 1, 4  # part-frame shifts of its `new` and its `match`
 _MAX_RESULTS = 20  # several may be of one track
 
@@ -30,6 +31,14 @@ class Audfprint:
     """The score is the number of landmarks that agree in time."""
 
     folder: pathlib.Path
+
+    def version(self) -> str:
+        """Returns the package's version, and how few landmarks are enough here."""
+        try:
+            package = importlib.metadata.version("audfprint2")
+        except importlib.metadata.PackageNotFoundError:
+            return "not installed"
+        return f"{package}, from {_LEAST_LANDMARKS} landmark on"
 
     def index(self, files: Sequence[pathlib.Path]) -> None:
         """As `audfprint new`."""
@@ -51,7 +60,7 @@ class Audfprint:
             audfprint2.HashTable(str(self.folder / "landmarks.pklz")),
         )
         matcher = audfprint2.Matcher()
-        matcher.window, matcher.threshcount, matcher.search_depth = 2, LEAST_LANDMARKS, 100
+        matcher.window, matcher.threshcount, matcher.search_depth = 2, _LEAST_LANDMARKS, 100
         frame_s = analyzer.n_hop / analyzer.target_sr
 
         def answer(file: pathlib.Path) -> list[Found]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float64, UInt32
 
+from confp_jax.evaluation.systems.bounded import run_bounded
 from confp_jax.evaluation.systems.protocol import (
     NUM_FOUND,
     Answer,
@@ -33,6 +34,13 @@ class Chromaprint:
     """The score is the share of equal bits at the best alignment; half of them is chance."""
 
     folder: pathlib.Path
+
+    def version(self) -> str:
+        """Returns what `fpcalc -version` prints."""
+        try:
+            return " ".join(run_bounded(["fpcalc", "-version"], limit_s=30).stdout.split()[:3])
+        except FileNotFoundError:
+            return "not installed"
 
     def index(self, files: Sequence[pathlib.Path]) -> None:
         """Keeps the items of every file."""

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import re
 import shlex
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 
 from confp_jax.evaluation.systems.bounded import run_bounded
@@ -67,6 +68,18 @@ class External:
     command: CommandConfig
     index_limit_s: float
     query_limit_s: float
+
+    def version(self) -> str:
+        """Returns the sizes and times of the files that its command lines name."""
+        words = {
+            word for line in (self.command.index, self.command.query) for word in shlex.split(line)
+        }
+        paths = [pathlib.Path(shutil.which(word) or word) for word in sorted(words)]
+        return "; ".join(
+            f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}"
+            for path in paths
+            if path.is_file()
+        )
 
     def index(self, files: Sequence[pathlib.Path]) -> None:
         """Runs the index line, once or once a file; none where it is empty."""

@@ -1,6 +1,7 @@
 """This project's own program: a database of any checkpoint, asked as a user asks it."""
 
 import dataclasses
+import hashlib
 import pathlib
 from collections.abc import Iterator, Sequence
 
@@ -11,9 +12,17 @@ from confp_jax.evaluation.systems.protocol import (
     SystemFailedError,
     answers,
 )
+from confp_jax.fingerprint.embedder import Embedder, load_encoder
 from confp_jax.library.add import add_paths
 from confp_jax.library.open import open_database, open_or_create
 from confp_jax.library.searcher import Searcher
+from confp_jax.matching.decision import load_decision
+
+
+def answers_version(embedder: Embedder) -> str:
+    """Returns the names of a model's weights and of their calibration."""
+    decision = load_decision(embedder.folder, embedder.identity).to_json()
+    return f"{embedder.identity}-{hashlib.sha256(decision.encode()).hexdigest()[:16]}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +31,10 @@ class Ours:
 
     folder: pathlib.Path
     checkpoint: str
+
+    def version(self) -> str:
+        """Returns the names of the weights and of their calibration."""
+        return answers_version(load_encoder(self.checkpoint))
 
     def index(self, files: Sequence[pathlib.Path]) -> None:
         """As `confp add`."""
@@ -37,13 +50,13 @@ class Ours:
         """As `confp identify`."""
         searcher = Searcher(*open_database(self.folder / "music.db", self.checkpoint))
 
-        def answer(file: pathlib.Path) -> list[Found]:
-            told = searcher.identify_file(file)
-            if told.error:
-                raise QueryError(told.error)
+        def find(file: pathlib.Path) -> list[Found]:
+            answer = searcher.identify_file(file)
+            if answer.error:
+                raise QueryError(answer.error)
             return [
                 Found(m.track, m.offset_s - m.tempo * m.query_offset_s, m.confidence)
-                for m in told.matches
+                for m in answer.matches
             ]
 
-        return answers(files, answer)
+        return answers(files, find)

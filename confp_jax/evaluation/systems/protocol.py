@@ -47,6 +47,10 @@ class System(Protocol):
     `query` may run in another process than `index`, after it.
     """
 
+    def version(self) -> str:
+        """Returns what changes whenever its answers may: weights, package, program."""
+        ...
+
     def index(self, files: Sequence[pathlib.Path]) -> None:
         """Makes the index of WAV files in the folder that the system was made with."""
 

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from rich.console import Console
@@ -20,14 +20,13 @@ from confp_jax.evaluation.measure.query_sets import QuerySet, dataset_id, spread
 from confp_jax.evaluation.measure.summary import Share
 from confp_jax.evaluation.report.export import query_id, read_pexeso
 from confp_jax.evaluation.systems.protocol import Answer, SystemFailedError
+from confp_jax.evaluation.systems.registry import SystemSpec, system_version
 from confp_jax.evaluation.systems.runner import (
     ConditionAnswers,
-    Contender,
     IndexCost,
-    system_version,
+    SystemRunner,
     write_wav,
 )
-from confp_jax.evaluation.systems.worker import SystemSpec
 from confp_jax.metrics import EXACT_S, NEAR_S, bootstrap_interval, wilson_interval
 
 
@@ -130,13 +129,10 @@ class SystemRun:
 
 
 def measure_systems(
-    specs: Sequence[SystemSpec], run: SystemRun, versions: Mapping[str, str], console: Console
+    specs: Sequence[SystemSpec], run: SystemRun, console: Console
 ) -> tuple[list[SystemRow], list[dict[str, object]]]:
     """Every system on every condition; one that fails has rows that say so, and one that hangs is
     asked no more.
-
-    Args:
-      versions: what decides the answers of each checkpoint.
 
     Returns:
       A row for each system and condition, and a dictionary for each answer.
@@ -144,12 +140,10 @@ def measure_systems(
     rows, told = [], []
     index_id = dataset_id(run.index, run.index_splits)
     for spec in specs:
-        contender = Contender.of(
-            spec, run.cache, f"{index_id} {system_version(spec, versions.get(spec.checkpoint, ''))}"
-        )
+        runner = SystemRunner.of(spec, run.cache, f"{index_id} {system_version(spec)}")
         try:
             console.print(f"{spec.name}: index")
-            cost = contender.index(lambda: run.index_files)
+            cost = runner.index(lambda: run.index_files)
         except SystemFailedError as error:
             console.print(f"[yellow]{error}[/yellow]", highlight=False)
             rows += [
@@ -171,7 +165,7 @@ def measure_systems(
                 continue
             console.print(f"{spec.name}: {name}")
             content = f"{dataset_id(run.queries.folder, [name])}-{run.most}"
-            asked = contender.ask(name, content, functools.partial(run.query_files, name))
+            asked = runner.ask(name, content, functools.partial(run.query_files, name))
             if asked.failure:
                 console.print(
                     f"[yellow]{spec.name}, {name}: {asked.failure}[/yellow]", highlight=False

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import shlex
 import shutil
 import sys
 import tempfile
@@ -18,10 +17,9 @@ import numpy as np
 from jaxtyping import Int16
 
 from confp_jax.evaluation.measure.cache import write_json
-from confp_jax.evaluation.systems.audfprint import LEAST_LANDMARKS
 from confp_jax.evaluation.systems.bounded import Grows, run_bounded
 from confp_jax.evaluation.systems.protocol import Answer, Found, SystemFailedError
-from confp_jax.evaluation.systems.worker import AUDFPRINT, CHROMAPRINT, OURS, SystemSpec
+from confp_jax.evaluation.systems.registry import SystemSpec
 
 _START_S = 120.0  # of a worker, on a busy machine
 
@@ -46,28 +44,28 @@ class ConditionAnswers:
 
 
 @dataclasses.dataclass(frozen=True)
-class Contender:
+class SystemRunner:
     """A system with the folder of its index, which is named by what went in: it is made once."""
 
     spec: SystemSpec
     folder: pathlib.Path
 
     @classmethod
-    def of(cls, spec: SystemSpec, cache: pathlib.Path, content: str) -> "Contender":
+    def of(cls, spec: SystemSpec, cache: pathlib.Path, content: str) -> "SystemRunner":
         """`content` names what is indexed, and the version of the system."""
         settings = json.dumps(dataclasses.asdict(spec), sort_keys=True)
         key = hashlib.sha256(f"{settings} {content}".encode()).hexdigest()[:16]
         return cls(spec, cache / f"{spec.name}-{key}")
 
     def index(self, files: Callable[[], Sequence[pathlib.Path]]) -> IndexCost:
-        """Makes the index, or tells what it took when it was made.
+        """Makes the index, or returns what it took when it was made.
 
         Raises:
           SystemFailedError: not installed, crashed, or beyond its limit.
         """
-        told = self.folder / "index.json"
-        if told.is_file():
-            return IndexCost(**json.loads(told.read_text()))
+        made = self.folder / "index.json"
+        if made.is_file():
+            return IndexCost(**json.loads(made.read_text()))
         shutil.rmtree(self.folder, ignore_errors=True)
         own = self.folder / "index"
         own.mkdir(parents=True)
@@ -78,7 +76,7 @@ class Contender:
             )
         num_bytes = sum(path.stat().st_size for path in own.rglob("*") if path.is_file())
         cost = IndexCost(round(ran.wall_s, 3), ran.peak_bytes, num_bytes)
-        write_json(told, dataclasses.asdict(cost))
+        write_json(made, dataclasses.asdict(cost))
         return cost
 
     def ask(
@@ -107,33 +105,6 @@ class Contender:
         values = {"answers": [json.loads(line) for line in lines], "peak_bytes": ran.peak_bytes}
         write_json(kept, values)
         return _from_json(values)
-
-
-def system_version(spec: SystemSpec, model_version: str) -> str:
-    """What must change for the answers to change: the weights, the package, the program."""
-    if spec.kind == AUDFPRINT:
-        import importlib.metadata
-
-        try:
-            return f"{importlib.metadata.version('audfprint2')}, from {LEAST_LANDMARKS} landmark on"
-        except importlib.metadata.PackageNotFoundError:
-            return "not installed"
-    if spec.kind == CHROMAPRINT:
-        try:
-            return " ".join(run_bounded(["fpcalc", "-version"], limit_s=30).stdout.split()[:3])
-        except FileNotFoundError:
-            return "not installed"
-    if spec.kind == OURS:
-        return model_version
-    words = sorted(
-        {word for line in (spec.command.index, spec.command.query) for word in shlex.split(line)}
-    )
-    files = [
-        path
-        for path in (pathlib.Path(shutil.which(word) or word) for word in words)
-        if path.is_file()
-    ]
-    return "; ".join(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
 
 
 def write_wav(file: str | BinaryIO, samples: Int16[np.ndarray, " n"], sample_rate_hz: int) -> None:

@@ -8,51 +8,11 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Mapping
-from typing import Any
 
-from confp_jax.evaluation.systems.external import CommandConfig, External
-from confp_jax.evaluation.systems.protocol import QueryError, System, SystemFailedError
+from confp_jax.evaluation.systems.protocol import QueryError, SystemFailedError
+from confp_jax.evaluation.systems.registry import SystemSpec, make_system
 
-OURS, AUDFPRINT, CHROMAPRINT = "ours", "audfprint", "chromaprint"
-BUILT_IN = (OURS, AUDFPRINT, CHROMAPRINT)
-FAILED = 3  # exit status of a failure that is told in words
-
-
-@dataclasses.dataclass(frozen=True)
-class SystemSpec:
-    """Which system: one of BUILT_IN (`ours` at a checkpoint), or a command."""
-
-    name: str
-    kind: str
-    checkpoint: str = ""
-    command: CommandConfig = CommandConfig()
-    index_limit_s: float = 3600.0
-    query_limit_s: float = 20.0
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "SystemSpec":
-        """What `dataclasses.asdict` made."""
-        return cls(**(dict(values) | {"command": CommandConfig(**values["command"])}))
-
-
-def make_system(spec: SystemSpec, folder: pathlib.Path) -> System:
-    """The system with its index in `folder`. Only this one is imported: another's memory would be
-    counted as its.
-    """
-    if spec.kind == OURS:
-        from confp_jax.evaluation.systems.ours import Ours
-
-        return Ours(folder, spec.checkpoint)
-    if spec.kind == AUDFPRINT:
-        from confp_jax.evaluation.systems.audfprint import Audfprint
-
-        return Audfprint(folder)
-    if spec.kind == CHROMAPRINT:
-        from confp_jax.evaluation.systems.chromaprint import Chromaprint
-
-        return Chromaprint(folder)
-    return External(folder, spec.command, spec.index_limit_s, spec.query_limit_s)
+FAILED = 3  # exit status of a failure that is explained on standard error
 
 
 def main(job_file: str) -> int:
