@@ -10,11 +10,15 @@ import pathlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import fsspec
 import hypothesis
 import pytest
 import threadpoolctl
+from etils import epath
+from fsspec.implementations.memory import MemoryFileSystem
 from rich.console import Console
 
 from confp_jax.data.records import (
@@ -163,3 +167,21 @@ def make_dataset(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., path
         return folder
 
     return make
+
+
+class _Bucket(MemoryFileSystem):
+    """What gcsfs is to epath, without a network."""
+
+    protocol = ("gcs", "gs")
+    store: dict = {}  # noqa: RUF012
+    pseudo_dirs = [""]  # noqa: RUF012
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[epath.Path]:
+    fsspec.register_implementation("gcs", _Bucket, clobber=True)
+    fsspec.register_implementation("gs", _Bucket, clobber=True)
+    epath.backend.fsspec_backend._get_filesystem.cache_clear() if hasattr(
+        epath.backend.fsspec_backend._get_filesystem, "cache_clear"
+    ) else None
+    yield epath.Path(f"gs://bucket-{uuid.uuid4().hex}/run")

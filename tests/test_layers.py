@@ -63,6 +63,8 @@ HEAVY = {
         "confp_jax/training/train.py",
         "confp_jax/training/checkpoint.py",
         "confp_jax/model/weights.py",
+        "confp_jax/model/remote.py",
+        "confp_jax/training/export.py",
         "confp_jax/training/metric_log.py",
         "confp_jax/training/run_folder.py",
         "confp_jax/training/run_owner.py",

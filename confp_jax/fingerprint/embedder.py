@@ -10,7 +10,7 @@ import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -30,8 +30,15 @@ from confp_jax.model.encoder import mixed, moved_phases
 from confp_jax.model.forked import check_not_forked
 from confp_jax.model.inference import embed as embed_power
 from confp_jax.model.inference import project as project_contrast
+from confp_jax.model.remote import is_remote
 from confp_jax.model.shipped import shipped_folder, shipped_models
-from confp_jax.model.weights import EncoderState, encoder_identity, load_encoder_state
+from confp_jax.model.weights import (
+    EncoderState,
+    absolute_path,
+    encoder_identity,
+    is_reachable_folder,
+    load_encoder_state,
+)
 from confp_jax.typed_config import suggestion
 
 DEFAULT_MODEL = "edge2"
@@ -428,8 +435,8 @@ def load_encoder(model: str | pathlib.Path = DEFAULT_MODEL) -> Embedder:
     """Loads a model, ready for use.
 
     Args:
-      model: a shipped model by name, or a checkpoint folder: of a training run, one step of it, or
-        an exported encoder.
+      model: a shipped model by name, or a checkpoint folder (gs:// as well): of a training run,
+        one step of it, or an exported encoder.
 
     Raises:
       UnknownModelError: neither a shipped name nor a folder.
@@ -442,14 +449,16 @@ def load_encoder(model: str | pathlib.Path = DEFAULT_MODEL) -> Embedder:
     """
     name = str(model)
     is_shipped = name in shipped_models()
-    folder = shipped_folder(name) if is_shipped else pathlib.Path(model)
-    if not folder.is_dir():
+    # epath's paths offer what pathlib's do
+    folder = shipped_folder(name) if is_shipped else cast(pathlib.Path, absolute_path(model))
+    if not is_reachable_folder(folder):
         raise UnknownModelError(
             f"{name!r} is neither a shipped model nor a checkpoint "
             f"folder{suggestion(name, shipped_models())}"
         )
     config, state = load_encoder_state(folder)
-    return Embedder(name if is_shipped else str(folder.resolve()), config, state, folder=folder)
+    at = folder if is_shipped or is_remote(folder) else folder.resolve()
+    return Embedder(name if is_shipped else str(at), config, state, folder=folder)
 
 
 def model_card(name: str) -> dict:

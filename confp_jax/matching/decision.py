@@ -197,7 +197,7 @@ def load_decision(folder: pathlib.Path | None, identity: str) -> Decision:
     file = folder / "decision.json" if folder else None
     if file is None or not file.is_file():
         return uncalibrated()
-    text = file.read_text(encoding="utf-8", errors="replace")
+    text = file.read_bytes().decode("utf-8", errors="replace")  # it may lie in a bucket
     decision = Decision.from_json(text, source=str(file))
     if decision.identity != identity:
         raise DecisionError(

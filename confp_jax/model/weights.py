@@ -19,6 +19,7 @@ from confp_jax.config import ModelConfig, TrainConfig
 from confp_jax.model.checksums import checksums, differing
 from confp_jax.model.encoder import Encoder
 from confp_jax.model.forked import check_not_forked
+from confp_jax.model.remote import copied_here, is_remote
 
 UNREADABLE = (
     KeyError,
@@ -71,7 +72,7 @@ def load_trained_encoder(folder: epath.PathLike) -> tuple[TrainConfig, EncoderSt
 
     Args:
       folder: what `save_encoder` wrote, an exported model's with that in it, a run's workdir (its
-        newest checkpoint), or one step of it.
+        newest checkpoint), or one step of it; here or in a bucket.
 
     Raises:
       CheckpointError: no such folder, no checkpoint of this project in it, or a damaged one.
@@ -79,10 +80,11 @@ def load_trained_encoder(folder: epath.PathLike) -> tuple[TrainConfig, EncoderSt
     check_not_forked()
     path = _checkpoint_path(absolute_path(folder))
     try:
-        metadata = read_metadata(path)
-        config = TrainConfig.from_json(metadata["config"])
-        wanted = jax.tree.map(template, abstract_encoder(config.model)._asdict())
-        found = ocp.load_checkpointables(str(path), {"encoder": wanted})
+        with copied_here(path) as here:
+            metadata = read_metadata(here)
+            config = TrainConfig.from_json(metadata["config"])
+            wanted = jax.tree.map(template, abstract_encoder(config.model)._asdict())
+            found = ocp.load_checkpointables(str(here), {"encoder": wanted})
         check_metadata(metadata, found, path)
         return config, EncoderState(**found["encoder"])
     except DamagedArraysError:
@@ -189,7 +191,24 @@ def _first_line(error: Exception) -> str:
 def absolute_path(folder: epath.PathLike) -> epath.Path:
     """A folder of this machine made absolute, as Orbax wants it; a bucket's (gs://) as it is."""
     path = epath.Path(folder)
-    return path if "://" in str(folder) else path.expanduser().absolute()
+    return path if is_remote(folder) else path.expanduser().absolute()
+
+
+def is_reachable_folder(folder: epath.PathLike) -> bool:
+    """Whether there is such a folder.
+
+    Raises:
+      CheckpointError: it is a bucket's, and the bucket does not answer.
+    """
+    try:
+        return epath.Path(folder).is_dir()
+    except Exception as error:  # whatever a store's client raises
+        if not is_remote(folder):
+            raise
+        raise CheckpointError(
+            f"{folder}: the bucket cannot be read ({reason_of(error)}); log in to it, and install "
+            "what speaks to it (gcsfs for gs://, s3fs for s3://)"
+        ) from error
 
 
 def complete_steps(folder: epath.Path) -> list[int]:
@@ -207,7 +226,7 @@ def _checkpoint_path(folder: epath.Path) -> epath.Path:
     """The step to load: the folder itself, that of an exported model, or the newest complete step
     of a run.
     """
-    if not folder.is_dir():
+    if not is_reachable_folder(folder):
         raise CheckpointError(
             f"{folder}: no such checkpoint folder; `confp models` lists the models that ship"
         )

@@ -10,10 +10,14 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from etils import epath
+
 from confp_jax.config import TrainConfig
+from confp_jax.model.remote import written_there
 from confp_jax.model.weights import (
     CheckpointError,
     EncoderState,
+    absolute_path,
     encoder_identity,
     load_trained_encoder,
     save_encoder,
@@ -26,11 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "python -m confp_jax.training.export", description=__doc__.splitlines()[0]
     )
     parser.add_argument(
-        "run", type=pathlib.Path, help="a run's workdir (its newest checkpoint) or one step of it"
+        "run", help="a run's workdir (its newest checkpoint) or one step of it; may be gs://"
     )
-    parser.add_argument(
-        "out", type=pathlib.Path, help="folder for the model; --model OUT then uses it"
-    )
+    parser.add_argument("out", help="folder for the model, may be gs://; --model OUT then uses it")
     parser.add_argument(
         "--dtype",
         default="float16",
@@ -48,27 +50,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write_model(
-    out: pathlib.Path, config: TrainConfig, state: EncoderState, *, dtype: str = "float16"
+    out: epath.PathLike, config: TrainConfig, state: EncoderState, *, dtype: str = "float16"
 ) -> str:
     """Writes OUT/checkpoint, an encoder for inference; returns what was written, in words.
 
     Raises:
       FileExistsError: there is a model.
     """
-    target = out / "checkpoint"
-    if target.exists():
-        raise FileExistsError(f"{target} exists; name another folder")
+    there = absolute_path(out) / "checkpoint"
+    if there.exists():
+        raise FileExistsError(f"{there} exists; name another folder")
     config = dataclasses.replace(
         config, init_from="", teacher="", data=dataclasses.replace(config.data, dir="")
     )
+    with written_there(out) as folder:
+        num_bytes = _write(folder / "checkpoint", config, state, dtype)
+    config, state = load_trained_encoder(there)
+    identity = encoder_identity(config.model, state)
+    return f"{out}: {config.name}, {num_bytes / 1e6:.1f} MB, identity {identity}"
+
+
+def _write(target: pathlib.Path, config: TrainConfig, state: EncoderState, dtype: str) -> int:
     save_encoder(target, config, state, dtype=dtype)
     # Orbax writes the folder's name into it and asks only whether it is there: no path of this
     # machine travels with a model.
     (target / "commit_success.txt").write_text("Checkpoint commit was successful.\n")
-    config, state = load_trained_encoder(target)
-    size = sum(p.stat().st_size for p in target.rglob("*") if p.is_file())
-    identity = encoder_identity(config.model, state)
-    return f"{out}: {config.name}, {size / 1e6:.1f} MB, identity {identity}"
+    return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
 
 
 if __name__ == "__main__":

@@ -8,15 +8,11 @@ import pathlib
 import signal
 import threading
 import time
-import uuid
-from collections.abc import Iterator
 
-import fsspec
 import numpy as np
 import optax
 import pytest
 from etils import epath
-from fsspec.implementations.memory import MemoryFileSystem
 
 from confp_jax.model.weights import absolute_path, complete_steps
 from confp_jax.training import run_owner
@@ -25,24 +21,6 @@ from confp_jax.training.run_folder import GrowingFiles, check_writable, save_arr
 from confp_jax.training.run_owner import OWNER, RunInUseError, owned
 from confp_jax.training.step import Metrics
 from confp_jax.typed_config import ConfigError
-
-
-class _Bucket(MemoryFileSystem):
-    """What gcsfs is to epath, without a network."""
-
-    protocol = ("gcs", "gs")
-    store: dict = {}  # noqa: RUF012
-    pseudo_dirs = [""]  # noqa: RUF012
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[epath.Path]:
-    fsspec.register_implementation("gcs", _Bucket, clobber=True)
-    fsspec.register_implementation("gs", _Bucket, clobber=True)
-    epath.backend.fsspec_backend._get_filesystem.cache_clear() if hasattr(
-        epath.backend.fsspec_backend._get_filesystem, "cache_clear"
-    ) else None
-    yield epath.Path(f"gs://bucket-{uuid.uuid4().hex}/run")
 
 
 def _train_a_little(workdir: epath.Path, steps: range, first_step: int) -> None:

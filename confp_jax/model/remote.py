@@ -1,0 +1,49 @@
+"""Models that lie in a bucket (gs://, s3://): read and written through a copy on this machine."""
+
+import contextlib
+import pathlib
+import tempfile
+from collections.abc import Iterator
+
+from etils import epath
+
+_NOT_NEEDED = ("optimizer", "data")  # of a run's checkpoint: what goes on training reads
+
+
+def is_remote(folder: epath.PathLike) -> bool:
+    """Whether a folder is an address instead of a place on this machine."""
+    return "://" in str(folder)
+
+
+@contextlib.contextmanager
+def copied_here(folder: epath.Path) -> Iterator[epath.Path]:
+    """Gives a copy of a bucket's checkpoint, or the folder itself where it is on this machine."""
+    if not is_remote(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="confp_jax_model") as here:
+        target = epath.Path(here) / folder.name
+        _copy(folder, target)
+        yield target
+
+
+@contextlib.contextmanager
+def written_there(folder: epath.PathLike) -> Iterator[pathlib.Path]:
+    """Gives a folder to write to, whose content then lies in `folder`."""
+    if not is_remote(folder):
+        yield pathlib.Path(folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="confp_jax_model") as here:
+        yield pathlib.Path(here)
+        _copy(epath.Path(here), epath.Path(folder))
+
+
+def _copy(source: epath.Path, target: epath.Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        if path.name in _NOT_NEEDED:
+            continue
+        if path.is_dir():
+            _copy(path, target / path.name)
+        else:
+            (target / path.name).write_bytes(path.read_bytes())
