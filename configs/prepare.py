@@ -5,14 +5,30 @@
         --config.noise_dir=noise --config.ir_dir=ir --config.out=prepared/fma_large
 
 Any folder of music instead of FMA: leave tracks_csv empty. noise_dir and ir_dir: see
-data_prep/sounds.py. docs/research/data.md describes every step.
+data_prep/sounds.py. paper_small and so on: the paper's transforms alone, at the start values of
+docs/research/paper.md. docs/research/data.md describes every step.
 """
 
 from ml_collections import ConfigDict
 
+_SUBSETS = ("small", "medium", "large", "full")
 
-def get_config(subset: str = "") -> ConfigDict:
-    """`subset`: FMA's small, medium, large or full (nested); of any other folder, leave it out."""
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant`: FMA's small, medium, large or full (nested), with the paper's transforms alone as
+    paper_small and so on; of any other folder, leave it out.
+    """
+    subset = variant.removeprefix("paper_")
+    if variant and subset not in _SUBSETS:
+        known = (*_SUBSETS, *(f"paper_{name}" for name in _SUBSETS))
+        raise ValueError(f"unknown subset {variant!r}; known: {', '.join(known)}")
+    config = _with_our_transforms(subset)
+    if subset != variant:
+        _leave_the_papers_transforms(config.chain)
+    return config
+
+
+def _with_our_transforms(subset: str) -> ConfigDict:
     return ConfigDict(
         {
             "name": "fma",
@@ -65,6 +81,16 @@ def get_config(subset: str = "") -> ConfigDict:
             },
         }
     )
+
+
+def _leave_the_papers_transforms(chain: ConfigDict) -> None:
+    """Noise, coloured noise, rooms, pitch, stretch, polarity and tanh; noise from 0 dB."""
+    for name in ("speaker", "varying", "gain", "clipping", "telephone", "resample"):
+        chain[name].p = 0.0
+    for name in ("mp3", "opus", "aac"):
+        chain[name].p = 0.0
+    chain.background.low = 0.0
+    chain.coloured.low = 0.0
 
 
 def _replay() -> dict[str, object]:

@@ -6,16 +6,28 @@ CONDITIONS).
         --config.out=prepared/queries
 
 By default all conditions; with lengths_s and seeds, each of them at every length and with every
-seed.
+seed. `paper`: the test split under the paper's conditions alone (its Tables 2 and 4, Figure 5).
 """
 
 from ml_collections import ConfigDict
 
+_SPLITS = ("test", "validation", "training", "all")
+# Shifts by 10 to 40 % of the hop, and of half of it (5, 15): the paper's words allow both.
+_PAPER_CONDITIONS = (
+    *("clean", "shift_5", "shift_10", "shift_15", "shift_20", "shift_30", "shift_40", "reverb"),
+    *("background_5db", "background_10db", "background_15db"),
+    *("coloured_5db", "coloured_10db", "coloured_15db"),
+    *("stretch_70", "stretch_80", "stretch_90", "stretch_110", "stretch_120", "stretch_130"),
+)
 
-def get_config(split: str = "test") -> ConfigDict:
-    """`split`: test (hears the test part of noise and rooms), validation (hears the train part) to
-    choose by, or all.
+
+def get_config(variant: str = "test") -> ConfigDict:
+    """`variant`: test (hears the test part of noise and rooms), validation (hears the train part)
+    to choose by, training, all, or paper.
     """
+    if variant not in (*_SPLITS, "paper"):
+        raise ValueError(f"unknown query set {variant!r}; known: {', '.join(_SPLITS)}, paper")
+    is_paper = variant == "paper"
     return ConfigDict(
         {
             "name": "queries",
@@ -23,7 +35,7 @@ def get_config(split: str = "test") -> ConfigDict:
             "tracks_csv": "",
             "subset": "",  # as in configs/prepare.py
             "allow_missing": False,
-            "split": split,
+            "split": "test" if is_paper else variant,
             "noise_dir": "",  # as in configs/prepare.py
             "ir_dir": "",
             "out": "",
@@ -38,6 +50,6 @@ def get_config(split: str = "test") -> ConfigDict:
             "max_clip_s": 600.0,
             "tracks_per_shard": 100,
             "num_workers": 0,
-            "conditions": (),  # empty: all
+            "conditions": _PAPER_CONDITIONS if is_paper else (),  # empty: all
         }
     )

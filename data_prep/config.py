@@ -2,9 +2,10 @@
 
 import dataclasses
 
+from confp_jax.data.records import SUBSETS
 from confp_jax.data.replay import ReplayConfig
 from confp_jax.typed_config import ConfigError, suggestion
-from data_prep.tracks import ALL_SPLITS, SPLITS, SUBSETS
+from data_prep.tracks import ALL_SPLITS, SPLITS
 
 
 @dataclasses.dataclass(frozen=True)

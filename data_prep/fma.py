@@ -6,7 +6,8 @@ import csv
 import pathlib
 
 from confp_jax.audio.folders import AUDIO_SUFFIXES
-from data_prep.tracks import SPLITS, SUBSETS, Failure, SourceError, Track
+from confp_jax.data.records import SUBSETS
+from data_prep.tracks import SPLITS, Failure, SourceError, Track
 
 _COLUMNS = (
     ("set", "split"),
@@ -108,7 +109,8 @@ def _read_table(path: pathlib.Path, music_dir: str | pathlib.Path, subset: str) 
                 )
             name = " - ".join(part for part in (row[artist_at], row[title_at]) if part)
             album = row[album_at] if row[album_at] not in _NO_ALBUM else ""
-            tracks[track_id] = Track(track_id, audio_path(music_dir, track_id), split, name, album)
+            path_of = audio_path(music_dir, track_id)
+            tracks[track_id] = Track(track_id, path_of, split, name, album, row[subset_at])
     return sorted(tracks.values(), key=lambda track: track.track_id)
 
 

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import pathlib
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
@@ -132,13 +133,39 @@ def main(config: ConfigDict, values: flags.FlagValues) -> int:
             raise ConfigError(
                 f"--config.{name} has no effect: {several}={getattr(chosen, several)} is set"
             )
-    statuses = {0}
-    for one in query_sets(chosen):
+    statuses, sets = {0}, query_sets(chosen)
+    if len(sets) > 1 and not values.verify:
+        Console(stderr=True).print(total_size(sets), highlight=False)
+    for one in sets:
         if values.verify:
             verify(pathlib.Path(one.out), Console(stderr=True))
         else:
             statuses.add(make_queries(one, Console(stderr=True)).exit_status)
     return 1 if 1 in statuses else max(statuses)
+
+
+def total_size(sets: Sequence[QueryConfig]) -> str:
+    """Says how much several query sets will hold in all, before the first is written."""
+    num_tracks = len(_asked(sets[0]))
+    num_bytes = sum(
+        num_tracks * _bytes_per_track(one) * len(one.conditions or CONDITIONS) for one in sets
+    )
+    folders = ", ".join(pathlib.Path(one.out).name for one in sets)
+    return (
+        f"{num_bytes / 1e9:.1f} GB in {len(sets)} query sets ({folders}); --config.conditions, "
+        "lengths_s and seeds make fewer"
+    )
+
+
+def _asked(config: QueryConfig) -> list[Track]:
+    tracks = [track for track in read_tracks(config) if config.split in (track.split, ALL_SPLITS)]
+    if not tracks:
+        raise SourceError(f"{config.music_dir} has no {config.split} tracks")
+    return tracks
+
+
+def _bytes_per_track(config: QueryConfig) -> float:
+    return 2 * config.segment_s * config.sample_rate_hz * config.excerpts_per_track
 
 
 def query_sets(config: QueryConfig) -> list[QueryConfig]:
@@ -177,9 +204,7 @@ def make_queries(config: QueryConfig, console: Console) -> Outcome:
     for name in names:
         if name not in CONDITIONS:
             raise ConfigError(f"unknown condition {name!r}{suggestion(name, CONDITIONS)}")
-    tracks = [track for track in read_tracks(config) if config.split in (track.split, ALL_SPLITS)]
-    if not tracks:
-        raise SourceError(f"{config.music_dir} has no {config.split} tracks")
+    tracks = _asked(config)
     check_present(tracks, config)
     for name in names:
         for chain in (CONDITIONS[name].clip, CONDITIONS[name].excerpt):
@@ -222,7 +247,7 @@ def _make_queries(
         shards,
         make,
         sample_rate_hz=config.sample_rate_hz,
-        bytes_per_track=2 * config.segment_s * config.sample_rate_hz * config.excerpts_per_track,
+        bytes_per_track=_bytes_per_track(config),
         num_workers=config.num_workers,
         console=console,
     )

@@ -140,8 +140,9 @@ def _prepare(
         return outcome
     names = {str(track.track_id): track.name for track in tracks}
     albums = {str(track.track_id): track.album for track in tracks if track.album}
+    subsets = {str(track.track_id): track.subset for track in tracks if track.subset}
     summary = DatasetSummary(
-        config.name, config.sample_rate_hz, config.num_replicas, settings, names, albums
+        config.name, config.sample_rate_hz, config.num_replicas, settings, names, albums, subsets
     )
     description = (
         f"Clean clips and {config.num_replicas} distorted replicas of each, for contrastive audio "

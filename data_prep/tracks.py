@@ -7,7 +7,6 @@ from confp_jax.audio.decode import DecodeError
 
 SPLITS = ("training", "validation", "test")
 ALL_SPLITS = "all"
-SUBSETS = ("small", "medium", "large", "full")  # FMA's, each within the next
 
 
 class SourceError(ValueError):
@@ -23,6 +22,7 @@ class Track:
     split: str
     name: str
     album: str = ""  # what tells it from other albums; "": not known
+    subset: str = ""  # the smallest of FMA's that holds it; "": not FMA's
 
 
 @dataclasses.dataclass(frozen=True)

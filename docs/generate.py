@@ -29,12 +29,20 @@ _NOT_RUN_BY_HAND = ("bounded", "worker", "decode_worker")
 _CARDS = ROOT / "confp_jax" / "pretrained"
 # Each file of settings, its variants, and the dataclass that its values are turned into.
 _CONFIGS = (
-    ("fma", ("small", "medium", "large", "edge", "tiny"), "confp_jax.config.TrainConfig"),
-    ("prepare", ("large",), "data_prep.config.PrepareConfig"),
-    ("queries", ("test", "validation", "all"), "data_prep.config.QueryConfig"),
+    (
+        "fma",
+        ("small", "medium", "large", "small_online", "edge", "tiny"),
+        "confp_jax.config.TrainConfig",
+    ),
+    ("prepare", ("large", "paper_large"), "data_prep.config.PrepareConfig"),
+    ("queries", ("test", "validation", "all", "paper"), "data_prep.config.QueryConfig"),
     ("calibrate", (), "confp_jax.evaluation.calibrate.CalibrationConfig"),
     ("open_set", (), "confp_jax.evaluation.open_set.OpenSetConfig"),
-    ("benchmark", ("paper", "quick"), "confp_jax.evaluation.benchmark_config.BenchmarkConfig"),
+    (
+        "benchmark",
+        ("paper", "ours", "quick"),
+        "confp_jax.evaluation.benchmark_config.BenchmarkConfig",
+    ),
 )
 
 

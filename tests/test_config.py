@@ -58,13 +58,13 @@ def test_json_round_trip(config: TrainConfig) -> None:
 NOT_TRAINED = ("encoder.projection.", "audio.context_s")  # made by training/fit_projection.py
 
 
-@pytest.mark.parametrize("name", ["small", "medium", "large", "edge", "tiny"])
+@pytest.mark.parametrize("name", ["small", "medium", "large", "large_online", "edge", "tiny"])
 def test_every_model(name: str) -> None:
     from configs.fma import get_config
 
     values = get_config(name)
     config = from_mapping(TrainConfig, values)
-    assert config.name == name
+    assert config.name == name.removesuffix("_online")
     assert TrainConfig.from_json(config.to_json()) == config
     fields = {
         name for name in _leaves(dataclasses.asdict(config)) if not name.startswith(NOT_TRAINED)
@@ -76,7 +76,8 @@ def test_unknown_model() -> None:
     from configs.fma import get_config
 
     with pytest.raises(
-        ValueError, match="unknown model 'smal'; known: small, medium, large, edge, tiny"
+        ValueError,
+        match="unknown model 'smal'; known: small, medium, large, edge, tiny, small_online",
     ):
         get_config("smal")
 
@@ -269,7 +270,10 @@ def _leaves(values: dict, prefix: str = "") -> list[str]:
     [
         (["--config=configs/fma.py:smal"], "fma.py:smal: unknown model 'smal'; known: small, "),
         (["--config", "configs/fma.py:smal"], "unknown model 'smal'"),
-        (["--config=configs/benchmark.py:papers"], "'papers' is no benchmark; known: paper, quick"),
+        (
+            ["--config=configs/benchmark.py:papers"],
+            "'papers' is no benchmark; known: paper",
+        ),
         (["--config=configs/fmaa.py"], "configs/fmaa.py: no such file; did you mean .*fma.py"),
         (["--config=nowhere/x.py"], "no such file; run the command in the repository's folder"),
         (["--config.data.dri=x"], "data.dri: .*no such field; did you mean 'data.dir'"),
@@ -311,3 +315,33 @@ def test_an_unknown_subset_or_split_gets_a_suggestion() -> None:
         PrepareConfig(subset="larg")
     with pytest.raises(ConfigError, match="split='tests' .*did you mean 'test'"):
         QueryConfig(split="tests")
+
+
+def test_the_papers_presets_have_its_transforms_alone() -> None:
+    from configs.fma import get_config as model_config
+    from configs.prepare import get_config as prepare_config
+    from configs.queries import get_config as query_config
+    from data_prep.make_queries import CONDITIONS
+
+    for subset in ("small", "medium", "large"):
+        config = from_mapping(PrepareConfig, prepare_config(f"paper_{subset}"))
+        assert config.subset == subset
+        drawn = {name for name, value in vars(config.chain).items() if getattr(value, "p", 0) > 0}
+        assert drawn == {"stretch", "pitch", "background", "coloured", "tanh"}
+        assert min(config.chain.reverb_p, config.chain.polarity_p) > 0
+        assert config.chain.replay_p == 0
+        online = from_mapping(TrainConfig, model_config(f"{subset}_online"))
+        assert (online.data.subset, online.data.mix.clean_p) == (subset, 1.0)
+        stretch, mix = config.chain.stretch, online.data.mix
+        assert (mix.tempo_p, mix.tempo, mix.turntable) == (
+            stretch.p,
+            (stretch.low, stretch.high),
+            0,
+        )
+        assert mix.noise_snr_db == (config.chain.background.low, config.chain.background.high)
+    queries = from_mapping(QueryConfig, query_config("paper"))
+    assert queries.split == "test"
+    assert set(queries.conditions) < set(CONDITIONS)
+    for wrong in ("paper", "paper_", "smal"):
+        with pytest.raises(ValueError, match="unknown subset"):
+            prepare_config(wrong)

@@ -88,6 +88,8 @@ class DataConfig:
 
     dir: str = ""  # the prepared dataset: the folder that holds dataset_info.json
     split: str = "training"  # the split that is trained on
+    # FMA's, of a set that holds more, so that one preparation serves several models; "": all tracks
+    subset: Literal["", "small", "medium", "large", "full"] = ""
     batch_size: int = 64  # pairs
     crops_per_track: int = (
         1  # 2 and more: neighbours of one track become each other's hard negatives

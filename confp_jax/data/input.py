@@ -243,7 +243,7 @@ def train_batches(
       DatasetError: no dataset, too few tracks for a batch, no albums where they are asked for.
     """
     source = open_split(config, process=process, num_processes=num_processes)
-    tracks = tracks_to_train(source)
+    tracks = tracks_to_train(source, config.data.subset)
     tracks_per_batch = config.data.batch_size // config.data.crops_per_track
     if len(tracks) < tracks_per_batch:
         raise DatasetError(
@@ -313,7 +313,7 @@ def steps_per_epoch(config: TrainConfig, *, process: int = 0, num_processes: int
     """
     source = open_split(config, process=process, num_processes=num_processes)
     tracks, tracks_per_batch = (
-        tracks_to_train(source),
+        tracks_to_train(source, config.data.subset),
         config.data.batch_size // config.data.crops_per_track,
     )
     if config.data.num_shares > 1:

@@ -87,6 +87,9 @@ class Credits:
     homepage: str = ""
 
 
+SUBSETS = ("small", "medium", "large", "full")  # FMA's, each within the next
+
+
 @dataclasses.dataclass(frozen=True)
 class DatasetSummary:
     """What a dataset is made of, kept beside the TFDS metadata in `confp.json`."""
@@ -99,6 +102,9 @@ class DatasetSummary:
     albums: dict[str, str] = dataclasses.field(
         default_factory=dict
     )  # by track id, where one is known
+    subsets: dict[str, str] = dataclasses.field(
+        default_factory=dict
+    )  # by track id, the smallest of FMA's that holds it
 
     @property
     def piece_samples(self) -> int:

@@ -10,15 +10,39 @@ from jaxtyping import Int64
 
 from confp_jax.data.clips import ClipSource, read_splits
 from confp_jax.data.duplicates import places_without_duplicates, read_duplicates
-from confp_jax.data.records import DatasetError
+from confp_jax.data.records import SUBSETS, DatasetError
 
 _NUM_EPOCHS = 1_000_000  # more than anybody trains: Grain wants to know how many elements there are
 
 
-def tracks_to_train(source: ClipSource) -> Sequence[int]:
+def tracks_to_train(source: ClipSource, subset: str = "") -> Sequence[int]:
     """Numbers of the split's tracks without duplicates of each other, or of a track in another
-    split (which is measured by).
+    split (which is measured by); those of one of FMA's subsets, where one is named.
+
+    Raises:
+      DatasetError: the set does not know its tracks' subsets.
     """
+    tracks = _distinct_tracks(source)
+    if not subset:
+        return tracks
+    known, ids = source.summary.subsets, source.track_ids()
+    if not known:
+        raise DatasetError(
+            f"{source.folder} does not know its tracks' subsets, which data.subset={subset!r} asks "
+            "for: set --config.data.subset= to train on all of it, or run data_prep.make_train "
+            "again with the same settings (finished shards stay) if it is FMA"
+        )
+    wanted = SUBSETS[: SUBSETS.index(subset) + 1]
+    found = [track for track in tracks if known.get(str(ids[track])) in wanted]
+    if not found:
+        raise DatasetError(
+            f"{source.folder} holds no {source.split} track of FMA's subset {subset!r}; set "
+            "--config.data.subset= to train on all of it"
+        )
+    return found
+
+
+def _distinct_tracks(source: ClipSource) -> Sequence[int]:
     group_of = read_duplicates(source.folder)
     if not group_of:
         return range(source.num_tracks)

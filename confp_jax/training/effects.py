@@ -52,11 +52,12 @@ def _without_effect(config: TrainConfig) -> dict[str, str]:
         "tempo_p": ("tempo", "turntable"),
         "pitch_p": ("pitch_semitones",),
         "room_p": ("synthetic_rooms", "room_speed", "room_decay_db", "lead_s", "sudden_p"),
-        "noise_p": ("noise_snr_db", "second_noise_p"),
         "coloured_p": ("coloured_snr_db", "coloured_decay_db"),
         "tanh_p": ("tanh_drive",),
         "colour_p": ("tilt_db", "low_cut_hz", "high_cut_hz"),
     }.items():
         is_used = getattr(mix, probability) > 0
         uses |= {f"data.mix.{n}": (is_used, f"data.mix.{probability} is 0") for n in names}
+    has_noise = mix.noise_p > 0 or mix.second_noise_p > 0
+    uses["data.mix.noise_snr_db"] = (has_noise, "data.mix.noise_p is 0")
     return {name: needed for name, (is_used, needed) in uses.items() if not is_used}

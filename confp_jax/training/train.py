@@ -159,7 +159,7 @@ def _description(
 ) -> str:
     """One line on what is about to be trained, on what, and for how long."""
     place = {"process": jax.process_index(), "num_processes": jax.process_count()}
-    num_tracks = len(tracks_to_train(open_split(config, **place)))
+    num_tracks = len(tracks_to_train(open_split(config, **place), config.data.subset))
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     epochs = ", ".join(
         f"{stage.phase.num_epochs} epochs of "

@@ -6,8 +6,9 @@ import pathlib
 
 import pytest
 
+from confp_jax.data.records import SUBSETS
 from data_prep import fma
-from data_prep.tracks import SUBSETS, SourceError
+from data_prep.tracks import SourceError
 
 _HEADER = [
     ["", "artist", "set", "set", "track", "album", "track"],

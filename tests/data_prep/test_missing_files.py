@@ -14,7 +14,7 @@ from configs.prepare import get_config
 from confp_jax.data.clips import ClipSource
 from confp_jax.typed_config import from_mapping
 from data_prep.config import PrepareConfig, QueryConfig
-from data_prep.make_queries import make_queries
+from data_prep.make_queries import make_queries, query_sets, total_size
 from data_prep.make_train import prepare
 from data_prep.sounds import prepare_sounds, read_sound
 from data_prep.tracks import SourceError
@@ -117,6 +117,21 @@ def test_query_sets_as_well(config: PrepareConfig) -> None:
     assert make_queries(queries, _QUIET).exit_status == 3
     _unpack(config, [12])
     assert make_queries(queries, _QUIET).num_clips == 60
+
+
+def test_the_size_of_several_query_sets_is_said_first(config: PrepareConfig) -> None:
+    sets = query_sets(
+        QueryConfig(
+            music_dir=config.music_dir,
+            tracks_csv=config.tracks_csv,
+            split="training",
+            out=config.out,
+            conditions=("clean", "shift_40"),
+            lengths_s=(1000.0, 2000.0),
+        )
+    )
+    # 12 tracks, 5 excerpts, 2 conditions, 3,000 s of 32,000 bytes
+    assert total_size(sets).startswith("11.5 GB in 2 query sets (1000s_seed0, 2000s_seed0)")
 
 
 def test_forgotten_noise_leaves_the_folder_free(config: PrepareConfig) -> None:

@@ -24,7 +24,7 @@ _CONFIG = TrainConfig(
 @pytest.fixture
 def run(bucket: epath.Path, tmp_path: pathlib.Path) -> epath.Path:
     """A run's folder in a bucket, its newest checkpoint number 7."""
-    state = EncoderState(*nnx.split(build_encoder(_CONFIG), nnx.Param, ...)[1:])
+    state = EncoderState(*nnx.split(build_encoder(_CONFIG.model, seed=0), nnx.Param, ...)[1:])
     save_encoder(tmp_path / "7", _CONFIG, state)
     for path in (tmp_path / "7").rglob("*"):
         if path.is_file():
