@@ -146,6 +146,9 @@ def _steps(config: ChainConfig, sounds: Sounds) -> list[Step]:
             functools.partial(transforms.limit_band, band=config.telephone),
         ),
         Step(
+            "Call", config.call_p, functools.partial(transforms.telephone_call, config=config.call)
+        ),
+        Step(
             "Resample",
             config.resample.p,
             functools.partial(transforms.resample_there_and_back, rate=config.resample),

@@ -4,6 +4,7 @@ import dataclasses
 
 from confp_jax.data.records import SUBSETS
 from confp_jax.data.replay import ReplayConfig
+from confp_jax.data.telephone import TelephoneConfig
 from confp_jax.typed_config import ConfigError, suggestion
 from data_prep.tracks import ALL_SPLITS, SPLITS
 
@@ -67,6 +68,8 @@ class ChainConfig:
     clipping: Draw = Draw()  # per cent of the samples that are clipped, whole numbers
     polarity_p: float = 0.0  # probability of inverted polarity
     telephone: Band = Band()
+    call_p: float = 0.0  # over a telephone network (confp_jax/data/telephone.py)
+    call: TelephoneConfig = TelephoneConfig()
     resample: Draw = Draw()  # Hz: to this rate and back
     mp3: Draw = Draw()  # kbit/s, and so the two that follow
     opus: Draw = Draw()

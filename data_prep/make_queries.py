@@ -29,6 +29,7 @@ from confp_jax.data.records import (
     write_dataset_metadata,
 )
 from confp_jax.data.replay import ReplayConfig
+from confp_jax.data.telephone import TelephoneConfig
 from confp_jax.typed_config import ConfigError, from_mapping, suggestion
 from data_prep.augment import Chain, Distorted, check_sources
 from data_prep.config import Band, ChainConfig, Draw, QueryConfig
@@ -82,6 +83,31 @@ _LOUD_PLACE = ReplayConfig(
     room_p=0.9, ambience_snr_db=(-6.0, 6.0), noise_p=1.0, noise_snr_db=(-6.0, 6.0)
 )
 _REPLAYS = {"replayed_near": _NEAR, "replayed_far": _FAR, "replayed_loud_place": _LOUD_PLACE}
+_LINE_CODECS = ("mulaw", "alaw", "gsm", "g723")
+# One thing at a time on an otherwise good line; then a call as it comes.
+_LINE = TelephoneConfig(
+    codecs=("alaw",),
+    second_codec_p=0.0,
+    loss_p=0.0,
+    noise_p=0.0,
+    clipping_p=0.0,
+    touch_tone_p=0.0,
+    sidetone_p=0.0,
+)
+_LOSSY = dataclasses.replace(_LINE, loss_p=1.0, loss_share=(0.05, 0.05))
+_CALLS = {
+    **{f"call_{codec}": dataclasses.replace(_LINE, codecs=(codec,)) for codec in _LINE_CODECS},
+    "call_amr_5kbps": dataclasses.replace(_LINE, codecs=("amr",), kbps=(4.75, 4.75)),
+    "call_amr_12kbps": dataclasses.replace(_LINE, codecs=("amr",), kbps=(12.2, 12.2)),
+    "call_opus_6kbps": dataclasses.replace(_LINE, codecs=("opus",), kbps=(6.0, 6.0)),
+    "call_loss_5": dataclasses.replace(_LOSSY, concealed_p=0.0),
+    "call_loss_5_concealed": dataclasses.replace(_LOSSY, concealed_p=1.0),
+    "call_noise_10db": dataclasses.replace(_LINE, noise_p=1.0, noise_snr_db=(10.0, 10.0)),
+    "call_clipped": dataclasses.replace(_LINE, clipping_p=1.0, clipping_db=(12.0, 12.0)),
+    "call_keys": dataclasses.replace(_LINE, touch_tone_p=1.0),
+    "call_sidetone": dataclasses.replace(_LINE, sidetone_p=1.0, sidetone_db=(-12.0, -12.0)),
+    "call": TelephoneConfig(),
+}
 CONDITIONS: dict[str, Condition] = {
     "clean": Condition(),
     **{
@@ -120,6 +146,7 @@ CONDITIONS: dict[str, Condition] = {
         name: Condition(clip=ChainConfig(replay_p=1.0, replay=replay))
         for name, replay in _REPLAYS.items()
     },
+    **{name: Condition(clip=ChainConfig(call_p=1.0, call=call)) for name, call in _CALLS.items()},
 }
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Float32
 from confp_jax.audio.decode import from_samples
 from confp_jax.audio.encode import CodecName, through_codec
 from confp_jax.data.replay import ReplayConfig, draw_replay, replay
+from confp_jax.data.telephone import TelephoneConfig, draw_telephone, telephone
 from data_prep.config import Band, Draw
 from data_prep.parts import read_around
 from data_prep.sounds import Sounds
@@ -78,6 +79,24 @@ def limit_band(
     )
     heard = scipy.signal.oaconvolve(samples, taps.astype(np.float32), mode="same")
     return Heard(heard.astype(np.float32), {"low_hz": low_hz, "high_hz": high_hz})
+
+
+def telephone_call(
+    samples: Float32[np.ndarray, " n"],
+    rng: np.random.Generator,
+    *,
+    sample_rate_hz: int,
+    config: TelephoneConfig,
+) -> Heard:
+    """Over a telephone network: its band, its codecs, and what else is on the line."""
+    drawn = draw_telephone(rng, config)
+    heard = telephone(samples, drawn, sample_rate_hz=sample_rate_hz)
+    values = {
+        name: value
+        for name, value in drawn._asdict().items()
+        if not isinstance(value, float) or math.isfinite(value)
+    }
+    return Heard(heard, values)
 
 
 def resample_there_and_back(

@@ -36,8 +36,9 @@ COMMANDS = {  # the files that are run as commands and that parse with absl
 HEAVY = {
     "soundfile": {
         "confp_jax/audio/decode.py",
-        "data_prep/sounds.py",
-    },  # there it writes the cache of noise as wav
+        "confp_jax/audio/encode.py",  # GSM full rate
+        "data_prep/sounds.py",  # the cache of noise as wav
+    },
     "soxr": {"confp_jax/audio/decode.py"},
     "av": {
         "confp_jax/audio/container.py",

@@ -1,21 +1,24 @@
-"""Lossy codecs by FFmpeg, there and back in memory: what a recording becomes on its way through a
-phone or a stream.
+"""Lossy codecs, there and back in memory: what a recording becomes on its way through a phone or a
+stream. GSM full rate is libsndfile's, G.711 our own (`audio/g711.py`), the others FFmpeg's.
 
 The codec's delay is taken out: the moment t stays at t. Encoder and decoder run on one thread
 each, so that the bytes do not hang on the machine's number of cores.
 """
 
 import dataclasses
+import io
 from collections.abc import Iterator
 from typing import Literal, cast
 
 import av
 import numpy as np
+import soundfile
 from jaxtyping import Float32
 
 from confp_jax.audio.decode import from_samples
+from confp_jax.audio.g711 import RATE_HZ, through_g711
 
-CodecName = Literal["mp3", "opus", "aac"]
+CodecName = Literal["mp3", "opus", "aac", "amr", "g723", "gsm", "mulaw", "alaw"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +29,7 @@ class _Codec:
     rates_hz: tuple[int, ...]
     # that the decoder leaves in; mp3's and opus's are told in the stream, and FFmpeg takes them out
     delay_samples: int
+    kbps: float = 0.0  # the only bit rate that it has; 0: any
 
 
 _CODECS = {
@@ -36,6 +40,10 @@ _CODECS = {
     "aac": _Codec(
         "aac", "aac", "fltp", (8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000), 1024
     ),
+    # AMR narrowband, 4.75 to 12.2 kbit/s, and G.723.1 at 6.3: what mobile and internet telephones
+    # send. Their delay is how far their predictors look ahead.
+    "amr": _Codec("libopencore_amrnb", "libopencore_amrnb", "s16", (RATE_HZ,), 40),
+    "g723": _Codec("g723_1", "g723_1", "s16", (RATE_HZ,), 60, kbps=6.3),
 }
 _FLUSH_FRAMES = 6  # of silence after the end, so that the last sample comes out of every codec
 
@@ -50,31 +58,56 @@ def through_codec(
     """The samples as the codec leaves them at this bit rate; as many as went in, each at its
     place. Louder than 1 is cut off.
 
-    Bit rates that a codec does not know are taken to the nearest that it does.
+    Bit rates that a codec does not know are taken to the nearest that it does. Those of a telephone
+    leave nothing above 4 kHz.
     """
-    described = _CODECS[codec]
+    if codec in ("gsm", "mulaw", "alaw"):
+        pcm = _pcm(samples, sample_rate_hz, RATE_HZ)
+        heard = _through_gsm(pcm) if codec == "gsm" else through_g711(pcm, codec)
+        heard_hz = RATE_HZ
+    else:
+        heard, heard_hz = _through_ffmpeg(samples, sample_rate_hz, _CODECS[codec], bitrate_kbps)
+    heard = from_samples(heard, from_hz=heard_hz, to_hz=sample_rate_hz)[: len(samples)]
+    return np.pad(heard, (0, len(samples) - len(heard)))
+
+
+def _pcm(
+    samples: Float32[np.ndarray, " n"], sample_rate_hz: int, rate_hz: int
+) -> Float32[np.ndarray, " m"]:
+    return np.clip(from_samples(samples, from_hz=sample_rate_hz, to_hz=rate_hz), -1.0, 1.0)
+
+
+def _through_gsm(pcm: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
+    """GSM 06.10 full rate, 13.2 kbit/s."""
+    file = io.BytesIO()
+    soundfile.write(file, pcm, RATE_HZ, format="WAV", subtype="GSM610")
+    file.seek(0)
+    return soundfile.read(file, dtype="float32")[0]
+
+
+def _through_ffmpeg(
+    samples: Float32[np.ndarray, " n"], sample_rate_hz: int, described: _Codec, kbps: float
+) -> tuple[Float32[np.ndarray, " m"], int]:
+    """What comes out of one of FFmpeg's codecs, and its sample rate."""
     rate_hz = next(
         (rate for rate in described.rates_hz if rate >= sample_rate_hz), described.rates_hz[-1]
     )
-    pcm = np.clip(from_samples(samples, from_hz=sample_rate_hz, to_hz=rate_hz), -1.0, 1.0)
     encoder = cast(av.AudioCodecContext, av.CodecContext.create(described.encoder, "w"))
     encoder.sample_rate, encoder.layout, encoder.format = rate_hz, "mono", described.sample_format
-    encoder.bit_rate, encoder.thread_count = round(bitrate_kbps * 1000), 1
+    encoder.bit_rate, encoder.thread_count = round((described.kbps or kbps) * 1000), 1
     encoder.open()
-    packets = [packet for frame in _frames(pcm, encoder) for packet in encoder.encode(frame)]
+    frames = _frames(_pcm(samples, sample_rate_hz, rate_hz), encoder)
+    packets = [packet for frame in frames for packet in encoder.encode(frame)]
     packets += encoder.encode(None)
     decoder = cast(av.AudioCodecContext, av.CodecContext.create(described.decoder, "r"))
     decoder.sample_rate, decoder.layout, decoder.thread_count = rate_hz, "mono", 1
     decoder.extradata = encoder.extradata
     decoder.open()
-    frames = [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
-    heard = np.concatenate([frame.to_ndarray().reshape(-1) for frame in frames])
+    decoded = [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
+    heard = np.concatenate([frame.to_ndarray().reshape(-1) for frame in decoded])
     if heard.dtype == np.int16:
         heard = heard.astype(np.float32) / 32768
-    heard = from_samples(
-        heard[described.delay_samples :], from_hz=frames[0].sample_rate, to_hz=sample_rate_hz
-    )
-    return heard[: len(samples)]
+    return heard[described.delay_samples :], decoded[0].sample_rate
 
 
 def _frames(

@@ -19,7 +19,7 @@ from confp_jax.audio.decode import DecodeError, Tags, decode_blocks, read_tags
 from confp_jax.audio.errors import Losses
 from confp_jax.audio.segments import Chunk
 from confp_jax.database.records import KnownFile, NewTrack
-from confp_jax.fingerprint.embedder import Embedder
+from confp_jax.fingerprint.embedder import SHORTEST_S, Embedder
 from confp_jax.fingerprint.fingerprints import AudioError
 
 _CHUNK_WINDOWS = 1024  # 5 minutes, 20 MB of samples: what a file takes, however long it is
@@ -173,7 +173,8 @@ def _encode(
         if not (reading.file and wanted(reading.file)):
             reading.stopped.set()
             return None
-        _check_length(reading, len(chunk.samples), embedder)
+        if chunk.is_whole:
+            _check_length(reading, len(chunk.samples), embedder)
         found = embedder.fingerprint_chunk(chunk)
         num_silent += found.num_silent
         parts.append(found.vectors)
@@ -191,8 +192,9 @@ def _check_length(reading: _Reading, num_samples: int, embedder: Embedder) -> No
             f"{reading.path}: holds no audio samples; check that the recording was written "
             "completely"
         )
-    if num_samples < embedder.config.audio.segment_samples:
-        length_s, segment_s = num_samples / embedder.sample_rate_hz, embedder.config.audio.segment_s
+    if num_samples < SHORTEST_S * embedder.sample_rate_hz:
+        length_s = num_samples / embedder.sample_rate_hz
         raise AudioError(
-            f"{reading.path}: {length_s:.2f} s is shorter than one segment of {segment_s:.0f} s"
+            f"{reading.path}: {length_s:.2f} s is too short to be told apart from other "
+            f"recordings; add recordings of {SHORTEST_S:.0f} s and more"
         )

@@ -54,7 +54,7 @@ def _rows_near(
     reference: Reference, track: int, middle_s: float, half_s: float
 ) -> tuple[Float32[np.ndarray, "R E"], Float64[np.ndarray, " R"]]:
     """Some stored rows of a track around a moment, and how far from it each lies."""
-    first_s = reference.segment_s / 2
+    first_s = reference.first_middles_s[track]
     last = reference.num_rows[track] - 1
     wanted_s = np.linspace(middle_s - half_s, middle_s + half_s, _NUM_COMPARED)
     rows = np.unique(np.clip(np.round((wanted_s - first_s) / reference.hop_s), 0, last))
@@ -67,7 +67,7 @@ def _between_rows(
     reference: Reference, track: int, times_s: Float64[np.ndarray, " R"]
 ) -> tuple[Float32[np.ndarray, "R E"], Bool[np.ndarray, " R"]]:
     """What lies between the two rows around each moment of a track, and whether it is in it."""
-    place = (times_s - reference.segment_s / 2) / reference.hop_s
+    place = (times_s - reference.first_middles_s[track]) / reference.hop_s
     last = reference.num_rows[track] - 1
     inside = (place >= -0.5) & (place <= last + 0.5)
     row = np.clip(np.floor(place), 0, last).astype(np.int64)

@@ -32,9 +32,8 @@ class Lines:
     def __init__(self, windows: QueryWindows, seeds: Seeds, reference: Reference):
         self._windows, self._hop_s = windows, reference.hop_s
         reach_s = np.abs(windows.from_middle_s).max(initial=0.0) * _TEMPO_RANGE[1] + 1.5
-        middle = np.round((seeds.anchors_s - reference.segment_s / 2) / reference.hop_s).astype(
-            np.int64
-        )
+        first_middles_s = reference.first_middles_s[seeds.tracks]
+        middle = np.round((seeds.anchors_s - first_middles_s) / reference.hop_s).astype(np.int64)
         half = math.ceil(reach_s / reference.hop_s) + 1
         num_rows = reference.num_rows[seeds.tracks]
         first = np.clip(middle - half, 0, num_rows - 1)  # the rows that are there, first to last
@@ -48,7 +47,7 @@ class Lines:
         self._similar = flat.reshape(*vectors.shape[:2], -1)  # [T, R, W]
         if windows.num_phases == 1:  # dense windows count where they lie at a row
             self._neighbours = np.einsum("tre,tre->tr", vectors[:, :-1], vectors[:, 1:])
-        self._first_s = first * reference.hop_s + reference.segment_s / 2
+        self._first_s = first * reference.hop_s + first_middles_s
         self._num = (last - first)[:, None, None]
 
     def cosines(

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from confp_jax.database import Snapshot, StoredTrack
 from confp_jax.fingerprint.fingerprints import Fingerprints, densified
@@ -50,9 +50,35 @@ class Reference:
         """How many rows each track has."""
         return np.array([track.num_rows for track in self.snapshot.tracks], np.int64)
 
+    @functools.cached_property
+    def lengths_s(self) -> Float64[np.ndarray, " T"]:
+        """How much of each track its rows tell of; a track shorter than a segment is whole in each
+        of them.
+        """
+        spread_s = (self.num_rows - 1) * self.hop_s
+        return np.where(self._is_short, self._durations_s, spread_s + self.segment_s)
+
+    @functools.cached_property
+    def first_middles_s(self) -> Float64[np.ndarray, " T"]:
+        """Where in each track the middle of its first row lies; those of a track shorter than a
+        segment lie about its middle, the first may lie before the track begins.
+        """
+        spread_s = (self.num_rows - 1) * self.hop_s
+        return np.where(self._is_short, (self._durations_s - spread_s) / 2, self.segment_s / 2)
+
+    @functools.cached_property
+    def _durations_s(self) -> Float64[np.ndarray, " T"]:
+        return np.array([track.duration_s for track in self.snapshot.tracks], np.float64)
+
+    @functools.cached_property
+    def _is_short(self) -> Bool[np.ndarray, " T"]:
+        return self._durations_s < self.segment_s
+
     def query_of(self, track: int, first: int = 0, last: int | None = None) -> Fingerprints:
         """Rows `first` to before `last` (all, if None) of a track, as a query."""
-        stored = Fingerprints(self.rows_of(track)[first:last], self.hop_s, self.segment_s)
+        is_short = bool(self._is_short[track])
+        segment_s = float(self._durations_s[track]) if is_short else self.segment_s
+        stored = Fingerprints(self.rows_of(track)[first:last], self.hop_s, segment_s, is_short)
         return densified(stored, self.query_phases)
 
     def rows_of(self, track: int) -> Float32[np.ndarray, "n E"]:
@@ -68,20 +94,27 @@ def make_reference(
     segment_s: float,
     query_phases: int = 1,
     exact: bool = False,
+    durations_s: Sequence[float] = (),
 ) -> Reference:
-    """A reference in memory of tracks given by name and fingerprints."""
+    """A reference in memory of tracks given by name and fingerprints.
+
+    `durations_s` tells how long they are; without it they are as long as their windows.
+    """
     lengths = [len(vectors) for _, vectors in parts]
     first_rows = np.cumsum([0, *lengths[:-1]])
+    durations_s = durations_s or [(num - 1) * hop_s + segment_s for num in lengths]
     tracks = [
         StoredTrack(
             name=name,
             path=name,
             sha256="",
-            duration_s=num * hop_s,
+            duration_s=duration_s,
             first_row=int(row),
             num_rows=num,
         )
-        for (name, _), num, row in zip(parts, lengths, first_rows, strict=True)
+        for (name, _), num, row, duration_s in zip(
+            parts, lengths, first_rows, durations_s, strict=True
+        )
     ]
     vectors = np.concatenate([vectors for _, vectors in parts])
     snapshot = Snapshot(tracks, vectors, np.repeat(np.arange(len(tracks), dtype=np.int32), lengths))
@@ -98,4 +131,5 @@ def some_tracks(reference: Reference, chosen: Sequence[int]) -> Reference:
         segment_s=reference.segment_s,
         query_phases=reference.query_phases,
         exact=True,
+        durations_s=[reference.snapshot.tracks[track].duration_s for track in chosen],
     )

@@ -40,7 +40,8 @@ def seed_lines(windows: QueryWindows, reference: Reference, without: Sequence[in
     num = len(searched)
     window, rows, votes = _hits(windows.vectors[searched], reference, without)
     tracks = reference.snapshot.row_tracks[rows].astype(np.int64)
-    times_s = (rows - reference.first_rows[tracks]) * reference.hop_s + reference.segment_s / 2
+    times_s = (rows - reference.first_rows[tracks]) * reference.hop_s
+    times_s += reference.first_middles_s[tracks]
     from_middle_s = windows.from_middle_s[searched][window]
     found: list[tuple[np.ndarray, ...]] = []
     for tempo in _TEMPOS if windows.tell_tempo else [1.0]:

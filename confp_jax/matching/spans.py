@@ -201,12 +201,12 @@ class SpanTracker:
         """A span is at least as sure as its surest block; the evidence of all adds up as far as it
         is new.
         """
-        pieces, rows = candidate.pieces, self._reference.num_rows[candidate.track]
+        pieces = candidate.pieces
         query_s, track_s, tempo = _line(pieces)
         cosines, first_window = _merged(pieces)
         first, last = matched_run(cosines, float(np.mean([piece.field for piece in pieces])))
         begin_s, end_s = self._ends_s(first_window + first, first_window + last)
-        ends_s = (rows - 1) * self._reference.hop_s + self._reference.segment_s  # of the track
+        ends_s = float(self._reference.lengths_s[candidate.track])
         begin_s = max(
             begin_s, query_s - track_s / tempo
         )  # the track may begin within the recording, and end in it

@@ -77,10 +77,22 @@ class TestAdd:
         assert out.startswith("0 added") and out.rstrip().endswith("now holds 7 tracks")
 
     def test_too_short_to_index_says_so(self, confp, database, tmp_path, clip):
-        path = write_clip(tmp_path, "short.wav", clip[: 2 * RATE])
+        path = write_clip(tmp_path, "short.wav", clip[: RATE // 2])
         status, added, _ = confp("add", database, path, "--json")
         assert (status, added[0]["status"]) == (1, "failed")
-        assert added[0]["error"] == f"{path}: 2.00 s is shorter than one segment of 3 s"
+        assert added[0]["error"] == (
+            f"{path}: 0.50 s is too short to be told apart from other recordings; add recordings "
+            "of 1 s and more"
+        )
+
+    def test_a_reference_shorter_than_a_segment(self, confp, database, tmp_path, clip):
+        path = write_clip(tmp_path, "prompt.wav", clip[: round(1.4 * RATE)])
+        status, added, _ = confp("add", database, path, "--json")
+        assert (status, added[0]["status"]) == (0, "added")
+        status, answers, _ = confp("identify", database, path, "--json")
+        best = answers[0]["matches"][0]
+        assert (best["track"], best["offset_s"]) == ("prompt", 0.0)
+        assert best["length_s"] == 1.4
 
     def test_a_folder_without_audio(self, confp, model, database, tmp_path):
         (tmp_path / "texts").mkdir()

@@ -9,6 +9,7 @@ import pytest
 import scipy.signal
 
 from confp_jax.audio.decode import decode
+from confp_jax.data.telephone import TelephoneConfig
 from data_prep.augment import Chain, Distorted
 from data_prep.config import Band, ChainConfig, Draw
 from data_prep.sounds import Sounds, prepare_sounds
@@ -91,6 +92,7 @@ _CHAINS = {
     },
     **{f"resample {hz}": ChainConfig(resample=_always(hz)) for hz in (8_000, 11_025, 15_111)},
     "telephone": ChainConfig(telephone=Band(1.0)),
+    "call": ChainConfig(call_p=1.0, call=TelephoneConfig(codecs=("gsm",), loss_p=0.0, noise_p=0.0)),
     "speaker": ChainConfig(speaker=Band(1.0, (200, 500), (4_000, 7_000))),
     "tanh": ChainConfig(tanh=_always(0.5)),
     "clipping": ChainConfig(clipping=_always(8)),
