@@ -16,6 +16,7 @@ from jaxtyping import Float32
 
 from confp_jax.fingerprint.fingerprints import Fingerprints
 from confp_jax.matching.decision import Judgement
+from confp_jax.matching.kinship import is_confusable
 from confp_jax.matching.query_windows import middle_s
 from confp_jax.matching.ranking import Ranking, rank
 from confp_jax.matching.searchable import Reference
@@ -172,8 +173,11 @@ class SpanTracker:
             first=int(leading[-1]) + 1 if len(leading) else 1,
         )
         for place in leading:
-            logit = float(judged.logits[place])
-            piece = _piece(block, ranking, place, logit, float(judged.alarm_rates[place]))
+            logit, rate = float(judged.logits[place]), float(judged.alarm_rates[place])
+            if rate < 1 and is_confusable(ranking, int(place), self._reference):
+                logit = min(logit, 0.0)
+                rate = 1.0
+            piece = _piece(block, ranking, place, logit, rate)
             candidate = self._continued(int(ranking.tracks[place]), piece)
             if candidate is None:
                 if logit < _LEAST_LOGIT and not self._keep_all:

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+from unit_vectors import unit_rows
+
+from confp_jax.matching.kinship import is_confusable
+from confp_jax.matching.ranking import Ranking
+from confp_jax.matching.searchable import Reference, make_reference
+
+
+def tracks(voice: float, query_phases: int = 8) -> Reference:
+    """Six tracks of ten rows; `voice` is how much of one direction all rows have."""
+    rng = np.random.default_rng(0)
+    common = unit_rows(rng, 1, 256)
+    parts = []
+    for number in range(6):
+        rows = voice * common + unit_rows(rng, 10, 256)
+        parts.append((str(number), rows / np.linalg.norm(rows, axis=1, keepdims=True)))
+    return make_reference(parts, hop_s=0.3, segment_s=0.9, query_phases=query_phases, exact=True)
+
+
+def ranking(first: float) -> Ranking:
+    scores = np.array([first, 0.25, 0.2, 0.2, 0.2, 0.2], np.float32)
+    nothing = np.zeros(6)
+    return Ranking(np.arange(6), scores, nothing, nothing + 1, np.zeros((6, 1), np.float32))
+
+
+@pytest.mark.parametrize(("first", "expected"), [(0.45, True), (0.6, False)])
+def test_one_voice_must_stand_out_from_what_it_says_elsewhere(first, expected):
+    assert is_confusable(ranking(first), 0, tracks(voice=0.4)) == expected
+
+
+def test_music_is_no_kin():
+    assert not is_confusable(ranking(0.45), 0, tracks(voice=0.0))
+
+
+def test_of_other_models_nothing_was_measured():
+    assert not is_confusable(ranking(0.45), 0, tracks(voice=0.4, query_phases=1))
