@@ -5,7 +5,6 @@ database.
 import argparse
 import dataclasses
 import datetime
-import itertools
 import pathlib
 import sys
 
@@ -88,7 +87,7 @@ def register(commands: Commands) -> None:
         examples="  confp listen music.db --seconds 8",
     )
     listen.add_argument(
-        "--seconds", type=_positive, default=8.0, metavar="S", help="how long to listen (8)"
+        "--seconds", type=_positive, default=12.0, metavar="S", help="longest time to listen (12)"
     )
     _add_rate(listen)
     _register_comparing(commands)
@@ -170,15 +169,20 @@ def _listen(args: argparse.Namespace) -> int:
     from confp_jax.audio.microphone import microphone_blocks
     from confp_jax.library import open as opening
     from confp_jax.library import searcher as searching
+    from confp_jax.library.listening import identify_growing
 
     database, embedder = opening.open_database(args.db, args.model)
     searcher = searching.Searcher(database, embedder, false_alarm_rate=args.false_alarms)
-    say(f"listening for {args.seconds:g} s", file=sys.stderr)
-    heard = itertools.islice(
-        microphone_blocks(sample_rate_hz=embedder.sample_rate_hz), max(2, round(2 * args.seconds))
-    )
-    answer = searcher.identify_blocks(heard, query="microphone")
-    print_json(dataclasses.asdict(answer)) if args.json else print_answer(answer)
+    say(f"listening until sure, for {args.seconds:g} s at most", file=sys.stderr)
+    heard = microphone_blocks(sample_rate_hz=embedder.sample_rate_hz)
+    answer = None
+    for heard_s, answer in identify_growing(
+        searcher, heard, query="microphone", longest_s=args.seconds
+    ):
+        if not answer.num_accepted:
+            say(f"{heard_s:.0f} s: not sure yet", file=sys.stderr)
+    if answer is not None:
+        print_json(dataclasses.asdict(answer)) if args.json else print_answer(answer)
     return 0
 
 

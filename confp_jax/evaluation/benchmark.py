@@ -35,6 +35,7 @@ from confp_jax.evaluation.measure.compression import (
     compression_rows,
 )
 from confp_jax.evaluation.measure.indexed_dataset import embed_reference, one_of_each
+from confp_jax.evaluation.measure.listening import ListeningRow, measure_listening
 from confp_jax.evaluation.measure.query_results import Outcomes, Searched, measure_condition
 from confp_jax.evaluation.measure.query_sets import (
     QuerySet,
@@ -65,7 +66,9 @@ from confp_jax.evaluation.systems.registry import OURS, SystemSpec
 from confp_jax.evaluation.systems.selection import run_systems, system_run, system_specs
 from confp_jax.fingerprint.embedder import HOP_S, Embedder, UnknownModelError, load_encoder
 from confp_jax.index import ExactIndex
+from confp_jax.library.searcher import ReferenceSearcher
 from confp_jax.matching.decision import Decision, DecisionError, load_decision
+from confp_jax.matching.searchable import Reference
 from confp_jax.model.weights import CheckpointError
 from confp_jax.typed_config import from_mapping
 
@@ -165,6 +168,9 @@ def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:
     ]
     first = models[0].embedder
     system_rows, told = run_systems(specs, config, sets, first, cache, console)
+    recordings, listening = (
+        real_recordings(models[0], specs, sets, cache) if config.recordings else ([], [])
+    )
     results = Results(
         config=config,
         models=tuple(
@@ -185,9 +191,8 @@ def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:
         if config.distractors
         else (),
         systems=tuple(system_rows),
-        recordings=tuple(real_recordings(models[0], specs, sets, cache))
-        if config.recordings
-        else (),
+        recordings=tuple(recordings),
+        listening=tuple(listening),
     )
     write_results(results, measured, told, first, out, console)
     return results
@@ -306,29 +311,39 @@ def comparisons(
 
 def real_recordings(
     model: Model, specs: Sequence[SystemSpec], sets: Sequence[QuerySet], cache: pathlib.Path
-) -> list[RecordingRow]:
-    """The model and every other system on the real recordings of `config.recordings`; kept by
-    content as all is.
+) -> tuple[list[RecordingRow], list[ListeningRow]]:
+    """The model and every other system on the real recordings of `config.recordings`, and how soon
+    the model answers; kept by content as all is.
     """
     config, embedder, console = model.config, model.embedder, model.console
     recordings, rate_hz = read_recordings(config.recordings), embedder.sample_rate_hz
     content = [answers_version(embedder), _VERSION, model.index_id, recordings_id(recordings)]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
+    others = model.searched.evaluation.reference
+
+    @functools.cache
+    def reference() -> Reference:
+        return with_references(embedder, recordings, others, console)
 
     def measure() -> list[RecordingRow]:
-        reference = with_references(
-            embedder, recordings, model.searched.evaluation.reference, console
-        )
-        trials = measure_recordings(embedder, model.decision, recordings, reference, console)
+        trials = measure_recordings(embedder, model.decision, recordings, reference(), console)
         return [of_length.row(embedder.name, RATES[0]) for of_length in trials]
 
+    def listen() -> list[ListeningRow]:
+        both, unknown = (
+            ReferenceSearcher(searched, embedder, model.decision, false_alarm_rate=RATES[0])
+            for searched in (reference(), others)
+        )
+        return measure_listening(both, unknown, recordings, console)
+
     rows = kept_rows(cache / "recordings" / f"{key}.json", RecordingRow, measure)
+    listening = kept_rows(cache / "listening" / f"{key}.json", ListeningRow, listen)
     with tempfile.TemporaryDirectory() as scratch:
         run = system_run(config, own_length(sets, embedder.config.audio.heard_s), cache, scratch)
         for spec in (spec for spec in specs if spec.kind != OURS):
             console.print(f"{spec.name}: recordings")
             rows += measure_peer(spec, run, recordings, rate_hz=rate_hz)
-    return rows
+    return rows, listening
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from confp_jax.audio.errors import DecodeError
-from confp_jax.library.searcher import FoundTrack, Searcher
+from confp_jax.library.searcher import FoundTrack, ReferenceSearcher
 from confp_jax.matching.blocks import STEP_WINDOWS, TRIALS_PER_STEP, Scan, joined_blocks
 from confp_jax.matching.spans import Span, covers
 
@@ -29,7 +29,7 @@ class Event:
 
 
 def monitor(
-    searcher: Searcher,
+    searcher: ReferenceSearcher,
     blocks: Iterable[Float32[np.ndarray, " n"]],
     *,
     alarms_per_hour: float = ALARMS_PER_HOUR,

@@ -18,7 +18,8 @@ from confp_jax.fingerprint.files import reason
 from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints
 from confp_jax.library.open import database_decision, open_reference
 from confp_jax.matching.blocks import Scan, joined_blocks
-from confp_jax.matching.decision import FALSE_ALARM_RATE, TAIL_SHARE
+from confp_jax.matching.decision import FALSE_ALARM_RATE, TAIL_SHARE, Decision
+from confp_jax.matching.searchable import Reference
 from confp_jax.matching.spans import Span, accepted
 
 NUM_MATCHES = 5
@@ -86,23 +87,24 @@ class Findings:
     notes: list[str]
 
 
-class Searcher:
-    """A database made ready to be asked: its snapshot, index and decision of one moment.
+class ReferenceSearcher:
+    """What can be searched, made ready to be asked. Threads may share it.
 
-    Threads may share it.
+    Raises:
+      ValueError: the rate of false alarms is none.
     """
 
     def __init__(
         self,
-        database: Database,
+        reference: Reference,
         embedder: Embedder,
+        decision: Decision,
         *,
         false_alarm_rate: float | None = None,
-        build_index: bool = True,
     ):
+        self.reference = reference
         self.embedder = embedder
-        self.reference = open_reference(database, embedder, build_index=build_index)
-        self.decision = database_decision(database, embedder)
+        self.decision = decision
         self.false_alarm_rate = FALSE_ALARM_RATE if false_alarm_rate is None else false_alarm_rate
         if not 0 < self.false_alarm_rate < TAIL_SHARE:
             raise ValueError(
@@ -132,9 +134,8 @@ class Searcher:
           DecodeError: what `blocks` raises.
         """
         began = time.perf_counter()
-        return self._answer(
-            query, self.search(self.embedder.stream(blocks, hop_s=self.reference.hop_s)), began
-        )
+        findings = self.search(self.embedder.stream(blocks, hop_s=self.reference.hop_s))
+        return self.answer(query, findings, began=began)
 
     def search(self, parts: Iterable[Fingerprints], *, share: float = 1.0) -> Findings:
         """Finds the tracks in consecutive fingerprints of one recording.
@@ -190,10 +191,30 @@ class Searcher:
             copies=[_named(tracks[other]) for other in span.copies],
         )
 
-    def _answer(self, query: str, findings: Findings, began: float) -> Answer:
+    def answer(self, query: str, findings: Findings, *, began: float) -> Answer:
+        """Returns what was found in a user's terms; `began` is by `time.perf_counter`."""
         matches = [self.found(span) for span in (*findings.right, *findings.others)]
         num, elapsed_s = len(findings.right), round(time.perf_counter() - began, 4)
         return Answer(query, "match" if num else "unknown", matches, elapsed_s, num, findings.notes)
+
+
+class Searcher(ReferenceSearcher):
+    """A database made ready to be asked: its snapshot, index and decision of one moment."""
+
+    def __init__(
+        self,
+        database: Database,
+        embedder: Embedder,
+        *,
+        false_alarm_rate: float | None = None,
+        build_index: bool = True,
+    ):
+        super().__init__(
+            open_reference(database, embedder, build_index=build_index),
+            embedder,
+            database_decision(database, embedder),
+            false_alarm_rate=false_alarm_rate,
+        )
 
 
 def identify_sources(searcher: Searcher, sources: Sequence[str]) -> Iterator[Answer]:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-import math
 import queue
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -16,8 +15,8 @@ from jaxtyping import Float32
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from confp_jax.audio.decode import DecodeError, StreamResampler
-from confp_jax.audio.segments import num_windows
-from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints, joined
+from confp_jax.fingerprint.fingerprints import AudioError
+from confp_jax.library.listening import ANSWER_SHARE, LONGEST_S, LOOK_SHARE, GrowingClip
 from confp_jax.library.monitor import Event
 from confp_jax.library.searcher import FoundTrack
 from confp_jax.service.engine import Engine, Heard
@@ -27,12 +26,6 @@ from confp_jax.service.responses import answer_reply, why_reply
 from confp_jax.service.settings import SHOWN_ROOT, Settings
 from confp_jax.service.sharing import Links
 
-LONGEST_S = 12.0  # of a clip; then it is answered
-_EVERY_S = 1.0
-_NUM_LOOKS = 10  # from 3 s to 12 s
-# Each look at a growing clip may raise a false alarm: the guesses share one half of their rate, the
-# answer has the other.
-_GUESS_SHARE, _ANSWER_SHARE = 0.5 / _NUM_LOOKS, 0.5
 _IDLE_S = 15.0
 _STATE_BYTES = 4_096  # of a text message
 _PIECE_S = 1.0  # of a message that is converted and searched at a time
@@ -68,10 +61,10 @@ async def listen(socket: WebSocket, engine: Engine, settings: Settings) -> None:
     clip = _Clip(engine, Links(engine.files, socket.scope.get(SHOWN_ROOT, "")))
     try:
         async with asyncio.timeout(settings.clip_timeout_s):
-            while clip.heard_s < LONGEST_S and (sent := await _audio(socket, start)) is not None:
+            while not clip.is_full and (sent := await _audio(socket, start)) is not None:
                 async for samples in resampler.pieces(sent):
                     clip.push(samples)
-                    if clip.heard_s >= LONGEST_S:
+                    if clip.is_full:
                         break
                 if clip.is_due:
                     await socket.send_json({"type": "guess"} | await clip.guess())
@@ -88,49 +81,36 @@ async def listen(socket: WebSocket, engine: Engine, settings: Settings) -> None:
 
 
 class _Clip:
-    """What has been heard, with the fingerprints of all windows that are complete."""
+    """A growing clip, fingerprinted and searched beside the event loop."""
 
     def __init__(self, engine: Engine, links: Links):
         self._engine = engine
         self._links = links
         self._began = time.perf_counter()
-        self._samples = np.zeros(0, np.float32)
-        self._fingerprints: Fingerprints | None = None
-        reference = engine.view.searcher.reference
-        self._hop = round(reference.hop_s * engine.sample_rate_hz)
-        self._segment = round(reference.segment_s * engine.sample_rate_hz)
-        embedder = engine.view.searcher.embedder
-        self._margin = embedder.margin_samples
-        self._num_settled = 0  # windows that no more sound will change
-        self._next_s = embedder.config.audio.context_samples / embedder.sample_rate_hz
+        self._heard = GrowingClip(engine.view.searcher.embedder)
+        self.push = self._heard.push
 
     @property
-    def heard_s(self) -> float:
-        return len(self._samples) / self._engine.sample_rate_hz
+    def is_full(self) -> bool:
+        return self._heard.is_full
 
     @property
     def is_due(self) -> bool:
         """Whether it is time for a guess."""
-        return self.heard_s >= self._next_s
-
-    def push(self, samples: Float32[np.ndarray, " n"]) -> None:
-        longest = round(LONGEST_S * self._engine.sample_rate_hz)
-        self._samples = np.concatenate([self._samples, samples])[:longest]
+        return self._heard.is_due
 
     async def guess(self) -> dict:
         """What it seems to be; the verdict is "match" when it is sure."""
-        self._next_s = self.heard_s + _EVERY_S
+        self._heard.looked()
         began = time.perf_counter()
         try:
-            heard = await self._engine.search(
-                self._samples, await self._windows(), share=_GUESS_SHARE
-            )
+            heard = await self._search(LOOK_SHARE)
         except AudioError:  # silence so far
             return {
                 "verdict": "unknown",
                 "matches": [],
                 "num_accepted": 0,
-                "length_s": round(self.heard_s, 3),
+                "length_s": round(self._heard.heard_s, 3),
                 "notes": ["silence"],
             }
         return self._reply(heard, began)
@@ -142,30 +122,18 @@ class _Clip:
           AudioError: shorter than 1 s, or silent.
         """
         began = time.perf_counter()
-        heard = await self._engine.search(self._samples, await self._windows(), share=_ANSWER_SHARE)
+        heard = await self._search(ANSWER_SHARE)
         self._engine.metrics.answer(
-            verdict="match" if heard.findings.right else "unknown", length_s=self.heard_s
+            verdict="match" if heard.findings.right else "unknown", length_s=self._heard.heard_s
         )
         return heard, self._reply(heard, began)
 
-    async def _windows(self) -> Fingerprints:
-        """Encodes the windows that have become complete since the last time, and those around which
-        more has been heard.
-        """
-        known = self._num_settled
-        if self._fingerprints is None or len(self._samples) >= known * self._hop + self._segment:
-            first = max(0, known - math.ceil(self._margin / self._hop))
-            new = await self._engine.fingerprint(self._samples[first * self._hop :])
-            if self._fingerprints is not None:
-                new = joined(
-                    [self._fingerprints.part(0, known), new.part(known - first, len(new.vectors))]
-                )
-            self._fingerprints = new
-            length = self._segment + self._margin
-            settled = num_windows(len(self._samples), segment_samples=length, hop_samples=self._hop)
-            # What lies between the last of them and the next one is not settled yet.
-            self._num_settled = max(0, min(settled, len(new.vectors)) - (1 if self._margin else 0))
-        return self._fingerprints
+    async def _search(self, share: float) -> Heard:
+        clip = self._heard
+        samples = clip.unfingerprinted()
+        if samples is not None:
+            clip.settle(await self._engine.fingerprint(samples))
+        return await self._engine.search(clip.samples, clip.all_fingerprints, share=share)
 
     def _reply(self, heard: Heard, began: float) -> dict:
         return answer_reply(

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from confp_jax.audio.decode import decode
 from confp_jax.data.records import DatasetError
+from confp_jax.evaluation.measure.listening import AFTER_S, measure_listening
 from confp_jax.evaluation.measure.recordings import (
     RecordingRow,
     measure_recordings,
@@ -18,9 +19,10 @@ from confp_jax.evaluation.measure.recordings import (
     recordings_id,
     with_references,
 )
-from confp_jax.evaluation.report.tables import recording_table
+from confp_jax.evaluation.report.recording_tables import listening_table, recording_table
 from confp_jax.fingerprint.embedder import load_encoder
-from confp_jax.matching.decision import uncalibrated
+from confp_jax.library.searcher import ReferenceSearcher
+from confp_jax.matching.decision import Decision, uncalibrated
 from confp_jax.matching.searchable import make_reference
 
 RATE_HZ = 16_000
@@ -68,6 +70,35 @@ def test_excerpts_are_found_where_they_lie(folder, checkpoint):
     assert (row.right, row.placed, row.num_pieces) == (1.0, 1.0, 3) and row.accepted is not None
     text = recording_table([row, RecordingRow("peer", 3.0, 0, trouble="not installed")]).markdown()
     assert "| tiny | 6 | 3 | 100.0 | 100.0 |" in text and "not installed" in text
+
+
+def test_how_soon_excerpts_are_answered(folder, checkpoint):
+    """A decision that is sure of all: answered at the first look, and falsely where only other
+    music is.
+    """
+    embedder, recordings = load_encoder(checkpoint), read_recordings(folder)
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(40, embedder.config.encoder.embedding_dim)).astype(np.float32)
+    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+    segment_s = embedder.config.audio.segment_s
+    others = make_reference([("other", noise)], hop_s=0.3, segment_s=segment_s)
+    cells = (2, 1, 1, 1)
+    weights = np.tile(np.array([20.0, 0.0, 0.0, 0.0]), cells)
+    decision = Decision((3.0,), (1,), weights, np.tile(np.array([0.0, 1.0]), cells))
+    both, alone = (
+        ReferenceSearcher(reference, embedder, decision)
+        for reference in (with_references(embedder, recordings, others, QUIET), others)
+    )
+    rows = measure_listening(both, alone, recordings, QUIET)
+    assert [(row.way, row.after_s) for row in rows[:4]] == [
+        ("clip", after_s) for after_s in AFTER_S
+    ]
+    assert {(row.right, row.wrong, row.false_alarms) for row in rows[:4]} == {(1.0, 0.0, 1.0)}
+    monitored = rows[4:]
+    assert {row.way for row in monitored} == {"monitor"}
+    assert [row.right for row in monitored] == sorted(row.right for row in monitored)
+    assert monitored[-1].right == 1.0
+    assert "| clip | 3 | 3 | 100.0 | 0.0 | 100.0 |" in listening_table(rows).markdown()
 
 
 def test_pieces_follow_each_other(folder):

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from confp_jax.evaluation.benchmark_config import BenchmarkConfig
 from confp_jax.evaluation.measure.compression import CompressionRow
+from confp_jax.evaluation.measure.listening import ListeningRow
 from confp_jax.evaluation.measure.query_results import Outcomes, joined
 from confp_jax.evaluation.measure.query_sets import QuerySet, title
 from confp_jax.evaluation.measure.recordings import RecordingRow
@@ -25,6 +26,7 @@ from confp_jax.evaluation.report import figures, tables
 from confp_jax.evaluation.report.export import query_rows, write_pexeso, write_rows
 from confp_jax.evaluation.report.failures import Failure, Sounds, spectrograms, worst_failures
 from confp_jax.evaluation.report.html import Picture, Section, render
+from confp_jax.evaluation.report.recording_tables import listening_table, recording_table
 from confp_jax.evaluation.systems.results import SystemRow
 from confp_jax.fingerprint.embedder import HOP_S, Embedder
 
@@ -63,6 +65,7 @@ class Results:
     scale: tuple[ScaleRow, ...]
     systems: tuple[SystemRow, ...]
     recordings: tuple[RecordingRow, ...] = ()
+    listening: tuple[ListeningRow, ...] = ()
 
 
 def write_results(
@@ -121,7 +124,10 @@ def table_sections(results: Results) -> list[tuple[str, list[tables.Table]]]:
     paper = [tables.paper_table(rows, segment_s, 2), tables.published_table(rows, results.systems)]
     paper.append(tables.paper_table(rows, segment_s, 4))
     sections = [
-        ("Real recordings", [tables.recording_table(results.recordings)]),
+        (
+            "Real recordings",
+            [recording_table(results.recordings), listening_table(results.listening)],
+        ),
         ("Beside the paper", paper),
         ("All conditions", [tables.hit_table(rows, segment_s)]),
         (

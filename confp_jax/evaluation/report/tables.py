@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from confp_jax.evaluation.measure.compression import CompressionRow
 from confp_jax.evaluation.measure.query_results import KINDS
 from confp_jax.evaluation.measure.query_sets import title
-from confp_jax.evaluation.measure.recordings import RecordingRow
 from confp_jax.evaluation.measure.scale import ScaleRow
 from confp_jax.evaluation.measure.summary import RATES, Comparison, ConditionRow, Share
 from confp_jax.evaluation.report.published import (
@@ -82,34 +81,6 @@ def hit_table(rows: Sequence[ConditionRow], segment_s: float) -> Table:
     caption = (
         "Hits by one fingerprint, exact search (exact: within 150 ms, near: 500 ms, track: the "
         "right recording); percent"
-    )
-    return Table(caption, columns, tuple(cells))
-
-
-def recording_table(rows: Sequence[RecordingRow]) -> Table:
-    """Real recordings: the model, then other systems on the same files."""
-    columns = (
-        "system",
-        "length, s",
-        "pieces",
-        "right",
-        "within 1.5 s of the place",
-        "right and accepted",
-        "false alarms",
-    )
-    cells = []
-    for row in rows:
-        if row.trouble:
-            cells.append((row.system, f"{row.length_s:g}", "0", row.trouble, "-", "-", "-"))
-            continue
-        accepted, alarms = (
-            "-" if value is None else percent(value) for value in (row.accepted, row.false_alarms)
-        )
-        found = str(row.num_pieces), percent(row.right), percent(row.placed)
-        cells.append((row.system, f"{row.length_s:g}", *found, accepted, alarms))
-    caption = (
-        "Recorded by a microphone: the first match, and what is accepted at 0.1 % false alarms; "
-        "percent of all pieces"
     )
     return Table(caption, columns, tuple(cells))
 

@@ -1,0 +1,154 @@
+"""Identifies a clip while it is being recorded: looks at what was heard once a second, until sure.
+
+Each look at a growing clip may raise a false alarm. The looks share one half of the rate of false
+alarms, the answer to the whole clip has the other, so that the rate is the clip's.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from jaxtyping import Float32
+
+from confp_jax.audio.segments import num_windows
+from confp_jax.fingerprint.embedder import HOP_S, Embedder
+from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints, joined
+from confp_jax.library.searcher import Answer, ReferenceSearcher
+
+LONGEST_S = 12.0  # of a clip; then it is answered
+_EVERY_S = 1.0
+_NUM_LOOKS = 10  # from 3 s to 12 s
+LOOK_SHARE = 0.5 / _NUM_LOOKS  # of the rate of false alarms
+ANSWER_SHARE = 0.5
+
+
+class GrowingClip:
+    """What has been heard so far, with the fingerprints of all windows that are complete.
+
+    Whoever feeds it fingerprints `unfingerprinted()` and gives the result to `settle`, so that it
+    can be done in another thread.
+    """
+
+    def __init__(self, embedder: Embedder, *, longest_s: float = LONGEST_S):
+        rate_hz = embedder.sample_rate_hz
+        self._rate_hz = rate_hz
+        self._longest = round(longest_s * rate_hz)
+        self._hop = round(HOP_S * rate_hz)
+        self._segment = embedder.config.audio.segment_samples
+        self._margin = embedder.margin_samples
+        self._next_s = embedder.config.audio.heard_s
+        self._num_settled = 0  # windows that no more sound will change
+        self.samples = np.zeros(0, np.float32)
+        self._fingerprints: Fingerprints | None = None
+
+    @property
+    def heard_s(self) -> float:
+        """Returns how much was heard, in seconds."""
+        return len(self.samples) / self._rate_hz
+
+    @property
+    def is_due(self) -> bool:
+        """Returns whether it is time to look."""
+        return self.heard_s >= self._next_s
+
+    @property
+    def is_full(self) -> bool:
+        """Returns whether the longest clip was heard."""
+        return len(self.samples) >= self._longest
+
+    def push(self, samples: Float32[np.ndarray, " n"]) -> None:
+        """Adds what was heard next; what exceeds the longest clip is dropped."""
+        self.samples = np.concatenate([self.samples, samples])[: self._longest]
+
+    def unfingerprinted(self) -> Float32[np.ndarray, " n"] | None:
+        """Returns the sound of the windows that have become complete since the last time, and of
+        those around which more has been heard; None where there are none.
+        """
+        known = self._num_settled
+        complete = len(self.samples) >= known * self._hop + self._segment
+        if self._fingerprints is not None and not complete:
+            return None
+        return self.samples[self._first_open * self._hop :]
+
+    def settle(self, new: Fingerprints) -> None:
+        """Takes the fingerprints of what `unfingerprinted` returned."""
+        known = self._num_settled
+        if self._fingerprints is not None:
+            own = new.part(known - self._first_open, len(new.vectors))
+            new = joined([self._fingerprints.part(0, known), own])
+        self._fingerprints = new
+        length = self._segment + self._margin
+        settled = num_windows(len(self.samples), segment_samples=length, hop_samples=self._hop)
+        # What lies between the last of them and the next one is not settled yet.
+        self._num_settled = max(0, min(settled, len(new.vectors)) - (1 if self._margin else 0))
+
+    @property
+    def all_fingerprints(self) -> Fingerprints:
+        """Returns the fingerprints of all that was settled.
+
+        Raises:
+          AudioError: there are none yet.
+        """
+        if self._fingerprints is None:
+            raise AudioError("nothing was heard")
+        return self._fingerprints
+
+    def looked(self) -> None:
+        """Notes a look: the next one is due a second later."""
+        self._next_s = self.heard_s + _EVERY_S
+
+    @property
+    def _first_open(self) -> int:
+        return max(0, self._num_settled - math.ceil(self._margin / self._hop))
+
+
+def identify_growing(
+    searcher: ReferenceSearcher,
+    blocks: Iterable[Float32[np.ndarray, " n"]],
+    *,
+    query: str,
+    longest_s: float = LONGEST_S,
+) -> Iterator[tuple[float, Answer]]:
+    """Yields, for each look, how many seconds were heard and the answer to them.
+
+    It ends with the first sure answer, or with the answer to all of the clip.
+
+    Args:
+      searcher: the database.
+      blocks: mono audio at the model's rate, as it is recorded.
+      query: the clip's name in the answers.
+      longest_s: when to answer at the latest.
+
+    Raises:
+      AudioError: shorter than 1 s, or silent throughout.
+      DecodeError: what `blocks` raises.
+    """
+    clip = GrowingClip(searcher.embedder, longest_s=longest_s)
+    for block in blocks:
+        clip.push(block)
+        if clip.is_full:
+            break
+        if clip.is_due:
+            clip.looked()
+            answer = _look(searcher, clip, query)
+            yield clip.heard_s, answer
+            if answer.num_accepted:
+                return
+    yield clip.heard_s, _answer(searcher, clip, query, share=ANSWER_SHARE)
+
+
+def _look(searcher: ReferenceSearcher, clip: GrowingClip, query: str) -> Answer:
+    try:
+        return _answer(searcher, clip, query, share=LOOK_SHARE)
+    except AudioError:  # silence so far
+        return Answer(query, "unknown", [], 0.0, notes=["silence"])
+
+
+def _answer(searcher: ReferenceSearcher, clip: GrowingClip, query: str, *, share: float) -> Answer:
+    began = time.perf_counter()
+    samples = clip.unfingerprinted()
+    if samples is not None:
+        clip.settle(searcher.embedder.fingerprint(samples, is_query=True))
+    found = searcher.search([clip.all_fingerprints], share=share)
+    return searcher.answer(query, found, began=began)
