@@ -37,7 +37,7 @@ class GrowingClip:
         self._hop = round(HOP_S * rate_hz)
         self._segment = embedder.config.audio.segment_samples
         self._margin = embedder.margin_samples
-        self._next_s = embedder.config.audio.heard_s
+        self._next_s = embedder.config.audio.context_samples / rate_hz
         self._num_settled = 0  # windows that no more sound will change
         self.samples = np.zeros(0, np.float32)
         self._fingerprints: Fingerprints | None = None
