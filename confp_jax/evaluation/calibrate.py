@@ -225,9 +225,11 @@ def has_more(excerpts: list[Excerpt]) -> bool:
 
 
 def feature_names(embedder: Embedder) -> tuple[str, ...]:
-    """Returns what tells most of an encoder's matches: with a projection the prominence alone."""
+    """Returns what tells most of an encoder's matches; the constants of `standout` are those of
+    encoders with a projection.
+    """
     if embedder.config.encoder.has_projection:
-        return ("tempo", "prominence")
+        return ("tempo", "standout")
     return ("score", "margin", "tempo")
 
 

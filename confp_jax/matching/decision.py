@@ -25,7 +25,7 @@ from jaxtyping import Float64
 from confp_jax.matching.ranking import Ranking
 
 VERSION = 4
-FEATURES = ("score", "margin", "tempo", "prominence")
+FEATURES = ("score", "margin", "tempo", "prominence", "standout")
 _GUESSED_FEATURES = ("score", "margin", "tempo")  # of a checkpoint that nobody has calibrated
 TAIL_SHARE = 0.05  # of the unknown queries lie beyond the tail's start
 FALSE_ALARM_RATE = 0.001
@@ -215,7 +215,8 @@ def features(
     score: the match's. margin: its excess over the field of rivals, the mean of the ten tracks
       after the second, which may be the same recording once more. tempo: how far it is from the
       original's, |ln tempo|. prominence: by how many of the rivals' deviations its evidence stands
-      out (`Ranking.prominence`).
+      out (`Ranking.prominence`). standout: that, or the margin in usual deviations where it is more
+      (`Ranking.standout`).
     """
     score = ranking.scores[:first].astype(np.float64)
     margin = score - ranking.field
@@ -224,6 +225,7 @@ def features(
         "margin": margin,
         "tempo": np.abs(np.log(ranking.tempos[:first])),
         "prominence": ranking.prominence(first),
+        "standout": ranking.standout(first),
     }
     return np.stack([values[name] for name in names], axis=1)
 

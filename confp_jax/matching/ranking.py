@@ -124,6 +124,16 @@ class Ranking:
         deviation = np.sqrt((squares + _USUAL_WORTH * usual) / (len(rivals) + _USUAL_WORTH))
         return (evidence[:first] - (rivals.mean() if len(rivals) else 0.0)) / deviation
 
+    def standout(self, first: int = 1) -> Float64[np.ndarray, " F"]:
+        """Returns the prominence of each of the first tracks, or its margin in usual deviations
+        where that is more.
+
+        Noise leaves few windows that tell something, which the prominence counts; a change of
+        pitch leaves all of them as similar as each other, which the margin counts.
+        """
+        margins = (self.scores[:first].astype(np.float64) - self.field) / _USUAL_DEVIATION
+        return np.maximum(self.prominence(first), margins)
+
     @property
     def _far_rivals(self) -> Int64[np.ndarray, " R"]:
         """Those that deviations are measured by: none where there is only one."""

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from confp_jax.audio.decode import decode
-from confp_jax.config import AudioConfig, EncoderConfig, MelConfig, ProjectionConfig, TrainConfig
+from confp_jax.config import AudioConfig, EncoderConfig, MelConfig, ModelConfig, ProjectionConfig
 from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.fingerprint.fingerprints import AudioError
 from confp_jax.library.listening import (
@@ -38,7 +38,7 @@ def an_embedder(context_s: float, share: float) -> Embedder:
         frames_per_token=4,
         projection=projection,
     )
-    config = TrainConfig(
+    config = ModelConfig(
         audio=AudioConfig(RATE_HZ, 0.9, context_s), mel=MelConfig(hop_samples=256), encoder=encoder
     )
     _, params, statistics = nnx.split(

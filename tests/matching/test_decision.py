@@ -39,7 +39,10 @@ def ranking_of(scores: list[float], tempos: list[float] | None = None) -> Rankin
 
 def a_decision(**overrides) -> Decision:
     rng = np.random.default_rng(0)
-    values = {"weights": rng.normal(size=(2, 2, 3, 5)), "tails": rng.uniform(0.1, 1, (2, 2, 3, 2))}
+    values = {
+        "weights": rng.normal(size=(2, 2, 3, 1 + len(FEATURES))),
+        "tails": rng.uniform(0.1, 1, (2, 2, 3, 2)),
+    }
     return Decision(
         (3.0, 12.0), (1, 10, 1000), **values, identity="abc", **{"features": FEATURES} | overrides
     )
@@ -82,9 +85,12 @@ class TestFeatures:
         rivals = evidence[2:]
         deviation = np.sqrt((np.square(rivals - rivals.mean()).sum() + 2 * 0.025**2) / 13)
         prominences = (evidence - rivals.mean()) / deviation
-        assert first == pytest.approx([0.9, 0.9 - 0.55, np.log(1.1), prominences[0]], abs=1e-5)
+        standouts = [max(prominences[i], (scores[i] - 0.55) / 0.025) for i in range(2)]
+        expected = [0.9, 0.9 - 0.55, np.log(1.1), prominences[0], standouts[0]]
+        assert first == pytest.approx(expected, abs=1e-4)
         second = features(ranking_of(scores), first=2)[1]
-        assert second == pytest.approx([0.8, 0.8 - 0.55, 0.0, prominences[1]], abs=1e-5)
+        expected = [0.8, 0.8 - 0.55, 0.0, prominences[1], standouts[1]]
+        assert second == pytest.approx(expected, abs=1e-4)
 
     def test_windows_that_agree_are_more_prominent_than_chance(self):
         """The evidence of one window in four at 0.4 beats all four at the chance of 0.08."""
@@ -118,6 +124,20 @@ class TestFeatures:
 
     def test_nothing_was_found(self):
         assert features(ranking_of([]), first=5).shape == (0, len(FEATURES))
+
+    def test_the_margin_counts_where_it_stands_out_more(self):
+        """In usual deviations of 0.025: where the rivals' evidence differs more than that."""
+        rivals = np.tile([0.0, 0.2], 15)
+        scores = np.array([0.6, 0.1, *rivals])
+        cosines = np.repeat(scores[:, None].astype(np.float32), 4, axis=1)
+        both = ("prominence", "standout")
+        wide = dataclasses.replace(ranking_of(scores), cosines=cosines)
+        prominence, standout = features(wide, names=both)[0]
+        assert prominence < 10 and standout == pytest.approx(0.5 / 0.025, rel=1e-5)
+        cosines[2:] = 0.1
+        narrow = dataclasses.replace(ranking_of([0.6, *[0.1] * 31]), cosines=cosines)
+        prominence, standout = features(narrow, names=both)[0]
+        assert standout == prominence > 100
 
     @pytest.mark.parametrize("scores", [[0.9], [0.9, 0.9]])
     def test_without_rivals_the_usual_deviation_is_taken(self, scores):
