@@ -13,6 +13,7 @@ from typing import Any, NoReturn, cast
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from confp_jax.errors import UserError
 from confp_jax.typed_config import ConfigError, suggestion
 
 
@@ -20,12 +21,11 @@ def run(
     action: Callable[[ConfigDict, flags.FlagValues], int | None],
     *,
     config_file: str,
-    errors: tuple[type[Exception], ...],
     passing: tuple[type[Exception], ...] = (),
 ) -> None:
     """Parses the flags and calls `action(config, flags)`, which may return an exit status.
 
-    One of `errors` ends with its message and status 2, as wrong usage does: the same command would
+    A `UserError` ends with its message and status 2, as wrong usage does: the same command would
     end the same way. What may be over at the next start is `passing`: its message and status 1,
     which is Python's own for what nobody expected. Flags are defined when a command runs, not when
     its module is imported: two commands may be imported together.
@@ -45,7 +45,7 @@ def run(
             return action(holder.value, flags.FLAGS)
         except passing as error:
             sys.exit(f"error: {error}")
-        except (ConfigError, *errors) as error:
+        except UserError as error:
             _refuse(str(error))
 
     app.run(main, flags_parser=functools.partial(_parse, config_file=config_file))

@@ -9,6 +9,8 @@ import typing
 from collections.abc import Iterable
 from typing import Any, Literal, Protocol, TypeVar
 
+from confp_jax.errors import UserError
+
 T = TypeVar("T")
 
 
@@ -20,7 +22,7 @@ class Fields(Protocol):
         ...
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A configuration that cannot be used; the message says which field and what to write
     instead.
     """

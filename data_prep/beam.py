@@ -22,12 +22,10 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from confp_jax import command_line
-from confp_jax.data.records import DatasetError
 from confp_jax.typed_config import from_mapping
 from data_prep.config import PrepareConfig
 from data_prep.make_train import prepare
 from data_prep.shards import Runner, Shard
-from data_prep.tracks import SourceError
 
 
 def main(config: ConfigDict, values: flags.FlagValues) -> int:
@@ -55,4 +53,4 @@ if __name__ == "__main__":
         [],
         "An option of Beam's pipeline, such as --runner=FlinkRunner; may be given again.",
     )
-    command_line.run(main, config_file="configs/prepare.py", errors=(SourceError, DatasetError))
+    command_line.run(main, config_file="configs/prepare.py")

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from confp_jax import command_line
 from confp_jax.data.duplicates import DUPLICATES_FILE
-from confp_jax.database import DatabaseError, StoredTrack
+from confp_jax.database import StoredTrack
 from confp_jax.fingerprint.embedder import load_encoder
 from confp_jax.library.add import add_paths
 from confp_jax.library.open import database_decision, open_or_create, open_reference
@@ -32,7 +32,7 @@ from data_prep.config import PrepareConfig
 from data_prep.progress import counting
 from data_prep.shards import write_atomically
 from data_prep.sources import output_folder, read_tracks
-from data_prep.tracks import SourceError, Track
+from data_prep.tracks import Track
 
 # whose cosines tell a copy from another arrangement: it hears a clip that begins between two of its
 # rows alike
@@ -129,4 +129,4 @@ def groups_of(together: Iterable[Sequence[int]]) -> list[list[int]]:
 
 
 if __name__ == "__main__":
-    command_line.run(main, config_file="configs/prepare.py", errors=(SourceError, DatabaseError))
+    command_line.run(main, config_file="configs/prepare.py")

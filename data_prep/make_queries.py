@@ -23,7 +23,6 @@ from confp_jax import command_line
 from confp_jax.audio.segments import replica_start_s
 from confp_jax.data.records import (
     Clip,
-    DatasetError,
     DatasetSummary,
     to_int16,
     write_dataset_metadata,
@@ -371,4 +370,4 @@ if __name__ == "__main__":
         False,
         "Write nothing: read all of --config.out again and compare it with its checksums.",
     )
-    command_line.run(main, config_file="configs/queries.py", errors=(SourceError, DatasetError))
+    command_line.run(main, config_file="configs/queries.py")

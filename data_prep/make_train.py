@@ -23,7 +23,6 @@ from confp_jax.data.mixing import SOUNDS_FOLDER
 from confp_jax.data.records import (
     Clip,
     Credits,
-    DatasetError,
     DatasetSummary,
     shard_path,
     to_int16,
@@ -237,4 +236,4 @@ if __name__ == "__main__":
         False,
         "Write nothing: read all of --config.out again and compare it with its checksums.",
     )
-    command_line.run(main, config_file="configs/prepare.py", errors=(SourceError, DatasetError))
+    command_line.run(main, config_file="configs/prepare.py")

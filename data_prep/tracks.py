@@ -4,12 +4,13 @@ import dataclasses
 import pathlib
 
 from confp_jax.audio.decode import DecodeError
+from confp_jax.errors import UserError
 
 SPLITS = ("training", "validation", "test")
 ALL_SPLITS = "all"
 
 
-class SourceError(ValueError):
+class SourceError(UserError):
     """A source that cannot be read; the message names the file, what is wrong and what to do."""
 
 

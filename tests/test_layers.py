@@ -14,14 +14,34 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Left to right: a room imports from itself and from what stands before it.
-ROOMS = ["typed_config", "config", "metrics", "command_line", "audio", "data", "model", "training"]
+ROOMS = [
+    "errors",
+    "typed_config",
+    "config",
+    "metrics",
+    "command_line",
+    "audio",
+    "data",
+    "model",
+    "training",
+]
 ROOMS += ["database", "index", "fingerprint", "matching", "library", "evaluation", "service", "cli"]
 # Training and searching share the model alone: neither knows of the other.
 SEARCH = {"database", "index", "fingerprint", "matching", "library"}
 # The database and its indexes hold rows of numbers; they know no audio and no model.
 NO_AUDIO = {"database", "index"}
-WITHOUT_JAX = {"typed_config", "config", "metrics", "audio", "data", "database", "index", "cli"}
-PREPARATION_USES = {"typed_config", "config", "command_line", "audio", "data", *SEARCH}
+WITHOUT_JAX = {
+    "errors",
+    "typed_config",
+    "config",
+    "metrics",
+    "audio",
+    "data",
+    "database",
+    "index",
+    "cli",
+}
+PREPARATION_USES = {"errors", "typed_config", "config", "command_line", "audio", "data", *SEARCH}
 COMMANDS = {  # the files that are run as commands and that parse with absl
     "confp_jax/training/train.py",
     "confp_jax/training/compile_for.py",

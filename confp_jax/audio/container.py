@@ -66,7 +66,7 @@ def ffmpeg_blocks(path: pathlib.Path, losses: Losses, before: str = "") -> Itera
                 cause = file.error or error
                 text = getattr(cause, "strerror", None) or str(cause)
                 raise DecodeError(
-                    f"{path}: cannot be decoded ({before}FFmpeg: {text}); {REMEDY}"
+                    f"cannot be decoded ({before}FFmpeg: {text})", REMEDY, path
                 ) from error
 
 
@@ -86,7 +86,7 @@ def check_encryption(path: pathlib.Path) -> None:
 
 
 def _encrypted(path: pathlib.Path) -> DecodeError:
-    return DecodeError(f"{path}: is encrypted (DRM) and cannot be read; use a file without it")
+    return DecodeError("is encrypted (DRM) and cannot be read", "use a file without it", path)
 
 
 class _Decoding:
@@ -115,11 +115,12 @@ class _Decoding:
                 yield from held.push(frame)
             yield from held.rest()
         if file.error:
-            raise DecodeError(f"{self._path}: cannot be read ({file.error.strerror})")
+            raise DecodeError(f"cannot be read ({file.error.strerror})", subject=self._path)
         if self._num_damaged > _DAMAGED_SHARE * self._num_packets:
             raise DecodeError(
-                f"{self._path}: {self._num_damaged} of {self._num_packets} packets are damaged; "
-                "copy or download it again"
+                f"{self._num_damaged} of {self._num_packets} packets are damaged",
+                "copy or download it again",
+                self._path,
             )
 
     def _open(self, file: "_Part") -> av.container.InputContainer:
@@ -131,8 +132,9 @@ class _Decoding:
         container.close()
         if kind in _RAW:
             raise DecodeError(
-                f"{self._path}: raw samples, and no header that says at which rate; convert it to "
-                "wav or flac"
+                "raw samples, and no header that says at which rate",
+                "convert it to wav or flac",
+                self._path,
             )
         file.seek(0)
         options = ALONE | {"sample_rate": str(_TELEPHONE_HZ)}
@@ -145,7 +147,7 @@ class _Decoding:
             return stream
         if container.streams.audio:
             return container.streams.audio[0]
-        raise DecodeError(f"{self._path}: has no audio stream; {REMEDY}")
+        raise DecodeError("has no audio stream", REMEDY, self._path)
 
     def _frames(
         self, container: av.container.InputContainer, stream: av.AudioStream
@@ -255,7 +257,7 @@ def check_rate(name: str, rate_hz: int) -> None:
     low, high = 4_000, 768_000
     if not low <= rate_hz <= high:
         raise DecodeError(
-            f"{name}: sample rate {rate_hz} Hz is outside {low} to {high} Hz; resample it"
+            f"sample rate {rate_hz} Hz is outside {low} to {high} Hz", "resample it", name
         )
 
 

@@ -68,7 +68,7 @@ def decode(path: str | pathlib.Path, *, sample_rate_hz: int) -> Audio:
     samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     if not len(samples):
         raise DecodeError(
-            f"{path}: holds no audio samples; check that the recording was written completely"
+            "holds no audio samples", "check that the recording was written completely", path
         )
     return Audio(samples, sample_rate_hz)
 
@@ -87,7 +87,7 @@ def decode_blocks(
         mono = to_mono(block)
         if not np.isfinite(mono).all():
             raise DecodeError(
-                f"{path}: contains NaN or infinite samples; export it again as 16-bit PCM"
+                "contains NaN or infinite samples", "export it again as 16-bit PCM", path
             )
         yield from resampler.push(rate_hz, mono)
     yield from resampler.rest()
@@ -126,7 +126,7 @@ def from_samples(samples: np.ndarray, *, from_hz: int, to_hz: int) -> Float32[np
     """
     samples = np.asarray(samples)
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > 64):
-        raise DecodeError(f"samples have shape {samples.shape}; pass [n] or [n, channels]")
+        raise DecodeError(f"samples have shape {samples.shape}", "pass [n] or [n, channels]")
     check_rate("samples", from_hz)
     if np.issubdtype(samples.dtype, np.integer):
         info = np.iinfo(samples.dtype)
@@ -181,7 +181,7 @@ def _check_readable(path: pathlib.Path) -> None:
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):
-            raise DecodeError(f"{path}: no such file")
+            raise DecodeError("no such file", subject=path)
         with open(path, "rb"):
             pass
     except OSError as error:
@@ -192,7 +192,7 @@ def _check_readable(path: pathlib.Path) -> None:
             else f"{path}: cannot be read ({error.strerror}); check its permissions"
         ) from error
     if about.st_size == 0:
-        raise DecodeError(f"{path}: the file is empty (0 bytes); copy it again")
+        raise DecodeError("the file is empty (0 bytes)", "copy it again", path)
 
 
 def _native_blocks(path: pathlib.Path, losses: Losses) -> Iterator[Native]:
@@ -218,8 +218,9 @@ def _native_blocks(path: pathlib.Path, losses: Losses) -> Iterator[Native]:
                 yield file.samplerate, block
         except (soundfile.LibsndfileError, OSError) as error:
             raise DecodeError(
-                f"{path}: damaged after {file.tell() / file.samplerate:.1f} s ({error}); copy it "
-                "again"
+                f"damaged after {file.tell() / file.samplerate:.1f} s ({error})",
+                "copy it again",
+                path,
             ) from error
 
 

@@ -2,10 +2,12 @@
 
 import dataclasses
 
+from confp_jax.errors import UserError
+
 NOTED_S = 0.05
 
 
-class DecodeError(ValueError):
+class DecodeError(UserError):
     """A file that is no usable audio; the message names the file, the cause and the remedy."""
 
 

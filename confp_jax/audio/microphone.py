@@ -28,7 +28,7 @@ def microphone_blocks(*, sample_rate_hz: int) -> Iterator[Float32[np.ndarray, " 
             "install confp_jax's extra `listen` (and PortAudio, on Debian: apt install "
             "libportaudio2)"
         )
-        raise DecodeError(f"the microphone cannot be used ({error}); {remedy}") from error
+        raise DecodeError(f"the microphone cannot be used ({error})", remedy) from error
     heard: queue.Queue[np.ndarray] = queue.Queue()
 
     def keep(samples: np.ndarray, *_: Any) -> None:
@@ -43,5 +43,5 @@ def microphone_blocks(*, sample_rate_hz: int) -> Iterator[Float32[np.ndarray, " 
                 yield heard.get()
     except sounddevice.PortAudioError as error:
         raise DecodeError(
-            f"the microphone cannot be used ({error}); connect one, or identify a file instead"
+            f"the microphone cannot be used ({error})", "connect one, or identify a file instead"
         ) from error

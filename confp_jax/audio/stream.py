@@ -56,14 +56,15 @@ def stream_blocks(source: str, *, sample_rate_hz: int) -> Iterator[Float32[np.nd
     program = shutil.which("ffmpeg")
     if program is None:
         raise DecodeError(
-            f"{source}: reading a stream needs the program ffmpeg; install it, or save the audio "
-            "to a file"
+            "reading a stream needs the program ffmpeg",
+            "install it, or save the audio to a file",
+            source,
         )
     if source == STDIN:
         yield from _standard_input(program, sample_rate_hz)
         return
     if not is_url(source):
-        raise DecodeError(f"{source}: not an address of a stream; use one of {', '.join(_SCHEMES)}")
+        raise DecodeError("not an address of a stream", f"use one of {', '.join(_SCHEMES)}", source)
     options = _RECONNECTS if source.startswith(("http://", "https://")) else ()
     heard_s, attempt = 0.0, 0
     while True:
@@ -81,7 +82,8 @@ def stream_blocks(source: str, *, sample_rate_hz: int) -> Iterator[Float32[np.nd
             reason = str(error)
         if attempt == len(_WAITS_S):
             raise DecodeError(
-                f"{source}: broke off after {heard_s:.1f} s and cannot be reached again ({reason})"
+                f"broke off after {heard_s:.1f} s and cannot be reached again ({reason})",
+                subject=source,
             )
         time.sleep(_WAITS_S[attempt])
         attempt += 1
@@ -101,7 +103,7 @@ def _is_endless(address: str) -> bool:
     except http.client.BadStatusLine:  # SHOUTcast's own
         return True
     except (OSError, http.client.HTTPException) as error:
-        raise DecodeError(f"{address}: {error}") from error
+        raise DecodeError(f"{error}", subject=address) from error
     return any(name.startswith("icy-") for name in headers) or not headers & _FINITE
 
 
@@ -118,9 +120,11 @@ def _standard_input(program: str, sample_rate_hz: int) -> Iterator[Float32[np.nd
             file.flush()
             yield from decode_blocks(path, sample_rate_hz=sample_rate_hz)
         except OSError as error:
-            raise DecodeError(f"-: cannot be kept in {path.parent} ({error.strerror})") from error
+            raise DecodeError(
+                f"cannot be kept in {path.parent} ({error.strerror})", subject=STDIN
+            ) from error
         except DecodeError as error:
-            raise DecodeError(str(error).replace(str(path), STDIN)) from error
+            raise DecodeError(error.detail, error.remedy, STDIN) from error
 
 
 def _run(
@@ -152,7 +156,7 @@ def _run(
         errors.seek(0)
         lines = errors.read().decode(errors="replace").strip().splitlines() or ["no reason given"]
         if process.returncode not in (0, -9) or "Input/output error" in lines[-1]:
-            raise DecodeError(f"{source}: FFmpeg cannot read it ({lines[-1]})")
+            raise DecodeError(f"FFmpeg cannot read it ({lines[-1]})", subject=source)
 
 
 def _feed(source: io.BufferedReader, target: IO[bytes]) -> None:
@@ -175,8 +179,8 @@ def _float_blocks(
         samples = to_mono(np.frombuffer(data[:whole], "<f4").reshape(-1, 2))
         rest = data[whole:]
         if not np.isfinite(samples).all():
-            raise DecodeError(f"{source}: contains NaN or infinite samples")
+            raise DecodeError("contains NaN or infinite samples", subject=source)
         any_samples = any_samples or bool(len(samples))
         yield samples
     if process.wait() == 0 and not any_samples:
-        raise DecodeError(f"{source}: holds no audio samples")
+        raise DecodeError("holds no audio samples", subject=source)

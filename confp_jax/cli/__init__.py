@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import confp_jax
 from confp_jax.cli import library, maintenance, models, queries, serve
 from confp_jax.cli.output import Commands, say
+from confp_jax.errors import UserError
 
 _EXAMPLES = """examples:
   confp add music.db ~/Music             index a folder (a second run adds only what is new)
@@ -25,17 +26,6 @@ _EXAMPLES = """examples:
   confp serve music.db                   a page for the microphone, and JSON for programs
   confp embed clip.wav --out clip.npz    fingerprints as arrays
 """
-# Errors that a user can cause, by name: their classes live beside JAX, which must not load for
-# --help.
-_USER_ERRORS = (
-    "DatabaseError",
-    "UnknownModelError",
-    "CheckpointError",
-    "DecodeError",
-    "AudioError",
-    "DecisionError",
-    "ServiceError",
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,9 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         return args.run(args)
-    except ValueError as error:
-        if type(error).__name__ not in _USER_ERRORS:
-            raise
+    except UserError as error:
         say(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

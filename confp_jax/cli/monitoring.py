@@ -22,6 +22,8 @@ _DRIFT_S = 0.25
 
 def run_monitor(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
+    from confp_jax.audio.errors import DecodeError
+    from confp_jax.fingerprint.fingerprints import AudioError
     from confp_jax.library import open as opening
     from confp_jax.library import searcher as searching
     from confp_jax.library.monitor import monitor
@@ -46,10 +48,8 @@ def run_monitor(args: argparse.Namespace) -> int:
                 if event.event == "match":
                     played.append((event.found, moment))
                 _tell(event, moment, as_json=args.json)
-        except ValueError as failure:  # what was heard before is still written
+        except (DecodeError, AudioError) as failure:  # what was heard before is still written
             error = "" if stopping.is_asked else str(failure)
-            if type(failure).__name__ not in ("DecodeError", "AudioError"):
-                raise
     if stopping.is_asked:
         say("interrupted", file=sys.stderr)
     played.sort(key=lambda one: one[0].query_offset_s)

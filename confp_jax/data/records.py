@@ -24,6 +24,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from jaxtyping import Int16
 from tensorflow_datasets.core import example_serializer
 
+from confp_jax.errors import UserError
+
 VERSION = "2.0.0"
 PIECE_S = 3.0
 # Every record its own group, not compressed: a random read costs its own bytes and no more.
@@ -40,7 +42,7 @@ _TABLE_DTYPE = np.dtype(
 )
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """A folder that is no usable prepared dataset; the message says which and how to make one."""
 
 

@@ -72,23 +72,29 @@ def connect(file: pathlib.Path) -> Iterator[sqlite3.Connection]:
 
 
 def _explained(file: pathlib.Path, error: sqlite3.DatabaseError) -> DatabaseError:
-    if "disk is full" in str(error):
+    code = _code(error)
+    if code == sqlite3.SQLITE_FULL:
         return disk_full(file.parent)
     if isinstance(error, sqlite3.IntegrityError):
         return DatabaseError(
             f"{file}: refused, and nothing was changed: a track of this content is there already "
             f"({error})"
         )
-    if "locked" in str(error):
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DatabaseError(
             f"{file}: another process is writing to it; wait for it to finish ({error})"
         )
     remedy = (
         "is there space on the disk, and may you write there?"
-        if "I/O" in str(error)
+        if code == sqlite3.SQLITE_IOERR
         else "restore it from a copy"
     )
     return DatabaseError(f"{file} cannot be read or written ({error}); {remedy}")
+
+
+def _code(error: sqlite3.DatabaseError) -> int:
+    """The primary result code; the bits above name its variant."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _open(file: pathlib.Path) -> sqlite3.Connection:

@@ -6,11 +6,12 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from confp_jax.database.vectors import StoredVectors
+from confp_jax.errors import UserError
 
 UPLOADED = "upload:"  # begins the path of a track that came without a file
 
 
-class DatabaseError(ValueError):
+class DatabaseError(UserError):
     """A folder that is no usable database, or one that is busy; the message says what to do."""
 
 

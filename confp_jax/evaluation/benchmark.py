@@ -25,7 +25,6 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from confp_jax import command_line
-from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.benchmark_config import BenchmarkConfig
 from confp_jax.evaluation.measure.cache import kept_rows
 from confp_jax.evaluation.measure.compression import (
@@ -64,12 +63,11 @@ from confp_jax.evaluation.report.sections import Measured, Results, write_result
 from confp_jax.evaluation.systems.ours import answers_version
 from confp_jax.evaluation.systems.registry import OURS, SystemSpec
 from confp_jax.evaluation.systems.selection import run_systems, system_run, system_specs
-from confp_jax.fingerprint.embedder import HOP_S, Embedder, UnknownModelError, load_encoder
+from confp_jax.fingerprint.embedder import HOP_S, Embedder, load_encoder
 from confp_jax.index import ExactIndex
 from confp_jax.library.searcher import ReferenceSearcher
-from confp_jax.matching.decision import Decision, DecisionError, load_decision
+from confp_jax.matching.decision import Decision, load_decision
 from confp_jax.matching.searchable import Reference
-from confp_jax.model.weights import CheckpointError
 from confp_jax.typed_config import from_mapping
 
 _VERSION = "4"  # of what a measurement is: another one measures anew
@@ -348,5 +346,4 @@ def real_recordings(
 
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Folder for the results.", required=True)
-    user_errors = (DatasetError, UnknownModelError, CheckpointError, DecisionError)
-    command_line.run(main, config_file="configs/benchmark.py", errors=user_errors)
+    command_line.run(main, config_file="configs/benchmark.py")

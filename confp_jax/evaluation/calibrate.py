@@ -33,11 +33,10 @@ from confp_jax.evaluation.measure.indexed_dataset import (
     cut,
     embed_reference,
 )
-from confp_jax.fingerprint.embedder import SHORTEST_S, Embedder, UnknownModelError, load_encoder
+from confp_jax.fingerprint.embedder import SHORTEST_S, Embedder, load_encoder
 from confp_jax.matching.decision import Decision, features, fit_logistic, fit_tail
 from confp_jax.matching.ranking import rank, rank_with_and_without
 from confp_jax.matching.searchable import Reference, some_tracks
-from confp_jax.model.weights import CheckpointError
 from confp_jax.typed_config import ConfigError, from_mapping
 
 _SHARED_WINDOWS = 33  # 10 s: so much of a track is compared with the others at once
@@ -299,5 +298,4 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "out", None, "The file to write: decision.json beside the model's weights.", required=True
     )
-    user_errors = (DatasetError, UnknownModelError, CheckpointError)
-    command_line.run(main, config_file="configs/calibrate.py", errors=user_errors)
+    command_line.run(main, config_file="configs/calibrate.py")

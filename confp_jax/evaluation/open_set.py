@@ -23,7 +23,6 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from confp_jax import command_line
-from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.measure.indexed_dataset import (
     embed_reference,
 )
@@ -36,15 +35,12 @@ from confp_jax.evaluation.measure.trials import (
     run_trials,
 )
 from confp_jax.evaluation.report.figures import draw_open_set, save
-from confp_jax.fingerprint.embedder import UnknownModelError, load_encoder
-from confp_jax.fingerprint.fingerprints import AudioError
+from confp_jax.fingerprint.embedder import load_encoder
 from confp_jax.matching.decision import (
-    DecisionError,
     confidence,
     load_decision,
 )
 from confp_jax.metrics import bootstrap_interval
-from confp_jax.model.weights import CheckpointError
 from confp_jax.typed_config import from_mapping
 
 
@@ -190,5 +186,4 @@ def _rule_of_three(values: Bool[np.ndarray, " Q"], tracks: Int64[np.ndarray, " Q
 
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Folder for the results.", required=True)
-    user_errors = (AudioError, DatasetError, UnknownModelError, CheckpointError, DecisionError)
-    command_line.run(main, config_file="configs/open_set.py", errors=user_errors)
+    command_line.run(main, config_file="configs/open_set.py")

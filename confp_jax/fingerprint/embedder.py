@@ -22,6 +22,7 @@ from confp_jax.audio.mel import mel_power
 from confp_jax.audio.segments import Chunk, window_chunks
 from confp_jax.config import ModelConfig
 from confp_jax.database.records import ModelStamp
+from confp_jax.errors import UserError
 from confp_jax.fingerprint.fingerprints import TELLS_TEMPO_S, AudioError, Fingerprints
 from confp_jax.fingerprint.windows import FASTER, Cut, batch_shapes, batch_sizes, cut_windows
 from confp_jax.model.compiler import has_fast_bfloat16
@@ -48,7 +49,7 @@ _STREAM_WINDOWS = 64
 _PROJECTED_AT_ONCE = 32  # segments of one matrix product
 
 
-class UnknownModelError(ValueError):
+class UnknownModelError(UserError):
     """Neither a shipped model nor a checkpoint folder."""
 
 
@@ -232,7 +233,7 @@ class Embedder:
         for chunk in self.chunk_windows(blocks, hop_s=hop_s, windows_per_chunk=windows_at_once):
             if not len(chunk.samples):
                 raise AudioError(
-                    "holds no audio samples; check that the recording was written completely"
+                    "holds no audio samples", "check that the recording was written completely"
                 )
             yield self.fingerprint_chunk(chunk, hop_s=hop_s, is_query=True)
 
@@ -252,9 +253,9 @@ class Embedder:
         """
         if num_samples < SHORTEST_S * self.sample_rate_hz:
             raise AudioError(
-                f"{num_samples / self.sample_rate_hz:.2f} s of audio is too short; at least "
-                f"{SHORTEST_S:.0f} s is needed, {self.config.audio.heard_s:.0f} s and more is "
-                "better"
+                f"{num_samples / self.sample_rate_hz:.2f} s of audio is too short",
+                f"at least {SHORTEST_S:.0f} s is needed, {self.config.audio.heard_s:.0f} "
+                "s and more is better",
             )
 
     def warm_up(self) -> None:

@@ -101,7 +101,7 @@ def known_file(path: pathlib.Path, sha256: str) -> KnownFile:
 def _read(reading: _Reading, embedder: Embedder, wanted: Callable[[KnownFile], bool]) -> None:
     try:
         if not reading.path.is_file():
-            raise DecodeError(f"{reading.path}: no such file")
+            raise DecodeError("no such file", subject=reading.path)
         with open(reading.path, "rb") as file:
             reading.file = known_file(reading.path, hashlib.file_digest(file, "sha256").hexdigest())
         reading.wanted = wanted(reading.file)
@@ -113,7 +113,7 @@ def _read(reading: _Reading, embedder: Embedder, wanted: Callable[[KnownFile], b
             for chunk in embedder.chunk_windows(blocks, windows_per_chunk=_CHUNK_WINDOWS):
                 _put(reading, chunk)
             if known_file(reading.path, reading.file.sha256) != reading.file:
-                raise DecodeError(f"{reading.path}: was changed while it was read; add it again")
+                raise DecodeError("was changed while it was read", "add it again", reading.path)
             reading.tags = read_tags(reading.path)
     except Exception as error:  # noqa: BLE001 - raised again where the file's turn comes
         reading.error = error
@@ -182,19 +182,21 @@ def _encode(
         return None
     vectors = np.concatenate(parts)
     if num_silent == len(vectors):
-        raise AudioError(f"{reading.path}: is silent; there is nothing to recognise")
+        raise AudioError("is silent", "there is nothing to recognise", reading.path)
     return vectors
 
 
 def _check_length(reading: _Reading, num_samples: int, embedder: Embedder) -> None:
     if not num_samples:
         raise DecodeError(
-            f"{reading.path}: holds no audio samples; check that the recording was written "
-            "completely"
+            "holds no audio samples",
+            "check that the recording was written completely",
+            reading.path,
         )
     if num_samples < SHORTEST_S * embedder.sample_rate_hz:
         length_s = num_samples / embedder.sample_rate_hz
         raise AudioError(
-            f"{reading.path}: {length_s:.2f} s is too short to be told apart from other "
-            f"recordings; add recordings of {SHORTEST_S:.0f} s and more"
+            f"{length_s:.2f} s is too short to be told apart from other recordings",
+            f"add recordings of {SHORTEST_S:.0f} s and more",
+            reading.path,
         )

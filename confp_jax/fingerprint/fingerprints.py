@@ -6,10 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32
 
+from confp_jax.errors import UserError
+
 TELLS_TEMPO_S = 1.5  # windows spread over less tell nothing of the tempo
 
 
-class AudioError(ValueError):
+class AudioError(UserError):
     """Audio that cannot be fingerprinted; the message says why and what would do."""
 
 

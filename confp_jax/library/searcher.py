@@ -117,7 +117,7 @@ class ReferenceSearcher:
         began = time.perf_counter()
         try:
             if is_folder(path):
-                raise DecodeError(f"{path}: a folder without audio files")
+                raise DecodeError("a folder without audio files", subject=path)
             losses = Losses()
             rate_hz = self.embedder.sample_rate_hz
             blocks = decode_blocks(path, sample_rate_hz=rate_hz, losses=losses)
@@ -157,7 +157,7 @@ class ReferenceSearcher:
             spans += scanning.push(block)
             heard_s = block.start_s + block.fingerprints.duration_s
         if silent:
-            raise AudioError("is silent; record it louder or closer to the source")
+            raise AudioError("is silent", "record it louder or closer to the source")
         rate = share * self.false_alarm_rate / scanning.num_trials
         right = sorted(accepted(spans, false_alarm_rate=rate), key=lambda span: -span.logit)
         named = {track for span in right for track in (span.track, *span.copies)}

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64
 
+from confp_jax.errors import UserError
 from confp_jax.matching.ranking import Ranking
 
 VERSION = 4
@@ -34,7 +35,7 @@ _RIDGE = 1e-3  # of the logistic regression
 _NEWTON_STEPS = 30
 
 
-class DecisionError(ValueError):
+class DecisionError(UserError):
     """A calibration that cannot be used; the message says how to calibrate again."""
 
 

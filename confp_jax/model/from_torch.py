@@ -24,6 +24,7 @@ from flax import nnx
 from jaxtyping import Float32
 
 from confp_jax.config import EncoderConfig
+from confp_jax.errors import UserError
 from confp_jax.model.encoder import Encoder, num_parameters
 from confp_jax.typed_config import suggestion
 
@@ -38,7 +39,7 @@ _EXTRAS = (
 )  # what golden files hold beside the weights
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """Weights that do not make an encoder; the message names the array, what was expected and what
     was found.
     """

@@ -16,6 +16,7 @@ from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
 from confp_jax.config import ModelConfig, TrainConfig
+from confp_jax.errors import UserError
 from confp_jax.model.checksums import checksums, differing
 from confp_jax.model.encoder import Encoder
 from confp_jax.model.forked import check_not_forked
@@ -29,7 +30,7 @@ UNREADABLE = (
 )  # what Orbax raises for missing, cut and overwritten files
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A folder that is no usable checkpoint; the message says why and what to do."""
 
 

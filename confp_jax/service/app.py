@@ -143,10 +143,10 @@ class Service:
             segment_s = self._engine.view.searcher.reference.segment_s
             if fingerprints.segment_s < segment_s:
                 raise AudioError(
-                    f"is shorter than {segment_s:g} s; a track needs at least that much"
+                    f"is shorter than {segment_s:g} s", "a track needs at least that much"
                 )
             if not fingerprints.vectors.any():
-                raise AudioError("is silent; there is nothing to recognise")
+                raise AudioError("is silent", "there is nothing to recognise")
             names = given_names(request, upload)
             sha256 = await self._engine.in_thread(upload.sha256)
             name = (

@@ -58,10 +58,11 @@ def answer(job: dict) -> tuple[dict, bytes]:
         tags = dataclasses.asdict(read_tags(path) if job["with_tags"] else Tags())
         tags = {key: _plain(text) for key, text in tags.items()}
     except DecodeError as error:
-        return {"error": str(error).removeprefix(f"{path}: ")}, b""
+        return {"error": error.detail, "remedy": error.remedy}, b""
     except MemoryError:
         return {
-            "error": "needs more memory than decoding may take; convert it to wav, flac or mp3"
+            "error": "needs more memory than decoding may take",
+            "remedy": "convert it to wav, flac or mp3",
         }, b""
     payload = np.ascontiguousarray(samples, "<f4").tobytes()
     return {"num_bytes": len(payload), "tags": tags}, payload
@@ -84,8 +85,8 @@ def _samples(path: pathlib.Path, job: dict) -> Float32[np.ndarray, " n"]:
         seen, kept = seen + len(block), kept + len(parts[-1])
         if kept > max_audio_s * rate_hz:
             raise DecodeError(
-                f"is longer than {max_audio_s:g} s; send an excerpt, or use `confp identify` for "
-                "long recordings"
+                f"is longer than {max_audio_s:g} s",
+                "send an excerpt, or use `confp identify` for long recordings",
             )
         if last is not None and seen >= last:
             break

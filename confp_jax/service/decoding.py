@@ -104,8 +104,8 @@ class DecodePool:
         except TimeoutError as error:
             await self._replace(worker)
             raise DecoderGoneError(
-                f"was not decoded within {self._timeout_s:g} s; send a shorter excerpt, or "
-                f"{_REMEDY}"
+                f"was not decoded within {self._timeout_s:g} s",
+                f"send a shorter excerpt, or {_REMEDY}",
             ) from error
         except DecodeError:
             self._idle.put_nowait(worker)
@@ -138,11 +138,12 @@ class DecodePool:
             await worker.stdin.drain()
             header = json.loads(await worker.stdout.readuntil(b"\n"))
             if "error" in header:
-                raise DecodeError(header["error"])
+                raise DecodeError(header["error"], header["remedy"])
             payload = await worker.stdout.readexactly(header["num_bytes"])
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError) as error:
             raise DecoderGoneError(
-                f"ended its decoder; it is damaged, or needs too much memory or time: {_REMEDY}"
+                "ended its decoder",
+                f"it is damaged, or needs too much memory or time: {_REMEDY}",
             ) from error
         return Decoded(np.frombuffer(payload, "<f4"), Tags(**header["tags"]))
 

@@ -134,9 +134,8 @@ def problem_of(error: Exception) -> Problem:
     if not isinstance(error, (DecodeError, AudioError)):
         _log.error("a connection failed", exc_info=error)
         return failed()
-    detail, _, remedy = str(error).partition("; ")
     return Problem(
         422,
-        detail if detail[:1].isdigit() else f"the audio {detail}",
-        remedy or "send a longer or better recording: 3 s and more",
+        error.detail if error.detail[:1].isdigit() else f"the audio {error.detail}",
+        error.remedy or "send a longer or better recording: 3 s and more",
     )

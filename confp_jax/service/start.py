@@ -4,6 +4,7 @@ import math
 import pathlib
 from collections.abc import Callable, Sequence
 
+from confp_jax.errors import UserError
 from confp_jax.library.open import open_database, open_or_create
 from confp_jax.service.addresses import host_name, plain_origin, plain_path
 from confp_jax.service.settings import LOOPBACK, Settings
@@ -15,7 +16,7 @@ _MOST_WAITING = 1_000_000
 _WILDCARDS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound
 
 
-class ServiceError(ValueError):
+class ServiceError(UserError):
     """The service cannot be started; the message says what to do."""
 
 

@@ -40,7 +40,6 @@ from ml_collections import ConfigDict
 
 from confp_jax import command_line
 from confp_jax.config import TrainConfig
-from confp_jax.data.records import DatasetError
 from confp_jax.training.accelerators import CHIPS, find_chip
 from confp_jax.training.device_dataset import resident_bytes
 from confp_jax.training.mesh import AXIS, check_divides
@@ -233,4 +232,4 @@ if __name__ == "__main__":
         "largest", False, "Search the largest batch that fits instead of taking data.batch_size."
     )
     flags.DEFINE_boolean("json", False, "One JSON object.")
-    command_line.run(main, config_file="configs/fma.py:small", errors=(DatasetError,))
+    command_line.run(main, config_file="configs/fma.py:small")

@@ -25,6 +25,7 @@ from rich.progress import (
 )
 from tensorboardX import SummaryWriter
 
+from confp_jax.errors import UserError
 from confp_jax.training.accelerators import find_chip
 from confp_jax.training.step import Metrics
 
@@ -32,7 +33,7 @@ LINES = "metrics.jsonl"
 _TIMED_STEPS = 4  # the first of them is compiled
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(UserError):
     """The loss is no number any more.
 
     `step` (counted from 1) is the first whose loss or gradient was not finite.

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from confp_jax.errors import UserError
 from confp_jax.typed_config import ConfigError
 
 
-class RunFolderError(RuntimeError):
+class RunFolderError(UserError):
     """The run's folder could not be written to while it trained. What it holds is whole."""
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 import jax
 from etils import epath
 
+from confp_jax.errors import UserError
 from confp_jax.training.mesh import on_any_process
 
 LOCK, OWNER = "run.lock", "run.owner"
@@ -25,7 +26,7 @@ _PATIENCE_S = 45.0  # without a renewal: the owner was killed
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
-class RunInUseError(RuntimeError):
+class RunInUseError(UserError):
     """Another process trains in this run's folder."""
 
 

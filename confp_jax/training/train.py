@@ -32,10 +32,9 @@ from ml_collections import ConfigDict
 from confp_jax import command_line
 from confp_jax.config import TrainConfig
 from confp_jax.data.input import open_split, steps_per_epoch, tracks_to_train, train_batches
-from confp_jax.data.records import DatasetError
 from confp_jax.model.compiler import keep_freed_memory
 from confp_jax.model.encoder import forward_flops
-from confp_jax.model.weights import CheckpointError, absolute_path
+from confp_jax.model.weights import absolute_path
 from confp_jax.training.checkpoint import Checkpoints, UnreadableRunError
 from confp_jax.training.device_dataset import cut_crops, load_resident, resident_layout
 from confp_jax.training.effects import check_effects
@@ -334,10 +333,8 @@ if __name__ == "__main__":
     flags.DEFINE_boolean(
         "distributed", False, "One of several processes (hosts); they all run this command."
     )
-    user_errors = (DatasetError, CheckpointError, NonFiniteLossError)
     command_line.run(
         main,
         config_file="configs/fma.py:small",
-        errors=user_errors,
         passing=(UnreadableRunError, RunFolderError, RunInUseError),
     )
