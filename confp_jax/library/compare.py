@@ -5,6 +5,7 @@ import pathlib
 
 from confp_jax.audio.decode import decode_blocks
 from confp_jax.fingerprint.embedder import DEFAULT_MODEL, Embedder, load_encoder
+from confp_jax.fingerprint.files import reason
 from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints, joined
 from confp_jax.matching.common_sections import common_sections
 from confp_jax.matching.decision import load_decision
