@@ -28,21 +28,35 @@ uv pip install --quiet --python .venv/bin/python --constraint requirements.lock 
 EOF
 }
 
-# Copies the data to this worker's disk, of the training split only the shards number PART, PART + EVERY, PART + 2 EVERY, ...
-# (confp_jax/data/sampling.py, ShareDraw: worker number PART draws its rows of every batch from those). EVERY of 1 is the whole set.
+# Copies the data to this worker's disk: never the test shards, and of the training split only the shards number PART, PART + EVERY,
+# PART + 2 EVERY, ... (confp_jax/data/sampling.py, ShareDraw: worker number PART draws its rows of every batch from those). EVERY of 1
+# is all of training. Nothing is copied where it would not fit; what is there already counts as room.
 data_command() { # BUCKET_FOLDER PART EVERY
   cat <<EOF
 set -euo pipefail
 mkdir -p ~/data
 data=$(quoted "${1%/}")
-others=()
+others='.*-test[.]array_record-.*'
 if [ $3 -gt 1 ]; then
   num=\$(gcloud storage ls "\$data/*-training.array_record-00000-of-*" | sed 's/.*-of-0*//')
-  numbers=\$(seq -f %05.0f 0 \$((num - 1)) | awk 'NR % $3 != ($2 + 1) % $3' | paste -sd '|')
-  others=(--exclude=".*-training[.]array_record-(\$numbers)-of-.*")
+  numbers=\$(seq -f %05.0f 0 \$((num - 1)) | awk 'NR % $3 != ($2 + 1) % $3' | paste -sd '|' -)
+  others="\$others|.*-training[.]array_record-(\$numbers)-of-.*"
 fi
-gcloud storage rsync --recursive "\${others[@]}" "\$data" ~/data
+listed=\$(gcloud storage ls --long "\$data/**" | { grep -vE "\$others" || true; })
+needed=\$(awk '\$1 ~ /^[0-9]+\$/ {n += \$1} END {printf "%.0f", n / 1024}' <<< "\$listed")
+room=\$((\$(df -Pk ~/data | awk 'NR == 2 {print \$4}') + \$(du -sk ~/data/ | cut -f 1)))
+echo "data: \$((needed / 1048576)) GiB to copy, room for \$((room / 1048576)) GiB"
+if [ "\$needed" -gt "\$room" ]; then
+  echo "error: \$data does not fit on this worker's disk; attach a disk (DATA_DISK), or have each host copy a share (SHARES)" >&2
+  exit 2
+fi
+gcloud storage rsync --recursive --exclude="\$others" "\$data" ~/data
 EOF
+}
+
+# Copies a folder of this machine, or an rsync source, to a host that ssh reaches; never the test shards.
+local_data() { # HOST SOURCE
+  rsync --archive --partial --exclude='*-test.array_record-*' -e 'ssh -o BatchMode=yes' "${2%/}/" "$1:data/"
 }
 
 # parts NUM_WORKERS: in how many parts the workers can divide SHARES shares of the training shards.
@@ -53,9 +67,12 @@ parts() {
 }
 
 # Starts training detached, starts it again when it crashed or the machine asked it to leave, and writes one log.
+# With KEEP_IN (a bucket's folder) the log is kept there as well, and STATE_AT says "finished" or "failed" at the end.
 train_command() { # WORKDIR ARGUMENT...
-  local run=$1
+  local run=$1 keep_in state_at
   shift
+  keep_in=$(printf %q "${KEEP_IN:-}")
+  state_at=$(printf %q "${STATE_AT:-}")
   cat <<EOF
 set -euo pipefail
 cd ~/confp_jax
@@ -64,18 +81,23 @@ rm -f ~/train.stop
 cat > ~/train.sh <<'SCRIPT'
 #!/usr/bin/env bash
 cd ~/confp_jax || exit 1
+keep() { [ -z $keep_in ] || gcloud storage cp ~/train.log $keep_in/"\$(hostname)\${JAX_PROCESS_ID:-}.log"; }
+mark() { keep; [ -z $state_at ] || echo "\$1" | gcloud storage cp - $state_at; }
+(while sleep 300; do keep; done) > /dev/null 2>&1 &
+keeper=\$!
+trap 'kill \$keeper 2> /dev/null' EXIT
 tries=0
 while true; do
   .venv/bin/python -m confp_jax.training.train --workdir=$(quoted "$run") $(quoted "$@") --config.data.dir="\$HOME/data"
   status=\$?
-  if [ -f ~/train.stop ]; then echo "stopped"; exit 0; fi
+  if [ -f ~/train.stop ]; then keep; echo "stopped"; exit 0; fi
   if [ "\$status" -eq 0 ]; then
     # It saved and left because the machine goes away, if it did not get to the end.
-    tail -n 1 ~/train.log | grep -q "the same command goes on" || { echo "finished"; exit 0; }
+    tail -n 1 ~/train.log | grep -q "the same command goes on" || { mark finished; echo "finished"; exit 0; }
   fi
   tries=\$((tries + 1))
   # 2 is an error of the settings or the data: the same command would end the same way. All else may pass.
-  if [ "\$status" -eq 2 ] || [ "\$tries" -ge 20 ]; then echo "failed with status \$status"; exit "\$status"; fi
+  if [ "\$status" -eq 2 ] || [ "\$tries" -ge 20 ]; then mark failed; echo "failed with status \$status"; exit "\$status"; fi
   echo "ended with status \$status; starting again (\$tries)"
   sleep "\${RESTART_DELAY_S:-30}"
   [ ! -f ~/train.stop ] || exit 0
@@ -108,5 +130,13 @@ exit 1
 EOF
 }
 
-# pack FILE: what git tracks of this checkout.
-pack() { git -C "$(dirname "${BASH_SOURCE[0]}")/.." archive --format=tar.gz --output="$1" HEAD; }
+# pack FILE: the last commit of this checkout.
+pack() {
+  local here
+  here="$(dirname "${BASH_SOURCE[0]}")/.."
+  if [ -n "$(git -C "$here" status --porcelain)" ]; then
+    echo "warning: what is not committed is not sent:" >&2
+    git -C "$here" status --short >&2
+  fi
+  git -C "$here" archive --format=tar.gz --output="$1" HEAD
+}

@@ -15,7 +15,8 @@ usage: launch/gpu.sh COMMAND [ARGUMENT...]
   stop              save and stop training
   resume ARGUMENT... go on with the last `train` (and these)
 
-Variables: HOSTS ("user@one user@two"), DATA (gs:// folder of the shards), WORKDIR (of this run; gs:// for several hosts).
+Variables: HOSTS ("user@one user@two"), DATA (the shards: a gs:// folder, a folder of this machine, or an rsync source),
+  WORKDIR (of this run; gs:// for several hosts).
   PORT, of the first host that the others join (default 8476). SHARES (a multiple of the number of hosts) has each host copy its
   share of the training shards only; batches are then drawn evenly from so many shares, on any number of hosts alike.
 EOF
@@ -32,14 +33,17 @@ first_host() { echo "${HOSTS%% *}"; }
 
 setup() {
   local archive host every number=0
-  archive=$(mktemp --suffix=.tar.gz)
+  archive=$(mktemp)
   pack "$archive"
   for host in $HOSTS; do scp -q "$archive" "$host:confp_jax.tar.gz"; done
   rm -f "$archive"
   on_workers "$(install_command prepare,gpu)"
   every=$(parts "$(wc -w <<<"$HOSTS")")
   for host in $HOSTS; do
-    on_host "$host" "$(data_command "$DATA" $((number % every)) "$every")"
+    case $DATA in
+      *://*) on_host "$host" "$(data_command "$DATA" $((number % every)) "$every")" ;;
+      *) local_data "$host" "$DATA" ;;
+    esac
     number=$((number + 1))
   done
 }
@@ -64,7 +68,7 @@ $(train_command "$WORKDIR" --distributed "$@")"
 resume() {
   local arguments
   eval "arguments=($(on_host "$(first_host)" "cat ~/train_arguments.txt"))" # quoted by `train`
-  train "${arguments[@]}" "$@"
+  train ${arguments[@]+"${arguments[@]}"} "$@"
 }
 
 command=${1:-help}

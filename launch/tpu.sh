@@ -13,19 +13,24 @@ usage: launch/tpu.sh COMMAND [ARGUMENT...]
   train ARGUMENT... start (or go on with) training on every worker, detached: arguments of confp_jax.training.train
   status            the slice's state, and the last line of each worker's log
   logs [LINES]      the first worker's log
-  stop              save and stop training
+  stop              save and stop training; `watch` then ends
   resume ARGUMENT... after a preemption: ask for the slice again, set it up and go on with the last `train` (and these)
-  watch             `resume` whenever the slice was preempted, until training has finished
-  delete            give the slice back (checkpoints stay in the bucket)
+  watch [--delete-when-finished]
+                    `resume` whenever the slice was preempted, until training has finished or was stopped
+  delete            give the slice back (checkpoints stay in the bucket); `watch` then ends
 
-Variables: TPU_NAME, ZONE, ACCELERATOR (v5litepod-8, v6e-16, ...), RUNTIME (v2-alpha-tpuv5-lite, ...),
-  DATA (gs:// folder that data_prep.make_train's output was copied to), WORKDIR (gs:// folder of this run).
+Variables: TPU_NAME, ZONE, ACCELERATOR (v4-8, v5litepod-8, v5p-8, v6e-8, ...),
+  DATA (gs:// folder that data_prep.make_train's output was copied to), WORKDIR (gs:// folder of this run; `state` in it says
+  running, stopped, finished or failed, and logs/ holds every worker's log).
+  RUNTIME is the accelerator's own unless it is set. A worker's boot disk holds 100 GiB: DATA_DISK (the name of a disk,
+  projects/P/zones/Z/disks/D, whose root is the data) is attached read-only, and then nothing is copied.
+  NETWORK, SUBNETWORK and SERVICE_ACCOUNT are optional.
   PROJECT is optional; SPOT=0 asks for a slice that is not preempted. SHARES (a multiple of the number of hosts) has each host
   copy its share of the training shards only; batches are then drawn evenly from so many shares, on any number of hosts alike.
 
-  export TPU_NAME=confp ZONE=us-west4-a ACCELERATOR=v5litepod-16 RUNTIME=v2-alpha-tpuv5-lite
+  export TPU_NAME=confp ZONE=us-west4-a ACCELERATOR=v5litepod-16
   export DATA=gs://mine/fma WORKDIR=gs://mine/runs/large
-  launch/tpu.sh create && launch/tpu.sh setup && launch/tpu.sh train --config=configs/fma.py:large && launch/tpu.sh watch
+  launch/tpu.sh create && launch/tpu.sh setup && launch/tpu.sh train --config=configs/fma.py:large && launch/tpu.sh watch --delete-when-finished
 EOF
 }
 
@@ -34,6 +39,31 @@ tpus() { # gcloud compute tpus GROUP COMMAND NAME ..., in the zone
 }
 
 on_workers() { tpus tpu-vm ssh "$TPU_NAME" --worker="${2:-all}" --command="$1"; }
+
+# mark STATE: what `watch` does next, kept beside the checkpoints.
+mark() { echo "$1" | gcloud storage cp - "$WORKDIR/state"; }
+
+marked() { gcloud storage cat "$WORKDIR/state" 2>/dev/null || echo none; }
+
+# runtime: the software version of the accelerator's machines.
+runtime() {
+  case $ACCELERATOR in
+    v2-* | v3-* | v4-*) echo tpu-ubuntu2204-base ;;
+    v5litepod-*) echo v2-alpha-tpuv5-lite ;;
+    v5p-*) echo v2-alpha-tpuv5 ;;
+    v6e-*) echo v2-alpha-tpuv6e ;;
+    *) die "ACCELERATOR=$ACCELERATOR: set RUNTIME, for no runtime version is known for it" ;;
+  esac
+}
+
+# gcloud asks for the passphrase of each of several workers at once, unless an agent holds the key.
+check_agent() {
+  case $ACCELERATOR in
+    v5litepod-[1-8] | v6e-[1-8] | v2-8 | v3-8 | v4-8 | v5p-8) return ;; # one host
+  esac
+  ssh-add -l >/dev/null 2>&1 \
+    || die "a slice of several hosts needs your key in an ssh agent: eval \$(ssh-agent) && ssh-add ~/.ssh/google_compute_engine"
+}
 
 # state: the queued resource's; ABSENT where there is none, UNKNOWN where gcloud could not say.
 state() {
@@ -51,10 +81,14 @@ state() {
 }
 
 create() {
-  local spot=(--spot)
-  [ "${SPOT:-1}" = 1 ] || spot=()
+  local version spot=--spot
+  [ "${SPOT:-1}" = 1 ] || spot=
+  check_agent
+  version=${RUNTIME:-$(runtime)}
   tpus queued-resources create "$TPU_NAME" --node-id="$TPU_NAME" --accelerator-type="$ACCELERATOR" \
-    --runtime-version="$RUNTIME" "${spot[@]}"
+    --runtime-version="$version" ${spot:+"$spot"} ${NETWORK:+--network="$NETWORK"} \
+    ${SUBNETWORK:+--subnetwork="$SUBNETWORK"} ${SERVICE_ACCOUNT:+--service-account="$SERVICE_ACCOUNT"} \
+    ${DATA_DISK:+--data-disk=source="$DATA_DISK",mode=read-only}
   wait_until_active
 }
 
@@ -68,11 +102,23 @@ wait_until_active() {
     sleep "${POLL_S:-30}"
   done
   echo "the slice is ACTIVE"
+  wait_for_ssh
+}
+
+# A slice is ACTIVE a while before its machines let anybody in.
+wait_for_ssh() {
+  local tries
+  for ((tries = 1; tries < ${SSH_TRIES:-20}; tries++)); do
+    if on_workers true >/dev/null 2>&1; then return; fi
+    echo "the workers do not answer yet"
+    sleep "${POLL_S:-30}"
+  done
+  on_workers true
 }
 
 setup() {
   local archive
-  archive=$(mktemp --suffix=.tar.gz)
+  archive=$(mktemp)
   pack "$archive"
   tpus tpu-vm scp "$archive" "$TPU_NAME:confp_jax.tar.gz" --worker=all
   rm -f "$archive"
@@ -84,6 +130,10 @@ num_workers() { on_workers 'echo worker' | grep -c worker; }
 
 copy_data() { # NUM_WORKERS
   local worker every copying=()
+  if [ -n "${DATA_DISK:-}" ]; then
+    on_workers "$(mount_command)"
+    return
+  fi
   every=$(parts "$1")
   if [ "$every" -eq 1 ]; then
     on_workers "$(data_command "$DATA" 0 1)"
@@ -96,23 +146,48 @@ copy_data() { # NUM_WORKERS
   for worker in "${copying[@]}"; do wait "$worker"; done
 }
 
+# Mounts the disk that is attached and not in use; a read-only one has no journal to replay.
+mount_command() {
+  cat <<'EOF'
+set -euo pipefail
+mkdir -p ~/data
+if mountpoint -q ~/data; then exit 0; fi
+for disk in $(lsblk --nodeps --noheadings --output NAME,TYPE | awk '$2 == "disk" {print $1}'); do
+  [ -z "$(lsblk --noheadings --output MOUNTPOINT "/dev/$disk" | tr -d ' \n')" ] || continue
+  if sudo mount -o ro,noload "/dev/$disk" ~/data; then exit 0; fi
+done
+echo "error: no disk is attached that could be mounted; see DATA_DISK" >&2
+exit 2
+EOF
+}
+
 train() {
-  local multi=()
-  [ "$(num_workers)" -le 1 ] || multi=(--distributed)
   [ "${SHARES:-1}" -le 1 ] || set -- "$@" "--config.data.num_shares=$SHARES"
   # Kept beside the checkpoints, so that `resume` works from any machine.
   quoted "$@" | gcloud storage cp - "$WORKDIR/train_arguments.txt"
-  on_workers "$(train_command "$WORKDIR" "${multi[@]}" "$@")"
+  [ "$(num_workers)" -le 1 ] || set -- --distributed "$@"
+  mark running
+  on_workers "$(KEEP_IN=$WORKDIR/logs STATE_AT=$WORKDIR/state train_command "$WORKDIR" "$@")"
 }
 
-delete() { tpus queued-resources delete "$TPU_NAME" --force --quiet; }
+stop() {
+  mark stopped
+  on_workers "$(stop_command)"
+}
+
+give_back() { tpus queued-resources delete "$TPU_NAME" --force --quiet; }
+
+delete() {
+  if [ -n "${WORKDIR:-}" ] && [ "$(marked)" = running ]; then mark stopped; fi
+  give_back
+}
 
 resume() {
   local arguments
   case $(state) in
     ACTIVE) ;;
     FAILED | SUSPENDED | PREEMPTED) # a request that is over stays in the way of the next
-      delete
+      give_back
       create
       ;;
     ABSENT) create ;;
@@ -121,12 +196,21 @@ resume() {
   esac
   setup
   eval "arguments=($(gcloud storage cat "$WORKDIR/train_arguments.txt"))" # quoted by `train`
-  train "${arguments[@]}" "$@"
+  train ${arguments[@]+"${arguments[@]}"} "$@"
 }
 
-watch() {
+watch() { # [--delete-when-finished]
   local now resumed=yes
   while true; do
+    case $(marked) in
+      finished)
+        [ "${1:-}" != --delete-when-finished ] || [ "$(state)" = ABSENT ] || give_back
+        echo "finished"
+        return 0
+        ;;
+      failed) echo "error: training failed; see '$0 logs' or $WORKDIR/logs" >&2; return 1 ;;
+      stopped) echo "training was stopped; '$0 resume' goes on"; return 0 ;;
+    esac
     now=$(state)
     if [ "$now" = UNKNOWN ]; then
       echo "gcloud does not answer: waiting"
@@ -134,10 +218,10 @@ watch() {
       echo "the slice is $now: resuming"
       resumed=yes
       "$0" resume || resumed=no # no capacity, or lost again meanwhile
-    else
+    else # a worker that could not write to the bucket says so in its log alone
       case $(on_workers "tail -n 1 ~/train.log" 0) in
-        finished*) echo "finished"; return 0 ;;
-        failed*) echo "error: training failed; see '$0 logs'" >&2; return 1 ;;
+        finished*) mark finished; continue ;;
+        failed*) mark failed; continue ;;
       esac
     fi
     sleep "${POLL_S:-30}"
@@ -153,17 +237,23 @@ case $command in
 esac
 need TPU_NAME ZONE
 case $command in
-  create) need ACCELERATOR RUNTIME ;;
-  setup) need DATA ;;
-  train) need WORKDIR ;;
-  resume | watch) need ACCELERATOR RUNTIME DATA WORKDIR ;;
+  create) need ACCELERATOR ;;
+  setup) [ -n "${DATA_DISK:-}" ] || need DATA ;;
+  train | stop) need WORKDIR ;;
+  resume | watch)
+    need ACCELERATOR WORKDIR
+    [ -n "${DATA_DISK:-}" ] || need DATA
+    ;;
 esac
+if [ "$command" = watch ] && [ $# -gt 0 ] && [ "$*" != --delete-when-finished ]; then
+  die "watch takes --delete-when-finished and nothing else"
+fi
 case $command in
   status)
     echo "slice: $(state)"
+    [ -z "${WORKDIR:-}" ] || echo "training: $(marked)"
     on_workers "$(status_command)"
     ;;
   logs) on_workers "tail -n ${1:-50} ~/train.log" 0 ;;
-  stop) on_workers "$(stop_command)" ;;
   *) "$command" "$@" ;;
 esac

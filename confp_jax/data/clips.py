@@ -27,6 +27,12 @@ def read_splits(folder: str | pathlib.Path) -> list[str]:
     return [name for name in splits if splits[name].num_examples]
 
 
+def track_ids(folder: str | pathlib.Path, split: str) -> list[int]:
+    """A split's track ids, in the order of its tracks; its shards need not be here."""
+    table = _read_table(pathlib.Path(folder) / f"clips-{split}.npy")
+    return table["track_id"][:: 1 + read_summary(folder).num_replicas].tolist()
+
+
 class ClipSource:
     """Random access to the clips of one split of a prepared dataset: `source[i]` is a whole
     `Clip`, `crop` a part of one.
@@ -178,7 +184,7 @@ class ClipSource:
 
     def track_ids(self) -> list[int]:
         """The split's track ids, in the order of its tracks."""
-        return self._table["track_id"][:: 1 + self.summary.num_replicas].tolist()
+        return track_ids(self.folder, self.split)
 
     @property
     def num_tracks(self) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Int64
 
-from confp_jax.data.clips import ClipSource, read_splits
+from confp_jax.data.clips import ClipSource, read_splits, track_ids
 from confp_jax.data.duplicates import places_without_duplicates, read_duplicates
 from confp_jax.data.records import SUBSETS, DatasetError
 
@@ -46,12 +46,8 @@ def _distinct_tracks(source: ClipSource) -> Sequence[int]:
     group_of = read_duplicates(source.folder)
     if not group_of:
         return range(source.num_tracks)
-    others = [
-        ClipSource(source.folder, name)
-        for name in read_splits(source.folder)
-        if name != source.split
-    ]
-    held_out = [track_id for other in others for track_id in other.track_ids()]
+    others = [name for name in read_splits(source.folder) if name != source.split]
+    held_out = [track_id for name in others for track_id in track_ids(source.folder, name)]
     return places_without_duplicates(source.track_ids(), held_out, group_of)
 
 

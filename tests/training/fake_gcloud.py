@@ -25,6 +25,10 @@ def main(program: str, arguments: list[str]) -> int:
         return _uv(arguments)
     if program in ("ssh", "scp"):
         return _ssh(program, arguments)
+    if program == "rsync":
+        return _rsync(*arguments[-2:])
+    if program == "ssh-add":
+        return int(os.environ.get("FAKE_AGENT", "0"))
     if arguments[0] == "storage":
         return _storage(arguments[1:])
     return _tpus(arguments[2:])
@@ -69,6 +73,13 @@ def _ssh(program: str, arguments: list[str]) -> int:
     return _run(hosts[host], " ".join(arguments[arguments.index(host) + 1 :]))
 
 
+def _rsync(source: str, target: str) -> int:
+    host, _, folder = target.partition(":")
+    worker = WORKERS[int(host.removeprefix("me@host"))]
+    shutil.copytree(source, worker / folder, dirs_exist_ok=True)
+    return 0
+
+
 def _here(path: str) -> pathlib.Path:
     return (
         ROOT / "buckets" / path.removeprefix("gs://")
@@ -95,13 +106,20 @@ def _storage(arguments: list[str]) -> int:
             ]
 
         shutil.copytree(source, _here(arguments[-1]), dirs_exist_ok=True, ignore=excluded)
+    elif arguments[:2] == ["ls", "--long"]:
+        for path in _here(arguments[2].removesuffix("/**")).rglob("*"):
+            size = int(os.environ.get("FAKE_BYTES", path.stat().st_size))
+            print(f"  {size}  2026-01-01T00:00:00Z  gs://{path.relative_to(ROOT / 'buckets')}")
     elif arguments[0] == "ls":
         folder, _, pattern = arguments[1].rpartition("/")
         print("\n".join(f"{folder}/{path.name}" for path in sorted(_here(folder).glob(pattern))))
     elif arguments[0] == "cp":
         target = _here(arguments[2])
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(sys.stdin.buffer.read())
+        given = arguments[1]
+        target.write_bytes(sys.stdin.buffer.read() if given == "-" else _here(given).read_bytes())
+    elif not _here(arguments[1]).is_file():
+        return _refuse("no such object")
     else:
         sys.stdout.write(_here(arguments[1]).read_text())
     return 0
@@ -124,7 +142,7 @@ def _tpus(arguments: list[str]) -> int:
         resource.write_text("\n".join(states[1:] or states))
     elif command == "delete":
         resource.unlink()
-    elif states[:1] != ["ACTIVE"]:
+    elif states[:1] != ["ACTIVE"] or _fails("answer"):
         return _refuse("a slice that is not there answers nobody")
     elif (group, command) == ("tpu-vm", "scp"):
         for worker in WORKERS:

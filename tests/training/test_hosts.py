@@ -40,7 +40,7 @@ class Cloud:
         self.folder, self.root, self._script = folder, root, script
         tools = folder / "bin"
         tools.mkdir()
-        for name in ("gcloud", "uv", "ssh", "scp"):
+        for name in ("gcloud", "uv", "ssh", "scp", "ssh-add", "rsync"):
             (tools / name).write_text(f"#!{sys.executable}\n{_FAKE.read_text()}")
             (tools / name).chmod(0o755)
         with socket.socket() as free:
@@ -91,7 +91,6 @@ def variables(tmp_path: pathlib.Path) -> dict[str, str]:
         "TPU_NAME": "mine",
         "ZONE": "here-a",
         "ACCELERATOR": "v5litepod-8",
-        "RUNTIME": "v2",
         "DATA": _DATA,
     }
     return names | {"WORKDIR": str(tmp_path / "run")}
@@ -270,7 +269,8 @@ def test_watch_resumes_what_was_preempted(
     cloud.wait("finished", num=1)
     shutil.rmtree(tmp_path / "worker0")
     (tmp_path / "resource").write_text("SUSPENDED")
-    (tmp_path / "fails").write_text("describe\ncreate")
+    (tmp_path / "run" / "state").write_text("running")  # it was preempted before it finished
+    (tmp_path / "fails").write_text("describe\ncreate\nanswer")
     told = cloud.run("watch")
     assert (
         "gcloud does not answer" in told
@@ -278,10 +278,95 @@ def test_watch_resumes_what_was_preempted(
         and "finished" in told
     )
     assert _verbs(cloud) == ["create", "delete", "create", "create"]
+    assert "the workers do not answer yet" in told
     assert "--config.name=a b" in cloud.run("logs", "2").splitlines()[0]
     cloud.run("delete")
     assert _verbs(cloud)[-1] == "delete"
     assert "slice: ABSENT" in cloud.run("status", status=1)
+
+
+def test_watch_ends_after_stop_and_finish_and_buys_nothing(
+    small_cloud: Callable[..., Cloud], tmp_path: pathlib.Path
+) -> None:
+    cloud = small_cloud("echo trained")
+    cloud.run("train")
+    cloud.wait("finished", num=1)
+    assert (tmp_path / "run" / "state").read_text() == "finished\n"
+    (log,) = (tmp_path / "run" / "logs").iterdir()
+    assert "trained" in log.read_text(), "the log outlives the machine"
+    cloud.run("stop")
+    (tmp_path / "resource").write_text("SUSPENDED")  # and then the slice is preempted
+    assert "training was stopped" in cloud.run("watch")
+    assert _verbs(cloud) == ["create"]
+    (tmp_path / "run" / "state").write_text("finished")
+    assert "finished" in cloud.run("watch", "--delete-when-finished")
+    assert _verbs(cloud) == ["create", "delete"]
+    assert "finished" in cloud.run("watch", "--delete-when-finished"), "nothing left to delete"
+    assert "takes --delete-when-finished" in cloud.run("watch", "--delete", status=2)
+
+
+def test_deleting_a_slice_that_trains_ends_watch(
+    small_cloud: Callable[..., Cloud], tmp_path: pathlib.Path
+) -> None:
+    cloud = small_cloud("sleep 0")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "state").write_text("running\n")
+    cloud.run("delete")
+    assert "training was stopped" in cloud.run("watch")
+    assert _verbs(cloud) == ["create", "delete"]
+
+
+def test_what_a_slice_is_asked_for_with(
+    tmp_path: pathlib.Path, root: pathlib.Path, variables: dict[str, str]
+) -> None:
+    more = {"NETWORK": "n", "SUBNETWORK": "s", "SERVICE_ACCOUNT": "a@b", "DATA_DISK": "disks/d"}
+    several = variables | {"ACCELERATOR": "v5litepod-16"}
+    cloud = Cloud(tmp_path, root, num_workers=1, FAKE_AGENT="1", **several, **more)
+    assert "ssh-add ~/.ssh/google_compute_engine" in cloud.run("create", status=2)
+    assert not [call for call in cloud.calls() if call[0] == "gcloud"], "before it is asked for"
+    cloud._environment["FAKE_AGENT"] = "0"
+    for accelerator, runtime in {
+        "v4-16": "tpu-ubuntu2204-base",
+        "v5litepod-16": "v2-alpha-tpuv5-lite",
+        "v5p-16": "v2-alpha-tpuv5",
+        "v6e-16": "v2-alpha-tpuv6e",
+    }.items():
+        cloud._environment["ACCELERATOR"] = accelerator
+        (tmp_path / "resource").unlink(missing_ok=True)
+        cloud.run("create")
+        created = [call for call in cloud.calls() if call[4:5] == ["create"]][-1]
+        assert f"--runtime-version={runtime}" in created
+    assert {
+        "--network=n",
+        "--subnetwork=s",
+        "--service-account=a@b",
+        "--data-disk=source=disks/d,mode=read-only",
+    } <= set(created)
+
+
+def test_data_that_does_not_fit_is_not_copied_and_test_shards_never(
+    tmp_path: pathlib.Path, root: pathlib.Path, variables: dict[str, str]
+) -> None:
+    data = tmp_path / "buckets" / "bucket" / "data"
+    data.mkdir(parents=True)
+    for split in ("training", "test"):
+        (data / f"fma-{split}.array_record-00000-of-00001").write_text(split)
+    cloud = Cloud(tmp_path, root, num_workers=1, FAKE_BYTES=str(1 << 60), **variables)
+    cloud.run("create")
+    assert "does not fit on this worker's disk" in cloud.run("setup", status=2)
+    del cloud._environment["FAKE_BYTES"]
+    cloud.run("setup")
+    copied = [path.name for path in (tmp_path / "worker0" / "data").iterdir()]
+    assert copied == ["fma-training.array_record-00000-of-00001"]
+
+
+def test_a_gpu_host_takes_a_local_folder(tmp_path: pathlib.Path, root: pathlib.Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "confp.json").write_text("{}")
+    options = {"HOSTS": "me@host0", "DATA": str(tmp_path / "mine"), "WORKDIR": "run"}
+    cloud = Cloud(tmp_path, root, script="gpu.sh", num_workers=1, **options)
+    cloud.run("setup")
+    assert (tmp_path / "worker0" / "data" / "confp.json").is_file()
 
 
 @pytest.mark.parametrize("now", ["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"])
@@ -291,6 +376,7 @@ def test_a_slice_that_is_there_or_on_its_way_is_not_deleted(
     cloud = small_cloud("echo trained")
     cloud.run("train")
     cloud.wait("finished", num=1)
+    (tmp_path / "run" / "state").write_text("running")
     (tmp_path / "resource").write_text(f"{now}\n{now}\nACTIVE")
     (tmp_path / "fails").write_text("describe")
     assert "gcloud does not say how the slice is" in cloud.run("resume", status=1)
