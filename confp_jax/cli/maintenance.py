@@ -291,10 +291,11 @@ def _counting(text: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _index(text: str) -> str:
-    if text not in ("scann", "faiss", "exact") and not text.startswith("milvus://"):
-        raise argparse.ArgumentTypeError(
-            f"{text} is none of scann, faiss, exact, milvus://HOST:PORT, milvus:///FILE.db"
-        )
+    from confp_jax.index import kinds
+
+    if kinds.find_kind(text) is None:
+        known = ", ".join(kind.usage for kind in kinds.ALL)
+        raise argparse.ArgumentTypeError(f"{text} is none of {known}")
     return text
 
 

@@ -1,33 +1,19 @@
 """Nearest-neighbour search behind one small protocol: approximate indexes and their exact twin."""
 
 import importlib
-import importlib.util
 import pathlib
 
 import numpy as np
 
 from confp_jax.index.approximate import ApproximateIndex, Effort
 from confp_jax.index.exact import ExactIndex
+from confp_jax.index.kinds import default_kind
 from confp_jax.index.protocol import Coarse, Hits, Index, Vectors
 from confp_jax.index.tuning import DEFAULT_RECALL, tune
 
 __all__ = ["ApproximateIndex", "Effort", "ExactIndex", "Hits", "Index", "Vectors", "build_index"]
 
 BRUTE_FORCE_ROWS = 20_000  # below, exact search wins
-PACKAGES = {"scann": "scann", "faiss": "faiss-cpu"}
-KINDS = tuple(PACKAGES)
-
-
-def default_kind() -> str:
-    """The approximate index that is installed: "scann" (Linux), else "faiss", else "" (search is
-    exact).
-    """
-    return next((kind for kind in KINDS if is_installed(kind)), "")
-
-
-def is_installed(kind: str) -> bool:
-    """Whether the library that makes this kind of index is there."""
-    return importlib.util.find_spec(kind) is not None
 
 
 def build_coarse(vectors: Vectors, kind: str) -> Coarse:

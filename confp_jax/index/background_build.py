@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from confp_jax.database import Database
 from confp_jax.database.shards import flush_folder, write_error
 from confp_jax.index import on_disk
-from confp_jax.index.milvus_sync import SCHEME
+from confp_jax.index.kinds import is_remote
 
 
 def is_due(database: Database) -> bool:
@@ -35,7 +35,7 @@ def built_aside(database: Database) -> Iterator[Callable[[], object]]:
     snapshot = database.snapshot()
     database.stamp.must_fit(model)
     kind = on_disk.wanted_kind(database, snapshot)
-    if not kind or kind.startswith(SCHEME):  # there is nothing to build
+    if not kind or is_remote(kind):  # there is nothing to build
         yield lambda: on_disk.fold(database)
         return
     with _held_folder(database) as partial:

@@ -10,7 +10,6 @@ from confp_jax.index.approximate import ApproximateIndex, Effort
 if TYPE_CHECKING:
     from confp_jax.index.milvus import MilvusRows
 
-SCHEME = "milvus://"
 _EFFORT = Effort(1, 200)  # how much is searched is set on the server
 
 

@@ -26,7 +26,8 @@ from confp_jax.database import Database, DatabaseError, Snapshot
 from confp_jax.database.layout import generation_path
 from confp_jax.database.shards import flush_folder, write_error
 from confp_jax.index import ApproximateIndex, Effort, ExactIndex, Index
-from confp_jax.index.milvus_sync import SCHEME, mirror_stale_share, open_mirror, sync_mirror
+from confp_jax.index.kinds import default_kind, find_kind, is_missing, is_remote
+from confp_jax.index.milvus_sync import mirror_stale_share, open_mirror, sync_mirror
 from confp_jax.index.tuning import DEFAULT_RECALL, tune
 
 _log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def open_index(database: Database, snapshot: Snapshot, *, build: bool = True) ->
     kind = wanted_kind(database, snapshot)
     if not kind:
         return ExactIndex(snapshot.vectors)
-    if kind.startswith(SCHEME):
+    if is_remote(kind):
         return open_mirror(kind, database, snapshot)
     try:
         return load_generation(
@@ -99,13 +100,13 @@ def wanted_kind(database: Database, snapshot: Snapshot) -> str:
     """The kind of approximate index that this database is to have (or milvus://...), "" if it is
     searched exactly.
     """
-    kind = database.setting("index") or indexes.default_kind()
-    if kind in indexes.KINDS and not indexes.is_installed(kind):
+    kind = database.setting("index") or default_kind()
+    if is_missing(kind):
         _log.warning(
             "%s is to be searched with %s, which is not installed here", database.folder, kind
         )
-        kind = indexes.default_kind()
-    small = len(snapshot.vectors) < (1 if kind.startswith(SCHEME) else indexes.BRUTE_FORCE_ROWS)
+        kind = default_kind()
+    small = len(snapshot.vectors) < (1 if is_remote(kind) else indexes.BRUTE_FORCE_ROWS)
     return "" if small or kind == "exact" else kind
 
 
@@ -121,10 +122,10 @@ def choose(database: Database, *, kind: str | None = None, recall: float | None 
     Raises:
       DatabaseError: its library is not installed.
     """
-    if kind in indexes.KINDS and not indexes.is_installed(kind):
+    known = find_kind(kind or "")
+    if known and is_missing(known.name):
         raise DatabaseError(
-            f"{kind} is not installed; install it with: pip install "
-            f"{'scann' if kind == 'scann' else 'faiss-cpu'}"
+            f"{kind} is not installed", f"install it with: pip install {known.package}"
         )
     if kind:
         database.set_setting("index", kind)
@@ -141,9 +142,9 @@ def fold(database: Database) -> Manifest | None:
     """
     snapshot = database.snapshot()
     kind = wanted_kind(database, snapshot)
-    if kind.startswith(SCHEME):
+    if is_remote(kind):
         sync_mirror(kind, database, snapshot)
-    if not kind or kind.startswith(SCHEME):
+    if not kind or is_remote(kind):
         database.set_setting("generation", "")
         database.remove_strays()
         return None
@@ -199,7 +200,7 @@ def fold_if_due(database: Database, *, mirror_alone: bool = False) -> None:
     then.
     """
     snapshot = database.snapshot()
-    mirrored = wanted_kind(database, snapshot).startswith(SCHEME)
+    mirrored = is_remote(wanted_kind(database, snapshot))
     if (mirrored or not mirror_alone) and stale_share(database, snapshot) > (
         0.0 if mirrored else MAX_STALE_SHARE
     ):
@@ -213,7 +214,7 @@ def stale_share(database: Database, snapshot: Snapshot) -> float:
     kind = wanted_kind(database, snapshot)
     if not kind:
         return 0.0
-    if kind.startswith(SCHEME):
+    if is_remote(kind):
         return mirror_stale_share(kind, database, snapshot)
     try:
         folder = generation_folder(database, snapshot.generation)

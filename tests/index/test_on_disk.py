@@ -12,7 +12,7 @@ from clustered_rows import NUM_ROWS, clustered_rows, noisy, sample_rows, unit_ro
 
 from confp_jax import index as indexes
 from confp_jax.database import Database, DatabaseError, ModelStamp, NewTrack
-from confp_jax.index import ApproximateIndex, ExactIndex, on_disk
+from confp_jax.index import ApproximateIndex, ExactIndex, kinds, on_disk
 from confp_jax.index.on_disk import StaleGenerationError, fold, load_generation, open_index
 from confp_jax.index.tuning import measure_recall
 
@@ -57,7 +57,7 @@ def built(monkeypatch) -> list[str]:
     return kinds
 
 
-@pytest.mark.skipif(not indexes.default_kind(), reason="no approximate index is installed")
+@pytest.mark.skipif(not kinds.default_kind(), reason="no approximate index is installed")
 class TestGenerations:
     def check(self, database: Database, *, seed: int = 3) -> None:
         """What the index finds is what exact search finds, on the snapshot of now."""
@@ -170,7 +170,7 @@ class TestGenerations:
         """Refused where it is chosen; elsewhere (a copy on another machine) what is there takes its
         place, and it is said.
         """
-        monkeypatch.setattr(indexes, "is_installed", lambda kind: kind == "scann")
+        monkeypatch.setattr(kinds, "is_installed", lambda kind: kind == kinds.SCANN)
         with (
             database.writing(),
             pytest.raises(DatabaseError, match="faiss is not installed; install it"),

@@ -1,0 +1,55 @@
+"""The kinds of search index that a database may have, by the name that a user gives."""
+
+import dataclasses
+import importlib.util
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexKind:
+    """One kind. Its name is what `--index` takes; that of a remote one begins an address."""
+
+    name: str
+    usage: str  # how a user writes it
+    module: str = ""  # the library that makes it; none is needed for exact search
+    package: str = ""  # which brings that library
+    is_remote: bool = False  # a server keeps the rows: nothing is built here
+
+
+EXACT = IndexKind("exact", "exact")
+SCANN = IndexKind("scann", "scann", "scann", "scann")
+FAISS = IndexKind("faiss", "faiss", "faiss", "faiss-cpu")
+MILVUS = IndexKind(
+    "milvus://", "milvus://HOST:PORT, milvus:///FILE.db", "pymilvus", "confp-jax[milvus]", True
+)
+ALL = (SCANN, FAISS, EXACT, MILVUS)
+BUILT = (SCANN, FAISS)  # here, as generations on the disk; the first that is installed is usual
+
+
+def find_kind(text: str) -> IndexKind | None:
+    """Returns the kind that a setting names; None if there is none of this name."""
+    for kind in ALL:
+        if text.startswith(kind.name) if kind.is_remote else text == kind.name:
+            return kind
+    return None
+
+
+def is_remote(text: str) -> bool:
+    """Whether a setting names an index that a server keeps."""
+    kind = find_kind(text)
+    return kind is not None and kind.is_remote
+
+
+def is_missing(text: str) -> bool:
+    """Whether a setting names an index that is built here, by a library that is not installed."""
+    kind = find_kind(text)
+    return kind in BUILT and kind is not None and not is_installed(kind)
+
+
+def is_installed(kind: IndexKind) -> bool:
+    """Whether the library that makes this kind of index is there."""
+    return not kind.module or importlib.util.find_spec(kind.module) is not None
+
+
+def default_kind() -> str:
+    """Returns the name of the approximate index that is installed; "": search is exact."""
+    return next((kind.name for kind in BUILT if is_installed(kind)), "")
