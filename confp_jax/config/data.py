@@ -43,6 +43,9 @@ class MixConfig:
     tilt_db: tuple[float, float] = (-4.0, 4.0)  # per octave
     low_cut_hz: tuple[float, float] = (50.0, 500.0)  # lower band limit
     high_cut_hz: tuple[float, float] = (2500.0, 8000.0)  # upper band limit
+    # probability of a loudspeaker, a room and a microphone (`data/replay.py`) instead of all that
+    # is mixed in above, but for tempo and pitch
+    replay_p: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -69,6 +72,7 @@ class MixConfig:
             self.coloured_p,
             self.tanh_p,
             self.colour_p,
+            self.replay_p,
         )
         return any(probabilities)
 
@@ -77,9 +81,19 @@ class MixConfig:
         """Whether mel power is what is changed, by a shifted filterbank or with a colour."""
         return bool(self.tempo_p or self.pitch_p or self.colour_p)
 
+    @property
+    def has_rooms(self) -> bool:
+        """Whether rooms are drawn."""
+        return bool(self.room_p or self.replay_p)
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether recorded noises are drawn."""
+        return bool(self.noise_p or self.second_noise_p or self.replay_p)
+
     def lead_samples(self, sample_rate_hz: int) -> int:
         """Samples before a window that its replica is made of: none without rooms."""
-        return round(self.lead_s * sample_rate_hz) if self.room_p else 0
+        return round(self.lead_s * sample_rate_hz) if self.has_rooms else 0
 
 
 @dataclasses.dataclass(frozen=True)

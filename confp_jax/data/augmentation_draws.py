@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from confp_jax.config import MixConfig
+from confp_jax.data.replay import ReplayConfig, draw_replay
 
 SEMITONE_STEPS = 8  # pitch is drawn in eighths of a semitone: as many mel filterbanks are kept
 SPEED_STEPS = (
@@ -68,6 +69,25 @@ class MixDraw(NamedTuple):
     tilt_db: float = 0.0  # per octave
     low_cut_hz: float = 0.0  # 0: no band limits
     high_cut_hz: float = 0.0
+    # these are of a replay (`data/replay.py`), named as the fields of `ReplayDraw` are
+    is_replayed: int = 0
+    drive: float = 0.0
+    speaker_low_hz: float = 30.0
+    speaker_slope_db: float = 0.0
+    speaker_uneven_db: float = 0.0
+    dull_hz: float = 0.0
+    dull_slope_db: float = 0.0
+    ambience_snr_db: float = math.inf
+    ambience_tilt_db: float = 0.0
+    microphone_low_hz: float = 30.0
+    microphone_slope_db: float = 0.0
+    microphone_uneven_db: float = 0.0
+    hiss_snr_db: float = math.inf
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there is a room."""
+        return self.room != NO_ROOM
 
     @property
     def recorded_noises(self) -> tuple[tuple[int, int, float], ...]:
@@ -105,13 +125,14 @@ def draw_mix(
         "tempo": played.tempo,
         "mel_steps": played.mel_steps,
     }
+    if config.replay_p and rng.random() < config.replay_p:
+        drawn |= _draw_replayed(rng, config, num_samples, noise_lengths, num_rooms)
+        return MixDraw(**drawn)
     if rng.random() < config.room_p:
         drawn |= _draw_room(rng, config, num_rooms)
     for name, probability in (("noise", config.noise_p), ("second", config.second_noise_p)):
         if len(noise_lengths) and rng.random() < probability:
-            number = int(rng.integers(len(noise_lengths)))
-            length = int(noise_lengths[number])
-            start = int(rng.integers(length - num_samples + 1 if length >= num_samples else length))
+            number, start = _draw_noise(rng, num_samples, noise_lengths)
             drawn |= {
                 "noise" if name == "noise" else "second_noise": number,
                 f"{name}_start": start,
@@ -130,6 +151,35 @@ def draw_mix(
                 "high_cut_hz": rng.uniform(*config.high_cut_hz),
             }
     return MixDraw(**drawn)
+
+
+def _draw_replayed(
+    rng: np.random.Generator,
+    config: MixConfig,
+    num_samples: int,
+    noise_lengths: Int64[np.ndarray, " noises"],
+    num_rooms: int,
+) -> dict[str, Any]:
+    """A replay, with a room and a recorded noise of this dataset."""
+    drawn: dict[str, Any] = draw_replay(rng, ReplayConfig())._asdict()
+    del drawn["seed"]  # the replica's own
+    if drawn.pop("has_room"):
+        drawn |= _draw_room(rng, config, num_rooms)
+    if not math.isfinite(drawn["noise_snr_db"]) or not len(noise_lengths):
+        del drawn["noise_snr_db"]
+    else:
+        drawn["noise"], drawn["noise_start"] = _draw_noise(rng, num_samples, noise_lengths)
+    return drawn | {"is_replayed": 1}
+
+
+def _draw_noise(
+    rng: np.random.Generator, num_samples: int, noise_lengths: Int64[np.ndarray, " noises"]
+) -> tuple[int, int]:
+    """Number of a noise, and where in it."""
+    number = int(rng.integers(len(noise_lengths)))
+    length = int(noise_lengths[number])
+    start = rng.integers(length - num_samples + 1 if length >= num_samples else length)
+    return number, int(start)
 
 
 def mel_steps_range(config: MixConfig) -> tuple[int, int]:

@@ -6,6 +6,7 @@ and colour on the mel power, where they cost nothing. training/device_mixing.py 
 device.
 """
 
+import functools
 import math
 import pathlib
 
@@ -26,6 +27,7 @@ from confp_jax.data.augmentation_draws import (
 )
 from confp_jax.data.clips import ClipSource
 from confp_jax.data.records import DatasetError
+from confp_jax.data.replay import replay
 
 SOUNDS_FOLDER = "sounds"  # of a prepared dataset: the training part's noise and impulse responses
 SILENT_POWER = 1e-10  # of samples in [-1, 1]: nothing is mixed into silence
@@ -46,13 +48,13 @@ class Mixer:
 
     def __init__(self, config: MixConfig, dataset: pathlib.Path, *, sample_rate_hz: int):
         self._config, self._rate_hz = config, sample_rate_hz
-        self.noise = _open_sounds(dataset, "noise", sample_rate_hz) if config.noise_p else None
+        self.noise = _open_sounds(dataset, "noise", sample_rate_hz) if config.has_noise else None
         noise = self.noise
         self._noise_lengths = np.array(
             [noise.row(i).num_samples for i in range(len(noise))] if noise else [], np.int64
         )
         self.rooms: list[Float32[np.ndarray, " k"]] = []
-        if config.room_p and config.synthetic_rooms < 1:
+        if config.has_rooms and config.synthetic_rooms < 1:
             self.rooms = [
                 clip.samples.astype(np.float32) / 32768
                 for clip in _open_sounds(dataset, "ir", sample_rate_hz)
@@ -81,6 +83,8 @@ class Mixer:
         window are returned.
         """
         lead = min(self.lead_samples, len(samples))
+        if drawn.is_replayed:
+            return self._replayed(samples, lead, drawn)
         if drawn.room == NO_ROOM or drawn.is_sudden:
             samples, lead = samples[lead:], 0
         rng = np.random.default_rng(drawn.seed)
@@ -101,6 +105,34 @@ class Mixer:
         if drawn.tanh_drive:
             samples = np.tanh(samples * np.float32(drawn.tanh_drive / math.sqrt(power)))
         return np.asarray(samples, np.float32)
+
+    def _replayed(
+        self, samples: Float32[np.ndarray, " m"], lead: int, drawn: MixDraw
+    ) -> Float32[np.ndarray, " n"]:
+        """Through a loudspeaker into a microphone, at the power of the music."""
+        power = float(np.mean(np.square(samples[lead:])))
+        if power < SILENT_POWER:
+            return samples[lead:]
+        if drawn.is_sudden:
+            samples = np.concatenate([np.zeros(lead, np.float32), samples[lead:]])
+        room = np.ones(1, np.float32)
+        if drawn.room != NO_ROOM:
+            room = self._room_of(drawn, np.random.default_rng(drawn.seed))
+        has_noise = drawn.noise != NO_NOISE and self.noise is not None
+        heard = replay(
+            samples,
+            drawn if has_noise else drawn._replace(noise_snr_db=math.inf),
+            sample_rate_hz=self._rate_hz,
+            room=room,
+            noise=functools.partial(self._noise_of, drawn),
+            lead=lead,
+        )
+        return heard * np.float32(math.sqrt(power / max(float(np.mean(np.square(heard))), 1e-20)))
+
+    def _noise_of(self, drawn: MixDraw, num: int) -> Float32[np.ndarray, " n"]:
+        if self.noise is None:
+            return np.zeros(num, np.float32)
+        return repeated_crop(self.noise, drawn.noise, drawn.noise_start, num).astype(np.float32)
 
     def _room_of(self, drawn: MixDraw, rng: np.random.Generator) -> Float32[np.ndarray, " k"]:
         if drawn.room == SYNTHETIC_ROOM:

@@ -9,16 +9,16 @@ direct sound are.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.fft
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32
 
+from confp_jax.data.responses import ambience_db, gains, microphone_db, speaker_db
 from confp_jax.typed_config import ConfigError
 
-_LOWEST_HZ = 30.0
-_ROOM_S = 1.2  # of an impulse response; what follows is far below the ambience
+ROOM_S = 1.2  # of an impulse response; what follows is far below the ambience
 _TINY = 1e-12
 
 Room = Float32[np.ndarray, " k"]
@@ -110,93 +110,45 @@ def draw_replay(rng: np.random.Generator, config: ReplayConfig) -> ReplayDraw:
 
 def replay(
     samples: Float32[np.ndarray, " n"],
-    drawn: ReplayDraw,
+    drawn: Any,
     *,
     sample_rate_hz: int,
     room: Room,
     noise: Noise,
+    lead: int = 0,
 ) -> Float32[np.ndarray, " n"]:
     """Returns what the microphone records, as long as the music.
 
     Args:
       samples: the music.
-      drawn: by `draw_replay`.
+      drawn: by `draw_replay`, or a `MixDraw` that is replayed.
       sample_rate_hz: of the music, the room and the noise.
       room: an impulse response that begins with the direct sound.
       noise: gives so many samples of a recorded noise.
+      lead: samples of the music that are not recorded, but for what they leave in the room.
     """
     rng = np.random.default_rng(drawn.seed)
     if drawn.drive:
-        level = np.float32(drawn.drive / math.sqrt(_power(samples)))
+        level = np.float32(drawn.drive / math.sqrt(_power(samples[lead:])))
         samples = np.tanh(samples * level) / level
-    speaker = _high_pass(drawn.speaker_low_hz, drawn.speaker_slope_db) + _uneven(
-        rng, drawn.speaker_uneven_db, 24
-    )
-    if drawn.dull_hz:
-        speaker += -drawn.dull_slope_db * np.maximum(_octaves(_CURVE_HZ, drawn.dull_hz), 0)
-    room = room[: round(_ROOM_S * sample_rate_hz)] if drawn.has_room else np.ones(1, np.float32)
-    samples = _filtered(samples, speaker, sample_rate_hz, response=room)
+    room = room[: round(ROOM_S * sample_rate_hz)] if drawn.has_room else np.ones(1, np.float32)
+    size = scipy.fft.next_fast_len(len(samples) + len(room) - 1, real=True)
+    speaker = gains(np, speaker_db, drawn, size, sample_rate_hz)
+    spectrum = scipy.fft.rfft(samples, size) * (scipy.fft.rfft(room, size) * speaker)
+    samples = scipy.fft.irfft(spectrum, size)[lead : len(samples)]
     power = _power(samples)
-    ambience = drawn.ambience_tilt_db * _octaves(np.maximum(_CURVE_HZ, 40.0), 1000.0) + _uneven(
-        rng, 3.0, 12
-    )
-    white = rng.standard_normal(len(samples), dtype=np.float32)
-    samples = samples + _at(
-        _filtered(white, ambience, sample_rate_hz), power, drawn.ambience_snr_db
-    )
     if math.isfinite(drawn.noise_snr_db):
         samples = samples + _at(noise(len(samples)), power, drawn.noise_snr_db)
-    microphone = _high_pass(drawn.microphone_low_hz, drawn.microphone_slope_db) + _uneven(
-        rng, drawn.microphone_uneven_db, 10
-    )
-    samples = _filtered(samples, microphone, sample_rate_hz)
+    size = scipy.fft.next_fast_len(len(samples), real=True)
+    white = rng.standard_normal((2, size // 2 + 1), dtype=np.float32)
+    ambience = (white[0] + 1j * white[1]) * gains(np, ambience_db, drawn, size, sample_rate_hz)
+    ambience_power = 2 * float(np.sum(np.square(np.abs(ambience)))) / size**2
+    level = np.float32(math.sqrt(power / ambience_power) * 10 ** (-drawn.ambience_snr_db / 20))
+    spectrum = scipy.fft.rfft(samples, size) + ambience * level
+    spectrum *= gains(np, microphone_db, drawn, size, sample_rate_hz)
+    samples = scipy.fft.irfft(spectrum, size)[: len(samples)]
     hiss = rng.standard_normal(len(samples), dtype=np.float32)
-    return samples + _at(hiss, _power(samples), drawn.hiss_snr_db)
-
-
-_CURVE_HZ = np.exp(
-    np.linspace(math.log(_LOWEST_HZ), math.log(8000.0), 97)
-)  # where responses are given
-
-
-def _octaves(hz: Float64[np.ndarray, " c"], above_hz: float) -> Float64[np.ndarray, " c"]:
-    return np.log2(hz / above_hz)
-
-
-def _high_pass(low_hz: float, slope_db: float) -> Float64[np.ndarray, " c"]:
-    return -slope_db * np.maximum(-_octaves(_CURVE_HZ, low_hz), 0)
-
-
-def _uneven(
-    rng: np.random.Generator, deviation_db: float, most_points: int
-) -> Float64[np.ndarray, " c"]:
-    """A response in dB that wanders: random at a few places, linear in between on a logarithmic
-    scale.
-    """
-    num_points = int(rng.integers(max(2, most_points // 3), most_points + 1))
-    places = np.linspace(math.log(_LOWEST_HZ), math.log(8000.0), num_points)
-    return np.interp(np.log(_CURVE_HZ), places, rng.normal(0, deviation_db, num_points))
-
-
-def _filtered(
-    samples: Float32[np.ndarray, " n"],
-    gain_db: Float64[np.ndarray, " c"],
-    sample_rate_hz: int,
-    *,
-    response: Float32[np.ndarray, " k"] | None = None,
-) -> Float32[np.ndarray, " n"]:
-    """The samples through a zero-phase filter of gains at `_CURVE_HZ`, and through an impulse
-    response.
-    """
-    length = len(samples) + (0 if response is None else len(response) - 1)
-    size = scipy.fft.next_fast_len(length, real=True)
-    spectrum = scipy.fft.rfft(samples, size)
-    hz = np.maximum(np.arange(len(spectrum)) * (sample_rate_hz / size), 10.0)
-    gain = np.interp(np.log(hz), np.log(_CURVE_HZ), gain_db)
-    spectrum *= (10 ** (gain / 20)).astype(np.float32)
-    if response is not None:
-        spectrum *= scipy.fft.rfft(response, size)
-    return scipy.fft.irfft(spectrum, size)[: len(samples)].astype(np.float32)
+    return (samples + _at(hiss, _power(samples), drawn.hiss_snr_db)).astype(np.float32)
 
 
 def _at(

@@ -28,6 +28,8 @@ from confp_jax.data.augmentation_draws import (
 )
 from confp_jax.data.device_layout import read_noise
 from confp_jax.data.mixing import BAND_LIMIT_DB, LOWEST_NOISE_HZ, SILENT_POWER, Mixer
+from confp_jax.data.replay import ROOM_S
+from confp_jax.data.responses import ambience_db, gains, microphone_db, speaker_db
 from confp_jax.model.features import mel_power
 
 _BLOCK = 256  # samples whose places are counted from one whole number
@@ -118,8 +120,12 @@ def _distort(
     heard = play(samples, drawn.tempo, lead + length, delay=lead - drawn.lead.astype(jnp.int32))
     room_key, noise_key = jax.random.split(jax.random.key(drawn.seed.astype(jnp.uint32)))
     window = heard[lead:]
+    dry = jnp.where((drawn.is_sudden > 0) & (jnp.arange(lead + length) < lead), 0.0, heard)
+    replayed = window
+    if mix.replay_p:
+        room = room_response(drawn, room_key, sounds, config)
+        replayed = _replayed(dry, room, drawn, noise_key, sounds, config)
     if mix.room_p:
-        dry = jnp.where((drawn.is_sudden > 0) & (jnp.arange(lead + length) < lead), 0.0, heard)
         window = jnp.where(
             drawn.room == NO_ROOM,
             window,
@@ -127,10 +133,7 @@ def _distort(
         )
     power, mixed = jnp.mean(jnp.square(window)), window
     for row, start, snr_db in drawn.recorded_noises if mix.noise_p else ():
-        rows = jax.lax.dynamic_slice_in_dim(sounds.noise, row.astype(jnp.int32), 2).reshape(-1)
-        sound = jax.lax.dynamic_slice_in_dim(rows, start.astype(jnp.int32), length).astype(
-            jnp.float32
-        )
+        sound = _recorded(sounds, row, start, length)
         mixed = mixed + jnp.where(row == NO_NOISE, 0.0, _scaled(sound, power, snr_db))
     if mix.coloured_p:
         sound = coloured_noise(noise_key, drawn.coloured_decay_db, length, rate_hz)
@@ -138,7 +141,55 @@ def _distort(
     if mix.tanh_p:
         bent = jnp.tanh(mixed * drawn.tanh_drive * jax.lax.rsqrt(jnp.maximum(power, _TINY)))
         mixed = jnp.where(drawn.tanh_drive > 0, bent, mixed)
+    mixed = jnp.where(drawn.is_replayed > 0, replayed, mixed)
     return jnp.where(power < SILENT_POWER, window, mixed)
+
+
+def _replayed(
+    dry: Float32[Array, " m"],
+    room: Float32[Array, " taps"],
+    drawn: _Drawn,
+    key: Array,
+    sounds: Sounds,
+    config: TrainConfig,
+) -> Float32[Array, " n"]:
+    """As `replay.replay`, at the power of the music."""
+    rate_hz, length = config.audio.sample_rate_hz, config.audio.segment_samples
+    lead = len(dry) - length
+    ambience_key, hiss_key = jax.random.split(key)
+    dry_power = jnp.mean(jnp.square(dry[lead:]))
+    level = drawn.drive * jax.lax.rsqrt(jnp.maximum(dry_power, _TINY))
+    bent = jnp.where(drawn.drive > 0, jnp.tanh(dry * level) / jnp.maximum(level, _TINY), dry)
+    taps = jnp.arange(len(room))
+    direct = jnp.where(taps == 0, 1.0, 0.0)
+    room = jnp.where(taps < round(ROOM_S * rate_hz), room, 0.0)
+    room = jnp.where(drawn.room == NO_ROOM, direct, room)
+    size = scipy.fft.next_fast_len(len(bent) + len(room) - 1, real=True)
+    speaker = gains(jnp, speaker_db, drawn, size, rate_hz)
+    spectrum = jnp.fft.rfft(bent, size) * jnp.fft.rfft(room, size) * speaker
+    heard = jnp.fft.irfft(spectrum, size)[lead : len(bent)]
+    power = jnp.mean(jnp.square(heard))
+    noise = _recorded(sounds, drawn.noise, drawn.noise_start, length)
+    noise = _scaled(noise, power, drawn.noise_snr_db)
+    heard = heard + jnp.where(drawn.noise == NO_NOISE, 0.0, noise)
+    size = scipy.fft.next_fast_len(length, real=True)
+    white = jax.random.normal(ambience_key, (2, size // 2 + 1))
+    ambience = jax.lax.complex(white[0], white[1]) * gains(jnp, ambience_db, drawn, size, rate_hz)
+    ambience_power = 2 * jnp.sum(jnp.square(jnp.abs(ambience))) / float(size**2)
+    level = jnp.sqrt(power / ambience_power) * 10 ** (-drawn.ambience_snr_db / 20)
+    spectrum = jnp.fft.rfft(heard, size) + ambience * level
+    microphone = gains(jnp, microphone_db, drawn, size, rate_hz)
+    heard = jnp.fft.irfft(spectrum * microphone, size)[:length]
+    hiss = jax.random.normal(hiss_key, (length,))
+    heard = heard + _scaled(hiss, jnp.mean(jnp.square(heard)), drawn.hiss_snr_db)
+    return heard * jnp.sqrt(dry_power / jnp.maximum(jnp.mean(jnp.square(heard)), _TINY))
+
+
+def _recorded(sounds: Sounds, row: Array, start: Array, length: int) -> Float32[Array, " n"]:
+    """A recorded noise, which begins in a row."""
+    rows = jax.lax.dynamic_slice_in_dim(sounds.noise, row.astype(jnp.int32), 2).reshape(-1)
+    sound = jax.lax.dynamic_slice_in_dim(rows, start.astype(jnp.int32), length)
+    return sound.astype(jnp.float32)
 
 
 def play(

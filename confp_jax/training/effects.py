@@ -51,7 +51,6 @@ def _without_effect(config: TrainConfig) -> dict[str, str]:
     for probability, names in {
         "tempo_p": ("tempo", "turntable"),
         "pitch_p": ("pitch_semitones",),
-        "room_p": ("synthetic_rooms", "room_speed", "room_decay_db", "lead_s", "sudden_p"),
         "coloured_p": ("coloured_snr_db", "coloured_decay_db"),
         "tanh_p": ("tanh_drive",),
         "colour_p": ("tilt_db", "low_cut_hz", "high_cut_hz"),
@@ -60,4 +59,6 @@ def _without_effect(config: TrainConfig) -> dict[str, str]:
         uses |= {f"data.mix.{n}": (is_used, f"data.mix.{probability} is 0") for n in names}
     has_noise = mix.noise_p > 0 or mix.second_noise_p > 0
     uses["data.mix.noise_snr_db"] = (has_noise, "data.mix.noise_p is 0")
+    for name in ("synthetic_rooms", "room_speed", "room_decay_db", "lead_s", "sudden_p"):
+        uses[f"data.mix.{name}"] = (mix.has_rooms, "data.mix.room_p and replay_p are 0")
     return {name: needed for name, (is_used, needed) in uses.items() if not is_used}

@@ -237,6 +237,32 @@ def test_the_same_generator_gives_the_same_bytes(dataset: pathlib.Path) -> None:
     assert {(one.dtype, one.shape) for one in first} == {(np.dtype(np.float32), (_SEGMENT,))}
 
 
+def test_a_replay_keeps_the_power_and_leaves_the_other_draws_alone(dataset: pathlib.Path) -> None:
+    config = dataclasses.replace(_EVERYTHING, replay_p=0.5)
+    mixer = Mixer(config, dataset, sample_rate_hz=_RATE_HZ)
+    music = _noise(5, mixer.lead_samples + _SEGMENT)
+    power, kinds = np.mean(np.square(music[mixer.lead_samples :])), set()
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        drawn = mixer.draw(rng, PitchAndTempo(), _SEGMENT)
+        if not drawn.is_replayed:
+            continue
+        kinds.add((drawn.has_room, drawn.noise >= 0, drawn.drive > 0))
+        assert not drawn.tanh_drive and math.isinf(drawn.coloured_snr_db)
+        found = mixer.distort(music, drawn)
+        assert found.shape == (_SEGMENT,) and found.dtype == np.float32
+        assert np.mean(np.square(found)) == pytest.approx(power, rel=1e-3)
+    assert len(kinds) > 4
+    none = dataclasses.replace(config, replay_p=0.0)
+    draws = [
+        Mixer(one, dataset, sample_rate_hz=_RATE_HZ).draw(
+            np.random.default_rng(1), PitchAndTempo(), _SEGMENT
+        )
+        for one in (none, _EVERYTHING)
+    ]
+    assert draws[0] == draws[1], "a run without replays draws what it drew before"
+
+
 def _clicks(at_s: np.ndarray) -> np.ndarray:
     samples = np.zeros(round((at_s[-1] + 1) * _RATE_HZ), np.float32)
     samples[np.round(at_s * _RATE_HZ).astype(int)] = 0.9

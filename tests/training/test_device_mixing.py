@@ -1,14 +1,26 @@
 """A device's distortion against the host's; whole batches of both are compared in test_step.py."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.signal
 
+from confp_jax.audio.mel import mel_filterbank
 from confp_jax.config import DataConfig, MixConfig, TrainConfig
-from confp_jax.data.augmentation_draws import SYNTHETIC_ROOM, MixDraw
+from confp_jax.data.augmentation_draws import (
+    NO_ROOM,
+    SYNTHETIC_ROOM,
+    MixDraw,
+    PitchAndTempo,
+    draw_mix,
+    mel_steps_range,
+)
 from confp_jax.data.mixing import resample
+from confp_jax.data.replay import replay
+from confp_jax.model.features import mel_power
 from confp_jax.training.device_mixing import (
     Sounds,
     coloured_noise,
@@ -83,3 +95,57 @@ def test_silence_stays_silent() -> None:
     crops = jnp.zeros((1, replica_samples(config)), jnp.int16)
     power = replica_power(crops, jnp.asarray(rows), sounds, config=config)
     np.testing.assert_array_equal(np.asarray(power), 0.0)
+
+
+@pytest.mark.parametrize("room", [NO_ROOM, 0])
+@pytest.mark.parametrize("is_sudden", [0, 1])
+def test_a_replay_is_the_hosts(room: int, is_sudden: int) -> None:
+    """Overload, loudspeaker, room, recorded noise and microphone; ambience and hiss are noise of
+    the device's own, and are left out.
+    """
+    rng, config = np.random.default_rng(0), _config(replay_p=1.0)
+    crop = (3000 * rng.standard_normal(replica_samples(config))).astype(np.int16)
+    noise = (1000 * rng.standard_normal((2, _SEGMENT))).astype(np.int16)
+    impulse = np.exp(-np.arange(24_000) / 4_000) * rng.standard_normal(24_000)
+    impulse = impulse.astype(np.float32)
+    drawn = draw_mix(
+        rng,
+        config.data.mix,
+        PitchAndTempo(),
+        num_samples=_SEGMENT,
+        noise_lengths=np.array([60_000]),
+        num_rooms=1,
+    )._replace(
+        lead=16_000,
+        room=room,
+        room_speed=1.0,
+        is_sudden=is_sudden,
+        noise=0,
+        noise_start=700,
+        noise_snr_db=3.0,
+        drive=1.5,
+        ambience_snr_db=math.inf,
+        hiss_snr_db=math.inf,
+    )
+    filters = mel_filterbank(config.mel, _RATE_HZ, 1.0)
+    num_steps = np.ptp(mel_steps_range(config.data.mix)) + 1
+    sounds = Sounds(
+        jnp.asarray(noise), jnp.asarray(impulse[None]), jnp.asarray(np.stack([filters] * num_steps))
+    )
+    found = replica_power(
+        jnp.asarray(crop[None]), jnp.asarray([drawn], jnp.float32), sounds, config=config
+    )
+    samples = crop[: 16_000 + _SEGMENT].astype(np.float32) / 32768
+    if is_sudden:
+        samples[:16_000] = 0.0
+    expected = replay(
+        samples,
+        drawn,
+        sample_rate_hz=_RATE_HZ,
+        room=impulse,
+        noise=lambda num: noise.reshape(-1)[700 : 700 + num].astype(np.float32),
+        lead=16_000,
+    )
+    expected *= np.sqrt(np.mean(np.square(samples[16_000:])) / np.mean(np.square(expected)))
+    host = mel_power(jnp.asarray(expected[None]), config.mel, sample_rate_hz=_RATE_HZ)
+    np.testing.assert_allclose(np.asarray(found), host, rtol=0.02, atol=1e-4 * host.max())
