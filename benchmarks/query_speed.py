@@ -91,7 +91,7 @@ def warm(embedder: Embedder, reference: Reference, file: pathlib.Path, repeats: 
     clip = samples[: round(_CLIP_S * embedder.sample_rate_hz)]
     decision = load_decision(embedder.folder, embedder.identity)
     prints = embedder.fingerprint(clip, is_query=True)
-    heard = [np.concatenate([prints.overhang[0], prints.vectors, prints.overhang[1]])]
+    heard = [np.concatenate([prints.edge_windows[0], prints.vectors, prints.edge_windows[1]])]
     heard += [prints.faster.vectors] if prints.faster else []
 
     def identify() -> None:

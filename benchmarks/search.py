@@ -206,7 +206,7 @@ def cold_start(source: Database, vectors: StoredVectors, folder: pathlib.Path) -
     search.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    database = Database.create(folder, source.stamp)
+    database = Database.create(folder, source.model_id)
     with database.writing():
         for first, block in vectors.blocks(_TRACK_ROWS * 2_880):
             starts = range(0, len(block), _TRACK_ROWS)
@@ -223,7 +223,7 @@ def cold_start(source: Database, vectors: StoredVectors, folder: pathlib.Path) -
                 ]
             )
         began = time.perf_counter()
-        on_disk.fold(database)
+        on_disk.rebuild(database)
         fold_s = time.perf_counter() - began
     runs = [
         [

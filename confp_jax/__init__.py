@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from confp_jax.fingerprint.fingerprints import AudioError
     from confp_jax.library.add import Added
     from confp_jax.library.library import Library, Removed
-    from confp_jax.library.searcher import Answer, FoundTrack
+    from confp_jax.library.searcher import Answer, Match
     from confp_jax.model.forked import ForkedError
     from confp_jax.model.weights import CheckpointError
 
@@ -31,8 +31,8 @@ __all__ = [
     "DecodeError",
     "Embedder",
     "ForkedError",
-    "FoundTrack",
     "Library",
+    "Match",
     "Removed",
     "StoredTrack",
     "UnknownModelError",
@@ -49,7 +49,7 @@ _PLACES = {
     "DecodeError": "audio.decode",
     "Embedder": "fingerprint.embedder",
     "ForkedError": "model.forked",
-    "FoundTrack": "library.searcher",
+    "Match": "library.searcher",
     "Library": "library.library",
     "Removed": "library.library",
     "StoredTrack": "database",

@@ -3,9 +3,9 @@
 import numpy as np
 import unit_vectors
 
-from confp_jax.database import Database, ModelStamp, NewTrack
+from confp_jax.database import Database, ModelId, NewTrack
 
-STAMP = ModelStamp("tiny", "0123456789abcdef", 0.3)
+STAMP = ModelId("tiny", "0123456789abcdef", 0.3)
 
 
 def unit_rows(seed: int, num: int, dim: int = 32) -> np.ndarray:

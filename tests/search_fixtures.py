@@ -13,7 +13,7 @@ from sample_tracks import STAMP, track
 
 from confp_jax.audio.decode import decode
 from confp_jax.cli import main
-from confp_jax.database import Database, ModelStamp
+from confp_jax.database import Database, ModelId
 from confp_jax.library.add import add_paths
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[1] / "examples" / "music"
@@ -77,7 +77,7 @@ def files(music, tmp_path) -> list[pathlib.Path]:
 @pytest.fixture
 def database(embedder, tmp_path) -> Database:
     """An empty one, for the untrained encoder."""
-    return Database.create(tmp_path / "music.db", ModelStamp(embedder.name, embedder.identity, 0.3))
+    return Database.create(tmp_path / "music.db", ModelId(embedder.name, embedder.identity, 0.3))
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def tagged(originals, tmp_path) -> pathlib.Path:
 @pytest.fixture
 def db(embedder, tagged, tmp_path) -> Database:
     database = Database.create(
-        tmp_path / "music.db", ModelStamp(embedder.name, embedder.identity, 0.3)
+        tmp_path / "music.db", ModelId(embedder.name, embedder.identity, 0.3)
     )
     assert all(r.status == "added" for r in add_paths(database, embedder, [tagged]))
     return database

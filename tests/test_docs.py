@@ -113,7 +113,7 @@ def test_every_path_and_every_schema_is_in_the_reference(generate: ModuleType) -
 
 def test_every_field_of_an_answer_is_explained() -> None:
     text = (DOCS / "music" / "answer.md").read_text()
-    for kind in (confp_jax.Answer, confp_jax.FoundTrack):
+    for kind in (confp_jax.Answer, confp_jax.Match):
         missing = [f.name for f in dataclasses.fields(kind) if f"`{f.name}`" not in text]
         assert not missing, f"docs/music/answer.md does not explain {missing} of {kind.__name__}"
     statuses = re.findall(r"^\| (\d+) \|", text, flags=re.MULTILINE)

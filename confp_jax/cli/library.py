@@ -216,7 +216,7 @@ def _list(args: argparse.Namespace) -> int:
     print_table(("id", "track", "artist", "title", "length", "path"), rows)
     say(
         f"{len(tracks)} tracks, {sum(t.duration_s for t in tracks) / 3600:.2f} h, model "
-        f"{database.stamp.name}"
+        f"{database.model_id.name}"
     )
     return 0
 

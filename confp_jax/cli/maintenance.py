@@ -214,7 +214,7 @@ def _reindex(args: argparse.Namespace) -> int:
             {"swapped": swapped, "tracks": [dataclasses.asdict(result) for result in results]}
         )
     elif swapped:
-        say(f"{args.db} now uses model {database.stamp.name}, {len(database.tracks())} tracks")
+        say(f"{args.db} now uses model {database.model_id.name}, {len(database.tracks())} tracks")
     else:
         say(f"{failed} tracks could not be fingerprinted, so {args.db} still has its old model: "
         "bring their files back and "

@@ -38,7 +38,7 @@ class PitchAndTempo(NamedTuple):
         return round(math.log2(self.pitch / self.tempo) * 12 * SEMITONE_STEPS)
 
 
-class MixDraw(NamedTuple):
+class MixParameters(NamedTuple):
     """All that is drawn for one replica. Every field is a number that float32 holds: a batch is one
     array, [B, fields].
     """
@@ -116,7 +116,7 @@ def draw_mix(
     num_samples: int,
     noise_lengths: Int64[np.ndarray, " noises"],
     num_rooms: int,
-) -> MixDraw:
+) -> MixParameters:
     """What befalls a window of `num_samples`: a room, at most two recorded noises, coloured noise,
     overload, colour.
     """
@@ -127,7 +127,7 @@ def draw_mix(
     }
     if config.replay_p and rng.random() < config.replay_p:
         drawn |= _draw_replayed(rng, config, num_samples, noise_lengths, num_rooms)
-        return MixDraw(**drawn)
+        return MixParameters(**drawn)
     if rng.random() < config.room_p:
         drawn |= _draw_room(rng, config, num_rooms)
     for name, probability in (("noise", config.noise_p), ("second", config.second_noise_p)):
@@ -150,7 +150,7 @@ def draw_mix(
                 "low_cut_hz": rng.uniform(*config.low_cut_hz),
                 "high_cut_hz": rng.uniform(*config.high_cut_hz),
             }
-    return MixDraw(**drawn)
+    return MixParameters(**drawn)
 
 
 def _draw_replayed(

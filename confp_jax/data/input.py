@@ -17,7 +17,7 @@ import numpy as np
 from confp_jax.audio.mel import mel_power
 from confp_jax.audio.segments import PairCrop, draw_pair_crops, replica_start_s
 from confp_jax.config import TrainConfig
-from confp_jax.data.augmentation_draws import NO_NOISE, SEMITONE_STEPS, MixDraw
+from confp_jax.data.augmentation_draws import NO_NOISE, SEMITONE_STEPS, MixParameters
 from confp_jax.data.clips import ClipSource
 from confp_jax.data.device_layout import Layout, first_noise_rows
 from confp_jax.data.mixing import Mixer, colour, resample
@@ -33,7 +33,7 @@ class PairCutter(grain.transforms.RandomMap):
 
     With a `layout` of the audio in device memory, the same draws give the crops' places instead,
     [crops, 3] int32, and what is
-    mixed: "mix", [crops, fields] float32, rows of `MixDraw` in which a noise is a row of
+    mixed: "mix", [crops, fields] float32, rows of `MixParameters` in which a noise is a row of
       `first_noise_rows` and a sample in it.
 
     Raises:
@@ -103,7 +103,7 @@ class PairCutter(grain.transforms.RandomMap):
         clean: int,
         replica: int,
         crops: Sequence[PairCrop],
-        mixes: Sequence[MixDraw],
+        mixes: Sequence[MixParameters],
     ) -> dict[str, np.ndarray]:
         """Where a device finds what `random_map` would have cut, and what it mixes."""
         anchors = [layout.place(clean, self._span(crop.anchor_start_s, clean)[0]) for crop in crops]
@@ -124,7 +124,7 @@ class PairCutter(grain.transforms.RandomMap):
             "mix": np.array(rows, np.float32),
         }
 
-    def _on_device(self, drawn: MixDraw, row_samples: int) -> MixDraw:
+    def _on_device(self, drawn: MixParameters, row_samples: int) -> MixParameters:
         """With the places of its noises in rows."""
         for number, start in (("noise", "noise_start"), ("second_noise", "second_start")):
             if getattr(drawn, number) != NO_NOISE:
@@ -191,7 +191,7 @@ class PairCutter(grain.transforms.RandomMap):
         first = max(0, start - round(self._mixer.lead_samples * tempo))
         return first, min(round((start - first) / tempo), self._mixer.lead_samples)
 
-    def _replica(self, clip: int, start_s: float, drawn: MixDraw) -> np.ndarray:
+    def _replica(self, clip: int, start_s: float, drawn: MixParameters) -> np.ndarray:
         config, length = self._config, self._config.audio.segment_samples
         if not config.data.mix.is_on:
             return self._feature(self._source.crop(clip, *self._span(start_s, clip)))

@@ -20,7 +20,7 @@ from confp_jax.data.augmentation_draws import (
     NO_NOISE,
     NO_ROOM,
     SYNTHETIC_ROOM,
-    MixDraw,
+    MixParameters,
     PitchAndTempo,
     draw_mix,
     draw_pitch_and_tempo,
@@ -71,13 +71,15 @@ class Mixer:
         """Of a track's crops."""
         return draw_pitch_and_tempo(rng, self._config)
 
-    def draw(self, rng: np.random.Generator, played: PitchAndTempo, num_samples: int) -> MixDraw:
+    def draw(
+        self, rng: np.random.Generator, played: PitchAndTempo, num_samples: int
+    ) -> MixParameters:
         """Of a window of a crop that is played so."""
         sounds = {"noise_lengths": self._noise_lengths, "num_rooms": len(self.rooms)}
         return draw_mix(rng, self._config, played, num_samples=num_samples, **sounds)
 
     def distort(
-        self, samples: Float32[np.ndarray, " m"], drawn: MixDraw
+        self, samples: Float32[np.ndarray, " m"], drawn: MixParameters
     ) -> Float32[np.ndarray, " n"]:
         """Room, noise and overload on `lead_samples` + n samples, at their tempo; the n of the
         window are returned.
@@ -107,7 +109,7 @@ class Mixer:
         return np.asarray(samples, np.float32)
 
     def _replayed(
-        self, samples: Float32[np.ndarray, " m"], lead: int, drawn: MixDraw
+        self, samples: Float32[np.ndarray, " m"], lead: int, drawn: MixParameters
     ) -> Float32[np.ndarray, " n"]:
         """Through a loudspeaker into a microphone, at the power of the music."""
         power = float(np.mean(np.square(samples[lead:])))
@@ -129,12 +131,12 @@ class Mixer:
         )
         return heard * np.float32(math.sqrt(power / max(float(np.mean(np.square(heard))), 1e-20)))
 
-    def _noise_of(self, drawn: MixDraw, num: int) -> Float32[np.ndarray, " n"]:
+    def _noise_of(self, drawn: MixParameters, num: int) -> Float32[np.ndarray, " n"]:
         if self.noise is None:
             return np.zeros(num, np.float32)
         return repeated_crop(self.noise, drawn.noise, drawn.noise_start, num).astype(np.float32)
 
-    def _room_of(self, drawn: MixDraw, rng: np.random.Generator) -> Float32[np.ndarray, " k"]:
+    def _room_of(self, drawn: MixParameters, rng: np.random.Generator) -> Float32[np.ndarray, " k"]:
         if drawn.room == SYNTHETIC_ROOM:
             return synthetic_room(drawn, rng, sample_rate_hz=self._rate_hz)
         room = self.rooms[drawn.room]
@@ -146,7 +148,7 @@ class Mixer:
 
 
 def colour(
-    power: Float32[np.ndarray, "T F"], drawn: MixDraw, mel: MelConfig
+    power: Float32[np.ndarray, "T F"], drawn: MixParameters, mel: MelConfig
 ) -> Float32[np.ndarray, "T F"]:
     """A loudspeaker's or telephone's frequency response on mel power: a tilt, and steep band limits
     half the time.
@@ -203,7 +205,7 @@ def convolve(
 
 
 def synthetic_room(
-    drawn: MixDraw, rng: np.random.Generator, *, sample_rate_hz: int
+    drawn: MixParameters, rng: np.random.Generator, *, sample_rate_hz: int
 ) -> Float32[np.ndarray, " k"]:
     """A direct sound, then noise that decays by 60 dB in `tail_s`, faster at high frequencies."""
     num = round(drawn.tail_s * sample_rate_hz)

@@ -121,7 +121,7 @@ def replay(
 
     Args:
       samples: the music.
-      drawn: by `draw_replay`, or a `MixDraw` that is replayed.
+      drawn: by `draw_replay`, or a `MixParameters` that is replayed.
       sample_rate_hz: of the music, the room and the noise.
       room: an impulse response that begins with the direct sound.
       noise: gives so many samples of a recorded noise.

@@ -9,7 +9,7 @@ that no transaction knows are removed by the next writer.
 from confp_jax.database.catalogue import FORMAT
 from confp_jax.database.records import (
     DatabaseError,
-    ModelStamp,
+    ModelId,
     NewTrack,
     OtherModelError,
     Snapshot,
@@ -22,7 +22,7 @@ __all__ = [
     "FORMAT",
     "Database",
     "DatabaseError",
-    "ModelStamp",
+    "ModelId",
     "NewTrack",
     "OtherModelError",
     "Snapshot",

@@ -33,7 +33,7 @@ def merge_databases(
       DatabaseError: another model's, or the disk is full.
     """
     with database.writing():
-        same_model(database, str(other.folder), other.stamp.identity, other.stamp.hop_s)
+        same_model(database, str(other.folder), other.model_id.identity, other.model_id.hop_s)
         contents = {track.sha256 for track in database.tracks()}
         known = other.known_files()
         snapshot = other.snapshot(to_copy=True)
@@ -71,10 +71,10 @@ def same_model(database: Database, source: str, identity: str, hop_s: float) -> 
     Raises:
       DatabaseError: they are of another model, or at another hop.
     """
-    stamp = database.stamp
-    if (identity, hop_s) != (stamp.identity, stamp.hop_s):
+    model_id = database.model_id
+    if (identity, hop_s) != (model_id.identity, model_id.hop_s):
         raise DatabaseError(
             f"{source} was made with model {identity} at a hop of {hop_s} s, {database.folder} "
-            f"with {stamp.identity} ({stamp.name}) at {stamp.hop_s} s: their fingerprints cannot "
-            "be compared; `confp reindex` gives a database another model"
+            f"with {model_id.identity} ({model_id.name}) at {model_id.hop_s} s: their "
+            "fingerprints cannot be compared; `confp reindex` gives a database another model"
         )

@@ -56,14 +56,14 @@ class StoredTrack:
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelStamp:
+class ModelId:
     """The model that made the vectors; vectors of another are not comparable."""
 
     name: str  # a shipped name or a checkpoint folder
     identity: str
     hop_s: float
 
-    def must_fit(self, expected: "ModelStamp") -> None:
+    def check_compatible(self, expected: "ModelId") -> None:
         """Raises OtherModelError where vectors of `expected` cannot be compared with this
         database's.
         """

@@ -8,20 +8,20 @@ import numpy as np
 from jaxtyping import Float32
 
 from confp_jax.database.catalogue import put_setting, setting
-from confp_jax.database.records import DatabaseError, ModelStamp, StoredTrack
+from confp_jax.database.records import DatabaseError, ModelId, StoredTrack
 from confp_jax.database.store import Database, shard_row
 from confp_jax.database.vectors import encode
 
 
-def begin_staging(database: Database, stamp: ModelStamp) -> list[StoredTrack]:
+def begin_staging(database: Database, model_id: ModelId) -> list[StoredTrack]:
     """The tracks that have no vectors of this model yet; what was staged for another model is given
     up. Only inside `writing`.
     """
     with database.connect() as connection:
-        if setting(connection, "staged_identity") != stamp.identity:
+        if setting(connection, "staged_identity") != model_id.identity:
             connection.execute("DELETE FROM shards WHERE id IN (SELECT shard FROM staged)")
             connection.execute("DELETE FROM staged")
-            put_setting(connection, "staged_identity", stamp.identity)
+            put_setting(connection, "staged_identity", model_id.identity)
         staged = {track for (track,) in connection.execute("SELECT track FROM staged")}
     database.remove_strays()
     return [track for track in database.tracks() if track.id not in staged]
@@ -81,7 +81,7 @@ def replace_rows(
 
 def swap(
     database: Database,
-    stamp: ModelStamp,
+    model_id: ModelId,
     *,
     precision: str | None = None,
     drop_missing: bool = False,
@@ -99,7 +99,8 @@ def swap(
         ]
         if num_lacking and not drop_missing:
             raise DatabaseError(
-                f"{database.folder}: {num_lacking} tracks have no fingerprints of {stamp.name} yet"
+                f"{database.folder}: {num_lacking} tracks have no fingerprints of "
+                f"{model_id.name} yet"
             )
         connection.execute(
             "DELETE FROM tracks WHERE removed_at IS NOT NULL OR id NOT IN (SELECT track FROM "
@@ -112,9 +113,9 @@ def swap(
         connection.execute("DELETE FROM shards WHERE id NOT IN (SELECT shard FROM tracks)")
         connection.execute("DELETE FROM staged")
         values = {
-            "model": stamp.name,
-            "identity": stamp.identity,
-            "hop_s": str(stamp.hop_s),
+            "model": model_id.name,
+            "identity": model_id.identity,
+            "hop_s": str(model_id.hop_s),
             "staged_identity": "",
         }
         values["precision"] = precision or setting(connection, "precision") or "float16"

@@ -25,7 +25,7 @@ from confp_jax.database.names import meant_by, restored_path, storable, stored_p
 from confp_jax.database.records import (
     DatabaseError,
     KnownFile,
-    ModelStamp,
+    ModelId,
     NewTrack,
     Snapshot,
     StoredTrack,
@@ -72,7 +72,7 @@ class Database:
 
     @classmethod
     def create(
-        cls, folder: str | pathlib.Path, stamp: ModelStamp, *, precision: str = "float16"
+        cls, folder: str | pathlib.Path, model_id: ModelId, *, precision: str = "float16"
     ) -> "Database":
         """Makes an empty database; the folder must be new or empty. `precision` is of the stored
         vectors (PRECISIONS).
@@ -99,9 +99,9 @@ class Database:
         partial = path / f"catalogue.sqlite.{uuid.uuid4().hex}.part"
         values = {
             "format": FORMAT,
-            "model": stamp.name,
-            "identity": stamp.identity,
-            "hop_s": stamp.hop_s,
+            "model": model_id.name,
+            "identity": model_id.identity,
+            "hop_s": model_id.hop_s,
             "precision": precision,
         }
         catalogue.make(partial, {key: str(value) for key, value in values.items()})
@@ -115,9 +115,9 @@ class Database:
         return cls(path)
 
     @property
-    def stamp(self) -> ModelStamp:
+    def model_id(self) -> ModelId:
         """The model that this database belongs to."""
-        return ModelStamp(
+        return ModelId(
             self._required("model"), self._required("identity"), float(self._required("hop_s"))
         )
 

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from confp_jax import command_line
 from confp_jax.evaluation.benchmark_config import BenchmarkConfig
-from confp_jax.evaluation.measure.cache import kept_rows
+from confp_jax.evaluation.measure.cache import cached_rows
 from confp_jax.evaluation.measure.compression import (
     DIMS,
     CompressionRow,
@@ -225,7 +225,7 @@ def stored_smaller(
         )
 
     return (
-        kept_rows(cache / "stored_precision" / f"{key}.json", CompressionRow, measure)
+        cached_rows(cache / "stored_precision" / f"{key}.json", CompressionRow, measure)
         if names
         else []
     )
@@ -249,7 +249,7 @@ def larger_indexes(
             seed=model.config.seed,
         )
 
-    return kept_rows(cache / "scale" / f"{key}.json", ScaleRow, measure) if names else []
+    return cached_rows(cache / "scale" / f"{key}.json", ScaleRow, measure) if names else []
 
 
 def chosen_queries(
@@ -334,8 +334,8 @@ def real_recordings(
         )
         return measure_listening(both, unknown, recordings, console)
 
-    rows = kept_rows(cache / "recordings" / f"{key}.json", RecordingRow, measure)
-    listening = kept_rows(cache / "listening" / f"{key}.json", ListeningRow, listen)
+    rows = cached_rows(cache / "recordings" / f"{key}.json", RecordingRow, measure)
+    listening = cached_rows(cache / "listening" / f"{key}.json", ListeningRow, listen)
     with tempfile.TemporaryDirectory() as scratch:
         run = system_run(config, own_length(sets, embedder.config.audio.heard_s), cache, scratch)
         for spec in (spec for spec in specs if spec.kind != OURS):

@@ -219,7 +219,7 @@ def plain(excerpts: list[Excerpt]) -> list[Excerpt]:
 def has_more(excerpts: list[Excerpt]) -> bool:
     """Whether a whole query has what a part of a long recording has not."""
     return any(
-        one.fingerprints.overhangs or one.fingerprints.faster is not None for one in excerpts
+        one.fingerprints.has_edge_windows or one.fingerprints.faster is not None for one in excerpts
     )
 
 

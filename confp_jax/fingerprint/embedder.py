@@ -21,10 +21,16 @@ from confp_jax.audio.decode import from_samples
 from confp_jax.audio.mel import mel_power
 from confp_jax.audio.segments import Chunk, window_chunks
 from confp_jax.config import ModelConfig
-from confp_jax.database.records import ModelStamp
+from confp_jax.database.records import ModelId
 from confp_jax.errors import UserError
 from confp_jax.fingerprint.fingerprints import TELLS_TEMPO_S, AudioError, Fingerprints
-from confp_jax.fingerprint.windows import FASTER, Cut, batch_shapes, batch_sizes, cut_windows
+from confp_jax.fingerprint.windows import (
+    SPEEDUP,
+    WindowedClip,
+    batch_shapes,
+    batch_sizes,
+    cut_windows,
+)
 from confp_jax.model.compiler import has_fast_bfloat16
 from confp_jax.model.conformer import with_narrow_kernels
 from confp_jax.model.encoder import mixed, moved_phases
@@ -82,9 +88,9 @@ class Embedder:
         return self.config.audio.sample_rate_hz
 
     @property
-    def stamp(self) -> ModelStamp:
+    def model_id(self) -> ModelId:
         """What a database of its fingerprints is marked with."""
-        return ModelStamp(self.name, self.identity, HOP_S)
+        return ModelId(self.name, self.identity, HOP_S)
 
     def embed(
         self, samples: np.ndarray, *, sample_rate_hz: int, hop_s: float = HOP_S
@@ -177,7 +183,7 @@ class Embedder:
             for place, samples in enumerate(clips)
             if is_query and segment <= len(samples) < longest
         ]
-        faster = [cut(clips[place], tempo=FASTER) for place in twice]
+        faster = [cut(clips[place], tempo=SPEEDUP) for place in twice]
         found = self._fingerprints([*cuts, *faster], hop_s=hop_s, is_dense=is_query)
         for place, prints in zip(twice, found[len(clips) :], strict=True):
             found[place] = dataclasses.replace(found[place], faster=prints)
@@ -237,7 +243,9 @@ class Embedder:
                 )
             yield self.fingerprint_chunk(chunk, hop_s=hop_s, is_query=True)
 
-    def _cut(self, samples: Float32[np.ndarray, " n"], *, hop_s: float, **options: Any) -> Cut:
+    def _cut(
+        self, samples: Float32[np.ndarray, " n"], *, hop_s: float, **options: Any
+    ) -> WindowedClip:
         audio = self.config.audio
         context = audio.context_samples if self.config.encoder.has_projection else 0
         hop = round(hop_s * self.sample_rate_hz)
@@ -269,7 +277,7 @@ class Embedder:
             self.fingerprint(rng.uniform(-0.5, 0.5, num_samples).astype(np.float32))
 
     def _fingerprints(
-        self, cuts: Sequence[Cut], *, hop_s: float, is_dense: bool
+        self, cuts: Sequence[WindowedClip], *, hop_s: float, is_dense: bool
     ) -> list[Fingerprints]:
         """The fingerprints of every clip, its silent ones zero; with those between them, if
         `is_dense`.
@@ -311,20 +319,24 @@ class Embedder:
             projected, vectors=both[0], between=both[1:], by_conformer=by_conformer
         )
 
-    def _of_cut(self, cut: Cut, phases: Float32[np.ndarray, "P N E"], hop_s: float) -> Fingerprints:
-        before, own, after = np.split(phases[0], [cut.num_beyond, len(phases[0]) - cut.num_beyond])
+    def _of_cut(
+        self, cut: WindowedClip, phases: Float32[np.ndarray, "P N E"], hop_s: float
+    ) -> Fingerprints:
+        before, own, after = np.split(
+            phases[0], [cut.num_edge_windows, len(phases[0]) - cut.num_edge_windows]
+        )
         heard_s, segment_s = (
             len(cut.samples) / cut.tempo / self.sample_rate_hz,
             self.config.audio.segment_s,
         )
-        is_partial, overhang = heard_s < segment_s, np.stack([before, after])
+        is_partial, edge_windows = heard_s < segment_s, np.stack([before, after])
         return Fingerprints(
-            own, hop_s, min(heard_s, segment_s), is_partial, overhang, between=phases[1:]
+            own, hop_s, min(heard_s, segment_s), is_partial, edge_windows, between=phases[1:]
         )
 
     def _projected(
         self,
-        cuts: Sequence[Cut],
+        cuts: Sequence[WindowedClip],
         contrasts: Iterable[Float32[np.ndarray, "T F"]],
         shifts_s: Sequence[float],
     ) -> list[Float32[np.ndarray, "P N E"]]:
@@ -352,7 +364,7 @@ class Embedder:
             found[number][phase, row] = vector
         return found
 
-    def _contrast(self, cut: Cut) -> Float32[np.ndarray, "T F"]:
+    def _contrast(self, cut: WindowedClip) -> Float32[np.ndarray, "T F"]:
         config = self.config.encoder.projection
         return clip_contrast(
             cut.samples, config, sample_rate_hz=self.sample_rate_hz, tempo=cut.tempo
@@ -367,7 +379,7 @@ class Embedder:
             project_contrast(self._params, self._state.statistics, padded, config=self.config)
         )[: len(windows)]
 
-    def _conformed(self, cuts: Sequence[Cut]) -> list[Float32[np.ndarray, "N E"]]:
+    def _conformed(self, cuts: Sequence[WindowedClip]) -> list[Float32[np.ndarray, "N E"]]:
         """What the conformer gives for every clip's windows, zero for silence.
 
         Windows begin on `mel_hop / gcd` different phases of the frame grid: one STFT for each (2
@@ -407,7 +419,7 @@ class Embedder:
     def _encode_batch(
         self,
         windows: Sequence[tuple[int, int]],
-        cuts: Sequence[Cut],
+        cuts: Sequence[WindowedClip],
         powers: Mapping[tuple[int, int], Float32[np.ndarray, "T F"]],
     ) -> Float32[np.ndarray, "B E"]:
         """The fingerprints of windows (clip, row), and of what fills the batch up behind them;

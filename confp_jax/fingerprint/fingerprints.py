@@ -23,7 +23,7 @@ class Fingerprints:
     Audio shorter than a segment is in all of its windows, each of which holds it at another place
     and sees nothing beyond it. Those of a query have overhanging windows beside them, which see a
     part of it: K begin before it, K end after it. One that fills a window but is too short to tell
-    its tempo also has those of what it sounds like played `FASTER` times as fast.
+    its tempo also has those of what it sounds like played `SPEEDUP` times as fast.
 
     Those of a model with a projection are dense in a query: `between[p, i]` begins (p + 1) / (P +
     1) of a hop after `vectors[i]`, and is zero where the audio has ended. If it has a conformer
@@ -35,7 +35,7 @@ class Fingerprints:
     hop_s: float
     segment_s: float  # of audio in a window
     is_partial: bool = False  # the audio is shorter than a window
-    overhang: Float32[np.ndarray, "2 K E"] = dataclasses.field(
+    edge_windows: Float32[np.ndarray, "2 K E"] = dataclasses.field(
         default_factory=lambda: np.zeros((2, 0, 0), np.float32)
     )
     faster: "Fingerprints | None" = None
@@ -52,9 +52,9 @@ class Fingerprints:
         return int((~self.vectors.any(axis=1)).sum())
 
     @property
-    def overhangs(self) -> bool:
+    def has_edge_windows(self) -> bool:
         """Whether it has windows that overhang."""
-        return self.overhang.shape[1] > 0
+        return self.edge_windows.shape[1] > 0
 
     @property
     def tells_tempo(self) -> bool:
@@ -100,7 +100,7 @@ class Fingerprints:
 
     def plain(self) -> "Fingerprints":
         """The same without what only a whole query has."""
-        return dataclasses.replace(self, overhang=self.overhang[:, :0], faster=None)
+        return dataclasses.replace(self, edge_windows=self.edge_windows[:, :0], faster=None)
 
 
 def joined(parts: Sequence[Fingerprints]) -> Fingerprints:
@@ -108,12 +108,16 @@ def joined(parts: Sequence[Fingerprints]) -> Fingerprints:
     if len(parts) == 1:
         return parts[0]
     first, last = parts[0], parts[-1]
-    both = first.overhang.shape == last.overhang.shape
-    overhang = np.stack([first.overhang[0], last.overhang[1]]) if both else first.overhang[:, :0]
+    both = first.edge_windows.shape == last.edge_windows.shape
+    edge_windows = (
+        np.stack([first.edge_windows[0], last.edge_windows[1]])
+        if both
+        else first.edge_windows[:, :0]
+    )
     return dataclasses.replace(
         first.plain(),
         vectors=np.concatenate([part.vectors for part in parts]),
-        overhang=overhang,
+        edge_windows=edge_windows,
         between=np.concatenate([part.between for part in parts], axis=1),
         by_conformer=np.concatenate([part.by_conformer for part in parts], axis=1),
     )

@@ -9,7 +9,7 @@ from jaxtyping import Float32, Int64
 from confp_jax.audio.segments import num_windows
 
 # how much faster a query is heard as well: what was slowed down to 70 or 80 % is found more surely
-FASTER = 1.18
+SPEEDUP = 1.18
 # of a window that overhangs its query: with less, slowed music and short queries are found worse
 _LEAST_SEEN = 0.7
 _SILENT_RMS = 10 ** (-70 / 20)
@@ -18,7 +18,7 @@ _CPU_TOKENS = 1_500  # of a batch: more do not fit a core's cache
 
 
 @dataclasses.dataclass(frozen=True)
-class Cut:
+class WindowedClip:
     """A clip cut into segments, and what the conformer hears of the clip for each: `lengths` of
     its samples from `starts` on.
 
@@ -31,7 +31,7 @@ class Cut:
     starts: Int64[np.ndarray, " N"]
     places: Int64[np.ndarray, " N"]  # in the conformer's window, of the first sample heard
     lengths: Int64[np.ndarray, " N"]
-    num_beyond: int  # segments at either end that overhang
+    num_edge_windows: int  # segments at either end that overhang
     loud: Int64[np.ndarray, " L"]
 
     def phases(self, mel_hop: int) -> list[int]:
@@ -49,7 +49,7 @@ def cut_windows(
     num: int = 0,
     is_query: bool = False,
     tempo: float = 1.0,
-) -> Cut:
+) -> WindowedClip:
     """Returns the segments of a clip, `hop` samples apart.
 
     Args:
@@ -70,8 +70,8 @@ def cut_windows(
     num_heard = int(len(samples) / tempo)
     first = whole = lead + _first_samples(num_heard - lead, segment, hop)[: num or None]
     if is_query and not context:
-        num_beyond = max(0, int(whole[0]) + segment - round(_LEAST_SEEN * segment)) // hop
-        first = whole[0] + hop * np.arange(-num_beyond, len(whole) + num_beyond)
+        num_edge_windows = max(0, int(whole[0]) + segment - round(_LEAST_SEEN * segment)) // hop
+        first = whole[0] + hop * np.arange(-num_edge_windows, len(whole) + num_edge_windows)
     own_starts, _, own_lengths = _inside(first, segment, num_heard)
     loud = (
         window_rms(
@@ -81,7 +81,9 @@ def cut_windows(
     )
     context = context or segment
     heard = _inside(first - (context - segment) // 2, context, num_heard)
-    return Cut(samples, tempo, first, *heard, (len(first) - len(whole)) // 2, np.flatnonzero(loud))
+    return WindowedClip(
+        samples, tempo, first, *heard, (len(first) - len(whole)) // 2, np.flatnonzero(loud)
+    )
 
 
 def _inside(

@@ -5,18 +5,26 @@ import pathlib
 
 import numpy as np
 
-from confp_jax.index.approximate import ApproximateIndex, Effort
+from confp_jax.index.approximate import ApproximateIndex, SearchBudget
 from confp_jax.index.exact import ExactIndex
 from confp_jax.index.kinds import default_kind
-from confp_jax.index.protocol import Coarse, Hits, Index, Vectors
+from confp_jax.index.protocol import CandidateIndex, Hits, Index, Vectors
 from confp_jax.index.tuning import DEFAULT_RECALL, tune
 
-__all__ = ["ApproximateIndex", "Effort", "ExactIndex", "Hits", "Index", "Vectors", "build_index"]
+__all__ = [
+    "ApproximateIndex",
+    "ExactIndex",
+    "Hits",
+    "Index",
+    "SearchBudget",
+    "Vectors",
+    "build_index",
+]
 
 BRUTE_FORCE_ROWS = 20_000  # below, exact search wins
 
 
-def build_coarse(vectors: Vectors, kind: str) -> Coarse:
+def build_coarse(vectors: Vectors, kind: str) -> CandidateIndex:
     """Trains an index of this kind."""
     rows = np.asarray(vectors)
     if kind == "faiss":
@@ -30,8 +38,8 @@ def build_coarse(vectors: Vectors, kind: str) -> Coarse:
 
 def load_coarse(
     folder: pathlib.Path, kind: str, *, num_rows: int, num_cells: int, dim: int
-) -> Coarse:
-    """Reads what `Coarse.save` wrote.
+) -> CandidateIndex:
+    """Reads what `CandidateIndex.save` wrote.
 
     Raises:
       ValueError: it is not of so many rows, cells and values.

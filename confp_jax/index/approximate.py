@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from confp_jax.index.exact import ExactIndex, merge
-from confp_jax.index.protocol import Hits, Proposer, Vectors
+from confp_jax.index.protocol import CandidateSource, Hits, Vectors
 
 _PROPOSED_PER_HIT = (
     2  # the last of those that compressed vectors put first are not the best by the stored ones
@@ -21,7 +21,7 @@ _BLOCK_VALUES = 1 << 24  # 64 MiB of candidates' vectors at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class Effort:
+class SearchBudget:
     """How much is searched, and the recall of the first hit that was measured with it."""
 
     num_cells: int
@@ -42,9 +42,9 @@ class ApproximateIndex:
 
     def __init__(
         self,
-        coarse: Proposer,
+        coarse: CandidateSource,
         vectors: Vectors,
-        effort: Effort,
+        effort: SearchBudget,
         rows: Int64[np.ndarray, " G"] | None = None,
     ):
         self._coarse, self._vectors, self._rows = coarse, vectors, rows

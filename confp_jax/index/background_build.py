@@ -20,7 +20,7 @@ def is_due(database: Database) -> bool:
 
 
 @contextlib.contextmanager
-def built_aside(database: Database) -> Iterator[Callable[[], object]]:
+def built_in_background(database: Database) -> Iterator[Callable[[], object]]:
     """Builds a generation of the rows as of now; what this gives makes it known, and must be
     called inside `writing`.
 
@@ -31,18 +31,18 @@ def built_aside(database: Database) -> Iterator[Callable[[], object]]:
       DatabaseError: the disk is full.
       OtherModelError: the database was reindexed meanwhile.
     """
-    model = database.stamp
+    model = database.model_id
     snapshot = database.snapshot()
-    database.stamp.must_fit(model)
+    database.model_id.check_compatible(model)
     kind = on_disk.wanted_kind(database, snapshot)
     if not kind or is_remote(kind):  # there is nothing to build
-        yield lambda: on_disk.fold(database)
+        yield lambda: on_disk.rebuild(database)
         return
     with _held_folder(database) as partial:
         name, _ = on_disk.write_generation(database, snapshot, kind, partial)
 
         def commit() -> None:
-            database.stamp.must_fit(model)
+            database.model_id.check_compatible(model)
             if not is_due(database):  # another process has built one
                 return
             if not (partial.parent / name).exists():

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from confp_jax.database import Database, DatabaseError, Snapshot
-from confp_jax.index.approximate import ApproximateIndex, Effort
+from confp_jax.index.approximate import ApproximateIndex, SearchBudget
 
 if TYPE_CHECKING:
     from confp_jax.index.milvus import MilvusRows
 
-_EFFORT = Effort(1, 200)  # how much is searched is set on the server
+_EFFORT = SearchBudget(1, 200)  # how much is searched is set on the server
 
 
 def open_mirror(uri: str, database: Database, snapshot: Snapshot) -> ApproximateIndex:
@@ -56,4 +56,4 @@ def _connect(uri: str, database: Database, snapshot: Snapshot) -> "MilvusRows":
         raise DatabaseError(
             f"{uri} needs pymilvus; install it with: pip install 'confp-jax[milvus]'"
         ) from error
-    return MilvusRows(uri, database.stamp.identity, snapshot.vectors.shape[1])
+    return MilvusRows(uri, database.model_id.identity, snapshot.vectors.shape[1])

@@ -25,7 +25,7 @@ from confp_jax import index as indexes
 from confp_jax.database import Database, DatabaseError, Snapshot
 from confp_jax.database.layout import generation_path
 from confp_jax.database.shards import flush_folder, write_error
-from confp_jax.index import ApproximateIndex, Effort, ExactIndex, Index
+from confp_jax.index import ApproximateIndex, ExactIndex, Index, SearchBudget
 from confp_jax.index.kinds import default_kind, find_kind, is_missing, is_remote
 from confp_jax.index.milvus_sync import mirror_stale_share, open_mirror, sync_mirror
 from confp_jax.index.tuning import DEFAULT_RECALL, tune
@@ -51,7 +51,7 @@ class Manifest:
     num_rows: int
     num_cells: int
     dim: int
-    effort: Effort
+    effort: SearchBudget
     files: dict[str, int]  # CRC-32
 
 
@@ -82,7 +82,7 @@ def open_index(database: Database, snapshot: Snapshot, *, build: bool = True) ->
         )
     try:
         with database.writing():
-            fold(database)
+            rebuild(database)
         return load_generation(
             database, dataclasses.replace(snapshot, generation=database.setting("generation") or "")
         )
@@ -116,7 +116,7 @@ def wanted_recall(database: Database) -> float:
 
 
 def choose(database: Database, *, kind: str | None = None, recall: float | None = None) -> None:
-    """Sets what `fold` makes: "scann", "faiss", "exact" or milvus://..., tuned to this recall;
+    """Sets what `rebuild` makes: "scann", "faiss", "exact" or milvus://..., tuned to this recall;
     only inside `writing`.
 
     Raises:
@@ -133,7 +133,7 @@ def choose(database: Database, *, kind: str | None = None, recall: float | None 
         database.set_setting("recall", str(recall))
 
 
-def fold(database: Database) -> Manifest | None:
+def rebuild(database: Database) -> Manifest | None:
     """Builds a generation of all rows and commits it; only inside `writing`. None where search is
     exact, or Milvus's.
 
@@ -167,7 +167,7 @@ def write_generation(
     database: Database, snapshot: Snapshot, kind: str, partial: pathlib.Path
 ) -> tuple[str, Manifest]:
     """Builds a generation of the snapshot's rows in this folder; its name and what it is."""
-    identity = database.stamp.identity
+    identity = database.model_id.identity
     coarse = indexes.build_coarse(snapshot.vectors, kind)
     coarse.save(partial)
     num_rows, dim = snapshot.vectors.shape
@@ -192,19 +192,19 @@ def write_generation(
     return f"{kind}-{hashlib.sha256(text).hexdigest()[:16]}", manifest
 
 
-def fold_if_due(database: Database, *, mirror_alone: bool = False) -> None:
+def rebuild_if_due(database: Database, *, mirror_only: bool = False) -> None:
     """After tracks were added: Milvus gets them at once, a generation when many have gathered;
     only inside `writing`.
 
-    With `mirror_alone` a generation is left for later: its new rows are searched exactly until
+    With `mirror_only` a generation is left for later: its new rows are searched exactly until
     then.
     """
     snapshot = database.snapshot()
     mirrored = is_remote(wanted_kind(database, snapshot))
-    if (mirrored or not mirror_alone) and stale_share(database, snapshot) > (
+    if (mirrored or not mirror_only) and stale_share(database, snapshot) > (
         0.0 if mirrored else MAX_STALE_SHARE
     ):
-        fold(database)
+        rebuild(database)
 
 
 def stale_share(database: Database, snapshot: Snapshot) -> float:
@@ -239,7 +239,7 @@ def load_generation(
     manifest = check_generation(folder)
     if manifest.kind != wanted_kind(database, snapshot):
         raise StaleGenerationError(f"the present index is {manifest.kind}")
-    if manifest.identity != database.stamp.identity or manifest.dim != snapshot.vectors.shape[1]:
+    if manifest.identity != database.model_id.identity or manifest.dim != snapshot.vectors.shape[1]:
         raise StaleGenerationError("the present index is of another model")
     try:
         if manifest.library != indexes.library(manifest.kind):
@@ -277,7 +277,7 @@ def check_generation(folder: pathlib.Path) -> Manifest:
         if hashlib.sha256(text).hexdigest()[:16] != folder.name.partition("-")[2]:
             raise StaleGenerationError(f"{folder / _MANIFEST} is damaged")
         values = json.loads(text)
-        manifest = Manifest(**(values | {"effort": Effort(**values["effort"])}))
+        manifest = Manifest(**(values | {"effort": SearchBudget(**values["effort"])}))
         effort = manifest.effort
         counts = manifest.num_rows, manifest.num_cells, manifest.dim
         if any(type(n) is not int for n in (*counts, effort.num_cells, effort.num_candidates)):

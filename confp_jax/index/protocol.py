@@ -29,7 +29,7 @@ class Index(Protocol):
         ...
 
 
-class Proposer(Protocol):
+class CandidateSource(Protocol):
     """Proposes rows by approximate scores, which the caller then scores exactly."""
 
     num_rows: int
@@ -43,7 +43,7 @@ class Proposer(Protocol):
         ...
 
 
-class Coarse(Proposer, Protocol):
+class CandidateIndex(CandidateSource, Protocol):
     """Compressed vectors in cells."""
 
     num_cells: int

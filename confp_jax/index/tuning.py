@@ -5,9 +5,9 @@ rows themselves.
 import numpy as np
 from jaxtyping import Float32
 
-from confp_jax.index.approximate import Effort
+from confp_jax.index.approximate import SearchBudget
 from confp_jax.index.exact import ExactIndex
-from confp_jax.index.protocol import Coarse, Index, Vectors
+from confp_jax.index.protocol import CandidateIndex, Index, Vectors
 
 DEFAULT_RECALL = 0.99
 _NUM_QUERIES = 500
@@ -36,28 +36,28 @@ def sample_queries(
     return (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
 
 
-def tune(coarse: Coarse, vectors: Vectors, *, recall: float) -> Effort:
+def tune(coarse: CandidateIndex, vectors: Vectors, *, recall: float) -> SearchBudget:
     """The least effort whose recall of the first hit exceeds the target, with a third of the
     misses to spare.
 
     The most there is (every cell, 1,600 candidates) where the target cannot be reached;
-    `Effort.recall` then tells.
+    `SearchBudget.recall` then tells.
     """
     queries = sample_queries(vectors)
     if not len(queries):
-        return Effort(1, _CANDIDATES[0], 1.0)
+        return SearchBudget(1, _CANDIDATES[0], 1.0)
     truth = ExactIndex(vectors).search(queries, k=_MAX_TIES)
     best = np.where(
         truth.scores >= truth.scores[:, :1] - 1e-6, truth.rows, -2
     )  # music that repeats has equal rows
     wanted = recall + (1 - recall) / 3
-    effort = Effort(coarse.num_cells, _CANDIDATES[-1])
+    effort = SearchBudget(coarse.num_cells, _CANDIDATES[-1])
     for share in _CELL_SHARES:
         num_cells = max(1, round(share * coarse.num_cells))
         found = coarse.candidates(queries, num=_CANDIDATES[-1], num_cells=num_cells)
         right = (found[:, :, None] == best[:, None, :]).any(axis=2)
         for num in _CANDIDATES:
-            effort = Effort(num_cells, num, float(right[:, :num].any(axis=1).mean()))
+            effort = SearchBudget(num_cells, num, float(right[:, :num].any(axis=1).mean()))
             if effort.recall >= wanted:
                 return effort
     return effort

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from confp_jax.audio.folders import find_audio, is_folder
-from confp_jax.database import Database, ModelStamp, NewTrack, Snapshot, StoredTrack
+from confp_jax.database import Database, ModelId, NewTrack, Snapshot, StoredTrack
 from confp_jax.database.compact import merge_small_shards
 from confp_jax.database.records import UPLOADED, KnownFile
 from confp_jax.database.roots import remember_roots
@@ -48,7 +48,7 @@ def add_paths(
     embedder: Embedder,
     paths: Sequence[pathlib.Path],
     *,
-    fold: bool = True,
+    rebuild: bool = True,
     passed_over: bool = False,
     report: Report = lambda added, total: None,
 ) -> list[Added]:
@@ -57,7 +57,7 @@ def add_paths(
     What was read before and has not changed since (size and time) is not read again; what has the
     content of a track that is there is not decoded, and is where that track lies from now on if its
     file is gone. A file whose tags were edited replaces its old track. Commits about every hour of
-    audio, so that a kill loses little. Without `fold` the index is left for later.
+    audio, so that a kill loses little. Without `rebuild` the index is left for later.
     `report(added, total)` is called after every file.
 
     Args:
@@ -69,7 +69,7 @@ def add_paths(
     """
     found = find_audio(paths)
     with database.writing():
-        database.stamp.must_fit(embedder.stamp)
+        database.model_id.check_compatible(embedder.model_id)
         remember_roots(database, (os.path.realpath(path) for path in paths if is_folder(path)))
         adding = _Adding(database, len(found.files) + len(found.failed), report)
         for path, error in found.failed:
@@ -78,7 +78,7 @@ def add_paths(
             adding.read(embedder, found.files)
         finally:  # Ctrl-C keeps what was done
             adding.commits.commit()
-        _tidy(database, fold=fold)
+        _tidy(database, rebuild=rebuild)
         results = adding.results()
     others = found.passed_over if passed_over else []
     return results + [Added(str(path), "passed over") for path in others]
@@ -158,26 +158,25 @@ class _Adding:
         )
 
 
-def add_track(
-    database: Database, track: NewTrack, *, model: ModelStamp
-) -> tuple[StoredTrack, bool]:
+def add_track(database: Database, track: NewTrack, *, model: ModelId) -> tuple[StoredTrack, bool]:
     """Adds one track whose fingerprints (by `model`) are there already, in one commit: the track,
     and whether it is new.
 
     It is not where there is a track of the same content, which is then returned.
 
-    The index is left for later (`on_disk.fold_if_due`): the track is searched exactly until then.
+    The index is left for later (`on_disk.rebuild_if_due`): until then the track is searched
+    exactly.
 
     Raises:
       OtherModelError: the database is not of this model.
       DatabaseError: another process is writing, or the disk is full.
     """
     with database.writing():
-        database.stamp.must_fit(model)
+        database.model_id.check_compatible(model)
         is_new = not database.has(track.sha256)
         if is_new:
             database.add([track])
-            _tidy(database, fold=False)
+            _tidy(database, rebuild=False)
         stored = next(stored for stored in database.tracks() if stored.sha256 == track.sha256)
     return stored, is_new
 
@@ -233,7 +232,7 @@ def update_tracks(
     *,
     prune: bool = False,
     force: bool = False,
-    fold: bool = True,
+    rebuild: bool = True,
     report: Report = lambda added, total: None,
 ) -> list[Added]:
     """Looks at every track's file again: one that changed is fingerprinted again, one whose content
@@ -251,7 +250,7 @@ def update_tracks(
       DatabaseError: another process is writing, or the disk is full.
     """
     with database.writing():
-        database.stamp.must_fit(embedder.stamp)
+        database.model_id.check_compatible(embedder.model_id)
         update = _Update(database, report)
         changed = update.look()
         try:
@@ -262,7 +261,7 @@ def update_tracks(
             update.finish(prune=prune, force=force)
         finally:
             update.commits.commit()
-        _tidy(database, fold=fold)
+        _tidy(database, rebuild=rebuild)
     return update.results
 
 
@@ -350,7 +349,7 @@ class _Update:
         self._report(result, len(self._places.tracks))
 
 
-def _tidy(database: Database, *, fold: bool = True) -> None:
-    """Few shards, and (with `fold`) an index that holds most rows, whatever was added."""
+def _tidy(database: Database, *, rebuild: bool = True) -> None:
+    """Few shards, and (with `rebuild`) an index that holds most rows, whatever was added."""
     merge_small_shards(database)
-    on_disk.fold_if_due(database, mirror_alone=not fold)
+    on_disk.rebuild_if_due(database, mirror_only=not rebuild)

@@ -82,7 +82,7 @@ def write_shard(shard: Shard, *, out: str, model: str) -> str:
     path = folder / f"{_name(shard)}.parquet"
     write_fingerprints(
         path,
-        embedder.stamp,
+        embedder.model_id,
         _tracks(shard, embedder, failures),
         dim=embedder.config.encoder.embedding_dim,
     )
@@ -96,11 +96,11 @@ def _check_model(out: pathlib.Path, model: str) -> None:
     """Checks that the folder holds fingerprints of this model alone: a run with other weights
     cannot continue one that was interrupted.
     """
-    earlier, stamp = next(out.glob("*.parquet"), None), _encoder(model).stamp
-    if earlier and file_stamp(earlier).identity != stamp.identity:
+    earlier, model_id = next(out.glob("*.parquet"), None), _encoder(model).model_id
+    if earlier and file_stamp(earlier).identity != model_id.identity:
         raise DatabaseError(
             f"{out} holds fingerprints of model {file_stamp(earlier).identity}, not of "
-            f"{stamp.name} ({stamp.identity}): name another folder, or remove this one"
+            f"{model_id.name} ({model_id.identity}): name another folder, or remove this one"
         )
 
 

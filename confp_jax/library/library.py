@@ -11,7 +11,7 @@ import numpy as np
 
 from confp_jax.audio.decode import from_samples
 from confp_jax.database import DatabaseError, StoredTrack
-from confp_jax.index.background_build import built_aside, is_due
+from confp_jax.index.background_build import built_in_background, is_due
 from confp_jax.library import maintenance
 from confp_jax.library.add import Added, add_paths, update_tracks
 from confp_jax.library.open import open_or_create
@@ -85,7 +85,10 @@ class Library:
         listed = [paths] if isinstance(paths, str | pathlib.Path) else paths
         with self._changing():
             return add_paths(
-                self._database, self._embedder, [pathlib.Path(path) for path in listed], fold=False
+                self._database,
+                self._embedder,
+                [pathlib.Path(path) for path in listed],
+                rebuild=False,
             )
 
     def remove(
@@ -141,7 +144,7 @@ class Library:
         """
         with self._changing():
             return update_tracks(
-                self._database, self._embedder, prune=prune, force=force, fold=False
+                self._database, self._embedder, prune=prune, force=force, rebuild=False
             )
 
     def settle(self) -> None:
@@ -227,7 +230,7 @@ class Library:
         try:
             if not is_due(self._database):
                 return
-            with built_aside(self._database) as commit, self._writing:
+            with built_in_background(self._database) as commit, self._writing:
                 with self._database.writing():
                     commit()
                 self._searcher = self._new_searcher(build_index=False)

@@ -50,12 +50,12 @@ def describe(database: Database) -> Info:
         num_shards, num_rows = connection.execute(
             "SELECT COUNT(*), COALESCE(SUM(num_rows), 0) FROM shards"
         ).fetchone()
-    snapshot, stamp = database.snapshot(), database.stamp
+    snapshot, model_id = database.snapshot(), database.model_id
     num_fingerprints = len(snapshot.vectors)
     return Info(
-        model=stamp.name,
-        identity=stamp.identity,
-        hop_s=stamp.hop_s,
+        model=model_id.name,
+        identity=model_id.identity,
+        hop_s=model_id.hop_s,
         precision=database.precision,
         format=database.setting("format") or "",
         num_tracks=len(snapshot.tracks),
@@ -87,7 +87,7 @@ def compact(
     """
     with database.writing():
         on_disk.choose(database, kind=kind, recall=recall)
-        return compact_shards(database), on_disk.fold(database)
+        return compact_shards(database), on_disk.rebuild(database)
 
 
 def verify(

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from confp_jax.audio.errors import DecodeError
-from confp_jax.library.searcher import FoundTrack, ReferenceSearcher
+from confp_jax.library.searcher import Match, ReferenceSearcher
 from confp_jax.matching.blocks import STEP_WINDOWS, TRIALS_PER_STEP, Scan, joined_blocks
 from confp_jax.matching.spans import Span, covers
 
@@ -24,7 +24,7 @@ class Event:
     """
 
     event: Literal["playing", "match"]
-    found: FoundTrack
+    found: Match
     heard_s: float
 
 

@@ -23,18 +23,18 @@ def open_database(folder: str | pathlib.Path, model: str | None) -> tuple[Databa
       DatabaseError: no database, or `model` is another than the one it was made with.
     """
     database = Database(folder)
-    stamp = database.stamp
+    model_id = database.model_id
     try:
-        embedder = load_encoder(model or stamp.name)
+        embedder = load_encoder(model or model_id.name)
     except (UnknownModelError, CheckpointError) as error:
         if model:
             raise
         raise DatabaseError(
-            f"{folder} was made with {stamp.name}: {error}; say where it is now with --model"
+            f"{folder} was made with {model_id.name}: {error}; say where it is now with --model"
         ) from error
-    if embedder.identity != stamp.identity:
-        other = f"{folder} was made with model {stamp.name!r} ({stamp.identity}), "
-        if embedder.name != stamp.name:
+    if embedder.identity != model_id.identity:
+        other = f"{folder} was made with model {model_id.name!r} ({model_id.identity}), "
+        if embedder.name != model_id.name:
             raise DatabaseError(
                 f"{other}not with {embedder.name!r} ({embedder.identity}): their fingerprints "
                 "cannot be compared; leave --model "
@@ -43,7 +43,7 @@ def open_database(folder: str | pathlib.Path, model: str | None) -> tuple[Databa
             )
         raise DatabaseError(
             f"{other}which has other weights now ({embedder.identity}): their fingerprints cannot "
-            f"be compared; `confp reindex {folder} --model {stamp.name}` computes new ones "
+            f"be compared; `confp reindex {folder} --model {model_id.name}` computes new ones "
             "from its files, or --model FOLDER uses the old weights, if you have them"
         )
     return database, embedder
@@ -68,7 +68,7 @@ def open_or_create(
             )
         return database, embedder
     return Database.create(
-        folder, embedder.stamp, precision=precision or embedder.precision
+        folder, embedder.model_id, precision=precision or embedder.precision
     ), embedder
 
 
@@ -82,14 +82,14 @@ def open_reference(
     Raises:
       OtherModelError: it was reindexed with another model since it was opened.
     """
-    expected = dataclasses.replace(embedder.stamp, hop_s=database.stamp.hop_s)
-    database.stamp.must_fit(expected)
+    expected = dataclasses.replace(embedder.model_id, hop_s=database.model_id.hop_s)
+    database.model_id.check_compatible(expected)
     snapshot = database.snapshot()
     index = open_index(database, snapshot, build=build_index)
-    database.stamp.must_fit(expected)  # nor did it change while it was read
+    database.model_id.check_compatible(expected)  # nor did it change while it was read
     segment_s, phases = embedder.config.audio.segment_s, embedder.query_phases
     return Reference(
-        snapshot, index, hop_s=database.stamp.hop_s, segment_s=segment_s, query_phases=phases
+        snapshot, index, hop_s=database.model_id.hop_s, segment_s=segment_s, query_phases=phases
     )
 
 

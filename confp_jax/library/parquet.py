@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from confp_jax.database import Database, DatabaseError, ModelStamp, NewTrack, Snapshot
+from confp_jax.database import Database, DatabaseError, ModelId, NewTrack, Snapshot
 from confp_jax.database.compact import merge_small_shards
 from confp_jax.database.merge import same_model
 from confp_jax.database.names import storable, stored_path
@@ -28,7 +28,7 @@ _GROUP_ROWS = 65_536  # fingerprints in a row group: what reading and writing ho
 
 
 def write_fingerprints(
-    path: pathlib.Path, stamp: ModelStamp, tracks: Iterable[NewTrack], *, dim: int
+    path: pathlib.Path, model_id: ModelId, tracks: Iterable[NewTrack], *, dim: int
 ) -> int:
     """Writes tracks into one Parquet file, which appears under its name when it is complete;
     returns how many.
@@ -42,7 +42,7 @@ def write_fingerprints(
         ("duration_s", pa.float64()),
         ("fingerprints", vectors),
     ]
-    about = {"model": stamp.name, "identity": stamp.identity, "hop_s": stamp.hop_s}
+    about = {"model": model_id.name, "identity": model_id.identity, "hop_s": model_id.hop_s}
     schema = pa.schema(fields, metadata={_KEY: json.dumps(about)})
     partial = path.with_name(path.name + ".part")
     num_tracks = 0
@@ -79,7 +79,7 @@ def export_database(
     """
     snapshot = database.snapshot(to_copy=True)
     num_tracks = write_fingerprints(
-        path, database.stamp, _exported(snapshot, report), dim=snapshot.vectors.shape[1]
+        path, database.model_id, _exported(snapshot, report), dim=snapshot.vectors.shape[1]
     )
     return num_tracks, [track.name for track in snapshot.damaged]
 
@@ -124,7 +124,7 @@ def import_files(
                 num_there += len(tracks) - len(new)
             report(done, len(files))
         merge_small_shards(database)
-        on_disk.fold_if_due(database)
+        on_disk.rebuild_if_due(database)
     return Imported(num_added, num_there, tuple(refused))
 
 
@@ -146,7 +146,7 @@ def find_files(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
     return files
 
 
-def file_stamp(path: pathlib.Path) -> ModelStamp:
+def file_stamp(path: pathlib.Path) -> ModelId:
     """Returns the model that a file's fingerprints are of.
 
     Raises:
@@ -154,10 +154,10 @@ def file_stamp(path: pathlib.Path) -> ModelStamp:
     """
     try:
         about = json.loads(pq.read_schema(path).metadata[_KEY])
-        stamp = ModelStamp(str(about["model"]), str(about["identity"]), float(about["hop_s"]))
-        if not 0 < stamp.hop_s <= _LONGEST_HOP_S:
-            raise ValueError(f"hop_s={stamp.hop_s}")
-        return stamp
+        model_id = ModelId(str(about["model"]), str(about["identity"]), float(about["hop_s"]))
+        if not 0 < model_id.hop_s <= _LONGEST_HOP_S:
+            raise ValueError(f"hop_s={model_id.hop_s}")
+        return model_id
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise DatabaseError(
             f"{path} is no file of fingerprints ({error}); `confp export` writes them"
@@ -189,8 +189,8 @@ def _check_schema(database: Database, path: pathlib.Path, dim: int) -> int:
       DatabaseError: it is of another model, its columns are others, or its vectors have another
         length.
     """
-    stamp = file_stamp(path)
-    same_model(database, str(path), stamp.identity, stamp.hop_s)
+    model_id = file_stamp(path)
+    same_model(database, str(path), model_id.identity, model_id.hop_s)
     schema = pq.read_schema(path)
     for name in (*TEXTS, "duration_s", "fingerprints"):
         if name not in schema.names:

@@ -42,8 +42,8 @@ def reindex(
       DatabaseError: it has this model already, too much would be removed, another process is
         writing, or the disk is full.
     """
-    stamp = embedder.stamp
-    if database.stamp.identity == stamp.identity:
+    model_id = embedder.model_id
+    if database.model_id.identity == model_id.identity:
         raise DatabaseError(
             f"{database.folder} is of model {embedder.name} ({embedder.identity}) already: nothing "
             "to do"
@@ -57,7 +57,7 @@ def reindex(
         places = Places(database)
         by_path: dict[pathlib.Path, list[StoredTrack]] = {}
         failed: list[StoredTrack] = []
-        for track in begin_staging(database, stamp):
+        for track in begin_staging(database, model_id):
             path = places.moved_to(track) or track.path
             by_path.setdefault(pathlib.Path(path), []).append(track)
         pending, pending_s = [], 0.0
@@ -84,8 +84,8 @@ def reindex(
                 "there? --force removes them"
             )
         if prune or not failed:
-            swap(database, stamp, precision=precision, drop_missing=prune)
-            on_disk.fold(database)
+            swap(database, model_id, precision=precision, drop_missing=prune)
+            on_disk.rebuild(database)
     return results
 
 

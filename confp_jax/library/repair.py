@@ -40,7 +40,7 @@ def repair(
       OtherModelError: the database is of another model.
     """
     with database.writing():
-        database.stamp.must_fit(embedder.stamp)
+        database.model_id.check_compatible(embedder.model_id)
         damaged = _damaged(database)
         wanted = {track.sha256: track for track in damaged}
         results = {track.id: _lost(track) for track in damaged}
@@ -74,7 +74,7 @@ def repair(
             results |= {track.id: Added(track.path, "dropped") for track in gone}
         if damaged:
             compact_shards(database)
-            on_disk.fold_if_due(database)
+            on_disk.rebuild_if_due(database)
     return list(results.values())
 
 

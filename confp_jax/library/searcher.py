@@ -38,7 +38,7 @@ class NamedTrack:
 
 
 @dataclasses.dataclass(frozen=True)
-class FoundTrack:
+class Match:
     """One candidate: the track's moment `offset_s` sounds at the query's moment
     `query_offset_s`.
     """
@@ -69,7 +69,7 @@ class Answer:
 
     query: str
     verdict: str  # "match" or "unknown"
-    matches: list[FoundTrack]
+    matches: list[Match]
     elapsed_s: float
     num_accepted: int = 0
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -77,7 +77,7 @@ class Answer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Findings:
+class SearchResult:
     """What a search found: the spans that are accepted, surest first, the nearest of other tracks,
     and what was unusual.
     """
@@ -137,7 +137,7 @@ class ReferenceSearcher:
         findings = self.search(self.embedder.stream(blocks, hop_s=self.reference.hop_s))
         return self.answer(query, findings, began=began)
 
-    def search(self, parts: Iterable[Fingerprints], *, share: float = 1.0) -> Findings:
+    def search(self, parts: Iterable[Fingerprints], *, share: float = 1.0) -> SearchResult:
         """Finds the tracks in consecutive fingerprints of one recording.
 
         The rate of false alarms is the whole recording's: each of its searches may have its part
@@ -169,13 +169,13 @@ class ReferenceSearcher:
         notes = length_notes(heard_s, self.embedder)
         if not self.decision.calibrated:
             notes.append("this model has no calibration (decision.json): the verdict is a guess")
-        return Findings(right, others, notes)
+        return SearchResult(right, others, notes)
 
-    def found(self, span: Span) -> FoundTrack:
+    def found(self, span: Span) -> Match:
         """Returns a span in a user's terms."""
         tracks = self.reference.snapshot.tracks
         track = tracks[span.track]
-        return FoundTrack(
+        return Match(
             track=track.name,
             path=track.path,
             offset_s=round(span.track_s, 3),
@@ -191,7 +191,7 @@ class ReferenceSearcher:
             copies=[_named(tracks[other]) for other in span.copies],
         )
 
-    def answer(self, query: str, findings: Findings, *, began: float) -> Answer:
+    def answer(self, query: str, findings: SearchResult, *, began: float) -> Answer:
         """Returns what was found in a user's terms; `began` is by `time.perf_counter`."""
         matches = [self.found(span) for span in (*findings.right, *findings.others)]
         num, elapsed_s = len(findings.right), round(time.perf_counter() - began, 4)

@@ -31,13 +31,16 @@ class _Alone:
         *,
         length_s: float,
         num_tracks: int,
-        overhangs: bool = False,
+        has_edge_windows: bool = False,
         first: int = 1,
     ) -> Judgement:
         """As `Decision.judge`."""
         judged = [
             self.decision.judge(
-                ranking.only(int(track)), length_s=length_s, num_tracks=1, overhangs=overhangs
+                ranking.only(int(track)),
+                length_s=length_s,
+                num_tracks=1,
+                has_edge_windows=has_edge_windows,
             )
             for track in ranking.tracks[:first]
         ]

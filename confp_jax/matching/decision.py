@@ -69,7 +69,7 @@ class Decision:
         *,
         length_s: float,
         num_tracks: int,
-        overhangs: bool = False,
+        has_edge_windows: bool = False,
         first: int = 1,
     ) -> Judgement:
         """The first `first` matches of a query of `length_s` (not counting silence) in a database
@@ -77,8 +77,8 @@ class Decision:
         """
         at = self._weights_at(length_s, num_tracks)
         weights, tail = (
-            np.tensordot(at, self.weights[int(overhangs)], 2),
-            np.tensordot(at, self.tails[int(overhangs)], 2),
+            np.tensordot(at, self.weights[int(has_edge_windows)], 2),
+            np.tensordot(at, self.tails[int(has_edge_windows)], 2),
         )
         logits = features(ranking, names=self.features, first=first) @ weights[1:] + weights[0]
         return Judgement(logits, tail_share(logits, tail))

@@ -13,7 +13,7 @@ import numpy as np
 
 from confp_jax.matching.ranking import Ranking
 from confp_jax.matching.searchable import Reference
-from confp_jax.matching.seeds import NUM_RIVALS
+from confp_jax.matching.seeds import COHORT_SIZE
 
 # The mean cosine of the rows of two tracks: 0.074 and more of one voice (99 %), 0.057 and less of
 # music and what is nearest to it (293 tracks among 879). Of models with dense queries, whose
@@ -28,14 +28,14 @@ def is_confusable(ranking: Ranking, place: int, reference: Reference) -> bool:
     """Whether a match is of a voice that speaks in its rivals too, and does not stand out from
     them enough to be the same recording.
     """
-    rivals = ranking.rivals[:NUM_RIVALS]
-    if reference.query_phases == 1 or len(rivals) < _LEAST_RIVALS:
+    cohort = ranking.cohort[:COHORT_SIZE]
+    if reference.query_phases == 1 or len(cohort) < _LEAST_RIVALS:
         return False
-    nearest = float(ranking.scores[rivals[0]])
+    nearest = float(ranking.scores[cohort[0]])
     if float(ranking.scores[place]) - nearest >= _LEAST_PART * (1 - nearest):
         return False
     own = _mean_row(reference, int(ranking.tracks[place]))
-    kin = [float(own @ _mean_row(reference, int(ranking.tracks[rival]))) for rival in rivals]
+    kin = [float(own @ _mean_row(reference, int(ranking.tracks[rival]))) for rival in cohort]
     return float(np.mean(kin)) >= _LEAST_KIN
 
 

@@ -47,13 +47,13 @@ def query_windows(query: Fingerprints) -> QueryWindows:
     """Returns the windows of a query, dense ones in the order of their beginning."""
     if len(query.between):
         return _dense_windows(query)
-    num_beyond, num = query.overhang.shape[1], len(query.vectors)
+    num_edge_windows, num = query.edge_windows.shape[1], len(query.vectors)
     vectors = (
-        np.concatenate([query.overhang[0], query.vectors, query.overhang[1]])
-        if num_beyond
+        np.concatenate([query.edge_windows[0], query.vectors, query.edge_windows[1]])
+        if num_edge_windows
         else query.vectors
     )
-    place = np.arange(-num_beyond, num + num_beyond)
+    place = np.arange(-num_edge_windows, num + num_edge_windows)
     return QueryWindows(
         vectors,
         np.any(vectors != 0, axis=1),

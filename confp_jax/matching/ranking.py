@@ -26,12 +26,12 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from confp_jax.fingerprint.fingerprints import Fingerprints
-from confp_jax.fingerprint.windows import FASTER
+from confp_jax.fingerprint.windows import SPEEDUP
 from confp_jax.matching.copies import same_as_first
 from confp_jax.matching.lines import TEMPO_COST, ZOOM, Lines, of_each_window, weighted_mean, zoomed
 from confp_jax.matching.query_windows import middle_s, query_windows
 from confp_jax.matching.searchable import Reference
-from confp_jax.matching.seeds import NUM_RIVALS, seed_lines
+from confp_jax.matching.seeds import COHORT_SIZE, seed_lines
 
 _NUM_SEARCHES = 8  # so often 32 copies may be in the way of rivals
 _NUM_SEPARATED = (
@@ -74,7 +74,7 @@ class Ranking:
     same: Bool[np.ndarray, " T"] = dataclasses.field(default_factory=lambda: np.zeros(0, bool))
 
     @property
-    def rivals(self) -> Int64[np.ndarray, " R"]:
+    def cohort(self) -> Int64[np.ndarray, " R"]:
         """Returns the places of the first track's rivals: those after the second, which may be the
         same recording once more, but for copies.
         """
@@ -96,18 +96,18 @@ class Ranking:
     @property
     def field(self) -> float:
         """How similar the rivals are."""
-        rivals = self.scores[self.rivals[:NUM_RIVALS]]
-        return float(rivals.astype(np.float64).mean()) if len(rivals) else 0.0
+        cohort = self.scores[self.cohort[:COHORT_SIZE]]
+        return float(cohort.astype(np.float64).mean()) if len(cohort) else 0.0
 
     def separation(self, first: int = 1) -> Float64[np.ndarray, " F"]:
         """By how many of the rivals' deviations each of the first tracks stands out from them; 0
         where fewer than two tell.
         """
         scores = self.scores[:first].astype(np.float64)
-        rivals = self.scores[self._far_rivals].astype(np.float64)
-        if len(rivals) < 2:
+        cohort = self.scores[self._far_cohort].astype(np.float64)
+        if len(cohort) < 2:
             return np.zeros(len(scores))
-        return (scores - rivals.mean()) / (rivals.std() + _LEAST_DEVIATION)
+        return (scores - cohort.mean()) / (cohort.std() + _LEAST_DEVIATION)
 
     def prominence(self, first: int = 1) -> Float64[np.ndarray, " F"]:
         """Returns by how many of the rivals' deviations the evidence for each of the first tracks
@@ -118,11 +118,11 @@ class Ranking:
         """
         evidence = np.maximum(self.cosines.astype(np.float64) - _CHANCE_COSINE, 0)
         evidence = evidence.mean(axis=1) if evidence.size else np.zeros(len(self.tracks))
-        rivals = evidence[self._far_rivals]
+        cohort = evidence[self._far_cohort]
         usual = _USUAL_DEVIATION**2 / max(self.cosines.shape[1], 1)
-        squares = np.square(rivals - rivals.mean()).sum() if len(rivals) else 0.0
-        deviation = np.sqrt((squares + _USUAL_WORTH * usual) / (len(rivals) + _USUAL_WORTH))
-        return (evidence[:first] - (rivals.mean() if len(rivals) else 0.0)) / deviation
+        squares = np.square(cohort - cohort.mean()).sum() if len(cohort) else 0.0
+        deviation = np.sqrt((squares + _USUAL_WORTH * usual) / (len(cohort) + _USUAL_WORTH))
+        return (evidence[:first] - (cohort.mean() if len(cohort) else 0.0)) / deviation
 
     def standout(self, first: int = 1) -> Float64[np.ndarray, " F"]:
         """Returns the prominence of each of the first tracks, or its margin in usual deviations
@@ -135,9 +135,9 @@ class Ranking:
         return np.maximum(self.prominence(first), margins)
 
     @property
-    def _far_rivals(self) -> Int64[np.ndarray, " R"]:
+    def _far_cohort(self) -> Int64[np.ndarray, " R"]:
         """Those that deviations are measured by: none where there is only one."""
-        return self.rivals[:_NUM_SEPARATED] if len(self.tracks) > 2 else self.rivals[:0]
+        return self.cohort[:_NUM_SEPARATED] if len(self.tracks) > 2 else self.cohort[:0]
 
     @property
     def surety(self) -> float:
@@ -221,7 +221,7 @@ def _surest(rankings: list[Ranking], query: Fingerprints) -> Ranking:
         return own
     cosines = np.repeat(faster[0].scores[:, None], len(query.vectors), axis=1)
     return dataclasses.replace(
-        faster[0], tempos=faster[0].tempos / FASTER, cosines=cosines
+        faster[0], tempos=faster[0].tempos / SPEEDUP, cosines=cosines
     )  # both begin at the same moment
 
 
@@ -243,7 +243,7 @@ def _rank(query: Fingerprints, reference: Reference, without: int) -> Ranking:
     ranking = _with_same(_rank_once(query, reference, [without]), query, reference)
     for _ in range(_NUM_SEARCHES - 1):
         num_left = reference.num_tracks - len(ranking.tracks)
-        if len(ranking.copies) < 2 or len(ranking.rivals) >= NUM_RIVALS or num_left < 1:
+        if len(ranking.copies) < 2 or len(ranking.cohort) >= COHORT_SIZE or num_left < 1:
             break
         others = _rank_once(query, reference, [without, *ranking.tracks])
         if not len(others.tracks):
@@ -290,7 +290,7 @@ def _rank_once(query: Fingerprints, reference: Reference, without: Sequence[int]
         values[:, 0] for values in lines.cosines(np.exp(log_tempos)[:, None], anchors_s[:, None])
     )
     scores = weighted_mean(cosines, weights)
-    first = query.overhang.shape[1]
+    first = query.edge_windows.shape[1]
     if windows.num_phases == 1:
         cosines = np.where(weights > 0, cosines, scores[:, None]) * windows.loud
         cosines = cosines[:, first : first + len(query.vectors)]

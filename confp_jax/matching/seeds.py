@@ -9,7 +9,7 @@ from jaxtyping import Float32, Float64, Int64
 from confp_jax.matching.query_windows import QueryWindows
 from confp_jax.matching.searchable import Reference
 
-NUM_RIVALS = 10  # tracks that the best one is compared with
+COHORT_SIZE = 10  # tracks that the best one is compared with
 _NUM_TRACKS = 32  # that are scored: the best, its rivals, and room for what the votes misjudge
 _NUM_REPEATING, _NUM_PLACES = 8, 4  # of the first tracks, so many lines each are scored
 _HITS_PER_QUERY = 1_200  # of all windows together
@@ -91,7 +91,7 @@ def _hits(
         hits = reference.index.search(vectors, k=k)
         tracks = reference.snapshot.row_tracks[hits.rows]
         used = (hits.rows >= 0) & ~np.isin(tracks, without)
-        if k >= num_rows or k >= _MAX_HITS or len(np.unique(tracks[used])) > NUM_RIVALS:
+        if k >= num_rows or k >= _MAX_HITS or len(np.unique(tracks[used])) > COHORT_SIZE:
             break
         k *= 8  # one long or repetitive track fills the hits: the decision needs its rivals too
     least = np.where(hits.rows >= 0, hits.scores, np.inf).min(axis=1, keepdims=True)

@@ -42,7 +42,7 @@ class Judge(Protocol):
         *,
         length_s: float,
         num_tracks: int,
-        overhangs: bool = False,
+        has_edge_windows: bool = False,
         first: int = 1,
     ) -> Judgement:
         """Judges the first matches, as `Decision.judge`."""
@@ -169,7 +169,7 @@ class SpanTracker:
             ranking,
             length_s=query.loud_s,
             num_tracks=self._reference.num_tracks,
-            overhangs=query.overhangs,
+            has_edge_windows=query.has_edge_windows,
             first=int(leading[-1]) + 1 if len(leading) else 1,
         )
         for place in leading:
@@ -285,7 +285,7 @@ def matched_run(cosines: Float32[np.ndarray, " W"], field: float) -> tuple[int, 
 def _piece(block: Block, ranking: Ranking, place: int, logit: float, rate: float) -> _Piece:
     middle, tempo = middle_s(block.fingerprints), float(ranking.tempos[place])
     track, copies = int(ranking.tracks[place]), frozenset(ranking.copies.tolist())
-    others = ranking.scores[1:] if len(copies) < 2 else ranking.scores[ranking.rivals]
+    others = ranking.scores[1:] if len(copies) < 2 else ranking.scores[ranking.cohort]
     return _Piece(
         first_window=block.first_window,
         cosines=ranking.cosines[place],

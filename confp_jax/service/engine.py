@@ -16,14 +16,14 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32
 
-from confp_jax.database import Database, ModelStamp, NewTrack, OtherModelError, StoredTrack
+from confp_jax.database import Database, ModelId, NewTrack, OtherModelError, StoredTrack
 from confp_jax.database.store import EDITS_SETTING
 from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.fingerprint.fingerprints import Fingerprints, joined
-from confp_jax.index.background_build import built_aside, is_due
+from confp_jax.index.background_build import built_in_background, is_due
 from confp_jax.library.add import add_track
 from confp_jax.library.open import CALIBRATION_SETTING
-from confp_jax.library.searcher import Findings, Searcher
+from confp_jax.library.searcher import Searcher, SearchResult
 from confp_jax.service.batching import Batcher
 from confp_jax.service.decoding import Decoded, DecodePool, DecoderGoneError
 from confp_jax.service.metrics import Metrics
@@ -37,7 +37,7 @@ _BATCHED_S = 13.5  # longer recordings are encoded by themselves, in parts
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
+class LoadedDatabase:
     """The database as of one moment, with its tracks by id."""
 
     searcher: Searcher
@@ -45,13 +45,13 @@ class View:
 
 
 @dataclasses.dataclass(frozen=True)
-class Heard:
+class Identification:
     """What was found in one recording, and what it was found with."""
 
-    view: View
+    view: LoadedDatabase
     samples: Float32[np.ndarray, " n"]
     fingerprints: Fingerprints
-    findings: Findings
+    findings: SearchResult
 
 
 class Engine:
@@ -75,7 +75,7 @@ class Engine:
             embedder,
             false_alarm_rate,
         )
-        self._model = ModelStamp(embedder.name, embedder.identity, database.stamp.hop_s)
+        self._model = ModelId(embedder.name, embedder.identity, database.model_id.hop_s)
         self._seen = self._stamp()
         self.view = self._new_view(build_index=True)
         self.metrics = Metrics()
@@ -173,7 +173,7 @@ class Engine:
             return await self._batcher.fingerprint(samples)
         return await self.in_thread(self._long, samples)
 
-    async def identify(self, samples: Float32[np.ndarray, " n"]) -> Heard:
+    async def identify(self, samples: Float32[np.ndarray, " n"]) -> Identification:
         """What sounds in a recording.
 
         Raises:
@@ -183,7 +183,7 @@ class Engine:
 
     async def search(
         self, samples: Float32[np.ndarray, " n"], fingerprints: Fingerprints, *, share: float = 1.0
-    ) -> Heard:
+    ) -> Identification:
         """As `identify`, of fingerprints that are there already; `share` as of
         `Searcher.search`.
         """
@@ -191,7 +191,7 @@ class Engine:
         findings = await self.in_thread(
             functools.partial(view.searcher.search, [fingerprints], share=share)
         )
-        return Heard(view, samples, fingerprints, findings)
+        return Identification(view, samples, fingerprints, findings)
 
     async def in_thread(self, call, *arguments):
         """Runs what takes long beside the event loop."""
@@ -263,7 +263,7 @@ class Engine:
 
         try:
             if is_due(self._database):
-                with built_aside(self._database) as commit:
+                with built_in_background(self._database) as commit:
                     self._writer.submit(make_known, commit).result()
         except Exception as error:  # noqa: BLE001 - the rows are searched exactly until the next add tries again
             _log.warning("the search index was not built: %s", error)
@@ -283,14 +283,16 @@ class Engine:
             self._state = "reindexed"
         self._seen = seen
 
-    def _new_view(self, *, build_index: bool) -> View:
+    def _new_view(self, *, build_index: bool) -> LoadedDatabase:
         searcher = Searcher(
             self._database,
             self._embedder,
             false_alarm_rate=self._false_alarm_rate,
             build_index=build_index,
         )
-        return View(searcher, {track.id: track for track in searcher.reference.snapshot.tracks})
+        return LoadedDatabase(
+            searcher, {track.id: track for track in searcher.reference.snapshot.tracks}
+        )
 
     def _long(self, samples: Float32[np.ndarray, " n"]) -> Fingerprints:
         hop_s = self.view.searcher.reference.hop_s

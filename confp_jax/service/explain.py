@@ -14,7 +14,7 @@ from confp_jax.config import MelConfig
 from confp_jax.matching.blocks import BLOCK_WINDOWS
 from confp_jax.matching.query_windows import centres_s
 from confp_jax.matching.ranking import Ranking, rank
-from confp_jax.service.engine import Heard
+from confp_jax.service.engine import Identification
 
 SHOWN_S = 12.0  # of a match: what is compared and drawn
 _COLUMNS, _RANGE_DB = 240, 60.0
@@ -33,7 +33,7 @@ class Place:
     track_length_s: float
 
 
-def place_of(heard: Heard) -> Place | None:
+def place_of(heard: Identification) -> Place | None:
     """Where the best match lies; None where the database is empty."""
     spans = heard.findings.right or heard.findings.others
     if not spans:
@@ -43,7 +43,7 @@ def place_of(heard: Heard) -> Place | None:
     return Place(best.track, best.query_s, length_s, best.track_s, length_s * best.tempo)
 
 
-def compare(heard: Heard, place: Place) -> dict[str, object]:
+def compare(heard: Identification, place: Place) -> dict[str, object]:
     """Similarity for each second, runner-up and margin."""
     query, first = heard.fingerprints, round(place.query_s / heard.fingerprints.hop_s)
     first = max(0, min(first, len(query.vectors) - 1))

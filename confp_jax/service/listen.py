@@ -18,8 +18,8 @@ from confp_jax.audio.decode import DecodeError, StreamResampler
 from confp_jax.fingerprint.fingerprints import AudioError
 from confp_jax.library.listening import ANSWER_SHARE, LONGEST_S, LOOK_SHARE, GrowingClip
 from confp_jax.library.monitor import Event
-from confp_jax.library.searcher import FoundTrack
-from confp_jax.service.engine import Engine, Heard
+from confp_jax.library.searcher import Match
+from confp_jax.service.engine import Engine, Identification
 from confp_jax.service.live_monitor import follow
 from confp_jax.service.problems import Problem
 from confp_jax.service.responses import answer_reply, why_reply
@@ -115,7 +115,7 @@ class _Clip:
             }
         return self._reply(heard, began)
 
-    async def answer(self) -> tuple[Heard, dict]:
+    async def answer(self) -> tuple[Identification, dict]:
         """The answer to all of it.
 
         Raises:
@@ -128,14 +128,14 @@ class _Clip:
         )
         return heard, self._reply(heard, began)
 
-    async def _search(self, share: float) -> Heard:
+    async def _search(self, share: float) -> Identification:
         clip = self._heard
         samples = clip.unfingerprinted()
         if samples is not None:
             clip.settle(await self._engine.fingerprint(samples))
         return await self._engine.search(clip.samples, clip.all_fingerprints, share=share)
 
-    def _reply(self, heard: Heard, began: float) -> dict:
+    def _reply(self, heard: Identification, began: float) -> dict:
         return answer_reply(
             heard, self._links, began=began, sample_rate_hz=self._engine.sample_rate_hz
         )
@@ -216,7 +216,7 @@ def _give_up(blocks: "queue.Queue[np.ndarray | None]") -> None:
     blocks.put_nowait(None)
 
 
-def _public(found: FoundTrack) -> dict:
+def _public(found: Match) -> dict:
     values = dataclasses.asdict(found)
     for named in (values, *values["copies"]):
         del named["path"]  # it is of this machine

@@ -6,7 +6,7 @@ from typing import Any
 from confp_jax.audio.decode import DecodeError
 from confp_jax.database import StoredTrack
 from confp_jax.matching.spans import Span
-from confp_jax.service.engine import Engine, Heard
+from confp_jax.service.engine import Engine, Identification
 from confp_jax.service.explain import compare, cut, place_of, spectrogram
 from confp_jax.service.sharing import Links
 
@@ -23,7 +23,7 @@ def track_reply(track: StoredTrack, links: Links) -> dict[str, Any]:
 
 
 def answer_reply(
-    heard: Heard, links: Links, *, began: float, sample_rate_hz: int
+    heard: Identification, links: Links, *, began: float, sample_rate_hz: int
 ) -> dict[str, Any]:
     """An answer: accepted matches first, then the nearest other tracks."""
     findings = heard.findings
@@ -37,7 +37,7 @@ def answer_reply(
     }
 
 
-def _match(heard: Heard, span: Span, links: Links) -> dict[str, Any]:
+def _match(heard: Identification, span: Span, links: Links) -> dict[str, Any]:
     found = heard.view.searcher.found(span)
     track = heard.view.searcher.reference.snapshot.tracks[span.track]
     names = _names(track)
@@ -62,7 +62,7 @@ def _names(track: StoredTrack) -> dict[str, Any]:
     }
 
 
-async def why_reply(engine: Engine, heard: Heard) -> dict[str, Any] | None:
+async def why_reply(engine: Engine, heard: Identification) -> dict[str, Any] | None:
     """Why: what was heard and what it is like, side by side, with the similarity along it; None for
     an empty database.
     """

@@ -1,8 +1,9 @@
 """What data/mixing.py does to a replica, on the device that holds its audio: room, noise,
 overload, pitch, colour, mel power.
 
-The same draws (`MixDraw`) make the same sound but for the samples of synthetic rooms and coloured
-noise, which are noise of the same law. Written for one replica and vectorised over the batch.
+The same draws (`MixParameters`) make the same sound but for the samples of synthetic rooms and
+coloured noise, which are noise of the same law. Written for one replica and vectorised over the
+batch.
 """
 
 import math
@@ -23,7 +24,7 @@ from confp_jax.data.augmentation_draws import (
     SEMITONE_STEPS,
     SPEED_STEPS,
     SYNTHETIC_TAIL_S,
-    MixDraw,
+    MixParameters,
     mel_steps_range,
 )
 from confp_jax.data.device_layout import read_noise
@@ -34,7 +35,7 @@ from confp_jax.model.features import mel_power
 
 _BLOCK = 256  # samples whose places are counted from one whole number
 _TINY = 1e-20
-_Drawn = Any  # a MixDraw whose fields are arrays
+_Drawn = Any  # a MixParameters whose fields are arrays
 
 
 class Sounds(NamedTuple):
@@ -89,13 +90,13 @@ def replica_power(
     config: TrainConfig,
 ) -> Float32[Array, "B T F"]:
     """Mel power of the replicas that are made of these crops, `replica_samples` long, by rows of
-    `MixDraw` (`PairCutter`).
+    `MixParameters` (`PairCutter`).
     """
 
     def one(crop: Int16[Array, " samples"], row: Float32[Array, " fields"]) -> Float32[Array, " n"]:
-        return _distort(crop.astype(jnp.float32) / 32768, MixDraw(*row), sounds, config)
+        return _distort(crop.astype(jnp.float32) / 32768, MixParameters(*row), sounds, config)
 
-    drawn: _Drawn = MixDraw(*draws.T)
+    drawn: _Drawn = MixParameters(*draws.T)
     steps = drawn.mel_steps.astype(jnp.int32) - mel_steps_range(config.data.mix)[0]
     samples = jax.vmap(one)(crops, draws)
     power = mel_power(

@@ -27,7 +27,7 @@ _CHANGED = ("encoder.conv_norm", "encoder.num_layers", *_FOLDED, *_RESPACED)
 _ADAPTED = ("encoder.dropout", *_CHANGED)
 
 
-def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
+def warm_start(state: TrainState, config: TrainConfig) -> TrainState:
     """The state of step 0 with the encoder of `config.init_from` (a shipped model's name, or a
     checkpoint folder) in it.
 
@@ -35,8 +35,8 @@ def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
     BatchNorm's running statistics where both have them. It may have fewer layers: those that are
     added change nothing until they are trained (`_origin`). Of one with more layers the first are
     taken and the last; of one with longer tokens or more parts, the sums over these; one with mel
-    filters elsewhere reads them from the nearest (`_fitted`): that is a beginning, no longer the
-    same encoder. What was changed is told on standard error.
+    filters elsewhere reads them from the nearest (`_adapt_input_output`): that is a beginning, no
+    longer the same encoder. What was changed is printed on standard error.
 
     Raises:
       ConfigError: that encoder has other sizes, or hears other features; the message lists what to
@@ -49,9 +49,11 @@ def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
         raise ConfigError(
             f"init_from={config.init_from} is of other settings than this run: {'; '.join(misfits)}"
         )
-    _tell_changes(source, config)
+    _report_changes(source, config)
     depths = source.encoder.num_layers, config.encoder.num_layers
-    params = _taken(state.params, _fitted(encoder.params, source, config.model), *depths)
+    params = _copy_weights(
+        state.params, _adapt_input_output(encoder.params, source, config.model), *depths
+    )
     average = jax.tree.map(jnp.copy, params)  # one array may not be given away twice
     if not jax.tree.leaves(encoder.statistics):
         if config.freeze_statistics:
@@ -60,7 +62,7 @@ def begin_from(state: TrainState, config: TrainConfig) -> TrainState:
                 "freeze_statistics=False"
             )
         return state._replace(params=params, average=average)
-    statistics = _taken(state.statistics, encoder.statistics, *depths)
+    statistics = _copy_weights(state.statistics, encoder.statistics, *depths)
     return state._replace(params=params, average=average, statistics=statistics)
 
 
@@ -94,7 +96,7 @@ def _misfits(source: ModelConfig, config: ModelConfig) -> list[str]:
     return what_to_set(source, config, [*names, "audio.sample_rate_hz"]) + divisors
 
 
-def _tell_changes(source: ModelConfig, config: TrainConfig) -> None:
+def _report_changes(source: ModelConfig, config: TrainConfig) -> None:
     """A range of mels that an update of the defaults has changed should be no surprise."""
     old, new = flat_fields(source), flat_fields(config)
     changes = [
@@ -117,7 +119,7 @@ def what_to_set(source: ModelConfig, config: ModelConfig, names: Iterable[str]) 
     ]
 
 
-def _fitted(params: nnx.State, source: ModelConfig, config: ModelConfig) -> nnx.State:
+def _adapt_input_output(params: nnx.State, source: ModelConfig, config: ModelConfig) -> nnx.State:
     """The first and last products for shorter tokens, fewer parts and other mel filters.
 
     A frame stands for all those of its old token, and a part for those that are no more: each is
@@ -170,7 +172,7 @@ def _between(
     )
 
 
-def _taken(new: nnx.State, old: nnx.State, old_depth: int, depth: int) -> nnx.State:
+def _copy_weights(new: nnx.State, old: nnx.State, old_depth: int, depth: int) -> nnx.State:
     """The arrays of `old`, of an encoder of `old_depth` layers, in the places of `new`, of one of
     `depth`.
     """

@@ -38,7 +38,7 @@ from confp_jax.model.weights import absolute_path
 from confp_jax.training.checkpoint import Checkpoints, UnreadableRunError
 from confp_jax.training.device_dataset import cut_crops, load_resident, resident_layout
 from confp_jax.training.effects import check_effects
-from confp_jax.training.fine_tune import begin_from
+from confp_jax.training.fine_tune import warm_start
 from confp_jax.training.mesh import check_divides, global_batch, join_hosts, make_mesh
 from confp_jax.training.metric_log import LINES, MetricLog, NonFiniteLossError
 from confp_jax.training.optim import Stage, make_optimizer, make_schedule, plan_stages
@@ -114,7 +114,7 @@ def train(
         if first_step:
             print(f"resumed from step {first_step}", file=sys.stderr)
         elif config.init_from:
-            state = begin_from(state, config)
+            state = warm_start(state, config)
         log_options |= {
             "flops_per_segment": _flops_per_segment(config),
             "first_step": first_step,

@@ -128,9 +128,9 @@ class TestList:
     def test_a_pipe_that_closes_early(self, made, tmp_path):
         """`confp list DB | head -1`: no traceback,
         also where the output is far bigger than the pipe holds."""
-        from confp_jax.database import Database, ModelStamp, NewTrack
+        from confp_jax.database import Database, ModelId, NewTrack
 
-        big = Database.create(tmp_path / "big", ModelStamp("m", "0", 0.3))
+        big = Database.create(tmp_path / "big", ModelId("m", "0", 0.3))
         zero = np.zeros((1, 2), np.float32)
         with big.writing():
             big.add(

@@ -9,13 +9,13 @@ import pytest
 import scipy.signal
 
 from confp_jax.config import MixConfig
-from confp_jax.data.augmentation_draws import MixDraw, PitchAndTempo, draw_mix
+from confp_jax.data.augmentation_draws import MixParameters, PitchAndTempo, draw_mix
 from confp_jax.data.mixing import Mixer, convolve, synthetic_room
 
 _RATE_HZ, _SEGMENT = 16_000, 48_000
 
 
-def _synthetic(seed: int) -> tuple[np.ndarray, MixDraw]:
+def _synthetic(seed: int) -> tuple[np.ndarray, MixParameters]:
     rng, config = np.random.default_rng(seed), MixConfig(room_p=1.0, synthetic_rooms=1.0)
     drawn = draw_mix(
         rng, config, PitchAndTempo(), num_samples=_SEGMENT, noise_lengths=np.array([]), num_rooms=0

@@ -27,13 +27,13 @@ import numpy as np
 
 from confp_jax import database as room
 from confp_jax import index as indexes
-from confp_jax.database import Database, ModelStamp, NewTrack
+from confp_jax.database import Database, ModelId, NewTrack
 from confp_jax.database.compact import compact_shards
 from confp_jax.database.stage import begin_staging, stage, swap
 from confp_jax.index import ApproximateIndex, on_disk
 
-STAMP = ModelStamp("tiny", "0123456789abcdef", 0.3)
-OTHER = ModelStamp("other", "fedcba9876543210", 0.3)  # its vectors are the negative ones
+STAMP = ModelId("tiny", "0123456789abcdef", 0.3)
+OTHER = ModelId("other", "fedcba9876543210", 0.3)  # its vectors are the negative ones
 indexes.BRUTE_FORCE_ROWS = 64  # small databases are to have an index here
 TRACED = (str(pathlib.Path(room.__file__).parent), on_disk.__file__)
 
@@ -44,8 +44,8 @@ def vectors_of(number: int) -> np.ndarray:
     return rng.choice(np.array([-0.25, 0.25], np.float32), (int(rng.integers(1, 60)), 16))
 
 
-def track_of(number: int, stamp: ModelStamp) -> NewTrack:
-    vectors = vectors_of(number) * SIGNS[stamp]
+def track_of(number: int, model_id: ModelId) -> NewTrack:
+    vectors = vectors_of(number) * SIGNS[model_id]
     return NewTrack(
         f"track {number}", f"/music/{number}.wav", f"{number:064x}", 1.0 + number, vectors
     )
@@ -81,7 +81,7 @@ def operation(number: int) -> tuple[str, list[int]]:
 def carry_out(database: Database, number: int) -> None:
     kind, arguments = operation(number)
     if kind == "add":
-        database.add([track_of(i, database.stamp) for i in arguments])
+        database.add([track_of(i, database.model_id) for i in arguments])
     elif kind == "remove":
         names = {f"track {i}" for i in arguments}
         database.remove([track.id for track in database.tracks() if track.name in names])
@@ -90,19 +90,22 @@ def carry_out(database: Database, number: int) -> None:
     elif kind == "reindex":
         reindex(database)
     else:
-        on_disk.fold(database)
+        on_disk.rebuild(database)
 
 
 def reindex(database: Database) -> None:
     """The other model's vectors, staged in two commits and swapped."""
-    stamp = OTHER if database.stamp == STAMP else STAMP
-    missing = begin_staging(database, stamp)
+    model_id = OTHER if database.model_id == STAMP else STAMP
+    missing = begin_staging(database, model_id)
     for part in (missing[::2], missing[1::2]):
         stage(
             database,
-            [(t.id, vectors_of(int(t.name.removeprefix("track "))) * SIGNS[stamp]) for t in part],
+            [
+                (t.id, vectors_of(int(t.name.removeprefix("track "))) * SIGNS[model_id])
+                for t in part
+            ],
         )
-    swap(database, stamp)
+    swap(database, model_id)
 
 
 def write(folder: pathlib.Path, first: int, num: int) -> None:
@@ -125,7 +128,7 @@ def check(folder: pathlib.Path, num_done: int) -> int:
     was.
     """
     database = Database(folder)
-    sign = SIGNS[database.stamp]
+    sign = SIGNS[database.model_id]
     snapshot = database.snapshot()
     assert (
         len(snapshot.vectors)

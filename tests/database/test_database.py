@@ -17,7 +17,7 @@ from confp_jax.database import Database, DatabaseError, catalogue
 class TestRoundTrip:
     def test_everything_comes_back(self, filled):
         database = Database(str(filled.folder))  # opened anew
-        assert database.stamp == STAMP
+        assert database.model_id == STAMP
         check_filled(database)
         snapshot = database.snapshot()
         assert (snapshot.vectors.dtype, snapshot.row_tracks.dtype) == (np.float32, np.int32)
@@ -95,7 +95,7 @@ class TestCreate:
     def test_a_new_and_an_empty_folder_will_do(self, tmp_path):
         (tmp_path / "empty").mkdir()
         for folder in (tmp_path / "empty", tmp_path / "new" / "below"):
-            assert Database.create(folder, STAMP).stamp == STAMP
+            assert Database.create(folder, STAMP).model_id == STAMP
 
     @pytest.mark.parametrize("there", ["folder", "file", "database"])
     def test_something_else_is_never_written_into(self, tmp_path, there):
@@ -133,7 +133,7 @@ class TestCreate:
                     if error is not None and not isinstance(error, DatabaseError)
                 ] == []
                 assert errors.count(None) == 1
-                assert Database(tmp_path / str(attempt)).stamp == STAMP
+                assert Database(tmp_path / str(attempt)).model_id == STAMP
 
 
 class TestOpen:
@@ -157,7 +157,7 @@ class TestOpen:
         with filled.connect() as connection:
             connection.execute("DELETE FROM settings WHERE key = 'identity'")
         with pytest.raises(DatabaseError, match="'identity'"):
-            _ = Database(filled.folder).stamp
+            _ = Database(filled.folder).model_id
 
     def test_a_moved_and_a_copied_folder(self, filled, tmp_path, monkeypatch):
         shutil.copytree(filled.folder, tmp_path / "copy")

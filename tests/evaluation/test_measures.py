@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from confp_jax.database import Database, ModelStamp, NewTrack
+from confp_jax.database import Database, ModelId, NewTrack
 from confp_jax.evaluation.measure.compression import as_stored, principal_axes
 from confp_jax.evaluation.measure.indexed_dataset import EvaluationReference
 from confp_jax.evaluation.measure.query_results import Outcomes, Searched
@@ -155,7 +155,7 @@ def test_the_crossing_lies_where_the_means_are_equal():
 def test_smaller_rows_are_what_a_database_gives_back(tmp_path, precision):
     rows = np.random.default_rng(3).normal(size=(50, 16)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    database = Database.create(tmp_path / "db", ModelStamp("m", "0", 0.3), precision=precision)
+    database = Database.create(tmp_path / "db", ModelId("m", "0", 0.3), precision=precision)
     database.add([NewTrack("a", "a.wav", "0" * 64, 1.0, rows)])
     expected = np.asarray(database.snapshot().vectors)
     found, num_bytes = as_stored(rows, precision)

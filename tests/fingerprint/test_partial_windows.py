@@ -64,27 +64,29 @@ def test_a_short_clip_is_a_part_of_its_windows(embedder, music, num_samples):
     ("num_samples", "num_beyond"),
     [(16_000, 0), (33_600, 0), (40_000, 1), (47_000, 2), (48_000, 3), (55_000, 3), (80_000, 3)],
 )
-def test_a_query_has_windows_that_overhang_its_ends(embedder, music, num_samples, num_beyond):
+def test_a_query_has_windows_that_overhang_its_ends(embedder, music, num_samples, num_edge_windows):
     """As many as see at least 2.1 s of it; its other windows stay what they are."""
     samples = music[:num_samples]
     found, plain = embedder.fingerprint(samples, is_query=True), embedder.fingerprint(samples)
     np.testing.assert_allclose(found.vectors, plain.vectors, atol=1e-5)
-    assert (found.duration_s, found.loud_s, plain.overhang.shape[1]) == (
+    assert (found.duration_s, found.loud_s, plain.edge_windows.shape[1]) == (
         plain.duration_s,
         plain.loud_s,
         0,
     )
-    assert found.overhang.shape == (2, num_beyond, 128)
+    assert found.edge_windows.shape == (2, num_edge_windows, 128)
     middle = (
         (num_samples - 48_000) / 2 if found.is_partial else (len(found.vectors) - 1) / 2 * 4_800
     )
-    for k in range(num_beyond):
+    for k in range(num_edge_windows):
         away = (len(found.vectors) - 1) / 2 + 1 + k
         before, after = (
             oracle(embedder, samples, round(middle + sign * 4_800 * away)) for sign in (-1, 1)
         )
-        np.testing.assert_allclose(found.overhang[0][num_beyond - 1 - k], before, atol=1e-5)
-        np.testing.assert_allclose(found.overhang[1][k], after, atol=1e-5)
+        np.testing.assert_allclose(
+            found.edge_windows[0][num_edge_windows - 1 - k], before, atol=1e-5
+        )
+        np.testing.assert_allclose(found.edge_windows[1][k], after, atol=1e-5)
 
 
 def test_silent_overhanging_windows_are_zero(embedder, music):
@@ -92,8 +94,8 @@ def test_silent_overhanging_windows_are_zero(embedder, music):
         [np.zeros(38_400, np.float32), music[:48_000]]
     )  # 2.4 s: two windows see less of the query
     found = embedder.fingerprint(samples, is_query=True)
-    assert found.overhang[0].any(axis=1).tolist() == [False, False, True]
-    assert found.overhang[1].any(axis=1).all()
+    assert found.edge_windows[0].any(axis=1).tolist() == [False, False, True]
+    assert found.edge_windows[1].any(axis=1).all()
     assert found.num_silent == 0
 
 
@@ -103,23 +105,25 @@ def test_a_query_in_a_stream(embedder, music, num_samples):
     samples = np.concatenate(blocks)
     (found,) = embedder.stream(blocks)
     expected = embedder.fingerprint(samples, is_query=True)
-    np.testing.assert_allclose(found.overhang, expected.overhang, atol=1e-5)
-    assert all(part.overhang.shape[1] == 0 for part in embedder.stream(blocks, windows_at_once=1))
+    np.testing.assert_allclose(found.edge_windows, expected.edge_windows, atol=1e-5)
+    assert all(
+        part.edge_windows.shape[1] == 0 for part in embedder.stream(blocks, windows_at_once=1)
+    )
 
 
 def test_parts_and_wholes(embedder, music):
     """What overhangs belongs to the whole alone; joined, to its ends."""
     whole = embedder.fingerprint(music[: 48_000 + 9 * 4_800], is_query=True)
-    assert whole.part(0, 10).overhang is whole.overhang
-    assert whole.part(1, 10).overhang.shape[1] == whole.part(0, 9).overhang.shape[1] == 0
+    assert whole.part(0, 10).edge_windows is whole.edge_windows
+    assert whole.part(1, 10).edge_windows.shape[1] == whole.part(0, 9).edge_windows.shape[1] == 0
     cuts = [
         embedder.fingerprint(music[first * 4_800 : last], is_query=True)
         for first, last in ((0, 62_400), (4, 91_200))
     ]
     both = joined(cuts)
     np.testing.assert_allclose(both.vectors, whole.vectors, atol=1e-5)
-    np.testing.assert_allclose(both.overhang, whole.overhang, atol=1e-5)
-    assert joined([cuts[0], cuts[1].part(0, 2)]).overhang.shape[1] == 0
+    np.testing.assert_allclose(both.edge_windows, whole.edge_windows, atol=1e-5)
+    assert joined([cuts[0], cuts[1].part(0, 2)]).edge_windows.shape[1] == 0
 
 
 def test_a_silent_short_clip(embedder):
@@ -149,7 +153,11 @@ def test_a_query_that_tells_no_tempo_is_heard_faster_too(embedder, music, num_sa
         assert found.faster is None
         return
     faster = found.faster
-    assert (len(faster.vectors), faster.overhangs, faster.faster) == (num_faster, False, None)
+    assert (len(faster.vectors), faster.has_edge_windows, faster.faster) == (
+        num_faster,
+        False,
+        None,
+    )
     assert faster.duration_s == pytest.approx(
         min(num_samples / RATE / 1.18, 3 + 0.3 * (num_faster - 1))
     )

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from confp_jax.config import MelConfig
-from confp_jax.fingerprint.windows import FASTER, batch_shapes, batch_sizes, cut_windows, window_rms
+from confp_jax.fingerprint.windows import (
+    SPEEDUP,
+    batch_shapes,
+    batch_sizes,
+    cut_windows,
+    window_rms,
+)
 
 
 def test_window_rms(music: np.ndarray) -> None:
@@ -44,7 +50,7 @@ def test_a_cpus_batches_fit_its_cache_and_an_accelerators_are_large() -> None:
     assert batch_shapes(368, on_cpu=False)[-1] == 64
 
 
-@given(st.integers(16_000, 120_000), st.booleans(), st.sampled_from([1.0, FASTER]))
+@given(st.integers(16_000, 120_000), st.booleans(), st.sampled_from([1.0, SPEEDUP]))
 def test_windows_lie_within_what_is_heard(num_samples: int, is_query: bool, tempo: float) -> None:
     """And each of their mel frames within the samples, at either phase of the frames' grid."""
     mel = MelConfig()

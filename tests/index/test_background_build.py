@@ -11,8 +11,8 @@ from sample_tracks import track
 from confp_jax import index as indexes
 from confp_jax.database import Database, OtherModelError
 from confp_jax.index import ApproximateIndex
-from confp_jax.index.background_build import built_aside, is_due
-from confp_jax.index.on_disk import fold, open_index
+from confp_jax.index.background_build import built_in_background, is_due
+from confp_jax.index.on_disk import open_index, rebuild
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def found(database: Database) -> list[int]:
 
 def test_what_is_written_meanwhile_is_found(large):
     assert is_due(large)
-    with built_aside(large) as commit:
+    with built_in_background(large) as commit:
         with large.writing():  # which removes strays, too
             large.add([track(30, num_rows=12)])
             large.remove([large.find("Träck 11")[0].id])
@@ -45,10 +45,10 @@ def test_what_is_written_meanwhile_is_found(large):
 
 
 def test_what_another_process_has_built_stays(large):
-    with built_aside(large) as commit:
+    with built_in_background(large) as commit:
         with large.writing():
             large.add([track(30, num_rows=12)])
-            fold(large)
+            rebuild(large)
         theirs = large.setting("generation")
         with large.writing():
             commit()
@@ -56,7 +56,7 @@ def test_what_another_process_has_built_stays(large):
 
 
 def test_it_is_not_for_another_model(large):
-    with built_aside(large) as commit:
+    with built_in_background(large) as commit:
         large.set_setting("identity", "another")
         with large.writing(), pytest.raises(OtherModelError):
             commit()

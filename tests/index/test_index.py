@@ -16,8 +16,8 @@ from confp_jax.database import StoredVectors
 from confp_jax.database.vectors import encode
 from confp_jax.index import (
     ApproximateIndex,
-    Effort,
     ExactIndex,
+    SearchBudget,
     build_coarse,
     build_index,
     exact,
@@ -183,7 +183,7 @@ class TestApproximate:
         )  # 0.077 where 300 are proposed and no more
 
     def check_more_neighbours_than_the_searched_cells_hold(self, coarse, queries, vectors):
-        found = ApproximateIndex(coarse, vectors, Effort(8, 100)).search(queries, k=10**6)
+        found = ApproximateIndex(coarse, vectors, SearchBudget(8, 100)).search(queries, k=10**6)
         assert found.rows.shape == (3, len(vectors))
         filled = found.rows >= 0
         np.testing.assert_array_equal(filled, np.isfinite(found.scores))

@@ -7,10 +7,10 @@ import pytest
 from sample_tracks import STAMP, track, unit_rows
 
 from confp_jax.cli import main
-from confp_jax.database import Database, DatabaseError, ModelStamp
+from confp_jax.database import Database, DatabaseError, ModelId
 from confp_jax.index import ExactIndex, on_disk
 from confp_jax.index.approximate import ApproximateIndex
-from confp_jax.index.on_disk import fold, open_index, stale_share
+from confp_jax.index.on_disk import open_index, rebuild, stale_share
 
 pytestmark = [
     pytest.mark.skipif(not importlib.util.find_spec("milvus_lite"), reason="the extra `milvus`"),
@@ -33,7 +33,7 @@ def database(tmp_path, uri) -> Database:
     with database.writing():
         database.add([track(number, 50) for number in range(60)])
         on_disk.choose(database, kind=uri)
-        fold(database)
+        rebuild(database)
     return database
 
 
@@ -65,7 +65,7 @@ def test_added_and_removed_tracks_show_at_once_and_are_synced(database):
     assert len(index._tail_rows) == 70
     assert stale_share(database, database.snapshot()) == pytest.approx((70 + 500) / (2500 + 70))
     with database.writing():
-        fold(database)
+        rebuild(database)
     assert stale_share(database, database.snapshot()) == 0.0
     index = check(database)
     assert len(index._tail_rows) == 0
@@ -89,20 +89,20 @@ def test_a_sync_that_was_interrupted_goes_on(database, monkeypatch):
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(milvus.MilvusClient, "upsert", fail_at_the_third)
-            fold(database)
+            rebuild(database)
     index = check(database)
     assert len(index._tail_rows) == 70
     with database.writing():
-        fold(database)
+        rebuild(database)
     assert len(check(database)._tail_rows) == 0
 
 
 def test_each_model_has_a_collection_of_its_own(database, tmp_path, uri):
-    other = Database.create(tmp_path / "other", ModelStamp("m", "feed", 0.3))
+    other = Database.create(tmp_path / "other", ModelId("m", "feed", 0.3))
     with other.writing():
         other.add([track(7, 40)])
         on_disk.choose(other, kind=uri)
-        fold(other)
+        rebuild(other)
     check(other)
     check(database)
 

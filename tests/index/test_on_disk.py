@@ -11,9 +11,9 @@ import pytest
 from clustered_rows import NUM_ROWS, clustered_rows, noisy, sample_rows, unit_rows
 
 from confp_jax import index as indexes
-from confp_jax.database import Database, DatabaseError, ModelStamp, NewTrack
+from confp_jax.database import Database, DatabaseError, ModelId, NewTrack
 from confp_jax.index import ApproximateIndex, ExactIndex, kinds, on_disk
-from confp_jax.index.on_disk import StaleGenerationError, fold, load_generation, open_index
+from confp_jax.index.on_disk import StaleGenerationError, load_generation, open_index, rebuild
 from confp_jax.index.tuning import measure_recall
 
 
@@ -33,11 +33,11 @@ def new_tracks(vectors: np.ndarray, first: int, length: int = 100) -> list[NewTr
 @pytest.fixture(scope="module")
 def folded(rows, tmp_path_factory) -> pathlib.Path:
     """250 tracks of 100 rows, in one generation of ScaNN."""
-    database = Database.create(tmp_path_factory.mktemp("folded") / "db", ModelStamp("m", "1", 0.3))
+    database = Database.create(tmp_path_factory.mktemp("folded") / "db", ModelId("m", "1", 0.3))
     with database.writing():
         database.add(new_tracks(rows[:15_000], 0))
         database.add(new_tracks(rows[15_000:], 150))
-        fold(database)
+        rebuild(database)
     return database.folder
 
 
@@ -184,7 +184,7 @@ class TestGenerations:
         pytest.importorskip("faiss")
         with database.writing():
             on_disk.choose(database, kind="faiss", recall=0.9)
-            manifest = fold(database)
+            manifest = rebuild(database)
         assert manifest is not None
         assert (manifest.kind, manifest.effort.recall >= 0.9) == ("faiss", True)
         assert [p.name.split("-")[0] for p in (database.folder / "index").iterdir()] == ["faiss"]
@@ -195,6 +195,6 @@ class TestGenerations:
         )
         with database.writing():
             on_disk.choose(database, kind="exact")
-            assert fold(database) is None
+            assert rebuild(database) is None
         assert not list((database.folder / "index").iterdir())
         assert isinstance(open_index(database, database.snapshot()), ExactIndex)

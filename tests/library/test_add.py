@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from sample_tracks import track
 
-from confp_jax.database import ModelStamp, OtherModelError
+from confp_jax.database import ModelId, OtherModelError
 from confp_jax.database.records import UPLOADED
 from confp_jax.fingerprint import files as file_reading
 from confp_jax.library import commits
@@ -258,13 +258,13 @@ def test_many_corrupt_files_among_good_ones(database, embedder, files, tmp_path)
 def test_a_track_without_a_file(filled):
     """What came by upload is added once, and an update does not take it for vanished."""
     new = track(7, path=f"{UPLOADED}7")
-    stored, is_new = add_track(filled, new, model=filled.stamp)
+    stored, is_new = add_track(filled, new, model=filled.model_id)
     assert is_new and stored in filled.tracks()
-    assert add_track(filled, new, model=filled.stamp) == (stored, False)
+    assert add_track(filled, new, model=filled.model_id) == (stored, False)
     with pytest.raises(OtherModelError, match="open it again"):
-        add_track(filled, track(8), model=ModelStamp("other", "0123", filled.stamp.hop_s))
+        add_track(filled, track(8), model=ModelId("other", "0123", filled.model_id.hop_s))
     results = update_tracks(
-        filled, types.SimpleNamespace(stamp=filled.stamp), prune=True, force=True
+        filled, types.SimpleNamespace(model_id=filled.model_id), prune=True, force=True
     )  # nothing is there to encode
     assert [result.status for result in results] == ["unchanged"] + ["removed"] * 3
     assert [kept.id for kept in filled.tracks()] == [stored.id]

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from confp_jax.audio.decode import decode
-from confp_jax.database import Database, DatabaseError, ModelStamp
+from confp_jax.database import Database, DatabaseError, ModelId
 from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.fingerprint.fingerprints import AudioError
 from confp_jax.library import open as opening
@@ -100,7 +100,7 @@ def two_tracks(edge, tmp_path_factory) -> tuple[Searcher, dict[str, np.ndarray]]
     }
     for name, samples in tracks.items():
         soundfile.write(folder / f"{name}.wav", samples, RATE)
-    database = Database.create(folder / "db", ModelStamp(edge.name, edge.identity, 0.3))
+    database = Database.create(folder / "db", ModelId(edge.name, edge.identity, 0.3))
     add_paths(database, edge, [folder / "a.wav", folder / "b.wav"])
     return Searcher(database, edge), tracks
 
@@ -157,27 +157,25 @@ def test_another_process_makes_the_database_first(checkpoint, tmp_path, monkeypa
     def slowly(model):
         embedder = load(model)
         if not (tmp_path / "db").exists():
-            other = Database.create(
-                tmp_path / "db", ModelStamp(embedder.name, embedder.identity, 0.3)
-            )
+            other = Database.create(tmp_path / "db", ModelId(embedder.name, embedder.identity, 0.3))
             (other.folder / "vectors" / "000001.npy").write_bytes(b"its first track")
         return embedder
 
     monkeypatch.setattr(opening, "load_encoder", slowly)
     assert open_or_create(tmp_path / "db", str(checkpoint))[0].tracks() == []
     with pytest.raises(DatabaseError, match="another process has just made it; try again"):
-        Database.create(tmp_path / "db", ModelStamp("edge", "0", 0.3))
+        Database.create(tmp_path / "db", ModelId("edge", "0", 0.3))
 
 
 def test_a_database_opens_with_its_model_and_no_other(checkpoint, embedder, tmp_path):
     database, found = open_or_create(tmp_path / "db", str(checkpoint))
     assert (
-        database.stamp == ModelStamp(str(checkpoint), embedder.identity, 0.3)
+        database.model_id == ModelId(str(checkpoint), embedder.identity, 0.3)
         and found.identity == embedder.identity
     )
     for model in (None, str(checkpoint)):
         assert open_database(tmp_path / "db", model)[1].identity == embedder.identity
-        assert open_or_create(tmp_path / "db", model)[0].stamp == database.stamp
+        assert open_or_create(tmp_path / "db", model)[0].model_id == database.model_id
     with database.connect() as connection:
         connection.execute("UPDATE settings SET value = 'fedcba' WHERE key = 'identity'")
     for model in (None, str(checkpoint)):

@@ -15,7 +15,7 @@ from unit_vectors import unit_rows
 import confp_jax
 from confp_jax import index as indexes
 from confp_jax.audio.decode import DecodeError, decode
-from confp_jax.database import Database, DatabaseError, ModelStamp, NewTrack
+from confp_jax.database import Database, DatabaseError, ModelId, NewTrack
 from confp_jax.fingerprint.embedder import load_encoder
 from confp_jax.fingerprint.fingerprints import AudioError
 from confp_jax.index import on_disk
@@ -314,7 +314,7 @@ def synthetic(edge, tmp_path) -> Database:
     rng = np.random.default_rng(0)
     parts = [unit_rows(rng, 80, 128) for _ in range(30)]
     parts[7][5:65] = parts[3][15:75]
-    database = Database.create(tmp_path / "db", ModelStamp(edge.name, edge.identity, 0.3))
+    database = Database.create(tmp_path / "db", ModelId(edge.name, edge.identity, 0.3))
     with database.writing():
         database.add(
             [NewTrack(f"t{i}", f"/t{i}", str(i), 27.0, part) for i, part in enumerate(parts)]
@@ -346,6 +346,6 @@ def test_calibration_adapts_the_tail_and_is_stored(synthetic, edge):
 
 
 def test_calibration_needs_tracks(edge, tmp_path):
-    database = Database.create(tmp_path / "db", ModelStamp(edge.name, edge.identity, 0.3))
+    database = Database.create(tmp_path / "db", ModelId(edge.name, edge.identity, 0.3))
     with pytest.raises(DatabaseError, match="holds 0 tracks; calibration needs at least 20"):
         calibrate_database(database, edge)

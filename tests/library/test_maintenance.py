@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from confp_jax.cli import main
-from confp_jax.database import Database, DatabaseError, ModelStamp
+from confp_jax.database import Database, DatabaseError, ModelId
 from confp_jax.database.verify import verify
 from confp_jax.library.add import add_paths
 
@@ -125,7 +125,7 @@ class TestMerge:
     def test_what_is_there_stays_and_what_is_new_comes(
         self, confp, db, embedder, tagged, tmp_path, music
     ):
-        other = Database.create(tmp_path / "other.db", db.stamp, precision="int8")
+        other = Database.create(tmp_path / "other.db", db.model_id, precision="int8")
         soundfile.write(tagged / "new.wav", music[-5 * RATE :], RATE)
         add_paths(other, embedder, [tagged / "new.wav", tagged / "two.flac"])
         status, merged, _ = confp("merge", db.folder, other.folder, "--json")
@@ -145,7 +145,7 @@ class TestMerge:
         assert confp("merge", db.folder, other.folder)[1].startswith("0 added, 2 already there")
 
     def test_refused(self, confp, db, tmp_path):
-        other = Database.create(tmp_path / "other.db", ModelStamp("large", "fedcba", 0.3))
+        other = Database.create(tmp_path / "other.db", ModelId("large", "fedcba", 0.3))
         status, _, err = confp("merge", db.folder, other.folder)
         assert status == 1 and "cannot be compared" in err and "fedcba" in err
         status, _, err = confp("merge", db.folder, db.folder)
@@ -171,7 +171,7 @@ class TestParquet:
             {"num_added": 4, "num_there": 0, "refused": [], "num_tracks": 4},
         )
         new = Database(tmp_path / "new.db")
-        assert new.stamp == db.stamp
+        assert new.model_id == db.model_id
         for one, two in zip(db.tracks(), new.tracks(), strict=True):
             for field in (
                 "name",
@@ -207,7 +207,7 @@ class TestParquet:
 
         monkeypatch.setattr(parquet, "_GROUP_ROWS", 10)
         assert parquet.export_database(db, tmp_path / "a.parquet") == (4, [])
-        copy = Database.create(tmp_path / "copy", db.stamp)
+        copy = Database.create(tmp_path / "copy", db.model_id)
         assert parquet.import_files(copy, [tmp_path / "a.parquet"]).num_added == 4
         np.testing.assert_array_equal(
             np.asarray(copy.snapshot().vectors), np.asarray(db.snapshot().vectors)
@@ -232,7 +232,7 @@ class TestParquet:
     def test_another_models_fingerprints(self, confp, db, tmp_path):
         from confp_jax.library.parquet import write_fingerprints
 
-        write_fingerprints(tmp_path / "a.parquet", ModelStamp("m", "abc", 0.3), [], dim=4)
+        write_fingerprints(tmp_path / "a.parquet", ModelId("m", "abc", 0.3), [], dim=4)
         status, _, err = confp("import", db.folder, tmp_path / "a.parquet")
         assert status == 1 and "cannot be compared" in err
 

@@ -137,7 +137,7 @@ class TestPrune:
         assert len(database.tracks()) == 2
 
     def test_a_merged_databases_roots_come_along(self, database, roots, tmp_path):
-        other = Database.create(tmp_path / "other.db", database.stamp)
+        other = Database.create(tmp_path / "other.db", database.model_id)
         merge_databases(other, database)
         gone = [t for t in other.tracks() if t.path.startswith(str(roots[1]))]
         assert str(roots[1]) in too_much(other, gone)

@@ -11,7 +11,7 @@ from confp_jax.matching.common_sections import common_sections
 from confp_jax.matching.decision import uncalibrated
 from confp_jax.matching.ranking import rank
 from confp_jax.matching.searchable import Reference, make_reference
-from confp_jax.matching.seeds import NUM_RIVALS
+from confp_jax.matching.seeds import COHORT_SIZE
 from confp_jax.matching.spans import Span, accepted, covers
 
 HOP_S, SEGMENT_S = 0.3, 3.0
@@ -56,7 +56,7 @@ class TestCopies:
         many = rank(query, reference_of([*STRANGERS, SONG, *copies(num)]))
         assert alone.tracks[0] == 40 and many.tracks[0] >= 40
         assert sorted(many.copies) == list(range(40, 41 + num))
-        assert len(many.rivals) >= NUM_RIVALS and (many.tracks[many.rivals] < 40).all()
+        assert len(many.cohort) >= COHORT_SIZE and (many.tracks[many.cohort] < 40).all()
         assert many.field == pytest.approx(alone.field, abs=0.05)
         assert many.prominence()[0] > 0.7 * alone.prominence()[0]
 

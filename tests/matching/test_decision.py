@@ -82,9 +82,9 @@ class TestFeatures:
         # One window: its evidence is its cosine without 0.08, the score here; the rivals' deviation
         # is as sure as two more rivals of the usual one.
         evidence = np.maximum(np.array(scores) - 0.08, 0)
-        rivals = evidence[2:]
-        deviation = np.sqrt((np.square(rivals - rivals.mean()).sum() + 2 * 0.025**2) / 13)
-        prominences = (evidence - rivals.mean()) / deviation
+        cohort = evidence[2:]
+        deviation = np.sqrt((np.square(cohort - cohort.mean()).sum() + 2 * 0.025**2) / 13)
+        prominences = (evidence - cohort.mean()) / deviation
         standouts = [max(prominences[i], (scores[i] - 0.55) / 0.025) for i in range(2)]
         expected = [0.9, 0.9 - 0.55, np.log(1.1), prominences[0], standouts[0]]
         assert first == pytest.approx(expected, abs=1e-4)
@@ -127,8 +127,8 @@ class TestFeatures:
 
     def test_the_margin_counts_where_it_stands_out_more(self):
         """In usual deviations of 0.025: where the rivals' evidence differs more than that."""
-        rivals = np.tile([0.0, 0.2], 15)
-        scores = np.array([0.6, 0.1, *rivals])
+        cohort = np.tile([0.0, 0.2], 15)
+        scores = np.array([0.6, 0.1, *cohort])
         cosines = np.repeat(scores[:, None].astype(np.float32), 4, axis=1)
         both = ("prominence", "standout")
         wide = dataclasses.replace(ranking_of(scores), cosines=cosines)
@@ -185,7 +185,7 @@ class TestTable:
         assert logit(12.0, 100) == pytest.approx((cell(1, 1) + cell(1, 2)) / 2)
         assert logit(1.0, 1) == pytest.approx(cell(0, 0))
         assert logit(99.0, 10**6) == pytest.approx(cell(1, 2))
-        assert logit(3.0, 10, overhangs=True) == pytest.approx(cell(0, 1, 1))
+        assert logit(3.0, 10, has_edge_windows=True) == pytest.approx(cell(0, 1, 1))
 
     def test_tails_of_a_database(self):
         decision = a_decision()

@@ -13,7 +13,7 @@ from unit_vectors import unit_rows
 from confp_jax.fingerprint.fingerprints import Fingerprints
 from confp_jax.matching.ranking import Ranking, rank, rank_with_and_without
 from confp_jax.matching.searchable import Reference, make_reference, some_tracks
-from confp_jax.matching.seeds import NUM_RIVALS
+from confp_jax.matching.seeds import COHORT_SIZE
 
 HOP_S, SEGMENT_S = 0.3, 3.0
 
@@ -260,7 +260,7 @@ class TestPlaceAndTempo:
         centres_s[3] += 0.1  # the one that is whole is a little off; the others tell the place
         vectors = track.at(centres_s)
         query = Fingerprints(
-            vectors[3:4], HOP_S, SEGMENT_S, overhang=np.stack([vectors[:3], vectors[4:]])
+            vectors[3:4], HOP_S, SEGMENT_S, edge_windows=np.stack([vectors[:3], vectors[4:]])
         )
         ranking = rank(query, reference_of(parts))
         assert (ranking.tracks[0], ranking.offsets_s[0]) == (1, pytest.approx(start_s, abs=0.05))
@@ -275,7 +275,7 @@ class TestPlaceAndTempo:
         vectors[1:3] = 0
         beyond = np.stack([unit_rows(rng, 3), parts[4][4:7]])
         ranking = rank(
-            Fingerprints(vectors, HOP_S, SEGMENT_S, overhang=beyond), reference_of(parts)
+            Fingerprints(vectors, HOP_S, SEGMENT_S, edge_windows=beyond), reference_of(parts)
         )
         assert (ranking.tracks[0], ranking.offsets_s[0]) == (4, pytest.approx(0.0, abs=0.05))
         assert ranking.scores[0] == pytest.approx(1.0, abs=0.01)
@@ -357,7 +357,7 @@ class TestRivals:
         ranking = ranked(
             drone, [np.repeat(drone, 2_000, axis=0), *(unit_rows(rng, 5) for _ in range(12))]
         )
-        assert len(ranking.tracks) > NUM_RIVALS
+        assert len(ranking.tracks) > COHORT_SIZE
         assert ranking.tracks[0] == 0
 
 

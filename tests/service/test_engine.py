@@ -13,7 +13,7 @@ import pytest
 from running_service import start_server
 
 from confp_jax import index as indexes
-from confp_jax.database import Database, DatabaseError, ModelStamp, NewTrack, OtherModelError
+from confp_jax.database import Database, DatabaseError, ModelId, NewTrack, OtherModelError
 from confp_jax.database.stage import begin_staging, stage, swap
 from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.index import ApproximateIndex, on_disk
@@ -141,14 +141,14 @@ def test_nobody_waits_for_the_index(engine, copied, monkeypatch):
 def reindexed(folder: pathlib.Path) -> None:
     """What `confp reindex` does, with vectors of no matter what model."""
     database, rng = Database(folder), np.random.default_rng(0)
-    stamp, dim = ModelStamp("other", "0123456789abcdef", 0.3), database.snapshot().vectors.shape[1]
+    model_id, dim = ModelId("other", "0123456789abcdef", 0.3), database.snapshot().vectors.shape[1]
     with database.writing():
-        tracks = begin_staging(database, stamp)
+        tracks = begin_staging(database, model_id)
         stage(
             database,
             [(track.id, rng.normal(size=(20, dim)).astype(np.float32)) for track in tracks],
         )
-        swap(database, stamp)
+        swap(database, model_id)
 
 
 def test_another_models_database_is_not_written_to(engine, copied):

@@ -23,7 +23,7 @@ from confp_jax.model.weights import (
     load_trained_encoder,
     save_encoder,
 )
-from confp_jax.training.fine_tune import begin_from
+from confp_jax.training.fine_tune import warm_start
 from confp_jax.training.mesh import global_batch, make_mesh
 from confp_jax.training.optim import make_optimizer, plan_stages
 from confp_jax.training.step import TrainState, build_state, train_step
@@ -65,7 +65,7 @@ def test_weights_are_taken_over(tiny, saved, conv_norm: str) -> None:
     """
     folder, source = saved
     config = tiny(init_from=str(folder / "checkpoint"), encoder={"conv_norm": conv_norm})
-    begun = begin_from(_build(config), config)
+    begun = warm_start(_build(config), config)
     for taken in (begun.params, begun.average):
         expected, found = jax.tree.leaves(source.params), jax.tree.leaves(taken)
         assert len(found) == len(expected)
@@ -103,13 +103,13 @@ def test_an_exported_models_folder_will_do(tiny, saved, capsys) -> None:
     """As for `--model`; what of it is changed for the run is told."""
     folder, source = saved
     config = tiny(init_from=str(folder), mel={"fmax_hz": 7000.0})
-    begin_from(_build(config), config)
+    warm_start(_build(config), config)
     assert (
         capsys.readouterr().err
         == f"init_from={folder} is changed for this run: mel.fmax_hz=7000.0 instead of 8000.0\n"
     )
     same = tiny(init_from=str(folder))
-    begun = begin_from(_build(same), same)
+    begun = warm_start(_build(same), same)
     assert not capsys.readouterr().err
     for one, other in zip(
         jax.tree.leaves(begun.params), jax.tree.leaves(source.params), strict=True
@@ -122,7 +122,7 @@ def test_a_shipped_model_by_name(tiny, root: pathlib.Path) -> None:
         root / "confp_jax" / "pretrained" / "edge" / "checkpoint"
     )
     config = dataclasses.replace(source, init_from="edge", phases=())
-    begun = begin_from(_build(config), config)
+    begun = warm_start(_build(config), config)
     for one, other in zip(
         jax.tree.leaves(begun.params), jax.tree.leaves(encoder.params), strict=True
     ):
@@ -150,7 +150,7 @@ def test_layers_that_are_added_change_nothing_at_first(
             encoder={"conv_norm": conv_norm, "num_layers": config.encoder.num_layers + more},
             init_from=str(tmp_path / "model"),
         )
-        begun = begin_from(_build(deeper), deeper)
+        begun = warm_start(_build(deeper), deeper)
         np.testing.assert_allclose(
             embed(begun.params, begun.statistics, power, config=deeper.model), expected, atol=1e-5
         )
@@ -161,7 +161,7 @@ def _begun_with(
 ) -> TrainState:
     """What `config` begins with where `init_from` is the encoder of `state`."""
     save_encoder(folder / "source", source, EncoderState(state.params, state.statistics))
-    return begin_from(_build(config), dataclasses.replace(config, init_from=str(folder / "source")))
+    return warm_start(_build(config), dataclasses.replace(config, init_from=str(folder / "source")))
 
 
 def test_of_more_layers_the_first_and_the_last_are_taken(tiny, tmp_path: pathlib.Path) -> None:
@@ -258,16 +258,16 @@ def test_what_does_not_fit_is_refused(tiny, saved, tmp_path: pathlib.Path) -> No
     for change, message in refused:
         config = tiny(init_from=folder, **change)
         with pytest.raises(ConfigError, match=message):
-            begin_from(_build(config), config)
+            warm_start(_build(config), config)
     config = tiny(init_from="edge", freeze_statistics=True)
     sizes = load_encoder_state(shipped_folder("edge") / "checkpoint")[0]
     config = dataclasses.replace(
         config, mel=sizes.mel, encoder=dataclasses.replace(sizes.encoder, conv_norm="batch")
     )
     with pytest.raises(ConfigError, match="no BatchNorm statistics to keep"):
-        begin_from(_build(config), config)
+        warm_start(_build(config), config)
     with pytest.raises(CheckpointError, match="no such checkpoint folder"):
-        begin_from(_build(tiny()), tiny(init_from=str(tmp_path / "nowhere")))
+        warm_start(_build(tiny()), tiny(init_from=str(tmp_path / "nowhere")))
 
 
 def test_frozen_statistics_stay_as_they_came(tiny, saved, tmp_path: pathlib.Path) -> None:

@@ -13,7 +13,7 @@ from confp_jax.config import DataConfig, MixConfig, TrainConfig
 from confp_jax.data.augmentation_draws import (
     NO_ROOM,
     SYNTHETIC_ROOM,
-    MixDraw,
+    MixParameters,
     PitchAndTempo,
     draw_mix,
     mel_steps_range,
@@ -71,8 +71,10 @@ def test_a_synthetic_room_is_the_drawn_one(tail_s: float) -> None:
     """Its decay by Schroeder's backward integration, the gap, and the direct sound over the tail's
     energy.
     """
-    drawn = MixDraw(room=SYNTHETIC_ROOM, tail_s=tail_s, gap_s=0.01, direct_db=6.0, tail_damping=0.3)
-    arrays = MixDraw(*map(jnp.float32, drawn))
+    drawn = MixParameters(
+        room=SYNTHETIC_ROOM, tail_s=tail_s, gap_s=0.01, direct_db=6.0, tail_damping=0.3
+    )
+    arrays = MixParameters(*map(jnp.float32, drawn))
     room = np.asarray(
         room_response(arrays, jax.random.key(1), _NOTHING, _config(room_p=1.0)), np.float64
     )
@@ -87,7 +89,8 @@ def test_a_synthetic_room_is_the_drawn_one(tail_s: float) -> None:
 def test_silence_stays_silent() -> None:
     config = _config(room_p=1.0, noise_p=1.0, coloured_p=1.0, tanh_p=1.0)
     rows = np.array(
-        [MixDraw(room=SYNTHETIC_ROOM, noise=0, coloured_snr_db=0.0, tanh_drive=2.0)], np.float32
+        [MixParameters(room=SYNTHETIC_ROOM, noise=0, coloured_snr_db=0.0, tanh_drive=2.0)],
+        np.float32,
     )
     sounds = _NOTHING._replace(
         noise=jnp.ones((2, _SEGMENT), jnp.int16), filters=jnp.ones((3, 513, 80))

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 _Row = TypeVar("_Row")  # a dataclass
 
 
-def write_whole(path: pathlib.Path, write: Callable[[Any], object]) -> pathlib.Path:
+def write_atomically(path: pathlib.Path, write: Callable[[Any], object]) -> pathlib.Path:
     """Calls `write` with a binary file; it stands under its name when it is complete.
 
     Missing folders are made.
@@ -25,11 +25,11 @@ def write_whole(path: pathlib.Path, write: Callable[[Any], object]) -> pathlib.P
 
 
 def write_json(path: pathlib.Path, values: Mapping[str, Any] | Sequence[Any]) -> None:
-    """As `write_whole`."""
-    write_whole(path, lambda file: file.write(json.dumps(values).encode()))
+    """As `write_atomically`."""
+    write_atomically(path, lambda file: file.write(json.dumps(values).encode()))
 
 
-def kept_rows(
+def cached_rows(
     path: pathlib.Path, kind: type[_Row], measure: Callable[[], Sequence[_Row]]
 ) -> list[_Row]:
     """Rows (dataclasses) that `path` keeps; measured and written there where it does not."""

@@ -17,7 +17,7 @@ from confp_jax.data.clips import ClipSource
 from confp_jax.data.duplicates import read_duplicates
 from confp_jax.data.records import Clip, DatasetError
 from confp_jax.database.vectors import decode, encode
-from confp_jax.evaluation.measure.cache import write_whole
+from confp_jax.evaluation.measure.cache import write_atomically
 from confp_jax.evaluation.measure.query_sets import dataset_id
 from confp_jax.fingerprint.embedder import HOP_S, Embedder
 from confp_jax.fingerprint.fingerprints import Fingerprints
@@ -126,7 +126,7 @@ def embed_reference(
                 np.float16
             )
             if kept:
-                write_whole(kept, functools.partial(np.save, arr=vectors))
+                write_atomically(kept, functools.partial(np.save, arr=vectors))
         stored = encode(vectors.astype(np.float32), embedder.precision)
         parts.append((str(group), decode(stored)))  # as a database gives them back
     segment_s = embedder.config.audio.segment_s

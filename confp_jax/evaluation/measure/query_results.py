@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 from rich.console import Console
 
-from confp_jax.evaluation.measure.cache import write_whole
+from confp_jax.evaluation.measure.cache import write_atomically
 from confp_jax.evaluation.measure.indexed_dataset import EvaluationReference
 from confp_jax.evaluation.measure.trials import Trials, read_excerpts, run_trials
 from confp_jax.fingerprint.embedder import Embedder
@@ -62,7 +62,7 @@ class Outcomes:
             if field.name != "trials"
         }
         values |= {f"trials_{name}": getattr(self.trials, name) for name in _TRIALS}
-        write_whole(path, lambda file: np.savez(file, **values))
+        write_atomically(path, lambda file: np.savez(file, **values))
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "Outcomes":

@@ -22,7 +22,7 @@ from confp_jax.audio.decode import decode
 from confp_jax.data.records import DatasetError, to_int16
 from confp_jax.database.vectors import decode as decode_rows
 from confp_jax.database.vectors import encode as encode_rows
-from confp_jax.evaluation.measure.cache import write_whole
+from confp_jax.evaluation.measure.cache import write_atomically
 from confp_jax.evaluation.measure.query_sets import dataset_id
 from confp_jax.evaluation.measure.trials import first_match
 from confp_jax.evaluation.systems.protocol import SystemFailedError
@@ -263,6 +263,6 @@ def _peer_row(
 def _as_wav(path: pathlib.Path, samples: np.ndarray, rate_hz: int) -> pathlib.Path:
     if path.is_file():
         return path
-    return write_whole(
+    return write_atomically(
         path, functools.partial(write_wav, samples=to_int16(samples), sample_rate_hz=rate_hz)
     )

@@ -151,7 +151,10 @@ def first_match(
         return -1, Place(np.nan, np.nan), (1.0, -np.inf)
     num_tracks = reference.num_tracks - (masked >= 0)
     judged: Judgement = decision.judge(
-        ranking, length_s=query.loud_s, num_tracks=num_tracks, overhangs=query.overhangs
+        ranking,
+        length_s=query.loud_s,
+        num_tracks=num_tracks,
+        has_edge_windows=query.has_edge_windows,
     )
     place = Place(float(ranking.offsets_s[0]), float(ranking.tempos[0]))
     return int(ranking.tracks[0]), place, (float(judged.alarm_rates[0]), float(judged.logits[0]))

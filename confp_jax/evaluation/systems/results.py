@@ -14,7 +14,7 @@ from rich.console import Console
 from confp_jax.data.clips import ClipSource
 from confp_jax.data.duplicates import read_duplicates
 from confp_jax.data.records import DatasetError
-from confp_jax.evaluation.measure.cache import write_whole
+from confp_jax.evaluation.measure.cache import write_atomically
 from confp_jax.evaluation.measure.indexed_dataset import IndexedClip, one_of_each
 from confp_jax.evaluation.measure.query_sets import QuerySet, dataset_id, spread
 from confp_jax.evaluation.measure.summary import Share
@@ -280,5 +280,5 @@ def _written(path: pathlib.Path, samples: np.ndarray, sample_rate_hz: int) -> pa
     return (
         path
         if path.is_file()
-        else write_whole(path, lambda file: write_wav(file, samples, sample_rate_hz))
+        else write_atomically(path, lambda file: write_wav(file, samples, sample_rate_hz))
     )
