@@ -185,6 +185,7 @@ def _mix() -> dict[str, Any]:
         "tilt_db": (-4.0, 4.0),  # per octave
         "low_cut_hz": (50.0, 500.0),
         "high_cut_hz": (2500.0, 8000.0),
+        "replay_p": 0.0,
     }
 
 

@@ -67,6 +67,7 @@ def _with_our_transforms(subset: str) -> ConfigDict:
                     "low": -6.0,
                     "high": 6.0,
                 },  # dB, of other music; for query sets only
+                "speech": {"p": 0.0, "low": -6.0, "high": 6.0},  # dB; for query sets only
                 "coloured": {"p": 0.25, "low": -3.0, "high": 20.0},  # dB
                 "coloured_decay_db": (-6.0, 6.0),  # per octave
                 "gain": {"p": 0.3, "low": -20.0, "high": 0.0},  # dB

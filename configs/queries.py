@@ -38,6 +38,7 @@ def get_config(variant: str = "test") -> ConfigDict:
             "split": "test" if is_paper else variant,
             "noise_dir": "",  # as in configs/prepare.py
             "ir_dir": "",
+            "speech_dir": "",  # recordings of people who speak: the conditions of speech need it
             "out": "",
             "seed": 0,
             "sample_rate_hz": 16_000,

@@ -59,6 +59,7 @@ class Chain:
             noise=bool(sounds.noise),
             rooms=bool(sounds.impulse_responses),
             music=bool(sounds.music),
+            speech=bool(sounds.speech),
         )
         self.steps = [step for step in _steps(config, sounds) if step.p > 0]
 
@@ -79,7 +80,9 @@ class Chain:
         return Distorted(np.asarray(samples, np.float32), rate, json.dumps(draws))
 
 
-def check_sources(config: ChainConfig, *, noise: bool, rooms: bool, music: bool = True) -> None:
+def check_sources(
+    config: ChainConfig, *, noise: bool, rooms: bool, music: bool = True, speech: bool = True
+) -> None:
     """Whether there is what a chain draws from; `music`: other tracks to lay over one.
 
     Raises:
@@ -100,6 +103,11 @@ def check_sources(config: ChainConfig, *, noise: bool, rooms: bool, music: bool 
         raise SourceError(
             "the chain lays other music over a track, but there is none; pass "
             "--config.chain.overlay.p=0"
+        )
+    if config.speech.p and not speech:
+        raise SourceError(
+            "the chain lays speech over a track, but there is none; pass "
+            "--config.speech_dir=FOLDER of a query set, or --config.chain.speech.p=0"
         )
     if config.replay_p and not (noise and rooms):
         raise SourceError(
@@ -137,6 +145,11 @@ def _steps(config: ChainConfig, sounds: Sounds) -> list[Step]:
             "Overlay",
             config.overlay.p,
             functools.partial(transforms.add_music, snr=config.overlay, music=sounds.music),
+        ),
+        Step(
+            "Speech",
+            config.speech.p,
+            functools.partial(transforms.add_music, snr=config.speech, music=sounds.speech),
         ),
         coloured,
         *_microphone(config),

@@ -61,6 +61,7 @@ class ChainConfig:
         Draw()
     )  # signal-to-noise ratio in dB of recorded noises that take turns at changing levels
     overlay: Draw = Draw()  # signal-to-noise ratio in dB of other music
+    speech: Draw = Draw()  # signal-to-noise ratio in dB of someone who speaks
     coloured: Draw = Draw()  # signal-to-noise ratio in dB of coloured noise
     coloured_decay_db: tuple[float, float] = (-6.0, 6.0)  # per octave
     gain: Draw = Draw()  # dB
@@ -128,6 +129,7 @@ class QueryConfig:
     split: str = "test"  # whose tracks are asked for
     noise_dir: str = ""  # as in PrepareConfig
     ir_dir: str = ""  # as in PrepareConfig
+    speech_dir: str = ""  # recordings of people who speak, for the conditions of speech
     out: str = ""  # the folder to write
     seed: int = 0  # of every draw
     sample_rate_hz: int = 16_000  # of what is written

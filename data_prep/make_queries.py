@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from confp_jax import command_line
+from confp_jax.audio.folders import find_audio
 from confp_jax.audio.segments import replica_start_s
 from confp_jax.data.records import (
     Clip,
@@ -141,6 +142,7 @@ CONDITIONS: dict[str, Condition] = {
         f"overlay_music_{db}db": Condition(excerpt=ChainConfig(overlay=_always(db)))
         for db in (6, 0)
     },
+    "speech_over_music_0db": Condition(excerpt=ChainConfig(speech=_always(0))),
     **{
         name: Condition(clip=ChainConfig(replay_p=1.0, replay=replay))
         for name, replay in _REPLAYS.items()
@@ -226,7 +228,12 @@ def make_queries(config: QueryConfig, console: Console) -> Outcome:
       SourceError: a source cannot be used, or the folder holds something else.
       ConfigError: an unknown condition.
     """
-    names = config.conditions or tuple(CONDITIONS)
+    speech = find_audio([pathlib.Path(config.speech_dir)]).files if config.speech_dir else []
+    if config.speech_dir and not speech:
+        raise SourceError(f"{config.speech_dir}: no recordings of speech in this folder")
+    names = config.conditions or tuple(
+        name for name, one in CONDITIONS.items() if speech or not one.excerpt.speech.p
+    )
     for name in names:
         if name not in CONDITIONS:
             raise ConfigError(f"unknown condition {name!r}{suggestion(name, CONDITIONS)}")
@@ -234,17 +241,23 @@ def make_queries(config: QueryConfig, console: Console) -> Outcome:
     check_present(tracks, config)
     for name in names:
         for chain in (CONDITIONS[name].clip, CONDITIONS[name].excerpt):
-            check_sources(chain, noise=bool(config.noise_dir), rooms=bool(config.ir_dir))
+            check_sources(
+                chain,
+                noise=bool(config.noise_dir),
+                rooms=bool(config.ir_dir),
+                speech=bool(speech),
+            )
     check_sounds(config.noise_dir, config.ir_dir, {sound_part(config.split)})
     out = output_folder(config.out)
     with explains_a_full_disk(out):
-        return _make_queries(config, names, tracks, out, console)
+        return _make_queries(config, names, tracks, speech, out, console)
 
 
 def _make_queries(
     config: QueryConfig,
     names: tuple[str, ...],
     tracks: list[Track],
+    speech: list[pathlib.Path],
     out: pathlib.Path,
     console: Console,
 ) -> Outcome:
@@ -256,6 +269,7 @@ def _make_queries(
         cache=out / ".sounds",
         sample_rate_hz=config.sample_rate_hz,
     )
+    sounds = dataclasses.replace(sounds, speech=tuple(map(str, speech)))
     shards = []
     for name in names:
         shards += plan_shards(

@@ -39,6 +39,7 @@ class Sounds:
     noise: tuple[str, ...] = ()
     impulse_responses: tuple[str, ...] = ()
     music: tuple[str, ...] = ()  # other tracks to lay over one, as they are on the disk
+    speech: tuple[str, ...] = ()  # likewise of people who speak
 
     def identity(self) -> str:
         """Names and sizes as a hash: other sounds make other replicas."""

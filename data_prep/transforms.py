@@ -185,7 +185,9 @@ def add_music(
     snr: Draw,
     music: tuple[str, ...],
 ) -> Heard:
-    """Another track at the same time, from any place in it; where it ends, it begins again."""
+    """Another track, or someone who speaks, at the same time, from any place in it; where it ends,
+    it begins again.
+    """
     snr_db, path = float(rng.uniform(snr.low, snr.high)), music[int(rng.integers(len(music)))]
     other = read_around(pathlib.Path(path), rng, len(samples), sample_rate_hz=sample_rate_hz)
     return Heard(_mix(samples, other, snr_db), {"snr_db": snr_db, "music_file_path": path})

@@ -310,6 +310,15 @@ def test_other_music_is_laid_over_at_its_level(root, music):
         Chain(ChainConfig(overlay=Draw(1.0, 3.0, 3.0)), Sounds())
 
 
+def test_speech_is_laid_over_at_its_level(root, music):
+    path = str(root / "examples/music/jordan-trudgett_battle2.mp3")
+    chain = Chain(ChainConfig(speech=Draw(1.0, 0.0, 0.0)), Sounds(speech=(path,)))
+    added = chain.apply(music, sample_rate_hz=_RATE_HZ, seed=(0,)).samples - music
+    assert np.mean(added**2) == pytest.approx(np.mean(music**2), rel=0.01)
+    with pytest.raises(SourceError, match="speech_dir"):
+        Chain(ChainConfig(speech=Draw(1.0, 0.0, 0.0)), Sounds())
+
+
 def test_music_from_a_loudspeaker_needs_noise_and_rooms(sounds, music):
     chain = Chain(ChainConfig(replay_p=1.0), sounds["train"])
     heard = chain.apply(music, sample_rate_hz=_RATE_HZ, seed=(0,))

@@ -249,7 +249,11 @@ def test_errors(make: Callable, tmp_path: pathlib.Path) -> None:
         make(tmp_path / "a", "clan")
     with pytest.raises((ConfigError, SourceError), match="tset"):
         make(tmp_path / "b", "clean", split="tset")
+    with pytest.raises(SourceError, match="speech_dir"):
+        make(tmp_path / "c", "speech_over_music_0db")
     (tmp_path / "music").mkdir()
+    with pytest.raises(SourceError, match="music: no recordings of speech in this folder"):
+        make(tmp_path / "c", "clean", speech_dir=str(tmp_path / "music"))
     soundfile.write(
         tmp_path / "music" / "short.wav", np.sin(np.arange(4 * _RATE_HZ) * 0.3), _RATE_HZ
     )
@@ -280,9 +284,8 @@ def test_every_condition_s_chain_can_be_built(root: pathlib.Path, tmp_path: path
         cache=tmp_path,
         sample_rate_hz=_RATE_HZ,
     )
-    sounds = dataclasses.replace(
-        sounds, music=(str(examples / "music/jordan-trudgett_battle2.mp3"),)
-    )
+    others = (str(examples / "music/jordan-trudgett_battle2.mp3"),)
+    sounds = dataclasses.replace(sounds, music=others, speech=others)
     assert {
         "clean",
         "reverb",
