@@ -244,7 +244,7 @@ def tracks_that_share(reference: Reference, track: int) -> set[int]:
     for first in starts:
         block = query.part(first, first + _SHARED_WINDOWS).plain()
         ranking = rank(block, reference, without=track)
-        if len(ranking.tracks) and ranking.scores[0] - ranking.field > least:
+        if len(ranking.tracks) and ranking.scores[0] - ranking.cohort_mean > least:
             found[int(ranking.tracks[0])] += 1
     return {other for other, times in found.items() if times >= min(2, len(starts))}
 

@@ -82,8 +82,8 @@ class SearchResult:
     and what was unusual.
     """
 
-    right: list[Span]
-    others: list[Span]
+    accepted: list[Span]
+    nearest: list[Span]
     notes: list[str]
 
 
@@ -134,8 +134,8 @@ class ReferenceSearcher:
           DecodeError: what `blocks` raises.
         """
         began = time.perf_counter()
-        findings = self.search(self.embedder.stream(blocks, hop_s=self.reference.hop_s))
-        return self.answer(query, findings, began=began)
+        result = self.search(self.embedder.stream(blocks, hop_s=self.reference.hop_s))
+        return self.answer(query, result, began=began)
 
     def search(self, parts: Iterable[Fingerprints], *, share: float = 1.0) -> SearchResult:
         """Finds the tracks in consecutive fingerprints of one recording.
@@ -191,11 +191,11 @@ class ReferenceSearcher:
             copies=[_named(tracks[other]) for other in span.copies],
         )
 
-    def answer(self, query: str, findings: SearchResult, *, began: float) -> Answer:
+    def answer(self, query: str, result: SearchResult, *, began: float) -> Answer:
         """Returns what was found in a user's terms; `began` is by `time.perf_counter`."""
-        matches = [self.found(span) for span in (*findings.right, *findings.others)]
-        num, elapsed_s = len(findings.right), round(time.perf_counter() - began, 4)
-        return Answer(query, "match" if num else "unknown", matches, elapsed_s, num, findings.notes)
+        matches = [self.found(span) for span in (*result.accepted, *result.nearest)]
+        num, elapsed_s = len(result.accepted), round(time.perf_counter() - began, 4)
+        return Answer(query, "match" if num else "unknown", matches, elapsed_s, num, result.notes)
 
 
 class Searcher(ReferenceSearcher):

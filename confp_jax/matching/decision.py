@@ -220,7 +220,7 @@ def features(
       (`Ranking.standout`).
     """
     score = ranking.scores[:first].astype(np.float64)
-    margin = score - ranking.field
+    margin = score - ranking.cohort_mean
     values = {
         "score": score,
         "margin": margin,

@@ -94,7 +94,7 @@ class Ranking:
         return np.sort(np.concatenate([np.flatnonzero(self.same), others]))
 
     @property
-    def field(self) -> float:
+    def cohort_mean(self) -> float:
         """How similar the rivals are."""
         cohort = self.scores[self.cohort[:COHORT_SIZE]]
         return float(cohort.astype(np.float64).mean()) if len(cohort) else 0.0
@@ -131,7 +131,7 @@ class Ranking:
         Noise leaves few windows that tell something, which the prominence counts; a change of
         pitch leaves all of them as similar as each other, which the margin counts.
         """
-        margins = (self.scores[:first].astype(np.float64) - self.field) / _USUAL_DEVIATION
+        margins = (self.scores[:first].astype(np.float64) - self.cohort_mean) / _USUAL_DEVIATION
         return np.maximum(self.prominence(first), margins)
 
     @property
@@ -144,7 +144,7 @@ class Ranking:
         """How similar the first track is, and by how much it stands out from its rivals: of a few
         these tell little.
         """
-        return 2 * float(self.scores[0]) - self.field if len(self.scores) else -math.inf
+        return 2 * float(self.scores[0]) - self.cohort_mean if len(self.scores) else -math.inf
 
     def without(self, track: int) -> "Ranking":
         """The same with one track left out."""

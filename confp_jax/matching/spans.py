@@ -99,7 +99,7 @@ class _Piece:
     tempo: float
     logit: float
     log_rate: float
-    field: float  # how similar the rivals are
+    cohort_mean: float  # how similar the rivals are
     copies: frozenset[int] = frozenset()  # other tracks that hold the same recording there
 
 
@@ -208,7 +208,7 @@ class SpanTracker:
         pieces = candidate.pieces
         query_s, track_s, tempo = _line(pieces)
         cosines, first_window = _merged(pieces)
-        first, last = matched_run(cosines, float(np.mean([piece.field for piece in pieces])))
+        first, last = matched_run(cosines, float(np.mean([piece.cohort_mean for piece in pieces])))
         begin_s, end_s = self._ends_s(first_window + first, first_window + last)
         ends_s = float(self._reference.lengths_s[candidate.track])
         begin_s = max(
@@ -271,12 +271,12 @@ def on_same_line(span: Span, other: Span) -> bool:
     return span.track == other.track and abs(track_s - span.track_s) <= reach_s
 
 
-def matched_run(cosines: Float32[np.ndarray, " W"], field: float) -> tuple[int, int]:
+def matched_run(cosines: Float32[np.ndarray, " W"], cohort_mean: float) -> tuple[int, int]:
     """First and last window of the run that stands out most from what lies between the match's own
     level and the rivals'.
     """
     level = float(np.quantile(cosines, 0.75))
-    excess = cosines - min((level + field) / 2, level - _LEAST_DROP)
+    excess = cosines - min((level + cohort_mean) / 2, level - _LEAST_DROP)
     total = np.concatenate([[0.0], np.cumsum(excess)])
     last = int(np.argmax(total[1:] - np.minimum.accumulate(total)[:-1]))
     return int(np.argmin(total[: last + 1])), last
@@ -294,7 +294,7 @@ def _piece(block: Block, ranking: Ranking, place: int, logit: float, rate: float
         tempo=tempo,
         logit=logit,
         log_rate=math.log(max(rate, 1e-300)),
-        field=float(others.mean()) if len(others) else 0.4,
+        cohort_mean=float(others.mean()) if len(others) else 0.4,
         copies=copies - {track} if track in copies else frozenset(),
     )
 

@@ -51,7 +51,7 @@ class Identification:
     view: LoadedDatabase
     samples: Float32[np.ndarray, " n"]
     fingerprints: Fingerprints
-    findings: SearchResult
+    result: SearchResult
 
 
 class Engine:
@@ -188,10 +188,10 @@ class Engine:
         `Searcher.search`.
         """
         view = self.view
-        findings = await self.in_thread(
+        result = await self.in_thread(
             functools.partial(view.searcher.search, [fingerprints], share=share)
         )
-        return Identification(view, samples, fingerprints, findings)
+        return Identification(view, samples, fingerprints, result)
 
     async def in_thread(self, call, *arguments):
         """Runs what takes long beside the event loop."""

@@ -35,7 +35,7 @@ class Place:
 
 def place_of(heard: Identification) -> Place | None:
     """Where the best match lies; None where the database is empty."""
-    spans = heard.findings.right or heard.findings.others
+    spans = heard.result.accepted or heard.result.nearest
     if not spans:
         return None
     best = spans[0]

@@ -124,7 +124,7 @@ class _Clip:
         began = time.perf_counter()
         heard = await self._search(ANSWER_SHARE)
         self._engine.metrics.answer(
-            verdict="match" if heard.findings.right else "unknown", length_s=self._heard.heard_s
+            verdict="match" if heard.result.accepted else "unknown", length_s=self._heard.heard_s
         )
         return heard, self._reply(heard, began)
 

@@ -26,13 +26,13 @@ def answer_reply(
     heard: Identification, links: Links, *, began: float, sample_rate_hz: int
 ) -> dict[str, Any]:
     """An answer: accepted matches first, then the nearest other tracks."""
-    findings = heard.findings
+    result = heard.result
     return {
-        "verdict": "match" if findings.right else "unknown",
-        "num_accepted": len(findings.right),
-        "matches": [_match(heard, span, links) for span in (*findings.right, *findings.others)],
+        "verdict": "match" if result.accepted else "unknown",
+        "num_accepted": len(result.accepted),
+        "matches": [_match(heard, span, links) for span in (*result.accepted, *result.nearest)],
         "length_s": round(len(heard.samples) / sample_rate_hz, 3),
-        "notes": findings.notes,
+        "notes": result.notes,
         "elapsed_s": round(time.perf_counter() - began, 4),
     }
 

@@ -61,7 +61,7 @@ def test_a_short_clip_is_a_part_of_its_windows(embedder, music, num_samples):
 
 
 @pytest.mark.parametrize(
-    ("num_samples", "num_beyond"),
+    ("num_samples", "num_edge_windows"),
     [(16_000, 0), (33_600, 0), (40_000, 1), (47_000, 2), (48_000, 3), (55_000, 3), (80_000, 3)],
 )
 def test_a_query_has_windows_that_overhang_its_ends(embedder, music, num_samples, num_edge_windows):

@@ -57,7 +57,7 @@ class TestCopies:
         assert alone.tracks[0] == 40 and many.tracks[0] >= 40
         assert sorted(many.copies) == list(range(40, 41 + num))
         assert len(many.cohort) >= COHORT_SIZE and (many.tracks[many.cohort] < 40).all()
-        assert many.field == pytest.approx(alone.field, abs=0.05)
+        assert many.cohort_mean == pytest.approx(alone.cohort_mean, abs=0.05)
         assert many.prominence()[0] > 0.7 * alone.prominence()[0]
 
     def test_without_copies_nothing_changes(self):
@@ -65,7 +65,10 @@ class TestCopies:
         ranking = rank(query, reference_of([*STRANGERS, SONG]))
         assert ranking.copies.tolist() == [40]
         plain = dataclasses.replace(ranking, same=np.zeros(0, bool))
-        assert (plain.field, plain.separation()) == (ranking.field, ranking.separation())
+        assert (plain.cohort_mean, plain.separation()) == (
+            ranking.cohort_mean,
+            ranking.separation(),
+        )
         assert plain.leading(5).tolist() == ranking.leading(5).tolist() == [0, 1, 2, 3, 4]
 
     def test_tracks_that_are_all_alike_are_no_copies(self):
