@@ -1,7 +1,9 @@
 """Real recordings: excerpts of the examples stand for them; their truth is known."""
 
 import csv
+import dataclasses
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from confp_jax.evaluation.measure.recordings import (
     pieces,
     read_recordings,
     recordings_id,
+    reference_files,
     with_references,
 )
 from confp_jax.evaluation.report.recording_tables import listening_table, recording_table
@@ -70,6 +73,26 @@ def test_excerpts_are_found_where_they_lie(folder, checkpoint):
     assert (row.right, row.placed, row.num_pieces) == (1.0, 1.0, 3) and row.accepted is not None
     text = recording_table([row, RecordingRow("peer", 3.0, 0, trouble="not installed")]).markdown()
     assert "| tiny | 6 | 3 | 100.0 | 100.0 |" in text and "not installed" in text
+
+
+def test_all_music_beside_the_references_is_indexed(folder, tmp_path):
+    """But no query, and no recording that lies there too."""
+    root = shutil.copytree(folder, tmp_path / "set")
+    recordings = read_recordings(root)
+    before = recordings_id(recordings)
+    assert reference_files(recordings) == sorted({one.reference for one in recordings})
+    soundfile.write(root / "references" / "another.wav", np.ones(8_000) * 0.1, RATE_HZ)
+    (root / "references" / "cover.jpg").write_bytes(b"jpeg")
+    names = [file.name for file in reference_files(recordings)]
+    assert len(names) == 3 and "another.wav" in names
+    assert recordings_id(recordings) != before, "it is another measurement"
+    moved = [
+        dataclasses.replace(one, reference=root / "queries.wav", query=one.query)
+        for one in recordings
+    ]
+    soundfile.write(root / "queries.wav", np.ones(8_000) * 0.1, RATE_HZ)
+    found = reference_files(moved)
+    assert root / "queries.wav" in found and not {one.query for one in recordings} & set(found)
 
 
 def test_how_soon_excerpts_are_answered(folder, checkpoint):

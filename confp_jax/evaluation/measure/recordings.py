@@ -2,8 +2,8 @@
 
 A folder holds `recordings.csv` with the columns query, reference (files inside it) and offset_s
 (where in the reference the query begins). Every query is cut into pieces of each length and
-searched among the references and an index of other music, once with its reference there and once
-with it passed over.
+searched among all music that lies beside the references and an index of other music, once with its
+reference there and once with it passed over.
 """
 
 import csv
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import track as progress
 
 from confp_jax.audio.decode import decode
+from confp_jax.audio.folders import find_audio
 from confp_jax.data.records import DatasetError, to_int16
 from confp_jax.database.vectors import decode as decode_rows
 from confp_jax.database.vectors import encode as encode_rows
@@ -133,13 +134,21 @@ def pieces(recording: Recording, length_s: float, rate_hz: int) -> list[tuple[fl
     ]
 
 
+def reference_files(recordings: Sequence[Recording]) -> list[pathlib.Path]:
+    """Returns the music that is indexed: all audio in the references' folders but the queries."""
+    folders = sorted({recording.reference.parent for recording in recordings})
+    queries = {recording.query.resolve() for recording in recordings}
+    found = {file for file in find_audio(folders).files if file.resolve() not in queries}
+    return sorted(found | {recording.reference for recording in recordings})
+
+
 def with_references(
     embedder: Embedder, recordings: Sequence[Recording], others: Reference, console: Console
 ) -> Reference:
-    """The recordings' references first, under their files' names, and then the tracks of another
+    """The music of `reference_files` first, under its files' names, and then the tracks of another
     reference.
     """
-    files = sorted({recording.reference for recording in recordings})
+    files = reference_files(recordings)
     parts = []
     for file in progress(files, "references", console=console, transient=True):
         vectors = embedder.fingerprint(
@@ -189,11 +198,13 @@ def measure_recordings(
 
 
 def recordings_id(recordings: Sequence[Recording]) -> str:
-    """A hash of names, sizes and offsets."""
+    """A hash of names, sizes and offsets, and of what is indexed with them."""
     digest = hashlib.sha256()
     for one in recordings:
         sizes = one.query.stat().st_size, one.reference.stat().st_size
         digest.update(f"{one.query.name} {one.reference.name} {one.offset_s} {sizes}".encode())
+    for file in reference_files(recordings):
+        digest.update(f"{file.name} {file.stat().st_size}".encode())
     return digest.hexdigest()[:16]
 
 
@@ -205,7 +216,7 @@ def measure_peer(
         run.wav_dir / f"recordings-{recordings_id(recordings)}",
         recordings_id(recordings),
     )
-    references = sorted({recording.reference for recording in recordings})
+    references = reference_files(recordings)
 
     def index_files() -> list[pathlib.Path]:
         made = [_as_wav(folder / f"reference-{file.stem}.wav", decode(file,
