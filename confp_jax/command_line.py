@@ -128,7 +128,7 @@ def _parse(argv: list[str], *, config_file: str) -> list[str]:
     try:
         check_config_flags(argv[1:], config_file)
         return app.parse_flags_with_usage(argv)
-    except SystemExit:  # absl has told of an unknown flag, with status 1
+    except SystemExit:  # absl has reported an unknown flag, with status 1
         sys.exit(2)
     except ConfigError as error:
         _refuse(str(error))

@@ -7,7 +7,8 @@ own fingerprints.
 Writes OUT/duplicates.json. Training then keeps one track of each group and none whose copy is held
 out; the benchmark counts a hit on a copy as right. Copies are found through codecs, cuts and other
 speeds (0.7 to 1.4), which chromaprint does not see. The fingerprints stay in OUT/.fingerprints: a
-run that was killed goes on, and one with more music reads only what is new.
+run that was killed is continued by the same command, and one with more music reads only what is
+new.
 """
 
 import collections

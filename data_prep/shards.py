@@ -109,7 +109,7 @@ def claim_folder(folder: pathlib.Path, settings: str) -> None:
     if found != identity and not all(_holds_nothing(path) for path in shards):
         raise SourceError(
             f"{folder} holds shards made with other settings, other tracks or other sounds; write "
-            "to another --config.out, or delete that folder to make it anew"
+            "to another --config.out, or delete that folder to make it again"
         )
     for path in shards if found != identity else []:
         path.unlink()

@@ -1,4 +1,4 @@
-"""The error that every way of decoding raises, and what is told of audio that was lost."""
+"""The error that every way of decoding raises, and what is reported about audio that was lost."""
 
 import dataclasses
 

@@ -9,7 +9,7 @@ from confp_jax.typed_config import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class MixConfig:
-    """What `data/mixing.py` draws anew for every replica, on top of the stored ones; probabilities
+    """What `data/mixing.py` draws for every replica, on top of the stored distortion; probabilities
     of 0 switch it off.
     """
 
@@ -52,7 +52,7 @@ class MixConfig:
             if isinstance(value, tuple):
                 if not value[0] <= value[1]:
                     raise ConfigError(
-                        f"data.mix.{name}={value} must rise, from the least to the most"
+                        f"data.mix.{name}={value}: expected (low, high) with low <= high"
                     )
             elif name != "lead_s" and not 0 <= value <= 1:
                 raise ConfigError(f"data.mix.{name}={value} must lie in [0, 1]")

@@ -128,8 +128,8 @@ def first_noise_rows(noise: ClipSource, row_samples: int) -> Int32[np.ndarray, "
     """The first row of every noise where all lie one behind the other; last, how many rows there
     are.
 
-    A noise that is shorter than a row goes on from its beginning until a row that begins anywhere
-    in it is whole.
+    A noise that is shorter than a row is repeated from its beginning until a row that begins
+    anywhere in it is whole.
     """
     lengths = np.array([noise.row(number).num_samples for number in range(len(noise))])
     rows = -(-np.where(lengths < row_samples, lengths + row_samples, lengths) // row_samples)

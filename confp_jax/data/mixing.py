@@ -1,4 +1,4 @@
-"""Distortion drawn anew for every crop, in numpy on the host: variety that no stored replica can
+"""Distortion that is drawn for every crop, in numpy on the host: variety that no stored replica can
 give, for 3 ms a pair.
 
 Physics in the order in which sound meets it: tempo and pitch, room, noise, overload; then pitch

@@ -26,8 +26,8 @@ def merge_databases(
     *,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Merged:
-    """Copies the tracks of `other` whose content is not here. Interrupted, it goes on where it
-    stopped.
+    """Copies the tracks of `other` whose content is not here. If interrupted, the next run
+    continues where it stopped.
 
     Raises:
       DatabaseError: another model's, or the disk is full.

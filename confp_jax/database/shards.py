@@ -94,8 +94,8 @@ def flush_folder(folder: pathlib.Path) -> None:
 
 
 def live_runs(ranges: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
-    """Merges (shard, first_row, num_rows) in order where one goes on in the next: few runs, however
-    many tracks.
+    """Merges (shard, first_row, num_rows) in order where one continues in the next: few runs,
+    however many tracks.
     """
     run: tuple[int, int, int] | None = None
     for shard, first, num in ranges:

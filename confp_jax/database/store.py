@@ -304,7 +304,7 @@ class Database:
             catalogue.put_setting(connection, EDITS_SETTING, str(edits))
 
     def snapshot(self, *, to_copy: bool = False) -> Snapshot:
-        """Returns tracks and vectors as of now; vectors are read from their memory-mapped shards
+        """Returns the present tracks and vectors; vectors are read from their memory-mapped shards
         when they are indexed. Tracks whose rows are damaged are left out, and a warning names them.
 
         Args:

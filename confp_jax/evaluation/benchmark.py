@@ -8,8 +8,8 @@ one report.
 Writes into OUT: report.html, results.json, results.md, systems.json and scale.json (which hold
 times), queries.csv and .parquet (a row a query), system_queries.csv and .parquet (a row an answer
 of a system), annotations.csv and matches.csv (Pexeso's format), hit_rates.png. What was measured
-is kept by content in OUT/cache: interrupted, the same command goes on, and a second report costs
-seconds.
+is kept by content in OUT/cache: an interrupted run is continued by the same command, and a second
+report costs seconds.
 """
 
 import dataclasses
@@ -70,7 +70,7 @@ from confp_jax.matching.decision import Decision, load_decision
 from confp_jax.matching.searchable import Reference
 from confp_jax.typed_config import from_mapping
 
-_VERSION = "4"  # of what a measurement is: another one measures anew
+_VERSION = "4"  # of what a measurement is: a new number discards the cache
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,13 +15,13 @@ from confp_jax.index.kinds import is_remote
 
 
 def is_due(database: Database) -> bool:
-    """Whether so many rows came or went that a generation is to be built anew."""
+    """Returns whether so many rows came or went that a generation must be rebuilt."""
     return on_disk.stale_share(database, database.snapshot()) > on_disk.MAX_STALE_SHARE
 
 
 @contextlib.contextmanager
 def built_in_background(database: Database) -> Iterator[Callable[[], object]]:
-    """Builds a generation of the rows as of now; what this gives makes it known, and must be
+    """Builds a generation of the present rows; what this gives makes it known, and must be
     called inside `writing`.
 
     A generation knows its rows by their tracks: what is added or removed until then does not make

@@ -4,7 +4,7 @@ checksums, never the truth.
 A generation knows its rows by track: (track id, number of rows), in order. Tracks that were
 removed since are passed over, new ones are searched exactly; compaction does not touch it. Its
 folder is named after the checksum of its manifest, which holds the checksums of all its files:
-what is damaged is noticed when it is opened, and built anew.
+damage is noticed when it is opened, and the generation is rebuilt.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from confp_jax.index.tuning import DEFAULT_RECALL, tune
 
 _log = logging.getLogger(__name__)
 _MANIFEST, _TRACKS = "manifest.json", "tracks.npy"
-# Beyond this share of rows that were added or removed since, a generation is built anew.
+# Beyond this share of rows that were added or removed since, a generation is rebuilt.
 MAX_STALE_SHARE = 0.25
 _BLOCK_BYTES = 1 << 22
 

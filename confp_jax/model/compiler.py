@@ -85,7 +85,7 @@ def keep_freed_memory() -> None:
     """Has the process keep the memory that a step frees for the next step; call it once, before
     the work.
 
-    XLA allocates a CPU step's intermediate arrays anew each time (1 GB for the small model at 32
+    XLA allocates a CPU step's intermediate arrays again each time (1 GB for the small model at 32
     segments). glibc gives such sizes back to the system, and every page is faulted in and zeroed
     again: a quarter of a training step (benchmarks/train_step.py). The price is that memory stays
       at its peak. Does nothing where the C library is another.

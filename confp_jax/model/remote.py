@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-_NOT_NEEDED = ("optimizer", "data")  # of a run's checkpoint: what goes on training reads
+_NOT_NEEDED = ("optimizer", "data")  # of a run's checkpoint: what a continued run reads
 
 
 def is_remote(folder: epath.PathLike) -> bool:

@@ -1,4 +1,6 @@
-"""Decoding in processes of their own: whatever a file does to its decoder, the service goes on."""
+"""Decoding in processes of their own: whatever a file does to its decoder, the service keeps
+running.
+"""
 
 import asyncio
 import contextlib

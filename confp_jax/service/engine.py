@@ -254,7 +254,7 @@ class Engine:
         return {track.id: track for track in self._database.tracks()}.get(number)
 
     def _fold(self) -> None:
-        """Builds the index anew when it is due; neither queries nor writes wait for it."""
+        """Rebuilds the index when it is due; neither queries nor writes wait for it."""
 
         def make_known(commit: Callable[[], object]) -> None:
             with self._database.writing():

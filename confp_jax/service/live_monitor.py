@@ -16,8 +16,8 @@ _LEAST_S = 30.0  # with one view: what plays is told to be over where the next o
 
 
 def follow(engine: Engine, blocks: Iterable[Float32[np.ndarray, " n"]]) -> Iterator[Event]:
-    """Events as of `monitor`: a track that was removed is told of no more, one that was added is
-    heard within 30 s.
+    """Events as `monitor` gives them: a track that was removed is no longer reported, one that was
+    added is heard within 30 s.
 
     Raises:
       AudioError: less than 1 s in all.

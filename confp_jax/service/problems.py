@@ -42,7 +42,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's name for it
         }
 
     def response(self) -> JSONResponse:
-        """The answer that tells of it."""
+        """Returns the response that reports it."""
         return JSONResponse(
             self.body(), self.status, self.headers, media_type="application/problem+json"
         )
@@ -84,7 +84,7 @@ def busy(what: str) -> Problem:
     return Problem(
         429,
         what,
-        "ask again in a second, and less often if it goes on",
+        "ask again in a second, and less often if this repeats",
         headers={"Retry-After": "1"},
     )
 

@@ -78,7 +78,7 @@ class _BoundedWrites(asyncio.Protocol):
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
         self._transport.set_write_buffer_limits(
             high=0
-        )  # to be told of the first byte that the system does not take
+        )  # so that the first byte that the system does not take is noticed
 
     def pause_writing(self) -> None:
         """The timer runs from there until all has been taken, also where the connection is closed
@@ -88,7 +88,7 @@ class _BoundedWrites(asyncio.Protocol):
         self._await_reading()
 
     def _await_reading(self) -> None:
-        """Hangs up where the client takes nothing for a while; what is slow but steady goes on."""
+        """Hangs up where the client takes nothing for a while; what is slow but steady is kept."""
         before = self._transport.get_write_buffer_size()
 
         def look() -> None:

@@ -1,5 +1,5 @@
-"""Which files of tracks may be read for clients: a catalogue may come from a stranger, so that its
-paths decide nothing.
+"""Which files of tracks may be read for clients: a catalogue may come from somebody else, so that
+its paths decide nothing.
 """
 
 import dataclasses

@@ -104,7 +104,7 @@ class Checkpoints:
             raise UnreadableRunError(
                 f"no checkpoint of this run can be read: {'; '.join(unreadable)}; they were left "
                 "as they are: try again when the disk or the bucket answers, or use another "
-                "--workdir to start anew"
+                "--workdir to start again"
             )
         aside = (
             sorted(path.name for path in self._folder.glob("*.damaged"))
@@ -114,7 +114,7 @@ class Checkpoints:
         if aside:
             raise CheckpointError(
                 f"{self._folder} holds only what was set aside as damaged ({', '.join(aside)}); to "
-                "try one again rename it to its step alone, to start anew use another --workdir "
+                "try one again rename it to its step alone, to start again use another --workdir "
                 "or delete them"
             )
 

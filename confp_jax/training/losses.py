@@ -34,8 +34,8 @@ def nt_xent(
 
     Equal to `optax.losses.ntxent` with labels 0, 0, 1, 1, ... Every device compares its rows with
     everyone's: 4 B^2 / n logits. In chunks of `rows_per_chunk` of its rows (a divisor of their
-    number) where given or where they would be over 1 GiB; the backward pass then makes them anew,
-    so that the block of all rows never exists.
+    number) where given or where they would be over 1 GiB; the backward pass then computes them
+    again, so that the block of all rows never exists.
     """
     everyone = replicate(embeddings)  # the only all-gather of the step
     compare = functools.partial(

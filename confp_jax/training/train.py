@@ -77,8 +77,8 @@ def train(
     """Runs to the end of the schedule, or to `stop_at_step`, or until SIGTERM or Ctrl-C; saves
     before it leaves.
 
-    `workdir` may lie in a bucket (gs://). A run that was begun there goes on; `allow_change` names
-    fields of the configuration that may differ from those it was begun with.
+    `workdir` may lie in a bucket (gs://). A run that was begun there is continued; `allow_change`
+    names fields of the configuration that may differ from those it was begun with.
 
     Raises:
       ConfigError, DatasetError: with what to change.

@@ -132,7 +132,7 @@ def test_a_run_of_damaged_checkpoints_does_not_begin_anew(
         (run / "checkpoints" / str(step)).rename(run / "checkpoints" / f"{step}.damaged")
     with pytest.raises(
         CheckpointError,
-        match=r"12\.damaged.*rename it to its step alone, to start anew use another --workdir",
+        match=r"12\.damaged.*rename it to its step alone, to start again use another --workdir",
     ):
         train(tiny(), run)
     assert logged_lines(run) == logged_lines(uninterrupted)

@@ -171,7 +171,7 @@ def cut(
     if sample_rate_hz != embedder.sample_rate_hz:
         raise DatasetError(
             f"the query set has {sample_rate_hz} Hz, the model hears {embedder.sample_rate_hz} Hz; "
-            f"make it anew with --config.sample_rate_hz={embedder.sample_rate_hz}"
+            f"make it again with --config.sample_rate_hz={embedder.sample_rate_hz}"
         )
     middle_s = len(clip.samples) / sample_rate_hz / 2
     start_s = clip.start_s + middle_s + (begin_s - middle_s) * clip.rate

@@ -52,7 +52,7 @@ class Ran:
 
 
 class Grows(NamedTuple):
-    """A file that a command writes to as it goes on: one that does not grow for so long means that
+    """A file that a command writes to while it works: one that does not grow for so long means that
     it hangs.
     """
 
