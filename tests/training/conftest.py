@@ -6,12 +6,30 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import jax
 import pytest
 
 from confp_jax.config import TrainConfig
 from confp_jax.typed_config import from_mapping
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Iterator[None]:
+    """Compiles these tests' programs without most optimizations, here and in the processes that
+    they start.
+
+    A program of theirs runs for a moment, and takes twice as long to compile with them. Other
+    folders' tests, which pytest runs in the same process, keep them.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+        try:
+            return (yield)
+        finally:
+            jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")
@@ -60,17 +78,11 @@ def uninterrupted(
 
 @pytest.fixture(scope="session")
 def devices(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """What eight_devices.py found. Without LLVM's slow passes: it compiles a dozen programs and
-    runs each for a moment.
-    """
+    """What eight_devices.py found."""
     folder = pathlib.Path(__file__).parent
     config = tiny(data={"batch_size": 8, "mel_on": "host"}).to_json()
-    flags = (
-        "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-        "--xla_llvm_disable_expensive_passes=true"
-    )
     environment = os.environ | {
-        "XLA_FLAGS": flags,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(folder.parents[1]),
     }

@@ -125,8 +125,7 @@ def _steps(config: TrainConfig, batches: list, num_devices: int) -> dict:
 def _options(config: TrainConfig, batches: list) -> dict:
     """One step with each option against the same step without, on four devices; nothing is drawn.
 
-    LayerNorm normalises, or BatchNorm by frozen statistics, or BatchNorm by the batch's, which are
-    not the parts'.
+    LayerNorm normalises, or BatchNorm by frozen statistics.
     """
     config = dataclasses.replace(
         config,
@@ -140,16 +139,19 @@ def _options(config: TrainConfig, batches: list) -> dict:
         )
         for norm in ("layer", "batch")
     )
+    plain = _steps(layer, batches[:1], 4)
+    found = {
+        "saved_memory": _option(layer, batches, plain, microbatches=2, rematerialise=True),
+        "bfloat16": _option(layer, batches, plain, compute_dtype="bfloat16"),
+    }
     frozen = dataclasses.replace(batch, freeze_statistics=True, init_from="another")
-    parts = {"microbatches": 2}
-    found = _option(layer, batches, microbatches=2, rematerialise=True, compute_dtype="bfloat16")
-    found |= {"frozen": _option(frozen, batches, **parts), "live": _option(batch, batches, **parts)}
-    return found | {"taught": _taught(layer, batches[0])}
+    found["frozen"] = _option(frozen, batches, _steps(frozen, batches[:1], 4), microbatches=2)
+    return found | {"taught": _taught(layer, batches[0], plain)}
 
 
-def _taught(config: TrainConfig, batch: dict) -> dict:
-    """One step with a teacher's fingerprints in the batch: in two parts against one, and on one
-    device against four.
+def _taught(config: TrainConfig, batch: dict, plain: dict) -> dict:
+    """One step with a teacher's fingerprints in the batch: on four devices and in two parts against
+    one device and whole.
     """
     targets = (
         np.random.default_rng(0)
@@ -157,31 +159,20 @@ def _taught(config: TrainConfig, batch: dict) -> dict:
         .astype(np.float32)
     )
     batches = [batch | {"target": targets / np.linalg.norm(targets, axis=1, keepdims=True)}]
-    one, four, alone = (
-        _steps(config, batches, 1),
-        _steps(config, batches, 4),
-        _steps(config, [batch], 4),
-    )
-    devices = {
-        "loss": abs(one["losses"][0] - four["losses"][0]),
-        "state": _apart(one["state"], four["state"]),
+    one = _steps(config, batches, 1)
+    return _option(config, batches, one, microbatches=2) | {
+        "added": one["losses"][0] - plain["losses"][0]
     }
-    found = _option(config, batches, microbatches=2) | {
-        "devices": devices | {"moved": four["moved"]}
-    }
-    return found | {"added": four["losses"][0] - alone["losses"][0]}
 
 
-def _option(config: TrainConfig, batches: list, **options: object) -> dict:
-    plain, found = _steps(config, batches[:1], 4), {}
-    for name, value in options.items():
-        other = _steps(dataclasses.replace(config, **{name: value}), batches[:1], 4)
-        found[name] = {
-            "loss": abs(other["losses"][0] - plain["losses"][0]),
-            "state": _apart(other["state"], plain["state"]),
-            "moved": plain["moved"],
-        }
-    return found
+def _option(config: TrainConfig, batches: list, plain: dict, **options: object) -> dict:
+    """How far one step with these options, on four devices, is from `plain`."""
+    other = _steps(dataclasses.replace(config, **options), batches[:1], 4)
+    return {
+        "loss": abs(other["losses"][0] - plain["losses"][0]),
+        "state": _apart(other["state"], plain["state"]),
+        "moved": plain["moved"],
+    }
 
 
 def _resident(config: TrainConfig) -> dict:
@@ -290,7 +281,7 @@ if __name__ == "__main__":
     tiny, stream = TrainConfig.from_json(sys.argv[1]), None
     stream = train_batches(tiny)
     batches = [next(stream) for _ in range(20)]
-    steps = {num: _steps(tiny, batches, num) for num in (1, 2, 4, 8)}
+    steps = {num: _steps(tiny, batches, num) for num in (1, 8)}
     states = {num: found.pop("state") for num, found in steps.items()}
     for num, found in steps.items():
         found["difference"] = _apart(states[1], states[num])

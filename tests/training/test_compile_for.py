@@ -169,7 +169,7 @@ def test_a_step_compiles_for_a_tpu_slice(root, prepared):
         "--config.data.mix.noise_p=0.5",
     ]
     command = [sys.executable, "-m", "confp_jax.training.compile_for", *flags, "--json"]
-    environment = os.environ | {"PYTHONPATH": str(root)}
+    environment = os.environ | {"PYTHONPATH": str(root), "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
     done = subprocess.run(
         command, cwd=root, env=environment, capture_output=True, text=True, check=False
     )

@@ -55,10 +55,6 @@ class Cloud:
             "FAKE_COORDINATOR": f"localhost:{port}",
             "POLL_S": "0.2",
         }
-        self._environment |= {
-            "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-            "--xla_llvm_disable_expensive_passes=true"
-        }
         self._environment |= variables
 
     def run(self, *arguments: str, status: int = 0) -> str:
