@@ -3,7 +3,7 @@ exactly.
 """
 
 import numpy as np
-from unit_vectors import unit_rows
+from unit_vectors import normalised, unit_rows
 
 from confp_jax.index import BRUTE_FORCE_ROWS
 
@@ -17,13 +17,13 @@ def clustered_rows(rng: np.random.Generator, num: int, dim: int = 128) -> np.nda
     centres = unit_rows(rng, -(-num // 100), dim)
     walk = np.cumsum(rng.normal(size=(len(centres), 100, dim)) * 0.04, axis=1)
     rows = (centres[:, None] + walk).reshape(-1, dim)[:num].astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return normalised(rows)
 
 
 def noisy(vectors: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Cosine about 0.7, as of a distorted excerpt to its original."""
     queries = vectors[rows] + unit_rows(rng, len(rows), vectors.shape[1])
-    return queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    return normalised(queries)
 
 
 def sample_rows() -> np.ndarray:

@@ -1,15 +1,12 @@
 """Tracks made of random rows, and what a database of three of them must hold."""
 
 import numpy as np
-import unit_vectors
+from unit_vectors import unit_rows
 
 from confp_jax.database import Database, ModelId, NewTrack
 
 STAMP = ModelId("tiny", "0123456789abcdef", 0.3)
-
-
-def unit_rows(seed: int, num: int, dim: int = 32) -> np.ndarray:
-    return unit_vectors.unit_rows(np.random.default_rng(seed), num, dim)
+DIM = 32
 
 
 def track(number: int, num_rows: int = 5, **changes) -> NewTrack:
@@ -19,7 +16,7 @@ def track(number: int, num_rows: int = 5, **changes) -> NewTrack:
         "sha256": str(number),
         "duration_s": 30.5 + number,
     }
-    return NewTrack(**(fields | {"vectors": unit_rows(number, num_rows)} | changes))
+    return NewTrack(**(fields | {"vectors": unit_rows(number, num_rows, DIM)} | changes))
 
 
 def check_filled(database: Database) -> None:
@@ -28,6 +25,6 @@ def check_filled(database: Database) -> None:
     assert snapshot.row_tracks.tolist() == [0] * 3 + [1] * 4 + [2] * 6
     np.testing.assert_allclose(
         snapshot.vectors,
-        np.concatenate([unit_rows(0, 3), unit_rows(1, 4), unit_rows(2, 6)]),
+        np.concatenate([unit_rows(0, 3, DIM), unit_rows(1, 4, DIM), unit_rows(2, 6, DIM)]),
         atol=2**-12,
     )

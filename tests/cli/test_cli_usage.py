@@ -107,11 +107,14 @@ class TestQueries:
         assert answer["matches"][0]["offset_s"] == pytest.approx(7.35, abs=0.2)
 
     def test_the_rate_of_false_alarms(self, confp, made, recording, capsys):
-        strict = confp("identify", made, recording, "--json", "--false-alarms", "1e-9")[1][0]
-        assert (
-            strict["num_accepted"]
-            <= confp("identify", made, recording, "--json")[1][0]["num_accepted"]
-        )
+        """No match of the small model stands out so far that 1 in 1e300 is as far out: its logit
+        would have to be 336 (tests/cli/conftest.py), and a cosine's margin gives 308 at most.
+        """
+        usual = confp("identify", made, recording, "--json")[1][0]
+        assert (usual["verdict"], usual["num_accepted"]) == ("match", 1)
+        strict = confp("identify", made, recording, "--json", "--false-alarms", "1e-300")[1][0]
+        assert (strict["verdict"], strict["num_accepted"]) == ("unknown", 0)
+        assert strict["matches"][0]["track"] == SOURCE
         for share in ("0", "0.5", "nan", "x"):
             with pytest.raises(SystemExit) as left:
                 main(["identify", str(made), str(recording), "--false-alarms", share])

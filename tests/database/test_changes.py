@@ -11,7 +11,8 @@ import sqlite3
 
 import numpy as np
 import pytest
-from sample_tracks import STAMP, check_filled, track, unit_rows
+from sample_tracks import DIM, STAMP, check_filled, track
+from unit_vectors import unit_rows
 
 from confp_jax.database import Database, DatabaseError, snapshots
 from confp_jax.database.compact import compact_shards, merge_small_shards
@@ -28,7 +29,7 @@ class TestRemove:
             assert [t.name for t in snapshot.tracks] == ["Träck 0", "Träck 2"]
             assert [(t.first_row, t.num_rows) for t in snapshot.tracks] == [(0, 3), (3, 6)]
             assert snapshot.row_tracks.tolist() == [0] * 3 + [1] * 6
-            expected = np.concatenate([unit_rows(0, 3), unit_rows(2, 6)])
+            expected = np.concatenate([unit_rows(0, 3, DIM), unit_rows(2, 6, DIM)])
             np.testing.assert_allclose(snapshot.vectors, expected, atol=2**-12)
             assert not database.has("1") and database.has("2")
         with filled.writing():
@@ -70,7 +71,7 @@ class TestRemove:
         catalogue just before.
         """
         database = Database.create(tmp_path / "db", STAMP)
-        vectors = unit_rows(0, 20_000)
+        vectors = unit_rows(0, 20_000, DIM)
         with database.writing():
             database.add([track(0, vectors=vectors), track(1)])
         snapshot = database.snapshot()
@@ -115,7 +116,7 @@ def test_many_small_adds_leave_few_shards(tmp_path):
     assert len(list((database.folder / "vectors").iterdir())) < 8
     np.testing.assert_allclose(
         database.snapshot().vectors,
-        np.concatenate([unit_rows(i, 5) for i in range(70)]),
+        np.concatenate([unit_rows(i, 5, DIM) for i in range(70)]),
         atol=2**-12,
     )
 
@@ -216,7 +217,7 @@ class TestFormat1:
         for file, parts in (("000001", [(0, 3), (1, 4)]), ("000002", [(2, 6)])):
             np.save(
                 folder / "vectors" / f"{file}.npy",
-                np.concatenate([unit_rows(*p) for p in parts]).astype(np.float16),
+                np.concatenate([unit_rows(*p, dim=DIM) for p in parts]).astype(np.float16),
             )
         return folder
 

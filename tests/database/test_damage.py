@@ -7,7 +7,8 @@ import pathlib
 
 import numpy as np
 import pytest
-from sample_tracks import STAMP, check_filled, track, unit_rows
+from sample_tracks import DIM, STAMP, check_filled, track
+from unit_vectors import unit_rows
 
 from confp_jax.database import Database, DatabaseError
 from confp_jax.database.compact import compact_shards
@@ -47,7 +48,7 @@ class TestFlippedBits:
         assert [t.first_row for t in snapshot.tracks] == [0, 5, 10]
         assert snapshot.row_tracks.tolist() == [0] * 5 + [1] * 5 + [2] * 5
         assert [t.name for t in snapshot.damaged] == ["Träck 1"]
-        np.testing.assert_allclose(snapshot.vectors[5:10], unit_rows(2, 5), atol=2**-11)
+        np.testing.assert_allclose(snapshot.vectors[5:10], unit_rows(2, 5, DIM), atol=2**-11)
         assert "Träck 1" in caplog.text and "confp repair" in caplog.text
 
     def test_signs_that_changed_are_told_and_harmless(self, tmp_path, caplog):

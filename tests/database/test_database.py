@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from sample_tracks import STAMP, check_filled, track, unit_rows
+from sample_tracks import DIM, STAMP, check_filled, track
+from unit_vectors import unit_rows
 
 from confp_jax.database import Database, DatabaseError, catalogue
 
@@ -60,7 +61,7 @@ class TestRoundTrip:
     @pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])  # 1e6 is infinite in float16
     def test_vectors_that_are_not_finite_are_refused(self, filled, value):
         """One such row would make every later search fail."""
-        vectors = unit_rows(9, 4)
+        vectors = unit_rows(9, 4, DIM)
         vectors[2, 3] = value
         with (
             np.errstate(over="ignore"),
@@ -222,7 +223,7 @@ class TestShards:
             filled.snapshot()
 
     def test_another_file_in_its_place(self, filled):
-        np.save(self.shard(filled), unit_rows(0, 9).astype(np.float16))
+        np.save(self.shard(filled), unit_rows(0, 9, DIM).astype(np.float16))
         with pytest.raises(DatabaseError, match=r"000002.npy holds 9 rows instead of 6"):
             filled.snapshot()
 

@@ -32,6 +32,12 @@ def done(checkpoint, prepared, queries, tmp_path_factory):
     return run(config_of(checkpoint, prepared, queries), out), out
 
 
+@pytest.fixture(scope="module")
+def cache(done) -> str:
+    """What that run has measured, and what later tests add: most differ from it in one setting."""
+    return str(done[1] / "cache")
+
+
 def test_the_rows_and_every_file_are_written(done):
     results, out = done
     rows = {row.condition: row for row in results.rows[0]}
@@ -147,14 +153,20 @@ def test_of_copies_the_held_out_one_is_searched(make_dataset):
     assert Sounds.of(folder, ("training", "test")).part(3, 0.0, 1.0)[0] * 32768 == 70
 
 
-def test_larger_indexes_are_in_the_results(checkpoint, prepared, music_dir, tmp_path):
+def test_larger_indexes_are_in_the_results(checkpoint, prepared, music_dir, cache, tmp_path):
     asked = make_set(
         music_dir, tmp_path / "set", split="training", conditions=("clean", "background_5db")
     )
     out = tmp_path / "out"
     results = run(
         config_of(
-            checkpoint, prepared, asked, distractors=(100, 3000), compression=False, shift_tracks=0
+            checkpoint,
+            prepared,
+            asked,
+            distractors=(100, 3000),
+            compression=False,
+            shift_tracks=0,
+            cache=cache,
         ),
         out,
     )
@@ -209,7 +221,7 @@ def test_a_fresh_run_gives_the_same_to_the_last_digit(
 
 
 def test_systems_stand_beside_each_other_and_a_bad_one_stops_nobody(
-    checkpoint, prepared, queries, tmp_path
+    checkpoint, prepared, queries, cache, tmp_path
 ):
     config = config_of(
         checkpoint,
@@ -218,7 +230,9 @@ def test_systems_stand_beside_each_other_and_a_bad_one_stops_nobody(
         conditions=("clean",),
         systems=("ours",),
         system_queries=6,
+        compression=False,
         shift_tracks=0,
+        cache=cache,
     )
     config = dataclasses.replace(
         config,
@@ -251,7 +265,8 @@ def test_runs_of_several_seeds_and_lengths(checkpoint, prepared, music_dir, tmp_
     )
     found = find_query_sets(str(folder))
     assert [(one.length_s, one.seed) for one in found] == [(2.0, 0), (2.0, 1), (4.0, 0), (4.0, 1)]
-    results = run(config_of(checkpoint, prepared, folder, shift_tracks=0), tmp_path / "out")
+    config = config_of(checkpoint, prepared, folder, compression=False, shift_tracks=0)
+    results = run(config, tmp_path / "out")
     assert [(row.length_s, row.num_runs, row.num_queries) for row in results.rows[0]] == [
         (2.0, 2, 16),
         (4.0, 2, 16),
@@ -273,7 +288,15 @@ def test_long_tracks_are_asked_for_where_they_are_indexed(
     asked = make_set(music_dir, tmp_path / "set", conditions=("clean",), max_clip_s=6.6)
     assert all(1.4 < clip.start_s < 5.2 for clip in ClipSource(asked, "clean"))
     results = run(
-        config_of(checkpoint, tmp_path / "index", asked, systems=("ours",), num_failures=0),
+        config_of(
+            checkpoint,
+            tmp_path / "index",
+            asked,
+            systems=("ours",),
+            num_failures=0,
+            compression=False,
+            shift_tracks=0,
+        ),
         tmp_path / "out",
     )
     (row,), (ours,) = results.rows[0], results.systems
@@ -283,7 +306,7 @@ def test_long_tracks_are_asked_for_where_they_are_indexed(
     )  # by chance 0.08; an untrained model is vague about windows that it sees in part
 
 
-def test_conditions_that_no_small_table_shows(checkpoint, prepared, queries, tmp_path):
+def test_conditions_that_no_small_table_shows(checkpoint, prepared, queries, cache, tmp_path):
     config = config_of(
         checkpoint,
         prepared,
@@ -291,17 +314,19 @@ def test_conditions_that_no_small_table_shows(checkpoint, prepared, queries, tmp
         conditions=("stretch_85",),
         distractors=(1000,),
         shift_tracks=0,
+        cache=cache,
     )
     results = run(config, tmp_path)
     assert (results.compression, results.scale) == ((), ()) and (tmp_path / "report.html").is_file()
 
 
-def test_two_models_side_by_side(checkpoint, other_checkpoint, prepared, queries, tmp_path):
+def test_two_models_side_by_side(checkpoint, other_checkpoint, prepared, queries, cache, tmp_path):
     chosen = {
         "conditions": ("clean", "background_5db"),
         "systems": ("ours",),
         "system_conditions": ("clean",),
-        "system_queries": 4,
+        "system_queries": 6,
+        "cache": cache,
     }
     config = config_of(
         checkpoint,
@@ -322,7 +347,7 @@ def test_two_models_side_by_side(checkpoint, other_checkpoint, prepared, queries
     assert "Two models" in page and "points (95 % by bootstrap over tracks)" in page
 
 
-def test_what_others_matched_can_be_read(done, checkpoint, prepared, queries, tmp_path):
+def test_what_others_matched_can_be_read(done, checkpoint, prepared, queries, cache, tmp_path):
     out = done[1]
     truth = read_pexeso(out / "annotations.csv")
     assert len(truth) == 64 and all(len(found) == 1 for found in truth.values())
@@ -331,20 +356,20 @@ def test_what_others_matched_can_be_read(done, checkpoint, prepared, queries, tm
     (found,) = truth[f"{line['query_set']}-{line['condition']}-{line['row']}"]
     assert found.track == line["track_id"] and abs(found.offset_s - float(line["start_s"])) < 1
     config = config_of(
-        checkpoint, prepared, queries, matches=f"us={out / 'annotations.csv'}", shift_tracks=0
+        checkpoint,
+        prepared,
+        queries,
+        matches=f"us={out / 'annotations.csv'}",
+        shift_tracks=0,
+        cache=cache,
     )
-    rows = run(dataclasses.replace(config, cache=str(out / "cache")), tmp_path / "out").systems
+    rows = run(config, tmp_path / "out").systems
     assert [row.condition for row in rows] == list(NAMES) and all(
         row.track.share == 1 for row in rows
     )
     (tmp_path / "other.csv").write_text("reference_id,query_id\n7,of-another-set\n")
     with pytest.raises(DatasetError, match="none of its 1 query_ids is a query of"):
-        run(
-            dataclasses.replace(
-                config, cache=str(out / "cache"), matches=f"us={tmp_path / 'other.csv'}"
-            ),
-            tmp_path / "out",
-        )
+        run(dataclasses.replace(config, matches=f"us={tmp_path / 'other.csv'}"), tmp_path / "out")
     (tmp_path / "bad.csv").write_text(
         "reference_id,query_id,reference_begin,query_begin\n7,q,soon,0\n"
     )

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from unit_vectors import normalised, unit_rows
 
 from confp_jax.database import Database, ModelId, NewTrack
 from confp_jax.evaluation.measure.compression import as_stored, principal_axes
@@ -45,19 +46,18 @@ def test_distractors_take_hits_away():
     than the true one.
     """
     rng = np.random.default_rng(0)
-    rows = rng.normal(size=(300, 16))
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = unit_rows(rng, 300, 16)
     made = make_reference(
-        [(str(i), rows[30 * i : 30 * i + 30].astype(np.float32)) for i in range(10)],
+        [(str(i), rows[30 * i : 30 * i + 30]) for i in range(10)],
         hop_s=0.3,
         segment_s=3.0,
     )
     asked = rng.permutation(150)[:100]
     queries = rows[asked] + rng.normal(scale=0.2, size=(100, 16))
-    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    queries = normalised(queries)
     one = dataclasses.replace(
         outcomes_of([True] * 100, asked // 30),
-        queries=queries.astype(np.float32),
+        queries=queries,
         segment_s=0.3 * (asked % 30),
     )
     searched = Searched(None, EvaluationReference(made, np.arange(10), np.zeros(10)), {}, None)
@@ -80,8 +80,7 @@ def test_distractors_take_hits_away():
 def test_distractors_lie_near_real_rows_of_other_tracks():
     rng = np.random.default_rng(0)
     rows = np.zeros((6000, 64), np.float32)
-    rows[:200] = rng.normal(size=(200, 64))
-    rows[:200] /= np.linalg.norm(rows[:200], axis=1, keepdims=True)
+    rows[:200] = unit_rows(rng, 200)
     real, again = rows[:200].copy(), rows.copy()
     for one in (rows, again):
         fill_up(one, first_other=50, num_real=200, seed=3)
@@ -153,8 +152,7 @@ def test_the_crossing_lies_where_the_means_are_equal():
 
 @pytest.mark.parametrize("precision", ["float16", "int8", "binary"])
 def test_smaller_rows_are_what_a_database_gives_back(tmp_path, precision):
-    rows = np.random.default_rng(3).normal(size=(50, 16)).astype(np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = unit_rows(3, 50, 16)
     database = Database.create(tmp_path / "db", ModelId("m", "0", 0.3), precision=precision)
     database.add([NewTrack("a", "a.wav", "0" * 64, 1.0, rows)])
     expected = np.asarray(database.snapshot().vectors)

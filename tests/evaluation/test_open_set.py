@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 import pytest
 from rich.console import Console
-from unit_vectors import unit_rows
+from unit_vectors import normalised, unit_rows
 
 from configs.calibrate import get_config as calibrate_config
 from configs.open_set import get_config as open_set_config
@@ -68,9 +68,7 @@ def excerpts(searched) -> list[Excerpt]:
             searched.reference.rows_of(own)[row]
             + (0.05 if i % 3 == 0 else 0.9) * unit_rows(rng, 1)[0]
         )
-        fingerprints = Fingerprints(
-            (vector / np.linalg.norm(vector))[None].astype(np.float32), 0.3, 3.0
-        )
+        fingerprints = Fingerprints(normalised(vector)[None], 0.3, 3.0)
         out.append(
             Excerpt("clean" if i % 3 == 0 else "noisy", 10 + 2 * own, 0.3 * row, 1.0, fingerprints)
         )
@@ -100,7 +98,7 @@ def test_a_recording_that_is_there_twice_is_no_false_alarm(searched, excerpts):
         for i, track in enumerate(searched.reference.snapshot.tracks)
     ]
     copy = parts[3][1] + 0.3 * unit_rows(rng, 12)
-    parts.append(("90", copy / np.linalg.norm(copy, axis=1, keepdims=True)))
+    parts.append(("90", normalised(copy)))
     twice = EvaluationReference(
         make_reference(parts, hop_s=0.3, segment_s=3.0, exact=True),
         np.arange(10, 92, 2),

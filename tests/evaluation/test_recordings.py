@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 from rich.console import Console
+from unit_vectors import unit_rows
 
 from confp_jax.audio.decode import decode
 from confp_jax.data.records import DatasetError
@@ -53,12 +54,7 @@ def folder(music_dir, tmp_path_factory) -> pathlib.Path:
 def test_excerpts_are_found_where_they_lie(folder, checkpoint):
     embedder, recordings = load_encoder(checkpoint), read_recordings(folder)
     segment_s = embedder.config.audio.segment_s
-    noise = (
-        np.random.default_rng(0)
-        .normal(size=(40, embedder.config.encoder.embedding_dim))
-        .astype(np.float32)
-    )
-    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+    noise = unit_rows(0, 40, embedder.config.encoder.embedding_dim)
     others = make_reference([("other", noise)], hop_s=0.3, segment_s=segment_s)
     reference = with_references(embedder, recordings, others, QUIET)
     assert [track.name for track in reference.snapshot.tracks][

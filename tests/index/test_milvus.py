@@ -4,7 +4,8 @@ import importlib.util
 
 import numpy as np
 import pytest
-from sample_tracks import STAMP, track, unit_rows
+from sample_tracks import DIM, STAMP, track
+from unit_vectors import unit_rows
 
 from confp_jax.cli import main
 from confp_jax.database import Database, DatabaseError, ModelId
@@ -43,7 +44,7 @@ def check(database: Database, k: int = 20) -> ApproximateIndex:
     index = open_index(database, snapshot)
     assert isinstance(index, ApproximateIndex)
     vectors = np.asarray(snapshot.vectors)
-    queries = vectors[::97] + 0.1 * unit_rows(1, len(vectors[::97]))
+    queries = vectors[::97] + 0.1 * unit_rows(1, len(vectors[::97]), DIM)
     found, expected = index.search(queries, k=k), ExactIndex(vectors).search(queries, k=k)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
     assert np.mean(found.rows == expected.rows) > 0.99

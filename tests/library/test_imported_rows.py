@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sample_tracks import STAMP, track, unit_rows
+from sample_tracks import DIM, STAMP, track
+from unit_vectors import unit_rows
 
 from confp_jax.database import Database, DatabaseError
 from confp_jax.library.parquet import import_files
 
-DIM = 32
 ABOUT = {"model": STAMP.name, "identity": STAMP.identity, "hop_s": STAMP.hop_s}
 
 
@@ -50,7 +50,10 @@ def database(tmp_path) -> Database:
         ({"duration_s": -1.0}, "length"),
         ({"vectors": np.full((2, DIM), np.nan)}, "2 of its 2 vectors"),
         ({"vectors": np.full((2, DIM), np.inf)}, "2 of its 2 vectors"),
-        ({"vectors": np.concatenate([unit_rows(0, 3), 9 * unit_rows(1, 1)])}, "1 of its 4"),
+        (
+            {"vectors": np.concatenate([unit_rows(0, 3, DIM), 9 * unit_rows(1, 1, DIM)])},
+            "1 of its 4",
+        ),
         ({"vectors": np.zeros((0, DIM))}, "no fingerprints"),
         ({"vectors": None}, "no fingerprints"),
     ],

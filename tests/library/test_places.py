@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
-from sample_tracks import unit_rows
+from sample_tracks import DIM
+from unit_vectors import unit_rows
 
 from confp_jax.database import Database
 from confp_jax.database.merge import merge_databases
@@ -97,7 +98,7 @@ class TestEdits:
         assert (stored.title, stored.id) == ("Right", results[0].id)
 
     def test_other_music_under_an_old_name_is_another_track(self):
-        rows = unit_rows(0, 20)
+        rows = unit_rows(0, 20, DIM)
         assert sounds_the_same(rows, rows[:-1].astype(np.float16).astype(np.float32))
         assert not sounds_the_same(rows[:8], rows[8:16])
         assert not sounds_the_same(rows, rows[:-3])

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from unit_vectors import unit_rows
+from unit_vectors import normalised, unit_rows
 
 from confp_jax.fingerprint.fingerprints import Fingerprints
 from confp_jax.matching.blocks import Scan, joined_blocks, scan
@@ -102,7 +102,7 @@ class TestMedley:
         """Rows interpolated at another tempo: one span, its tempo and its beginning."""
         base = np.cumsum(np.random.default_rng(5).normal(size=(400, 64)), axis=0)
         smooth = base - np.array([base[max(0, i - 6) : i + 6].mean(axis=0) for i in range(400)])
-        rows = (smooth / np.linalg.norm(smooth, axis=1, keepdims=True)).astype(np.float32)
+        rows = normalised(smooth)
         reference = make_reference(
             [("long", rows), *((f"t{i}", reference.rows_of(i)) for i in range(12))],
             hop_s=HOP_S,
@@ -113,7 +113,7 @@ class TestMedley:
         low = places.astype(int)
         part = (places - low)[:, None]
         query = (1 - part) * rows[low] + part * rows[low + 1]
-        (span,) = found(query_of(query / np.linalg.norm(query, axis=1, keepdims=True)), reference)
+        (span,) = found(query_of(normalised(query)), reference)
         assert (span.track, span.query_s) == (0, 0.0)
         assert span.tempo == pytest.approx(1.1, abs=0.005)
         # Middles run at 1.1: the middle of the first window, 1.5 s, is row 30's middle.
@@ -162,7 +162,7 @@ class TestSpans:
         """Each block alone is too weak for the rate, all together are not."""
         rng = np.random.default_rng(4)
         noisy = parts[9] + 2.05 * unit_rows(rng, 200)
-        query = query_of(noisy / np.linalg.norm(noisy, axis=1, keepdims=True))
+        query = query_of(normalised(noisy))
         tracker = SpanTracker(reference, uncalibrated(), share=0.5)
         for block in joined_blocks([query]):
             spans = tracker.push(block)

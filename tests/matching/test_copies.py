@@ -4,36 +4,24 @@ import dataclasses
 
 import numpy as np
 import pytest
+from planted_rows import HOP_S, SEGMENT_S, reference_of
+from unit_vectors import normalised, unit_rows
 
 from confp_jax.fingerprint.fingerprints import Fingerprints
 from confp_jax.matching.blocks import scan
 from confp_jax.matching.common_sections import common_sections
 from confp_jax.matching.decision import uncalibrated
 from confp_jax.matching.ranking import rank
-from confp_jax.matching.searchable import Reference, make_reference
 from confp_jax.matching.seeds import COHORT_SIZE
 from confp_jax.matching.spans import Span, accepted, covers
 
-HOP_S, SEGMENT_S = 0.3, 3.0
-
-
-def unit_rows(seed: int, num: int, dim: int = 64) -> np.ndarray:
-    rows = np.random.default_rng(seed).normal(size=(num, dim)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
 
 def noisy(rows: np.ndarray, seed: int, level: float) -> np.ndarray:
-    mixed = rows + level * unit_rows(seed, len(rows))
-    return mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
+    return normalised(rows + level * unit_rows(seed, len(rows)))
 
 
 def query_of(*vectors: np.ndarray) -> Fingerprints:
     return Fingerprints(np.concatenate(vectors).astype(np.float32), HOP_S, SEGMENT_S)
-
-
-def reference_of(parts: list[np.ndarray]) -> Reference:
-    named = [(f"t{i}", part) for i, part in enumerate(parts)]
-    return make_reference(named, hop_s=HOP_S, segment_s=SEGMENT_S, exact=True)
 
 
 SONG = unit_rows(0, 60)
@@ -75,7 +63,7 @@ class TestCopies:
         """As an untrained encoder makes them: usual is what counts."""
         base = unit_rows(0, 1)
         parts = [base + 0.05 * unit_rows(seed, 30) for seed in range(1, 20)]
-        parts = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
+        parts = [normalised(part) for part in parts]
         ranking = rank(query_of(parts[3][5:15]), reference_of(parts))
         assert ranking.copies.tolist() == [3]
 

@@ -2,35 +2,17 @@
 and tempo are known.
 """
 
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from unit_vectors import unit_rows
+from planted_rows import HOP_S, SEGMENT_S, query_of, ranked, reference_of
+from unit_vectors import normalised, unit_rows
 
 from confp_jax.fingerprint.fingerprints import Fingerprints
-from confp_jax.matching.ranking import Ranking, rank, rank_with_and_without
-from confp_jax.matching.searchable import Reference, make_reference, some_tracks
+from confp_jax.matching.ranking import rank
+from confp_jax.matching.searchable import Reference, some_tracks
 from confp_jax.matching.seeds import COHORT_SIZE
-
-HOP_S, SEGMENT_S = 0.3, 3.0
-
-
-def reference_of(parts: list[np.ndarray]) -> Reference:
-    named = [(f"t{i}", part) for i, part in enumerate(parts)]
-    return make_reference(named, hop_s=HOP_S, segment_s=SEGMENT_S, exact=True)
-
-
-def query_of(
-    vectors: np.ndarray, hop_s: float = HOP_S, segment_s: float = SEGMENT_S
-) -> Fingerprints:
-    return Fingerprints(vectors.astype(np.float32), hop_s, segment_s)
-
-
-def ranked(query: np.ndarray, parts: list[np.ndarray]) -> Ranking:
-    return rank(query_of(query), reference_of(parts))
 
 
 class SmoothEmbedding:
@@ -44,7 +26,7 @@ class SmoothEmbedding:
 
     def at(self, times_s: np.ndarray) -> np.ndarray:
         rows = np.cos(np.asarray(times_s)[:, None] * self.rates + self.phases)
-        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+        return normalised(rows)
 
 
 class TestCosines:
@@ -91,7 +73,7 @@ class TestCosines:
             noise = np.random.default_rng(seed)
             track, start = int(noise.integers(12)), int(noise.integers(50))
             query = parts[track][start : start + 10] + 1.0 * unit_rows(noise, 10)
-            query = (query / np.linalg.norm(query, axis=1, keepdims=True)).astype(np.float32)
+            query = normalised(query)
             best = max(
                 (sum(float(query[i] @ part[row + i]) for i in range(10)) / 10, t, row)
                 for t, part in enumerate(parts)
@@ -281,61 +263,6 @@ class TestPlaceAndTempo:
         assert ranking.scores[0] == pytest.approx(1.0, abs=0.01)
 
 
-class TestHeardFaster:
-    """A query of one window, which tells no tempo, and what it sounds like played 1.18 times as
-    fast.
-    """
-
-    def rows(self, num: int = 40) -> list[np.ndarray]:
-        rng = np.random.default_rng(11)
-        return [unit_rows(rng, num) for _ in range(15)]
-
-    def query(self, plain: np.ndarray, faster: np.ndarray) -> Fingerprints:
-        heard = Fingerprints(faster, HOP_S, SEGMENT_S / 1.18, is_partial=True)
-        return Fingerprints(plain, HOP_S, SEGMENT_S, faster=heard)
-
-    def test_what_stands_out_more_is_the_answer_in_the_query_s_own_time(self):
-        parts, rng = self.rows(), np.random.default_rng(12)
-        ranking = rank(self.query(unit_rows(rng, 1), parts[6][10:12]), reference_of(parts))
-        assert ranking.tracks[0] == 6
-        assert ranking.tempos[0] == pytest.approx(1 / 1.18)
-        middle_s = (
-            10.5 * HOP_S + SEGMENT_S / 2
-        )  # of rows 10 and 11: there the query has its middle, however fast it is heard
-        assert ranking.offsets_s[0] == pytest.approx(middle_s - SEGMENT_S / 2 / 1.18, abs=0.02)
-        assert ranking.cosines.shape == (len(ranking.tracks), 1)
-        assert ranking.cosines[0, 0] == ranking.scores[0] == pytest.approx(1.0, abs=0.01)
-
-    def test_it_has_to_stand_out_by_more(self):
-        """The same two windows heard both ways are equally good; with some noise on the plain ones
-        the faster are better.
-        """
-        parts, rng = self.rows(), np.random.default_rng(13)
-        rows, noise = parts[3][20:22], unit_rows(rng, 2)
-        for level, tempo in ((0.0, 1.0), (0.5, 1 / 1.18)):
-            noisy = rows + level * noise
-            query = self.query(noisy / np.linalg.norm(noisy, axis=1, keepdims=True), rows)
-            ranking = rank(query, reference_of(parts))
-            assert (ranking.tracks[0], ranking.tempos[0]) == (3, pytest.approx(tempo))
-
-    def test_the_track_passed_over_is_so_in_both(self):
-        parts = self.rows()
-        query, reference = self.query(parts[3][20:21], parts[6][10:12]), reference_of(parts)
-        for ranking in (
-            rank(query, reference, without=3),
-            rank_with_and_without(query, reference, 3)[1],
-        ):
-            assert ranking.tracks[0] == 6 and 3 not in ranking.tracks
-            assert ranking.tempos[0] == pytest.approx(1 / 1.18)
-        np.testing.assert_equal(
-            rank_with_and_without(query, reference, 3)[0].scores, rank(query, reference).scores
-        )
-
-    def test_an_empty_reference_and_silence_have_no_answer(self):
-        silent = np.zeros((1, 64), np.float32)
-        assert not len(rank(self.query(silent, silent), reference_of(self.rows())).tracks)
-
-
 class TestRivals:
     def test_a_track_passed_over_is_as_if_it_were_not_there(self):
         rng = np.random.default_rng(2)
@@ -359,79 +286,3 @@ class TestRivals:
         )
         assert len(ranking.tracks) > COHORT_SIZE
         assert ranking.tracks[0] == 0
-
-
-class TestDense:
-    """Queries whose fingerprints lie four to a hop: what is at a row counts."""
-
-    PHASES = 4
-
-    def dense(self, rng, rows: np.ndarray, start: float, num: int) -> Fingerprints:
-        """A query that begins at row number `start`: what is a quarter of a hop off a row has a
-        cosine of 0.6 with it.
-        """
-        phases = np.empty((self.PHASES, num, rows.shape[1]), np.float32)
-        for phase, window in np.ndindex(self.PHASES, num):
-            place = start + window + phase / self.PHASES
-            cosine = (1.0, 0.6, 0.3)[round(self.PHASES * abs(place - round(place)))]
-            phases[phase, window] = (
-                cosine * rows[round(place)] + np.sqrt(1 - cosine**2) * unit_rows(rng, 1)[0]
-            )
-        phases /= np.linalg.norm(phases, axis=-1, keepdims=True)
-        return Fingerprints(phases[0], HOP_S, 0.9, between=phases[1:])
-
-    @pytest.mark.parametrize("quarters", range(4))
-    def test_what_lies_at_a_row_decides(self, quarters):
-        rng = np.random.default_rng(quarters)
-        parts = [unit_rows(rng, 60) for _ in range(8)]
-        query = self.dense(rng, parts[5], 20 + quarters / 4, 12)
-        reference = make_reference(
-            [(str(i), part) for i, part in enumerate(parts)],
-            hop_s=HOP_S,
-            segment_s=0.9,
-            query_phases=self.PHASES,
-        )
-        ranking = rank(query, reference)
-        assert ranking.tracks[0] == 5 and ranking.scores[0] > 0.85, (
-            "not the mean of all, which is 0.6"
-        )
-        assert ranking.offsets_s[0] == pytest.approx((20 + quarters / 4) * HOP_S, abs=0.04)
-        assert ranking.tempos[0] == pytest.approx(1.0, abs=0.02)
-        assert ranking.cosines.shape == (len(ranking.tracks), len(query.vectors))
-        assert ranking.cosines[0].mean() == pytest.approx(ranking.scores[0], abs=0.1)
-
-    @pytest.mark.parametrize("num_tracks", [2, 12])
-    def test_what_the_conformer_alone_knows_is_found(self, num_tracks):
-        """Rows whose second half is right and whose first is noise, as of music played higher."""
-        rng = np.random.default_rng(0)
-        parts = [unit_rows(rng, 40) for _ in range(num_tracks)]
-        reference = make_reference(
-            [(str(i), part) for i, part in enumerate(parts)],
-            hop_s=HOP_S,
-            segment_s=0.9,
-            query_phases=self.PHASES,
-        )
-        half = parts[1].shape[1] // 2
-        alone = np.repeat(parts[1][10:20][None], self.PHASES, axis=0)
-        alone[:, :, :half] = 0.0
-        alone /= np.linalg.norm(alone, axis=2, keepdims=True) ** 2
-        noise = np.stack([unit_rows(rng, 10) for _ in range(self.PHASES)])
-        query = Fingerprints(
-            noise[0], HOP_S, 0.9, between=noise[1:], by_conformer=alone.astype(np.float32)
-        )
-        assert rank(query, reference).tracks[0] == 1
-        deaf = dataclasses.replace(query, by_conformer=query.by_conformer[:0])
-        assert rank(deaf, reference).scores[0] < 0.5
-
-    def test_what_is_sure_is_not_heard_in_another_way(self):
-        """The conformer alone would say another track; where both parts are sure nobody asks it."""
-        rng = np.random.default_rng(0)
-        parts = [unit_rows(rng, 40) for _ in range(12)]
-        named = [(str(i), part) for i, part in enumerate(parts)]
-        options = {"hop_s": HOP_S, "segment_s": 0.9, "query_phases": self.PHASES}
-        reference = make_reference(named, **options)
-        own, other = (np.repeat(part[10:20][None], self.PHASES, axis=0) for part in parts[:2])
-        query = Fingerprints(own[0], HOP_S, 0.9, between=own[1:], by_conformer=3 * other)
-        assert rank(query, reference).tracks[0] == 0
-        unsure = dataclasses.replace(query, vectors=0.1 * own[0], between=0.1 * own[1:])
-        assert rank(unsure, reference).tracks[0] == 1

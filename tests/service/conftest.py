@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
+from jsonschema import Draft202012Validator
 from running_service import KNOWN, MUSIC, RATE, STRANGER, Server, excerpt, start_server
 
 import confp_jax
@@ -44,6 +45,27 @@ def document(server) -> dict:
     """The OpenAPI document."""
     with server.client() as client:
         return client.get("/openapi.json").json()
+
+
+@pytest.fixture(scope="session")
+def valid(document):
+    """`valid(reply)`: whether an answer is what the OpenAPI document promises; returns its JSON."""
+
+    def check(reply: httpx.Response):
+        path = reply.url.path.replace("/v1/tracks/999999", "/v1/tracks/{id}")
+        for number in range(1, 30):
+            path = (
+                path.replace(f"/v1/tracks/{number}", "/v1/tracks/{id}") if "{" not in path else path
+            )
+        responses = document["paths"][path][reply.request.method.lower()]["responses"]
+        ((media, content),) = responses[str(reply.status_code)]["content"].items()
+        assert reply.headers["content-type"] == media
+        Draft202012Validator(content["schema"] | {"components": document["components"]}).validate(
+            reply.json()
+        )
+        return reply.json()
+
+    return check
 
 
 @pytest.fixture

@@ -3,44 +3,20 @@
 import base64
 import concurrent.futures
 import socket
-import threading
 import time
 
-import httpx
 import hypothesis
 import numpy as np
 import pytest
 import soundfile
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
-from running_service import KNOWN, MUSIC, RATE, STRANGER, excerpt
+from running_service import KNOWN, MUSIC, RATE, excerpt
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 import confp_jax
 
 PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:30\n#EXTINF:30,\n{}\n#EXT-X-ENDLIST\n"
-
-
-@pytest.fixture(scope="module")
-def valid(document):
-    """`valid(reply)`: whether an answer is what the OpenAPI document promises; returns its JSON."""
-
-    def check(reply: httpx.Response):
-        path = reply.url.path.replace("/v1/tracks/999999", "/v1/tracks/{id}")
-        for number in range(1, 30):
-            path = (
-                path.replace(f"/v1/tracks/{number}", "/v1/tracks/{id}") if "{" not in path else path
-            )
-        responses = document["paths"][path][reply.request.method.lower()]["responses"]
-        ((media, content),) = responses[str(reply.status_code)]["content"].items()
-        assert reply.headers["content-type"] == media
-        Draft202012Validator(content["schema"] | {"components": document["components"]}).validate(
-            reply.json()
-        )
-        return reply.json()
-
-    return check
 
 
 class TestIdentify:
@@ -283,152 +259,6 @@ def test_broken_forms_are_answered(client, body, boundary, kind):
     assert client.post(
         "/v1/identify", content=body, headers={b"Content-Type": header.strip()}
     ).status_code in (400, 422)
-
-
-class TestTracks:
-    def test_pages_and_search(self, client, valid):
-        pages = [
-            valid(client.get(f"/v1/tracks?limit=3&offset={offset}"))["tracks"]
-            for offset in (0, 3, 6, 9)
-        ]
-        assert [track["track"] for page in pages for track in page] == [
-            track["track"] for track in valid(client.get("/v1/tracks"))["tracks"]
-        ]
-        found = valid(client.get("/v1/tracks?search=BATTLE"))
-        assert (found["total"], found["tracks"][0]["track"]) == (1, KNOWN[0])
-        assert valid(client.get(f"/v1/tracks/{found['tracks'][0]['id']}")) == found["tracks"][0]
-
-    def test_the_file_can_be_played_from_anywhere(self, client):
-        track = client.get(f"/v1/tracks?search={KNOWN[0]}").json()["tracks"][0]
-        whole = (MUSIC / f"{KNOWN[0]}.mp3").read_bytes()
-        part = client.get(track["audio"], headers={"Range": "bytes=1000-1999"})
-        assert (part.status_code, part.content) == (206, whole[1000:2000])
-
-    def test_writing_needs_the_token(self, client, writer, valid):
-        body = (MUSIC / f"{STRANGER}.mp3").read_bytes()
-        for headers in (
-            {},
-            {"Authorization": "Bearer wrong"},
-            {"Authorization": "Basic 0123456789abcdef-for-tests"},
-        ):
-            assert valid(client.post("/v1/tracks", content=body, headers=headers))["status"] == 401
-            assert client.delete("/v1/tracks/1", headers=headers).status_code == 401
-
-    def test_added_and_removed_at_once(self, client, writer, clips, valid):
-        body, query = (MUSIC / f"{STRANGER}.mp3").read_bytes(), clips["stranger"].read_bytes()
-        made = writer.post(
-            "/v1/tracks", params={"title": "The Protagonist", "artist": "Tim Beek"}, content=body
-        )
-        try:
-            assert made.status_code == 201
-            track = valid(made)
-            assert (track["title"], track["artist"], track["audio"]) == (
-                "The Protagonist",
-                "Tim Beek",
-                None,
-            )
-            assert made.headers["location"] == f"/v1/tracks/{track['id']}"
-            found = client.post("/v1/identify?explain=1", content=query).json()
-            assert (found["verdict"], found["matches"][0]["id"]) == ("match", track["id"])
-            assert "not on this machine" in found["why"]["no_match_because"]
-            again = writer.post("/v1/tracks", content=body)
-            assert (again.status_code, again.json()["id"]) == (200, track["id"])
-        finally:
-            assert writer.delete(f"/v1/tracks/{track['id']}").status_code == 204
-        assert writer.delete(f"/v1/tracks/{track['id']}").status_code == 404
-        assert client.post("/v1/identify", content=query).json()["verdict"] == "unknown"
-
-    def test_the_same_twice_at_once(self, writer, valid):
-        """Of several that send the same, one is told that it was new."""
-        body = (MUSIC / f"{STRANGER}.mp3").read_bytes()
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            made = list(pool.map(lambda _: writer.post("/v1/tracks", content=body), range(4)))
-        assert {valid(reply)["id"] for reply in made} == {(number := made[0].json()["id"])}
-        assert writer.delete(f"/v1/tracks/{number}").status_code == 204
-        assert sorted(reply.status_code for reply in made) == [200, 200, 200, 201]
-
-    def test_adding_and_removing_while_others_ask(self, server, client, writer, clips):
-        """A known clip is always right; a removed track is in no answer to what was asked after its
-        204.
-        """
-        stranger, known = clips["stranger"].read_bytes(), clips["known"].read_bytes()
-        removed_at: dict[int, float] = {}
-        done = threading.Event()
-
-        def ask(body: bytes, right: str) -> int:
-            num_asked = 0
-            with server.client() as own:
-                while not done.is_set():
-                    asked_at = time.monotonic()
-                    answer = own.post("/v1/identify", content=body).json()
-                    accepted = answer["matches"][: answer["num_accepted"]]
-                    assert {match["track"] for match in accepted} <= {right} and (
-                        accepted or right == STRANGER
-                    )
-                    gone = {number for number, when in list(removed_at.items()) if when < asked_at}
-                    assert not gone & {match["id"] for match in answer["matches"]}
-                    num_asked += 1
-            return num_asked
-
-        body = (MUSIC / f"{STRANGER}.mp3").read_bytes()
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            asking = [
-                pool.submit(ask, *what) for what in [(known, KNOWN[0]), (stranger, STRANGER)] * 2
-            ]
-            try:
-                for _ in range(5):
-                    made = writer.post("/v1/tracks", params={"name": STRANGER}, content=body)
-                    number = made.json()["id"]
-                    found = client.post("/v1/identify", content=stranger).json()
-                    assert (made.status_code, found["verdict"], found["matches"][0]["id"]) == (
-                        201,
-                        "match",
-                        number,
-                    )
-                    assert writer.delete(f"/v1/tracks/{number}").status_code == 204
-                    removed_at[number] = time.monotonic()
-                    assert (
-                        client.post("/v1/identify", content=stranger).json()["verdict"] == "unknown"
-                    )
-            finally:
-                done.set()
-            assert all(future.result() > 0 for future in asking)
-
-    def test_what_is_no_track(self, writer, clips, valid):
-        for clip in ("silence", "short", "text"):
-            assert (
-                valid(writer.post("/v1/tracks", content=clips[clip].read_bytes()))["status"] == 422
-            )
-        assert (
-            valid(writer.post("/v1/tracks?name=a%00b", content=clips["known"].read_bytes()))[
-                "status"
-            ]
-            == 400
-        )
-
-
-def test_another_process_adds_while_it_serves(server, client, database, clips):
-    """`confp add` and `confp remove` beside the service: seen within seconds."""
-    library = confp_jax.open(database)
-    library.add(MUSIC / f"{STRANGER}.mp3")
-    query = clips["stranger"].read_bytes()
-
-    def verdict(wanted: str) -> bool:
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            if client.post("/v1/identify", content=query).json()["verdict"] == wanted:
-                return True
-            time.sleep(0.3)
-        return False
-
-    try:
-        assert verdict("match")
-    finally:
-        from confp_jax.database import Database
-        from confp_jax.library.maintenance import remove
-
-        remove(Database(database), [STRANGER])
-    assert verdict("unknown")
 
 
 def soundfile_bytes(samples: np.ndarray) -> bytes:

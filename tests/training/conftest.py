@@ -35,7 +35,7 @@ def pytest_runtest_protocol() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny(prepared: pathlib.Path) -> Callable[..., TrainConfig]:
     """`tiny(**overrides)`: configs/fma.py:tiny with 1 s segments on the prepared examples, 12
-    steps; dropout on.
+    steps of a constant learning rate after the warm-up; dropout on.
     """
 
     def build(**overrides: object) -> TrainConfig:
@@ -52,6 +52,7 @@ def tiny(prepared: pathlib.Path) -> Callable[..., TrainConfig]:
         config.update(
             {"num_epochs": 4, "log_every_steps": 1}
         )  # 6 tracks, 2 a batch: 3 steps an epoch
+        config.optimizer.schedule = "constant"  # one program whatever the number of epochs
         config.checkpoint.every_steps = 3
         config.validation.every_steps = 0
         built = from_mapping(TrainConfig, config)

@@ -1,4 +1,4 @@
-"""A device's distortion against the host's; whole batches of both are compared in test_eight_devices.py."""
+"""A device's distortion against the host's; whole batches of both: test_eight_devices.py."""
 
 import math
 
