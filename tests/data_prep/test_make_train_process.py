@@ -12,10 +12,12 @@ from typing import TextIO
 import numpy as np
 import psutil
 import pytest
+from rich.console import Console
 from shard_bytes import shard_bytes
 
 from confp_jax.data.clips import ClipSource
 from data_prep.config import PrepareConfig
+from data_prep.make_train import prepare
 
 
 def _command(config: PrepareConfig, *more: str) -> list[str]:
@@ -69,7 +71,6 @@ def _assert_gone(processes: list[psutil.Process]) -> None:
 
 def test_killed_and_started_again(
     prepared: pathlib.Path,
-    prepare: Callable,
     prepare_config: Callable[..., PrepareConfig],
     tmp_path: pathlib.Path,
     root: pathlib.Path,
