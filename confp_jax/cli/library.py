@@ -59,6 +59,11 @@ def register(commands: Commands) -> None:
         action="store_true",
         help="with --prune: also where all tracks of an added folder, or most of all, are gone",
     )
+    _register_tracks(commands)
+
+
+def _register_tracks(commands: Commands) -> None:
+    """Declares the commands that remove or list tracks."""
     remove = commands.add(
         "remove",
         _remove,

@@ -64,6 +64,11 @@ def register(commands: Commands) -> None:
     repair.add_argument(
         "--drop", action="store_true", help="remove the tracks that cannot be restored"
     )
+    _register_copying(commands)
+
+
+def _register_copying(commands: Commands) -> None:
+    """Declares the commands that take tracks or fingerprints from elsewhere, or write them."""
     merge = commands.add(
         "merge",
         _merge,

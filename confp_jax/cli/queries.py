@@ -79,6 +79,12 @@ def register(commands: Commands) -> None:
         metavar="N",
         help="false alarms allowed in an hour (0.1)",
     )
+    _register_listening(commands)
+    _register_comparing(commands)
+
+
+def _register_listening(commands: Commands) -> None:
+    """Declares `listen`."""
     listen = commands.add(
         "listen",
         _listen,
@@ -90,7 +96,6 @@ def register(commands: Commands) -> None:
         "--seconds", type=_positive, default=12.0, metavar="S", help="longest time to listen (12)"
     )
     _add_rate(listen)
-    _register_comparing(commands)
 
 
 def _register_comparing(commands: Commands) -> None:

@@ -64,6 +64,11 @@ def register(commands: Commands) -> None:
         help="the path that a proxy gives the service, such as /music (X-Forwarded-Prefix if "
         "the proxy sends it)",
     )
+    _add_limits(serve)
+
+
+def _add_limits(serve: argparse.ArgumentParser) -> None:
+    """Declares how much a client may send, and how sure an answer is."""
     serve.add_argument(
         "--max-body-mib", type=int, default=32, metavar="N", help="largest request in MiB (32)"
     )

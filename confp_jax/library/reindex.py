@@ -52,31 +52,14 @@ def reindex(
     # have been chosen.
     is_binary = "binary" in (embedder.precision, database.precision)
     precision = embedder.precision if is_binary else database.precision
-    results: list[Added] = []
     with database.writing():
         places = Places(database)
         by_path: dict[pathlib.Path, list[StoredTrack]] = {}
-        failed: list[StoredTrack] = []
         for track in begin_staging(database, model_id):
             path = places.moved_to(track) or track.path
             by_path.setdefault(pathlib.Path(path), []).append(track)
-        pending, pending_s = [], 0.0
-        try:
-            for read in read_files(embedder, by_path):
-                for track in by_path[read.path]:
-                    result = _result(read, track)
-                    results.append(result)
-                    report(result, len(by_path))
-                    if result.status == "failed":
-                        failed.append(track)
-                    if read.track and result.status == "added":
-                        pending.append((track.id, read.track.vectors))
-                        pending_s += read.track.duration_s
-                if pending_s >= _COMMIT_SECONDS:
-                    batch, pending, pending_s = pending, [], 0.0
-                    stage(database, batch, precision=precision)
-        finally:
-            stage(database, pending, precision=precision)
+        results = _stage_files(database, embedder, by_path, precision, report)
+        failed = [track for track, result in results if result.status == "failed"]
         kept = too_much(database, failed) if prune and failed and not force else ""
         if kept:
             raise DatabaseError(
@@ -86,6 +69,35 @@ def reindex(
         if prune or not failed:
             swap(database, model_id, precision=precision, drop_missing=prune)
             on_disk.rebuild(database)
+    return [result for _, result in results]
+
+
+def _stage_files(
+    database: Database,
+    embedder: Embedder,
+    by_path: dict[pathlib.Path, list[StoredTrack]],
+    precision: str,
+    report: Callable[[Added, int], None],
+) -> list[tuple[StoredTrack, Added]]:
+    """Fingerprints files and stages their tracks' vectors, an hour of audio in a commit; what is
+    done when an error ends it is staged as well.
+    """
+    results: list[tuple[StoredTrack, Added]] = []
+    pending, pending_s = [], 0.0
+    try:
+        for read in read_files(embedder, by_path):
+            for track in by_path[read.path]:
+                result = _result(read, track)
+                results.append((track, result))
+                report(result, len(by_path))
+                if read.track and result.status == "added":
+                    pending.append((track.id, read.track.vectors))
+                    pending_s += read.track.duration_s
+            if pending_s >= _COMMIT_SECONDS:
+                batch, pending, pending_s = pending, [], 0.0
+                stage(database, batch, precision=precision)
+    finally:
+        stage(database, pending, precision=precision)
     return results
 
 
