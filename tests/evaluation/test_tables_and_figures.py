@@ -238,4 +238,4 @@ def test_spectrograms_stand_side_by_side_with_low_bands_below(figure):
     assert [axes.get_title() for axes in figure.axes] == ["query", "found"]
     (image,) = figure.axes[0].images
     np.testing.assert_array_equal(image.get_array(), parts[0][1].T)
-    assert (image.origin, image.get_extent()) == ("lower", (0, 3.0, 0, 2))
+    assert (image.origin, image.get_extent()) == ("lower", [0, 3.0, 0, 2])
