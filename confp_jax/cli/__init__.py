@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import confp_jax
-from confp_jax.cli import library, maintenance, models, queries, serve
+from confp_jax.cli import library, maintenance, models, queries, recurring, serve
 from confp_jax.cli.output import Commands, say
 from confp_jax.errors import UserError
 
@@ -19,6 +19,7 @@ _EXAMPLES = """examples:
   confp identify music.db *.wav --json   the same for programs
   confp monitor music.db radio.mp3       a cue sheet of a long recording or stream
   confp compare a.mp3 b.mp3              the sections that two recordings share
+  confp recurring calls/                 recordings that are the same message
   confp list music.db                    what is in the database
   confp remove music.db 17               remove a track
   confp COMMAND --help                   update, info, compact, verify, merge, ...
@@ -76,6 +77,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"confp_jax {confp_jax.__version__}")
     commands = Commands(parser)
-    for module in (library, queries, maintenance, models, serve):
+    for module in (library, queries, recurring, maintenance, models, serve):
         module.register(commands)
     return parser
