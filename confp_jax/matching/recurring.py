@@ -25,7 +25,7 @@ _LEAST_VOTES = 2
 # The mean cosine of so many rows in a row, halfway from the usual one to the same recording's
 # through two codecs and noise.
 _RUN_ROWS = 4
-_SAME, _DENSE_SAME = 0.75, 0.24
+_SAME, _DENSE_SAME = 0.75, 0.32
 _LEAST_RUN_S = 1.5
 _LEAST_SHARE = 0.5  # of the shorter track
 _GROWN = 3  # tracks: two such groups need a second pair
@@ -217,14 +217,19 @@ def lines_of(reference: Reference, track: int, other: int) -> list[int]:
 def _along(
     a: Float32[np.ndarray, "n E"], b: Float32[np.ndarray, "m E"], line: int, first: int
 ) -> Float32[np.ndarray, " R"]:
-    """The cosines along a line, each with the nearer of two rows: a line may lie between them."""
+    """The cosines along a line that may lie between two rows: of each row with the one at its
+    place, or with what lies halfway to the next, which is as near as it can be then.
+    """
     num = max(min(len(a) - first, len(b) - first - line), 0)
     own = a[first : first + num]
-    at = (own * b[first + line : first + line + num]).sum(axis=1)
-    after = np.zeros_like(at)
+    rows = b[first + line : first + line + num]
     following = b[first + line + 1 : first + line + 1 + num]
-    after[: len(following)] = (own[: len(following)] * following).sum(axis=1)
-    return np.maximum(at, after)
+    at = (own * rows).sum(axis=1)
+    between = rows[: len(following)] + following
+    norms = np.maximum(np.linalg.norm(between, axis=1), 1e-6)
+    halfway = np.zeros_like(at)
+    halfway[: len(following)] = (own[: len(following)] * between).sum(axis=1) / norms
+    return np.maximum(at, halfway)
 
 
 def _least_mean(reference: Reference) -> float:
