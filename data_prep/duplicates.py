@@ -24,6 +24,7 @@ from rich.console import Console
 from confp_jax import command_line
 from confp_jax.data.duplicates import DUPLICATES_FILE
 from confp_jax.database import StoredTrack
+from confp_jax.files import write_atomically
 from confp_jax.fingerprint.embedder import load_encoder
 from confp_jax.library.add import add_paths
 from confp_jax.library.open import database_decision, open_or_create, open_reference
@@ -31,7 +32,6 @@ from confp_jax.matching.shared_sections import SharedSection, shared_sections
 from confp_jax.typed_config import from_mapping
 from data_prep.config import PrepareConfig
 from data_prep.progress import counting
-from data_prep.shards import write_atomically
 from data_prep.sources import output_folder, read_tracks
 from data_prep.tracks import Track
 

@@ -4,7 +4,6 @@ says what is in it.
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import hashlib
 import json
@@ -20,6 +19,7 @@ from rich.console import Console
 
 from confp_jax.audio.decode import DecodeError
 from confp_jax.data.records import Clip, ClipRow, WrittenShard, shard_path, write_shard
+from confp_jax.files import is_disk_full, write_atomically
 from data_prep.progress import counting
 from data_prep.tracks import Failure, Outcome, SourceError, Track, UnfitError
 
@@ -145,7 +145,7 @@ def explains_a_full_disk(folder: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        if not is_disk_full(error):
             raise
         raise SourceError(
             f"{folder}: {error.strerror}; make room and start again: finished shards stay"
@@ -170,13 +170,6 @@ def write_manifest(
         for shard, w in zip(shards, written, strict=True)
     ]
     write_atomically(folder / "manifest.json", json.dumps({"shards": entries}, indent=1))
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """The file is the old one or the new one, whatever happens in between."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text)
-    partial.rename(path)
 
 
 def report_failures(

@@ -17,6 +17,7 @@ from jaxtyping import Float32
 
 from confp_jax.audio.decode import DecodeError, decode
 from confp_jax.audio.folders import find_audio
+from confp_jax.files import write_atomically
 from data_prep.tracks import SourceError
 
 PARTS = ("train", "test")
@@ -215,10 +216,10 @@ def _write_sound(path: pathlib.Path, target: pathlib.Path, kind: str, rate_hz: i
     except DecodeError as error:
         raise SourceError(f"{error}, or remove it from {path.parent}") from error
     samples = _from_direct_sound(samples) if kind == "ir" else _without_silence(samples, rate_hz)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".part")
-    soundfile.write(partial, samples, rate_hz, subtype="FLOAT", format="WAV")
-    partial.replace(target)
+    write_atomically(
+        target,
+        lambda file: soundfile.write(file, samples, rate_hz, subtype="FLOAT", format="WAV"),
+    )
 
 
 def _without_silence(samples: Float32[np.ndarray, " n"], rate_hz: int) -> Float32[np.ndarray, " m"]:

@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Left to right: a room imports from itself and from what stands before it.
 ROOMS = [
     "errors",
+    "files",
     "typed_config",
     "config",
     "metrics",
@@ -32,6 +33,7 @@ SEARCH = {"database", "index", "fingerprint", "matching", "library"}
 NO_AUDIO = {"database", "index"}
 WITHOUT_JAX = {
     "errors",
+    "files",
     "typed_config",
     "config",
     "metrics",
@@ -41,7 +43,16 @@ WITHOUT_JAX = {
     "index",
     "cli",
 }
-PREPARATION_USES = {"errors", "typed_config", "config", "command_line", "audio", "data", *SEARCH}
+PREPARATION_USES = {
+    "errors",
+    "files",
+    "typed_config",
+    "config",
+    "command_line",
+    "audio",
+    "data",
+    *SEARCH,
+}
 COMMANDS = {  # the files that are run as commands and that parse with absl
     "confp_jax/training/train.py",
     "confp_jax/training/compile_for.py",

@@ -25,6 +25,7 @@ from jaxtyping import Int16
 from tensorflow_datasets.core import example_serializer
 
 from confp_jax.errors import UserError
+from confp_jax.files import write_atomically
 
 VERSION = "2.0.0"
 PIECE_S = 3.0
@@ -226,9 +227,8 @@ def write_dataset_metadata(
             license=credits.licence or None,
             homepage=credits.homepage or None,
         )
-    partial = folder / "confp.json.part"
-    partial.write_text(json.dumps(dataclasses.asdict(summary), indent=1, ensure_ascii=False))
-    partial.rename(folder / "confp.json")
+    text = json.dumps(dataclasses.asdict(summary), indent=1, ensure_ascii=False)
+    write_atomically(folder / "confp.json", text)
 
 
 def read_summary(folder: str | pathlib.Path) -> DatasetSummary:
@@ -297,7 +297,4 @@ def _write_table(path: pathlib.Path, rows: Sequence[ClipRow], piece_samples: int
         table[name] = column
     num_records = [num_pieces(row.num_samples, piece_samples) for row in rows]
     table["first_record"] = np.cumsum([0, *num_records])[:-1]
-    partial = path.with_name(path.name + ".part")
-    with open(partial, "wb") as file:
-        np.save(file, table, allow_pickle=False)
-    partial.rename(path)
+    write_atomically(path, lambda file: np.save(file, table, allow_pickle=False))

@@ -1,6 +1,5 @@
 """Shard files: written once, flushed before they are named, checked by their checksum."""
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -10,8 +9,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from confp_jax.database.records import DatabaseError
+from confp_jax.files import is_disk_full
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Smaller shards are read, not mapped: a process may hold only some 65,000 maps.
 _MAPPED_BYTES = 1 << 20
 
@@ -40,7 +39,7 @@ def write_shard(path: pathlib.Path, stored: np.ndarray) -> str:
 
 def write_error(folder: pathlib.Path, error: OSError | RuntimeError) -> DatabaseError:
     """The error to raise for one that writing into `folder` ended in."""
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+    if is_disk_full(error):
         return disk_full(folder)
     return DatabaseError(
         f"{folder} cannot be written ({error}); is it there, writable, and is there space on the "

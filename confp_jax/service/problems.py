@@ -1,6 +1,5 @@
 """Errors as the client sees them: problem+json (RFC 9457) with a remedy."""
 
-import errno
 import http
 import logging
 from collections.abc import Mapping
@@ -10,10 +9,10 @@ from starlette.responses import JSONResponse
 
 from confp_jax.audio.decode import DecodeError
 from confp_jax.database import DatabaseError, OtherModelError
+from confp_jax.files import is_disk_full
 from confp_jax.fingerprint.fingerprints import AudioError
 
 _log = logging.getLogger(__name__)
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's name for it
@@ -129,7 +128,7 @@ def problem_of(error: Exception) -> Problem:
             "send a shorter excerpt, or ask again later",
             headers={"Retry-After": "1"},
         )
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+    if isinstance(error, OSError) and is_disk_full(error):
         return disk_full(error)
     if not isinstance(error, (DecodeError, AudioError)):
         _log.error("a connection failed", exc_info=error)

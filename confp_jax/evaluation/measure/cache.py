@@ -1,6 +1,4 @@
-"""Files that are whole or not there: what was measured once is kept, and an interrupted write must
-not be taken for it.
-"""
+"""Results that are measured once and kept; an interrupted write is never taken for one."""
 
 import dataclasses
 import json
@@ -8,25 +6,14 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from confp_jax.files import write_atomically
+
 _Row = TypeVar("_Row")  # a dataclass
-
-
-def write_atomically(path: pathlib.Path, write: Callable[[Any], object]) -> pathlib.Path:
-    """Calls `write` with a binary file; it stands under its name when it is complete.
-
-    Missing folders are made.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    with open(partial, "wb") as file:
-        write(file)
-    partial.replace(path)
-    return path
 
 
 def write_json(path: pathlib.Path, values: Mapping[str, Any] | Sequence[Any]) -> None:
     """As `write_atomically`."""
-    write_atomically(path, lambda file: file.write(json.dumps(values).encode()))
+    write_atomically(path, json.dumps(values))
 
 
 def cached_rows(

@@ -17,8 +17,8 @@ from confp_jax.data.clips import ClipSource
 from confp_jax.data.duplicates import read_duplicates
 from confp_jax.data.records import Clip, DatasetError
 from confp_jax.database.vectors import decode, encode
-from confp_jax.evaluation.measure.cache import write_atomically
 from confp_jax.evaluation.measure.query_sets import dataset_id
+from confp_jax.files import write_atomically
 from confp_jax.fingerprint.embedder import HOP_S, Embedder
 from confp_jax.fingerprint.fingerprints import Fingerprints
 from confp_jax.matching.searchable import Reference, make_reference

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 from rich.console import Console
 
-from confp_jax.evaluation.measure.cache import write_atomically
 from confp_jax.evaluation.measure.indexed_dataset import EvaluationReference
 from confp_jax.evaluation.measure.trials import Trials, read_excerpts, run_trials
+from confp_jax.files import write_atomically
 from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.fingerprint.fingerprints import Fingerprints
 from confp_jax.index import Index

@@ -23,13 +23,13 @@ from confp_jax.audio.folders import find_audio
 from confp_jax.data.records import DatasetError, to_int16
 from confp_jax.database.vectors import decode as decode_rows
 from confp_jax.database.vectors import encode as encode_rows
-from confp_jax.evaluation.measure.cache import write_atomically
 from confp_jax.evaluation.measure.query_sets import dataset_id
 from confp_jax.evaluation.measure.trials import first_match
 from confp_jax.evaluation.systems.protocol import SystemFailedError
 from confp_jax.evaluation.systems.registry import SystemSpec, system_version
 from confp_jax.evaluation.systems.results import SystemRun
 from confp_jax.evaluation.systems.runner import SystemRunner, write_wav
+from confp_jax.files import write_atomically
 from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.matching.decision import Decision
 from confp_jax.matching.searchable import Reference, make_reference

@@ -14,7 +14,6 @@ from rich.console import Console
 from confp_jax.data.clips import ClipSource
 from confp_jax.data.duplicates import read_duplicates
 from confp_jax.data.records import DatasetError
-from confp_jax.evaluation.measure.cache import write_atomically
 from confp_jax.evaluation.measure.indexed_dataset import IndexedClip, one_of_each
 from confp_jax.evaluation.measure.query_sets import QuerySet, dataset_id, spread
 from confp_jax.evaluation.measure.summary import Share
@@ -27,6 +26,7 @@ from confp_jax.evaluation.systems.runner import (
     SystemRunner,
     write_wav,
 )
+from confp_jax.files import write_atomically
 from confp_jax.metrics import EXACT_S, NEAR_S, bootstrap_interval, wilson_interval
 
 
