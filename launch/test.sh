@@ -3,7 +3,7 @@
 set -euo pipefail
 # shellcheck source=launch/setup.sh
 source "$(dirname "$0")/setup.sh"
-setup prepare,evaluate,faiss,parquet,milvus,serve,docs,dev
+setup prepare,evaluate,parquet,milvus,serve,docs,dev
 # Two workers fill two cores only with one BLAS thread each.
 export OPENBLAS_NUM_THREADS=1
 unset PYTHONDONTWRITEBYTECODE # else each of the processes that tests start compiles all modules again

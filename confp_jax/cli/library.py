@@ -17,7 +17,10 @@ from confp_jax.cli.output import (
     progress,
     say,
     status,
+    whole_number,
 )
+
+_FORECAST_FACTORS = (10, 100)
 
 
 def register(commands: Commands) -> None:
@@ -90,12 +93,19 @@ def _register_tracks(commands: Commands) -> None:
         "list the tracks of a database",
         examples="""\
   confp list music.db
-  confp list music.db --search björk     in name, title, artist, album or path""",
+  confp list music.db --search björk     in name, title, artist, album or path
+  confp list music.db --limit 50 --offset 100        the third fifty""",
     )
     listing.add_argument(
         "--search",
         metavar="TEXT",
         help="only tracks with this in their name, title, artist, album or path",
+    )
+    listing.add_argument(
+        "--limit", type=whole_number, metavar="N", help="at most so many tracks (all)"
+    )
+    listing.add_argument(
+        "--offset", type=whole_number, default=0, metavar="N", help="without the first N (0)"
     )
     commands.add(
         "info",
@@ -134,7 +144,7 @@ def _add(args: argparse.Namespace) -> int:
             f"{failed} failed",
             *([f"{len(others)} passed over as no audio"] if others else []),
         ]
-        say(f"{', '.join(counts)}; {args.db} now holds {len(database.tracks())} tracks")
+        say(f"{', '.join(counts)}; {args.db} now holds {database.num_tracks()} tracks")
         for path in others if args.passed_over else ():
             say(f"passed over {path}", file=sys.stderr)
         if not num_files:
@@ -192,23 +202,16 @@ def _remove(args: argparse.Namespace) -> int:
     else:
         for track in removed:
             say(f"removed {track['id']} {track['name']} ({track['path']})")
-        say(f"{len(removed)} removed; {args.db} now holds {len(database.tracks())} tracks")
+        say(f"{len(removed)} removed; {args.db} now holds {database.num_tracks()} tracks")
     return status(len(refused), len(args.tracks) + len(args.ids))
 
 
 def _list(args: argparse.Namespace) -> int:
     from confp_jax.database import Database
-    from confp_jax.database.names import folded, stored_path
+    from confp_jax.database.names import stored_path
 
     database = Database(args.db)
-    tracks = database.tracks()
-    if args.search:
-        wanted = folded(args.search)
-        tracks = [
-            t
-            for t in tracks
-            if any(wanted in folded(x) for x in (t.name, t.title, t.artist, t.album, t.path))
-        ]
+    tracks, total = database.page(search=args.search or "", offset=args.offset, limit=args.limit)
     if args.json:
         print_json(
             [{k: v for k, v in dataclasses.asdict(t).items() if k != "first_row"} for t in tracks]
@@ -219,8 +222,9 @@ def _list(args: argparse.Namespace) -> int:
         for t in tracks
     ]
     print_table(("id", "track", "artist", "title", "length", "path"), rows)
+    some = "" if len(tracks) == total else f" of {total}"
     say(
-        f"{len(tracks)} tracks, {sum(t.duration_s for t in tracks) / 3600:.2f} h, model "
+        f"{len(tracks)}{some} tracks, {sum(t.duration_s for t in tracks) / 3600:.2f} h, model "
         f"{database.model_id.name}"
     )
     return 0
@@ -228,13 +232,16 @@ def _list(args: argparse.Namespace) -> int:
 
 def _info(args: argparse.Namespace) -> int:
     from confp_jax.database import Database
+    from confp_jax.library.forecast import forecast
     from confp_jax.library.maintenance import describe
 
     info = describe(Database(args.db))
+    forecasts = [forecast(info, factor) for factor in _FORECAST_FACTORS]
     num_bytes = info.vector_bytes + info.catalogue_bytes + info.index_bytes
     hours = info.duration_s / 3600
     if args.json:
-        print_json(dataclasses.asdict(info) | {"num_bytes": num_bytes})
+        more = [dataclasses.asdict(one) for one in forecasts]
+        print_json(dataclasses.asdict(info) | {"num_bytes": num_bytes, "forecast": more})
         return 0
     stale = (
         f", {info.index_stale_share:.0%} of its rows out of date" if info.index_stale_share else ""
@@ -253,8 +260,17 @@ def _info(args: argparse.Namespace) -> int:
         ("search", f"{info.index}{stale}"),
         ("format", info.format),
     ]
+    rows += [
+        (
+            f"{one.factor:g} times this",
+            f"{one.hours:.0f} h, {one.num_fingerprints} fingerprints: {one.disk_bytes / 1e9:.2f} "
+            f"GB on disk, {one.memory_bytes / 1e9:.2f} GB in memory while it is searched",
+        )
+        for one in forecasts
+        if hours
+    ]
     for name, text in rows:
-        say(f"{name:<14}{text}")
+        say(f"{name:<15}{text}")
     return 0
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from confp_jax.cli.library import reporting
-from confp_jax.cli.output import Commands, print_json, progress, say, status
+from confp_jax.cli.output import Commands, milvus_address, print_json, progress, say, status
 
 _PARQUET_HELP = "error: this needs pyarrow; install it with: pip install 'confp-jax[parquet]'"
 
@@ -25,8 +25,10 @@ def register(commands: Commands) -> None:
         examples="""\
   confp compact music.db
   confp compact music.db --recall 0.999         search more carefully, and slower, from now on
-  confp compact music.db --index faiss          scann (Linux), faiss (an extra) or exact
+  confp compact music.db --index faiss          scann (Linux), faiss or exact
   confp compact music.db --index milvus://localhost:19530     a server, kept in step
+  confp compact music.db --index "milvus://localhost:19530?fallback=exact"    while it is away,
+                                                all fingerprints are searched here
   confp compact music.db --index milvus:///data/rows.db       milvus-lite (an extra)""",
     )
     compact.add_argument(
@@ -122,10 +124,13 @@ def _register_copying(commands: Commands) -> None:
 
 def _compact(args: argparse.Namespace) -> int:
     from confp_jax.database import Database
+    from confp_jax.index.kinds import is_remote
     from confp_jax.library.maintenance import compact
 
+    database = Database(args.db)
     with _counting("compacting"):
-        done, manifest = compact(Database(args.db), kind=args.index, recall=args.recall)
+        done, manifest = compact(database, kind=args.index, recall=args.recall)
+    chosen = database.setting("index") or ""
     if args.json:
         print_json(dataclasses.asdict(done) | {"index": manifest and dataclasses.asdict(manifest)})
         return 0
@@ -135,6 +140,8 @@ def _compact(args: argparse.Namespace) -> int:
             f"{manifest.library} finds {manifest.effort.recall:.1%} of first hits among "
             f"{manifest.num_rows} fingerprints"
         )
+    elif is_remote(chosen):
+        searched = f"{chosen} holds a copy of all fingerprints and proposes candidates"
     say(
         f"{done.num_removed_rows} removed fingerprints freed, "
         f"{done.num_shards_before} shards became {done.num_shards_after}; {searched}"
@@ -154,7 +161,7 @@ def _verify(args: argparse.Namespace) -> int:
             {"problems": [dataclasses.asdict(problem) for problem in problems], "recall": recall}
         )
     else:
-        names = {track.id: track.name for track in database.tracks()}
+        names = {track.id: track.name for track in database.tracks()} if problems else {}
         for problem in problems:
             say(f"{problem.what}; {problem.remedy}", file=sys.stderr)
             for number in problem.tracks:
@@ -196,7 +203,7 @@ def _merge(args: argparse.Namespace) -> int:
     database = Database(args.db)
     with _counting("merging") as report:
         merged = merge_databases(database, open_other(args.other, database), report=report)
-    _print_added(args, merged, len(database.tracks()))
+    _print_added(args, merged, database.num_tracks())
     return _left_out(merged.damaged, merged.num_added + merged.num_there)
 
 
@@ -219,7 +226,7 @@ def _reindex(args: argparse.Namespace) -> int:
             {"swapped": swapped, "tracks": [dataclasses.asdict(result) for result in results]}
         )
     elif swapped:
-        say(f"{args.db} now uses model {database.model_id.name}, {len(database.tracks())} tracks")
+        say(f"{args.db} now uses model {database.model_id.name}, {database.num_tracks()} tracks")
     else:
         say(f"{failed} tracks could not be fingerprinted, so {args.db} still has its old model: "
         "bring their files back and "
@@ -264,7 +271,7 @@ def _import(args: argparse.Namespace) -> int:
     database = Database(args.db) if exists else Database.create(args.db, file_stamp(files[0]))
     with _counting("importing") as report:
         imported = import_files(database, files, report=report)
-    _print_added(args, imported, len(database.tracks()))
+    _print_added(args, imported, database.num_tracks())
     for reason in imported.refused:
         say(f"failed {reason}", file=sys.stderr)
     num_sound = imported.num_added + imported.num_there
@@ -301,7 +308,7 @@ def _index(text: str) -> str:
     if kinds.find_kind(text) is None:
         known = ", ".join(kind.usage for kind in kinds.ALL)
         raise argparse.ArgumentTypeError(f"{text} is none of {known}")
-    return text
+    return milvus_address(text) if kinds.is_remote(text) else text
 
 
 def _recall(text: str) -> float:

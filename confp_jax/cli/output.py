@@ -177,3 +177,21 @@ def rate(text: str) -> float:
             f"{text} must lie between 1e-9 and 0.05; 0.001 is one in a thousand"
         )
     return value
+
+
+def whole_number(text: str) -> int:
+    """Reads a number of things: 0, 1, 2 and so on."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number such as 50")
+    return int(text)
+
+
+def milvus_address(text: str) -> str:
+    """Checks an address of Milvus."""
+    from confp_jax.index.milvus_sync import parse_uri
+
+    try:
+        parse_uri(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text

@@ -4,7 +4,7 @@ import argparse
 import pathlib
 import sys
 
-from confp_jax.cli.output import Commands, print_json_line, rate, say
+from confp_jax.cli.output import Commands, milvus_address, print_json_line, rate, say
 
 
 def register(commands: Commands) -> None:
@@ -32,6 +32,14 @@ def register(commands: Commands) -> None:
         type=pathlib.Path,
         metavar="FILE",
         help="a file with the token that allows adding and removing tracks",
+    )
+    serve.add_argument(
+        "--index",
+        type=milvus_address,
+        default="",
+        metavar="URI",
+        help="read the fingerprints from Milvus (milvus://HOST:PORT); of the database only its "
+        "catalogue is needed",
     )
     serve.add_argument(
         "--share-audio",
@@ -87,6 +95,20 @@ def _add_limits(serve: argparse.ArgumentParser) -> None:
         help="requests that may wait; the next one gets 429 (64)",
     )
     serve.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that serve the database behind the one port (1)",
+    )
+    serve.add_argument(
+        "--rate",
+        type=float,
+        default=0.0,
+        metavar="N",
+        help="requests a minute that one client may send to a worker; the next one gets 429 (any)",
+    )
+    serve.add_argument(
         "--false-alarms",
         type=rate,
         default=0.001,
@@ -103,6 +125,7 @@ def _serve(args: argparse.Namespace) -> int:
     settings = start.settings_for(
         host=args.host,
         token_file=args.token_file,
+        index=args.index,
         shared_folders=[folder for folder in args.share_audio if folder is not None],
         root_path=args.root_path,
         origins=args.allow_origin,
@@ -110,6 +133,8 @@ def _serve(args: argparse.Namespace) -> int:
         max_body_mib=args.max_body_mib,
         max_audio_s=args.max_audio_s,
         max_waiting=args.max_waiting,
+        workers=args.workers,
+        requests_per_minute=args.rate,
     )
 
     def started(address: str) -> None:

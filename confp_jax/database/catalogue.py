@@ -7,13 +7,13 @@ import hashlib
 import os
 import pathlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-import numpy as np
-
-from confp_jax.database.names import restored_path, storable
+from confp_jax.database import names
+from confp_jax.database.names import folded, is_named, storable
 from confp_jax.database.records import DatabaseError, StoredTrack
 from confp_jax.database.shards import disk_full, file_sha256
+from confp_jax.database.tracks import COLUMNS, Tracks
 
 FORMAT = 2
 SCHEMA = """
@@ -71,6 +71,24 @@ def connect(file: pathlib.Path) -> Iterator[sqlite3.Connection]:
         raise _explained(file, error) from error
 
 
+class ChangeWatch:
+    """Tells whether others have committed since it was last asked, in microseconds."""
+
+    def __init__(self, file: pathlib.Path):
+        self._connection = _open(file, check_same_thread=False)
+        self._version = -1
+
+    def has_changed(self) -> bool:
+        """Whether anything was committed; the first answer is yes."""
+        before = self._version
+        self._version = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        return self._version != before
+
+    def close(self) -> None:
+        """Ends it."""
+        self._connection.close()
+
+
 def _explained(file: pathlib.Path, error: sqlite3.DatabaseError) -> DatabaseError:
     code = _code(error)
     if code == sqlite3.SQLITE_FULL:
@@ -97,15 +115,15 @@ def _code(error: sqlite3.DatabaseError) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def _open(file: pathlib.Path) -> sqlite3.Connection:
+def _open(file: pathlib.Path, *, check_same_thread: bool = True) -> sqlite3.Connection:
+    options = {"timeout": 30, "check_same_thread": check_same_thread}
     if os.access(file.parent, os.W_OK):
-        return sqlite3.connect(file, timeout=30)
+        return sqlite3.connect(file, **options)
     # Where one may not write, the files of WAL cannot be made: they are there while another user
     # writes, else nobody does.
     busy = file.with_name(file.name + "-wal").exists()
-    return sqlite3.connect(
-        f"{file.resolve().as_uri()}?mode=ro{'' if busy else '&immutable=1'}", uri=True, timeout=30
-    )
+    address = f"{file.resolve().as_uri()}?mode=ro{'' if busy else '&immutable=1'}"
+    return sqlite3.connect(address, uri=True, **options)
 
 
 def make(file: pathlib.Path, settings: dict[str, str]) -> None:
@@ -171,15 +189,15 @@ def setting(connection: sqlite3.Connection, key: str) -> str | None:
     return row and row[0]
 
 
-def rename(connection: sqlite3.Connection, number: int, names: dict[str, str]) -> None:
+def rename(connection: sqlite3.Connection, number: int, texts: dict[str, str]) -> None:
     """Gives a track other texts for `name`, `title`, `artist` or `album`.
 
     Raises:
       ValueError: another field.
     """
-    if not names.keys() <= {"name", "title", "artist", "album"}:
-        raise ValueError(f"{sorted(names)}: expected name, title, artist or album")
-    for field, text in names.items():
+    if not texts.keys() <= {"name", "title", "artist", "album"}:
+        raise ValueError(f"{sorted(texts)}: expected name, title, artist or album")
+    for field, text in texts.items():
         connection.execute(
             f"UPDATE tracks SET {field} = ? WHERE id = ? AND removed_at IS NULL",  # noqa: S608
             (storable(text), number),
@@ -208,19 +226,55 @@ def is_as_left(connection: sqlite3.Connection) -> bool:
     return not expected or expected == digest(connection)
 
 
-def read_tracks(connection: sqlite3.Connection) -> list[StoredTrack]:
+def read_tracks(connection: sqlite3.Connection) -> Tracks:
     """Live tracks in the order of their rows."""
+    return Tracks(
+        connection.execute(
+            f"SELECT {COLUMNS} FROM tracks WHERE removed_at IS NULL ORDER BY shard, first_row"  # noqa: S608
+        ).fetchall()
+    )
+
+
+def some_tracks(
+    connection: sqlite3.Connection, condition: str, values: Sequence[object] = ()
+) -> list[StoredTrack]:
+    """Returns the live tracks of a condition in the order of their rows."""
     rows = connection.execute(
-        "SELECT name, path, sha256, duration_s, num_rows, id, title, artist, album, added_at FROM "
-        "tracks WHERE removed_at IS NULL ORDER BY shard, first_row"
-    ).fetchall()
-    first = np.cumsum([0] + [row[4] for row in rows])
-    return [
-        StoredTrack(name, restored_path(path), sha256, duration_s, int(begin), num_rows, *rest)
-        for (name, path, sha256, duration_s, num_rows, *rest), begin in zip(
-            rows, first, strict=False
+        f"SELECT {COLUMNS} FROM tracks WHERE removed_at IS NULL AND {condition}",  # noqa: S608
+        values,
+    )
+    return list(Tracks(rows.fetchall()))
+
+
+def read_page(
+    connection: sqlite3.Connection, search: str, offset: int, limit: int | None
+) -> tuple[list[StoredTrack], int]:
+    """Returns what `Database.page` does."""
+    condition = "1"
+    if search:
+        wanted = folded(search)
+        connection.create_function(
+            "is_named", 5, lambda *texts: is_named(texts, wanted), deterministic=True
         )
-    ]
+        condition = "is_named(name, title, artist, album, path)"
+    total = connection.execute(
+        f"SELECT COUNT(*) FROM tracks WHERE removed_at IS NULL AND {condition}"  # noqa: S608
+    ).fetchone()[0]
+    ordered = f"{condition} ORDER BY shard, first_row LIMIT ? OFFSET ?"
+    values = (-1 if limit is None else limit, offset)
+    return some_tracks(connection, ordered, values), total
+
+
+def meant_tracks(connection: sqlite3.Connection, wanted: str) -> list[StoredTrack]:
+    """Returns what `meant_by` does of all tracks; those that it cannot mean are not made."""
+    may_be = names.meaning(wanted)
+    connection.create_function("may_be_meant", 3, may_be, deterministic=True)
+    connection.create_function("is_number", 1, str.isdecimal, deterministic=True)
+    some = some_tracks(connection, "may_be_meant(name, path, id) ORDER BY shard, first_row")
+    numbers = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM tracks WHERE removed_at IS NULL AND is_number(name))"
+    )
+    return names.meant_by(some, wanted, has_numbers=bool(numbers.fetchone()[0]))
 
 
 def next_shard(connection: sqlite3.Connection) -> int:

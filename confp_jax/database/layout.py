@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from typing import BinaryIO
 
-from confp_jax.database.records import DatabaseError
+from confp_jax.database.records import BusyError, DatabaseError
 from confp_jax.database.shards import is_held
 
 _SHARD = re.compile(r"[0-9]{6,}\.npy")
@@ -121,7 +121,7 @@ def _take(folder: pathlib.Path, lock: BinaryIO) -> None:
     except BlockingIOError as error:
         number = lock.read(20).decode(errors="replace").strip()
         who = f" (number {number})" if number.isdecimal() else ""
-        raise DatabaseError(
+        raise BusyError(
             f"{folder}: another process is writing to it{who}; wait for it to finish"
         ) from error
     except OSError as error:

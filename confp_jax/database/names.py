@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from confp_jax.database.records import StoredTrack
 
@@ -30,15 +30,21 @@ def folded(text: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
+def is_named(texts: Sequence[str], wanted: str) -> bool:
+    """Whether a `folded` text is in one of these, of which the last is a stored path."""
+    *names, path = texts
+    return any(wanted in folded(text) for text in (*names, restored_path(path)))
+
+
 def same_name(one: str, other: str) -> bool:
     """Whether two names are equal in Unicode's sense: a Mac writes letters and accents apart."""
     return one == other or unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other)
 
 
-def meant_by(tracks: Sequence[StoredTrack], wanted: str) -> list[StoredTrack]:
+def meant_by(tracks: Sequence[StoredTrack], wanted: str, *, has_numbers: bool) -> list[StoredTrack]:
     """Returns the tracks of this path (as stored, or as seen from here), else of this name.
 
-    A number is also taken for an id where no track has a number for a name.
+    A number is also taken for an id, unless some track `has_numbers` for a name.
     """
     paths = {restored_path(wanted), wanted, os.path.realpath(wanted)}
     exact = [track for track in tracks if track.path in paths]
@@ -48,9 +54,21 @@ def meant_by(tracks: Sequence[StoredTrack], wanted: str) -> list[StoredTrack]:
     if named:
         return named
     near = [track for track in tracks if any(same_name(track.path, path) for path in paths)]
-    if near or any(track.name.isdecimal() for track in tracks):
+    if near or has_numbers:
         return near
     return [track for track in tracks if str(track.id) == wanted]
+
+
+def meaning(wanted: str) -> Callable[[str, str, int], bool]:
+    """Returns whether `meant_by` could return a track of this name, stored path and id."""
+    places = (restored_path(wanted), wanted, os.path.realpath(wanted))
+    texts = {unicodedata.normalize("NFC", text) for text in (storable(wanted), *places)}
+
+    def may_be(name: str, path: str, number: int) -> bool:
+        some = name, restored_path(path)
+        return str(number) == wanted or any(unicodedata.normalize("NFC", x) in texts for x in some)
+
+    return may_be
 
 
 def _byte(match: re.Match[str]) -> str:

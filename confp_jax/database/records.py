@@ -1,6 +1,7 @@
 """What goes into a database and comes out of it."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float32, Int32
@@ -13,6 +14,10 @@ UPLOADED = "upload:"  # begins the path of a track that came without a file
 
 class DatabaseError(UserError):
     """A folder that is no usable database, or one that is busy; the message says what to do."""
+
+
+class BusyError(DatabaseError):
+    """Another process is writing to the database."""
 
 
 class OtherModelError(DatabaseError):
@@ -87,7 +92,7 @@ class KnownFile:
 class Snapshot:
     """Everything a search needs, as of one moment. Rows of removed tracks are left out."""
 
-    tracks: list[StoredTrack]
+    tracks: Sequence[StoredTrack]
     vectors: StoredVectors | Float32[np.ndarray, "N E"]
     row_tracks: Int32[np.ndarray, " N"]  # index into `tracks` of every row
     generation: str = ""  # the folder below index/ of the newest approximate index, if there is one

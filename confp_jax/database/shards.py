@@ -4,9 +4,9 @@ import fcntl
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
 
 import numpy as np
+from jaxtyping import Int64
 
 from confp_jax.database.records import DatabaseError
 from confp_jax.files import is_disk_full
@@ -92,20 +92,17 @@ def flush_folder(folder: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-def live_runs(ranges: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
-    """Merges (shard, first_row, num_rows) in order where one continues in the next: few runs,
-    however many tracks.
+def live_runs(ranges: Int64[np.ndarray, "T 3"]) -> list[tuple[int, int, int]]:
+    """Merges (shard, first_row, num_rows) in order where one goes on in the next: few runs, however
+    many tracks.
     """
-    run: tuple[int, int, int] | None = None
-    for shard, first, num in ranges:
-        if run and shard == run[0] and first == run[1] + run[2]:
-            run = (shard, run[1], run[2] + num)
-            continue
-        if run:
-            yield run
-        run = (shard, first, num)
-    if run:
-        yield run
+    if not len(ranges):
+        return []
+    shard, first, num = ranges.T
+    goes_on = (shard[1:] == shard[:-1]) & (first[1:] == first[:-1] + num[:-1])
+    starts = np.concatenate([[0], np.flatnonzero(~goes_on) + 1])
+    lengths = np.add.reduceat(num, starts)
+    return list(zip(shard[starts].tolist(), first[starts].tolist(), lengths.tolist(), strict=True))
 
 
 def is_held(folder: pathlib.Path) -> bool:

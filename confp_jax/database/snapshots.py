@@ -1,11 +1,11 @@
 """Reads a database as of one moment: its tracks, and their rows without those that are damaged."""
 
-import dataclasses
 import logging
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int64
 
 from confp_jax.database import catalogue
 from confp_jax.database.damage import damaged_rows, is_as_written
@@ -16,14 +16,6 @@ from confp_jax.database.vectors import StoredVectors, stored_dim
 
 _log = logging.getLogger(__name__)
 _MOST_NAMED = 5
-
-
-class _Range(NamedTuple):
-    """Where a track's rows lie."""
-
-    shard: int
-    first_row: int
-    num_rows: int
 
 
 class _Shard(NamedTuple):
@@ -59,27 +51,26 @@ def read_snapshot(folder: pathlib.Path, *, to_copy: bool) -> Snapshot:
             file,
         )
     shards = {number: _Shard(*rest) for number, *rest in rows}
-    places = [_Range(*place) for place in ranges]
+    places = np.array(ranges, np.int64).reshape(-1, 3)  # shard, first row, number of rows
     opened = _open_shards(folder, shards, places)
     damaged = _damaged(folder, shards, opened, places, to_copy=to_copy)
-    left_out = tuple(tracks[number] for number in damaged)
+    left_out = tuple(tracks[number] for number in sorted(damaged))
     if damaged:
-        tracks = _without(tracks, damaged)
-        places = [place for number, place in enumerate(places) if number not in damaged]
+        tracks = tracks.without(damaged)
+        places = np.delete(places, sorted(damaged), axis=0)
         _warn(folder, left_out)
     runs = [opened[shard][first : first + num] for shard, first, num in live_runs(places)]
     vectors = StoredVectors(runs, _dim(folder, runs))
-    counts = [track.num_rows for track in tracks]
-    row_tracks = np.repeat(np.arange(len(tracks), dtype=np.int32), counts)
+    row_tracks = np.repeat(np.arange(len(tracks), dtype=np.int32), tracks.num_rows)
     return Snapshot(tracks, vectors, row_tracks, generation, left_out)
 
 
 def _open_shards(
-    folder: pathlib.Path, shards: dict[int, _Shard], places: list[_Range]
+    folder: pathlib.Path, shards: dict[int, _Shard], places: Int64[np.ndarray, "T 3"]
 ) -> dict[int, np.ndarray]:
     """Only shards with live tracks are opened: one whose tracks were removed does no more harm."""
     opened: dict[int, np.ndarray] = {}
-    for shard in {place.shard for place in places}:
+    for shard in np.unique(places[:, 0]).tolist():
         if shard not in shards:
             raise DatabaseError(f"{folder}: the catalogue lacks shard {shard}; {REMEDY}")
         opened[shard] = open_shard(shard_path(folder, shards[shard].file), shards[shard].num_rows)
@@ -90,7 +81,7 @@ def _damaged(
     folder: pathlib.Path,
     shards: dict[int, _Shard],
     opened: dict[int, np.ndarray],
-    places: list[_Range],
+    places: Int64[np.ndarray, "T 3"],
     *,
     to_copy: bool,
 ) -> set[int]:
@@ -110,26 +101,16 @@ def _damaged(
             )
         elif not signs and len(rows := damaged_rows(path, stored)):
             bad[shard] = rows
-    found = set()
-    for number, place in enumerate(places):
-        if place.first_row < 0 or place.first_row + place.num_rows > shards[place.shard].num_rows:
-            found.add(number)
-        elif place.shard in bad:
-            rows = bad[place.shard]
-            first = np.searchsorted(rows, place.first_row)
-            last = np.searchsorted(rows, place.first_row + place.num_rows)
-            if first < last:
-                found.add(number)
+    shard, first, num = places.T
+    sizes = np.zeros(max(opened, default=0) + 1, np.int64)
+    sizes[list(opened)] = [shards[number].num_rows for number in opened]
+    found = set(np.flatnonzero((first < 0) | (num < 0) | (first + num > sizes[shard])).tolist())
+    for number, rows in bad.items():
+        inside = np.flatnonzero(shard == number)
+        begin = np.searchsorted(rows, first[inside])
+        end = np.searchsorted(rows, first[inside] + num[inside])
+        found.update(inside[begin < end].tolist())
     return found
-
-
-def _without(tracks: list[StoredTrack], damaged: set[int]) -> list[StoredTrack]:
-    kept, first_row = [], 0
-    for number, track in enumerate(tracks):
-        if number not in damaged:
-            kept.append(dataclasses.replace(track, first_row=first_row))
-            first_row += track.num_rows
-    return kept
 
 
 def _warn(folder: pathlib.Path, damaged: tuple[StoredTrack, ...]) -> None:

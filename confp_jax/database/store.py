@@ -21,7 +21,7 @@ from confp_jax.database.layout import (
     shard_name,
     writer_lock,
 )
-from confp_jax.database.names import meant_by, restored_path, storable, stored_path
+from confp_jax.database.names import restored_path, storable, stored_path
 from confp_jax.database.records import (
     DatabaseError,
     KnownFile,
@@ -32,6 +32,7 @@ from confp_jax.database.records import (
 )
 from confp_jax.database.shards import REMEDY, write_shard
 from confp_jax.database.snapshots import read_snapshot
+from confp_jax.database.tracks import Tracks
 from confp_jax.database.vectors import PRECISIONS, encode
 
 _log = logging.getLogger(__name__)
@@ -262,20 +263,57 @@ class Database:
 
     def has(self, sha256: str) -> bool:
         """Whether a track of this content is there."""
+        return bool(self.ids_of([sha256]))
+
+    def ids_of(self, contents: Sequence[str]) -> dict[str, int]:
+        """Returns the ids of the tracks of these SHA-256, of those that are there."""
+        question = "SELECT id FROM tracks WHERE sha256 = ? AND removed_at IS NULL"
         with self.connect() as connection:
-            found = connection.execute(
-                "SELECT 1 FROM tracks WHERE sha256 = ? AND removed_at IS NULL", (sha256,)
-            )
-            return found.fetchone() is not None
+            found = {one: connection.execute(question, (one,)).fetchone() for one in contents}
+        return {sha256: row[0] for sha256, row in found.items() if row}
 
     def tracks(self) -> list[StoredTrack]:
         """All tracks in the order of their rows."""
+        return list(self.ordered_tracks())
+
+    def ordered_tracks(self) -> Tracks:
+        """The same, each made when it is asked for."""
         with self.connect() as connection:
             return catalogue.read_tracks(connection)
 
+    def num_tracks(self) -> int:
+        """How many tracks there are."""
+        with self.connect() as connection:
+            return connection.execute(
+                "SELECT COUNT(*) FROM tracks WHERE removed_at IS NULL"
+            ).fetchone()[0]
+
+    def duration_s(self) -> float:
+        """How long all tracks are."""
+        with self.connect() as connection:
+            return connection.execute(
+                "SELECT COALESCE(SUM(duration_s), 0.0) FROM tracks WHERE removed_at IS NULL"
+            ).fetchone()[0]
+
+    def track(self, number: int) -> StoredTrack | None:
+        """Returns the track of this id, None where there is none; its `first_row` is 0."""
+        with self.connect() as connection:
+            found = catalogue.some_tracks(connection, "id = ?", (number,))
+        return found[0] if found else None
+
+    def page(
+        self, *, search: str = "", offset: int = 0, limit: int | None = None
+    ) -> tuple[list[StoredTrack], int]:
+        """Returns `limit` of the tracks from number `offset` on, in the order of their rows, and
+        how many there are; `search` as of `is_named`. Their `first_row` counts within the page.
+        """
+        with self.connect() as connection:
+            return catalogue.read_page(connection, search, offset, limit)
+
     def find(self, wanted: str) -> list[StoredTrack]:
         """Returns the tracks of a path or a name, as `meant_by`."""
-        return meant_by(self.tracks(), wanted)
+        with self.connect() as connection:
+            return catalogue.meant_tracks(connection, wanted)
 
     def rename(self, number: int, names: dict[str, str]) -> None:
         """Gives a track another `name`, `title`, `artist` or `album`, as `catalogue.rename`; one

@@ -96,6 +96,11 @@ class StoredVectors:
     def __len__(self) -> int:
         return self.shape[0]
 
+    @property
+    def is_binary(self) -> bool:
+        """Whether the rows are stored as signs."""
+        return bool(self._runs) and self._runs[0].dtype == np.uint8
+
     def __getitem__(
         self, rows: int | slice | np.ndarray | Sequence[int]
     ) -> Float32[np.ndarray, "..."]:

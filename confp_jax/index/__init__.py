@@ -3,8 +3,6 @@
 import importlib
 import pathlib
 
-import numpy as np
-
 from confp_jax.index.approximate import ApproximateIndex, SearchBudget
 from confp_jax.index.exact import ExactIndex
 from confp_jax.index.kinds import default_kind
@@ -26,14 +24,13 @@ BRUTE_FORCE_ROWS = 20_000  # below, exact search wins
 
 def build_coarse(vectors: Vectors, kind: str) -> CandidateIndex:
     """Trains an index of this kind."""
-    rows = np.asarray(vectors)
     if kind == "faiss":
         from confp_jax.index.faiss import FaissCells
 
-        return FaissCells.build(rows)
+        return FaissCells.build(vectors)
     from confp_jax.index.scann import ScannCells
 
-    return ScannCells.build(rows)
+    return ScannCells.build(vectors)
 
 
 def load_coarse(
@@ -66,7 +63,7 @@ def build_index(
     """Exact search below 20,000 rows; above, the approximate index that is installed, tuned to the
     recall of the first hit.
     """
-    kind = default_kind() if kind is None else kind
+    kind = default_kind(vectors) if kind is None else kind
     if len(vectors) < BRUTE_FORCE_ROWS or not kind:
         return ExactIndex(vectors)
     coarse = build_coarse(vectors, kind)

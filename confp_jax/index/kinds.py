@@ -3,6 +3,12 @@
 import dataclasses
 import importlib.util
 
+from confp_jax.index.protocol import Vectors, holds_signs
+
+# Above, an index is built from some rows at a time, which ScaNN cannot do: it takes 5 GB for a
+# million rows of 640 values.
+MOST_ROWS_IN_MEMORY = 1_000_000
+
 
 @dataclasses.dataclass(frozen=True)
 class IndexKind:
@@ -22,7 +28,7 @@ MILVUS = IndexKind(
     "milvus://", "milvus://HOST:PORT, milvus:///FILE.db", "pymilvus", "confp-jax[milvus]", True
 )
 ALL = (SCANN, FAISS, EXACT, MILVUS)
-BUILT = (SCANN, FAISS)  # here, as generations on the disk; the first that is installed is usual
+BUILT = (SCANN, FAISS)  # here, as generations on the disk
 
 
 def find_kind(text: str) -> IndexKind | None:
@@ -50,6 +56,10 @@ def is_installed(kind: IndexKind) -> bool:
     return not kind.module or importlib.util.find_spec(kind.module) is not None
 
 
-def default_kind() -> str:
-    """Returns the name of the approximate index that is installed; "": search is exact."""
-    return next((kind.name for kind in BUILT if is_installed(kind)), "")
+def default_kind(vectors: Vectors) -> str:
+    """Returns the name of the approximate index for these rows: "faiss" for signs and for many
+    rows, else "scann", of those that are installed; "": search is exact.
+    """
+    prefer_faiss = holds_signs(vectors) or len(vectors) > MOST_ROWS_IN_MEMORY
+    kinds = reversed(BUILT) if prefer_faiss else BUILT
+    return next((kind.name for kind in kinds if is_installed(kind)), "")

@@ -25,9 +25,15 @@ from confp_jax import index as indexes
 from confp_jax.database import Database, DatabaseError, Snapshot
 from confp_jax.database.layout import generation_path
 from confp_jax.database.shards import flush_folder, write_error
+from confp_jax.database.tracks import track_numbers
 from confp_jax.index import ApproximateIndex, ExactIndex, Index, SearchBudget
 from confp_jax.index.kinds import default_kind, find_kind, is_missing, is_remote
-from confp_jax.index.milvus_sync import mirror_stale_share, open_mirror, sync_mirror
+from confp_jax.index.milvus_sync import (
+    mirror_stale_share,
+    name_collection,
+    open_mirror,
+    sync_mirror,
+)
 from confp_jax.index.tuning import DEFAULT_RECALL, tune
 
 _log = logging.getLogger(__name__)
@@ -100,12 +106,12 @@ def wanted_kind(database: Database, snapshot: Snapshot) -> str:
     """The kind of approximate index that this database is to have (or milvus://...), "" if it is
     searched exactly.
     """
-    kind = database.setting("index") or default_kind()
+    kind = database.setting("index") or default_kind(snapshot.vectors)
     if is_missing(kind):
         _log.warning(
             "%s is to be searched with %s, which is not installed here", database.folder, kind
         )
-        kind = default_kind()
+        kind = default_kind(snapshot.vectors)
     small = len(snapshot.vectors) < (1 if is_remote(kind) else indexes.BRUTE_FORCE_ROWS)
     return "" if small or kind == "exact" else kind
 
@@ -129,6 +135,8 @@ def choose(database: Database, *, kind: str | None = None, recall: float | None 
         )
     if kind:
         database.set_setting("index", kind)
+        if is_remote(kind):
+            name_collection(database)
     if recall:
         database.set_setting("recall", str(recall))
 
@@ -178,7 +186,7 @@ def write_generation(
     effort = tune(coarse, snapshot.vectors, recall=wanted_recall(database))
     np.save(
         partial / _TRACKS,
-        np.array([(t.id, t.num_rows) for t in snapshot.tracks], np.int64),
+        np.stack(track_numbers(snapshot.tracks), axis=1)[:, [0, 2]],
         allow_pickle=False,
     )
     files = {path.name: _flushed_crc32(path) for path in sorted(partial.iterdir())}
@@ -200,10 +208,14 @@ def rebuild_if_due(database: Database, *, mirror_only: bool = False) -> None:
     then.
     """
     snapshot = database.snapshot()
-    mirrored = is_remote(wanted_kind(database, snapshot))
-    if (mirrored or not mirror_only) and stale_share(database, snapshot) > (
-        0.0 if mirrored else MAX_STALE_SHARE
-    ):
+    kind = wanted_kind(database, snapshot)
+    if is_remote(kind):
+        try:
+            if mirror_stale_share(kind, database, snapshot):
+                rebuild(database)
+        except DatabaseError as error:  # the tracks are safe: they are searched exactly until then
+            _log.warning("Milvus gets what is new with the next `confp add`: %s", error)
+    elif not mirror_only and stale_share(database, snapshot) > MAX_STALE_SHARE:
         rebuild(database)
 
 
@@ -237,7 +249,8 @@ def load_generation(
     """
     folder = generation_folder(database, snapshot.generation)
     manifest = check_generation(folder)
-    if manifest.kind != wanted_kind(database, snapshot):
+    chosen = database.setting("index") and wanted_kind(database, snapshot)
+    if manifest.kind != (chosen or manifest.kind):
         raise StaleGenerationError(f"the present index is {manifest.kind}")
     if manifest.identity != database.model_id.identity or manifest.dim != snapshot.vectors.shape[1]:
         raise StaleGenerationError("the present index is of another model")
@@ -320,12 +333,10 @@ def _read_tracks(folder: pathlib.Path, num_rows: int | None = None) -> Int64[np.
 
 def _rows_now(tracks: Int64[np.ndarray, "T 2"], snapshot: Snapshot) -> Int64[np.ndarray, " G"]:
     """Where every row of the generation is in the snapshot, -1 if its track was removed."""
-    ids = np.array([track.id for track in snapshot.tracks], np.int64)
-    first_rows = np.array([track.first_row for track in snapshot.tracks], np.int64)
+    ids, first_rows, counts = track_numbers(snapshot.tracks)
     order = np.argsort(ids)
     place = np.minimum(np.searchsorted(ids, tracks[:, 0], sorter=order), len(ids) - 1)
     there = ids[order[place]] == tracks[:, 0]
-    counts = np.array([track.num_rows for track in snapshot.tracks], np.int64)
     there &= counts[order[place]] == tracks[:, 1]
     begin = np.where(there, first_rows[order[place]], -1)
     num = tracks[:, 1]

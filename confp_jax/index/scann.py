@@ -15,10 +15,11 @@ import numpy as np
 import scann
 from jaxtyping import Float32, Int64
 
+from confp_jax.index.protocol import SIGNS_PER_BLOCK, Vectors, holds_signs
+
 LIBRARY = f"scann {version('scann')}"
 _ANISOTROPIC_THRESHOLD = 0.2
 _DIMENSIONS_PER_BLOCK = 2
-_SIGNS_PER_BLOCK = 4  # have 16 patterns, as many as a block has codes: nothing is lost
 _CODES = 16  # of a block
 _ASSETS = {
     "AH_CENTERS": "ah_codebook.pb",
@@ -28,7 +29,6 @@ _ASSETS = {
 }
 _CHECKED_AT_ONCE = 65_536
 _TRAINING_ROWS = 250_000
-_CHECKED_ROWS = 1_000
 _stderr_lock = threading.Lock()
 
 
@@ -41,13 +41,14 @@ class ScannCells:
         self._searcher, self.num_rows, self.num_cells = searcher, num_rows, num_cells
 
     @classmethod
-    def build(cls, vectors: Float32[np.ndarray, "N E"]) -> "ScannCells":
-        """Trains on the vectors and compresses them all.
+    def build(cls, vectors: Vectors) -> "ScannCells":
+        """Trains on the vectors and compresses them all, for which they are all in memory.
 
         Raises:
           ValueError: too few rows, or rows that are not finite (ScaNN would crash or answer
             nonsense).
         """
+        vectors = np.asarray(vectors)
         if len(vectors) < 16:
             raise ValueError(
                 f"ScaNN is trained on its rows: {len(vectors)} are too few, search exactly instead"
@@ -63,7 +64,7 @@ class ScannCells:
             num_leaves_to_search=max(1, num_cells // 10),
             training_sample_size=min(len(vectors), _TRAINING_ROWS),
         ).score_ah(
-            _SIGNS_PER_BLOCK if _are_signs(vectors) else _DIMENSIONS_PER_BLOCK,
+            SIGNS_PER_BLOCK if holds_signs(vectors) else _DIMENSIONS_PER_BLOCK,
             anisotropic_quantization_threshold=_ANISOTROPIC_THRESHOLD,
         )
         with _quiet_stderr():
@@ -114,7 +115,7 @@ def _check_assets(folder: pathlib.Path, num_rows: int, num_cells: int, dim: int)
             raise ValueError(f"{folder / name} is no file")
     cells = np.load(folder / _ASSETS["TOKENIZATION_NPY"], mmap_mode="r", allow_pickle=False)
     codes = np.load(folder / _ASSETS["AH_DATASET_NPY"], mmap_mode="r", allow_pickle=False)
-    widths = {math.ceil(dim / block) for block in (_DIMENSIONS_PER_BLOCK, _SIGNS_PER_BLOCK)}
+    widths = {math.ceil(dim / block) for block in (_DIMENSIONS_PER_BLOCK, SIGNS_PER_BLOCK)}
     if cells.shape != (num_rows,) or cells.dtype != np.int32:
         raise ValueError(f"{folder}: expected the cells of {num_rows} rows, found {cells.shape}")
     if codes.ndim != 2 or len(codes) != num_rows or codes.dtype != np.uint8:
@@ -129,14 +130,6 @@ def _check_assets(folder: pathlib.Path, num_rows: int, num_cells: int, dim: int)
 def _blocks(codes: np.ndarray) -> Iterator[np.ndarray]:
     for first in range(0, len(codes), _CHECKED_AT_ONCE):
         yield codes[first : first + _CHECKED_AT_ONCE]
-
-
-def _are_signs(vectors: Float32[np.ndarray, "N E"]) -> bool:
-    """Whether all values of a row have one magnitude, as binary fingerprints have."""
-    magnitudes = np.abs(vectors[:: max(1, len(vectors) // _CHECKED_ROWS)])
-    return vectors.shape[1] % _SIGNS_PER_BLOCK == 0 and bool(
-        np.all(magnitudes == magnitudes[:, :1])
-    )
 
 
 @contextlib.contextmanager

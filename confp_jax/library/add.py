@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from confp_jax.audio.folders import find_audio, is_folder
-from confp_jax.database import Database, ModelId, NewTrack, Snapshot, StoredTrack
+from confp_jax.database import (
+    Database,
+    DatabaseError,
+    ModelId,
+    NewTrack,
+    Snapshot,
+    StoredTrack,
+)
 from confp_jax.database.compact import merge_small_shards
 from confp_jax.database.records import UPLOADED, KnownFile
 from confp_jax.database.roots import remember_roots
@@ -113,7 +120,7 @@ class _Adding:
 
     def results(self) -> list[Added]:
         """Returns all results with the ids of their tracks."""
-        ids = {track.sha256: track.id for track in self._database.tracks()}
+        ids = self._database.ids_of([sha256 for _, sha256 in self._results])
         return [
             dataclasses.replace(result, id=ids.get(sha256, 0)) for result, sha256 in self._results
         ]
@@ -177,7 +184,9 @@ def add_track(database: Database, track: NewTrack, *, model: ModelId) -> tuple[S
         if is_new:
             database.add([track])
             _tidy(database, rebuild=False)
-        stored = next(stored for stored in database.tracks() if stored.sha256 == track.sha256)
+        stored = database.track(database.ids_of([track.sha256])[track.sha256])
+    if stored is None:
+        raise DatabaseError(f"{database.folder}: the track was removed meanwhile; add it again")
     return stored, is_new
 
 

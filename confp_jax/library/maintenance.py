@@ -59,7 +59,7 @@ def describe(database: Database) -> Info:
         precision=database.precision,
         format=database.setting("format") or "",
         num_tracks=len(snapshot.tracks),
-        duration_s=sum(track.duration_s for track in snapshot.tracks),
+        duration_s=database.duration_s(),
         num_fingerprints=num_fingerprints,
         num_removed=num_rows - num_fingerprints,
         num_shards=num_shards,
@@ -129,10 +129,8 @@ def remove(
     """
     removed, refused = {}, []
     with database.writing():
-        tracks = {track.id: track for track in database.tracks()}
         for number in ids:
-            if number in tracks:
-                found = tracks[number]
+            if found := database.track(number):
                 removed[number] = {"id": number, "name": found.name, "path": found.path}
             else:
                 refused.append(
@@ -146,10 +144,10 @@ def remove(
                     "name": found[0].name,
                     "path": found[0].path,
                 }
-            elif not found and wanted_id(text) in tracks:
+            elif not found and (numbered := database.track(wanted_id(text))):
                 refused.append(
                     f"{text}: no such name or path, and names are numbers here; --id {text} is the "
-                    f"track {tracks[wanted_id(text)].path}"
+                    f"track {numbered.path}"
                 )
             elif not found:
                 refused.append(

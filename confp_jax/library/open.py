@@ -6,8 +6,9 @@ import pathlib
 
 import numpy as np
 
-from confp_jax.database import Database, DatabaseError
+from confp_jax.database import Database, DatabaseError, Snapshot
 from confp_jax.fingerprint.embedder import DEFAULT_MODEL, Embedder, UnknownModelError, load_encoder
+from confp_jax.index import Index
 from confp_jax.index.on_disk import open_index
 from confp_jax.matching.decision import Decision, load_decision
 from confp_jax.matching.searchable import Reference
@@ -73,24 +74,38 @@ def open_or_create(
 
 
 def open_reference(
-    database: Database, embedder: Embedder, *, build_index: bool = True
+    database: Database, embedder: Embedder, *, build_index: bool = True, remote: str = ""
 ) -> Reference:
     """Returns the database in its present state, ready to be searched.
 
-    Without `build_index` a stale index is used as it is, and new rows are searched exactly.
+    Without `build_index` a stale index is used as it is, and new rows are searched exactly. Of a
+    `remote` Milvus (milvus://...) the fingerprints are read too, and no shard is.
 
     Raises:
       OtherModelError: it was reindexed with another model since it was opened.
     """
     expected = dataclasses.replace(embedder.model_id, hop_s=database.model_id.hop_s)
     database.model_id.check_compatible(expected)
-    snapshot = database.snapshot()
-    index = open_index(database, snapshot, build=build_index)
+    if remote:
+        snapshot, index = _open_remote(remote, database)
+    else:
+        snapshot = database.snapshot()
+        index = open_index(database, snapshot, build=build_index)
     database.model_id.check_compatible(expected)  # nor did it change while it was read
     segment_s, phases = embedder.config.audio.segment_s, embedder.query_phases
     return Reference(
         snapshot, index, hop_s=database.model_id.hop_s, segment_s=segment_s, query_phases=phases
     )
+
+
+def _open_remote(uri: str, database: Database) -> tuple[Snapshot, Index]:
+    try:
+        from confp_jax.index.remote import open_remote
+    except ImportError as error:
+        raise DatabaseError(
+            f"{uri} needs pymilvus; install it with: pip install 'confp-jax[milvus]'"
+        ) from error
+    return open_remote(uri, database)
 
 
 def database_decision(database: Database, embedder: Embedder) -> Decision:

@@ -208,9 +208,10 @@ class Searcher(ReferenceSearcher):
         *,
         false_alarm_rate: float | None = None,
         build_index: bool = True,
+        remote: str = "",
     ):
         super().__init__(
-            open_reference(database, embedder, build_index=build_index),
+            open_reference(database, embedder, build_index=build_index, remote=remote),
             embedder,
             database_decision(database, embedder),
             false_alarm_rate=false_alarm_rate,

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from confp_jax.database import Snapshot, StoredTrack
+from confp_jax.database.tracks import track_numbers
 from confp_jax.fingerprint.fingerprints import Fingerprints, densified
 from confp_jax.index import ExactIndex, Index, build_index
 
@@ -32,7 +33,7 @@ class Reference:
     @functools.cached_property
     def first_rows(self) -> Int64[np.ndarray, " T"]:
         """First row of each track."""
-        return np.array([track.first_row for track in self.snapshot.tracks], np.int64)
+        return track_numbers(self.snapshot.tracks)[1]
 
     @functools.cached_property
     def usual_cosine(self) -> float:
@@ -48,7 +49,7 @@ class Reference:
     @functools.cached_property
     def num_rows(self) -> Int64[np.ndarray, " T"]:
         """How many rows each track has."""
-        return np.array([track.num_rows for track in self.snapshot.tracks], np.int64)
+        return track_numbers(self.snapshot.tracks)[2]
 
     @functools.cached_property
     def lengths_s(self) -> Float64[np.ndarray, " T"]:

@@ -5,23 +5,23 @@ import contextlib
 import hmac
 import pathlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from confp_jax.audio.decode import DecodeError
 from confp_jax.database import DatabaseError, NewTrack, StoredTrack
 from confp_jax.database.records import UPLOADED
 from confp_jax.fingerprint.fingerprints import AudioError
-from confp_jax.service.admission import Gate
+from confp_jax.service.admission import Gate, RateLimit, client_of
 from confp_jax.service.engine import Engine
 from confp_jax.service.listen import listen
 from confp_jax.service.middleware import Guard
@@ -44,6 +44,7 @@ class Service:
     def __init__(self, engine: Engine, settings: Settings):
         self._engine, self._settings = engine, settings
         self._gate = Gate(max_running=settings.max_running, max_waiting=settings.max_waiting)
+        self._rate = RateLimit(settings.requests_per_minute)
         self._uploads = Uploads(settings)
         self._num_listeners = 0
         engine.metrics.watch(
@@ -74,7 +75,10 @@ class Service:
         errors += (TimeoutError, OSError)
         return Starlette(
             routes=routes,
-            middleware=[Middleware(Guard, settings=self._settings, metrics=self._engine.metrics)],
+            middleware=[
+                Middleware(Guard, settings=self._settings, metrics=self._engine.metrics),
+                Middleware(_SeeingChanges, engine=self._engine),
+            ],
             exception_handlers=dict.fromkeys(errors, _tell),
             lifespan=self._lifespan,
         )
@@ -105,7 +109,7 @@ class Service:
         """Which tracks sound in the body's audio."""
         began = time.perf_counter()
         limit = asyncio.timeout(self._settings.request_timeout_s)
-        async with self._admitted(request) as upload, limit, self._gate.enter():
+        async with self._admitted(request) as upload, limit, self._enter(request):
             decoded = await self._engine.decode(upload.path)
             heard = await self._engine.identify(decoded.samples)
             reply = answer_reply(
@@ -121,7 +125,7 @@ class Service:
         limit = _number(request, "limit", 50, least=1, most=_MOST_TRACKS)
         offset = _number(request, "offset", 0, least=0, most=1 << 31)
         wanted = request.query_params.get("search", "").casefold()
-        tracks = self._engine.view.tracks
+        tracks = self._engine.view.searcher.reference.snapshot.tracks
         found = await self._engine.in_thread(_having, tracks, wanted)
         links = self._links(request)
         page = [track_reply(track, links) for track in found[offset : offset + limit]]
@@ -137,7 +141,7 @@ class Service:
         """
         self._check_token(request)
         async with self._admitted(request) as upload:
-            async with asyncio.timeout(self._settings.request_timeout_s), self._gate.enter():
+            async with asyncio.timeout(self._settings.request_timeout_s), self._enter(request):
                 decoded = await self._engine.decode(upload.path, with_tags=True)
                 fingerprints = await self._engine.fingerprint(decoded.samples)
             segment_s = self._engine.view.searcher.reference.segment_s
@@ -216,6 +220,7 @@ class Service:
         await socket.accept()
         try:
             self._check_ready()
+            self._rate.check(_client(socket))
             if self._num_listeners >= self._settings.max_listeners:
                 raise busy(
                     f"{self._num_listeners} others are listening, which is all that this service "
@@ -238,9 +243,13 @@ class Service:
     async def _admitted(self, request: Request) -> AsyncIterator[Upload]:
         """The request's body, if there is room for another request."""
         self._check_ready()
-        self._gate.check()
+        self._rate.check(_client(request))
+        self._gate.check(_client(request))
         async with self._uploads.receive(request) as upload:
             yield upload
+
+    def _enter(self, request: Request) -> contextlib.AbstractAsyncContextManager[None]:
+        return self._gate.enter(_client(request))
 
     def _check_ready(self) -> None:
         if self._engine.state != "ready":
@@ -273,6 +282,19 @@ class Service:
 
     def _links(self, request: Request) -> Links:
         return Links(self._engine.files, request.scope.get(SHOWN_ROOT, ""))
+
+
+class _SeeingChanges:
+    """Lets every request see what another worker has just written."""
+
+    def __init__(self, app: ASGIApp, *, engine: Engine):
+        self._app, self._engine = app, engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request or connection."""
+        if scope["type"] != "lifespan":
+            await self._engine.see_changes()
+        await self._app(scope, receive, send)
 
 
 class _AudioFile(FileResponse):
@@ -324,18 +346,22 @@ def _number(request: Request, name: str, usual: int, *, least: int, most: int) -
     return int(text)
 
 
-def _having(tracks: dict[int, StoredTrack], wanted: str) -> list[StoredTrack]:
+def _having(tracks: Sequence[StoredTrack], wanted: str) -> Sequence[StoredTrack]:
     """Returns the tracks that have a text in one of their names."""
     if not wanted:
-        return list(tracks.values())
+        return tracks
     return [
         track
-        for track in tracks.values()
+        for track in tracks
         if any(
             wanted in text.casefold()
             for text in (track.name, track.title, track.artist, track.album)
         )
     ]
+
+
+def _client(connection: HTTPConnection) -> str:
+    return client_of(connection.client.host) if connection.client else ""
 
 
 def _no_such_track() -> Problem:

@@ -17,7 +17,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from confp_jax.database import Database, ModelId, NewTrack, OtherModelError, StoredTrack
+from confp_jax.database.catalogue import ChangeWatch
+from confp_jax.database.records import BusyError
 from confp_jax.database.store import EDITS_SETTING
+from confp_jax.database.tracks import TracksById
 from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.fingerprint.fingerprints import Fingerprints, joined
 from confp_jax.index.background_build import built_in_background, is_due
@@ -32,6 +35,7 @@ from confp_jax.service.sharing import TrackFiles
 
 _log = logging.getLogger(__name__)
 _WATCH_S = 1.0
+_PATIENCE_S, _BUSY_S = 10.0, 0.02  # for other workers that write
 State = Literal["preparing", "ready", "failed", "reindexed", "without decoders"]
 _BATCHED_S = 13.5  # longer recordings are encoded by themselves, in parts
 
@@ -41,7 +45,7 @@ class LoadedDatabase:
     """The database as of one moment, with its tracks by id."""
 
     searcher: Searcher
-    tracks: dict[int, StoredTrack]
+    tracks: TracksById
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Engine:
             false_alarm_rate,
         )
         self._model = ModelId(embedder.name, embedder.identity, database.model_id.hop_s)
+        self._remote = settings.index
         self._seen = self._stamp()
         self.view = self._new_view(build_index=True)
         self.metrics = Metrics()
@@ -99,6 +104,9 @@ class Engine:
         self._folding = ThreadPoolExecutor(1, thread_name_prefix="fold")
         self._monitoring = ThreadPoolExecutor(settings.max_listeners, thread_name_prefix="monitor")
         self._tasks: list[asyncio.Task[None]] = []
+        self._patience_s = _PATIENCE_S if settings.workers > 1 else 0.0
+        self._watch_others = ChangeWatch(database.catalogue) if settings.workers > 1 else None
+        self._looking: asyncio.Future[None] | None = None
         self.metrics.watch(
             "tracks", "Tracks that can be identified.", lambda: len(self.view.tracks)
         )
@@ -137,6 +145,8 @@ class Engine:
         await self._batcher.close()
         await self._decoders.close()
         self._searching.shutdown()
+        if self._watch_others is not None:
+            self._watch_others.close()
         self._monitoring.shutdown(wait=False)
 
     async def decode(
@@ -238,11 +248,36 @@ class Engine:
 
         def run():
             try:
-                return change()
+                return self._when_free(change)
             finally:
                 self._refresh()
 
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, run))
+
+    def _when_free(self, change):
+        """Makes a change, once the other workers have made theirs."""
+        until = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return change()
+            except BusyError:
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(_BUSY_S)
+
+    async def see_changes(self) -> None:
+        """Returns when all that another worker had committed is in the view."""
+        if self._watch_others is None:
+            return
+        if self._watch_others.has_changed():
+            loop = asyncio.get_running_loop()
+            self._looking = loop.run_in_executor(self._writer, self._look)
+        if self._looking is not None and not self._looking.done():
+            await asyncio.shield(self._looking)
+
+    def _look(self) -> None:
+        if self._stamp() != self._seen:
+            self._refresh()
 
     def _remove(self, number: int) -> None:
         with self._database.writing():
@@ -251,7 +286,7 @@ class Engine:
     def _rename(self, number: int, names: dict[str, str]) -> StoredTrack | None:
         with self._database.writing():
             self._database.rename(number, names)
-        return {track.id: track for track in self._database.tracks()}.get(number)
+        return self._database.track(number)
 
     def _fold(self) -> None:
         """Rebuilds the index when it is due; neither queries nor writes wait for it."""
@@ -289,10 +324,9 @@ class Engine:
             self._embedder,
             false_alarm_rate=self._false_alarm_rate,
             build_index=build_index,
+            remote=self._remote,
         )
-        return LoadedDatabase(
-            searcher, {track.id: track for track in searcher.reference.snapshot.tracks}
-        )
+        return LoadedDatabase(searcher, TracksById(searcher.reference.snapshot.tracks))
 
     def _long(self, samples: Float32[np.ndarray, " n"]) -> Fingerprints:
         hop_s = self.view.searcher.reference.hop_s
@@ -316,8 +350,7 @@ class Engine:
         while True:
             await asyncio.sleep(_WATCH_S)
             try:
-                if await loop.run_in_executor(self._writer, self._stamp) != self._seen:
-                    await loop.run_in_executor(self._writer, self._refresh)
+                await loop.run_in_executor(self._writer, self._look)
                 told = ""
             except Exception as error:  # noqa: BLE001 - whatever it was, the next look may succeed
                 if repr(error) != told:  # not once a second

@@ -38,9 +38,7 @@ def follow(engine: Engine, blocks: Iterable[Float32[np.ndarray, " n"]]) -> Itera
 
         try:
             for event in monitor(view.searcher, part()):
-                if engine.view is view or event.found.path in {
-                    track.path for track in engine.view.tracks.values()
-                }:
+                if engine.view is view or event.found.id in engine.view.tracks:
                     yield _later(event, before_s)
         except AudioError:
             if not before_s:  # else it is a rest of less than 1 s

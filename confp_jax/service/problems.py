@@ -117,7 +117,7 @@ def problem_of(error: Exception) -> Problem:
         return not_ready("reindexed")
     if isinstance(error, DatabaseError):
         _log.error("the database refused: %s", error)
-        detail = "the database cannot be written just now"
+        detail = "the database cannot be used just now"
         return Problem(
             503, detail, "try again later; the service's log says why", headers={"Retry-After": "5"}
         )

@@ -17,6 +17,7 @@ class Settings:
     """Limits and switches of one service; the defaults suit one machine with a few users."""
 
     token: str = ""  # of those who may write; "" switches writing off
+    index: str = ""  # milvus://...: the fingerprints are read from there
     shared_folders: tuple[pathlib.Path, ...] = ()  # tracks below them may be played
     origins: tuple[str, ...] = ()  # other sites whose pages may ask (CORS), "*" for all
     hosts: tuple[str, ...] = ()  # names that this service answers to; () for all
@@ -32,6 +33,8 @@ class Settings:
     clip_timeout_s: float = 60.0  # for a microphone's clip to be complete
     max_running: int = 2 * (os.cpu_count() or 1)
     max_waiting: int = 64  # beyond them: 429
+    workers: int = 1  # processes behind the port
+    requests_per_minute: float = 0.0  # of one client, in each of the workers; 0: any
     max_listeners: int = 16
     max_connections: int = 512
     batch_window_s: float = 0.004

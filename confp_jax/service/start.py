@@ -1,18 +1,22 @@
 """What `confp serve` calls: arguments to settings, a database to a service that runs."""
 
+import functools
 import math
 import pathlib
+import socket
 from collections.abc import Callable, Sequence
 
 from confp_jax.errors import UserError
 from confp_jax.library.open import open_database, open_or_create
 from confp_jax.service.addresses import host_name, plain_origin, plain_path
 from confp_jax.service.settings import LOOPBACK, Settings
+from confp_jax.service.workers import WorkerError, serve_with_workers
 
 _LEAST_TOKEN = 16
 _MOST_BODY_MIB = 1 << 20
 _MOST_AUDIO_S = 1e6
 _MOST_WAITING = 1_000_000
+_MOST_WORKERS = 64
 _WILDCARDS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound
 
 
@@ -24,6 +28,7 @@ def settings_for(
     *,
     host: str,
     token_file: pathlib.Path | None,
+    index: str = "",
     shared_folders: Sequence[pathlib.Path],
     origins: Sequence[str],
     hosts: Sequence[str],
@@ -31,6 +36,8 @@ def settings_for(
     max_body_mib: int,
     max_audio_s: float,
     max_waiting: int,
+    workers: int = 1,
+    requests_per_minute: float = 0.0,
 ) -> Settings:
     """Settings of a service at `host`: on the loopback it answers to the loopback's names alone.
 
@@ -44,7 +51,20 @@ def settings_for(
         )
     if not (math.isfinite(max_audio_s) and 0 < max_audio_s <= _MOST_AUDIO_S):
         raise ServiceError(f"--max-audio-s must be above 0, at most {_MOST_AUDIO_S:g}")
+    if not 1 <= workers <= _MOST_WORKERS:
+        raise ServiceError(f"--workers {workers}: expected 1 to {_MOST_WORKERS} processes")
+    if not (math.isfinite(requests_per_minute) and requests_per_minute >= 0):
+        raise ServiceError(
+            f"--rate {requests_per_minute}: expected requests a minute of one client, 0 for any"
+        )
+    if index and token_file:
+        raise ServiceError(
+            "--index reads the fingerprints from Milvus, and --token-file would add tracks to a "
+            "database whose shards may not be here: serve with one of them, and add tracks with "
+            "`confp add` where the database is"
+        )
     return Settings(
+        index=index,
         token=_token(token_file) if token_file else "",
         shared_folders=tuple(_shared(folder) for folder in shared_folders),
         origins=tuple(_origin(text) for text in origins),
@@ -53,6 +73,8 @@ def settings_for(
         max_body_bytes=max_body_mib << 20,
         max_audio_s=max_audio_s,
         max_waiting=max_waiting,
+        workers=workers,
+        requests_per_minute=requests_per_minute,
     )
 
 
@@ -76,9 +98,7 @@ def run(
       DatabaseError: no database, another model's, or a damaged one.
     """
     try:
-        from confp_jax.service.engine import Engine
-        from confp_jax.service.server import address, listening_socket, serve
-        from confp_jax.service.uploads import UploadError
+        from confp_jax.service.server import address, listening_socket
     except ImportError as error:
         raise ServiceError(
             f"{error.name} is not installed; install the extra: pip install 'confp-jax[serve]'"
@@ -95,13 +115,38 @@ def run(
         raise ServiceError(
             f"port {port} is none; choose a --port from 1 to 65535, or 0 for any that is free"
         ) from error
+    serving = functools.partial(_serve, folder, settings, model, false_alarm_rate)
     with bound:
-        database, embedder = (open_or_create if settings.token else open_database)(folder, model)
-        engine = Engine(database, embedder, settings=settings, false_alarm_rate=false_alarm_rate)
+        if settings.workers == 1:
+            serving(bound, lambda: started(address(bound)))
+            return
         try:
-            serve(engine, settings, bound, started=lambda: started(address(bound)))
-        except UploadError as error:
+            serve_with_workers(
+                serving, bound, settings.workers, started=lambda: started(address(bound))
+            )
+        except WorkerError as error:
             raise ServiceError(str(error)) from error
+
+
+def _serve(
+    folder: pathlib.Path,
+    settings: Settings,
+    model: str | None,
+    false_alarm_rate: float,
+    bound: socket.socket,
+    started: Callable[[], None],
+) -> None:
+    """Serves in this process."""
+    from confp_jax.service.engine import Engine
+    from confp_jax.service.server import serve
+    from confp_jax.service.uploads import UploadError
+
+    database, embedder = (open_or_create if settings.token else open_database)(folder, model)
+    engine = Engine(database, embedder, settings=settings, false_alarm_rate=false_alarm_rate)
+    try:
+        serve(engine, settings, bound, started=started)
+    except UploadError as error:
+        raise ServiceError(str(error)) from error
 
 
 def _hosts(host: str, names: Sequence[str]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from confp_jax.database.names import folded, meant_by, restored_path, stored_path
+from confp_jax.database.names import folded, meaning, meant_by, restored_path, stored_path
 from confp_jax.database.records import StoredTrack
 
 
@@ -51,4 +51,9 @@ def named(*names: str) -> list[StoredTrack]:
     ],
 )
 def test_what_a_user_means(names, wanted, ids):
-    assert [track.id for track in meant_by(named(*names), wanted)] == ids
+    tracks = named(*names)
+    numbers = any(track.name.isdecimal() for track in tracks)
+    found = meant_by(tracks, wanted, has_numbers=numbers)
+    assert [track.id for track in found] == ids
+    may_be = meaning(wanted)
+    assert all(may_be(t.name, stored_path(t.path), t.id) for t in found)

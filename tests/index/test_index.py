@@ -2,7 +2,6 @@
 what was built.
 """
 
-import importlib.util
 import shutil
 import sys
 
@@ -21,8 +20,10 @@ from confp_jax.index import (
     build_coarse,
     build_index,
     exact,
+    kinds,
     load_coarse,
 )
+from confp_jax.index import faiss as faiss_cells
 from confp_jax.index.tuning import tune
 
 KINDS = [
@@ -30,10 +31,7 @@ KINDS = [
         "scann",
         marks=pytest.mark.skipif(sys.platform != "linux", reason="ScaNN has wheels for Linux only"),
     ),
-    pytest.param(
-        "faiss",
-        marks=pytest.mark.skipif(not importlib.util.find_spec("faiss"), reason="the extra `faiss`"),
-    ),
+    "faiss",
 ]
 
 
@@ -260,3 +258,57 @@ class TestStrangersScann:
         for name in sizes:
             with pytest.raises(ValueError):
                 load_coarse(folder, "scann", **sizes | {name: 2 if name == "num_cells" else 40})
+
+
+def test_a_strangers_faiss_index_names_rows_that_there_are_not(tmp_path):
+    import faiss
+
+    rows = unit_rows(np.random.default_rng(0), 300, 16)
+    coarse = build_coarse(rows, "faiss")
+    ids = coarse._index.invlists.get_ids(0)
+    faiss.rev_swig_ptr(ids, 1)[0] = 10**9
+    coarse.save(tmp_path)
+    with pytest.raises(ValueError, match="a row that there is not"):
+        load_coarse(tmp_path, "faiss", num_rows=300, num_cells=coarse.num_cells, dim=16)
+
+
+@pytest.fixture(scope="module")
+def stored() -> StoredVectors:
+    signs = encode(unit_rows(np.random.default_rng(0), 3_000, 64), "binary")
+    signs[5] = 0  # silence
+    return StoredVectors(np.split(signs, [1000, 1001]), 64)
+
+
+class TestSigns:
+    """Rows of signs, some at a time: no value is lost in their codes, and memory is bounded."""
+
+    def test_they_are_searched_by_faiss_and_other_rows_by_scann(self, stored, monkeypatch):
+        floats = unit_rows(np.random.default_rng(1), 100, 64)
+        assert kinds.default_kind(stored) == kinds.default_kind(np.asarray(stored)) == "faiss"
+        assert kinds.default_kind(floats) == next(
+            kind.name for kind in kinds.BUILT if kinds.is_installed(kind)
+        )
+        monkeypatch.setattr(kinds, "MOST_ROWS_IN_MEMORY", 99)
+        assert kinds.default_kind(floats) == "faiss"
+
+    @pytest.mark.parametrize("precision", ["binary", "float16"])
+    def test_a_build_never_holds_all_rows(self, stored, precision, monkeypatch):
+        rows = StoredVectors([encode(np.asarray(stored), precision)], 64)
+        most: list[int] = []
+        contiguous = StoredVectors._contiguous
+        monkeypatch.setattr(
+            StoredVectors,
+            "_contiguous",
+            lambda self, a, b: most.append(b - a) or contiguous(self, a, b),
+        )
+        monkeypatch.setattr(faiss_cells, "_BLOCK_VALUES", 64 * 500)
+        coarse = build_coarse(rows, "faiss")
+        assert coarse.num_rows == 3_000 and max(most) == 500 and sum(most) == 3_000
+
+    def test_every_candidate_is_that_of_exact_search(self, stored):
+        coarse = build_coarse(stored, "faiss")
+        rng = np.random.default_rng(2)
+        queries = noisy(np.asarray(stored), rng.choice(3_000, 50, replace=False), rng)
+        found = coarse.candidates(queries, num=20, num_cells=coarse.num_cells)
+        expected = ExactIndex(stored).search(queries, k=10).rows
+        assert np.mean([np.isin(a, b).all() for a, b in zip(expected, found, strict=True)]) > 0.9

@@ -57,7 +57,6 @@ def built(monkeypatch) -> list[str]:
     return kinds
 
 
-@pytest.mark.skipif(not kinds.default_kind(), reason="no approximate index is installed")
 class TestGenerations:
     def check(self, database: Database, *, seed: int = 3) -> None:
         """What the index finds is what exact search finds, on the snapshot of now."""
