@@ -8,6 +8,7 @@ import time
 from collections.abc import MutableMapping
 from typing import Any
 
+import h11
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -123,6 +124,8 @@ class Guard:
                 await Response(status_code=204, headers=_ALLOWED)(scope, receive, sending)
             else:
                 await self._app(scope, receive, sending)
+        except h11.LocalProtocolError:  # its sender broke off the protocol, and has its answer
+            _log.info("a client broke HTTP's rules; its connection is closed")
         except Exception:
             _log.exception("a request failed")
             if status:  # too late to say so
