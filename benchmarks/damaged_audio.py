@@ -106,7 +106,8 @@ def write_sources(folder: pathlib.Path, num_files: int) -> list[pathlib.Path]:
     while len(written) < num_files:
         suffix = list(kinds)[number % len(kinds)]
         time_s = np.arange(int(rng.uniform(2, 8) * _RATE)) / _RATE
-        notes = sum(np.sin(2 * np.pi * hz * time_s) for hz in rng.uniform(100, 4000, 5)) / 8
+        hz = rng.uniform(100, 4000, 5)
+        notes = np.sin(2 * np.pi * hz[:, None] * time_s).sum(axis=0) / 8
         sound = np.stack(
             [notes + 0.05 * rng.standard_normal(len(notes))] * (1 + number % 2), axis=1
         )

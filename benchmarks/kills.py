@@ -271,11 +271,14 @@ def save_steps(folder: pathlib.Path, num_steps: int) -> None:
     config = from_mapping(TrainConfig, settings)
 
     def state_of(step: int) -> TrainState:
-        values = {f"w{n}": jnp.full((64, 64), 1000.0 * step + n, jnp.float32) for n in range(8)}
+        values: Any = {
+            f"w{n}": jnp.full((64, 64), 1000.0 * step + n, jnp.float32) for n in range(8)
+        }
+        mean: Any = {"mean": jnp.full((64,), float(step))}
         return TrainState(
             params=values,
             average=values,
-            statistics={"mean": jnp.full((64,), float(step))},
+            statistics=mean,
             optimizer={"mu": values},
             step=jnp.asarray(step),
         )

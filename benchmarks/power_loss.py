@@ -295,7 +295,8 @@ def lose_power(kind: str, folder: pathlib.Path, num_crashes: int, rng: random.Ra
         how = ("none", "some", "all")[number % 3]
         target = folder / f"{kind}-{number}"
         target.mkdir()
-        materialize(*states[place].after(how, rng), root, target)
+        names, files = states[place].after(how, rng)
+        materialize(names, files, root, target)
         counts["crashes"] += 1
         try:
             found = found_in(target)

@@ -9,12 +9,7 @@ data_prep/sounds.py. paper_small and so on: the paper's transforms alone, at the
 docs/research/paper.md. docs/research/data.md describes every step.
 """
 
-import dataclasses
-
 from ml_collections import ConfigDict
-
-from confp_jax.data.replay import ReplayConfig
-from confp_jax.data.telephone import TelephoneConfig
 
 _SUBSETS = ("small", "medium", "large", "full")
 
@@ -58,7 +53,7 @@ def _with_our_transforms(subset: str) -> ConfigDict:
                 "pitch": {"p": 0.3, "low": -2.0, "high": 2.0},  # semitones
                 # from a loudspeaker into a microphone; what follows are ranges to draw from
                 "replay_p": 0.0,
-                "replay": dataclasses.asdict(ReplayConfig()),  # its ranges
+                "replay": _replay(),
                 "speaker": {
                     "p": 0.15,
                     "low_hz": (100.0, 500.0),
@@ -85,7 +80,7 @@ def _with_our_transforms(subset: str) -> ConfigDict:
                 "opus": {"p": 0.1, "low": 8.0, "high": 32.0},
                 "aac": {"p": 0.1, "low": 16.0, "high": 64.0},
                 "call_p": 0.0,
-                "call": dataclasses.asdict(TelephoneConfig()),  # its ranges
+                "call": _call(),
             },
         }
     )
@@ -99,3 +94,48 @@ def _leave_the_papers_transforms(chain: ConfigDict) -> None:
         chain[name].p = 0.0
     chain.background.low = 0.0
     chain.coloured.low = 0.0
+
+
+def _replay() -> dict[str, object]:
+    """Loudspeaker, room, surroundings and microphone (confp_jax/data/replay.py): ranges to draw
+    from.
+    """
+    return {
+        "overload_p": 0.3,
+        "overload_drive": (0.5, 3.0),
+        "speaker_low_hz": (80.0, 1100.0),
+        "speaker_slope_db": (6.0, 24.0),  # per octave
+        "speaker_uneven_db": (2.0, 7.0),
+        "dull_p": 0.3,
+        "dull_hz": (2500.0, 7000.0),
+        "room_p": 0.9,
+        "ambience_snr_db": (-12.0, 18.0),
+        "ambience_tilt_db": (-6.0, 1.0),  # per octave
+        "noise_p": 0.5,
+        "noise_snr_db": (-6.0, 18.0),
+        "microphone_low_hz": (60.0, 300.0),
+        "microphone_slope_db": (0.0, 12.0),  # per octave
+        "microphone_uneven_db": (1.0, 4.0),
+        "hiss_snr_db": (5.0, 40.0),
+    }
+
+
+def _call() -> dict[str, object]:
+    """A telephone call (confp_jax/data/telephone.py): ranges to draw from."""
+    return {
+        "codecs": ("mulaw", "alaw", "gsm", "amr", "g723", "opus"),
+        "kbps": (4.75, 12.2),  # of AMR and Opus
+        "second_codec_p": 0.3,
+        "low_hz": (200.0, 350.0),
+        "high_hz": (3200.0, 3600.0),
+        "loss_p": 0.5,
+        "loss_share": (0.01, 0.05),  # of the packets
+        "concealed_p": 0.5,
+        "noise_p": 0.7,
+        "noise_snr_db": (10.0, 35.0),
+        "clipping_p": 0.2,
+        "clipping_db": (3.0, 12.0),
+        "touch_tone_p": 0.1,
+        "sidetone_p": 0.1,
+        "sidetone_db": (-30.0, -12.0),
+    }

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import csv
 import dataclasses
+import functools
 import json
 import pathlib
 import sys
@@ -117,15 +118,22 @@ def _print(groups: Sequence[Any], num: int) -> None:
 
 def _write(args: argparse.Namespace, groups: Sequence[Any]) -> bool:
     """Writes what was asked for; whether all of it could be written."""
-    outputs = [(args.csv, write_table)]
-    for name, write in (("chapters", _chapters), ("edl", _edl), ("jellyfin", _jellyfin)):
-        folder = getattr(args, name)
-        outputs.append((folder, lambda to, found, one=(name, write): write_each(to, found, *one)))
+    each = (("chapters", _chapters), ("edl", _edl), ("jellyfin", _jellyfin))
+    outputs: list[tuple[pathlib.Path | None, Callable[[pathlib.Path], None]]] = [
+        (args.csv, functools.partial(write_table, groups=groups)),
+        *(
+            (
+                getattr(args, name),
+                functools.partial(write_each, groups=groups, kind=name, text=text),
+            )
+            for name, text in each
+        ),
+    ]
     for path, act in outputs:
         if path is None:
             continue
         try:
-            act(path, groups)
+            act(path)
         except OSError as error:
             say(f"error: {path}: cannot be written ({error.strerror})", file=sys.stderr)
             return False
