@@ -170,7 +170,7 @@ def _verify(args: argparse.Namespace) -> int:
         say(
             f"{len(problems)} problems{share}"
             if problems
-            else f"all is well with {len(names)} tracks{share}"
+            else f"all is well with {database.num_tracks()} tracks{share}"
         )
     return 1 if problems else 0
 

@@ -36,7 +36,6 @@ def register(commands: Commands) -> None:
     serve.add_argument(
         "--index",
         type=milvus_address,
-        default="",
         metavar="URI",
         help="read the fingerprints from Milvus (milvus://HOST:PORT); of the database only its "
         "catalogue is needed",
@@ -125,7 +124,7 @@ def _serve(args: argparse.Namespace) -> int:
     settings = start.settings_for(
         host=args.host,
         token_file=args.token_file,
-        index=args.index,
+        index=args.index or "",
         shared_folders=[folder for folder in args.share_audio if folder is not None],
         root_path=args.root_path,
         origins=args.allow_origin,

@@ -36,19 +36,19 @@ class TelephoneConfig:
     kbps: tuple[float, float] = (4.75, 12.2)  # of AMR and Opus; the others have one bit rate
     second_codec_p: float = 0.3  # of a second one, as between two networks
     low_hz: tuple[float, float] = (200.0, 350.0)  # of the band, 300 to 3,400 Hz by the book
-    high_hz: tuple[float, float] = (3_200.0, 3_600.0)
+    high_hz: tuple[float, float] = (3_200.0, 3_600.0)  # where the band ends
     loss_p: float = 0.5  # of a line that loses packets
     loss_share: tuple[float, float] = (0.01, 0.05)  # of its packets of 20 ms
     concealed_p: float = (
         0.5  # of a receiver that repeats what it heard last, where others are still
     )
     noise_p: float = 0.7  # of noise on the line, comfort noise too
-    noise_snr_db: tuple[float, float] = (10.0, 35.0)
-    clipping_p: float = 0.2
+    noise_snr_db: tuple[float, float] = (10.0, 35.0)  # signal to noise
+    clipping_p: float = 0.2  # of a line that clips
     clipping_db: tuple[float, float] = (3.0, 12.0)  # by which the peaks are too loud
     touch_tone_p: float = 0.1  # of keys pressed during the call (DTMF)
     sidetone_p: float = 0.1  # of an echo of the line's own sound
-    sidetone_db: tuple[float, float] = (-30.0, -12.0)
+    sidetone_db: tuple[float, float] = (-30.0, -12.0)  # of the echo, below the sound
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.codecs) - set(get_args(CodecName)))

@@ -252,7 +252,7 @@ def update_tracks(
     Args:
       prune: remove the tracks whose files vanished, unless all of a root or most tracks did.
       force: remove them also then.
-      fold: build the index if it is due; otherwise it is left for later.
+      rebuild: build the index if it is due; otherwise it is left for later.
 
     Raises:
       OtherModelError: the database has become another model's since it was opened.

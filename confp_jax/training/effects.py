@@ -24,7 +24,7 @@ def check_effects(config: TrainConfig, overridden: Collection[str]) -> list[str]
         f"--config.{name} has no effect: {needed}"
         for name in sorted(overridden)
         for group, needed in _without_effect(config).items()
-        if name == group or name.startswith(group + ".")
+        if (name == group or name.startswith(group + ".")) and name != "validation.every_steps"
     ]
 
 

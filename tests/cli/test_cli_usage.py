@@ -2,14 +2,17 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from user_files import CONFP, FOUND_KEYS, RATE, SOURCE, write_clip
 
 from confp_jax.cli import main
 from confp_jax.cli.output import clock
+from confp_jax.matching.decision import Decision
 
 
 @pytest.mark.parametrize(
@@ -106,18 +109,23 @@ class TestQueries:
         assert answer["matches"][0]["track"] == SOURCE
         assert answer["matches"][0]["offset_s"] == pytest.approx(7.35, abs=0.2)
 
-    def test_the_rate_of_false_alarms(self, confp, made, recording, capsys):
-        """No match of the small model stands out so far that 1 in 1e300 is as far out: its logit
-        would have to be 336 (tests/cli/conftest.py), and a cosine's margin gives 308 at most.
-        """
-        usual = confp("identify", made, recording, "--json")[1][0]
-        assert (usual["verdict"], usual["num_accepted"]) == ("match", 1)
-        strict = confp("identify", made, recording, "--json", "--false-alarms", "1e-300")[1][0]
-        assert (strict["verdict"], strict["num_accepted"]) == ("unknown", 0)
-        assert strict["matches"][0]["track"] == SOURCE
+    def test_the_rate_of_false_alarms(self, confp, made, model, clip, tmp_path, capsys):
+        """A decision in which every match reaches the logit 6, as 1 of 2,000 unknown ones does."""
+        path = write_clip(tmp_path, "clip.wav", clip[: 3 * RATE])
+        sure = shutil.copytree(model, tmp_path / "tiny")
+        identity = json.loads((sure / "decision.json").read_text())["identity"]
+        weights = np.tile([6.0, 0.0, 0.0, 0.0], (2, 1, 1, 1))
+        tails = np.tile([3.0 - np.log(5), 1.0], (2, 1, 1, 1))
+        (sure / "decision.json").write_text(
+            Decision((3.0,), (1,), weights, tails, identity=identity).to_json()
+        )
+        for rate, verdict in (("0.001", "match"), ("0.0001", "unknown"), ("1e-9", "unknown")):
+            options = ("--model", sure, "--json", "--false-alarms", rate)
+            answer = confp("identify", made, path, *options)[1][0]
+            assert answer["verdict"] == verdict and answer["matches"][0]["track"] == SOURCE
         for share in ("0", "0.5", "nan", "x"):
             with pytest.raises(SystemExit) as left:
-                main(["identify", str(made), str(recording), "--false-alarms", share])
+                main(["identify", str(made), str(path), "--false-alarms", share])
             assert left.value.code == 2
 
     def test_monitor_writes_lines_a_cue_sheet_and_a_table(self, made, recording, tmp_path, capsys):

@@ -215,7 +215,7 @@ def test_a_service_needs_the_catalogue_alone(database, uri, tmp_path):
         snapshot.vectors[[[3, 2999], [50, 3]]], vectors[[[3, 2999], [50, 3]]]
     )
     np.testing.assert_allclose(snapshot.vectors[95:105], vectors[95:105])
-    queries = vectors[::97] + 0.1 * unit_rows(1, len(vectors[::97]))
+    queries = vectors[::97] + 0.1 * unit_rows(1, len(vectors[::97]), 32)
     found, expected = index.search(queries, k=20), ExactIndex(vectors).search(queries, k=20)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
     assert np.mean(found.rows == expected.rows) > 0.99

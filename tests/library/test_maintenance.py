@@ -134,7 +134,7 @@ class TestMerge:
             {"num_added": 1, "num_there": 1, "damaged": [], "num_tracks": 5},
         )
         assert verify(db) == []
-        new = db.find("new")[0]
+        (new,) = (track for track in db.tracks() if track.name == "new")
         rows = db.snapshot().vectors[new.first_row : new.first_row + new.num_rows]
         expected = embedder.fingerprint(
             soundfile.read(tagged / "new.wav", dtype="float32")[0]
