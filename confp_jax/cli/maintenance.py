@@ -124,6 +124,7 @@ def _register_copying(commands: Commands) -> None:
 
 def _compact(args: argparse.Namespace) -> int:
     from confp_jax.database import Database
+    from confp_jax.index import external
     from confp_jax.index.kinds import is_remote
     from confp_jax.library.maintenance import compact
 
@@ -140,7 +141,7 @@ def _compact(args: argparse.Namespace) -> int:
             f"{manifest.library} finds {manifest.effort.recall:.1%} of first hits among "
             f"{manifest.num_rows} fingerprints"
         )
-    elif is_remote(chosen):
+    elif is_remote(chosen) and external.is_named(chosen):
         searched = f"{chosen} holds a copy of all fingerprints and proposes candidates"
     say(
         f"{done.num_removed_rows} removed fingerprints freed, "

@@ -1,19 +1,20 @@
-"""The catalogue's SQLite file: schema, connections, upgrades, and the questions that are asked of
-it.
+"""The catalogue's SQLite file: schema, connections, upgrades, and what is written to it
+(`questions` has what is asked of its tracks).
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import pathlib
 import sqlite3
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from confp_jax.database import names
-from confp_jax.database.names import folded, is_named, storable
-from confp_jax.database.records import DatabaseError, StoredTrack
+from confp_jax.database.damage import Checksums
+from confp_jax.database.names import storable, stored_path
+from confp_jax.database.records import DatabaseError, KnownFile
 from confp_jax.database.shards import disk_full, file_sha256
-from confp_jax.database.tracks import COLUMNS, Tracks
 
 FORMAT = 2
 SCHEMA = """
@@ -42,9 +43,17 @@ CREATE TABLE staged (
   track INTEGER PRIMARY KEY REFERENCES tracks(id), shard INTEGER NOT NULL REFERENCES shards(id),
   first_row INTEGER NOT NULL, num_rows INTEGER NOT NULL
 );
+CREATE TABLE blocks (shard INTEGER PRIMARY KEY, crc32 BLOB NOT NULL);
 """
 
 
+# A live track whose fields are of the kinds that were written: SQLite stores any in any column.
+LIVE = """removed_at IS NULL AND typeof(name) = 'text' AND typeof(path) = 'text'
+ AND typeof(title) = 'text' AND typeof(artist) = 'text' AND typeof(album) = 'text'
+ AND typeof(sha256) = 'text' AND typeof(shard) = 'integer' AND typeof(first_row) = 'integer'
+ AND typeof(num_rows) = 'integer' AND num_rows >= 0
+ AND typeof(added_at) IN ('real', 'integer') AND added_at BETWEEN 0 AND 1e12
+ AND typeof(duration_s) IN ('real', 'integer') AND duration_s BETWEEN 0 AND 1e9"""
 DIGEST_SETTING = "digest"  # of the catalogue after the last writer; none while one writes
 _DIGESTED = (
     "SELECT key, value FROM settings WHERE key IN ('model', 'identity', 'hop_s', 'precision')"
@@ -53,6 +62,14 @@ _DIGESTED = (
     "SELECT id, name, path, sha256, duration_s, shard, first_row, num_rows, title, artist, album"
     " FROM tracks WHERE removed_at IS NULL ORDER BY id",
 )
+
+
+class Shard(NamedTuple):
+    """A shard as the catalogue knows it."""
+
+    file: str
+    num_rows: int
+    checksums: Checksums
 
 
 @contextlib.contextmanager
@@ -65,6 +82,7 @@ def connect(file: pathlib.Path) -> Iterator[sqlite3.Connection]:
     """
     try:
         with contextlib.closing(_open(file)) as connection, connection:
+            connection.text_factory = lenient_text
             connection.execute("PRAGMA synchronous=FULL")
             yield connection
     except sqlite3.DatabaseError as error:
@@ -89,6 +107,11 @@ class ChangeWatch:
         self._connection.close()
 
 
+def lenient_text(stored: bytes) -> str:
+    """A byte that changed costs a letter."""
+    return stored.decode("utf-8", "replace")
+
+
 def _explained(file: pathlib.Path, error: sqlite3.DatabaseError) -> DatabaseError:
     code = _code(error)
     if code == sqlite3.SQLITE_FULL:
@@ -101,6 +124,13 @@ def _explained(file: pathlib.Path, error: sqlite3.DatabaseError) -> DatabaseErro
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DatabaseError(
             f"{file}: another process is writing to it; wait for it to finish ({error})"
+        )
+    log = _write_ahead_log(file)
+    if "unable to open" in str(error) and log.exists() and not os.access(file.parent, os.W_OK):
+        return DatabaseError(
+            f"{file}: its last writer was interrupted, and what it committed last lies in "
+            f"{log.name}, which cannot be replayed where nothing may be written; copy the folder "
+            "to where you may write, or let `confp info` open it once there"
         )
     remedy = (
         "is there space on the disk, and may you write there?"
@@ -121,9 +151,13 @@ def _open(file: pathlib.Path, *, check_same_thread: bool = True) -> sqlite3.Conn
         return sqlite3.connect(file, **options)
     # Where one may not write, the files of WAL cannot be made: they are there while another user
     # writes, else nobody does.
-    busy = file.with_name(file.name + "-wal").exists()
+    busy = _write_ahead_log(file).exists()
     address = f"{file.resolve().as_uri()}?mode=ro{'' if busy else '&immutable=1'}"
     return sqlite3.connect(address, uri=True, **options)
+
+
+def _write_ahead_log(file: pathlib.Path) -> pathlib.Path:
+    return file.with_name(file.name + "-wal")
 
 
 def make(file: pathlib.Path, settings: dict[str, str]) -> None:
@@ -183,10 +217,55 @@ def _statements(script: str) -> list[str]:
     return [part for part in script.split(";") if part.strip()]
 
 
+def add_tables(connection: sqlite3.Connection) -> None:
+    """Makes the tables that an earlier version of the same format did not have."""
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS blocks (shard INTEGER PRIMARY KEY, crc32 BLOB NOT NULL)"
+    )
+
+
+def insert_shard(connection: sqlite3.Connection, number: int, shard: Shard) -> None:
+    """Makes a shard known, with the checksums of its rows."""
+    connection.execute(
+        "INSERT INTO shards VALUES (?, ?, ?, ?)",
+        (number, shard.file, shard.num_rows, shard.checksums.sha256),
+    )
+    put_blocks(connection, number, shard.checksums.blocks)
+
+
+def put_blocks(connection: sqlite3.Connection, shard: int, blocks: bytes) -> None:
+    """Stores the checksums of a shard's rows."""
+    connection.execute("INSERT OR REPLACE INTO blocks VALUES (?, ?)", (shard, blocks))
+
+
+def read_shards(connection: sqlite3.Connection) -> dict[int, Shard]:
+    """Returns all shards by number."""
+    blocks: dict[int, bytes] = {}
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'blocks'").fetchone():
+        blocks = dict(
+            connection.execute("SELECT shard, crc32 FROM blocks WHERE typeof(crc32) = 'blob'")
+        )
+    rows = connection.execute(
+        "SELECT id, file, num_rows, sha256 FROM shards WHERE typeof(file) = 'text' AND "
+        "typeof(num_rows) = 'integer' ORDER BY id"
+    )
+    return {
+        number: Shard(file, num_rows, Checksums(sha256, blocks.get(number, b"")))
+        for number, file, num_rows, sha256 in rows
+    }
+
+
 def setting(connection: sqlite3.Connection, key: str) -> str | None:
     """A setting's value, if there is one."""
     row = connection.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
-    return row and row[0]
+    return row[0] if row and isinstance(row[0], str) else None
+
+
+def count(connection: sqlite3.Connection, key: str) -> None:
+    """Adds one to a setting that is a number."""
+    found = setting(connection, key) or ""
+    number = int(found) if found.isascii() and found.isdecimal() and len(found) < 16 else 0
+    put_setting(connection, key, str(number + 1))
 
 
 def rename(connection: sqlite3.Connection, number: int, texts: dict[str, str]) -> None:
@@ -226,60 +305,23 @@ def is_as_left(connection: sqlite3.Connection) -> bool:
     return not expected or expected == digest(connection)
 
 
-def read_tracks(connection: sqlite3.Connection) -> Tracks:
-    """Live tracks in the order of their rows."""
-    return Tracks(
-        connection.execute(
-            f"SELECT {COLUMNS} FROM tracks WHERE removed_at IS NULL ORDER BY shard, first_row"  # noqa: S608
-        ).fetchall()
-    )
-
-
-def some_tracks(
-    connection: sqlite3.Connection, condition: str, values: Sequence[object] = ()
-) -> list[StoredTrack]:
-    """Returns the live tracks of a condition in the order of their rows."""
-    rows = connection.execute(
-        f"SELECT {COLUMNS} FROM tracks WHERE removed_at IS NULL AND {condition}",  # noqa: S608
-        values,
-    )
-    return list(Tracks(rows.fetchall()))
-
-
-def read_page(
-    connection: sqlite3.Connection, search: str, offset: int, limit: int | None
-) -> tuple[list[StoredTrack], int]:
-    """Returns what `Database.page` does."""
-    condition = "1"
-    if search:
-        wanted = folded(search)
-        connection.create_function(
-            "is_named", 5, lambda *texts: is_named(texts, wanted), deterministic=True
-        )
-        condition = "is_named(name, title, artist, album, path)"
-    total = connection.execute(
-        f"SELECT COUNT(*) FROM tracks WHERE removed_at IS NULL AND {condition}"  # noqa: S608
-    ).fetchone()[0]
-    ordered = f"{condition} ORDER BY shard, first_row LIMIT ? OFFSET ?"
-    values = (-1 if limit is None else limit, offset)
-    return some_tracks(connection, ordered, values), total
-
-
-def meant_tracks(connection: sqlite3.Connection, wanted: str) -> list[StoredTrack]:
-    """Returns what `meant_by` does of all tracks; those that it cannot mean are not made."""
-    may_be = names.meaning(wanted)
-    connection.create_function("may_be_meant", 3, may_be, deterministic=True)
-    connection.create_function("is_number", 1, str.isdecimal, deterministic=True)
-    some = some_tracks(connection, "may_be_meant(name, path, id) ORDER BY shard, first_row")
-    numbers = connection.execute(
-        "SELECT EXISTS (SELECT 1 FROM tracks WHERE removed_at IS NULL AND is_number(name))"
-    )
-    return names.meant_by(some, wanted, has_numbers=bool(numbers.fetchone()[0]))
-
-
 def next_shard(connection: sqlite3.Connection) -> int:
     """A number that no shard of any committed state ever had: a reader's old catalogue never meets
     a new file.
     """
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'shards'").fetchone()
     return (row[0] if row else 0) + 1
+
+
+def remove_tracks(connection: sqlite3.Connection, ids: Sequence[int], now: float) -> None:
+    """Makes tracks tombstones."""
+    connection.executemany(
+        "UPDATE tracks SET removed_at = ? WHERE id = ? AND removed_at IS NULL",
+        [(now, i) for i in ids],
+    )
+
+
+def remember_files(connection: sqlite3.Connection, files: dict[str, KnownFile]) -> None:
+    """Notes what files were like when they were read, by path."""
+    rows = [(stored_path(path), *dataclasses.astuple(file)) for path, file in files.items()]
+    connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)

@@ -1,16 +1,26 @@
 """Compaction: the rows of removed tracks go, and many small shards become few large ones."""
 
+import contextlib
 import dataclasses
+import itertools
 import logging
 import pathlib
 
 import numpy as np
 
-from confp_jax.database.damage import is_as_written
+from confp_jax.database import catalogue
+from confp_jax.database.catalogue import Shard
+from confp_jax.database.damage import (
+    block_checksums,
+    has_block_checksums,
+    is_as_written,
+    rows_not_to_copy,
+    touched,
+)
 from confp_jax.database.layout import shard_path
 from confp_jax.database.records import DatabaseError
-from confp_jax.database.shards import REMEDY, open_shard
-from confp_jax.database.store import Database, shard_row
+from confp_jax.database.shards import open_shard
+from confp_jax.database.store import Database
 
 _log = logging.getLogger(__name__)
 _SHARD_ROWS = 262_144  # 64 MiB of float16 at 128 dimensions: what is held in memory
@@ -43,10 +53,12 @@ def compact_shards(database: Database) -> Compacted:
     with what they have open.
 
     Raises:
-      DatabaseError: a shard is damaged, or the disk is full (about the database's size is needed
+      DatabaseError: the disk is full (about the database's size is needed
         beside it).
     """
-    return _rewrite(database, only_small=False)
+    done = _rewrite(database, only_small=False)
+    _complete_checksums(database)
+    return done
 
 
 def merge_small_shards(database: Database) -> None:
@@ -63,28 +75,40 @@ def merge_small_shards(database: Database) -> None:
 
 def _rewrite(database: Database, *, only_small: bool) -> Compacted:
     with database.connect() as connection:
-        shards = {
-            number: (file, rows)
-            for number, file, rows in connection.execute("SELECT id, file, num_rows FROM shards")
-        }
-        sums = dict(connection.execute("SELECT id, sha256 FROM shards"))
+        shards = catalogue.read_shards(connection)
         live = connection.execute(
-            "SELECT id, shard, first_row, num_rows FROM tracks WHERE removed_at IS NULL ORDER BY "
-            "shard, first_row"
+            "SELECT id, shard, first_row, num_rows FROM tracks WHERE "  # noqa: S608
+            f"{catalogue.LIVE} ORDER BY shard, first_row"
         ).fetchall()
+        kept = {
+            shard
+            for (shard,) in connection.execute(
+                "SELECT DISTINCT shard FROM tracks WHERE removed_at IS NULL AND NOT "  # noqa: S608
+                f"({catalogue.LIVE})"
+            )
+        }
         staged = {shard for (shard,) in connection.execute("SELECT DISTINCT shard FROM staged")}
     places = [_Place(*row) for row in live]
-    old = _worth_rewriting(shards, places, staged, only_small=only_small)
-    copied = {place.shard for place in places if place.shard in old}
-    old -= _damaged(database, {number: shards[number][0] for number in copied}, sums)
-    written = []
-    for group in _groups([place for place in places if place.shard in old]):
-        rows = _gather(database.folder / "vectors", group, shards)
-        number, sha256 = database.write_shard(rows)
-        written.append((number, shard_row(number, sha256, rows), group))
+    old = _worth_rewriting(shards, places, staged | kept, only_small=only_small)
+    moving, staying = _movable(database, shards, [place for place in places if place.shard in old])
+    written = [
+        (*database.write_shard(_gather(database.folder, group, shards)), group)
+        for group in _groups(moving)
+    ]
+    old -= {place.shard for place in staying}
+    _commit(database, written, old)
+    num_old_rows = sum(shards[number].num_rows for number in old)
+    num_kept = sum(place.num_rows for place in places if place.shard in old)
+    return Compacted(num_old_rows - num_kept, len(shards), len(shards) - len(old) + len(written))
+
+
+def _commit(
+    database: Database, written: list[tuple[int, Shard, list[_Place]]], old: set[int]
+) -> None:
+    """Makes new shards known, with the tracks that lie in them now, and forgets old ones."""
     with database.connect() as connection:
-        for number, row, group in written:
-            connection.execute("INSERT INTO shards VALUES (?, ?, ?, ?)", row)
+        for number, shard, group in written:
+            catalogue.insert_shard(connection, number, shard)
             firsts = np.cumsum([0] + [place.num_rows for place in group])
             connection.executemany(
                 "UPDATE tracks SET shard = ?, first_row = ? WHERE id = ?",
@@ -93,57 +117,74 @@ def _rewrite(database: Database, *, only_small: bool) -> Compacted:
                     for first, place in zip(firsts, group, strict=False)
                 ],
             )
-        connection.executemany(
-            "DELETE FROM tracks WHERE shard = ?", [(number,) for number in old]
-        )  # tombstones: the live moved
-        connection.executemany("DELETE FROM shards WHERE id = ?", [(number,) for number in old])
+        numbers = [(number,) for number in old]
+        connection.executemany("DELETE FROM tracks WHERE shard = ?", numbers)  # tombstones
+        connection.executemany("DELETE FROM shards WHERE id = ?", numbers)
     database.remove_strays()
-    num_old_rows = sum(shards[number][1] for number in old)
-    num_kept = sum(place.num_rows for place in places if place.shard in old)
-    return Compacted(num_old_rows - num_kept, len(shards), len(shards) - len(old) + len(written))
+
+
+def _complete_checksums(database: Database) -> None:
+    """Gives shards of an older version checksums of their rows, where the files are as written."""
+    with database.connect() as connection:
+        for number, shard in catalogue.read_shards(connection).items():
+            path = shard_path(database.folder, shard.file)
+            with contextlib.suppress(FileNotFoundError, DatabaseError):
+                if not has_block_checksums(shard.checksums, shard.num_rows) and is_as_written(
+                    path, shard.checksums.sha256
+                ):
+                    stored = open_shard(path, shard.num_rows)
+                    catalogue.put_blocks(connection, number, block_checksums(stored))
 
 
 def _worth_rewriting(
-    shards: dict[int, tuple[str, int]], places: list[_Place], staged: set[int], *, only_small: bool
+    shards: dict[int, Shard], places: list[_Place], staged: set[int], *, only_small: bool
 ) -> set[int]:
     live = dict.fromkeys(shards, 0)
     for place in places:
-        live[place.shard] += place.num_rows
+        if place.shard in live:
+            live[place.shard] += place.num_rows
     small = {
         number
-        for number, (_, rows) in shards.items()
-        if rows < (_SMALL_ROWS if only_small else _SHARD_ROWS // 2)
+        for number, shard in shards.items()
+        if shard.num_rows < (_SMALL_ROWS if only_small else _SHARD_ROWS // 2)
     }
     small = small if len(small) > 1 else set()
     holed = (
         set()
         if only_small
-        else {number for number, (_, rows) in shards.items() if live[number] < rows}
+        else {number for number, shard in shards.items() if live[number] < shard.num_rows}
     )
     return (small | holed) - staged
 
 
-def _damaged(database: Database, files: dict[int, str], sums: dict[int, str]) -> set[int]:
-    """Returns the shards that are not as they were written: a copy would seal their damage with a
-    new checksum, so they stay where they are.
+def _movable(
+    database: Database, shards: dict[int, Shard], places: list[_Place]
+) -> tuple[list[_Place], list[_Place]]:
+    """Returns the tracks whose rows are as they were written, and those whose are not: a copy would
+    seal their damage with a new checksum, so they stay where they are.
     """
-    found = set()
-    for number, file in files.items():
-        path = shard_path(database.folder, file)
+    moving, staying = [], []
+    for number, inside in itertools.groupby(places, lambda place: place.shard):
+        shard = shards[number]
+        path = shard_path(database.folder, shard.file)
         try:
-            if is_as_written(path, sums[number]):
-                continue
-        except FileNotFoundError as error:
-            raise DatabaseError(f"{path} is missing; {REMEDY}") from error
-        found.add(number)
-        _log.warning(
-            "%s is not as it was written and is left as it is; `confp verify %s` names its tracks, "
-            "`confp repair %s` restores them",
-            path,
-            database.folder,
-            database.folder,
-        )
-    return found
+            bad = rows_not_to_copy(path, open_shard(path, shard.num_rows), shard.checksums)
+        except (FileNotFoundError, DatabaseError):
+            bad = np.arange(shard.num_rows)
+        for place in inside:
+            last = place.first_row + place.num_rows
+            is_inside = 0 <= place.first_row <= last <= shard.num_rows
+            is_good = is_inside and not touched(bad, place.first_row, place.num_rows)
+            (moving if is_good else staying).append(place)
+        if len(bad):
+            _log.warning(
+                "%s is damaged, and the tracks in question are left as they are; `confp verify "
+                "%s` names them, `confp repair %s` restores them",
+                path,
+                database.folder,
+                database.folder,
+            )
+    return moving, staying
 
 
 def _groups(places: list[_Place]) -> list[list[_Place]]:
@@ -158,17 +199,12 @@ def _groups(places: list[_Place]) -> list[list[_Place]]:
     return groups
 
 
-def _gather(
-    folder: pathlib.Path, places: list[_Place], shards: dict[int, tuple[str, int]]
-) -> np.ndarray:
+def _gather(folder: pathlib.Path, places: list[_Place], shards: dict[int, Shard]) -> np.ndarray:
     opened: dict[int, np.ndarray] = {}
     parts = []
     for place in places:
         if place.shard not in opened:
-            file, num_rows = shards[place.shard]
-            try:
-                opened[place.shard] = open_shard(folder / file, num_rows)
-            except FileNotFoundError as error:
-                raise DatabaseError(f"{folder / file} is missing; {REMEDY}") from error
+            shard = shards[place.shard]
+            opened[place.shard] = open_shard(shard_path(folder, shard.file), shard.num_rows)
         parts.append(opened[place.shard][place.first_row : place.first_row + place.num_rows])
     return np.concatenate(parts)

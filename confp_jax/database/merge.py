@@ -37,6 +37,8 @@ def merge_databases(
         contents = {track.sha256 for track in database.tracks()}
         known = other.known_files()
         snapshot = other.snapshot(to_copy=True)
+        if len(snapshot.vectors):
+            database.check_dim(snapshot.vectors.shape[1], other.folder)
         pending: list[NewTrack] = []
         num_added = num_rows = 0
         for done, track in enumerate(snapshot.tracks, 1):

@@ -11,7 +11,11 @@ _SETTING = "roots"
 
 def read_roots(database: Database) -> list[str]:
     """Returns the folders, outermost ones only."""
-    return json.loads(database.setting(_SETTING) or "[]")
+    try:
+        found = json.loads(database.setting(_SETTING) or "[]")
+    except (ValueError, RecursionError):
+        found = []
+    return [folder for folder in found if isinstance(folder, str)] if type(found) is list else []
 
 
 def remember_roots(database: Database, folders: Iterable[str]) -> None:

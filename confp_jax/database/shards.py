@@ -69,9 +69,18 @@ def open_shard(path: pathlib.Path, num_rows: int) -> np.ndarray:
         raise
     except (OSError, ValueError, EOFError) as error:
         raise DatabaseError(f"{path} is damaged ({error}); {REMEDY}") from error
+    if not _is_stored(rows):
+        raise DatabaseError(f"{path} is damaged ({rows.dtype} {rows.shape}); {REMEDY}")
     if len(rows) != num_rows:
         raise DatabaseError(f"{path} holds {len(rows)} rows instead of {num_rows}; {REMEDY}")
     return rows
+
+
+def _is_stored(rows: np.ndarray) -> bool:
+    """Whether this is what `encode` makes."""
+    if rows.dtype.names is not None:
+        return rows.ndim == 1 and rows.dtype.names == ("scale", "values")
+    return rows.ndim == 2 and rows.dtype in (np.float16, np.uint8)
 
 
 REMEDY = "restore it from a copy, or see `confp verify` for the tracks to remove and add again"

@@ -1,14 +1,20 @@
 """Reads a database as of one moment: its tracks, and their rows without those that are damaged."""
 
+import contextlib
 import logging
 import pathlib
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
 
-from confp_jax.database import catalogue
-from confp_jax.database.damage import damaged_rows, is_as_written
+from confp_jax.database import catalogue, questions
+from confp_jax.database.catalogue import Shard
+from confp_jax.database.damage import (
+    damaged_rows,
+    has_block_checksums,
+    is_as_written,
+    rows_not_to_copy,
+)
 from confp_jax.database.layout import shard_path
 from confp_jax.database.records import DatabaseError, Snapshot, StoredTrack
 from confp_jax.database.shards import REMEDY, live_runs, open_shard
@@ -18,41 +24,40 @@ _log = logging.getLogger(__name__)
 _MOST_NAMED = 5
 
 
-class _Shard(NamedTuple):
-    """A shard as the catalogue knows it."""
-
-    file: str
-    num_rows: int
-    sha256: str
-
-
-def read_snapshot(folder: pathlib.Path, *, to_copy: bool) -> Snapshot:
+def read_snapshot(
+    folder: pathlib.Path, *, to_copy: bool, missing_is_damage: bool = False
+) -> Snapshot:
     """Returns what `Database.snapshot` does.
+
+    Args:
+      missing_is_damage: whether the tracks of a shard that is not there are left out.
 
     Raises:
       FileNotFoundError: a shard is missing.
-      DatabaseError: a shard cannot be read, or shards do not fit together.
+      DatabaseError: no shard can be read, or shards do not fit together.
     """
     file = folder / "catalogue.sqlite"
     with catalogue.connect(file) as connection:
         connection.execute("BEGIN")  # all questions see one moment
-        rows = connection.execute("SELECT id, file, num_rows, sha256 FROM shards").fetchall()
-        tracks = catalogue.read_tracks(connection)
-        ranges = connection.execute(
-            "SELECT shard, first_row, num_rows FROM tracks WHERE removed_at IS NULL ORDER BY "
-            "shard, first_row"
-        ).fetchall()
+        shards = catalogue.read_shards(connection)
+        tracks, places = questions.read_placed_tracks(connection)
+        odd = questions.odd_tracks(connection, num_live=len(tracks))
         generation = catalogue.setting(connection, "generation") or ""
         is_as_left = not to_copy or catalogue.is_as_left(connection)
+    if odd:
+        _log.warning(
+            "%s is damaged: %d tracks are left out (ids %s); `confp verify` tells more",
+            file,
+            len(odd),
+            ", ".join(map(str, odd[:_MOST_NAMED])),
+        )
     if not is_as_left:
         _log.warning(
             "%s is not as the last writer left it: check what is copied from it; `confp verify` "
             "tells more",
             file,
         )
-    shards = {number: _Shard(*rest) for number, *rest in rows}
-    places = np.array(ranges, np.int64).reshape(-1, 3)  # shard, first row, number of rows
-    opened = _open_shards(folder, shards, places)
+    opened = _open_shards(folder, shards, places, missing_is_damage=missing_is_damage)
     damaged = _damaged(folder, shards, opened, places, to_copy=to_copy)
     left_out = tuple(tracks[number] for number in sorted(damaged))
     if damaged:
@@ -66,20 +71,40 @@ def read_snapshot(folder: pathlib.Path, *, to_copy: bool) -> Snapshot:
 
 
 def _open_shards(
-    folder: pathlib.Path, shards: dict[int, _Shard], places: Int64[np.ndarray, "T 3"]
+    folder: pathlib.Path,
+    shards: dict[int, Shard],
+    places: Int64[np.ndarray, "T 3"],
+    *,
+    missing_is_damage: bool,
 ) -> dict[int, np.ndarray]:
-    """Only shards with live tracks are opened: one whose tracks were removed does no more harm."""
+    """Returns the shards that have live tracks and can be read; one whose tracks were removed does
+    no more harm, and of the others one that cannot be read costs its own tracks.
+    """
     opened: dict[int, np.ndarray] = {}
-    for shard in np.unique(places[:, 0]).tolist():
-        if shard not in shards:
-            raise DatabaseError(f"{folder}: the catalogue lacks shard {shard}; {REMEDY}")
-        opened[shard] = open_shard(shard_path(folder, shards[shard].file), shards[shard].num_rows)
+    errors = []
+    for number in np.unique(places[:, 0]).tolist():
+        if number not in shards:
+            errors.append(DatabaseError(f"{folder}: the catalogue lacks shard {number}; {REMEDY}"))
+            continue
+        path = shard_path(folder, shards[number].file)
+        try:
+            opened[number] = open_shard(path, shards[number].num_rows)
+        except FileNotFoundError:
+            if not missing_is_damage:
+                raise
+            errors.append(DatabaseError(f"{path} is missing; {REMEDY}"))
+        except DatabaseError as error:
+            errors.append(error)
+    if errors and not opened:
+        raise errors[0]
+    for error in errors:
+        _log.warning("%s", error)
     return opened
 
 
 def _damaged(
     folder: pathlib.Path,
-    shards: dict[int, _Shard],
+    shards: dict[int, Shard],
     opened: dict[int, np.ndarray],
     places: Int64[np.ndarray, "T 3"],
     *,
@@ -87,26 +112,28 @@ def _damaged(
 ) -> set[int]:
     """Returns the numbers of the tracks that must not be used."""
     bad: dict[int, np.ndarray] = {}
-    for shard, stored in opened.items():
-        path = shard_path(folder, shards[shard].file)
-        signs = stored.dtype == np.uint8
-        sound = not (to_copy or signs) or is_as_written(path, shards[shard].sha256)
-        if not sound and to_copy:
-            bad[shard] = np.arange(len(stored))
-        elif not sound:
+    for number, stored in opened.items():
+        path = shard_path(folder, shards[number].file)
+        checksums = shards[number].checksums
+        look = rows_not_to_copy if to_copy else damaged_rows
+        bad[number] = look(path, stored, checksums)
+        known = stored.dtype != np.uint8 or has_block_checksums(checksums, len(stored))
+        if not (to_copy or known or is_as_written(path, checksums.sha256)):
             _log.warning(
                 "%s is not as it was written: some of its tracks may not be found; `confp verify` "
                 "names them, `confp repair` restores them",
                 path,
             )
-        elif not signs and len(rows := damaged_rows(path, stored)):
-            bad[shard] = rows
     shard, first, num = places.T
-    sizes = np.zeros(max(opened, default=0) + 1, np.int64)
-    sizes[list(opened)] = [shards[number].num_rows for number in opened]
-    found = set(np.flatnonzero((first < 0) | (num < 0) | (first + num > sizes[shard])).tolist())
+    numbers, place = np.unique(shard, return_inverse=True)
+    known_sizes = [len(opened[number]) if number in opened else -1 for number in numbers.tolist()]
+    sizes = np.array(known_sizes, np.int64)[place]
+    is_inside = (first >= 0) & (num >= 0) & (num <= sizes) & (first <= sizes - num)  # no overflow
+    found = set(np.flatnonzero(~is_inside).tolist())
     for number, rows in bad.items():
-        inside = np.flatnonzero(shard == number)
+        if not len(rows):
+            continue
+        inside = np.flatnonzero((shard == number) & is_inside)
         begin = np.searchsorted(rows, first[inside])
         end = np.searchsorted(rows, first[inside] + num[inside])
         found.update(inside[begin < end].tolist())
@@ -125,6 +152,19 @@ def _warn(folder: pathlib.Path, damaged: tuple[StoredTrack, ...]) -> None:
         rest,
         folder,
     )
+
+
+def read_dim(folder: pathlib.Path) -> int:
+    """Returns what `Database.dim` does."""
+    with catalogue.connect(folder / "catalogue.sqlite") as connection:
+        shards = catalogue.read_shards(connection)
+        used = connection.execute(f"SELECT DISTINCT shard FROM tracks WHERE {catalogue.LIVE}")  # noqa: S608
+        numbers = sorted({number for (number,) in used} & shards.keys())
+    for number in numbers:
+        with contextlib.suppress(DatabaseError, FileNotFoundError):
+            path = shard_path(folder, shards[number].file)
+            return stored_dim(open_shard(path, shards[number].num_rows))
+    return 0
 
 
 def _dim(folder: pathlib.Path, runs: list[np.ndarray]) -> int:

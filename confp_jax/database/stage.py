@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32
 
-from confp_jax.database.catalogue import put_setting, setting
+from confp_jax.database.catalogue import insert_shard, put_setting, setting
 from confp_jax.database.records import DatabaseError, ModelId, StoredTrack
-from confp_jax.database.store import Database, shard_row
+from confp_jax.database.store import Database
 from confp_jax.database.vectors import encode
 
 
@@ -42,16 +42,14 @@ def stage(
     stored = encode(
         np.concatenate([vectors for _, vectors in parts]), precision or database.precision
     )
-    shard, sha256 = database.write_shard(stored)
+    number, shard = database.write_shard(stored)
     firsts = np.cumsum([0] + [len(vectors) for _, vectors in parts])
     rows = [
-        (track, shard, int(first), len(vectors))
+        (track, number, int(first), len(vectors))
         for (track, vectors), first in zip(parts, firsts, strict=False)
     ]
     with database.connect() as connection:
-        connection.execute(
-            "INSERT INTO shards VALUES (?, ?, ?, ?)", shard_row(shard, sha256, stored)
-        )
+        insert_shard(connection, number, shard)
         connection.executemany("INSERT OR REPLACE INTO staged VALUES (?, ?, ?, ?)", rows)
 
 
@@ -64,16 +62,14 @@ def replace_rows(
     if not parts:
         return
     stored = encode(np.concatenate([vectors for _, vectors in parts]), database.precision)
-    shard, sha256 = database.write_shard(stored)
+    number, shard = database.write_shard(stored)
     firsts = np.cumsum([0] + [len(vectors) for _, vectors in parts])
     with database.connect() as connection:
-        connection.execute(
-            "INSERT INTO shards VALUES (?, ?, ?, ?)", shard_row(shard, sha256, stored)
-        )
+        insert_shard(connection, number, shard)
         connection.executemany(
             "UPDATE tracks SET shard = ?, first_row = ?, num_rows = ? WHERE id = ?",
             [
-                (shard, int(first), len(vectors), track)
+                (number, int(first), len(vectors), track)
                 for (track, vectors), first in zip(parts, firsts, strict=False)
             ],
         )

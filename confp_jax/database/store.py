@@ -1,7 +1,6 @@
 """The database folder: opening, reading, and the commits that change it."""
 
 import contextlib
-import dataclasses
 import logging
 import os
 import pathlib
@@ -12,8 +11,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from confp_jax.database import catalogue
-from confp_jax.database.catalogue import FORMAT
+from confp_jax.database import catalogue, questions
+from confp_jax.database.catalogue import FORMAT, Shard
+from confp_jax.database.damage import Checksums, block_checksums
 from confp_jax.database.layout import (
     delete_strays,
     is_leftover,
@@ -30,8 +30,9 @@ from confp_jax.database.records import (
     Snapshot,
     StoredTrack,
 )
-from confp_jax.database.shards import REMEDY, write_shard
-from confp_jax.database.snapshots import read_snapshot
+from confp_jax.database.shards import write_shard
+from confp_jax.database.snapshots import read_dim, read_snapshot
+from confp_jax.database.stamp import checked_model, checked_precision
 from confp_jax.database.tracks import Tracks
 from confp_jax.database.vectors import PRECISIONS, encode
 
@@ -118,14 +119,13 @@ class Database:
     @property
     def model_id(self) -> ModelId:
         """The model that this database belongs to."""
-        return ModelId(
-            self._required("model"), self._required("identity"), float(self._required("hop_s"))
-        )
+        values = (self._required(key) for key in ("model", "identity", "hop_s"))
+        return checked_model(self.catalogue, *values)
 
     @property
     def precision(self) -> str:
         """How vectors are stored, one of PRECISIONS."""
-        return self._required("precision")
+        return checked_precision(self.catalogue, self._required("precision"))
 
     def setting(self, key: str) -> str | None:
         """A setting's value, None where there is none."""
@@ -163,6 +163,7 @@ class Database:
         Returns whether the catalogue is as the last writer left it; damage is not sealed.
         """
         with self.connect() as connection:
+            catalogue.add_tables(connection)
             if not catalogue.is_as_left(connection):
                 _log.warning(
                     "%s is not as the last writer left it; `confp verify` tells more",
@@ -192,26 +193,25 @@ class Database:
         `writing`.
 
         Raises:
-          DatabaseError: the disk is full, or a track of the same content is there already; nothing
-            was added.
+          DatabaseError: the disk is full, a track of the same content is there already, or the
+            vectors have another length than those that are there; nothing was added.
         """
         if not tracks and not replacing:
             return
+        for track in tracks[:1]:
+            self.check_dim(track.vectors.shape[1], track.path)
         stored = (
             encode(np.concatenate([track.vectors for track in tracks]), self.precision)
             if tracks
             else None
         )
-        shard, sha256 = self.write_shard(stored) if stored is not None else (0, "")
+        number, shard = self.write_shard(stored) if stored is not None else (0, None)
         first_rows = np.cumsum([0] + [len(track.vectors) for track in tracks])
         now = time.time()
         with self.connect() as connection:
-            _remove(connection, replacing, now)
-            if stored is not None:
-                connection.execute(
-                    "INSERT INTO shards VALUES (?, ?, ?, ?)",
-                    (shard, shard_name(shard), len(stored), sha256),
-                )
+            catalogue.remove_tracks(connection, replacing, now)
+            if shard is not None:
+                catalogue.insert_shard(connection, number, shard)
             connection.executemany(
                 "INSERT INTO tracks (name, path, title, artist, album, sha256, duration_s, shard, "
                 "first_row, num_rows, added_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -219,7 +219,7 @@ class Database:
                     (
                         *(storable(t.name), stored_path(t.path)),
                         *(storable(text) for text in (t.title, t.artist, t.album)),
-                        *(t.sha256, t.duration_s, shard, int(row), len(t.vectors), now),
+                        *(t.sha256, t.duration_s, number, int(row), len(t.vectors), now),
                     )
                     for t, row in zip(tracks, first_rows, strict=False)
                 ],
@@ -227,7 +227,7 @@ class Database:
             seen = {
                 t.path: KnownFile(t.size_bytes, t.mtime_ns, t.sha256) for t in tracks if t.mtime_ns
             }
-            _remember(connection, seen)
+            catalogue.remember_files(connection, seen)
 
     def remove(self, ids: Sequence[int]) -> None:
         """Removes tracks in one atomic commit; only inside `writing`.
@@ -235,12 +235,12 @@ class Database:
         Their rows go when the database is compacted.
         """
         with self.connect() as connection:
-            _remove(connection, ids, time.time())
+            catalogue.remove_tracks(connection, ids, time.time())
 
     def remember(self, files: dict[str, KnownFile]) -> None:
         """Notes what files were like when they were read, by path; only inside `writing`."""
         with self.connect() as connection:
-            _remember(connection, files)
+            catalogue.remember_files(connection, files)
 
     def known_files(self) -> dict[str, KnownFile]:
         """What the files whose content is in the database were like when they were last read."""
@@ -251,15 +251,33 @@ class Database:
             ).fetchall()
         return {restored_path(path): KnownFile(*rest) for path, *rest in rows}
 
-    def write_shard(self, stored: np.ndarray) -> tuple[int, str]:
-        """A new shard file that no commit knows yet: its number and SHA-256."""
+    def dim(self) -> int:
+        """Returns how many values the stored fingerprints have, 0 while there are none."""
+        return read_dim(self.folder)
+
+    def check_dim(self, dim: int, source: object) -> None:
+        """Refuses vectors of another length than those that are there.
+
+        Raises:
+          DatabaseError: they are not comparable.
+        """
+        own = self.dim()
+        if own and dim != own:
+            raise DatabaseError(
+                f"{source}: its vectors have {dim} values, those of {self.folder} {own}; they are "
+                "not comparable"
+            )
+
+    def write_shard(self, stored: np.ndarray) -> tuple[int, Shard]:
+        """Writes a new shard file that no commit knows yet; returns its number and what it is."""
         with self.connect() as connection:
-            shard = catalogue.next_shard(connection)
-        while (
-            self.folder / "vectors" / shard_name(shard)
-        ).exists():  # written before, in the same commit
-            shard += 1
-        return shard, write_shard(self.folder / "vectors" / shard_name(shard), stored)
+            number = catalogue.next_shard(connection)
+        vectors = self.folder / "vectors"
+        while (vectors / shard_name(number)).exists():  # written before, in the same commit
+            number += 1
+        sha256 = write_shard(vectors / shard_name(number), stored)
+        checksums = Checksums(sha256, block_checksums(stored))
+        return number, Shard(shard_name(number), len(stored), checksums)
 
     def has(self, sha256: str) -> bool:
         """Whether a track of this content is there."""
@@ -267,10 +285,8 @@ class Database:
 
     def ids_of(self, contents: Sequence[str]) -> dict[str, int]:
         """Returns the ids of the tracks of these SHA-256, of those that are there."""
-        question = "SELECT id FROM tracks WHERE sha256 = ? AND removed_at IS NULL"
         with self.connect() as connection:
-            found = {one: connection.execute(question, (one,)).fetchone() for one in contents}
-        return {sha256: row[0] for sha256, row in found.items() if row}
+            return questions.ids_of(connection, contents)
 
     def tracks(self) -> list[StoredTrack]:
         """All tracks in the order of their rows."""
@@ -279,26 +295,22 @@ class Database:
     def ordered_tracks(self) -> Tracks:
         """The same, each made when it is asked for."""
         with self.connect() as connection:
-            return catalogue.read_tracks(connection)
+            return questions.read_tracks(connection)
 
     def num_tracks(self) -> int:
         """How many tracks there are."""
         with self.connect() as connection:
-            return connection.execute(
-                "SELECT COUNT(*) FROM tracks WHERE removed_at IS NULL"
-            ).fetchone()[0]
+            return questions.num_tracks(connection)
 
     def duration_s(self) -> float:
         """How long all tracks are."""
         with self.connect() as connection:
-            return connection.execute(
-                "SELECT COALESCE(SUM(duration_s), 0.0) FROM tracks WHERE removed_at IS NULL"
-            ).fetchone()[0]
+            return questions.duration_s(connection)
 
     def track(self, number: int) -> StoredTrack | None:
         """Returns the track of this id, None where there is none; its `first_row` is 0."""
         with self.connect() as connection:
-            found = catalogue.some_tracks(connection, "id = ?", (number,))
+            found = questions.some_tracks(connection, "id = ?", (number,))
         return found[0] if found else None
 
     def page(
@@ -308,12 +320,12 @@ class Database:
         how many there are; `search` as of `is_named`. Their `first_row` counts within the page.
         """
         with self.connect() as connection:
-            return catalogue.read_page(connection, search, offset, limit)
+            return questions.read_page(connection, search, offset, limit)
 
     def find(self, wanted: str) -> list[StoredTrack]:
         """Returns the tracks of a path or a name, as `meant_by`."""
         with self.connect() as connection:
-            return catalogue.meant_tracks(connection, wanted)
+            return questions.meant_tracks(connection, wanted)
 
     def rename(self, number: int, names: dict[str, str]) -> None:
         """Gives a track another `name`, `title`, `artist` or `album`, as `catalogue.rename`; one
@@ -321,8 +333,7 @@ class Database:
         """
         with self.connect() as connection:
             catalogue.rename(connection, number, names)
-            edits = int(catalogue.setting(connection, EDITS_SETTING) or 0) + 1
-            catalogue.put_setting(connection, EDITS_SETTING, str(edits))
+            catalogue.count(connection, EDITS_SETTING)
 
     def move(self, paths: dict[int, str]) -> None:
         """Gives tracks, by id, new paths, and names where these came from the paths; one atomic
@@ -338,28 +349,24 @@ class Database:
                     "UPDATE tracks SET name = ?, path = ? WHERE id = ?",
                     (name, stored_path(path), number),
                 )
-            edits = int(catalogue.setting(connection, EDITS_SETTING) or 0) + len(paths)
-            catalogue.put_setting(connection, EDITS_SETTING, str(edits))
+            catalogue.count(connection, EDITS_SETTING)
 
     def snapshot(self, *, to_copy: bool = False) -> Snapshot:
         """Returns the present tracks and vectors; vectors are read from their memory-mapped shards
         when they are indexed. Tracks whose rows are damaged are left out, and a warning names them.
 
         Args:
-          to_copy: whether rows will be copied into a new file: then every shard that is not as it
-            was written counts as damaged, and not only rows that cannot be fingerprints.
+          to_copy: whether rows will be copied into a new file: then a shard without checksums of
+            its rows counts as damaged where the file is not as it was written.
 
         Raises:
-          DatabaseError: a shard is missing, or cannot be read at all.
+          DatabaseError: there are tracks, and none of their shards can be read.
         """
-        missing = ""
         for _ in range(_NUM_ATTEMPTS):
-            try:
-                return read_snapshot(self.folder, to_copy=to_copy)
-            except FileNotFoundError as error:
+            with contextlib.suppress(FileNotFoundError):
                 # A writer may just have compacted it away: the catalogue knows the new one.
-                missing = error.filename
-        raise DatabaseError(f"{missing} is missing; {REMEDY}")
+                return read_snapshot(self.folder, to_copy=to_copy)
+        return read_snapshot(self.folder, to_copy=to_copy, missing_is_damage=True)
 
     def remove_strays(self) -> None:
         """Deletes what no commit knows: of writers that died, and what the last commit made
@@ -367,6 +374,7 @@ class Database:
         """
         with self.connect() as connection:
             known = {file for (file,) in connection.execute("SELECT file FROM shards")}
+            connection.execute("DELETE FROM blocks WHERE shard NOT IN (SELECT id FROM shards)")
             generation = catalogue.setting(connection, "generation")
         shards = self.folder / "vectors"
         if not shards.is_dir():
@@ -380,20 +388,3 @@ class Database:
                 f"{self.catalogue} lacks the setting {key!r}; restore it from a copy"
             )
         return value
-
-
-def shard_row(shard: int, sha256: str, stored: np.ndarray) -> tuple[int, str, int, str]:
-    """A shard's row in the catalogue."""
-    return shard, shard_name(shard), len(stored), sha256
-
-
-def _remove(connection: sqlite3.Connection, ids: Sequence[int], now: float) -> None:
-    connection.executemany(
-        "UPDATE tracks SET removed_at = ? WHERE id = ? AND removed_at IS NULL",
-        [(now, i) for i in ids],
-    )
-
-
-def _remember(connection: sqlite3.Connection, files: dict[str, KnownFile]) -> None:
-    rows = [(stored_path(path), *dataclasses.astuple(file)) for path, file in files.items()]
-    connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)

@@ -6,8 +6,9 @@ import dataclasses
 import sqlite3
 from collections.abc import Callable
 
-from confp_jax.database import catalogue
-from confp_jax.database.damage import damaged_rows
+from confp_jax.database import catalogue, questions
+from confp_jax.database.catalogue import Shard
+from confp_jax.database.damage import damaged_rows, has_block_checksums, touched
 from confp_jax.database.layout import shard_path
 from confp_jax.database.records import DatabaseError
 from confp_jax.database.shards import file_sha256, open_shard
@@ -39,11 +40,9 @@ def verify(
     with database.connect() as connection:
         connection.execute("BEGIN")
         said = [text for (text,) in connection.execute("PRAGMA integrity_check")]
-        shards = connection.execute(
-            "SELECT id, file, num_rows, sha256 FROM shards ORDER BY id"
-        ).fetchall()
-        tracks = {number: _tracks_of(connection, number) for number, *_ in shards}
+        shards = catalogue.read_shards(connection)
         is_changed = not catalogue.is_as_left(connection)
+        odd = questions.odd_tracks(connection)
         orphans = connection.execute(
             "SELECT id FROM tracks WHERE removed_at IS NULL AND shard NOT IN (SELECT id FROM "
             "shards)"
@@ -61,6 +60,8 @@ def verify(
                 "of confp that wrote to it has the same effect",
             )
         )
+    if odd:
+        problems.append(Problem("tracks with values that are none in the catalogue", odd))
     if orphans:
         problems.append(
             Problem(
@@ -68,41 +69,59 @@ def verify(
                 [number for (number,) in orphans],
             )
         )
-    for done, (number, file, num_rows, sha256) in enumerate(shards, 1):
-        problems += _check_shard(database, file, num_rows, sha256, tracks[number])
-        report(done, len(shards))
-    return problems
+    return problems + _check_shards(database, shards, report)
+
+
+def _check_shards(
+    database: Database, shards: dict[int, Shard], report: Callable[[int, int], None]
+) -> list[Problem]:
+    """Checks the shards that there are, and those that another process makes of them meanwhile."""
+    found: dict[int, list[Problem]] = {}
+    while missing := shards.keys() - found.keys():
+        for number in sorted(missing):
+            with database.connect() as connection:
+                tracks = _tracks_of(connection, number)
+            found[number] = _check_shard(database, shards[number], tracks)
+            report(len(found), len(found.keys() | shards.keys()))
+        with database.connect() as connection:
+            shards = catalogue.read_shards(connection)
+    return [problem for number in sorted(shards) for problem in found[number]]
 
 
 def _tracks_of(connection: sqlite3.Connection, shard: int) -> list[tuple[int, int, int]]:
     return connection.execute(
-        "SELECT id, first_row, num_rows FROM tracks WHERE shard = ? AND removed_at IS NULL "
-        "ORDER BY first_row, id",
+        "SELECT id, first_row, num_rows FROM tracks WHERE shard = ? AND "  # noqa: S608
+        f"{catalogue.LIVE} ORDER BY first_row, id",
         (shard,),
     ).fetchall()
 
 
 def _check_shard(
-    database: Database, file: str, num_rows: int, sha256: str, tracks: list[tuple[int, int, int]]
+    database: Database, shard: Shard, tracks: list[tuple[int, int, int]]
 ) -> list[Problem]:
     ids = [number for number, _, _ in tracks]
     try:
-        path = shard_path(database.folder, file)
-        rows = open_shard(path, num_rows)
-        if file_sha256(path) != sha256:
-            return [Problem(f"{path} is not as it was written (its checksum differs)", ids)]
+        path = shard_path(database.folder, shard.file)
+        rows = open_shard(path, shard.num_rows)
+        is_same = file_sha256(path) == shard.checksums.sha256
+        bad = damaged_rows(path, rows, shard.checksums)
     except FileNotFoundError:
-        return [Problem(f"{database.folder / 'vectors' / file} is missing", ids)]
+        return [Problem(f"{database.folder / 'vectors' / shard.file} is missing", ids)]
     except (DatabaseError, OSError) as error:
         return [Problem(str(error), ids)]
+    concerned = [number for number, first, num in tracks if touched(bad, first, num)]
+    if not is_same:
+        known = has_block_checksums(shard.checksums, len(rows))
+        what = f"{path} is not as it was written (its checksum differs)"
+        return [Problem(what, concerned if known and len(bad) else ids)]
     problems = []
     last = (0, 0)
     for number, first, num in tracks:
-        if first < 0 or first + num > num_rows:
+        if first < 0 or first + num > shard.num_rows:
             problems.append(Problem(f"a track's rows lie beyond the end of {path}", [number]))
         if first < last[1]:
             problems.append(Problem(f"tracks overlap in {path}", [last[0], number]))
         last = (number, first + num)
-    if len(damaged_rows(path, rows)):
-        problems.append(Problem(f"{path} holds rows that cannot be fingerprints", ids))
+    if len(bad):
+        problems.append(Problem(f"{path} holds rows that cannot be fingerprints", concerned))
     return problems

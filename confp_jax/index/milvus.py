@@ -9,7 +9,6 @@ server. (The extra `milvus`; `milvus-lite` is the same in one process, in a file
 
 import contextlib
 import logging
-import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from pymilvus import DataType, MilvusClient, MilvusException
 from confp_jax.database import DatabaseError, Snapshot, StoredTrack
 from confp_jax.database.tracks import track_numbers
 from confp_jax.database.vectors import decode, encode
+from confp_jax.index.external import TOKEN, VARIABLE
 
 _log = logging.getLogger(__name__)
 ROWS_PER_TRACK = 1 << 24  # 58 days of audio, 300 ms apart
@@ -29,7 +29,6 @@ _MESSAGE_BYTES = 4 << 20
 _PAGE = 10_000  # keys that are asked for or about at once
 _MAX_CANDIDATES = 16_384  # Milvus's own limit
 _TIMEOUT_S = 20.0
-_TOKEN = "CONFP_MILVUS_TOKEN"  # noqa: S105 - the variable's name
 _FLAT_ROWS, _SMALL_ROWS, _MEMORY_ROWS = 200_000, 1_000_000, 20_000_000
 _CELL_SHARE = 0.3  # is searched: what queries with noise of 0 dB need (benchmarks/bits.py)
 
@@ -72,7 +71,7 @@ class MilvusRows:
       DatabaseError: it cannot be reached.
     """
 
-    def __init__(self, address: str, name: str):
+    def __init__(self, address: str, name: str, *, token: str = ""):
         self.address, self._name = address, name
         self._lock = threading.Lock()
         self._first_rows: Int64[np.ndarray, " T"] = np.zeros(0, np.int64)
@@ -81,7 +80,6 @@ class MilvusRows:
         self.is_binary, self.dim = False, 0
         self._search_parameters: dict[str, int] = {}
         with self._explained():
-            token = os.environ.get(_TOKEN, "")
             self._client = MilvusClient(address, token=token, timeout=_TIMEOUT_S)
             self._version = self._read_version() if "://" in address else (0, 0)
             if self._client.has_collection(name, timeout=_TIMEOUT_S):
@@ -354,8 +352,9 @@ class MilvusRows:
             said = next(iter(str(error).strip().splitlines()), repr(error))
             raise DatabaseError(
                 f"{self.address} cannot be used ({said}); is Milvus running there? A secret goes "
-                f"into {_TOKEN}; `confp compact DB --index exact` does without Milvus, and "
-                "?fallback=exact at the end of its address while it is away"
+                f"into {TOKEN}, with {VARIABLE}=milvus://...; `confp compact DB --index exact` "
+                "does without Milvus, and ?fallback=exact at the end of its address while it is "
+                "away"
             ) from error
 
 

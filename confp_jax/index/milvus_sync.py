@@ -16,6 +16,7 @@ from confp_jax.database import Database, DatabaseError, Snapshot
 from confp_jax.database.tracks import track_numbers
 from confp_jax.index.approximate import ApproximateIndex, SearchBudget
 from confp_jax.index.exact import ExactIndex
+from confp_jax.index.external import token_for
 from confp_jax.index.kinds import MILVUS
 from confp_jax.index.protocol import Hits, Index
 
@@ -132,7 +133,8 @@ def connect(uri: str, database: Database) -> "MilvusRows":
         ) from error
     own = (database.setting(MIRROR_SETTING) or "").partition(" ")[0]
     name = f"confp_{database.model_id.identity}"
-    return MilvusRows(parse_uri(uri).address, f"{name}_{own}" if own else name)
+    name = f"{name}_{own}" if own else name
+    return MilvusRows(parse_uri(uri).address, name, token=token_for(uri))
 
 
 def name_collection(database: Database) -> None:

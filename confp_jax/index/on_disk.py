@@ -26,12 +26,13 @@ from confp_jax.database import Database, DatabaseError, Snapshot
 from confp_jax.database.layout import generation_path
 from confp_jax.database.shards import flush_folder, write_error
 from confp_jax.database.tracks import track_numbers
-from confp_jax.index import ApproximateIndex, ExactIndex, Index, SearchBudget
+from confp_jax.index import ApproximateIndex, ExactIndex, Index, SearchBudget, external
 from confp_jax.index.kinds import default_kind, find_kind, is_missing, is_remote
 from confp_jax.index.milvus_sync import (
     mirror_stale_share,
     name_collection,
     open_mirror,
+    parse_uri,
     sync_mirror,
 )
 from confp_jax.index.tuning import DEFAULT_RECALL, tune
@@ -107,18 +108,48 @@ def wanted_kind(database: Database, snapshot: Snapshot) -> str:
     searched exactly.
     """
     kind = database.setting("index") or default_kind(snapshot.vectors)
+    if kind and not _is_kind(kind):
+        _log.warning("%s: %r is no kind of index", database.folder, kind[:40])
+        kind = default_kind(snapshot.vectors)
     if is_missing(kind):
         _log.warning(
             "%s is to be searched with %s, which is not installed here", database.folder, kind
+        )
+        kind = default_kind(snapshot.vectors)
+    if is_remote(kind) and not external.is_named(kind):
+        _log.warning(
+            "%s names the search server %s, which you did not name: it is not used; if it is "
+            "yours, run `confp compact %s --index %s`, or set %s=%s",
+            database.folder,
+            kind,
+            database.folder,
+            kind,
+            external.VARIABLE,
+            kind,
         )
         kind = default_kind(snapshot.vectors)
     small = len(snapshot.vectors) < (1 if is_remote(kind) else indexes.BRUTE_FORCE_ROWS)
     return "" if small or kind == "exact" else kind
 
 
+def _is_kind(text: str) -> bool:
+    """Whether a setting names a kind of index, of a remote one with a proper address."""
+    if not is_remote(text):
+        return find_kind(text) is not None
+    try:
+        parse_uri(text)
+    except ValueError:
+        return False
+    return True
+
+
 def wanted_recall(database: Database) -> float:
     """The recall of the first hit that the index is tuned to."""
-    return float(database.setting("recall") or DEFAULT_RECALL)
+    try:
+        recall = float(database.setting("recall") or DEFAULT_RECALL)
+    except ValueError:
+        return DEFAULT_RECALL
+    return recall if 0 < recall <= 1 else DEFAULT_RECALL
 
 
 def choose(database: Database, *, kind: str | None = None, recall: float | None = None) -> None:
@@ -133,6 +164,8 @@ def choose(database: Database, *, kind: str | None = None, recall: float | None 
         raise DatabaseError(
             f"{kind} is not installed", f"install it with: pip install {known.package}"
         )
+    if kind and is_remote(kind):
+        external.remember(kind)
     if kind:
         database.set_setting("index", kind)
         if is_remote(kind):

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import logging
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from confp_jax.matching.decision import Decision, load_decision
 from confp_jax.matching.searchable import Reference
 from confp_jax.model.weights import CheckpointError
 
+_log = logging.getLogger(__name__)
 CALIBRATION_SETTING = "calibration"  # of a database: what `confp calibrate` measured
 
 
@@ -25,6 +28,11 @@ def open_database(folder: str | pathlib.Path, model: str | None) -> tuple[Databa
     """
     database = Database(folder)
     model_id = database.model_id
+    if not model and "://" in model_id.name:  # a database decides no address
+        raise DatabaseError(
+            f"{folder} was made with the model at {model_id.name}; if you trust that address, name "
+            "it with --model"
+        )
     try:
         embedder = load_encoder(model or model_id.name)
     except (UnknownModelError, CheckpointError) as error:
@@ -119,9 +127,25 @@ def database_decision(database: Database, embedder: Embedder) -> Decision:
     stored = database.setting(CALIBRATION_SETTING)
     if stored is None:
         return decision
-    measured = json.loads(stored)
-    if measured["identity"] != embedder.identity or not decision.calibrated:
+    try:
+        return _with_measured(decision, json.loads(stored), embedder.identity)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        _log.warning(
+            "%s: what `confp calibrate` measured is damaged and not used; run it again",
+            database.folder,
+        )
         return decision
-    return decision.with_tails(
-        measured["lengths_s"], np.array(measured["tails"]), num_tracks=measured["num_tracks"]
-    )
+
+
+def _with_measured(decision: Decision, measured: dict[str, Any], identity: str) -> Decision:
+    """Returns a decision with what was measured on a database; anything may stand there."""
+    if measured["identity"] != identity or not decision.calibrated:
+        return decision
+    lengths_s = np.array(measured["lengths_s"], np.float64)
+    tails, num_tracks = np.array(measured["tails"], np.float64), measured["num_tracks"]
+    if type(num_tracks) is not int or lengths_s.ndim != 1 or tails.shape != (len(lengths_s), 2):
+        raise ValueError("other shapes")
+    are_rising = len(lengths_s) and lengths_s[0] > 0 and (np.diff(lengths_s) > 0).all()
+    if not (are_rising and np.isfinite(tails).all() and np.isfinite(lengths_s).all()):
+        raise ValueError("other values")
+    return decision.with_tails(lengths_s.tolist(), tails, num_tracks=num_tracks)

@@ -19,8 +19,10 @@ from confp_jax.database.compact import merge_small_shards
 from confp_jax.database.merge import same_model
 from confp_jax.database.names import storable, stored_path
 from confp_jax.database.shards import write_error
+from confp_jax.fingerprint.embedder import UnknownModelError, load_encoder
 from confp_jax.index import on_disk
 from confp_jax.library.imported_rows import TEXTS, sound_tracks
+from confp_jax.model.weights import CheckpointError
 
 _KEY = b"confp_jax"
 _LONGEST_HOP_S = 60.0
@@ -108,7 +110,7 @@ def import_files(
     """
     files = find_files(paths)
     with database.writing():
-        dim = database.snapshot().vectors.shape[1]
+        dim = database.dim() or _model_dim(database.model_id)
         for file in files:
             dim = _check_schema(database, file, dim)
         contents = {track.sha256 for track in database.tracks()}
@@ -126,6 +128,17 @@ def import_files(
         merge_small_shards(database)
         on_disk.rebuild_if_due(database)
     return Imported(num_added, num_there, tuple(refused))
+
+
+def _model_dim(stamp: ModelId) -> int:
+    """Returns how many values a shipped model's fingerprints have, 0 for any other."""
+    try:
+        embedder = None if "/" in stamp.name else load_encoder(stamp.name)
+    except (UnknownModelError, CheckpointError):
+        return 0
+    if embedder is None or embedder.identity != stamp.identity:
+        return 0
+    return embedder.config.encoder.embedding_dim
 
 
 def find_files(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:

@@ -14,6 +14,7 @@ from confp_jax.database import Database, DatabaseError
 from confp_jax.database.compact import compact_shards
 from confp_jax.database.damage import is_sound
 from confp_jax.database.merge import merge_databases
+from confp_jax.database.roots import read_roots
 from confp_jax.database.vectors import PRECISIONS
 from confp_jax.database.verify import verify
 
@@ -36,47 +37,95 @@ def four(tmp_path) -> Database:
     """Four tracks in one shard."""
     database = Database.create(tmp_path / "four", STAMP)
     with database.writing():
-        database.add([track(number) for number in range(4)])
+        database.add([track(number, 32) for number in range(4)])
     return database
 
 
+def forget_blocks(database: Database) -> None:
+    """As an older version wrote it: no checksums of rows."""
+    with database.connect() as connection:
+        connection.execute("DROP TABLE blocks")
+
+
 class TestFlippedBits:
-    def test_a_track_with_damaged_rows_is_left_out_and_named(self, four, caplog):
-        spoil(four, 7)  # five rows a track: of the second one
+    @pytest.mark.parametrize("is_old", [False, True])
+    def test_a_track_with_damaged_rows_is_left_out_and_named(self, four, caplog, is_old):
+        if is_old:
+            forget_blocks(four)
+        spoil(four, 40)  # 32 rows a track: of the second one
         snapshot = four.snapshot()
         assert [t.name for t in snapshot.tracks] == ["Träck 0", "Träck 2", "Träck 3"]
-        assert [t.first_row for t in snapshot.tracks] == [0, 5, 10]
-        assert snapshot.row_tracks.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+        assert [t.first_row for t in snapshot.tracks] == [0, 32, 64]
+        assert snapshot.row_tracks.tolist() == [0] * 32 + [1] * 32 + [2] * 32
         assert [t.name for t in snapshot.damaged] == ["Träck 1"]
-        np.testing.assert_allclose(snapshot.vectors[5:10], unit_rows(2, 5, DIM), atol=2**-11)
+        np.testing.assert_allclose(snapshot.vectors[32:64], unit_rows(2, 32, DIM), atol=2**-11)
         assert "Träck 1" in caplog.text and "confp repair" in caplog.text
 
-    def test_signs_that_changed_are_told_and_harmless(self, tmp_path, caplog):
+    @pytest.mark.parametrize("precision", PRECISIONS)
+    def test_whatever_bit_changed_its_track_is_left_out(self, tmp_path, precision):
+        """A low bit of a float, a sign, a sector of zeros: all of them can be fingerprints."""
+        database = Database.create(tmp_path / "db", STAMP, precision=precision)
+        with database.writing():
+            database.add([track(number, 32) for number in range(3)])
+        (shard,) = (database.folder / "vectors").iterdir()
+        width = (shard.stat().st_size - 128) // 96
+        flip(shard, 128 + 33 * width, 0)
+        assert [t.name for t in database.snapshot().damaged] == ["Träck 1"]
+        assert verify(database)[0].tracks == [2]
+        content = shard.read_bytes()
+        shard.write_bytes(content[: -10 * width] + bytes(10 * width))
+        assert [t.id for t in database.snapshot().damaged] == [2, 3]
+
+    def test_damaged_checksums_leave_sound_rows_in_use(self, four):
+        with four.connect() as connection:
+            connection.execute("UPDATE blocks SET crc32 = ?", (bytes(16),))
+        assert four.snapshot().damaged == ()
+
+    def test_signs_that_an_older_version_wrote_are_told_and_harmless(self, tmp_path, caplog):
         database = Database.create(tmp_path / "db", STAMP, precision="binary")
         with database.writing():
             database.add([track(0), track(1)])
+        forget_blocks(database)
         flip(next((database.folder / "vectors").iterdir()), 130, 3)
         snapshot = database.snapshot()
         assert len(snapshot.tracks) == 2 and is_sound(np.asarray(snapshot.vectors)).all()
         assert "not as it was written" in caplog.text
+        assert len(database.snapshot(to_copy=True).damaged) == 2
 
-    def test_compaction_leaves_damage_where_it_is(self, four, caplog):
-        spoil(four, 7)
+    def test_a_compaction_gives_an_older_version_s_rows_checksums(self, four):
+        forget_blocks(four)
+        with four.writing():
+            compact_shards(four)
+        flip(next((four.folder / "vectors").iterdir()), 128, 0)
+        assert [t.name for t in four.snapshot().damaged] == ["Träck 0"]
+
+    def test_compaction_moves_what_is_sound_and_leaves_damage_where_it_is(self, four, caplog):
+        spoil(four, 40)
         with four.writing():
             four.remove([four.tracks()[0].id])
             compact_shards(four)
-        assert "left as it is" in caplog.text
+        assert "left as they are" in caplog.text
         (problem,) = verify(four)
-        assert len(problem.tracks) == 3 and "checksum" in problem.what
+        assert problem.tracks == [2] and "checksum" in problem.what
+        with four.writing():
+            four.remove([2])
+            compact_shards(four)
+        assert verify(four) == []
+        assert [t.name for t in four.snapshot().tracks] == ["Träck 2", "Träck 3"]
+        assert len(list((four.folder / "vectors").iterdir())) == 1
 
-    def test_a_merge_copies_what_is_sound_and_names_the_rest(self, four, tmp_path):
+    @pytest.mark.parametrize("is_old", [False, True])
+    def test_a_merge_copies_what_is_sound_and_names_the_rest(self, four, tmp_path, is_old):
         with four.writing():
             four.add([track(9)])  # in a shard of its own
-        spoil(four, 7)
+        if is_old:
+            forget_blocks(four)
+        spoil(four, 40)
         other = Database.create(tmp_path / "other", STAMP)
         merged = merge_databases(other, four)
-        assert [t.name for t in other.tracks()] == ["Träck 9"] and verify(other) == []
-        assert merged.damaged == ("Träck 0", "Träck 1", "Träck 2", "Träck 3")
+        damaged = {f"Träck {number}" for number in (range(4) if is_old else [1])}
+        assert set(merged.damaged) == damaged and verify(other) == []
+        assert {t.name for t in other.tracks()} == {t.name for t in four.tracks()} - damaged
 
     @pytest.mark.parametrize("precision", PRECISIONS)
     def test_what_is_stored_is_sound(self, tmp_path, precision):
@@ -126,7 +175,61 @@ class TestCatalogue:
         assert filled.setting("digest") and verify(filled) == []
 
 
+class TestOddValues:
+    """SQLite stores any value in any column: a stranger's, or a byte's that changed."""
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "duration_s = 'long'",
+            "duration_s = 9e999",
+            "num_rows = 'x'",
+            "num_rows = -1",
+            "first_row = 0.5",
+            "shard = 'x'",
+            "name = x'ff00'",
+            "sha256 = 7.5e300, path = x'00'",
+            "added_at = 9e999",
+        ],
+    )
+    def test_a_track_of_odd_values_is_left_out_and_told(self, filled, caplog, change):
+        with filled.connect() as connection:
+            connection.execute(f"UPDATE tracks SET {change} WHERE id = 2")
+        snapshot = filled.snapshot()
+        assert [t.name for t in snapshot.tracks] == ["Träck 0", "Träck 2"]
+        assert [t.name for t in filled.tracks()] == ["Träck 0", "Träck 2"]
+        assert "ids 2" in caplog.text
+        assert any(problem.tracks == [2] for problem in verify(filled))
+
+    def test_a_byte_that_is_no_letter_costs_a_letter(self, filled):
+        with filled.connect() as connection:
+            connection.execute("UPDATE tracks SET title = CAST(x'41ff42' AS TEXT) WHERE id = 2")
+        assert [t.title for t in filled.tracks()] == ["", "A\N{REPLACEMENT CHARACTER}B", ""]
+
+    @pytest.mark.parametrize("hop", ["x", "nan", "inf", "0", "-1"])
+    def test_a_setting_that_is_none(self, filled, hop):
+        for key, value in (("hop_s", hop), ("precision", "float3"), ("edits", "x"), ("roots", "{")):
+            filled.set_setting(key, value)
+        with pytest.raises(DatabaseError, match="hop_s"):
+            _ = filled.model_id
+        with pytest.raises(DatabaseError, match="precision"):
+            _ = filled.precision
+        filled.rename(1, {"title": "new"})
+        assert read_roots(filled) == [] and filled.setting("edits") == "1"
+
+
 class TestStrangers:
+    def test_vectors_of_another_length_are_not_merged(self, filled, tmp_path):
+        """Of the same model, as a stranger may say."""
+        other = Database.create(tmp_path / "other", STAMP)
+        with other.writing():
+            other.add([track(7, vectors=unit_rows(7, 5, 16))])
+        with pytest.raises(DatabaseError, match="16 values, those of .* 32"):
+            merge_databases(filled, other)
+        with filled.writing(), pytest.raises(DatabaseError, match="16 values"):
+            filled.add([track(7, vectors=unit_rows(7, 5, 16))])
+        check_filled(filled)
+
     @pytest.mark.parametrize("name", ["@eaDir", "lost+found", ".Trash"])
     def test_folders_of_others_are_left_alone(self, filled, name):
         for place in ("vectors", "index"):

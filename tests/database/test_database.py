@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import sqlite3
 import threading
@@ -12,7 +13,7 @@ import pytest
 from sample_tracks import DIM, STAMP, check_filled, track
 from unit_vectors import unit_rows
 
-from confp_jax.database import Database, DatabaseError, catalogue
+from confp_jax.database import Database, DatabaseError, questions
 
 
 class TestRoundTrip:
@@ -210,26 +211,49 @@ class TestShards:
     def shard(self, database: Database) -> pathlib.Path:
         return database.folder / "vectors" / "000002.npy"
 
-    def test_missing(self, filled):
+    @pytest.fixture
+    def cut(self, filled, caplog):
+        """Checks that the tracks of the second shard are left out for this reason."""
+
+        def check(reason: str) -> None:
+            snapshot = filled.snapshot()
+            assert [t.name for t in snapshot.damaged] == ["Träck 2"]
+            assert [t.name for t in snapshot.tracks] == ["Träck 0", "Träck 1"]
+            assert re.search(reason, caplog.text)
+
+        return check
+
+    def test_missing(self, filled, cut):
         self.shard(filled).unlink()
-        with pytest.raises(DatabaseError, match=r"000002.npy is missing"):
-            filled.snapshot()
+        cut(r"000002.npy is missing")
 
     @pytest.mark.parametrize("size", [0, 5, 100, 128, 200, -1])
-    def test_truncated(self, filled, size):
+    def test_truncated(self, filled, cut, size):
         shard = self.shard(filled)
         os.truncate(shard, size if size >= 0 else shard.stat().st_size - 1)
-        with pytest.raises(DatabaseError, match=r"000002.npy .*restore it"):
-            filled.snapshot()
+        cut(r"000002.npy .*restore it")
 
-    def test_another_file_in_its_place(self, filled):
+    def test_another_file_in_its_place(self, filled, cut):
         np.save(self.shard(filled), unit_rows(0, 9, DIM).astype(np.float16))
-        with pytest.raises(DatabaseError, match=r"000002.npy holds 9 rows instead of 6"):
-            filled.snapshot()
+        cut(r"000002.npy holds 9 rows instead of 6")
 
-    def test_code_is_never_run(self, filled):
+    @pytest.mark.parametrize("other", [np.float16(1), np.zeros(6, "U4"), np.zeros((6, 8))])
+    def test_an_array_of_another_kind_in_its_place(self, filled, cut, other):
+        np.save(self.shard(filled), other)
+        cut(r"000002.npy is damaged")
+
+    def test_rows_of_another_length_in_its_place(self, filled, cut):
+        np.save(self.shard(filled), unit_rows(0, 6, 16).astype(np.float16))
+        cut("Träck 2")
+
+    def test_code_is_never_run(self, filled, cut):
         np.save(self.shard(filled), np.array([{"a": 1}], dtype=object), allow_pickle=True)
-        with pytest.raises(DatabaseError, match=r"000002.npy"):
+        cut(r"000002.npy is damaged")
+
+    def test_nothing_can_be_read(self, filled):
+        for shard in (filled.folder / "vectors").iterdir():
+            shard.write_bytes(b"rubbish")
+        with pytest.raises(DatabaseError, match=r"000001.npy is damaged"):
             filled.snapshot()
 
     def test_the_folder_of_shards_is_gone(self, filled):
@@ -277,10 +301,10 @@ class TestWriters:
             check_filled(reader)
         with reader.connect() as connection:
             connection.execute("BEGIN")
-            names = [track.name for track in catalogue.read_tracks(connection)]
+            names = [track.name for track in questions.read_tracks(connection)]
             with filled.writing():
                 filled.add([track(3)])  # commits under an open read
-            assert [t.name for t in catalogue.read_tracks(connection)] == names
+            assert [t.name for t in questions.read_tracks(connection)] == names
         assert len(names) == 3 and len(reader.tracks()) == 4
 
     def test_the_lock_ends_with_an_error(self, filled):
@@ -303,7 +327,7 @@ class TestWriters:
 
     def test_a_snapshot_is_of_one_moment(self, filled, monkeypatch):
         """A commit between the reader's two questions must not show: tracks without their rows."""
-        read_tracks = catalogue.read_tracks
+        read_tracks = questions.read_placed_tracks
         writer: list[threading.Thread] = []
 
         def add() -> None:
@@ -318,7 +342,7 @@ class TestWriters:
                 writer[0].join(timeout=2)  # it may also wait until the reader is done
             return read_tracks(connection)
 
-        monkeypatch.setattr(catalogue, "read_tracks", commit_first)
+        monkeypatch.setattr(questions, "read_placed_tracks", commit_first)
         snapshot = filled.snapshot()
         writer[0].join()
         assert len(snapshot.row_tracks) == len(snapshot.vectors)

@@ -64,3 +64,47 @@ def test_who_watches_sees_what_others_commit(database):
         database.remove([5])
     assert watch.has_changed() and not watch.has_changed()
     watch.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "name = x'ff00'",
+        "path = x'2f'",
+        "duration_s = 'long'",
+        "num_rows = 'x'",
+        "shard = -3",
+        "shard = 4611686018427387904",
+        "num_rows = 9223372036854775807",
+        "first_row = 9223372036854775807",
+        "first_row = -9223372036854775808",
+        "title = CAST(x'41ff42' AS TEXT), artist = x'00'",
+    ],
+)
+def test_a_damaged_one_costs_no_other_and_none_is_made(database, monkeypatch, change):
+    with database.connect() as connection:
+        connection.execute(f"UPDATE tracks SET {change} WHERE id = 4")
+    made: list[int] = []
+    monkeypatch.setattr(
+        "confp_jax.database.tracks.StoredTrack",
+        lambda *values: made.append(values[6]) or StoredTrack(*values),
+    )
+    snapshot = database.snapshot()
+    assert set(made) <= {4}  # which the warning names
+    assert [one.id for one in snapshot.tracks] == [1, 3, 5]
+    assert len(snapshot.vectors) == 1 + 3 + 5
+    assert snapshot.row_tracks.tolist() == [0, 1, 1, 1, 2, 2, 2, 2, 2]
+
+
+def test_a_damaged_letter_or_value_breaks_no_question(database):
+    with database.connect() as connection:
+        connection.execute("UPDATE tracks SET title = CAST(x'41ff42' AS TEXT) WHERE id = 3")
+        connection.execute("UPDATE tracks SET name = x'312e35', album = x'ff' WHERE id = 4")
+    damaged = "A\N{REPLACEMENT CHARACTER}B"
+    assert [one.title for one in database.snapshot().tracks] == ["", damaged, ""]
+    assert [one.id for one in database.page(search="a\N{REPLACEMENT CHARACTER}b")[0]] == [3]
+    assert [one.id for one in database.page()[0]] == [1, 3, 5] and database.page()[1] == 3
+    assert [one.id for one in database.page(search="träck")[0]] == [1, 3, 5]
+    assert [one.id for one in database.find("Träck 2")] == [3] and not database.find("1.5")
+    assert database.num_tracks() == 3 and database.track(4) is None
+    assert database.duration_s() == sum(one.duration_s for one in database.tracks())

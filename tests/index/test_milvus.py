@@ -24,7 +24,8 @@ pytestmark = [
 
 
 @pytest.fixture
-def uri(tmp_path) -> str:
+def uri(tmp_path, monkeypatch) -> str:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     return f"milvus://{tmp_path / 'rows.db'}"
 
 
@@ -151,6 +152,7 @@ def test_a_server_that_is_away(database, monkeypatch, caplog):
 
     monkeypatch.setattr(milvus, "_TIMEOUT_S", 0.5)
     away = "milvus://127.0.0.1:9"
+    monkeypatch.setenv("CONFP_MILVUS", away)
     with database.writing():
         database.set_setting("index", away)
         database.add([track(100, 70)])

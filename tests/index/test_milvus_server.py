@@ -70,6 +70,12 @@ def server(tmp_path_factory) -> Iterator[Server]:
     server.kill()
 
 
+@pytest.fixture(autouse=True)
+def own_configuration(tmp_path, monkeypatch) -> None:
+    """The addresses that are named here are not the user's."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
 def filled(folder: pathlib.Path, server: Server, *, precision: str, num: int = 60) -> Database:
     database = Database.create(folder, STAMP, precision=precision)
     with database.writing():

@@ -2,6 +2,8 @@
 model, exit codes, JSON.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 import soundfile
@@ -9,7 +11,9 @@ import soundfile
 from confp_jax.cli import main
 from confp_jax.database import Database, DatabaseError, ModelId
 from confp_jax.database.verify import verify
+from confp_jax.library import open as opening
 from confp_jax.library.add import add_paths
+from confp_jax.matching.decision import uncalibrated
 
 RATE = 16_000
 
@@ -241,3 +245,26 @@ class TestParquet:
 
         with pytest.raises(DatabaseError, match="cannot be written"):
             export_database(db, tmp_path / "none" / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    "stored",
+    ["{", "[]", "null", '{"identity": 5}', "[" * 100_000]
+    + [
+        '{{"identity": "IT", "lengths_s": {}, "tails": {}, "num_tracks": {}}}'.format(*values)
+        for values in (
+            ("[1]", "[[NaN, 1]]", "5"),
+            ("[1]", "[[1, 1]]", '"x"'),
+            ("[2, 1]", "[[1, 1], [1, 1]]", "5"),
+            ("[]", "[]", "5"),
+            ('["x"]', "[[1, 1]]", "5"),
+            ("[1]", "[[1]]", "5"),
+        )
+    ],
+)
+def test_a_damaged_calibration_is_told_and_not_used(db, embedder, monkeypatch, caplog, stored):
+    decision = dataclasses.replace(uncalibrated(), calibrated=True)
+    monkeypatch.setattr(opening, "load_decision", lambda *_: decision)
+    db.set_setting(opening.CALIBRATION_SETTING, stored.replace("IT", embedder.identity))
+    assert opening.database_decision(db, embedder) is decision
+    assert "confp calibrate" in caplog.text or "5}" in stored  # another model's
