@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from confp_jax.config import EncoderConfig
-from confp_jax.model.encoder import pooling_weights
+from confp_jax.model.parts import pooling_weights
 
 
 class FeedForward(nn.Module):

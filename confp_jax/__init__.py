@@ -9,12 +9,13 @@ if TYPE_CHECKING:
     from confp_jax.audio.decode import DecodeError
     from confp_jax.database import DatabaseError, StoredTrack
     from confp_jax.fingerprint.embedder import Embedder, UnknownModelError, load_encoder
+    from confp_jax.fingerprint.engine import EngineError
     from confp_jax.fingerprint.fingerprints import AudioError
     from confp_jax.library.add import Added
     from confp_jax.library.library import Library, Removed
     from confp_jax.library.searcher import Answer, Match
+    from confp_jax.model.errors import CheckpointError
     from confp_jax.model.forked import ForkedError
-    from confp_jax.model.weights import CheckpointError
 
 # Before numpy is first imported: OpenBLAS's threads spin for 25 ms after a product and take the
 # cores from the encoder that comes next. With 2^16 cycles they sleep after 25 us (3 s identified in
@@ -30,6 +31,7 @@ __all__ = [
     "DatabaseError",
     "DecodeError",
     "Embedder",
+    "EngineError",
     "ForkedError",
     "Library",
     "Match",
@@ -44,9 +46,10 @@ _PLACES = {
     "Added": "library.add",
     "Answer": "library.searcher",
     "AudioError": "fingerprint.fingerprints",
-    "CheckpointError": "model.weights",
+    "CheckpointError": "model.errors",
     "DatabaseError": "database",
     "DecodeError": "audio.decode",
+    "EngineError": "fingerprint.engine",
     "Embedder": "fingerprint.embedder",
     "ForkedError": "model.forked",
     "Match": "library.searcher",

@@ -51,11 +51,12 @@ def other_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def embedder(checkpoint: pathlib.Path):
     """In float32 on every machine: oracles are exact."""
-    from confp_jax.fingerprint import embedder
+    from confp_jax.fingerprint import jax_engine
+    from confp_jax.fingerprint.embedder import load_encoder
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedder, "has_fast_bfloat16", lambda: False)
-        return embedder.load_encoder(checkpoint)
+        patch.setattr(jax_engine, "has_fast_bfloat16", lambda: False)
+        return load_encoder(checkpoint)
 
 
 @pytest.fixture(scope="session")

@@ -83,6 +83,8 @@ HEAVY = {
     "array_record": {"confp_jax/data/records.py"},
     "grain": {"confp_jax/data/input.py"},
     "orbax": {"confp_jax/training/checkpoint.py", "confp_jax/model/weights.py"},
+    "onnx": {"confp_jax/model/onnx_graph.py", "confp_jax/model/onnx_export.py"},
+    "onnxruntime": {"confp_jax/fingerprint/onnx_engine.py", "confp_jax/model/onnx_export.py"},
     "scann": {"confp_jax/index/scann.py"},
     "faiss": {"confp_jax/index/faiss.py"},
     "pyarrow": {"confp_jax/library/parquet.py", "confp_jax/library/imported_rows.py"},
@@ -110,6 +112,11 @@ HEAVY = {
     "librosa": {"tests/"},
 }
 JAX = {"jax", "jaxlib", "flax", "optax", "chex", "orbax"}
+# Searching needs no JAX: these files of the model, and all of its rooms but one file, do without.
+MODEL_WITHOUT_JAX = {"errors", "forked", "onnx_file", "parts", "shipped"}
+JAX_ENGINE = "confp_jax/fingerprint/jax_engine.py"
+SEARCHING = {*SEARCH, "evaluation", "service", "cli"}
+ONNX_EXPORT = "confp_jax.model.onnx_export"  # a command's, imported where it runs
 
 
 def python_files() -> Iterator[tuple[str, str]]:
@@ -149,6 +156,13 @@ def room_of(name: str) -> str:
     return parts[1] if len(parts) > 1 and parts[1] in ROOMS else ""
 
 
+def needs_jax(name: str) -> bool:
+    """Whether a dotted name is JAX's, or of a file of the model that imports JAX."""
+    if name.startswith("confp_jax.model.") and not name.startswith(ONNX_EXPORT):
+        return name.split(".")[2] not in MODEL_WITHOUT_JAX
+    return name.split(".")[0] in JAX
+
+
 def violations(file: str, source: str) -> list[str]:
     """Everything that the architecture forbids in this file, in words."""
     found = []
@@ -169,6 +183,8 @@ def violations(file: str, source: str) -> list[str]:
             found.append(f"{file} imports {name}")
         if package in JAX and (room in WITHOUT_JAX or top in ("data_prep", "configs")):
             found.append(f"{file} imports {name}: no JAX there")
+        if room in SEARCHING and file != JAX_ENGINE and needs_jax(name):
+            found.append(f"{file} imports {name}: searching does without JAX")
         if package == "confp_jax":
             other = room_of(name)
             if other == "command_line" and file not in COMMANDS:
@@ -233,6 +249,9 @@ def test_every_file_keeps_to_its_place(file):
         ("confp_jax/training/step.py", "from absl import flags"),
         ("confp_jax/training/train.py", "import orbax.checkpoint"),
         ("confp_jax/fingerprint/embedder.py", "import soundfile"),
+        ("confp_jax/fingerprint/embedder.py", "import jax"),
+        ("confp_jax/library/open.py", "from confp_jax.model.weights import EncoderState"),
+        ("confp_jax/fingerprint/embedder.py", "import onnxruntime"),
         ("confp_jax/cli/queries.py", "import sounddevice"),
         ("confp_jax/cli/serve.py", "import uvicorn"),
         ("confp_jax/evaluation/tables.py", "from confp_jax.service import settings"),
@@ -255,7 +274,7 @@ def test_each_kind_of_violation_is_seen(file, source):
     [
         (
             "confp_jax/fingerprint/embedder.py",
-            "from confp_jax.model.weights import EncoderState\nfrom confp_jax.audio import mel",
+            "from confp_jax.model.parts import mixed\nfrom confp_jax.audio import mel",
         ),
         (
             "confp_jax/matching/ranking.py",
@@ -289,6 +308,8 @@ def test_the_rules_speak_of_what_there_is():
         "grain",
         "orbax",
         "etils",
+        "onnx",
+        "onnxruntime",
         "scann",
         "faiss",
         "pymilvus",

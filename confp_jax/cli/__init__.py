@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     _keep_compiled_programs()
+    if getattr(args, "engine", None):
+        os.environ["CONFP_ENGINE"] = args.engine  # also of worker processes
     for stream in (
         sys.stdout,
         sys.stderr,

@@ -20,8 +20,11 @@ from rich.progress import (
 from rich.table import Table
 
 _MODEL_HELP = (
-    "a shipped model (see `confp models`) or a checkpoint folder; default: the database's own, "
-    "or edge2"
+    "a shipped model (see `confp models`), a checkpoint folder or an ONNX file; default: the "
+    "database's own, or edge2"
+)
+_ENGINE_HELP = (
+    "what computes the model (default: CONFP_ENGINE, or auto: jax on an accelerator, else onnx)"
 )
 
 _NUM_COPIES = 3  # of a recording that is there many times, to be named in a line
@@ -59,6 +62,7 @@ class Commands:
         sub.add_argument("--json", action="store_true", help="print JSON instead of text")
         if model:
             sub.add_argument("--model", metavar="MODEL", help=_MODEL_HELP)
+            sub.add_argument("--engine", choices=("auto", "onnx", "jax"), help=_ENGINE_HELP)
         return sub
 
 

@@ -187,6 +187,12 @@ class ModelConfig:
             )
 
     @property
+    def num_tokens(self) -> int:
+        """How many tokens the conformer makes of what it hears of one segment."""
+        num_frames = self.mel.num_frames(self.audio.context_samples)
+        return num_frames // self.encoder.frames_per_token
+
+    @property
     def query_phases(self) -> int:
         """How many times as densely as stored fingerprints those of a query lie."""
         return self.encoder.projection.query_phases if self.encoder.has_projection else 1

@@ -10,9 +10,8 @@ import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float32
 
@@ -20,32 +19,15 @@ from confp_jax.audio.contrast import clip_contrast
 from confp_jax.audio.decode import from_samples
 from confp_jax.audio.mel import mel_power
 from confp_jax.audio.segments import Chunk, window_chunks
-from confp_jax.config import ModelConfig
 from confp_jax.database.records import ModelId
 from confp_jax.errors import UserError
+from confp_jax.fingerprint.engine import Engine, check_jax, load_engine
 from confp_jax.fingerprint.fingerprints import TELLS_TEMPO_S, AudioError, Fingerprints
-from confp_jax.fingerprint.windows import (
-    SPEEDUP,
-    WindowedClip,
-    batch_shapes,
-    batch_sizes,
-    cut_windows,
-)
-from confp_jax.model.compiler import has_fast_bfloat16
-from confp_jax.model.conformer import with_narrow_kernels
-from confp_jax.model.encoder import mixed, moved_phases
+from confp_jax.fingerprint.windows import SPEEDUP, WindowedClip, batch_sizes, cut_windows
+from confp_jax.model.addresses import is_remote
 from confp_jax.model.forked import check_not_forked
-from confp_jax.model.inference import embed as embed_power
-from confp_jax.model.inference import project as project_contrast
-from confp_jax.model.remote import is_remote
-from confp_jax.model.shipped import shipped_folder, shipped_models
-from confp_jax.model.weights import (
-    EncoderState,
-    absolute_path,
-    encoder_identity,
-    is_reachable_folder,
-    load_encoder_state,
-)
+from confp_jax.model.parts import mixed, moved_phases
+from confp_jax.model.shipped import DECISION, shipped_folder, shipped_identity, shipped_models
 from confp_jax.typed_config import suggestion
 
 DEFAULT_MODEL = "edge2"
@@ -64,22 +46,10 @@ class Embedder:
     rate.
     """
 
-    def __init__(
-        self,
-        name: str,
-        config: ModelConfig,
-        state: EncoderState,
-        *,
-        folder: pathlib.Path | None = None,
-    ):
-        self.name, self.config, self.folder = name, config, folder
-        self.identity = encoder_identity(config, state)
-        self._state = state
-        self._params = with_narrow_kernels(state.params) if has_fast_bfloat16() else state.params
-        num_tokens = (
-            config.mel.num_frames(config.audio.context_samples) // config.encoder.frames_per_token
-        )
-        self._batches = batch_shapes(num_tokens, on_cpu=jax.default_backend() == "cpu")
+    def __init__(self, name: str, engine: Engine, *, folder: pathlib.Path | None = None):
+        self.name, self.engine, self.folder = name, engine, folder
+        self.config, self.identity = engine.config, engine.identity
+        self._batches = engine.batch_shapes
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="encode")
 
     @property
@@ -359,7 +329,7 @@ class Embedder:
                 windows += [contrast[at : at + config.num_frames] for at in first[whole]]
                 places += [(number, phase, row) for row in cut.loud[whole]]
         batches = [np.stack(windows[i : i + batch]) for i in range(0, len(windows), batch)]
-        vectors = itertools.chain.from_iterable(self._threads.map(self._project_batch, batches))
+        vectors = itertools.chain.from_iterable(self._threads.map(self.engine.project, batches))
         for (number, phase, row), vector in zip(places, vectors, strict=True):
             found[number][phase, row] = vector
         return found
@@ -369,15 +339,6 @@ class Embedder:
         return clip_contrast(
             cut.samples, config, sample_rate_hz=self.sample_rate_hz, tempo=cut.tempo
         )
-
-    def _project_batch(self, windows: Float32[np.ndarray, "b T F"]) -> Float32[np.ndarray, "b E"]:
-        size = next(size for size in (8, _PROJECTED_AT_ONCE) if size >= len(windows))
-        padded = np.concatenate(
-            [windows, np.zeros((size - len(windows), *windows.shape[1:]), np.float32)]
-        )
-        return np.asarray(
-            project_contrast(self._params, self._state.statistics, padded, config=self.config)
-        )[: len(windows)]
 
     def _conformed(self, cuts: Sequence[WindowedClip]) -> list[Float32[np.ndarray, "N E"]]:
         """What the conformer gives for every clip's windows, zero for silence.
@@ -412,7 +373,7 @@ class Embedder:
         batches = [windows[first:last] for first, last in itertools.pairwise(ends)]
         encoded = self._threads.map(lambda batch: self._encode_batch(batch, cuts, powers), batches)
         for batch, vectors in zip(batches, encoded, strict=True):
-            for (number, row), vector in zip(batch, vectors, strict=False):
+            for (number, row), vector in zip(batch, vectors, strict=True):
                 found[number][row] = vector
         return found
 
@@ -422,14 +383,11 @@ class Embedder:
         cuts: Sequence[WindowedClip],
         powers: Mapping[tuple[int, int], Float32[np.ndarray, "T F"]],
     ) -> Float32[np.ndarray, "B E"]:
-        """The fingerprints of windows (clip, row), and of what fills the batch up behind them;
-        `powers` by clip and phase.
-        """
+        """The fingerprints of windows (clip, row); `powers` by clip and phase."""
         mel = self.config.mel
         num_frames = mel.num_frames(self.config.audio.context_samples)
-        size = next(size for size in self._batches if size >= len(windows))
-        power = np.ones((size, num_frames, mel.num_mels), np.float32)
-        seen = np.tile(np.array([0, num_frames], np.int32), (size, 1))
+        power = np.ones((len(windows), num_frames, mel.num_mels), np.float32)
+        seen = np.empty((len(windows), 2), np.int32)
         for place, (number, row) in enumerate(windows):
             cut = cuts[number]
             frame, phase = divmod(int(cut.starts[row]), mel.hop_samples)
@@ -439,21 +397,24 @@ class Embedder:
             power[place, first_seen : first_seen + num_seen] = powers[number, phase][
                 frame : frame + num_seen
             ]
-        return np.asarray(
-            embed_power(self._params, self._state.statistics, power, seen, config=self.config)
-        )
+        return self.engine.conform(power, seen)
 
 
-def load_encoder(model: str | pathlib.Path = DEFAULT_MODEL) -> Embedder:
+def load_encoder(
+    model: str | pathlib.Path = DEFAULT_MODEL, *, engine: str | None = None
+) -> Embedder:
     """Loads a model, ready for use.
 
     Args:
-      model: a shipped model by name, or a checkpoint folder (gs:// as well): of a training run,
-        one step of it, or an exported encoder.
+      model: a shipped model by name, a checkpoint folder (gs:// as well; of a training run, one
+        step of it, or an exported encoder), or an ONNX file of `confp export`.
+      engine: "onnx", "jax", or None: what the environment's CONFP_ENGINE names, else JAX on an
+        accelerator and ONNX Runtime on a CPU.
 
     Raises:
-      UnknownModelError: neither a shipped name nor a folder.
-      CheckpointError: the folder holds no encoder of this project.
+      UnknownModelError: neither a shipped name nor a folder or ONNX file.
+      CheckpointError: it holds no encoder of this project, or a damaged one.
+      EngineError: the engine is not installed, or has no file of this model.
 
     Examples:
       >>> encoder = confp_jax.load_encoder("edge2")
@@ -461,17 +422,39 @@ def load_encoder(model: str | pathlib.Path = DEFAULT_MODEL) -> Embedder:
       (16000, 'binary')
     """
     name = str(model)
-    is_shipped = name in shipped_models()
-    # epath's paths offer what pathlib's do
-    folder = shipped_folder(name) if is_shipped else cast(pathlib.Path, absolute_path(model))
-    if not is_reachable_folder(folder):
+    folder = _place_of(name)
+    if folder is None:
         raise UnknownModelError(
-            f"{name!r} is neither a shipped model nor a checkpoint "
-            f"folder{suggestion(name, shipped_models())}"
+            f"{name!r} is neither a shipped model nor a checkpoint folder or ONNX "
+            f"file{suggestion(name, shipped_models())}"
         )
-    config, state = load_encoder_state(folder)
-    at = folder if is_shipped or is_remote(folder) else folder.resolve()
-    return Embedder(name if is_shipped else str(at), config, state, folder=folder)
+    loaded = load_engine(folder, engine)
+    is_named = name in shipped_models() or is_remote(name)
+    full_name = name if is_named else str(folder.resolve())
+    return Embedder(full_name, loaded, folder=_home(folder, loaded.identity))
+
+
+def _place_of(name: str) -> pathlib.Path | None:
+    """Where a model lies, None if there is none."""
+    if is_remote(name):
+        check_jax(name)
+        from confp_jax.fingerprint.jax_engine import bucket_folder
+
+        return bucket_folder(name)
+    is_shipped = name in shipped_models()
+    place = shipped_folder(name) if is_shipped else pathlib.Path(name).expanduser().absolute()
+    return place if place.is_dir() or (place.suffix == ".onnx" and place.is_file()) else None
+
+
+def _home(source: pathlib.Path, identity: str) -> pathlib.Path:
+    """Where a model's calibration lies: beside an ONNX file, or with the shipped model that it was
+    made of.
+    """
+    folder = source.parent if source.suffix == ".onnx" else source
+    if (folder / DECISION).is_file():
+        return folder
+    made_of = (name for name in shipped_models() if shipped_identity(name) == identity)
+    return next(map(shipped_folder, made_of), folder)
 
 
 def model_card(name: str) -> dict:

@@ -14,7 +14,7 @@ from confp_jax.index import Index
 from confp_jax.index.on_disk import open_index
 from confp_jax.matching.decision import Decision, load_decision
 from confp_jax.matching.searchable import Reference
-from confp_jax.model.weights import CheckpointError
+from confp_jax.model.errors import CheckpointError
 
 _log = logging.getLogger(__name__)
 CALIBRATION_SETTING = "calibration"  # of a database: what `confp calibrate` measured

@@ -7,12 +7,9 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from confp_jax.model.addresses import is_remote
+
 _NOT_NEEDED = ("optimizer", "data")  # of a run's checkpoint: what a continued run reads
-
-
-def is_remote(folder: epath.PathLike) -> bool:
-    """Whether a folder is an address instead of a place on this machine."""
-    return "://" in str(folder)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """The models that ship inside the package."""
 
+import json
 import pathlib
 
+DECISION = "decision.json"  # the calibration of a model, in its folder
 PRETRAINED = pathlib.Path(__file__).resolve().parent.parent / "pretrained"
 
 
@@ -17,3 +19,9 @@ def shipped_models() -> list[str]:
 def shipped_folder(name: str) -> pathlib.Path:
     """Where a shipped model lies, with what belongs to it."""
     return PRETRAINED / name
+
+
+def shipped_identity(name: str) -> str:
+    """The identity of its weights, as its calibration says; "" where it has none."""
+    file = shipped_folder(name) / DECISION
+    return json.loads(file.read_text())["identity"] if file.is_file() else ""

@@ -16,11 +16,12 @@ from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
 from confp_jax.config import ModelConfig, TrainConfig
-from confp_jax.errors import UserError
+from confp_jax.model.addresses import is_remote
 from confp_jax.model.checksums import checksums, differing
 from confp_jax.model.encoder import Encoder
+from confp_jax.model.errors import CheckpointError, DamagedArraysError
 from confp_jax.model.forked import check_not_forked
-from confp_jax.model.remote import copied_here, is_remote
+from confp_jax.model.remote import copied_here
 
 UNREADABLE = (
     KeyError,
@@ -28,14 +29,6 @@ UNREADABLE = (
     ValueError,
     OSError,
 )  # what Orbax raises for missing, cut and overwritten files
-
-
-class CheckpointError(UserError):
-    """A folder that is no usable checkpoint; the message says why and what to do."""
-
-
-class DamagedArraysError(CheckpointError):
-    """A checkpoint's arrays, or its configuration, are not those that were saved."""
 
 
 class EncoderState(NamedTuple):
@@ -148,6 +141,11 @@ def metadata_of(config: TrainConfig, trees: Mapping[str, Any]) -> dict[str, Any]
     """What lies beside a checkpoint's arrays: the configuration, and checksums of all."""
     text = config.to_json()
     return {"config": text, "checksums": checksums(trees, config=text)}
+
+
+def saved_checksum(state: EncoderState) -> str:
+    """Returns the checksum of an encoder's arrays, as its checkpoint has it."""
+    return checksums({"encoder": state._asdict()}, config="")["encoder"]
 
 
 def read_metadata(step_folder: epath.Path) -> dict[str, Any]:

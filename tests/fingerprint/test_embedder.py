@@ -9,11 +9,11 @@ import soxr
 import confp_jax
 from confp_jax.audio.decode import DecodeError
 from confp_jax.audio.mel import mel_power
-from confp_jax.fingerprint import embedder
+from confp_jax.fingerprint import jax_engine
 from confp_jax.fingerprint.embedder import UnknownModelError, load_encoder
 from confp_jax.fingerprint.fingerprints import AudioError
+from confp_jax.model.errors import CheckpointError
 from confp_jax.model.inference import embed as embed_power
-from confp_jax.model.weights import CheckpointError
 
 RATE = 16_000
 
@@ -23,7 +23,10 @@ def one_window(embedder, crop: np.ndarray) -> np.ndarray:
     power = mel_power(crop, embedder.config.mel, sample_rate_hz=RATE)
     return np.asarray(
         embed_power(
-            embedder._state.params, embedder._state.statistics, power[None], config=embedder.config
+            embedder.engine.state.params,
+            embedder.engine.state.statistics,
+            power[None],
+            config=embedder.config,
         )
     )[0]
 
@@ -199,8 +202,10 @@ def test_a_cpu_that_is_faster_in_bfloat16_finds_the_same(music, monkeypatch):
     """
     found = {}
     for fast in (True, False):
-        monkeypatch.setattr(embedder, "has_fast_bfloat16", lambda fast=fast: fast)
-        found[fast] = load_encoder("edge").embed(music[: 9 * RATE], sample_rate_hz=RATE)
+        monkeypatch.setattr(jax_engine, "has_fast_bfloat16", lambda fast=fast: fast)
+        found[fast] = load_encoder("edge", engine="jax").embed(
+            music[: 9 * RATE], sample_rate_hz=RATE
+        )
     assert (
         cosines(found[True], found[False]).min() > 0.9999
         and np.abs(found[True] - found[False]).max() > 1e-5

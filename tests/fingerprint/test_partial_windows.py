@@ -44,7 +44,9 @@ def oracle(embedder, samples: np.ndarray, begin: int) -> np.ndarray:
     first = min(round(max(-begin, 0) / 128), 368 - seen.shape[1])
     window = np.pad(seen, ((0, 0), (first, 368 - first - seen.shape[1]), (0, 0)))
     encoder = nnx.merge(
-        encoder_graph(embedder.config), embedder._state.params, embedder._state.statistics
+        encoder_graph(embedder.config),
+        embedder.engine.state.params,
+        embedder.engine.state.statistics,
     )
     return np.asarray(encoder(window))[0]
 
@@ -174,7 +176,9 @@ def test_what_is_heard_faster_are_frames_further_apart(embedder, music):
         [mel_power(music[151 * i :][:1024], mel, sample_rate_hz=RATE)[0] for i in range(368)]
     )
     encoder = nnx.merge(
-        encoder_graph(embedder.config), embedder._state.params, embedder._state.statistics
+        encoder_graph(embedder.config),
+        embedder.engine.state.params,
+        embedder.engine.state.statistics,
     )
     np.testing.assert_allclose(
         found[0], np.asarray(encoder(log_mel(power[None], mel)))[0], atol=1e-4

@@ -49,7 +49,7 @@ def decided(embedder, folder, *, bias: float) -> Embedder:
     (folder / "decision.json").write_text(
         Decision((3.0,), (1,), weights, tails, identity=embedder.identity).to_json()
     )
-    return Embedder(embedder.name, embedder.config, embedder._state, folder=folder)
+    return Embedder(embedder.name, embedder.engine, folder=folder)
 
 
 @pytest.mark.parametrize(("rate", "bias", "verdict"), [

@@ -17,7 +17,8 @@ from configs.fma import get_config
 from confp_jax.config import EncoderConfig, TrainConfig
 from confp_jax.model.conformer import Linear, depthwise, with_narrow_kernels
 from confp_jax.model.dropout import Dropout
-from confp_jax.model.encoder import Encoder, num_parameters, pooling_weights, unit
+from confp_jax.model.encoder import Encoder, num_parameters, unit
+from confp_jax.model.parts import pooling_weights
 from confp_jax.typed_config import from_mapping
 
 TINY = EncoderConfig(dim=16, num_layers=1, num_heads=4, embedding_dim=8, dropout=0.0)

@@ -6,6 +6,7 @@ import scipy.linalg
 
 from confp_jax.config import AudioConfig, EncoderConfig, MelConfig, ModelConfig, ProjectionConfig
 from confp_jax.fingerprint.embedder import Embedder
+from confp_jax.fingerprint.jax_engine import JaxEngine
 from confp_jax.model.weights import EncoderState, encoder_identity
 from confp_jax.training.fine_tune import refuse_projection
 from confp_jax.training.fit_projection import Covariances, Directions, main, with_conformer
@@ -88,7 +89,7 @@ def test_directions_are_the_generalised_eigenvectors():
 def test_both_parts_add_up_by_their_share(directions, music):
     """The product of two fingerprints is the weighted sum of the parts' own cosines."""
     alone = [
-        Embedder("part", *parts(directions, share)).embed(music, sample_rate_hz=RATE_HZ)
+        Embedder("part", JaxEngine(*parts(directions, share))).embed(music, sample_rate_hz=RATE_HZ)
         for share in (1.0, 1e-9, 0.7)
     ]
     projection, conformer, both = (rows @ rows.T for rows in alone)
@@ -98,7 +99,7 @@ def test_both_parts_add_up_by_their_share(directions, music):
 
 def test_a_query_is_dense(directions, music):
     """What lies between two fingerprints is that of the audio from there on."""
-    embedder = Embedder("part", *parts(directions, 1.0))
+    embedder = Embedder("part", JaxEngine(*parts(directions, 1.0)))
     query, hop = embedder.fingerprint(music, is_query=True), round(0.3 * RATE_HZ)
     assert query.between.shape == (3, *query.vectors.shape)
     for phase in (1, 2, 3):
@@ -110,8 +111,10 @@ def test_a_query_is_dense(directions, music):
 
 
 def test_the_conformer_alone_gives_its_own_cosines(directions, music):
-    embedder = Embedder("both", *parts(directions, 0.7))
-    alone = Embedder("conformer", *parts(directions, 1e-9)).embed(music, sample_rate_hz=RATE_HZ)
+    embedder = Embedder("both", JaxEngine(*parts(directions, 0.7)))
+    alone = Embedder("conformer", JaxEngine(*parts(directions, 1e-9))).embed(
+        music, sample_rate_hz=RATE_HZ
+    )
     stored, query = embedder.fingerprint(music).vectors, embedder.fingerprint(music, is_query=True)
     heard = query.conformer_alone
     assert (
@@ -124,13 +127,13 @@ def test_the_conformer_alone_gives_its_own_cosines(directions, music):
 
 def test_it_warms_up(directions):
     """A segment is shorter than the shortest query."""
-    Embedder("both", *parts(directions, 0.7)).warm_up()
+    Embedder("both", JaxEngine(*parts(directions, 0.7))).warm_up()
 
 
 @pytest.mark.parametrize("share", [0.7, 1.0])
 @pytest.mark.parametrize("windows", [1, 3, 8])
 def test_a_stream_gives_what_the_whole_gives(directions, music, share, windows):
-    embedder = Embedder("part", *parts(directions, share))
+    embedder = Embedder("part", JaxEngine(*parts(directions, share)))
     blocks = [music[first : first + 7_001] for first in range(0, len(music), 7_001)]
     found = list(embedder.stream(blocks, windows_at_once=windows))
     whole = embedder.fingerprint(music, is_query=True)
