@@ -59,7 +59,8 @@ def test_training_is_an_extra(project):
         return {re.split(r"[\[<>=;~! ]", one)[0].replace("-", "_") for one in requirements}
 
     extras = project["project"]["optional-dependencies"]
-    of_extra = names(extras["train"]) | names(extras["prepare"])
+    of_extra = names(extras["train"]) | names(extras["prepare"]) | names(extras["jax"])
+    assert {"jax", "flax", "orbax_checkpoint", "onnx"} <= of_extra
     assert {"grain", "tensorflow_datasets", "array_record", "tensorboardX"} <= of_extra
     assert not names(project["project"]["dependencies"]) & (of_extra | {"pyarrow"} - {"confp_jax"})
 
@@ -83,14 +84,13 @@ def test_import_loads_nothing_heavy():
     assert not loaded & (OF_TRAINING | {"jax", "flax", "optax", "orbax", "scipy", "pyarrow"})
 
 
-def test_identify_loads_nothing_of_training():
-    """Flax itself imports Optax; of this project no optimizer is loaded."""
+def test_identify_loads_no_jax_and_nothing_of_training():
     loaded = modules_after(
         "import confp_jax.cli.queries, confp_jax.library.open, confp_jax.library.searcher"
     )
-    assert "jax" in loaded
+    assert "confp_jax.library.open" in loaded
     assert not {name for name in loaded if name.startswith("confp_jax.training")}
-    assert not {name.split(".")[0] for name in loaded} & (OF_TRAINING - {"absl"} | {"pyarrow"})
+    assert not {name.split(".")[0] for name in loaded} & (OF_TRAINING | {"jax", "flax", "optax", "orbax", "onnx"} | {"pyarrow"})
 
 
 @pytest.mark.parametrize(("package", "extra"), [("training", "train"), ("evaluation", "evaluate")])

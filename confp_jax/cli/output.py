@@ -24,7 +24,8 @@ _MODEL_HELP = (
     "database's own, or edge2"
 )
 _ENGINE_HELP = (
-    "what computes the model (default: CONFP_ENGINE, or auto: jax on an accelerator, else onnx)"
+    "what computes the model: auto (the default, or CONFP_ENGINE) is JAX on an accelerator, else "
+    "ONNX Runtime"
 )
 
 _NUM_COPIES = 3  # of a recording that is there many times, to be named in a line

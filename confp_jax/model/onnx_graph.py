@@ -39,18 +39,20 @@ def encoder_model(
     With `is_compact` large arrays are stored as float16 where that changes no value.
     """
     graph, encoder = _Graph(is_compact), config.encoder
-    if encoder.has_conformer:
+    dim = encoder.embedding_dim
+    if not encoder.has_projection:
         conformed = _conformer(graph, config, params, statistics)
-    if encoder.has_projection:
+        graph.output("fingerprint", conformed, ("B", dim))
+        return graph.model()
+    if not encoder.has_conformer:
         projected = _projection(graph, config, params["projection"])
-    if encoder.has_conformer and encoder.has_projection:
-        graph.output("conformed", conformed, ("B", encoder.embedding_dim))
-        graph.output("projected", projected, ("C", encoder.embedding_dim))
-        graph.output("fingerprint", _both(graph, config, projected, conformed), ("D", None))
-    elif encoder.has_conformer:
-        graph.output("fingerprint", conformed, ("B", encoder.embedding_dim))
-    else:
-        graph.output("fingerprint", _unit(graph, projected), ("C", encoder.embedding_dim))
+        graph.output("fingerprint", _unit(graph, projected), ("C", dim))
+        return graph.model()
+    conformed = _conformer(graph, config, params, statistics)
+    projected = _projection(graph, config, params["projection"])
+    graph.output("conformed", conformed, ("B", dim))
+    graph.output("projected", projected, ("C", dim))
+    graph.output("fingerprint", _both(graph, config, projected, conformed), ("D", dim))
     return graph.model()
 
 
