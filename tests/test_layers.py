@@ -113,7 +113,7 @@ HEAVY = {
 }
 JAX = {"jax", "jaxlib", "flax", "optax", "chex", "orbax"}
 # Searching needs no JAX: these files of the model, and all of its rooms but one file, do without.
-MODEL_WITHOUT_JAX = {"errors", "forked", "onnx_file", "parts", "shipped"}
+MODEL_WITHOUT_JAX = {"addresses", "errors", "forked", "onnx_file", "parts", "shipped"}
 JAX_ENGINE = "confp_jax/fingerprint/jax_engine.py"
 SEARCHING = {*SEARCH, "evaluation", "service", "cli"}
 ONNX_EXPORT = "confp_jax.model.onnx_export"  # a command's, imported where it runs

@@ -90,7 +90,8 @@ def test_identify_loads_no_jax_and_nothing_of_training():
     )
     assert "confp_jax.library.open" in loaded
     assert not {name for name in loaded if name.startswith("confp_jax.training")}
-    assert not {name.split(".")[0] for name in loaded} & (OF_TRAINING | {"jax", "flax", "optax", "orbax", "onnx"} | {"pyarrow"})
+    unwanted = OF_TRAINING | {"jax", "flax", "optax", "orbax", "onnx", "pyarrow"}
+    assert not {name.split(".")[0] for name in loaded} & unwanted
 
 
 @pytest.mark.parametrize(("package", "extra"), [("training", "train"), ("evaluation", "evaluate")])

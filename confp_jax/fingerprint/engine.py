@@ -57,8 +57,9 @@ def load_engine(folder: pathlib.Path, engine: str | None = None) -> Engine:
       EngineError: that engine is unknown or not installed, or has no file of this model.
       CheckpointError: no encoder of this project, or a damaged one.
     """
+    wanted = chosen_engine(folder, engine)
     file = onnx_file(folder)
-    if file and chosen_engine(folder, file, engine) == "onnx":
+    if file and wanted == "onnx":
         from confp_jax.fingerprint.onnx_engine import OnnxEngine
 
         return OnnxEngine(file)
@@ -67,7 +68,7 @@ def load_engine(folder: pathlib.Path, engine: str | None = None) -> Engine:
     return load_jax_engine(folder)
 
 
-def chosen_engine(folder: pathlib.Path, file: pathlib.Path | None, engine: str | None = None) -> str:
+def chosen_engine(folder: pathlib.Path, engine: str | None = None) -> str:
     """Returns the engine that runs a model: JAX on an accelerator, else ONNX Runtime.
 
     Raises:
@@ -77,7 +78,7 @@ def chosen_engine(folder: pathlib.Path, file: pathlib.Path | None, engine: str |
     wanted = engine or os.environ.get(ENGINE_VARIABLE) or "auto"
     if wanted not in (*ENGINES, "auto"):
         raise EngineError(f"{source}{wanted!r} is unknown; expected auto, onnx or jax")
-    refused = {"onnx": _why_not_onnx(file), "jax": _why_not_jax(folder)}
+    refused = {"onnx": _why_not_onnx(onnx_file(folder)), "jax": _why_not_jax(folder)}
     if wanted != "auto":
         if refused[wanted]:
             raise EngineError(f"{source}{wanted}: {refused[wanted]}")

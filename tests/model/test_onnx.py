@@ -174,12 +174,11 @@ def test_a_file_of_another_checkpoint_is_refused(exported, tmp_path):
 
 class TestWhichEngine:
     def test_the_faster_one_here(self, exported, monkeypatch):
-        file = exported / "mine.onnx"
         assert load_engine(exported).name == "onnx"
         monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
-        assert chosen_engine(exported, file) == "jax"
-        assert chosen_engine(exported, exported / "none.onnx") == "jax"
-        assert chosen_engine(file, file) == "onnx", "JAX reads no ONNX"
+        assert chosen_engine(exported) == "jax"
+        assert chosen_engine(exported / "checkpoint") == "jax"
+        assert chosen_engine(exported / "mine.onnx") == "onnx", "JAX reads no ONNX"
 
     def test_the_one_asked_for(self, exported, monkeypatch):
         monkeypatch.setenv("CONFP_ENGINE", "jax")
@@ -187,19 +186,19 @@ class TestWhichEngine:
         assert load_engine(exported, "onnx").name == "onnx"
 
     @pytest.mark.parametrize(
-        ("missing", "file", "engine", "words"),
+        ("missing", "place", "engine", "words"),
         [
             ("", "", "jaks", "engine 'jaks' is unknown; expected auto, onnx or jax"),
-            ("", "none.onnx", "onnx", r"none\.onnx: no such file; `confp export"),
+            ("", "checkpoint", "onnx", r"checkpoint\.onnx: no such file; `confp export"),
             ("onnxruntime", "", "onnx", "needs ONNX Runtime: pip install"),
             ("flax", "", "jax", r"needs JAX: pip install 'confp-jax\[jax\]'"),
-            ("flax", "none.onnx", None, r"needs JAX.*; .*none\.onnx: no such file"),
+            ("flax", "checkpoint", None, r"needs JAX.*; .*checkpoint\.onnx: no such file"),
         ],
     )
-    def test_what_is_missing_is_named(self, exported, monkeypatch, missing, file, engine, words):
+    def test_what_is_missing_is_named(self, exported, monkeypatch, missing, place, engine, words):
         from confp_jax.fingerprint import engine as module
 
         there = module._is_installed
         monkeypatch.setattr(module, "_is_installed", lambda name: name != missing and there(name))
         with pytest.raises(EngineError, match=words):
-            chosen_engine(exported, exported / (file or "mine.onnx"), engine)
+            chosen_engine(exported / place, engine)
