@@ -10,6 +10,7 @@ from confp_jax.audio.decode import decode
 from confp_jax.config import AudioConfig, EncoderConfig, MelConfig, ModelConfig, ProjectionConfig
 from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.fingerprint.fingerprints import AudioError
+from confp_jax.fingerprint.jax_engine import JaxEngine
 from confp_jax.library.listening import (
     ANSWER_SHARE,
     LONGEST_S,
@@ -47,9 +48,8 @@ def an_embedder(context_s: float, share: float) -> Embedder:
     values = dict(nnx.to_flat_state(params))
     kernel = np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32)
     values["projection", "kernel"] = values["projection", "kernel"].replace(kernel)
-    return Embedder(
-        "test", config, EncoderState(nnx.from_flat_state(list(values.items())), statistics)
-    )
+    state = EncoderState(nnx.from_flat_state(list(values.items())), statistics)
+    return Embedder("test", JaxEngine(config, state))
 
 
 @pytest.mark.parametrize(("context_s", "share"), [(0.0, 1.0), (2.1, 0.7)])
