@@ -13,7 +13,7 @@ echo "base installation: $(du -sm "$work/venv" | cut -f1) MB"
 top=$(unzip -Z1 "$work"/dist/*.whl | cut -d/ -f1 | grep -v '\.dist-info$' | sort -u)
 [ "$top" = confp_jax ] || { echo "error: expected confp_jax alone in the wheel, found $top" >&2; exit 1; }
 cd "$work" # nothing of the checkout can be imported from here
-export XDG_CACHE_HOME=$work/cache JAX_PLATFORMS=cpu
+export XDG_CACHE_HOME=$work/cache
 song=$checkout/examples/music/subvulture_the-money-ran-out-rudy.mp3
 venv/bin/confp add music.db "$song" "$checkout/examples/music/weirwood_kart-grand-prix.mp3"
 venv/bin/confp identify music.db "$song" | tee answer

@@ -22,7 +22,7 @@ from confp_jax.database.shards import write_error
 from confp_jax.fingerprint.embedder import UnknownModelError, load_encoder
 from confp_jax.index import on_disk
 from confp_jax.library.imported_rows import TEXTS, sound_tracks
-from confp_jax.model.weights import CheckpointError
+from confp_jax.model.errors import CheckpointError
 
 _KEY = b"confp_jax"
 _LONGEST_HOP_S = 60.0
