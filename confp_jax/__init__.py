@@ -59,6 +59,7 @@ _PLACES = {
     "UnknownModelError": "fingerprint.embedder",
     "load_encoder": "fingerprint.embedder",
 }
+_RENAMED = {"FoundTrack": "Match"}  # names of before, which go on
 
 
 def open(
@@ -92,6 +93,7 @@ def open(
 
 def __getattr__(name: str) -> Any:
     """Imports JAX only when something needs it, so that `confp --help` answers at once."""
+    name = _RENAMED.get(name, name)
     if name in _PLACES:
         return getattr(importlib.import_module(f"confp_jax.{_PLACES[name]}"), name)
     raise AttributeError(f"module 'confp_jax' has no attribute {name!r}")

@@ -27,6 +27,7 @@ ROOMS = [
     "training",
 ]
 ROOMS += ["database", "index", "fingerprint", "matching", "library", "evaluation", "service", "cli"]
+ROOMS += ["retrieval"]  # old names of modules, for programs outside
 # Training and searching share the model alone: neither knows of the other.
 SEARCH = {"database", "index", "fingerprint", "matching", "library"}
 # The database and its indexes hold rows of numbers; they know no audio and no model.

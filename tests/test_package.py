@@ -112,3 +112,15 @@ def test_the_workflows_are_yaml(root):
         assert all(job["steps"] for job in jobs.values())
     commands = (root / ".github" / "workflows" / "ci.yml").read_text()
     assert all((root / script).exists() for script in re.findall(r"\./(launch/\w+\.sh)", commands))
+
+
+def test_programs_with_the_names_of_before_go_on():
+    assert confp_jax.FoundTrack is confp_jax.Match
+    sys.modules.pop("confp_jax.retrieval", None)
+    with pytest.deprecated_call():
+        records = importlib.import_module("confp_jax.retrieval.database.records")
+    assert records.ModelStamp is importlib.import_module("confp_jax.database").ModelId
+    for name in importlib.import_module("confp_jax.retrieval")._MODULES:
+        module = importlib.import_module(f"confp_jax.retrieval.{name}")
+        with pytest.raises(AttributeError):
+            module.nothing_of_this_name  # noqa: B018 - each module is there

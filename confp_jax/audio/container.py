@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from confp_jax.audio.errors import DecodeError, Losses
+from confp_jax.audio.headers import completed_start, content_start
 
 # A playlist (HLS, concat) would make FFmpeg open what it names: other files of this machine, or
 # addresses.
@@ -20,9 +21,11 @@ BLOCK_SAMPLES = 1 << 18
 REMEDY = "is it audio? convert it to wav, flac, mp3, ogg, opus or m4a"
 
 _DAMAGED_SHARE = 0.1
+_FEW_DAMAGED = 2  # packets: of a format with packets of a second they are more than that share
 _START_S = 0.05  # what a stream begins later than its file is heard from here on
 _GAP_S = 0.5
 _TRUSTED_S = 600.0  # a gap's longest, where a file does not say how long it is
+_COUNTING = ("aac", "ac3", "dts", "eac3", "flac", "mp3", "sbc")
 _CHUNK_BYTES = 1 << 20
 _SEEK_SIZE = 0x10000  # FFmpeg's AVSEEK_SIZE
 _EINVAL = -22
@@ -116,7 +119,7 @@ class _Decoding:
             yield from held.rest()
         if file.error:
             raise DecodeError(f"cannot be read ({file.error.strerror})", subject=self._path)
-        if self._num_damaged > _DAMAGED_SHARE * self._num_packets:
+        if self._num_damaged > max(_FEW_DAMAGED, _DAMAGED_SHARE * self._num_packets):
             raise DecodeError(
                 f"{self._num_damaged} of {self._num_packets} packets are damaged",
                 "copy or download it again",
@@ -180,9 +183,14 @@ class _Decoding:
 
 
 class _Timeline:
-    """Where frames lie, by the container's timestamps: what a player shows."""
+    """Where frames lie, by the container's timestamps: what a player shows. Formats without any
+    count bytes or samples; from a change of their rate on that counting is wrong.
+    """
 
     def __init__(self, container: av.container.InputContainer):
+        self._counts = container.format.name in _COUNTING
+        self._has_times = True
+        self._rate_hz = 0
         self._zero_s = (container.start_time or 0) / av.time_base
         self._end_s = container.duration / av.time_base if container.duration else None
         self._heard_s = 0.0
@@ -191,7 +199,10 @@ class _Timeline:
     def gap_s(self, frame: av.AudioFrame) -> float:
         """The silence before a frame; 0 where timestamps are missing, go back or cannot be."""
         gap_s = 0.0
-        if frame.time is not None:
+        if self._counts and self._rate_hz not in (0, frame.sample_rate):
+            self._has_times = False
+        self._rate_hz = frame.sample_rate
+        if frame.time is not None and self._has_times:
             at_s = frame.time - self._zero_s
             if abs(at_s - self._heard_s) > self._least_s:
                 gap_s = at_s - self._heard_s
@@ -266,7 +277,7 @@ def _links(path: pathlib.Path) -> list[tuple[int, int]]:
     size = path.stat().st_size
     with open(path, "rb") as file:
         if file.read(4) != b"OggS":
-            return [(0, size)]
+            return [(content_start(path), size)]
         file.seek(0)
         starts = [0]
         offset, held, was_first = 0, b"", True
@@ -292,6 +303,7 @@ class _Part(io.RawIOBase):
         self._file = open(path, "rb")  # noqa: SIM115 - closed with this one
         self._first = first
         self._size = last - first
+        self._start = completed_start(path, first)
         self._at = 0
         self.name = self._file.name
         self.error: OSError | None = None
@@ -299,12 +311,15 @@ class _Part(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         """The next bytes, none at the end or after an error."""
         left = max(0, self._size - self._at)
+        if not left:  # nor is there a place so far behind the end
+            return b""
         try:
             self._file.seek(self._first + self._at)
             data = self._file.read(left if size < 0 else min(size, left))
         except OSError as error:
             self.error = error
             return b""
+        data = self._start[self._at : self._at + len(data)] + data[len(self._start[self._at :]) :]
         self._at += len(data)
         return data
 

@@ -81,7 +81,7 @@ def decode_blocks(
     Args:
       losses: told what of the file is damaged and was skipped.
     """
-    _check_readable(path)
+    check_readable(path)
     resampler = _Resampler(sample_rate_hz)
     for rate_hz, block in _native_blocks(path, losses or Losses()):
         mono = to_mono(block)
@@ -177,11 +177,18 @@ class StreamResampler:
         )
 
 
-def _check_readable(path: pathlib.Path) -> None:
+def check_readable(path: pathlib.Path) -> None:
+    """Raises a DecodeError where there is no file to be opened; waits for no pipe."""
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):
-            raise DecodeError("no such file", subject=path)
+            if stat.S_ISDIR(about.st_mode):
+                raise DecodeError("no such file, but a folder", "name a file in it", path)
+            raise DecodeError(
+                "is a pipe or a device and no file",
+                "give what it brings on standard input, which is called -",
+                path,
+            )
         with open(path, "rb"):
             pass
     except OSError as error:
@@ -225,15 +232,23 @@ def _native_blocks(path: pathlib.Path, losses: Losses) -> Iterator[Native]:
 
 
 def to_mono(samples: Float32[np.ndarray, "n c"]) -> Float32[np.ndarray, " n"]:
-    """The mean of the channels; of two that cancel each other, half their difference."""
-    if samples.shape[1] == 1:
+    """The mean of the channels; of two that cancel each other, half their difference, of more the
+    loudest one.
+    """
+    num = samples.shape[1]
+    if num == 1:
         return samples[:, 0]
     mean = samples.mean(axis=1, dtype=np.float32)
-    if samples.shape[1] == 2 and len(samples):
-        difference = (samples[:, 0] - samples[:, 1]) / 2
-        if _CANCEL_POWER * np.square(mean).mean() < np.square(difference).mean():
-            return difference
-    return mean
+    if not len(samples):
+        return mean
+    if num == 2:
+        other = (samples[:, 0] - samples[:, 1]) / 2
+        power = np.square(other).mean()
+    else:
+        powers = np.square(samples).mean(axis=0)
+        other = samples[:, int(powers.argmax())]
+        power = powers.max() / num  # of the mean of channels that have nothing in common
+    return other if _CANCEL_POWER * np.square(mean).mean() < power else mean
 
 
 class _Resampler:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Float32
 
-from confp_jax.audio.decode import DecodeError, Tags, decode_blocks, read_tags
+from confp_jax.audio.decode import DecodeError, Tags, check_readable, decode_blocks, read_tags
 from confp_jax.audio.errors import Losses
 from confp_jax.audio.segments import Chunk
 from confp_jax.database.records import KnownFile, NewTrack
@@ -100,8 +100,7 @@ def known_file(path: pathlib.Path, sha256: str) -> KnownFile:
 
 def _read(reading: _Reading, embedder: Embedder, wanted: Callable[[KnownFile], bool]) -> None:
     try:
-        if not reading.path.is_file():
-            raise DecodeError("no such file", subject=reading.path)
+        check_readable(reading.path)
         with open(reading.path, "rb") as file:
             reading.file = known_file(reading.path, hashlib.file_digest(file, "sha256").hexdigest())
         reading.wanted = wanted(reading.file)

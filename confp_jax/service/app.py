@@ -108,8 +108,11 @@ class Service:
     async def identify(self, request: Request) -> Response:
         """Which tracks sound in the body's audio."""
         began = time.perf_counter()
-        limit = asyncio.timeout(self._settings.request_timeout_s)
-        async with self._admitted(request) as upload, limit, self._enter(request):
+        async with (
+            self._admitted(request) as upload,
+            asyncio.timeout(self._settings.request_timeout_s),  # from when the body is there
+            self._enter(request),
+        ):
             decoded = await self._engine.decode(upload.path)
             heard = await self._engine.identify(decoded.samples)
             reply = answer_reply(

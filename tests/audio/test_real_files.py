@@ -1,6 +1,7 @@
 """Sound as it really arrives: changing rates, chains, lying headers, damage, several streams."""
 
 import fractions
+import os
 import pathlib
 
 import av
@@ -129,6 +130,71 @@ def test_a_header_that_was_never_completed(tmp_path, name, mark, order, size):
     assert decode(path, sample_rate_hz=RATE_HZ).duration_s == pytest.approx(3, abs=0.01)
 
 
+@pytest.mark.parametrize("size", [0, 2**64 - 1])
+@pytest.mark.parametrize("kind", [b"RF64", b"BW64"])
+def test_a_long_wave_whose_lengths_were_never_filled_in(tmp_path, kind, size):
+    path = tmp_path / "x.wav"
+    soundfile.write(path, tone(RATE_HZ), RATE_HZ, format="RF64", subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    content[:4] = kind
+    content[20:44] = 3 * size.to_bytes(8, "little")
+    content[content.index(b"data") + 4 :][:4] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    assert decode(path, sample_rate_hz=RATE_HZ).duration_s == pytest.approx(3, abs=0.01)
+
+
+def test_a_header_of_au_that_was_never_completed(tmp_path):
+    path = tmp_path / "x.au"
+    soundfile.write(path, tone(RATE_HZ), RATE_HZ)
+    content = path.read_bytes()
+    path.write_bytes(content[:8] + bytes(4) + content[12:])
+    assert decode(path, sample_rate_hz=RATE_HZ).duration_s == pytest.approx(3, abs=0.01)
+
+
+def test_a_size_beyond_all_files_is_the_rest_of_this_one(tmp_path):
+    path = tmp_path / "x.caf"
+    soundfile.write(path, tone(RATE_HZ), RATE_HZ)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"data") + 4
+    content[place : place + 8] = (1 << 62).to_bytes(8, "big")
+    path.write_bytes(content)
+    assert decode(path, sample_rate_hz=RATE_HZ).duration_s == pytest.approx(3, abs=0.01)
+
+
+def test_a_wave_behind_a_tag_is_heard(tmp_path):
+    path = tmp_path / "x.wav"
+    soundfile.write(path, tone(RATE_HZ), RATE_HZ)
+    path.write_bytes(b"ID3\x04\0\0\0\0\1\2" + bytes(130) + path.read_bytes())
+    assert decode(path, sample_rate_hz=RATE_HZ).duration_s == pytest.approx(3, abs=0.01)
+
+
+def test_an_aac_whose_rate_changes_has_no_gap(tmp_path):
+    content = b""
+    for rate_hz in (44_100, 48_000):
+        sound = tone(rate_hz, 8)
+        content += encode(tmp_path / "x.aac", sound, codec="aac", rate_hz=rate_hz)
+    (tmp_path / "both.aac").write_bytes(content)
+    losses = Losses()
+    found = list(decode_blocks(tmp_path / "both.aac", sample_rate_hz=RATE_HZ, losses=losses))
+    assert not losses.missing_s
+    assert sum(map(len, found)) / RATE_HZ == pytest.approx(16, abs=0.2)
+
+
+def test_of_few_packets_a_damaged_one_is_skipped(tmp_path):
+    path = tmp_path / "x.tta"
+    content = encode(path, tone(48_000, 5), codec="tta")
+    path.write_bytes(content[: round(0.7 * len(content))])
+    losses = Losses()
+    found = list(decode_blocks(path, sample_rate_hz=RATE_HZ, losses=losses))
+    assert sum(map(len, found)) > 3 * RATE_HZ and losses.damaged_s > 0.5
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "x.wav")
+    with pytest.raises(DecodeError, match=r"x\.wav: is a pipe .*standard input"):
+        decode(tmp_path / "x.wav", sample_rate_hz=RATE_HZ)
+
+
 @pytest.mark.parametrize("name", ["late.mkv", "late.mp4"])
 def test_times_are_those_that_a_player_shows(tmp_path, name):
     path = tmp_path / name
@@ -207,3 +273,10 @@ def test_stereo_whose_channels_cancel_is_heard(tmp_path):
         np.testing.assert_allclose(
             from_samples(stereo, from_hz=RATE_HZ, to_hz=RATE_HZ), found, atol=1e-6
         )
+
+
+@pytest.mark.parametrize(("signs", "at"), [((1, -1, 1, -1), 0), ((0, 0, 0, 0, 1, -1), 4)])
+def test_surround_whose_channels_cancel_is_heard(signs, at):
+    sound = tone(RATE_HZ)
+    found = from_samples(np.outer(sound, signs), from_hz=RATE_HZ, to_hz=RATE_HZ)
+    np.testing.assert_allclose(found, sound * signs[at], atol=1e-6)

@@ -62,6 +62,18 @@ def test_a_body_that_never_ends(limited):
     assert json.loads(body)["remedy"] == "send it faster, or send a shorter excerpt"
 
 
+def test_a_body_may_come_for_longer_than_its_answer_takes(limited):
+    with raw(limited) as slow:
+        slow.sendall(
+            b"POST /v1/identify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: "
+            b"200\r\nConnection: close\r\n\r\n"
+        )
+        for _ in range(2):
+            time.sleep(SETTINGS.request_timeout_s)
+            slow.sendall(b"not a sound" * 9 + b"!")
+        assert received(slow).startswith(b"HTTP/1.1 422")
+
+
 def test_work_that_takes_too_long(limited, tmp_path):
     samples = decode(MUSIC / f"{KNOWN[0]}.mp3", sample_rate_hz=16_000).samples
     soundfile.write(tmp_path / "long.flac", np.resize(samples, 800 * 16_000), 16_000)
