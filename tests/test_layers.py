@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 ROOMS = [
     "errors",
     "files",
+    "texts",
     "typed_config",
     "config",
     "metrics",
@@ -35,6 +36,7 @@ NO_AUDIO = {"database", "index"}
 WITHOUT_JAX = {
     "errors",
     "files",
+    "texts",
     "typed_config",
     "config",
     "metrics",

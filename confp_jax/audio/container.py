@@ -24,7 +24,8 @@ _DAMAGED_SHARE = 0.1
 _FEW_DAMAGED = 2  # packets: of a format with packets of a second they are more than that share
 _START_S = 0.05  # what a stream begins later than its file is heard from here on
 _GAP_S = 0.5
-_TRUSTED_S = 600.0  # a gap's longest, where a file does not say how long it is
+# Silence in all that timestamps may make: a wrong one could make years of it.
+_TRUSTED_S, _TRUSTED_BYTES_S = 600.0, 1_000  # seconds, or a second for so many bytes of the file
 _COUNTING = ("aac", "ac3", "dts", "eac3", "flac", "mp3", "sbc")
 _CHUNK_BYTES = 1 << 20
 _SEEK_SIZE = 0x10000  # FFmpeg's AVSEEK_SIZE
@@ -107,7 +108,7 @@ class _Decoding:
         """Yields blocks of `BLOCK_SAMPLES` and more, silence where nothing is recorded."""
         with self._open(file) as container:
             stream = self._stream(container)
-            timeline, held = _Timeline(container), _Held()
+            timeline, held = _Timeline(container, file.num_bytes), _Held()
             for frame in self._frames(container, stream):
                 gap_s = timeline.gap_s(frame)
                 if gap_s:
@@ -187,7 +188,8 @@ class _Timeline:
     count bytes or samples; from a change of their rate on that counting is wrong.
     """
 
-    def __init__(self, container: av.container.InputContainer):
+    def __init__(self, container: av.container.InputContainer, num_bytes: int):
+        self._trusted_s = max(_TRUSTED_S, num_bytes / _TRUSTED_BYTES_S)
         self._counts = container.format.name in _COUNTING
         self._has_times = True
         self._rate_hz = 0
@@ -206,10 +208,11 @@ class _Timeline:
             at_s = frame.time - self._zero_s
             if abs(at_s - self._heard_s) > self._least_s:
                 gap_s = at_s - self._heard_s
-                last_s = self._heard_s + _TRUSTED_S if self._end_s is None else self._end_s
-                if gap_s < 0 or at_s > last_s:
+                is_late = self._end_s is not None and at_s > self._end_s
+                if gap_s < 0 or is_late or gap_s > self._trusted_s:
                     self._zero_s += gap_s  # the clock was set: times count from here on
                     gap_s = 0.0
+                self._trusted_s -= gap_s
         self._least_s = _GAP_S
         self._heard_s += gap_s + frame.samples / frame.sample_rate
         return gap_s
@@ -302,7 +305,7 @@ class _Part(io.RawIOBase):
     def __init__(self, path: pathlib.Path, first: int, last: int):
         self._file = open(path, "rb")  # noqa: SIM115 - closed with this one
         self._first = first
-        self._size = last - first
+        self.num_bytes = last - first
         self._start = completed_start(path, first)
         self._at = 0
         self.name = self._file.name
@@ -310,7 +313,7 @@ class _Part(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         """The next bytes, none at the end or after an error."""
-        left = max(0, self._size - self._at)
+        left = max(0, self.num_bytes - self._at)
         if not left:  # nor is there a place so far behind the end
             return b""
         try:
@@ -326,8 +329,8 @@ class _Part(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Goes to a place; a negative number where there cannot be one."""
         if whence == _SEEK_SIZE:
-            return self._size
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}.get(whence)
+            return self.num_bytes
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.num_bytes}.get(whence)
         if base is None or not 0 <= base + offset < 1 << 62:
             return _EINVAL
         self._at = base + offset

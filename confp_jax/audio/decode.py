@@ -52,8 +52,11 @@ class Tags:
     album: str = ""
 
 
-def decode(path: str | pathlib.Path, *, sample_rate_hz: int) -> Audio:
+def decode(path: str | pathlib.Path, *, sample_rate_hz: int, losses: Losses | None = None) -> Audio:
     """Decodes a whole file to mono float32 at `sample_rate_hz`.
+
+    Args:
+      losses: told what of the file is damaged and was skipped.
 
     Raises:
       DecodeError: missing, empty, no audio, damaged from the start, or not finite.
@@ -64,7 +67,7 @@ def decode(path: str | pathlib.Path, *, sample_rate_hz: int) -> Audio:
       ((64000,), dtype('float32'))
     """
     path = pathlib.Path(path)
-    blocks = list(decode_blocks(path, sample_rate_hz=sample_rate_hz))
+    blocks = list(decode_blocks(path, sample_rate_hz=sample_rate_hz, losses=losses))
     samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     if not len(samples):
         raise DecodeError(
@@ -83,7 +86,9 @@ def decode_blocks(
     """
     check_readable(path)
     resampler = _Resampler(sample_rate_hz)
-    for rate_hz, block in _native_blocks(path, losses or Losses()):
+    native = _native_blocks(path, Losses() if losses is None else losses)
+    while (found := _next_block(native, path)) is not None:
+        rate_hz, block = found
         mono = to_mono(block)
         if not np.isfinite(mono).all():
             raise DecodeError(
@@ -91,6 +96,14 @@ def decode_blocks(
             )
         yield from resampler.push(rate_hz, mono)
     yield from resampler.rest()
+
+
+def _next_block(native: Iterator[Native], path: pathlib.Path) -> Native | None:
+    """Returns the next block; an error of a disk, wherever it comes up, is one of the file."""
+    try:
+        return next(native, None)
+    except OSError as error:
+        raise DecodeError(f"cannot be read ({error.strerror or error})", subject=path) from error
 
 
 def read_tags(path: pathlib.Path) -> Tags:

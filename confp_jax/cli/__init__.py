@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import logging
 import os
 import pathlib
 import sys
@@ -10,8 +11,9 @@ from collections.abc import Sequence
 
 import confp_jax
 from confp_jax.cli import library, maintenance, models, queries, recurring, serve
-from confp_jax.cli.output import Commands, say
+from confp_jax.cli.output import Commands, drop_output, say
 from confp_jax.errors import UserError
+from confp_jax.texts import PlainFormatter
 
 _EXAMPLES = """examples:
   confp add music.db ~/Music             index a folder (a second run adds only what is new)
@@ -43,8 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):  # a file name that is no UTF-8 must not break the output
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    _log_plainly()
     try:
-        return args.run(args)
+        status = args.run(args)
+        sys.stdout.flush()  # a full disk is noticed here and not after the end
+        return status
     except UserError as error:
         say(f"error: {error}", file=sys.stderr)
         return 1
@@ -52,8 +57,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `confp list DB | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return 0
+    except OSError as error:  # of a disk, where no command knows more about it
+        drop_output()
+        where = f"{error.filename}: " if error.filename else ""
+        say(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+def _log_plainly() -> None:
+    """Shows the library's warnings on one line each, whatever names are in them."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(PlainFormatter())
 
 
 def _keep_compiled_programs() -> None:

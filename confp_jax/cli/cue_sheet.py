@@ -1,11 +1,12 @@
 """What `monitor` writes at its end: cue sheets and a table."""
 
 import csv
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from confp_jax.cli.output import plain
+from confp_jax.texts import plain
 
 _FRAMES_PER_S = 75  # of a compact disc
 _MOST_TRACKS = 99  # of a cue sheet
@@ -18,7 +19,9 @@ def check_writable(path: pathlib.Path) -> None:
     Raises:
       OSError: it cannot.
     """
-    is_new = not path.exists()
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        return  # a pipe or a terminal, whose reader would see the end
+    is_new = not os.path.lexists(path)
     with open(path, "ab"):
         pass
     if is_new:

@@ -11,7 +11,6 @@ from typing import Any
 from confp_jax.cli.output import (
     Commands,
     clock,
-    plain,
     print_json,
     print_table,
     progress,
@@ -19,6 +18,7 @@ from confp_jax.cli.output import (
     status,
     whole_number,
 )
+from confp_jax.texts import plain
 
 _FORECAST_FACTORS = (10, 100)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from confp_jax.cli.cue_sheet import check_writable
 from confp_jax.cli.output import Commands, print_json, say, status
 
 
@@ -50,6 +51,7 @@ def _models(args: argparse.Namespace) -> int:
 
 def _embed(args: argparse.Namespace) -> int:
     from confp_jax.audio.decode import DecodeError, decode
+    from confp_jax.audio.errors import Losses
     from confp_jax.fingerprint.embedder import DEFAULT_MODEL, HOP_S, load_encoder
     from confp_jax.fingerprint.files import reason
     from confp_jax.fingerprint.fingerprints import AudioError
@@ -61,18 +63,21 @@ def _embed(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
+    out = args.out if args.out.suffix == ".npz" else args.out.with_name(args.out.name + ".npz")
+    check_writable(out)
     embedder = load_encoder(args.model or DEFAULT_MODEL)
     arrays: dict[str, Any] = {}
     summary: list[dict[str, Any]] = []
     for path in args.files:
         try:
-            audio = decode(path, sample_rate_hz=embedder.sample_rate_hz)
+            losses = Losses()
+            audio = decode(path, sample_rate_hz=embedder.sample_rate_hz, losses=losses)
             found = embedder.fingerprint(audio.samples)
         except (DecodeError, AudioError) as error:
             summary.append({"file": str(path), "error": reason(path, error)})
             say(f"failed {reason(path, error)}", file=sys.stderr)
             continue
-        for note in length_notes(found.duration_s, embedder):
+        for note in length_notes(found.duration_s, embedder) + losses.notes():
             say(f"note: {path}: {note}", file=sys.stderr)
         summary.append(
             {
@@ -82,7 +87,6 @@ def _embed(args: argparse.Namespace) -> int:
             }
         )
         arrays[str(path)] = found.vectors
-    out = args.out if args.out.suffix == ".npz" else args.out.with_name(args.out.name + ".npz")
     if arrays:
         _write_npz(out, arrays)
     if args.json:

@@ -8,21 +8,21 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
 from confp_jax.cli.cue_sheet import check_writable, write_csv, write_cue
-from confp_jax.cli.output import clock, known_as, print_json_line, say
+from confp_jax.cli.output import clock, drop_output, known_as, print_json_line, say
 
 _DRIFT_S = 0.25
 
 
 def run_monitor(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
-    from confp_jax.audio.errors import DecodeError
+    from confp_jax.audio.errors import DecodeError, Losses
     from confp_jax.fingerprint.fingerprints import AudioError
     from confp_jax.library import open as opening
     from confp_jax.library import searcher as searching
@@ -37,9 +37,11 @@ def run_monitor(args: argparse.Namespace) -> int:
     is_live = searching.is_stream(args.source)
     moments = Moments(embedder.sample_rate_hz, start=args.start, is_live=is_live)
     played: list[tuple[Any, str]] = []
+    losses = Losses()
+    output = _Output(as_json=args.json, has_files=bool(args.cue or args.csv))
     error = ""
     with Stopping() as stopping:
-        heard = stopping.until_stopped(searching.source_blocks(args.source, embedder))
+        heard = stopping.until_stopped(searching.source_blocks(args.source, embedder, losses))
         try:
             for event in monitor(
                 searcher, moments.seen(heard), alarms_per_hour=args.alarms_per_hour
@@ -47,7 +49,7 @@ def run_monitor(args: argparse.Namespace) -> int:
                 moment = moments.at(event.found.query_offset_s)
                 if event.event == "match":
                     played.append((event.found, moment))
-                _tell(event, moment, as_json=args.json)
+                output.tell(event, moment)
         except (DecodeError, AudioError) as failure:  # what was heard before is still written
             error = "" if stopping.is_asked else str(failure)
     if stopping.is_asked:
@@ -58,11 +60,13 @@ def run_monitor(args: argparse.Namespace) -> int:
         for path, write in outputs
         if path
     ]
+    for note in losses.notes():
+        say(f"note: {args.source}: {note}", file=sys.stderr)
     if not args.json and (played or not error):
-        say(f"{len(played)} matches")
-    if error:
-        say(f"error: {error}", file=sys.stderr)
-    return 0 if all(done) and not error else 1
+        output.say(f"{len(played)} matches")
+    for text in filter(None, (error, output.error)):
+        say(f"error: {text}", file=sys.stderr)
+    return 0 if all(done) and not error and not output.error else 1
 
 
 def _works(path: pathlib.Path, act: Any) -> bool:
@@ -74,19 +78,42 @@ def _works(path: pathlib.Path, act: Any) -> bool:
     return True
 
 
-def _tell(event: Any, moment: str, *, as_json: bool) -> None:
-    found = event.found
-    if as_json:
-        times = {"event": event.event, "heard_s": event.heard_s}
-        at = {"played_at": moment} if moment else {}
-        print_json_line(times | at | dataclasses.asdict(found))
-    elif event.event == "match":
-        end_s = found.query_offset_s + found.length_s
-        say(
-            f"{moment}{' ' if moment else ''}{clock(found.query_offset_s)} to {clock(end_s)}: "
-            f"{found.track} from {clock(found.offset_s)} [{known_as(found)}]",
-            flush=True,
-        )
+class _Output:
+    """Standard output; where it fails, the files (if there are any) are written all the same."""
+
+    def __init__(self, *, as_json: bool, has_files: bool):
+        self._as_json = as_json
+        self._has_files = has_files
+        self.error = ""
+
+    def tell(self, event: Any, moment: str) -> None:
+        """Prints an event."""
+        found = event.found
+        if self._as_json:
+            times = {"event": event.event, "heard_s": event.heard_s}
+            at = {"played_at": moment} if moment else {}
+            self._print(lambda: print_json_line(times | at | dataclasses.asdict(found)))
+        elif event.event == "match":
+            end_s = found.query_offset_s + found.length_s
+            self.say(
+                f"{moment}{' ' if moment else ''}{clock(found.query_offset_s)} to {clock(end_s)}: "
+                f"{found.track} from {clock(found.offset_s)} [{known_as(found)}]"
+            )
+
+    def say(self, text: str) -> None:
+        """Prints a line at once."""
+        self._print(lambda: say(text, flush=True))
+
+    def _print(self, act: Callable[[], None]) -> None:
+        if self.error:
+            return
+        try:
+            act()
+        except OSError as error:
+            if not self._has_files:
+                raise
+            self.error = f"standard output cannot be written ({error.strerror})"
+            drop_output()
 
 
 class Moments:
@@ -131,8 +158,8 @@ class Moments:
 
 
 class Stopping:
-    """Ends what is heard at Ctrl-C or `kill`, so that what was found is still written; at the
-    second one the program ends.
+    """Ends what is heard at Ctrl-C, `kill` or the end of a terminal, so that what was found is
+    still written; at the second one the program ends.
     """
 
     def __init__(self) -> None:
@@ -142,8 +169,9 @@ class Stopping:
 
     def __enter__(self) -> "Stopping":
         with contextlib.suppress(ValueError):  # signals belong to the main thread
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` sets it
+                    self._before[number] = signal.signal(number, self._ask)
         return self
 
     def __exit__(self, *_: object) -> None:

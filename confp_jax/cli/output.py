@@ -1,9 +1,9 @@
 """What the commands share: tables, JSON, progress, exit status, and how a command is declared."""
 
 import argparse
-import json
+import contextlib
+import os
 import pathlib
-import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
@@ -18,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+from confp_jax.texts import plain, steady_json
 
 _MODEL_HELP = (
     "a shipped model (see `confp models`), a checkpoint folder or an ONNX file; default: the "
@@ -67,23 +69,15 @@ class Commands:
         return sub
 
 
-_UNPRINTABLE = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"  # control, line ends, direction
-)
-_STEERING = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-
-
-def plain(text: str) -> str:
-    """Returns text from outside on one line: what would steer a terminal is shown as escapes.
-
-    Letters that join others (zero-width joiners) are kept.
-    """
-    return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
-
-
 def say(text: str, *, file: TextIO | None = None, flush: bool = False) -> None:
     """Prints one line of plain text."""
     print(plain(text), file=file, flush=flush)
+
+
+def drop_output() -> None:
+    """Lets what could not be printed go, so that Python does not try again at the end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_answer(answer: Any) -> None:
@@ -133,20 +127,14 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console(width=width, highlight=False, markup=False).print(table)
 
 
-def _json(value: Any, indent: int | None = None) -> str:
-    """JSON in UTF-8, which leaves control characters above ASCII's and directions unescaped."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
-    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
 def print_json(value: Any) -> None:
     """Prints indented JSON in UTF-8."""
-    print(_json(value, indent=1))
+    print(steady_json(value, indent=1))
 
 
 def print_json_line(value: Any) -> None:
     """Prints one line of JSON at once, for programs that read a stream."""
-    print(_json(value), flush=True)
+    print(steady_json(value), flush=True)
 
 
 def progress(text: str) -> Progress:

@@ -194,7 +194,9 @@ def _listen(args: argparse.Namespace) -> int:
 def _compare(args: argparse.Namespace) -> int:
     from confp_jax.library.compare import compare_files
 
-    sections = compare_files(args.a, args.b, args.model)
+    sections = compare_files(
+        args.a, args.b, args.model, note=lambda text: say(f"note: {text}", file=sys.stderr)
+    )
     if args.json:
         print_json([dataclasses.asdict(section) for section in sections])
         return 0

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from confp_jax.cli.library import reporting
-from confp_jax.cli.output import Commands, clock, plain, print_json, progress, say, status
+from confp_jax.cli.output import Commands, clock, print_json, progress, say, status
+from confp_jax.texts import plain
 
 _LONGEST_S = 600.0
 _TICKS_PER_S = 10_000_000  # of Jellyfin

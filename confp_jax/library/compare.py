@@ -2,8 +2,10 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 
 from confp_jax.audio.decode import decode_blocks
+from confp_jax.audio.errors import Losses
 from confp_jax.fingerprint.embedder import DEFAULT_MODEL, Embedder, load_encoder
 from confp_jax.fingerprint.files import reason
 from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints, joined
@@ -24,7 +26,11 @@ class CommonSection:
 
 
 def compare_files(
-    a: str | pathlib.Path, b: str | pathlib.Path, model: str | None = None
+    a: str | pathlib.Path,
+    b: str | pathlib.Path,
+    model: str | None = None,
+    *,
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[CommonSection]:
     """Returns the sections that two recordings share, in the order of the first.
 
@@ -32,6 +38,7 @@ def compare_files(
       a: an audio file of at least 1 s.
       b: another one.
       model: a shipped model or a checkpoint folder; None: `edge2`.
+      note: called with what was unusual in a file.
 
     Raises:
       DecodeError: one of them cannot be decoded.
@@ -43,7 +50,7 @@ def compare_files(
       (0, 4)
     """
     embedder = load_encoder(model or DEFAULT_MODEL)
-    first, second = (fingerprint_file(pathlib.Path(path), embedder) for path in (a, b))
+    first, second = (fingerprint_file(pathlib.Path(path), embedder, note) for path in (a, b))
     spans = common_sections(first, second, load_decision(embedder.folder, embedder.identity))
     names = "query_s", "track_s", "length_s", "tempo", "score", "confidence"
     return [
@@ -54,15 +61,22 @@ def compare_files(
     ]
 
 
-def fingerprint_file(path: pathlib.Path, embedder: Embedder) -> Fingerprints:
-    """Returns all fingerprints of a file, decoded as a stream.
+def fingerprint_file(
+    path: pathlib.Path, embedder: Embedder, note: Callable[[str], None] = lambda text: None
+) -> Fingerprints:
+    """Returns all fingerprints of a file, decoded as a stream; `note` is called with what was
+    unusual in it.
 
     Raises:
       DecodeError: it cannot be decoded.
       AudioError: it is too short.
     """
     try:
-        parts = list(embedder.stream(decode_blocks(path, sample_rate_hz=embedder.sample_rate_hz)))
-    except (AudioError, OSError) as error:
+        losses = Losses()
+        rate_hz = embedder.sample_rate_hz
+        parts = list(embedder.stream(decode_blocks(path, sample_rate_hz=rate_hz, losses=losses)))
+    except AudioError as error:
         raise AudioError(reason(path, error)) from error
+    for text in losses.notes():
+        note(f"{path}: {text}")
     return joined(parts)

@@ -238,14 +238,16 @@ def identify_sources(searcher: Searcher, sources: Sequence[str]) -> Iterator[Ans
             yield _failed(source, began, error)
 
 
-def source_blocks(source: str, embedder: Embedder) -> Iterator[Float32[np.ndarray, " n"]]:
-    """Yields the audio of a file, an address, or standard input ("-") in blocks."""
+def source_blocks(
+    source: str, embedder: Embedder, losses: Losses | None = None
+) -> Iterator[Float32[np.ndarray, " n"]]:
+    """Yields the audio of a file, an address, or standard input ("-") in blocks; `losses` are told
+    what of a file is damaged.
+    """
     rate_hz = embedder.sample_rate_hz
-    return (
-        stream_blocks(source, sample_rate_hz=rate_hz)
-        if is_stream(source)
-        else decode_blocks(pathlib.Path(source), sample_rate_hz=rate_hz)
-    )
+    if is_stream(source):
+        return stream_blocks(source, sample_rate_hz=rate_hz)
+    return decode_blocks(pathlib.Path(source), sample_rate_hz=rate_hz, losses=losses)
 
 
 def _named(track: StoredTrack) -> NamedTrack:

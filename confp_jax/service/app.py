@@ -19,6 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from confp_jax.audio.decode import DecodeError
 from confp_jax.database import DatabaseError, NewTrack, StoredTrack
+from confp_jax.database.names import folded
 from confp_jax.database.records import UPLOADED
 from confp_jax.fingerprint.fingerprints import AudioError
 from confp_jax.service.admission import Gate, RateLimit, client_of
@@ -118,6 +119,7 @@ class Service:
             reply = answer_reply(
                 heard, self._links(request), began=began, sample_rate_hz=self._engine.sample_rate_hz
             )
+            reply["notes"] = reply["notes"] + decoded.notes
             if _flag(request, "explain"):
                 reply["why"] = await why_reply(self._engine, heard)
         self._engine.metrics.answer(verdict=reply["verdict"], length_s=reply["length_s"])
@@ -127,7 +129,7 @@ class Service:
         """A page of the tracks, or of those that have a text in one of their names."""
         limit = _number(request, "limit", 50, least=1, most=_MOST_TRACKS)
         offset = _number(request, "offset", 0, least=0, most=1 << 31)
-        wanted = request.query_params.get("search", "").casefold()
+        wanted = folded(request.query_params.get("search", ""))
         tracks = self._engine.view.searcher.reference.snapshot.tracks
         found = await self._engine.in_thread(_having, tracks, wanted)
         links = self._links(request)
@@ -356,10 +358,7 @@ def _having(tracks: Sequence[StoredTrack], wanted: str) -> Sequence[StoredTrack]
     return [
         track
         for track in tracks
-        if any(
-            wanted in text.casefold()
-            for text in (track.name, track.title, track.artist, track.album)
-        )
+        if any(wanted in folded(t) for t in (track.name, track.title, track.artist, track.album))
     ]
 
 

@@ -18,7 +18,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from confp_jax.audio.decode import DecodeError, Tags, decode_blocks, read_tags
+from confp_jax.audio.errors import Losses
 from confp_jax.service.settings import LONGEST_NAME
+from confp_jax.texts import words
 
 _MEMORY_BYTES = 3 << 30  # of addresses, most of which are the libraries'
 _OPEN_FILES = 32
@@ -54,7 +56,8 @@ def answer(job: dict) -> tuple[dict, bytes]:
     resource.setrlimit(resource.RLIMIT_CPU, (until_s, resource.RLIM_INFINITY))
     path = pathlib.Path(job["path"])
     try:
-        samples = _samples(path, job)
+        losses = Losses()
+        samples = _samples(path, job, losses)
         tags = dataclasses.asdict(read_tags(path) if job["with_tags"] else Tags())
         tags = {key: _plain(text) for key, text in tags.items()}
     except DecodeError as error:
@@ -65,22 +68,20 @@ def answer(job: dict) -> tuple[dict, bytes]:
             "remedy": "convert it to wav, flac or mp3",
         }, b""
     payload = np.ascontiguousarray(samples, "<f4").tobytes()
-    return {"num_bytes": len(payload), "tags": tags}, payload
+    return {"num_bytes": len(payload), "tags": tags, "notes": losses.notes()}, payload
 
 
 def _plain(tag: str) -> str:
     """What a file says of itself within the limits of what a client may say."""
-    return " ".join(
-        "".join(letter if letter.isprintable() else " " for letter in tag[:_MOST_OF_A_TAG]).split()
-    )[:LONGEST_NAME]
+    return words(tag[:_MOST_OF_A_TAG])[:LONGEST_NAME]
 
 
-def _samples(path: pathlib.Path, job: dict) -> Float32[np.ndarray, " n"]:
+def _samples(path: pathlib.Path, job: dict, losses: Losses) -> Float32[np.ndarray, " n"]:
     rate_hz, max_audio_s = job["sample_rate_hz"], job["max_audio_s"]
     first = round(job["start_s"] * rate_hz)
     last = first + round(job["length_s"] * rate_hz) if job["length_s"] else None
     parts, seen, kept = [np.zeros(0, np.float32)], 0, 0
-    for block in decode_blocks(path, sample_rate_hz=rate_hz):
+    for block in decode_blocks(path, sample_rate_hz=rate_hz, losses=losses):
         parts.append(block[max(0, first - seen) : None if last is None else max(0, last - seen)])
         seen, kept = seen + len(block), kept + len(parts[-1])
         if kept > max_audio_s * rate_hz:

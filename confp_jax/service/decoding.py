@@ -28,10 +28,13 @@ class DecoderGoneError(DecodeError):
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """Mono samples at the model's rate, and what the file says of itself if that was asked for."""
+    """Mono samples at the model's rate, what the file says of itself if that was asked for, and
+    what was unusual in it.
+    """
 
     samples: Float32[np.ndarray, " n"]
     tags: Tags
+    notes: list[str]
 
 
 class DecodePool:
@@ -147,7 +150,7 @@ class DecodePool:
                 "ended its decoder",
                 f"it is damaged, or needs too much memory or time: {_REMEDY}",
             ) from error
-        return Decoded(np.frombuffer(payload, "<f4"), Tags(**header["tags"]))
+        return Decoded(np.frombuffer(payload, "<f4"), Tags(**header["tags"]), header["notes"])
 
     async def _spawn(self) -> None:
         command = sys.executable, "-m", f"{__package__}.decode_worker"

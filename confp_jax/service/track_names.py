@@ -9,6 +9,7 @@ from starlette.requests import Request
 from confp_jax.service.problems import Problem
 from confp_jax.service.settings import LONGEST_NAME, NAME_FIELDS, Settings
 from confp_jax.service.uploads import Upload
+from confp_jax.texts import is_plain, words
 
 _MOST_JSON_BYTES = 16_384
 
@@ -30,7 +31,7 @@ def _plain_names(given: dict[str, str]) -> dict[str, str]:
     """
     cleaned = {key: " ".join(given[key].split()) for key in NAME_FIELDS if key in given}
     for key, text in cleaned.items():
-        if len(text) > LONGEST_NAME or not text.isprintable():
+        if len(text) > LONGEST_NAME or not is_plain(text):
             raise Problem(
                 400,
                 f"{key} is longer than {LONGEST_NAME} characters, or not plain text",
@@ -42,7 +43,7 @@ def _plain_names(given: dict[str, str]) -> dict[str, str]:
 def file_stem(upload: Upload) -> str:
     """Returns the name of the form's file without its suffix, as far as it is plain text."""
     stem = pathlib.PurePosixPath(upload.file_name.replace("\\", "/")).stem
-    return " ".join("".join(c if c.isprintable() else " " for c in stem).split())[:LONGEST_NAME]
+    return words(stem)[:LONGEST_NAME]
 
 
 async def new_names(request: Request, settings: Settings) -> dict[str, str]:

@@ -3,12 +3,15 @@
 import fractions
 import os
 import pathlib
+import types
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 import soundfile
 
+from confp_jax.audio.container import _Timeline
 from confp_jax.audio.decode import DecodeError, decode, decode_blocks, from_samples
 from confp_jax.audio.errors import Losses
 
@@ -202,6 +205,17 @@ def test_times_are_those_that_a_player_shows(tmp_path, name):
     samples = decode(path, sample_rate_hz=RATE_HZ).samples
     assert len(samples) / RATE_HZ == pytest.approx(8, abs=0.2)
     assert np.flatnonzero(np.abs(samples) > 0.05)[0] / RATE_HZ == pytest.approx(5, abs=0.1)
+
+
+def test_wrong_timestamps_make_no_years_of_silence():
+    kind = types.SimpleNamespace(name="mov,mp4")
+    container: Any = types.SimpleNamespace(format=kind, start_time=0, duration=10**15)
+    timeline = _Timeline(container, 30_000)
+    seconds = (300.0, 800.0, 5e8, 6e8)  # a bit of a length of time is wrong
+    frames: list[Any] = [
+        types.SimpleNamespace(sample_rate=RATE_HZ, samples=RATE_HZ, time=time) for time in seconds
+    ]
+    assert [timeline.gap_s(frame) for frame in frames] == [300.0, 0.0, 0.0, 0.0]
 
 
 def test_of_several_streams_the_default_one_is_heard(tmp_path):

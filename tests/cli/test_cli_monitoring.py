@@ -1,7 +1,6 @@
 """What `monitor` does beside matching: moments, stopping, outputs; and text from outside."""
 
 import datetime
-import json
 import os
 import signal
 
@@ -9,8 +8,8 @@ import numpy as np
 import pytest
 
 from confp_jax.cli.cue_sheet import check_writable
-from confp_jax.cli.monitoring import Moments, Stopping
-from confp_jax.cli.output import plain, print_json
+from confp_jax.cli.monitoring import Moments, Stopping, _Output
+from confp_jax.cli.output import drop_output
 
 RATE = 1_000
 
@@ -31,35 +30,52 @@ def test_a_file_goes_by_its_start_or_has_no_moments():
     assert Moments(RATE, start=None, is_live=False).at(90) == ""
 
 
-def test_the_first_interrupt_ends_what_is_heard():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_interrupt_ends_what_is_heard(number):
     def endless():
         yield 1
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
         while True:
             signal.pause()
 
     with Stopping() as stopping:
         assert list(stopping.until_stopped(endless())) == [1] and stopping.is_asked
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
+
+
+def test_who_ignores_the_end_of_the_terminal_is_not_stopped():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stopping() as stopping:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stopping.is_asked
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_files_are_written_where_standard_output_fails(monkeypatch, capfd):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        output = _Output(as_json=False, has_files=True)
+        output.say("one")
+        output.say("two")
+        assert output.error == "standard output cannot be written (No space left on device)"
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(OSError, match="No space left"):
+            _Output(as_json=False, has_files=False).say("one")
+        drop_output()
 
 
 def test_outputs_are_tried_and_left_as_they_are(tmp_path):
     (tmp_path / "old.csv").write_text("kept")
     for name in ("old.csv", "new.csv"):
         check_writable(tmp_path / name)
+    os.mkfifo(tmp_path / "pipe")
+    check_writable(tmp_path / "pipe")  # nobody reads it: to open it would wait
+    (tmp_path / "pipe").unlink()
     assert [path.read_text() for path in tmp_path.iterdir()] == ["kept"]
     for path in (tmp_path, tmp_path / "none" / "x.cue"):
         with pytest.raises(OSError, match="directory"):
             check_writable(path)
-
-
-def test_text_from_outside_is_plain(capsys):
-    assert plain("\x1b[31mred\n\x9b\u202etxt") == "\\x1b[31mred\\n\\x9b\\u202etxt"
-    letters = "می\u200cخواهم 👩\u200d🎤 é"
-    assert plain(letters) == letters
-    value = {"title": "\x1b\x9b\u202e" + letters}
-    print_json(value)
-    printed = capsys.readouterr().out
-    assert json.loads(printed) == value and letters in printed
-    assert not {"\x1b", "\x9b", "\u202e"} & set(printed)

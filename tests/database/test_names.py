@@ -4,7 +4,14 @@ import os
 
 import pytest
 
-from confp_jax.database.names import folded, meaning, meant_by, restored_path, stored_path
+from confp_jax.database.names import (
+    folded,
+    meaning,
+    meant_by,
+    restored_path,
+    storable,
+    stored_path,
+)
 from confp_jax.database.records import StoredTrack
 
 
@@ -57,3 +64,7 @@ def test_what_a_user_means(names, wanted, ids):
     assert [track.id for track in found] == ids
     may_be = meaning(wanted)
     assert all(may_be(t.name, stored_path(t.path), t.id) for t in found)
+
+
+def test_half_a_letter_can_be_stored():
+    assert storable("a\ud800\udce9") == "a\\ud800\\xe9"

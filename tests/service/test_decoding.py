@@ -14,9 +14,11 @@ import soundfile
 from running_service import KNOWN, MUSIC
 
 from confp_jax.audio.decode import DecodeError, Tags, decode
-from confp_jax.service import decoding
+from confp_jax.service import decode_worker, decoding
 from confp_jax.service.decoding import DecodePool, DecoderGoneError
 from confp_jax.service.settings import LONGEST_NAME
+from confp_jax.service.track_names import _plain_names, file_stem
+from confp_jax.service.uploads import Upload
 
 SONG = MUSIC / f"{KNOWN[0]}.mp3"
 
@@ -55,6 +57,26 @@ def test_samples_are_those_of_decode():
         np.testing.assert_array_equal(part.samples, expected[120_000:152_000])
 
     with_pool(use)
+
+
+def test_what_was_lost_is_told(tmp_path):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 320_000)
+    soundfile.write(tmp_path / "x.flac", noise, 16_000)
+    content = bytearray((tmp_path / "x.flac").read_bytes())
+    content[200_000:230_000] = bytes(30_000)
+    (tmp_path / "x.flac").write_bytes(content)
+    limits = {"start_s": 0.0, "length_s": 0.0, "max_audio_s": 60.0, "cpu_s": 3e6}
+    job = {"path": tmp_path / "x.flac", "sample_rate_hz": 16_000, "with_tags": False} | limits
+    header, _ = decode_worker.answer(job)
+    assert "is damaged" in header["notes"][0]
+
+
+def test_letters_that_join_are_kept():
+    title = "می\u200cخواهم 👩\u200d🎤"
+    assert _plain_names({"title": f" {title} "}) == {"title": title}
+    assert decode_worker.words(f"{title}\x9b") == title
+    named = Upload(pathlib.Path("1"), {}, f"C:\\music\\{title}\u202e.mp3")
+    assert file_stem(named) == title
 
 
 def test_tags_where_they_are_asked_for(tmp_path):

@@ -1,0 +1,33 @@
+"""Text from outside: what steers a terminal is shown, letters that people write are kept."""
+
+import json
+import logging
+
+import pytest
+
+from confp_jax.texts import PlainFormatter, is_plain, plain, steady_json, words
+
+LETTERS = "می\u200cخواهم 👩\u200d🎤 क्\u200dष é"
+STEERING = "\x1b[31mred\n\x9b\u202etxt"
+
+
+def test_letters_are_kept_and_what_steers_is_shown():
+    assert plain(STEERING) == "\\x1b[31mred\\n\\x9b\\u202etxt"
+    assert plain(LETTERS) == words(LETTERS) == LETTERS and is_plain(LETTERS)
+    assert words(STEERING) == "[31mred txt"
+
+
+@pytest.mark.parametrize("text", ["\0", "\x9b", "\u202e", "\u2028", "\ud800", "a\nb"])
+def test_what_is_no_name(text):
+    assert not is_plain(text)
+
+
+def test_json_says_the_same_without_steering():
+    text = steady_json({"title": STEERING + LETTERS})
+    assert json.loads(text) == {"title": STEERING + LETTERS} and LETTERS in text
+    assert not {"\x1b", "\x9b", "\u202e", "\n"} & set(text)
+
+
+def test_a_message_of_a_log_is_one_line():
+    record = logging.makeLogRecord({"msg": "%s is damaged", "args": (STEERING,)})
+    assert PlainFormatter().format(record) == plain(STEERING) + " is damaged"
