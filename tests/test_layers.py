@@ -27,7 +27,8 @@ ROOMS = [
     "model",
     "training",
 ]
-ROOMS += ["database", "index", "fingerprint", "matching", "library", "evaluation", "service", "cli"]
+ROOMS += ["database", "index", "fingerprint", "matching", "library", "evaluation", "events"]
+ROOMS += ["radio", "service", "cli"]
 ROOMS += ["retrieval"]  # old names of modules, for programs outside
 # Training and searching share the model alone: neither knows of the other.
 SEARCH = {"database", "index", "fingerprint", "matching", "library"}
@@ -76,9 +77,13 @@ HEAVY = {
     "soxr": {"confp_jax/audio/decode.py"},
     "av": {
         "confp_jax/audio/container.py",
-        "confp_jax/audio/decode.py",
         "confp_jax/audio/encode.py",
+        "confp_jax/audio/tags.py",
     },
+    "tinytag": {"confp_jax/audio/tags.py"},
+    "paho": {"confp_jax/events/mqtt.py"},
+    "yaml": {"confp_jax/radio/stations.py"},
+    "watchfiles": {"confp_jax/library/watch.py"},
     "sounddevice": {"confp_jax/audio/microphone.py"},
     "audiomentations": {"data_prep/augment.py"},
     "tensorflow_datasets": {"confp_jax/data/records.py", "confp_jax/data/clips.py"},

@@ -13,14 +13,12 @@ import stat
 from collections.abc import Iterator
 from typing import Any, cast
 
-import av
-import av.error
 import numpy as np
 import soundfile
 import soxr
 from jaxtyping import Float32
 
-from confp_jax.audio.container import ALONE, BLOCK_SAMPLES, Native, check_rate, ffmpeg_blocks
+from confp_jax.audio.container import BLOCK_SAMPLES, Native, check_rate, ffmpeg_blocks
 from confp_jax.audio.errors import DecodeError, Losses
 
 # FLAC and Ogg go to FFmpeg too, which skips what is damaged in them and believes no length.
@@ -41,15 +39,6 @@ class Audio:
     def duration_s(self) -> float:
         """Length in seconds."""
         return len(self.samples) / self.sample_rate_hz
-
-
-@dataclasses.dataclass(frozen=True)
-class Tags:
-    """What a file says of itself; "" where it does not."""
-
-    title: str = ""
-    artist: str = ""
-    album: str = ""
 
 
 def decode(path: str | pathlib.Path, *, sample_rate_hz: int, losses: Losses | None = None) -> Audio:
@@ -104,30 +93,6 @@ def _next_block(native: Iterator[Native], path: pathlib.Path) -> Native | None:
         return next(native, None)
     except OSError as error:
         raise DecodeError(f"cannot be read ({error.strerror or error})", subject=path) from error
-
-
-def read_tags(path: pathlib.Path) -> Tags:
-    """Title, artist and album from a file's metadata (ID3, Vorbis comments, MP4 atoms, RIFF INFO,
-    ...).
-
-    A file without them, or one whose container FFmpeg does not know, has none: tags are no reason
-    to refuse music.
-    """
-    try:
-        with (
-            open(path, "rb") as file,
-            av.open(file, "r", options=ALONE, metadata_errors="replace") as container,
-        ):
-            found = {key.lower(): value for key, value in container.metadata.items()}
-            for stream in container.streams.audio:  # Ogg and Opus keep them there
-                found = {key.lower(): value for key, value in stream.metadata.items()} | found
-    except (av.error.FFmpegError, OSError):
-        return Tags()
-    title, artist, album = (
-        " ".join(found.get(key, "").replace("\0", " ").split())
-        for key in ("title", "artist", "album")
-    )
-    return Tags(title, artist or found.get("album_artist", ""), album)
 
 
 def from_samples(samples: np.ndarray, *, from_hz: int, to_hz: int) -> Float32[np.ndarray, " n"]:

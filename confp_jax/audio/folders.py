@@ -19,6 +19,7 @@ _OTHER_SUFFIXES = frozenset(
     | {".lrc", ".srt", ".vtt", ".ass", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini"}
     | {".csv", ".tsv", ".parquet", ".npy", ".npz", ".db", ".sqlite", ".sqlite3", ".db-wal"}
     | {".zip", ".rar", ".7z", ".gz", ".bz2", ".xz", ".tar", ".torrent", ".part", ".iso", ".par2"}
+    | {".crdownload", ".download", ".tmp", ".aria2"}
     | {".md5", ".sha1", ".sha256", ".sfv", ".ffp", ".sig", ".asc", ".exe", ".dll", ".so", ".py"}
 )
 _TRIED_RATE_HZ = 16_000
@@ -49,6 +50,28 @@ def find_audio(paths: Sequence[pathlib.Path]) -> FoundAudio:
     return FoundAudio(list(search.files), search.passed_over, search.failed)
 
 
+def audio_among(
+    paths: Sequence[pathlib.Path], *, below: Sequence[pathlib.Path]
+) -> list[pathlib.Path]:
+    """Returns the files of `paths` that a search of the folders `below` would find, and those in
+    the folders of `paths`.
+    """
+    search = _Search()
+    for path in paths:
+        if not any(_is_hidden(path, folder) for folder in below if path.is_relative_to(folder)):
+            search.found(path)
+    return list(search.files)
+
+
+def _is_hidden(path: pathlib.Path, folder: pathlib.Path) -> bool:
+    """Whether a name on the way from a folder is hidden, or leads into a database."""
+    way = path.relative_to(folder)
+    parents = [folder / parent for parent in way.parents]
+    return any(part.startswith(".") for part in way.parts) or any(
+        (parent / "catalogue.sqlite").exists() for parent in parents
+    )
+
+
 def is_folder(path: pathlib.Path) -> bool:
     """Whether a folder is there and can be reached."""
     try:
@@ -68,6 +91,13 @@ class _Search:
         """Adds the audio files below a folder in the order of their paths."""
         found = sorted(self._below(top))
         self.files.update(dict.fromkeys(found))
+
+    def found(self, path: pathlib.Path) -> None:
+        """Adds a file if it is audio, or the audio files below a folder."""
+        if is_folder(path):
+            self.folder(path)
+        elif self._is_audio(path):
+            self.files[path] = None
 
     def _below(self, top: pathlib.Path) -> Iterator[pathlib.Path]:
         waiting = [top]

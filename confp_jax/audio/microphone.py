@@ -9,11 +9,18 @@ from jaxtyping import Float32
 
 from confp_jax.audio.decode import DecodeError
 
+MICROPHONE = "microphone"  # what names it among files and addresses
 _BLOCK_S = 0.5
 
 
-def microphone_blocks(*, sample_rate_hz: int) -> Iterator[Float32[np.ndarray, " n"]]:
-    """What the default input device hears, as mono blocks of half a second, without end.
+def microphone_blocks(
+    *, sample_rate_hz: int, device: str | None = None
+) -> Iterator[Float32[np.ndarray, " n"]]:
+    """What an input device hears, as mono blocks of half a second, without end.
+
+    Args:
+      sample_rate_hz: the rate of the blocks.
+      device: a part of the device's name, or its number; None is the default one.
 
     Raises:
       DecodeError: the package or its PortAudio library is missing, or there is no microphone.
@@ -35,13 +42,14 @@ def microphone_blocks(*, sample_rate_hz: int) -> Iterator[Float32[np.ndarray, " 
         heard.put(samples[:, 0].copy())
 
     block = round(_BLOCK_S * sample_rate_hz)
+    wanted = int(device) if device and device.isdecimal() else device
     try:
         with sounddevice.InputStream(
-            samplerate=sample_rate_hz, channels=1, blocksize=block, callback=keep
+            samplerate=sample_rate_hz, channels=1, blocksize=block, callback=keep, device=wanted
         ):
             while True:
                 yield heard.get()
-    except sounddevice.PortAudioError as error:
+    except (sounddevice.PortAudioError, ValueError) as error:
         raise DecodeError(
             f"the microphone cannot be used ({error})", "connect one, or identify a file instead"
         ) from error

@@ -7,6 +7,7 @@ import http.client
 import io
 import os
 import pathlib
+import select
 import shutil
 import subprocess
 import tempfile
@@ -15,7 +16,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
-from typing import IO
+from typing import IO, Protocol
 
 import numpy as np
 from jaxtyping import Float32
@@ -38,6 +39,14 @@ _TIMEOUT_S = 20
 _FINITE = {"content-length", "transfer-encoding"}
 
 
+class Readable(Protocol):
+    """What FFmpeg is fed from: bytes that are there, without waiting for more."""
+
+    def read1(self, size: int, /) -> bytes:
+        """Returns at most `size` bytes, none at the end."""
+        ...
+
+
 def is_url(source: str) -> bool:
     """Whether a source is an address that FFmpeg may open; local files are decoded without it."""
     return "://" in source and urllib.parse.urlsplit(source).scheme in _SCHEMES
@@ -53,13 +62,7 @@ def stream_blocks(source: str, *, sample_rate_hz: int) -> Iterator[Float32[np.nd
       DecodeError: no FFmpeg, an address of another kind, nothing that could be decoded, or a
         stream that broke off and cannot be reached again.
     """
-    program = shutil.which("ffmpeg")
-    if program is None:
-        raise DecodeError(
-            "reading a stream needs the program ffmpeg",
-            "install it, or save the audio to a file",
-            source,
-        )
+    program = _ffmpeg(source)
     if source == STDIN:
         yield from _standard_input(program, sample_rate_hz)
         return
@@ -87,6 +90,39 @@ def stream_blocks(source: str, *, sample_rate_hz: int) -> Iterator[Float32[np.nd
             )
         time.sleep(_WAITS_S[attempt])
         attempt += 1
+
+
+def _ffmpeg(source: str) -> str:
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise DecodeError(
+            "reading a stream needs the program ffmpeg",
+            "install it, or save the audio to a file",
+            source,
+        )
+    return program
+
+
+def connected_blocks(
+    source: str,
+    *,
+    sample_rate_hz: int,
+    head: Readable | None = None,
+    timeout_s: float = _TIMEOUT_S,
+) -> Iterator[Float32[np.ndarray, " n"]]:
+    """One connection to an address, as mono blocks until it breaks off.
+
+    Args:
+      source: the address.
+      sample_rate_hz: of the blocks.
+      head: where the bytes come from, if FFmpeg is not to connect by itself.
+      timeout_s: how long nothing may come.
+
+    Raises:
+      DecodeError: no FFmpeg, nothing that can be decoded, or nothing came in time.
+    """
+    options = ("-rw_timeout", str(round(timeout_s * 1e6))) if head is None else ()
+    yield from _run(_ffmpeg(source), source, sample_rate_hz, options, head, 2 * timeout_s)
 
 
 def _is_endless(address: str) -> bool:
@@ -132,7 +168,8 @@ def _run(
     source: str,
     sample_rate_hz: int,
     options: Sequence[str],
-    head: io.BufferedReader | None = None,
+    head: "io.BufferedReader | Readable | None" = None,
+    timeout_s: float | None = None,
 ) -> Iterator[Float32[np.ndarray, " n"]]:
     """What FFmpeg makes of a source, or of what is fed to it from `head`."""
     wanted = ["-vn", "-ac", "2", "-ar", str(sample_rate_hz), "-f", "f32le", "pipe:1"]
@@ -150,7 +187,7 @@ def _run(
                 feeding = threading.Thread(target=_feed, args=(head, process.stdin), daemon=True)
                 feeding.start()
             try:
-                yield from _float_blocks(process, source)
+                yield from _float_blocks(process, source, timeout_s)
             finally:
                 process.kill()
         errors.seek(0)
@@ -159,21 +196,27 @@ def _run(
             raise DecodeError(f"FFmpeg cannot read it ({lines[-1]})", subject=source)
 
 
-def _feed(source: io.BufferedReader, target: IO[bytes]) -> None:
+def _feed(source: "io.BufferedReader | Readable", target: IO[bytes]) -> None:
     with contextlib.suppress(OSError, ValueError), target:
         while data := source.read1(_FEED_BYTES):  # what is there, without waiting for more
             target.write(data)
             target.flush()
 
 
+def _next_bytes(descriptor: int, source: str, timeout_s: float | None) -> bytes:
+    if timeout_s and not select.select([descriptor], [], [], timeout_s)[0]:
+        raise DecodeError(f"{source}: sent nothing for {timeout_s:g} s")
+    return os.read(descriptor, _FRAME_BYTES * _BLOCK_SAMPLES)
+
+
 def _float_blocks(
-    process: "subprocess.Popen[bytes]", source: str
+    process: "subprocess.Popen[bytes]", source: str, timeout_s: float | None = None
 ) -> Iterator[Float32[np.ndarray, " n"]]:
     output = process.stdout
     if output is None:
         return
     any_samples, rest = False, b""
-    while data := os.read(output.fileno(), _FRAME_BYTES * _BLOCK_SAMPLES):
+    while data := _next_bytes(output.fileno(), source, timeout_s):
         data = rest + data
         whole = len(data) // _FRAME_BYTES * _FRAME_BYTES
         samples = to_mono(np.frombuffer(data[:whole], "<f4").reshape(-1, 2))

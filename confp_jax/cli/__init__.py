@@ -10,7 +10,16 @@ import sys
 from collections.abc import Sequence
 
 import confp_jax
-from confp_jax.cli import library, maintenance, models, queries, recurring, serve
+from confp_jax.cli import (
+    library,
+    maintenance,
+    models,
+    queries,
+    radio,
+    recurring,
+    serve,
+    watching,
+)
 from confp_jax.cli.output import Commands, drop_output, say
 from confp_jax.errors import UserError
 from confp_jax.texts import PlainFormatter
@@ -19,7 +28,9 @@ _EXAMPLES = """examples:
   confp add music.db ~/Music             index a folder (a second run adds only what is new)
   confp identify music.db clip.wav       which track is it, and where in it?
   confp identify music.db *.wav --json   the same for programs
+  confp watch music.db ~/Music           keep the database like a folder
   confp monitor music.db radio.mp3       a cue sheet of a long recording or stream
+  confp radio stations.yaml              what many stations play, day after day
   confp compare a.mp3 b.mp3              the sections that two recordings share
   confp recurring calls/                 recordings that are the same message
   confp list music.db                    what is in the database
@@ -95,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"confp_jax {confp_jax.__version__}")
     commands = Commands(parser)
-    for module in (library, queries, recurring, maintenance, models, serve):
+    for module in (
+        *(library, queries, recurring, maintenance, models),
+        *(serve, watching, radio),
+    ):
         module.register(commands)
     return parser

@@ -1,11 +1,14 @@
-"""What `monitor` writes at its end: cue sheets and a table."""
+"""What `monitor` writes at its end: cue sheets, a table, a tracklist, chapters."""
 
 import csv
+import dataclasses
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from confp_jax.database.records import TAG_NAMES
 from confp_jax.texts import plain
 
 _FRAMES_PER_S = 75  # of a compact disc
@@ -50,6 +53,7 @@ def _sheet(source: str, played: Sequence[tuple[Any, str]]) -> str:
             f"    REM ID {match.id}",
             f"    REM CONFIDENCE {match.confidence:.4f}",
             *([f"    REM PLAYED {moment}"] if moment else []),
+            *([f"    ISRC {match.tags.isrc}"] if match.tags.isrc else []),
             f"    INDEX 01 {_cue_time(match.query_offset_s)}",
         ]
     return "\n".join(lines) + "\n"
@@ -58,7 +62,8 @@ def _sheet(source: str, played: Sequence[tuple[Any, str]]) -> str:
 def write_csv(path: pathlib.Path, source: str, played: Sequence[tuple[Any, str]]) -> None:
     """Writes a table with one row for each match and its moment; times in seconds."""
     times = ("source", "begin_s", "end_s", "track", "id", "title", "artist", "album", "path")
-    header = (*times, "track_offset_s", "tempo", "score", "confidence", "played_at")
+    measured = ("track_offset_s", "tempo", "score", "confidence", "played_at")
+    header = (*times, *measured, *TAG_NAMES)
     with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         table = csv.writer(file)
         table.writerow(header)
@@ -66,7 +71,47 @@ def write_csv(path: pathlib.Path, source: str, played: Sequence[tuple[Any, str]]
             texts = [plain(text) for text in (m.title, m.artist, m.album, m.path)]
             end_s = round(m.query_offset_s + m.length_s, 3)
             row = (plain(source), m.query_offset_s, end_s, plain(m.track), m.id, *texts)
-            table.writerow((*row, m.offset_s, m.tempo, m.score, m.confidence, moment))
+            tags = [plain(text) for text in dataclasses.astuple(m.tags)]
+            table.writerow((*row, m.offset_s, m.tempo, m.score, m.confidence, moment, *tags))
+
+
+def write_tracklist(path: pathlib.Path, source: str, played: Sequence[tuple[Any, str]]) -> None:
+    """Writes a line for each match, as people post tracklists; what sounds over another track
+    begins with "w/".
+    """
+    lines, until_s = [f"{plain(source)}", ""], 0.0
+    for m, _ in played:
+        time_s = int(m.query_offset_s)
+        clock = f"{time_s // 3600}:{time_s // 60 % 60:02d}:{time_s % 60:02d}"
+        is_over = m.query_offset_s + m.length_s <= until_s
+        label = f" [{plain(m.tags.label).upper()}]" if m.tags.label else ""
+        lines.append(f"[{'w/' if is_over else clock}] {_named(m)}{label}")
+        until_s = max(until_s, m.query_offset_s + m.length_s)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+def write_chapters(path: pathlib.Path, source: str, played: Sequence[tuple[Any, str]]) -> None:
+    """Writes chapters that `ffmpeg -i MIX -i FILE -map_chapters 1 -codec copy OUT` puts into a
+    file; a chapter ends where the next one begins.
+    """
+    lines = [";FFMETADATA1", f"title={_escaped(source)}"]
+    for number, (m, _) in enumerate(played):
+        begin_ms, end_s = round(1000 * m.query_offset_s), m.query_offset_s + m.length_s
+        if number + 1 < len(played):
+            end_s = played[number + 1][0].query_offset_s
+        end_ms = max(begin_ms + 1, round(1000 * end_s))
+        lines += ["[CHAPTER]", "TIMEBASE=1/1000", f"START={begin_ms}", f"END={end_ms}"]
+        lines.append(f"title={_escaped(_named(m))}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+def _named(match: Any) -> str:
+    return plain(" - ".join(filter(None, (match.artist, match.title or match.track))))
+
+
+def _escaped(text: str) -> str:
+    """Returns a text as FFmpeg's metadata files want it."""
+    return re.sub(r"([=;#\\])", r"\\\1", plain(text))
 
 
 def _cue_time(seconds: float) -> str:

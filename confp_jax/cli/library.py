@@ -48,7 +48,7 @@ def register(commands: Commands) -> None:
     update = commands.add(
         "update",
         _update,
-        "re-fingerprint changed files, report tracks whose files are gone",
+        "re-fingerprint changed files, read missing tags, report tracks whose files are gone",
         model=True,
         examples="""\
   confp update music.db
@@ -93,13 +93,13 @@ def _register_tracks(commands: Commands) -> None:
         "list the tracks of a database",
         examples="""\
   confp list music.db
-  confp list music.db --search björk     in name, title, artist, album or path
+  confp list music.db --search björk     in name, path, title, artist, album or another tag
   confp list music.db --limit 50 --offset 100        the third fifty""",
     )
     listing.add_argument(
         "--search",
         metavar="TEXT",
-        help="only tracks with this in their name, title, artist, album or path",
+        help="only tracks with this in their name, their path or one of their tags",
     )
     listing.add_argument(
         "--limit", type=whole_number, metavar="N", help="at most so many tracks (all)"
@@ -172,8 +172,9 @@ def _update(args: argparse.Namespace) -> int:
         for result in results:
             if result.status in ("updated", "moved", "vanished", "removed"):
                 say(f"{result.status} {result.path}")
-        names = ("updated", "moved", "unchanged", "vanished", "removed", "failed")
-        say(", ".join(f"{sum(r.status == name for r in results)} {name}" for name in names))
+        names = ("updated", "moved", "tagged", "unchanged", "vanished", "removed", "failed")
+        counts = {name: sum(r.status == name for r in results) for name in names}
+        say(", ".join(f"{num} {name}" for name, num in counts.items() if num or name != "tagged"))
         if any(result.status == "vanished" for result in results) and not kept:
             say("--prune removes the tracks whose files are gone", file=sys.stderr)
     if kept:

@@ -3,70 +3,92 @@
 import argparse
 import contextlib
 import dataclasses
-import datetime
 import pathlib
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from confp_jax.cli.cue_sheet import check_writable, write_csv, write_cue
-from confp_jax.cli.output import clock, drop_output, known_as, print_json_line, say
-
-_DRIFT_S = 0.25
+from confp_jax.cli.cue_sheet import (
+    check_writable,
+    write_chapters,
+    write_csv,
+    write_cue,
+    write_tracklist,
+)
+from confp_jax.cli.event_options import open_sinks
+from confp_jax.cli.output import Output, clock, known_as, say
 
 
 def run_monitor(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
     from confp_jax.audio.errors import DecodeError, Losses
+    from confp_jax.audio.level import FLOOR_DB, LevelMeter
     from confp_jax.fingerprint.fingerprints import AudioError
+    from confp_jax.library import monitor as monitoring
     from confp_jax.library import open as opening
     from confp_jax.library import searcher as searching
-    from confp_jax.library.monitor import monitor
+    from confp_jax.library.clock import Moments
 
-    outputs = [(args.cue, write_cue), (args.csv, write_csv)]
+    outputs = [
+        (args.cue, write_cue),
+        (args.csv, write_csv),
+        (args.tracklist, write_tracklist),
+        (args.chapters, write_chapters),
+    ]
     for path, _ in outputs:
         if path and not _works(path, lambda path=path: check_writable(path)):
             return 1
     database, embedder = opening.open_database(args.db, args.model)
     searcher = searching.Searcher(database, embedder)
     is_live = searching.is_stream(args.source)
-    moments = Moments(embedder.sample_rate_hz, start=args.start, is_live=is_live)
+    clock_of = Moments(embedder.sample_rate_hz, start=args.start, is_live=is_live)
+    gate_db = args.gate if is_live else FLOOR_DB
+    meter = LevelMeter(embedder.sample_rate_hz, gate_db=gate_db)
     played: list[tuple[Any, str]] = []
     losses = Losses()
-    output = _Output(as_json=args.json, has_files=bool(args.cue or args.csv))
+    output = Output(is_alone=not (any(path for path, _ in outputs) or args.webhook or args.mqtt))
     error = ""
-    with Stopping() as stopping:
+    with open_sinks(args) as sinks, Stopping() as stopping:
+        told = Told(sinks.tell, meter, output, as_json=args.json)
         heard = stopping.until_stopped(searching.source_blocks(args.source, embedder, losses))
         try:
-            for event in monitor(
-                searcher, moments.seen(heard), alarms_per_hour=args.alarms_per_hour
+            for moment in monitoring.moments(
+                searcher,
+                meter.through(clock_of.seen(heard)),
+                alarms_per_hour=args.alarms_per_hour,
             ):
-                moment = moments.at(event.found.query_offset_s)
-                if event.event == "match":
-                    played.append((event.found, moment))
-                output.tell(event, moment)
+                played += told.tell(moment, clock_of)
         except (DecodeError, AudioError) as failure:  # what was heard before is still written
             error = "" if stopping.is_asked else str(failure)
     if stopping.is_asked:
         say("interrupted", file=sys.stderr)
-    played.sort(key=lambda one: one[0].query_offset_s)
-    done = [
-        _works(path, lambda path=path, write=write: write(path, args.source, played))
-        for path, write in outputs
-        if path
-    ]
+    done = _written(outputs, args.source, played)
     for note in losses.notes():
         say(f"note: {args.source}: {note}", file=sys.stderr)
     if not args.json and (played or not error):
         output.say(f"{len(played)} matches")
     for text in filter(None, (error, output.error)):
         say(f"error: {text}", file=sys.stderr)
-    return 0 if all(done) and not error and not output.error else 1
+    return 0 if done and not error and not output.error else 1
+
+
+def _written(
+    outputs: Sequence[tuple[pathlib.Path | None, Any]],
+    source: str,
+    played: list[tuple[Any, str]],
+) -> bool:
+    """Writes the cue sheet and the table that were asked for; returns whether all went well."""
+    played.sort(key=lambda one: one[0].query_offset_s)
+    done = [
+        _works(path, lambda path=path, write=write: write(path, source, played))
+        for path, write in outputs
+        if path
+    ]
+    return all(done)
 
 
 def _works(path: pathlib.Path, act: Any) -> bool:
@@ -78,83 +100,55 @@ def _works(path: pathlib.Path, act: Any) -> bool:
     return True
 
 
-class _Output:
-    """Standard output; where it fails, the files (if there are any) are written all the same."""
+class Told:
+    """Prints events and tells them to other programs."""
 
-    def __init__(self, *, as_json: bool, has_files: bool):
-        self._as_json = as_json
-        self._has_files = has_files
-        self.error = ""
+    def __init__(
+        self, tell: Callable[[dict[str, Any]], None], meter: Any, output: Output, *, as_json: bool
+    ):
+        self._tell, self._meter, self._output, self._as_json = tell, meter, output, as_json
+        self._is_playing = False
 
-    def tell(self, event: Any, moment: str) -> None:
-        """Prints an event."""
-        found = event.found
+    def tell(self, moment: Any, clock_of: Any) -> list[tuple[Any, str]]:
+        """Tells what is new at a moment; returns the matches that are over, each with the time of
+        day at which it began.
+        """
+        over = []
+        for kind, founds in (("match", moment.finished), ("playing", moment.started)):
+            for found in founds:
+                played_at = clock_of.at(found.query_offset_s)
+                if kind == "match":
+                    over.append((found, played_at))
+                event = {"event": kind, "heard_s": moment.heard_s}
+                event |= {"played_at": played_at} if played_at else {}
+                event |= dataclasses.asdict(found)
+                self._tell(event)
+                self._show(event, found, played_at)
+        level_db = round(self._meter.loudest_db(moment.heard_s), 1)
+        self._tell({"event": "level", "level_db": level_db})
+        if self._is_playing and not moment.playing:
+            self._tell({"event": "unknown", "heard_s": moment.heard_s})
+        self._is_playing = bool(moment.playing)
+        return over
+
+    def _show(self, event: dict[str, Any], found: Any, moment: str) -> None:
         if self._as_json:
-            times = {"event": event.event, "heard_s": event.heard_s}
-            at = {"played_at": moment} if moment else {}
-            self._print(lambda: print_json_line(times | at | dataclasses.asdict(found)))
-        elif event.event == "match":
+            self._output.json_line(event)
+        elif event["event"] == "match":
             end_s = found.query_offset_s + found.length_s
-            self.say(
+            self._output.say(
                 f"{moment}{' ' if moment else ''}{clock(found.query_offset_s)} to {clock(end_s)}: "
                 f"{found.track} from {clock(found.offset_s)} [{known_as(found)}]"
             )
 
-    def say(self, text: str) -> None:
-        """Prints a line at once."""
-        self._print(lambda: say(text, flush=True))
 
-    def _print(self, act: Callable[[], None]) -> None:
-        if self.error:
-            return
-        try:
-            act()
-        except OSError as error:
-            if not self._has_files:
-                raise
-            self.error = f"standard output cannot be written ({error.strerror})"
-            drop_output()
-
-
-class Moments:
-    """At what time of day a place of a recording was heard, by the clock while it came in, or by
-    the time at which it began.
-    """
-
-    def __init__(self, sample_rate_hz: int, *, start: datetime.datetime | None, is_live: bool):
-        self._rate_hz = sample_rate_hz
-        self._is_live = is_live and start is None
-        # (place in s, moment of its beginning): one more where the stream stood still
-        self._anchors: list[tuple[float, float]] = []
-        if start is not None:
-            self._anchors = [(0.0, start.timestamp())]
-
-    def seen(
-        self, blocks: Iterable[Float32[np.ndarray, " n"]]
-    ) -> Iterator[Float32[np.ndarray, " n"]]:
-        """Passes blocks on and notes when they came."""
-        num = 0
-        for block in blocks:
-            if self._is_live:
-                self._note(num / self._rate_hz, time.time() - len(block) / self._rate_hz)
-            num += len(block)
-            yield block
-
-    def _note(self, place_s: float, moment_s: float) -> None:
-        if self._anchors:
-            place, moment = self._anchors[-1]
-            if abs(moment + place_s - place - moment_s) < _DRIFT_S:
-                return
-        self._anchors.append((place_s, moment_s))
-
-    def at(self, place_s: float) -> str:
-        """The moment in ISO 8601 with the zone's offset; "" where it is not known."""
-        before = [anchor for anchor in self._anchors if anchor[0] <= place_s] or self._anchors[:1]
-        if not before:
-            return ""
-        place, moment = before[-1]
-        heard = datetime.datetime.fromtimestamp(moment + place_s - place).astimezone()
-        return heard.isoformat(timespec="seconds")
+def on_stop(act: Callable[..., Any]) -> dict[int, Any]:
+    """Calls `act` at Ctrl-C, `kill` or the end of a terminal; returns what was called before."""
+    return {
+        number: signal.signal(number, act)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN  # as `nohup` sets it
+    }
 
 
 class Stopping:
@@ -169,9 +163,7 @@ class Stopping:
 
     def __enter__(self) -> "Stopping":
         with contextlib.suppress(ValueError):  # signals belong to the main thread
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` sets it
-                    self._before[number] = signal.signal(number, self._ask)
+            self._before = on_stop(self._ask)
         return self
 
     def __exit__(self, *_: object) -> None:

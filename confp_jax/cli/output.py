@@ -80,6 +80,35 @@ def drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class Output:
+    """Standard output of a command that goes on for long. Where it fails, the command goes on,
+    unless nothing but it shows what is found.
+    """
+
+    def __init__(self, *, is_alone: bool):
+        self._is_alone = is_alone
+        self.error = ""
+
+    def say(self, text: str) -> None:
+        """Prints a line at once."""
+        self._print(lambda: say(text, flush=True))
+
+    def json_line(self, value: Any) -> None:
+        """Prints one line of JSON at once."""
+        self._print(lambda: print_json_line(value))
+
+    def _print(self, act: Callable[[], None]) -> None:
+        if self.error:
+            return
+        try:
+            act()
+        except OSError as error:
+            if self._is_alone:
+                raise
+            self.error = f"standard output cannot be written ({error.strerror})"
+            drop_output()
+
+
 def print_answer(answer: Any) -> None:
     """Prints one answer, a line for each accepted match; notes and errors go to stderr."""
     if answer.error:
@@ -160,6 +189,14 @@ def clock(seconds: float) -> str:
 def status(num_failed: int, num: int) -> int:
     """Returns the exit status: 0 all well, 1 all failed (or nothing done), 3 some failed."""
     return 0 if not num_failed and num else 1 if num_failed == num else 3
+
+
+def positive(text: str) -> float:
+    """Reads a number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be above 0")
+    return value
 
 
 def rate(text: str) -> float:

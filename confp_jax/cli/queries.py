@@ -7,11 +7,14 @@ import dataclasses
 import datetime
 import pathlib
 import sys
+import time
 
+from confp_jax.cli.event_options import add_event_options, open_sinks
 from confp_jax.cli.monitoring import run_monitor
 from confp_jax.cli.output import (
     Commands,
     clock,
+    positive,
     print_answer,
     print_json,
     print_table,
@@ -55,7 +58,7 @@ def register(commands: Commands) -> None:
     monitor.add_argument(
         "source",
         metavar="SOURCE",
-        help="a file, an address that FFmpeg can open, or - for standard input",
+        help="a file, an address that FFmpeg can open, - for standard input, or microphone",
     )
     monitor.add_argument(
         "--cue",
@@ -73,12 +76,29 @@ def register(commands: Commands) -> None:
         "--csv", type=pathlib.Path, metavar="FILE", help="write a table at the end"
     )
     monitor.add_argument(
+        "--tracklist", type=pathlib.Path, metavar="FILE", help="write a list of tracks as text"
+    )
+    monitor.add_argument(
+        "--chapters",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="write chapters that FFmpeg puts into a file",
+    )
+    monitor.add_argument(
         "--alarms-per-hour",
-        type=_positive,
+        type=positive,
         default=0.1,
         metavar="N",
         help="false alarms allowed in an hour (0.1)",
     )
+    monitor.add_argument(
+        "--gate",
+        type=_level,
+        default=-60.0,
+        metavar="DB",
+        help="of a stream, take what is quieter than this for silence, which costs no work (-60)",
+    )
+    add_event_options(monitor)
     _register_listening(commands)
     _register_comparing(commands)
 
@@ -93,9 +113,10 @@ def _register_listening(commands: Commands) -> None:
         examples="  confp listen music.db --seconds 8",
     )
     listen.add_argument(
-        "--seconds", type=_positive, default=12.0, metavar="S", help="longest time to listen (12)"
+        "--seconds", type=positive, default=12.0, metavar="S", help="longest time to listen (12)"
     )
     _add_rate(listen)
+    add_event_options(listen)
 
 
 def _register_comparing(commands: Commands) -> None:
@@ -119,7 +140,7 @@ def _register_comparing(commands: Commands) -> None:
     )
     dedupe.add_argument(
         "--shortest",
-        type=_positive,
+        type=positive,
         default=10.0,
         metavar="S",
         help="shortest shared section to list, in seconds (10)",
@@ -138,10 +159,10 @@ def _add_rate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--false-alarms", type=rate, default=0.001, metavar="SHARE", help=text)
 
 
-def _positive(text: str) -> float:
+def _level(text: str) -> float:
     value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} must be above 0")
+    if not -120 <= value < 0:
+        raise argparse.ArgumentTypeError(f"{text}: expected decibels from -120 to 0, as -60")
     return value
 
 
@@ -171,23 +192,32 @@ def _moment(text: str) -> datetime.datetime:
 
 
 def _listen(args: argparse.Namespace) -> int:
+    from confp_jax.audio.level import LevelMeter
     from confp_jax.audio.microphone import microphone_blocks
     from confp_jax.library import open as opening
     from confp_jax.library import searcher as searching
+    from confp_jax.library.clock import iso
     from confp_jax.library.listening import identify_growing
 
     database, embedder = opening.open_database(args.db, args.model)
     searcher = searching.Searcher(database, embedder, false_alarm_rate=args.false_alarms)
     say(f"listening until sure, for {args.seconds:g} s at most", file=sys.stderr)
-    heard = microphone_blocks(sample_rate_hz=embedder.sample_rate_hz)
+    meter = LevelMeter(embedder.sample_rate_hz)
+    heard = meter.through(microphone_blocks(sample_rate_hz=embedder.sample_rate_hz))
     answer = None
-    for heard_s, answer in identify_growing(
-        searcher, heard, query="microphone", longest_s=args.seconds
-    ):
-        if not answer.num_accepted:
-            say(f"{heard_s:.0f} s: not sure yet", file=sys.stderr)
-    if answer is not None:
-        print_json(dataclasses.asdict(answer)) if args.json else print_answer(answer)
+    with open_sinks(args) as sinks:
+        for heard_s, answer in identify_growing(
+            searcher, heard, query="microphone", longest_s=args.seconds
+        ):
+            level_db = round(meter.loudest_db(heard_s), 1)
+            sinks.tell({"event": "level", "level_db": level_db})
+            if not answer.num_accepted:
+                say(f"{heard_s:.0f} s: not sure yet", file=sys.stderr)
+        if answer is not None:
+            best = dataclasses.asdict(answer.matches[0]) if answer.num_accepted else {}
+            kind = "playing" if best else "unknown"
+            sinks.tell(best | {"event": kind, "at": iso(time.time())})
+            print_json(dataclasses.asdict(answer)) if args.json else print_answer(answer)
     return 0
 
 

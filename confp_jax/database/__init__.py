@@ -14,6 +14,7 @@ from confp_jax.database.records import (
     OtherModelError,
     Snapshot,
     StoredTrack,
+    TrackTags,
 )
 from confp_jax.database.store import Database
 from confp_jax.database.vectors import StoredVectors
@@ -28,4 +29,5 @@ __all__ = [
     "Snapshot",
     "StoredTrack",
     "StoredVectors",
+    "TrackTags",
 ]

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from confp_jax.database.damage import Checksums
-from confp_jax.database.names import storable, stored_path
-from confp_jax.database.records import DatabaseError, KnownFile
+from confp_jax.database.names import stored_path
+from confp_jax.database.records import TAG_NAMES, DatabaseError, KnownFile
 from confp_jax.database.shards import disk_full, file_sha256
 
-FORMAT = 2
+FORMAT = 3
+READABLE_FORMATS = ("2", str(FORMAT))  # a format 2 has no columns for tags until it is written
 SCHEMA = """
 CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE shards (
@@ -30,7 +31,10 @@ CREATE TABLE tracks (
   shard INTEGER NOT NULL REFERENCES shards(id), first_row INTEGER NOT NULL,
   num_rows INTEGER NOT NULL, added_at REAL NOT NULL,
   title TEXT NOT NULL DEFAULT '', artist TEXT NOT NULL DEFAULT '',
-  album TEXT NOT NULL DEFAULT '', removed_at REAL
+  album TEXT NOT NULL DEFAULT '', removed_at REAL,
+  -- NULL: nobody has read them
+  album_artist TEXT, track_number TEXT, year TEXT, label TEXT, isrc TEXT,
+  musicbrainz_recording_id TEXT, acoustid TEXT
 );
 CREATE UNIQUE INDEX live_content ON tracks (sha256) WHERE removed_at IS NULL;
 CREATE INDEX live_order ON tracks (shard, first_row) WHERE removed_at IS NULL;
@@ -60,8 +64,9 @@ _DIGESTED = (
     " ORDER BY key",
     "SELECT id, file, num_rows, sha256 FROM shards ORDER BY id",
     "SELECT id, name, path, sha256, duration_s, shard, first_row, num_rows, title, artist, album"
-    " FROM tracks WHERE removed_at IS NULL ORDER BY id",
+    "{tags} FROM tracks WHERE removed_at IS NULL ORDER BY id",
 )
+_TAG_COLUMNS = "".join(f", {name}" for name in TAG_NAMES)
 
 
 class Shard(NamedTuple):
@@ -217,11 +222,25 @@ def _statements(script: str) -> list[str]:
     return [part for part in script.split(";") if part.strip()]
 
 
-def add_tables(connection: sqlite3.Connection) -> None:
-    """Makes the tables that an earlier version of the same format did not have."""
+def complete(connection: sqlite3.Connection) -> None:
+    """Makes what earlier versions did not have: the table of block checksums, and of format 2 the
+    columns of tags, which are empty until they are set.
+    """
     connection.execute(
         "CREATE TABLE IF NOT EXISTS blocks (shard INTEGER PRIMARY KEY, crc32 BLOB NOT NULL)"
     )
+    if has_tags(connection):
+        return
+    if not connection.in_transaction:
+        connection.execute("BEGIN IMMEDIATE")  # all columns and the format, or nothing
+    for name in TAG_NAMES:
+        connection.execute(f"ALTER TABLE tracks ADD COLUMN {name} TEXT")
+    put_setting(connection, "format", str(FORMAT))
+
+
+def has_tags(connection: sqlite3.Connection) -> bool:
+    """Whether tracks have columns for tags."""
+    return setting(connection, "format") == str(FORMAT)
 
 
 def insert_shard(connection: sqlite3.Connection, number: int, shard: Shard) -> None:
@@ -268,21 +287,6 @@ def count(connection: sqlite3.Connection, key: str) -> None:
     put_setting(connection, key, str(number + 1))
 
 
-def rename(connection: sqlite3.Connection, number: int, texts: dict[str, str]) -> None:
-    """Gives a track other texts for `name`, `title`, `artist` or `album`.
-
-    Raises:
-      ValueError: another field.
-    """
-    if not texts.keys() <= {"name", "title", "artist", "album"}:
-        raise ValueError(f"{sorted(texts)}: expected name, title, artist or album")
-    for field, text in texts.items():
-        connection.execute(
-            f"UPDATE tracks SET {field} = ? WHERE id = ? AND removed_at IS NULL",  # noqa: S608
-            (storable(text), number),
-        )
-
-
 def put_setting(connection: sqlite3.Connection, key: str, value: str) -> None:
     """Sets it."""
     connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, value))
@@ -293,8 +297,9 @@ def digest(connection: sqlite3.Connection) -> str:
     their rows. SQLite itself does not know a flipped byte in a text or a number.
     """
     found = hashlib.sha256()
+    tags = _TAG_COLUMNS if has_tags(connection) else ""
     for question in _DIGESTED:
-        for row in connection.execute(question):
+        for row in connection.execute(question.format(tags=tags)):
             found.update(repr(row).encode("utf-8", "surrogatepass"))
     return found.hexdigest()
 

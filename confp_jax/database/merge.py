@@ -52,7 +52,9 @@ def merge_databases(
                 vectors = snapshot.vectors[track.first_row : track.first_row + track.num_rows]
                 names = (track.name, track.path, track.sha256, track.duration_s)
                 pending.append(
-                    NewTrack(*names, vectors, track.title, track.artist, track.album, **seen)
+                    NewTrack(
+                        *names, vectors, track.title, track.artist, track.album, track.tags, **seen
+                    )
                 )
                 num_added += 1
                 num_rows += track.num_rows

@@ -1,5 +1,6 @@
 """Names and paths as a catalogue keeps them, and when two of them are the same."""
 
+import dataclasses
 import os
 import re
 import unicodedata
@@ -32,10 +33,10 @@ def folded(text: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
-def is_named(texts: Sequence[str], wanted: str) -> bool:
+def is_named(texts: Sequence[str | None], wanted: str) -> bool:
     """Whether a `folded` text is in one of these, of which the last is a stored path."""
     *names, path = texts
-    return any(wanted in folded(text) for text in (*names, restored_path(path)))
+    return any(wanted in folded(text) for text in (*names, restored_path(path or "")) if text)
 
 
 def same_name(one: str, other: str) -> bool:
@@ -71,6 +72,12 @@ def meaning(wanted: str) -> Callable[[str, str, int], bool]:
         return str(number) == wanted or any(unicodedata.normalize("NFC", x) in texts for x in some)
 
     return may_be
+
+
+def shown_texts(track: StoredTrack) -> list[str]:
+    """Returns all that a track is known by but its path: what a search looks through."""
+    tags = dataclasses.astuple(track.tags) if track.tags else ()
+    return [text for text in (track.name, track.title, track.artist, track.album, *tags) if text]
 
 
 def _byte(match: re.Match[str]) -> str:

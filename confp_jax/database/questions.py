@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Int64
 
 from confp_jax.database import names
-from confp_jax.database.catalogue import LIVE, lenient_text
-from confp_jax.database.names import folded, is_named
-from confp_jax.database.records import StoredTrack
-from confp_jax.database.tracks import COLUMNS, Row, Tracks
+from confp_jax.database.catalogue import LIVE, has_tags, lenient_text, setting
+from confp_jax.database.edits import EDITS_SETTING
+from confp_jax.database.names import folded, is_named, restored_path
+from confp_jax.database.records import TAG_NAMES, KnownFile, StoredTrack
+from confp_jax.database.tracks import Row, Tracks, track_columns
 
 
 def read_tracks(connection: sqlite3.Connection) -> Tracks:
@@ -28,7 +29,7 @@ def read_placed_tracks(
     """
     rows = _fetched(
         connection,
-        f"SELECT {COLUMNS}, shard, first_row FROM tracks "  # noqa: S608
+        f"SELECT {_columns(connection)}, shard, first_row FROM tracks "  # noqa: S608
         f"WHERE {LIVE} ORDER BY shard, first_row",
     )
     tracks = Tracks([row[:-2] for row in rows])
@@ -88,7 +89,7 @@ def some_tracks(
 ) -> list[StoredTrack]:
     """Returns the live tracks of a condition in the order of their rows."""
     rows = connection.execute(
-        f"SELECT {COLUMNS} FROM tracks WHERE {LIVE} AND {condition}",  # noqa: S608
+        f"SELECT {_columns(connection)} FROM tracks WHERE {LIVE} AND {condition}",  # noqa: S608
         values,
     )
     return list(Tracks(rows.fetchall()))
@@ -103,11 +104,12 @@ def read_page(
         wanted = folded(search)
         connection.create_function(
             "is_named",
-            5,
+            -1,
             lambda *texts: is_named([_decoded(text) for text in texts], wanted),
             deterministic=True,
         )
-        fields = (_bytes_of(field) for field in ("name", "title", "artist", "album", "path"))
+        tags = TAG_NAMES if has_tags(connection) else ()
+        fields = (_bytes_of(field) for field in ("name", "title", "artist", "album", *tags, "path"))
         condition = f"is_named({', '.join(fields)})"
     total = connection.execute(
         f"SELECT COUNT(*) FROM tracks WHERE {LIVE} AND {condition}"  # noqa: S608
@@ -136,6 +138,28 @@ def meant_tracks(connection: sqlite3.Connection, wanted: str) -> list[StoredTrac
         f"is_number({_bytes_of('name')}))"
     )
     return names.meant_by(some, wanted, has_numbers=bool(numbers.fetchone()[0]))
+
+
+def read_known_files(connection: sqlite3.Connection) -> dict[str, KnownFile]:
+    """Returns what `Database.known_files` does."""
+    rows = connection.execute(
+        "SELECT path, size_bytes, mtime_ns, sha256 FROM files"
+        " WHERE sha256 IN (SELECT sha256 FROM tracks WHERE removed_at IS NULL)"
+    ).fetchall()
+    return {restored_path(path): KnownFile(*rest) for path, *rest in rows}
+
+
+def version(connection: sqlite3.Connection) -> tuple:
+    """Returns what `Database.version` does."""
+    tracks = connection.execute(
+        "SELECT MAX(id), COUNT(*), SUM(removed_at IS NULL), MAX(shard) FROM tracks"
+    ).fetchone()
+    keys = ("identity", "hop_s", "generation", EDITS_SETTING)
+    return (*tracks, *(setting(connection, key) for key in keys))
+
+
+def _columns(connection: sqlite3.Connection) -> str:
+    return track_columns(has_tags=has_tags(connection))
 
 
 def _bytes_of(field: str) -> str:

@@ -25,6 +25,24 @@ class OtherModelError(DatabaseError):
 
 
 @dataclasses.dataclass(frozen=True)
+class TrackTags:
+    """What a track's file says of the recording beside its title, artist and album; "" where it
+    does not.
+    """
+
+    album_artist: str = ""
+    track_number: str = ""  # on its medium
+    year: str = ""
+    label: str = ""
+    isrc: str = ""
+    musicbrainz_recording_id: str = ""
+    acoustid: str = ""
+
+
+TAG_NAMES = tuple(field.name for field in dataclasses.fields(TrackTags))
+
+
+@dataclasses.dataclass(frozen=True)
 class NewTrack:
     """A track to add.
 
@@ -39,6 +57,7 @@ class NewTrack:
     title: str = ""
     artist: str = ""
     album: str = ""
+    tags: TrackTags | None = None  # None: nobody has read them
     size_bytes: int = 0
     mtime_ns: int = 0
 
@@ -58,6 +77,7 @@ class StoredTrack:
     artist: str = ""
     album: str = ""
     added_at: float = 0.0  # seconds since 1970
+    tags: TrackTags | None = None  # None: nobody has read them; `confp update` does
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from confp_jax.database import catalogue, questions
-from confp_jax.database.catalogue import FORMAT, Shard
+from confp_jax.database import catalogue, edits, questions
+from confp_jax.database.catalogue import FORMAT, READABLE_FORMATS, Shard
 from confp_jax.database.damage import Checksums, block_checksums
 from confp_jax.database.layout import (
     delete_strays,
@@ -21,14 +21,16 @@ from confp_jax.database.layout import (
     shard_name,
     writer_lock,
 )
-from confp_jax.database.names import restored_path, storable, stored_path
+from confp_jax.database.names import storable, stored_path
 from confp_jax.database.records import (
+    TAG_NAMES,
     DatabaseError,
     KnownFile,
     ModelId,
     NewTrack,
     Snapshot,
     StoredTrack,
+    TrackTags,
 )
 from confp_jax.database.shards import write_shard
 from confp_jax.database.snapshots import read_dim, read_snapshot
@@ -37,7 +39,6 @@ from confp_jax.database.tracks import Tracks
 from confp_jax.database.vectors import PRECISIONS, encode
 
 _log = logging.getLogger(__name__)
-EDITS_SETTING = "edits"  # counts changes of tracks that stay
 _NUM_ATTEMPTS = 5  # to read what a writer tidies away meanwhile
 
 
@@ -45,7 +46,7 @@ class Database:
     """A fingerprint database folder."""
 
     def __init__(self, folder: str | pathlib.Path):
-        """Opens an existing database; one of an older format is upgraded.
+        """Opens an existing database; format 1 is upgraded, format 2 when it is written.
 
         Raises:
           DatabaseError: no database there, or one of a newer format.
@@ -66,7 +67,7 @@ class Database:
                 )
             with self._locked():
                 catalogue.upgrade(self.catalogue)
-        elif found != str(FORMAT):
+        elif found not in READABLE_FORMATS:
             raise DatabaseError(
                 f"{folder} has format {found}, this version reads {FORMAT}; install a newer "
                 "confp_jax"
@@ -163,16 +164,16 @@ class Database:
         Returns whether the catalogue is as the last writer left it; damage is not sealed.
         """
         with self.connect() as connection:
-            catalogue.add_tables(connection)
-            if not catalogue.is_as_left(connection):
+            is_sound = catalogue.is_as_left(connection)
+            if not is_sound:
                 _log.warning(
                     "%s is not as the last writer left it; `confp verify` tells more",
                     self.catalogue,
                 )
-                return False
-            if catalogue.setting(connection, catalogue.DIGEST_SETTING):
+            if is_sound and catalogue.setting(connection, catalogue.DIGEST_SETTING):
                 catalogue.put_setting(connection, catalogue.DIGEST_SETTING, "")
-        return True
+            catalogue.complete(connection)
+        return is_sound
 
     def _store_digest(self) -> None:
         with contextlib.suppress(DatabaseError), self.connect() as connection:
@@ -213,13 +214,15 @@ class Database:
             if shard is not None:
                 catalogue.insert_shard(connection, number, shard)
             connection.executemany(
-                "INSERT INTO tracks (name, path, title, artist, album, sha256, duration_s, shard, "
-                "first_row, num_rows, added_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO tracks (name, path, title, artist, album, sha256, duration_s, shard, "  # noqa: S608
+                f"first_row, num_rows, added_at, {', '.join(TAG_NAMES)}) VALUES "
+                f"({', '.join('?' * (11 + len(TAG_NAMES)))})",
                 [
                     (
                         *(storable(t.name), stored_path(t.path)),
                         *(storable(text) for text in (t.title, t.artist, t.album)),
                         *(t.sha256, t.duration_s, number, int(row), len(t.vectors), now),
+                        *edits.stored_tags(t.tags),
                     )
                     for t, row in zip(tracks, first_rows, strict=False)
                 ],
@@ -245,11 +248,7 @@ class Database:
     def known_files(self) -> dict[str, KnownFile]:
         """What the files whose content is in the database were like when they were last read."""
         with self.connect() as connection:
-            rows = connection.execute(
-                "SELECT path, size_bytes, mtime_ns, sha256 FROM files"
-                " WHERE sha256 IN (SELECT sha256 FROM tracks WHERE removed_at IS NULL)"
-            ).fetchall()
-        return {restored_path(path): KnownFile(*rest) for path, *rest in rows}
+            return questions.read_known_files(connection)
 
     def dim(self) -> int:
         """Returns how many values the stored fingerprints have, 0 while there are none."""
@@ -278,6 +277,11 @@ class Database:
         sha256 = write_shard(vectors / shard_name(number), stored)
         checksums = Checksums(sha256, block_checksums(stored))
         return number, Shard(shard_name(number), len(stored), checksums)
+
+    def version(self) -> tuple:
+        """Returns what differs when tracks, their names, their rows or the index have changed."""
+        with self.connect() as connection:
+            return questions.version(connection)
 
     def has(self, sha256: str) -> bool:
         """Whether a track of this content is there."""
@@ -328,12 +332,19 @@ class Database:
             return questions.meant_tracks(connection, wanted)
 
     def rename(self, number: int, names: dict[str, str]) -> None:
-        """Gives a track another `name`, `title`, `artist` or `album`, as `catalogue.rename`; one
+        """Gives a track another `name`, `title`, `artist` or `album`, as `edits.rename`; one
         atomic commit, only inside `writing`.
         """
         with self.connect() as connection:
-            catalogue.rename(connection, number, names)
-            catalogue.count(connection, EDITS_SETTING)
+            edits.rename(connection, number, names)
+            edits.count_edit(connection)
+
+    def tag(self, tags: dict[int, TrackTags]) -> None:
+        """Gives tracks, by id, the tags of their files, in one commit; only inside `writing`."""
+        with self.connect() as connection:
+            for number, found in tags.items():
+                edits.set_tags(connection, number, found)
+            edits.count_edit(connection)
 
     def move(self, paths: dict[int, str]) -> None:
         """Gives tracks, by id, new paths, and names where these came from the paths; one atomic
@@ -341,15 +352,8 @@ class Database:
         """
         with self.connect() as connection:
             for number, path in paths.items():
-                row = connection.execute("SELECT name, path FROM tracks WHERE id = ?", (number,))
-                name, before = row.fetchone()
-                if name == storable(pathlib.Path(restored_path(before)).stem):
-                    name = storable(pathlib.Path(path).stem)
-                connection.execute(
-                    "UPDATE tracks SET name = ?, path = ? WHERE id = ?",
-                    (name, stored_path(path), number),
-                )
-            catalogue.count(connection, EDITS_SETTING)
+                edits.move(connection, number, path)
+            edits.count_edit(connection)
 
     def snapshot(self, *, to_copy: bool = False) -> Snapshot:
         """Returns the present tracks and vectors; vectors are read from their memory-mapped shards

@@ -9,15 +9,23 @@ import numpy as np
 from jaxtyping import Int64
 
 from confp_jax.database.names import restored_path
-from confp_jax.database.records import StoredTrack
+from confp_jax.database.records import TAG_NAMES, StoredTrack, TrackTags
 
 Row = tuple[Any, ...]
-COLUMNS = "name, path, sha256, duration_s, num_rows, id, title, artist, album, added_at"
+_COLUMNS = "name, path, sha256, duration_s, num_rows, id, title, artist, album, added_at"
 _NUM_ROWS, _ID = 4, 5
 
 
+def track_columns(*, has_tags: bool) -> str:
+    """Returns the columns that `Tracks` are made of; a format 2 has none for tags. Of a tag that is
+    no text any more (SQLite stores any kind in any column) nobody knows what it was.
+    """
+    text = "CASE typeof({0}) WHEN 'text' THEN {0} END" if has_tags else "NULL"
+    return ", ".join((_COLUMNS, *(text.format(name) for name in TAG_NAMES)))
+
+
 class Tracks(Sequence[StoredTrack]):
-    """Tracks in the order of their rows, from `COLUMNS` of the catalogue."""
+    """Tracks in the order of their rows, from `track_columns` of the catalogue."""
 
     def __init__(self, rows: Sequence[Row]):
         self._rows = rows
@@ -40,6 +48,8 @@ class Tracks(Sequence[StoredTrack]):
             return [self[number] for number in range(*place.indices(len(self)))]
         name, path, sha256, duration_s, num_rows, *rest = self._rows[place]
         first_row = int(self.first_rows[place])
+        texts = rest[-len(TAG_NAMES) :]
+        rest[-len(TAG_NAMES) :] = [None if None in texts else TrackTags(*texts)]
         return StoredTrack(
             name, restored_path(path), sha256, duration_s, first_row, num_rows, *rest
         )

@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Float32
 
-from confp_jax.audio.decode import DecodeError, Tags, check_readable, decode_blocks, read_tags
+from confp_jax.audio.decode import DecodeError, check_readable, decode_blocks
 from confp_jax.audio.errors import Losses
 from confp_jax.audio.segments import Chunk
-from confp_jax.database.records import KnownFile, NewTrack
+from confp_jax.audio.tags import Tags, read_tags
+from confp_jax.database.records import TAG_NAMES, KnownFile, NewTrack, TrackTags
 from confp_jax.fingerprint.embedder import SHORTEST_S, Embedder
 from confp_jax.fingerprint.fingerprints import AudioError
 
@@ -92,6 +93,11 @@ def reason(path: pathlib.Path, error: Exception) -> str:
     return str(error) if str(error).startswith(f"{path}:") else f"{path}: {error}"
 
 
+def track_tags(tags: Tags) -> TrackTags:
+    """Returns those of a file's tags that a database keeps beside title, artist and album."""
+    return TrackTags(**{name: getattr(tags, name) for name in TAG_NAMES})
+
+
 def known_file(path: pathlib.Path, sha256: str) -> KnownFile:
     """The file as it is now."""
     stat = path.stat()
@@ -157,6 +163,7 @@ def _fingerprint(
         title=tags.title,
         artist=tags.artist,
         album=tags.album,
+        tags=track_tags(tags),
         size_bytes=file.size_bytes,
         mtime_ns=file.mtime_ns,
     )

@@ -4,11 +4,12 @@ import collections
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
 from confp_jax.audio.folders import find_audio, is_folder
+from confp_jax.audio.tags import read_tags
 from confp_jax.database import (
     Database,
     DatabaseError,
@@ -22,7 +23,7 @@ from confp_jax.database.records import UPLOADED, KnownFile
 from confp_jax.database.roots import remember_roots
 from confp_jax.database.vectors import decode, encode
 from confp_jax.fingerprint.embedder import Embedder
-from confp_jax.fingerprint.files import ReadFile, read_files
+from confp_jax.fingerprint.files import ReadFile, read_files, track_tags
 from confp_jax.index import on_disk
 from confp_jax.library.commits import Commits
 from confp_jax.library.places import Places, is_gone, is_unchanged, sounds_the_same, too_much
@@ -34,8 +35,9 @@ class Added:
 
     "added", "unchanged", "moved" (its content is that of a track whose file is gone: `path` is now
     that track's), "updated" (it replaces the track of what it was before), "passed over" (it is no
-    audio) or "failed" (`error` says why). Of an update also "removed", and "vanished" (of one that
-    was not removed although it was asked for, `error` says why).
+    audio) or "failed" (`error` says why). Of an update also "tagged" (unchanged, its tags had not
+    been read before), "removed", and "vanished" (of one that was not removed although it was asked
+    for, `error` says why).
     """
 
     path: str
@@ -242,10 +244,12 @@ def update_tracks(
     prune: bool = False,
     force: bool = False,
     rebuild: bool = True,
+    only: Collection[str] | None = None,
     report: Report = lambda added, total: None,
 ) -> list[Added]:
     """Looks at every track's file again: one that changed is fingerprinted again, one whose content
-    lies elsewhere gets its new path, one that vanished is reported.
+    lies elsewhere gets its new path, one whose tags nobody has read gets them, one that vanished is
+    reported.
 
     A track whose file is now damaged or cannot be looked at stays as it is ("failed").
 
@@ -253,6 +257,7 @@ def update_tracks(
       prune: remove the tracks whose files vanished, unless all of a root or most tracks did.
       force: remove them also then.
       rebuild: build the index if it is due; otherwise it is left for later.
+      only: look only at the tracks that have these paths.
 
     Raises:
       OtherModelError: the database has become another model's since it was opened.
@@ -260,7 +265,7 @@ def update_tracks(
     """
     with database.writing():
         database.model_id.check_compatible(embedder.model_id)
-        update = _Update(database, report)
+        update = _Update(database, report, only)
         changed = update.look()
         try:
             for read in read_files(
@@ -277,8 +282,9 @@ def update_tracks(
 class _Update:
     """One run of `update_tracks`."""
 
-    def __init__(self, database: Database, report: Report):
+    def __init__(self, database: Database, report: Report, only: Collection[str] | None):
         self.results: list[Added] = []
+        self._only = only
         self.commits = Commits(database)
         self._database, self._report = database, report
         self._places = Places(database)
@@ -292,6 +298,8 @@ class _Update:
         """
         changed: dict[pathlib.Path, list[StoredTrack]] = {}
         for track in self._places.tracks.values():
+            if self._only is not None and track.path not in self._only:
+                continue
             known = self._places.known.get(track.path)
             try:
                 if track.path.startswith(UPLOADED):
@@ -299,13 +307,20 @@ class _Update:
                 elif is_gone(track.path):
                     self._gone.append(track)
                 elif known and known.sha256 == track.sha256 and is_unchanged(track.path, known):
-                    self._done(track.path, "unchanged", track)
+                    self._unchanged(track)
                 else:
                     changed.setdefault(pathlib.Path(track.path), []).append(track)
             except OSError as error:
                 text = f"{track.path}: cannot be read ({error.strerror})"
                 self._done(track.path, "failed", track, error=text)
         return changed
+
+    def _unchanged(self, track: StoredTrack) -> None:
+        """Notes a track whose file is as it was; reads its tags if nobody has."""
+        if track.tags is None:
+            self.commits.tag(track, track_tags(read_tags(pathlib.Path(track.path))))
+            self.commits.when_due()
+        self._done(track.path, "unchanged" if track.tags else "tagged", track)
 
     def take(self, read: ReadFile, tracks: list[StoredTrack]) -> None:
         """Notes what became of a file that `tracks` have as their path."""

@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from confp_jax.database import Database, NewTrack, StoredTrack
+from confp_jax.database import Database, NewTrack, StoredTrack, TrackTags
 from confp_jax.database.records import KnownFile
 from confp_jax.library.places import Places
 
@@ -22,6 +22,7 @@ class Commits:
         self._tracks: list[NewTrack] = []
         self._replaced: list[int] = []
         self._moved: dict[int, str] = {}
+        self._tags: dict[int, TrackTags] = {}
         self._files: dict[str, KnownFile] = {}
 
     def add(self, track: NewTrack) -> None:
@@ -35,6 +36,10 @@ class Commits:
     def move(self, track: StoredTrack, path: str) -> None:
         """Gives a track another path."""
         self._moved[track.id] = path
+
+    def tag(self, track: StoredTrack, tags: TrackTags) -> None:
+        """Gives a track the tags of its file."""
+        self._tags[track.id] = tags
 
     def give_up(self, track: StoredTrack, places: Places) -> bool:
         """Removes a track whose file has other content now, unless its own lies elsewhere; returns
@@ -55,16 +60,19 @@ class Commits:
         """Commits about every hour of audio."""
         if (
             sum(track.duration_s for track in self._tracks) >= _COMMIT_SECONDS
-            or len(self._files) >= _COMMIT_FILES
+            or len(self._files) + len(self._tags) >= _COMMIT_FILES
         ):
             self.commit()
 
     def commit(self) -> None:
         """Writes what was gathered."""
         tracks, replaced, moved, files = self._tracks, self._replaced, self._moved, self._files
+        tags = self._tags
         self._clear()
         self._database.add(tracks, replacing=replaced)
         if moved:
             self._database.move(moved)
+        if tags:
+            self._database.tag(tags)
         if files:
             self._database.remember(files)

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32
 
-from confp_jax.database import NewTrack
+from confp_jax.database import NewTrack, TrackTags
 from confp_jax.database.damage import is_sound
 from confp_jax.database.names import restored_path
+from confp_jax.database.records import TAG_NAMES
 
 TEXTS = ("name", "path", "title", "artist", "album", "sha256")
 _LONGEST_TEXT = 4_096  # characters: a path's limit on Linux
@@ -31,15 +32,23 @@ def sound_tracks(table: pa.Table, dim: int, *, first_row: int) -> tuple[list[New
     vectors, ends = _vectors(lists, dim), np.asarray(lists.offsets)
     sound = is_sound(vectors)
     tracks, refused = [], []
-    for number, row in enumerate(table.select([*TEXTS, "duration_s"]).to_pylist()):
+    columns = [*TEXTS, "duration_s", *present_tags(table.schema)]
+    for number, row in enumerate(table.select(columns).to_pylist()):
         own = slice(int(ends[number]), int(ends[number + 1]))
         reason = _reason(row) or _reason_of_vectors(vectors[own], sound[own])
         if reason:
             refused.append(f"row {first_row + number} ({str(row['name'])[:80]!r}): {reason}")
             continue
         row["path"] = restored_path(row["path"])
-        tracks.append(NewTrack(**row, vectors=vectors[own]))
+        tags = {name: row.pop(name) for name in TAG_NAMES if name in row}
+        known = TrackTags(**tags) if tags and None not in tags.values() else None
+        tracks.append(NewTrack(**row, tags=known, vectors=vectors[own]))
     return tracks, refused
+
+
+def present_tags(schema: pa.Schema) -> list[str]:
+    """Returns the columns of tags that a file has; older files have none."""
+    return [name for name in TAG_NAMES if name in schema.names]
 
 
 def _vectors(lists: pa.ListArray, dim: int) -> Float32[np.ndarray, "n E"]:
@@ -54,10 +63,12 @@ def _vectors(lists: pa.ListArray, dim: int) -> Float32[np.ndarray, "n E"]:
 
 def _reason(row: dict[str, Any]) -> str:
     """Why a row's texts and length cannot be stored, "" if they can."""
-    for name in TEXTS:
-        text = row[name]
-        if text is None:
+    for name in (*TEXTS, *TAG_NAMES):
+        text = row.get(name)
+        if text is None and name in TEXTS:
             return f"its {name} is missing"
+        if text is None:
+            continue
         if len(text) > _LONGEST_TEXT:
             return f"its {name} has {len(text)} characters, more than {_LONGEST_TEXT}"
     if not _SHA256.fullmatch(row["sha256"]):

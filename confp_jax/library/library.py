@@ -16,6 +16,7 @@ from confp_jax.library import maintenance
 from confp_jax.library.add import Added, add_paths, update_tracks
 from confp_jax.library.open import open_or_create
 from confp_jax.library.searcher import Answer, Searcher
+from confp_jax.matching.shared_sections import shared_sections
 from confp_jax.model.forked import check_not_forked
 
 _log = logging.getLogger(__name__)
@@ -29,6 +30,17 @@ class Removed:
     name: str
     path: str
     error: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Duplicate:
+    """A section that two tracks share: `track_s` of one is `other_s` of the other."""
+
+    track: StoredTrack
+    other: StoredTrack
+    track_s: float
+    other_s: float
+    length_s: float
 
 
 class Library:
@@ -193,6 +205,30 @@ class Library:
           ['desert', 'the-protagonist']
         """
         return list(self._searcher.reference.snapshot.tracks)
+
+    def duplicates(self, *, shortest_s: float = 10.0) -> list[Duplicate]:
+        """Returns the pairs of tracks that share sections, the longest first.
+
+        Args:
+          shortest_s: of the sections.
+
+        Examples:
+          >>> library.duplicates()
+          []
+        """
+        searcher = self._searcher
+        tracks = searcher.reference.snapshot.tracks
+        found = shared_sections(searcher.reference, searcher.decision, shortest_s=shortest_s)
+        return [
+            Duplicate(
+                tracks[section.track],
+                tracks[section.other],
+                section.track_s,
+                section.other_s,
+                section.length_s,
+            )
+            for section in found
+        ]
 
     def refresh(self) -> None:
         """Loads what other processes have added, removed or calibrated since.

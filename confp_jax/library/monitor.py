@@ -28,6 +28,19 @@ class Event:
     heard_s: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """What is known when a few seconds more have been heard.
+
+    `playing` sounds now as far as it is sure, `started` is new among it, and `finished` is over.
+    """
+
+    heard_s: float
+    playing: list[Match]
+    started: list[Match]
+    finished: list[Match]
+
+
 def monitor(
     searcher: ReferenceSearcher,
     blocks: Iterable[Float32[np.ndarray, " n"]],
@@ -43,6 +56,25 @@ def monitor(
       AudioError: less than 1 s in all.
       DecodeError: what `blocks` raises, after the events of what was heard before.
     """
+    for moment in moments(searcher, blocks, alarms_per_hour=alarms_per_hour):
+        for found in moment.finished:
+            yield Event("match", found, moment.heard_s)
+        for found in moment.started:
+            yield Event("playing", found, moment.heard_s)
+
+
+def moments(
+    searcher: ReferenceSearcher,
+    blocks: Iterable[Float32[np.ndarray, " n"]],
+    *,
+    alarms_per_hour: float = ALARMS_PER_HOUR,
+) -> Iterator[Moment]:
+    """Yields what is known every few seconds of audio, as `monitor`, also while nothing plays.
+
+    Raises:
+      AudioError: less than 1 s in all.
+      DecodeError: what `blocks` raises, after what was heard before.
+    """
     hop_s = searcher.reference.hop_s
     rate = alarms_per_hour * STEP_WINDOWS * hop_s / 3600 / TRIALS_PER_STEP  # of one search
     scanning, reported = Scan(searcher.reference, searcher.decision), _Reported(rate)
@@ -52,10 +84,10 @@ def monitor(
     ):
         over = scanning.push(block)
         heard_s, playing = round(block.start_s + block.fingerprints.duration_s, 3), scanning.current
-        for span in reported.finished(over, playing):
-            yield Event("match", searcher.found(span), heard_s)
-        for span in reported.started(playing):
-            yield Event("playing", searcher.found(span), heard_s)
+        finished = reported.finished(over, playing)
+        started = reported.started(playing)
+        sure = reported.sure_now(playing)
+        yield Moment(heard_s, *(list(map(searcher.found, s)) for s in (sure, started, finished)))
     if heard.error:
         raise heard.error
 
@@ -89,6 +121,9 @@ class _Reported:
         self._rate = rate
         self._started: set[int] = set()
         self._matches: list[Span] = []
+
+    def sure_now(self, playing: list[Span]) -> list[Span]:
+        return self._sure(playing, playing)
 
     def started(self, playing: list[Span]) -> list[Span]:
         reported = [span for span in playing if span.number in self._started]

@@ -16,12 +16,14 @@ import pyarrow.parquet as pq
 
 from confp_jax.database import Database, DatabaseError, ModelId, NewTrack, Snapshot
 from confp_jax.database.compact import merge_small_shards
+from confp_jax.database.edits import stored_tags
 from confp_jax.database.merge import same_model
 from confp_jax.database.names import storable, stored_path
+from confp_jax.database.records import TAG_NAMES
 from confp_jax.database.shards import write_error
 from confp_jax.fingerprint.embedder import UnknownModelError, load_encoder
 from confp_jax.index import on_disk
-from confp_jax.library.imported_rows import TEXTS, sound_tracks
+from confp_jax.library.imported_rows import TEXTS, present_tags, sound_tracks
 from confp_jax.model.errors import CheckpointError
 
 _KEY = b"confp_jax"
@@ -40,7 +42,7 @@ def write_fingerprints(
     """
     vectors = pa.list_(pa.list_(pa.float16(), dim))
     fields = [
-        *((name, pa.string()) for name in TEXTS),
+        *((name, pa.string()) for name in (*TEXTS, *TAG_NAMES)),
         ("duration_s", pa.float64()),
         ("fingerprints", vectors),
     ]
@@ -205,11 +207,13 @@ def _check_schema(database: Database, path: pathlib.Path, dim: int) -> int:
     model_id = file_stamp(path)
     same_model(database, str(path), model_id.identity, model_id.hop_s)
     schema = pq.read_schema(path)
-    for name in (*TEXTS, "duration_s", "fingerprints"):
+    for name in (*TEXTS, "duration_s", "fingerprints", *present_tags(schema)):
         if name not in schema.names:
             raise DatabaseError(f"{path} has no column {name!r}; `confp export` writes them all")
         kind = schema.field(name).type
-        if name in TEXTS and not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        if name in (*TEXTS, *TAG_NAMES) and not (
+            pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        ):
             raise DatabaseError(f"{path}: the column {name!r} holds {kind}, not text")
         if name == "duration_s" and not pa.types.is_floating(kind):
             raise DatabaseError(f"{path}: the column {name!r} holds {kind}, not seconds")
@@ -234,7 +238,8 @@ def _check_schema(database: Database, path: pathlib.Path, dim: int) -> int:
 def _exported(snapshot: Snapshot, report: Callable[[int, int], None]) -> Iterator[NewTrack]:
     for done, t in enumerate(snapshot.tracks, 1):
         vectors = snapshot.vectors[t.first_row : t.first_row + t.num_rows]
-        yield NewTrack(t.name, t.path, t.sha256, t.duration_s, vectors, t.title, t.artist, t.album)
+        names = (t.title, t.artist, t.album, t.tags)
+        yield NewTrack(t.name, t.path, t.sha256, t.duration_s, vectors, *names)
         report(done, len(snapshot.tracks))
 
 
@@ -257,8 +262,10 @@ def _table(tracks: list[NewTrack], schema: pa.Schema, dim: int) -> pa.Table:
     rows = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dim)
     lists = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), rows)
     texts = [pa.array([_text(track, name) for track in tracks]) for name in TEXTS]
+    columns = zip(*(stored_tags(track.tags) for track in tracks), strict=True)
+    tags = [pa.array(column, pa.string()) for column in columns]
     return pa.Table.from_arrays(
-        [*texts, pa.array([t.duration_s for t in tracks]), lists], schema=schema
+        [*texts, *tags, pa.array([t.duration_s for t in tracks]), lists], schema=schema
     )
 
 

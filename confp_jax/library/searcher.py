@@ -11,8 +11,9 @@ from jaxtyping import Float32
 from confp_jax.audio.decode import DecodeError, decode_blocks
 from confp_jax.audio.errors import Losses
 from confp_jax.audio.folders import find_audio, is_folder
+from confp_jax.audio.microphone import MICROPHONE, microphone_blocks
 from confp_jax.audio.stream import STDIN, is_url, stream_blocks
-from confp_jax.database import Database, StoredTrack
+from confp_jax.database import Database, StoredTrack, TrackTags
 from confp_jax.fingerprint.embedder import HOP_S, Embedder
 from confp_jax.fingerprint.files import reason
 from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints
@@ -55,6 +56,7 @@ class Match:
     title: str
     artist: str
     album: str
+    tags: TrackTags = TrackTags()
     # other tracks that hold the same recording at this place
     copies: list[NamedTrack] = dataclasses.field(default_factory=list)
 
@@ -188,6 +190,7 @@ class ReferenceSearcher:
             title=track.title,
             artist=track.artist,
             album=track.album,
+            tags=track.tags or TrackTags(),
             copies=[_named(tracks[other]) for other in span.copies],
         )
 
@@ -241,10 +244,12 @@ def identify_sources(searcher: Searcher, sources: Sequence[str]) -> Iterator[Ans
 def source_blocks(
     source: str, embedder: Embedder, losses: Losses | None = None
 ) -> Iterator[Float32[np.ndarray, " n"]]:
-    """Yields the audio of a file, an address, or standard input ("-") in blocks; `losses` are told
-    what of a file is damaged.
+    """Yields the audio of a file, an address, standard input ("-") or the microphone in blocks;
+    `losses` are told what of a file is damaged.
     """
     rate_hz = embedder.sample_rate_hz
+    if source == MICROPHONE and is_stream(source):
+        return microphone_blocks(sample_rate_hz=rate_hz)
     if is_stream(source):
         return stream_blocks(source, sample_rate_hz=rate_hz)
     return decode_blocks(pathlib.Path(source), sample_rate_hz=rate_hz, losses=losses)
@@ -255,8 +260,9 @@ def _named(track: StoredTrack) -> NamedTrack:
 
 
 def is_stream(source: str) -> bool:
-    """Whether a source is standard input or an address, not a file."""
-    return source == STDIN or (is_url(source) and not pathlib.Path(source).exists())
+    """Whether a source is standard input, an address or the microphone, not a file."""
+    is_named = is_url(source) or source == MICROPHONE
+    return source == STDIN or (is_named and not pathlib.Path(source).exists())
 
 
 def _failed(query: str, began: float, error: Exception) -> Answer:

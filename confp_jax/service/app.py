@@ -19,8 +19,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from confp_jax.audio.decode import DecodeError
 from confp_jax.database import DatabaseError, NewTrack, StoredTrack
-from confp_jax.database.names import folded
+from confp_jax.database.names import folded, shown_texts
 from confp_jax.database.records import UPLOADED
+from confp_jax.fingerprint.files import track_tags
 from confp_jax.fingerprint.fingerprints import AudioError
 from confp_jax.service.admission import Gate, RateLimit, client_of
 from confp_jax.service.engine import Engine
@@ -175,6 +176,7 @@ class Service:
                     title=names.get("title") or decoded.tags.title,
                     artist=names.get("artist") or decoded.tags.artist,
                     album=names.get("album") or decoded.tags.album,
+                    tags=track_tags(decoded.tags),
                 )
             )
             shown = {field: getattr(track, field) for field in names}
@@ -355,11 +357,7 @@ def _having(tracks: Sequence[StoredTrack], wanted: str) -> Sequence[StoredTrack]
     """Returns the tracks that have a text in one of their names."""
     if not wanted:
         return tracks
-    return [
-        track
-        for track in tracks
-        if any(wanted in folded(t) for t in (track.name, track.title, track.artist, track.album))
-    ]
+    return [track for track in tracks if any(wanted in folded(text) for text in shown_texts(track))]
 
 
 def _client(connection: HTTPConnection) -> str:

@@ -17,8 +17,9 @@ import sys
 import numpy as np
 from jaxtyping import Float32
 
-from confp_jax.audio.decode import DecodeError, Tags, decode_blocks, read_tags
+from confp_jax.audio.decode import DecodeError, decode_blocks
 from confp_jax.audio.errors import Losses
+from confp_jax.audio.tags import Tags, read_tags
 from confp_jax.service.settings import LONGEST_NAME
 from confp_jax.texts import words
 

@@ -14,7 +14,8 @@ import sys
 import numpy as np
 from jaxtyping import Float32
 
-from confp_jax.audio.decode import DecodeError, Tags
+from confp_jax.audio.decode import DecodeError
+from confp_jax.audio.tags import Tags
 
 _log = logging.getLogger(__name__)
 _BUFFER_BYTES = 1 << 20

@@ -19,7 +19,6 @@ from jaxtyping import Float32
 from confp_jax.database import Database, ModelId, NewTrack, OtherModelError, StoredTrack
 from confp_jax.database.catalogue import ChangeWatch
 from confp_jax.database.records import BusyError
-from confp_jax.database.store import EDITS_SETTING
 from confp_jax.database.tracks import TracksById
 from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.fingerprint.fingerprints import Fingerprints, joined
@@ -361,9 +360,4 @@ class Engine:
 
     def _stamp(self) -> tuple:
         """What differs when the database has changed."""
-        with self._database.connect() as connection:
-            tracks = connection.execute(
-                "SELECT MAX(id), COUNT(*), SUM(removed_at IS NULL), MAX(shard) FROM tracks"
-            ).fetchone()
-        settings = ("identity", "hop_s", "generation", CALIBRATION_SETTING, EDITS_SETTING)
-        return (*tracks, *(self._database.setting(key) for key in settings))
+        return (*self._database.version(), self._database.setting(CALIBRATION_SETTING))

@@ -4,6 +4,7 @@ it.
 
 from typing import Any
 
+from confp_jax.database.records import TAG_NAMES
 from confp_jax.service import VERSION
 from confp_jax.service.settings import LONGEST_NAME, NAME_FIELDS, Settings
 
@@ -42,21 +43,32 @@ def _described(schema: dict[str, Any], description: str) -> dict[str, Any]:
     return schema | {"description": description}
 
 
-_MATCH = _NAMES | {
-    "offset_s": _described(_NUMBER, "The track's moment that sounds at query_offset_s."),
-    "query_offset_s": _described(_NUMBER, "Where in the recording the match begins."),
-    "length_s": _described(_NUMBER, "How long it lasts there."),
-    "tempo": _described(_NUMBER, "Above 1 it is played faster than the track."),
-    "score": _described(_NUMBER, "Mean cosine along the match."),
-    "confidence": _described(_NUMBER, "Probability that it is right."),
-    "audio": _AUDIO,
-    "copies": _described(
-        _list(_object(_NAMES)), "Other tracks that hold the same recording at this place."
-    ),
+_TAGS = {
+    "tags": _described(
+        _object(dict.fromkeys(TAG_NAMES, _STRING)),
+        "What the track's file says of it; empty where it does not.",
+    )
 }
+_MATCH = (
+    _NAMES
+    | _TAGS
+    | {
+        "offset_s": _described(_NUMBER, "The track's moment that sounds at query_offset_s."),
+        "query_offset_s": _described(_NUMBER, "Where in the recording the match begins."),
+        "length_s": _described(_NUMBER, "How long it lasts there."),
+        "tempo": _described(_NUMBER, "Above 1 it is played faster than the track."),
+        "score": _described(_NUMBER, "Mean cosine along the match."),
+        "confidence": _described(_NUMBER, "Probability that it is right."),
+        "audio": _AUDIO,
+        "copies": _described(
+            _list(_object(_NAMES)), "Other tracks that hold the same recording at this place."
+        ),
+    }
+)
 _SCHEMAS = {
     "Track": _object(
         _NAMES
+        | _TAGS
         | {
             "duration_s": _NUMBER,
             "num_fingerprints": _INTEGER,

@@ -1,10 +1,11 @@
 """What the service says of recordings and tracks, as JSON: no path of this machine is in it."""
 
+import dataclasses
 import time
 from typing import Any
 
 from confp_jax.audio.decode import DecodeError
-from confp_jax.database import StoredTrack
+from confp_jax.database import StoredTrack, TrackTags
 from confp_jax.matching.spans import Span
 from confp_jax.service.engine import Engine, Identification
 from confp_jax.service.explain import compare, cut, place_of, spectrogram
@@ -19,7 +20,7 @@ def track_reply(track: StoredTrack, links: Links) -> dict[str, Any]:
         "num_fingerprints": track.num_rows,
         "added_at": track.added_at,
     }
-    return names | counts | {"audio": links.audio(track)}
+    return names | _tags(track) | counts | {"audio": links.audio(track)}
 
 
 def answer_reply(
@@ -49,7 +50,7 @@ def _match(heard: Identification, span: Span, links: Links) -> dict[str, Any]:
     sure = {"tempo": found.tempo, "score": found.score, "confidence": found.confidence}
     copies = [_names(heard.view.searcher.reference.snapshot.tracks[t]) for t in span.copies]
     audio = links.audio(track, from_s=found.offset_s)
-    return names | times | sure | {"audio": audio, "copies": copies}
+    return names | _tags(track) | times | sure | {"audio": audio, "copies": copies}
 
 
 def _names(track: StoredTrack) -> dict[str, Any]:
@@ -60,6 +61,10 @@ def _names(track: StoredTrack) -> dict[str, Any]:
         "artist": track.artist,
         "album": track.album,
     }
+
+
+def _tags(track: StoredTrack) -> dict[str, Any]:
+    return {"tags": dataclasses.asdict(track.tags or TrackTags())}
 
 
 async def why_reply(engine: Engine, heard: Identification) -> dict[str, Any] | None:

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 from confp_jax.cli.cue_sheet import check_writable
-from confp_jax.cli.monitoring import Moments, Stopping, _Output
-from confp_jax.cli.output import drop_output
+from confp_jax.cli.monitoring import Stopping
+from confp_jax.cli.output import Output, drop_output
+from confp_jax.library.clock import Moments
 
 RATE = 1_000
 
 
 def test_a_stream_goes_by_the_clock_also_after_a_pause(monkeypatch):
     times = iter([101.0, 102.0, 203.0])
-    monkeypatch.setattr("confp_jax.cli.monitoring.time.time", lambda: next(times))
+    monkeypatch.setattr("confp_jax.library.clock.time.time", lambda: next(times))
     moments = Moments(RATE, start=None, is_live=True)
     assert len(list(moments.seen([np.zeros(RATE, np.float32)] * 3))) == 3
     at = [datetime.datetime.fromisoformat(moments.at(s)).timestamp() for s in (0, 1, 2)]
@@ -57,14 +58,14 @@ def test_who_ignores_the_end_of_the_terminal_is_not_stopped():
 def test_files_are_written_where_standard_output_fails(monkeypatch, capfd):
     with open("/dev/full", "w") as full:
         monkeypatch.setattr("sys.stdout", full)
-        output = _Output(as_json=False, has_files=True)
+        output = Output(is_alone=False)
         output.say("one")
         output.say("two")
         assert output.error == "standard output cannot be written (No space left on device)"
     with open("/dev/full", "w") as full:
         monkeypatch.setattr("sys.stdout", full)
         with pytest.raises(OSError, match="No space left"):
-            _Output(as_json=False, has_files=False).say("one")
+            Output(is_alone=True).say("one")
         drop_output()
 
 

@@ -188,17 +188,48 @@ class TestQueries:
         assert left.value.code == 0
         assert f"confp {command} " in capsys.readouterr().out.split("examples:")[1]
 
+    def test_a_tracklist_and_chapters(self, tmp_path):
+        import types
+
+        from confp_jax.cli.cue_sheet import write_chapters, write_tracklist
+        from confp_jax.database import TrackTags
+
+        names = {"track": "x", "title": "One = two", "artist": "Ann", "tags": TrackTags(label="L")}
+        places = ((0.0, 100.0), (40.0, 20.0), (95.5, 60.0))
+        played = [
+            (types.SimpleNamespace(**names, query_offset_s=begin, length_s=length), "")
+            for begin, length in places
+        ]
+        write_tracklist(tmp_path / "x.txt", "mix.mp3", played)
+        assert (tmp_path / "x.txt").read_text().splitlines()[2:] == [
+            "[0:00:00] Ann - One = two [L]",
+            "[w/] Ann - One = two [L]",
+            "[0:01:35] Ann - One = two [L]",
+        ]
+        write_chapters(tmp_path / "x.ffmeta", "mix.mp3", played)
+        text = (tmp_path / "x.ffmeta").read_text()
+        assert text.startswith(";FFMETADATA1\ntitle=mix.mp3\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\n")
+        assert "END=40000\ntitle=Ann - One \\= two\n" in text and "END=155500" in text
+
     def test_cue_times(self, tmp_path):
         import types
 
         from confp_jax.cli.cue_sheet import write_cue
+        from confp_jax.database import TrackTags
 
         match = types.SimpleNamespace(
-            id=7, track='say "hi"', title="", artist="Ann", confidence=0.5, query_offset_s=125.49
+            id=7,
+            track='say "hi"',
+            title="",
+            artist="Ann",
+            confidence=0.5,
+            query_offset_s=125.49,
+            tags=TrackTags(isrc="DEABC9400001"),
         )
         write_cue(tmp_path / "x.cue", "a.wav", [(match, "")] * 100)
         assert "TITLE \"say 'hi'\"" in (tmp_path / "x.cue").read_text()
         assert "INDEX 01 02:05:37" in (tmp_path / "x.cue").read_text()
+        assert "    ISRC DEABC9400001\n" in (tmp_path / "x.cue").read_text()
         assert "TRACK 99" in (tmp_path / "x.cue").read_text()
         assert "TRACK 01" in (tmp_path / "x.2.cue").read_text()  # 99 tracks a sheet
 

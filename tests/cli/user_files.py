@@ -33,6 +33,7 @@ FOUND_KEYS = {
     "title",
     "artist",
     "album",
+    "tags",
     "copies",
 }
 

@@ -224,7 +224,7 @@ class TestFormat1:
     def test_it_is_upgraded_when_it_is_opened(self, tmp_path):
         database = Database(self.old(tmp_path / "db"))
         check_filled(database)
-        assert database.setting("format") == "2" and database.precision == "float16"
+        assert database.setting("format") == "3" and database.precision == "float16"
         assert [t.added_at for t in database.tracks()] == [1.7e9] * 3
         assert verify(database) == []
         with database.writing():

@@ -151,8 +151,8 @@ class TestOpen:
 
     def test_a_newer_format(self, filled):
         with filled.connect() as connection:
-            connection.execute("UPDATE settings SET value = '3' WHERE key = 'format'")
-        with pytest.raises(DatabaseError, match=r"format 3, this version reads 2; install a newer"):
+            connection.execute("UPDATE settings SET value = '4' WHERE key = 'format'")
+        with pytest.raises(DatabaseError, match=r"format 4, this version reads 3; install a newer"):
             Database(filled.folder)
 
     def test_a_missing_setting(self, filled):

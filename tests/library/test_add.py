@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from sample_tracks import track
 
+from confp_jax.audio.tags import Tags
 from confp_jax.database import ModelId, OtherModelError
 from confp_jax.database.records import UPLOADED
 from confp_jax.fingerprint import files as file_reading
@@ -268,3 +269,15 @@ def test_a_track_without_a_file(filled):
     )  # nothing is there to encode
     assert [result.status for result in results] == ["unchanged"] + ["removed"] * 3
     assert [kept.id for kept in filled.tracks()] == [stored.id]
+
+
+def test_an_update_reads_the_tags_that_nobody_has_read(database, embedder, files, monkeypatch):
+    add_paths(database, embedder, files[:2])
+    with database.connect() as connection:
+        connection.execute("UPDATE tracks SET isrc = NULL")
+    rows = [one.first_row for one in database.tracks()]
+    monkeypatch.setattr("confp_jax.library.add.read_tags", lambda path: Tags(isrc=path.stem))
+    assert [one.status for one in update_tracks(database, embedder)] == ["tagged", "tagged"]
+    assert [one.tags and one.tags.isrc for one in database.tracks()] == ["0", "1"]
+    assert [one.first_row for one in database.tracks()] == rows
+    assert [one.status for one in update_tracks(database, embedder)] == ["unchanged", "unchanged"]

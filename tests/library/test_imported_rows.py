@@ -9,8 +9,8 @@ import pytest
 from sample_tracks import DIM, STAMP, track
 from unit_vectors import unit_rows
 
-from confp_jax.database import Database, DatabaseError
-from confp_jax.library.parquet import import_files
+from confp_jax.database import Database, DatabaseError, TrackTags
+from confp_jax.library.parquet import export_database, import_files
 
 ABOUT = {"model": STAMP.name, "identity": STAMP.identity, "hop_s": STAMP.hop_s}
 
@@ -103,3 +103,16 @@ def test_a_null_among_a_track_s_vectors(database, tmp_path):
     pq.write_table(table_of([a_row(1)], fingerprints=lists), tmp_path / "x.parquet")
     with pytest.raises(DatabaseError, match="x.parquet is damaged"):
         import_files(database, [tmp_path / "x.parquet"])
+
+
+def test_tags_go_out_and_come_in_and_older_files_have_none(database, tmp_path):
+    known = TrackTags(isrc="DEABC9400001", label="Läbel")
+    with database.writing():
+        database.add([track(1, sha256="1" * 64, tags=known)])
+    export_database(database, tmp_path / "out.parquet")
+    old = [a_row(7)]
+    pq.write_table(table_of(old), tmp_path / "old.parquet")
+    other = Database.create(tmp_path / "other", STAMP)
+    import_files(other, [tmp_path / "out.parquet", tmp_path / "old.parquet"])
+    found = {one.name: one.tags for one in other.tracks()}
+    assert found == {"Träck 1": known, "n7": None}

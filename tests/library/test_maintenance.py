@@ -183,6 +183,7 @@ class TestParquet:
                 "title",
                 "artist",
                 "album",
+                "tags",
                 "sha256",
                 "duration_s",
                 "first_row",

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import soundfile
-from running_service import KNOWN, MUSIC, STRANGER, excerpt
+from running_service import KNOWN, MUSIC, STRANGER, TOKEN, excerpt
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -244,9 +244,56 @@ def test_a_dropped_file_and_the_history(open_page, clips):
     page.locator("#history").get_by_role("button", name=KNOWN[0]).click()
     assert title(page) == KNOWN[0]
     page.reload()
-    page.locator("#history").get_by_role("button").first.wait_for()  # it lasts as long as the tab
+    page.locator("#history").get_by_role("button").first.wait_for()  # it is the browser's
     assert page.locator("#answer").is_visible()
     assert page.evaluate("document.activeElement.id") != "answer"  # which nobody has just asked for
+
+
+def test_the_history_is_kept_until_it_is_forgotten(open_page, clips):
+    page = open_page()
+    for clip in ("known", "stranger"):
+        page.locator("#file").set_input_files(clips[clip])
+        wait_for_answer(page)
+        page.locator("body:not([aria-busy])").wait_for()
+    page.get_by_role("button", name="Forget all").click()
+    assert page.locator("#history").is_hidden()
+    page.reload()
+    page.get_by_text("can be recognised here").first.wait_for()
+    assert page.locator("#history").is_hidden() and page.locator("#answer").is_hidden()
+
+
+def test_what_the_service_holds_can_be_searched_and_played(open_page):
+    page = open_page(viewport=PHONE)
+    page.get_by_text("What can be recognised here").click()
+    page.get_by_label("Search by title").fill(KNOWN[0])
+    page.get_by_text("1 track", exact=True).wait_for()
+    page.get_by_role("button", name=f"Play {KNOWN[0]}").click()
+    page.locator("#playing").wait_for()
+    assert KNOWN[0] in page.locator("#playing-name").inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_music_is_added_with_the_token(open_page, clips, writer):
+    page = open_page()
+    page.get_by_text("Add music").click()
+    files = page.locator("#new-files")
+    files.set_input_files(clips["stranger"])
+    page.get_by_text("Adding needs the token").wait_for()
+    page.get_by_label("Token of this service").fill("not the token")
+    files.set_input_files(clips["stranger"])
+    page.get_by_text("no token, or a wrong one").wait_for()
+    page.get_by_label("Token of this service").fill(TOKEN)
+    files.set_input_files([clips["stranger"], clips["text"]])
+    page.get_by_text("stranger was added.").wait_for(timeout=30_000)
+    page.get_by_text("text.wav:").wait_for()
+    number = writer.get("/v1/tracks", params={"search": "stranger"}).json()["tracks"][0]["id"]
+    assert writer.delete(f"/v1/tracks/{number}").status_code == 204
+
+
+def test_a_microphone_that_hears_nothing(open_page):
+    page = open_page("silence")
+    page.get_by_role("button", name="Listen").click()
+    page.get_by_text("The microphone hears nothing").wait_for(timeout=20_000)
 
 
 def test_a_stranger_is_unknown(open_page):

@@ -13,7 +13,8 @@ import pytest
 import soundfile
 from running_service import KNOWN, MUSIC
 
-from confp_jax.audio.decode import DecodeError, Tags, decode
+from confp_jax.audio.decode import DecodeError, decode
+from confp_jax.audio.tags import Tags
 from confp_jax.service import decode_worker, decoding
 from confp_jax.service.decoding import DecodePool, DecoderGoneError
 from confp_jax.service.settings import LONGEST_NAME

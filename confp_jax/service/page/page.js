@@ -1,17 +1,31 @@
 // What the page does: the button, the files, the history.
 
+import { addFiles, startLibrary } from "./library.js";
 import { Listening, Trouble } from "./microphone.js";
 import { clock, goToAnswer, hideProblem, nameOf, showAnswer, showProblem } from "./show.js";
 
 const byId = (id) => document.getElementById(id);
 const HISTORY_KEY = "confp-history";
 const HISTORY_LENGTH = 20;
+const SILENT = "The microphone hears nothing. Is it muted, or is another one meant?";
 const IDLE = byId("status").textContent;
 
 let listening = null;
 let asking = null;
-let history = JSON.parse(sessionStorage.getItem(HISTORY_KEY) ?? "[]");
+const QUIET = 0.05; // of the level: a microphone that hears nothing
+const QUIET_MS = 3000;
+
+let history = kept();
 let shown = null;
+let heardAt = 0;
+
+function kept() {
+  try {
+    return JSON.parse(localStorage.getItem(HISTORY_KEY) ?? "[]");
+  } catch {
+    return []; // storage is switched off, or holds something else
+  }
+}
 
 function say(text) {
   if (byId("status").textContent !== text) byId("status").textContent = text; // what is said again is read again
@@ -44,6 +58,7 @@ function showListening(on) {
   for (const id of ["level", "heard"]) byId(id).hidden = !on;
   byId("heard").textContent = "";
   showLevel(0);
+  heardAt = Date.now();
   if (on) say("Listening…");
 }
 
@@ -56,10 +71,13 @@ function cancelListening() {
 function showLevel(level) {
   byId("level").value = level;
   byId("listen").style.setProperty("--ring", `${Math.round(level * 26)}px`);
+  if (level > QUIET) heardAt = Date.now();
+  else if (listening && Date.now() - heardAt > QUIET_MS) say(SILENT);
 }
 
 function showGuess(guess) {
   const best = guess.matches[0];
+  if (Date.now() - heardAt > QUIET_MS) return;
   byId("heard").textContent = `${Math.round(guess.length_s)} s heard`; // not in the status: that would be read aloud each second
   if (guess.verdict === "match") {
     say(`It is ${nameOf(best)}. Making sure…`);
@@ -106,9 +124,9 @@ function remember(answer, source) {
   const { type: _, ...result } = answer;
   history = [{ source, asked: new Date().toISOString(), answer: result }, ...history].slice(0, HISTORY_LENGTH);
   try {
-    sessionStorage.setItem(HISTORY_KEY, JSON.stringify(history));
+    localStorage.setItem(HISTORY_KEY, JSON.stringify(history));
   } catch {
-    sessionStorage.removeItem(HISTORY_KEY); // full: the history then lasts until the page is left
+    forget(); // full: the history then lasts until the page is left
   }
   show(history[0]);
   goToAnswer();
@@ -123,14 +141,24 @@ function show(entry) {
   byId("history").querySelector("ol").replaceChildren(...earlier.map(historyRow));
 }
 
+function forget() {
+  try {
+    localStorage.removeItem(HISTORY_KEY);
+  } catch {
+    // storage is switched off
+  }
+}
+
 function historyRow(entry) {
   const { answer, asked, source } = entry;
   const row = document.createElement("li");
   const button = document.createElement("button");
+  const isToday = new Date(asked).toDateString() === new Date().toDateString();
   const [what, when] = [document.createElement("span"), document.createElement("span")];
   const best = answer.matches[0];
   what.textContent = answer.verdict === "match" ? `${nameOf(best)}, ${clock(best.offset_s)} in` : `Unknown (${source})`;
-  when.textContent = new Date(asked).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  const day = isToday ? {} : { month: "short", day: "numeric" };
+  when.textContent = new Date(asked).toLocaleString([], { ...day, hour: "2-digit", minute: "2-digit" });
   button.type = "button";
   button.append(what, when);
   button.addEventListener("click", () => {
@@ -180,7 +208,8 @@ function watchDrops() {
   addEventListener("drop", (event) => {
     event.preventDefault();
     document.body.classList.remove("dropping");
-    askFile(event.dataTransfer.files[0]);
+    if (event.target.closest("#add")) addFiles([...event.dataTransfer.files]);
+    else askFile(event.dataTransfer.files[0]);
   });
 }
 
@@ -190,9 +219,16 @@ byId("file").addEventListener("change", ({ target }) => {
   target.value = ""; // the same file may be asked about again
 });
 byId("copy").addEventListener("click", copy);
+byId("forget").addEventListener("click", () => {
+  forget();
+  history = history.filter((entry) => entry === shown);
+  byId("history").hidden = true;
+  byId("listen").focus(); // the button that had the focus is gone
+});
 addEventListener("keydown", ({ key }) => {
   if (key === "Escape" && listening) toggle();
 });
 watchDrops();
+startLibrary();
 describeCollection();
 if (history.length) show(history[0]);

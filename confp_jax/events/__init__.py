@@ -1,0 +1,1 @@
+"""Events for other programs: webhooks and MQTT, with Home Assistant's discovery."""

@@ -1,0 +1,1 @@
+"""Radio: what many stations play, day after day, and the reports of it."""

@@ -1,0 +1,155 @@
+"""What stations played, on disk: one JSON line an event in daily files, and what is under way.
+
+An event is written once: what a kill left unwritten is written at the next start, and what it left
+written is not written again.
+"""
+
+import datetime
+import json
+import os
+import pathlib
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from confp_jax.database.shards import write_error
+from confp_jax.files import write_atomically
+from confp_jax.library.clock import iso
+
+_STATES = "under way"
+_REMEMBERED_DAYS = 3
+
+
+class AirLog:
+    """The folder of one radio's log; threads may share it."""
+
+    def __init__(self, folder: pathlib.Path):
+        """Opens or makes it.
+
+        Raises:
+          DatabaseError: it cannot be written.
+        """
+        self.folder = folder
+        self._lock = threading.Lock()
+        try:
+            (folder / _STATES).mkdir(parents=True, exist_ok=True)
+            self._written = self._read_written()
+        except OSError as error:
+            raise write_error(folder, error) from error
+
+    def write(self, station: str, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Appends events to the files of the days that they began on; returns those that had not
+        been written before, as they were written.
+
+        Raises:
+          DatabaseError: the disk is full.
+        """
+        written = []
+        with self._lock:
+            for event in events:
+                line = written_event(station, event)
+                key = _key(line)
+                if key in self._written:
+                    continue
+                self._append(self.folder / f"{line['at'][:10]}.jsonl", line)
+                self._written[key] = line["at"][:10]
+                written.append(line)
+            self._forget()
+        return written
+
+    def save(self, station: str, state: dict[str, Any]) -> None:
+        """Keeps what is under way at a station.
+
+        Raises:
+          DatabaseError: the disk is full.
+        """
+        try:
+            write_atomically(self._state_path(station), json.dumps(state, ensure_ascii=False))
+        except OSError as error:
+            raise write_error(self.folder, error) from error
+
+    def load(self, station: str) -> dict[str, Any]:
+        """Returns what was under way at a station; {} where nothing is known."""
+        try:
+            return json.loads(self._state_path(station).read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+
+    def _state_path(self, station: str) -> pathlib.Path:
+        return self.folder / _STATES / f"{file_name(station)}.json"
+
+    def _append(self, path: pathlib.Path, line: dict[str, Any]) -> None:
+        data = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        try:
+            with open(path, "ab") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise write_error(self.folder, error) from error
+
+    def _read_written(self) -> dict[tuple, str]:
+        """Returns the keys of the newest days' events, after cutting off what a kill left of a
+        line.
+        """
+        written: dict[tuple, str] = {}
+        for path in sorted(self.folder.glob("????-??-??.jsonl"))[-_REMEMBERED_DAYS:]:
+            data = path.read_bytes()
+            whole = data.rfind(b"\n") + 1
+            if whole < len(data):
+                os.truncate(path, whole)
+            written |= {_key(event): path.stem for event in read_events(path)}
+        return written
+
+    def _forget(self) -> None:
+        days = sorted(set(self._written.values()))
+        if len(days) > _REMEMBERED_DAYS:
+            kept = days[-_REMEMBERED_DAYS:]
+            self._written = {key: day for key, day in self._written.items() if day in kept}
+
+
+def read_events(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """Yields the events of a daily file; a line that is none is passed over."""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(event, dict) and {"event", "station", "at"} <= event.keys():
+            yield event
+
+
+def read_under_way(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns what is under way at all stations of a log, as it was saved."""
+    states = []
+    for path in sorted((folder / _STATES).glob("*.json")):
+        try:
+            states.append(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, json.JSONDecodeError):
+            continue
+    return [state for state in states if "station" in state]
+
+
+def file_name(station: str) -> str:
+    """Returns a station's name as part of a file's name."""
+    return re.sub(r"[^\w-]+", "_", station).strip("_")[:80] or "station"
+
+
+def seconds_of(moment: str) -> float:
+    """Returns a moment of a log in seconds since 1970."""
+    return datetime.datetime.fromisoformat(moment).timestamp()
+
+
+def written_event(station: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Returns an event as the log has it: with its station, and its moments in ISO 8601."""
+    named_event: dict[str, Any] = {"event": event["event"], "station": station, **event}
+    named = {"at_s": "at", "ended_s": "ended"}
+    return {
+        named.get(k, k): iso(value) if k in named else value for k, value in named_event.items()
+    }
+
+
+def _key(line: dict[str, Any]) -> tuple:
+    """Names an event: a play begins and ends once, a state begins once at a moment."""
+    return line["event"], line["station"], line.get("play") or line["at"]

@@ -1,0 +1,211 @@
+"""From what is heard at each moment to the plays of a station: each once, with its gaps.
+
+A play begins when several answers agree, and is over when it has not been heard for a while. All
+times are seconds since 1970, so that a play goes on where a connection or the program broke off.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from confp_jax.library.searcher import Match
+
+_SAME_LINE_S = 5.0  # from where a track would be if it had gone on
+_TEMPO_ERROR = 0.02
+_BEGINNING_S = 2.0  # of a track: what begins later in it is no new play right after another one
+_OVER_S = 30.0  # after this long a play is over
+_PATIENCE_S = 60.0  # the same after an interruption: the first answers take a while
+_LONGEST_BREAK_S = 3_600.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Sighting:
+    """A stretch of a station's programme that a track runs along."""
+
+    found: Match
+    begin_s: float
+    end_s: float
+
+    @property
+    def end_offset_s(self) -> float:
+        """Where in the track it ends."""
+        return self.found.offset_s + self.found.tempo * (self.end_s - self.begin_s)
+
+
+@dataclasses.dataclass
+class Play:
+    """One play of a track; `stretches` are the parts of it that were heard."""
+
+    id: str
+    track: dict[str, Any]
+    begin_s: float
+    end_s: float
+    first_offset_s: float
+    last_offset_s: float
+    tempo: float
+    score: float
+    confidence: float
+    stretches: list[tuple[float, float]]
+    num_answers: int = 0
+    is_told: bool = False
+
+    @property
+    def played_s(self) -> float:
+        """How long it was heard."""
+        return sum(end - begin for begin, end in self.stretches)
+
+    @property
+    def gaps(self) -> list[tuple[float, float]]:
+        """The stretches between its beginning and its end that were not heard."""
+        ends = [end for _, end in self.stretches[:-1]]
+        return list(zip(ends, (begin for begin, _ in self.stretches[1:]), strict=True))
+
+    def goes_on_with(self, seen: Sighting) -> bool:
+        """Whether a sighting continues this play: on the same line, or a little further on."""
+        if seen.found.id != self.track["id"] or seen.begin_s > self.end_s + _LONGEST_BREAK_S:
+            return False
+        expected_s = self.last_offset_s + self.tempo * (seen.begin_s - self.end_s)
+        reach_s = _SAME_LINE_S + _TEMPO_ERROR * abs(seen.begin_s - self.end_s)
+        is_near = seen.begin_s < self.end_s + _OVER_S
+        is_begun = seen.found.offset_s > _BEGINNING_S  # music that repeats itself, or a loop
+        return abs(seen.found.offset_s - expected_s) <= reach_s or (is_near and is_begun)
+
+    def take(self, seen: Sighting) -> None:
+        """Adds what was seen of it."""
+        if seen.begin_s < self.begin_s:
+            self.begin_s, self.first_offset_s = seen.begin_s, seen.found.offset_s
+        if seen.end_s >= self.end_s:
+            self.end_s, self.last_offset_s = seen.end_s, seen.end_offset_s
+            self.tempo = seen.found.tempo
+        self.score = max(self.score, seen.found.score)
+        self.confidence = max(self.confidence, seen.found.confidence)
+        self.stretches = _joined([*self.stretches, (seen.begin_s, seen.end_s)])
+
+
+class Plays:
+    """The plays of one station on their way."""
+
+    def __init__(self, station: str, *, agreeing: int):
+        """Begins with none.
+
+        Args:
+          station: its name, part of the names of its plays.
+          agreeing: how many answers in a row a change of state takes.
+        """
+        self._station, self._agreeing = station, agreeing
+        self.open: list[Play] = []
+        self.state = ""  # "playing", "silence" or "unknown"
+        self._candidate = ("", 0, 0.0)
+        self._patient_until_s = 0.0
+
+    def resume(self, now_s: float) -> None:
+        """Notes that the station is heard again: what was open may go on."""
+        self._patient_until_s = now_s + _PATIENCE_S
+
+    def hear(
+        self,
+        now_s: float,
+        *,
+        playing: Iterable[Sighting],
+        finished: Iterable[Sighting] = (),
+        is_silent: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Takes one answer; returns the events that it brings."""
+        sounding = list(playing)
+        heard = {id(self._taken(seen)) for seen in [*finished, *sounding]}
+        events = []
+        for play in self.open:
+            play.num_answers += id(play) in heard
+            if play.num_answers >= self._agreeing and not play.is_told:
+                play.is_told = True
+                events.append({"event": "playing", "confidence": play.confidence} | _about(play))
+        events += self._over(now_s)
+        answer = "playing" if sounding else "silence" if is_silent else "unknown"
+        return events + self._state_events(answer, now_s)
+
+    def end(self, until_s: float = float("inf")) -> list[dict[str, Any]]:
+        """Closes what was over at a moment; without one all plays, as a recording's end does."""
+        return self._closed(lambda play: until_s > play.end_s + _OVER_S)
+
+    def _taken(self, seen: Sighting) -> Play:
+        for play in self.open:
+            if play.goes_on_with(seen):
+                play.take(seen)
+                return play
+        found = seen.found
+        play = Play(
+            id=f"{self._station} {seen.begin_s:.0f} {found.id}",
+            track=_track(found),
+            begin_s=seen.begin_s,
+            end_s=seen.end_s,
+            first_offset_s=found.offset_s,
+            last_offset_s=seen.end_offset_s,
+            tempo=found.tempo,
+            score=found.score,
+            confidence=found.confidence,
+            stretches=[(seen.begin_s, seen.end_s)],
+        )
+        self.open.append(play)
+        return play
+
+    def _over(self, now_s: float) -> list[dict[str, Any]]:
+        if now_s < self._patient_until_s:
+            return []
+        return self._closed(lambda play: now_s > play.end_s + _OVER_S)
+
+    def _closed(self, is_over: Any) -> list[dict[str, Any]]:
+        over = [play for play in self.open if is_over(play)]
+        self.open = [play for play in self.open if not is_over(play)]
+        return [play_event(play) for play in over if play.is_told]
+
+    def _state_events(self, answer: str, now_s: float) -> list[dict[str, Any]]:
+        before, num, since_s = self._candidate
+        num, since_s = (num + 1, since_s) if answer == before else (1, now_s)
+        self._candidate = (answer, num, since_s)
+        if answer == self.state or num < self._agreeing:
+            return []
+        self.state = answer
+        return [] if answer == "playing" else [{"event": answer, "at_s": since_s}]
+
+
+def play_event(play: Play) -> dict[str, Any]:
+    """Returns the event that tells a whole play."""
+    return {"event": "play"} | _about(play) | _whole(play)
+
+
+def read_play(fields: dict[str, Any]) -> Play:
+    """Returns a play from what `dataclasses.asdict` made of it."""
+    stretches = [(begin, end) for begin, end in fields["stretches"]]
+    return Play(**fields | {"stretches": stretches})
+
+
+def _joined(stretches: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Returns stretches in order, those that overlap or nearly touch as one."""
+    joined: list[tuple[float, float]] = []
+    for begin, end in sorted(stretches):
+        if joined and begin <= joined[-1][1] + 1.0:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], end))
+        else:
+            joined.append((begin, end))
+    return joined
+
+
+def _track(found: Match) -> dict[str, Any]:
+    names = ("id", "track", "title", "artist", "album", "path")
+    return {name: getattr(found, name) for name in names} | dataclasses.asdict(found.tags)
+
+
+def _about(play: Play) -> dict[str, Any]:
+    return {"play": play.id, "at_s": play.begin_s, **play.track, "first_s": play.first_offset_s}
+
+
+def _whole(play: Play) -> dict[str, Any]:
+    return {
+        "ended_s": play.end_s,
+        "last_s": round(play.last_offset_s, 3),
+        "played_s": round(play.played_s, 3),
+        "gaps_s": [[round(end - play.begin_s, 1), round(to - end, 1)] for end, to in play.gaps],
+        "tempo": play.tempo,
+        "score": play.score,
+        "confidence": play.confidence,
+    }

@@ -1,0 +1,113 @@
+"""Plays from answers: each once, whatever flickers, breaks off or starts again."""
+
+import pytest
+
+from confp_jax.library.searcher import Match
+from confp_jax.radio.plays import Plays, Sighting
+
+STEP_S = 3.6
+
+
+def seen(track: int, begin_s: float, end_s: float, offset_s: float = 0.0) -> Sighting:
+    found = Match(
+        f"track {track}", "", offset_s, 0.5, 0.9, 0.0, end_s - begin_s, 1.0, track, "", "", ""
+    )
+    return Sighting(found, begin_s, end_s)
+
+
+def of(events: list[dict], kind: str) -> list[dict]:
+    return [event for event in events if event["event"] == kind]
+
+
+class Heard:
+    """A station that is heard step by step."""
+
+    def __init__(self, agreeing: int = 2):
+        self.plays = Plays("one", agreeing=agreeing)
+        self.events: list[dict] = []
+        self.now_s = 1_000.0
+
+    def nothing(self, length_s: float, *, is_silent: bool = False) -> None:
+        for _ in range(round(length_s / STEP_S)):
+            self.now_s += STEP_S
+            self.events += self.plays.hear(self.now_s, playing=[], is_silent=is_silent)
+
+    def track(self, track: int, length_s: float, offset_s: float = 0.0) -> None:
+        begin_s = self.now_s
+        for _ in range(round(length_s / STEP_S)):
+            self.now_s += STEP_S
+            sight = seen(track, begin_s, self.now_s, offset_s)
+            self.events += self.plays.hear(self.now_s, playing=[sight])
+
+
+def test_a_play_is_told_when_answers_agree_and_when_it_is_over():
+    heard = Heard()
+    heard.track(1, 36.0, offset_s=7.0)
+    assert [event["id"] for event in of(heard.events, "playing")] == [1]
+    assert not of(heard.events, "play")
+    heard.nothing(60.0)
+    (play,) = of(heard.events, "play")
+    assert play["at_s"] == 1_000.0 and play["played_s"] == pytest.approx(36.0)
+    assert (play["first_s"], play["last_s"]) == pytest.approx((7.0, 43.0))
+    assert play["gaps_s"] == [] and [e["event"] for e in heard.events][-2:] == ["unknown", "play"]
+
+
+def test_one_answer_alone_changes_nothing():
+    heard = Heard(agreeing=3)
+    heard.track(1, 36.0)
+    heard.track(2, 2 * STEP_S)
+    heard.track(1, 36.0, offset_s=36.0 + 2 * STEP_S)
+    heard.nothing(60.0)
+    (play,) = of(heard.events, "play")
+    assert play["id"] == 1 and play["gaps_s"] == [[36.0, 7.2]]
+    assert play["played_s"] == pytest.approx(72.0)
+
+
+def test_the_same_track_again_is_another_play():
+    heard = Heard()
+    heard.track(1, 36.0)
+    heard.track(1, 36.0)
+    heard.nothing(60.0)
+    assert [event["at_s"] for event in of(heard.events, "play")] == pytest.approx(
+        [1_000.0, 1_036.0]
+    )
+
+
+def test_music_that_repeats_itself_is_one_play():
+    heard = Heard()
+    heard.track(1, 21.6, offset_s=7.5)
+    heard.track(1, 10.8, offset_s=3.6)
+    heard.nothing(60.0)
+    (play,) = of(heard.events, "play")
+    assert play["played_s"] == pytest.approx(32.4)
+
+
+def test_silence_is_a_state():
+    heard = Heard()
+    heard.nothing(20.0)
+    heard.nothing(20.0, is_silent=True)
+    heard.track(1, 20.0)
+    states = [event["event"] for event in heard.events]
+    assert states == ["unknown", "silence", "playing"]
+
+
+def test_a_play_goes_on_after_the_stream_broke_off():
+    heard = Heard()
+    heard.track(1, 36.0)
+    heard.now_s += 90.0  # nothing is heard, and no answer is given
+    heard.plays.resume(heard.now_s)
+    heard.nothing(14.4)
+    heard.track(1, 36.0, offset_s=36.0 + 90.0 + 14.4)
+    heard.nothing(120.0)
+    (play,) = of(heard.events, "play")
+    assert play["played_s"] == pytest.approx(72.0) and play["gaps_s"] == [[36.0, 104.4]]
+
+
+def test_another_play_after_the_stream_broke_off():
+    heard = Heard()
+    heard.track(1, 36.0)
+    heard.now_s += 90.0
+    heard.plays.resume(heard.now_s)
+    heard.track(2, 36.0)
+    heard.nothing(120.0)
+    assert [event["id"] for event in of(heard.events, "play")] == [1, 2]
