@@ -6,6 +6,7 @@ The configuration travels inside, as JSON.
 import dataclasses
 import hashlib
 import json
+import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
@@ -21,6 +22,7 @@ from confp_jax.model.checksums import checksums, differing
 from confp_jax.model.encoder import Encoder
 from confp_jax.model.errors import CheckpointError, DamagedArraysError
 from confp_jax.model.forked import check_not_forked
+from confp_jax.model.readable import check_readable
 from confp_jax.model.remote import copied_here
 
 UNREADABLE = (
@@ -75,6 +77,7 @@ def load_trained_encoder(folder: epath.PathLike) -> tuple[TrainConfig, EncoderSt
     path = _checkpoint_path(absolute_path(folder))
     try:
         with copied_here(path) as here:
+            check_readable(pathlib.Path(here))
             metadata = read_metadata(here)
             config = TrainConfig.from_json(metadata["config"])
             wanted = jax.tree.map(template, abstract_encoder(config.model)._asdict())

@@ -1,11 +1,16 @@
 """What the commands say of damaged files, of a full disk, and of names that steer a terminal."""
 
+import gc
+import pathlib
+import shutil
+
 import numpy as np
 import pytest
 import soundfile
 
 from confp_jax.audio.decode import DecodeError, decode
 from confp_jax.cli import main
+from confp_jax.model.weights import CheckpointError, load_encoder_state
 
 RATE = 16_000
 
@@ -32,6 +37,37 @@ def test_every_command_tells_what_was_lost(confp, made, model, damaged, tmp_path
     ):
         status, _, err = confp(*command)
         assert f"note: {damaged}: is damaged: " in err and status == 0, command
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def swapped_for_a_folder(file):
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("files", "harm"),
+    [
+        ("d/*", pathlib.Path.unlink),
+        ("ocdbt.process_0/d/*", cut),
+        ("manifest.ocdbt", cut),
+        ("manifest.ocdbt", swapped_for_a_folder),
+        ("array_metadatas/process_0", cut),
+        ("_METADATA", cut),
+    ],
+)
+def test_a_damaged_checkpoint_is_an_error_of_a_line(model, tmp_path, capfd, files, harm):
+    shutil.copytree(model, tmp_path / "model")
+    for file in (tmp_path / "model/checkpoint/encoder").glob(files):
+        harm(file)
+    with pytest.raises(CheckpointError) as raised:
+        load_encoder_state(tmp_path / "model")
+    gc.collect()  # of tasks that failed without a word
+    assert str(raised.value).startswith(f"{tmp_path / 'model'}: no confp_jax encoder could be read")
+    assert "\n" not in str(raised.value) and "Traceback" not in capfd.readouterr().err
 
 
 def test_an_error_of_the_disk_is_one_of_the_file(damaged, monkeypatch):

@@ -3,8 +3,11 @@ music.
 """
 
 import dataclasses
+import os
 import pathlib
+import select
 import shutil
+import signal
 import threading
 
 import numpy as np
@@ -205,6 +208,25 @@ class TestLibrary:
             with pytest.raises(confp_jax.ForkedError, match="spawn"):
                 call()
         assert library.tracks()
+
+    def test_a_process_that_was_really_forked_is_told(self, library):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                library.identify(np.ones(4 * RATE, np.float32), RATE)
+            except confp_jax.ForkedError as error:
+                os.write(writing, str(error).encode())
+            finally:
+                os._exit(0)
+        os.close(writing)
+        told = select.select([reading], [], [], 60)[0]
+        if not told:
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        said = os.read(reading, 4096) if told else b""
+        os.close(reading)
+        assert b"spawn" in said and f"forked from process {os.getpid()}".encode() in said
 
     def test_what_it_raises_can_be_caught(self):
         for name in confp_jax.__all__:
