@@ -61,7 +61,13 @@ def verify(
             )
         )
     if odd:
-        problems.append(Problem("tracks with values that are none in the catalogue", odd))
+        problems.append(
+            Problem(
+                "tracks with values that are none in the catalogue",
+                odd,
+                "`confp remove DB --id N` for each, and `confp add` their files again",
+            )
+        )
     if orphans:
         problems.append(
             Problem(

@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 
-from confp_jax.database import Database, DatabaseError
+from confp_jax.database import Database, DatabaseError, questions
 from confp_jax.database.compact import Compacted, compact_shards
 from confp_jax.database.verify import Problem
 from confp_jax.database.verify import verify as verify_shards
@@ -132,6 +132,8 @@ def remove(
         for number in ids:
             if found := database.track(number):
                 removed[number] = {"id": number, "name": found.name, "path": found.path}
+            elif number in _odd_tracks(database):
+                removed[number] = {"id": number, "name": "(unreadable)", "path": "(unreadable)"}
             else:
                 refused.append(
                     f"{number}: no track has this id; see `confp list {database.folder}`"
@@ -161,6 +163,12 @@ def remove(
                 )
         database.remove(list(removed))
     return list(removed.values()), refused
+
+
+def _odd_tracks(database: Database) -> list[int]:
+    """Returns the ids of tracks that are in no answer, for their values are none."""
+    with database.connect() as connection:
+        return questions.odd_tracks(connection)
 
 
 def wanted_id(text: str) -> int:

@@ -29,7 +29,7 @@ from confp_jax.service.listen import listen
 from confp_jax.service.middleware import Guard
 from confp_jax.service.openapi import document
 from confp_jax.service.problems import Problem, busy, not_ready, problem_of
-from confp_jax.service.responses import answer_reply, track_reply, why_reply
+from confp_jax.service.responses import JsonReply, answer_reply, track_reply, why_reply
 from confp_jax.service.settings import SHOWN_ROOT, Settings
 from confp_jax.service.sharing import Links
 from confp_jax.service.track_names import file_stem, given_names, new_names
@@ -124,7 +124,7 @@ class Service:
             if _flag(request, "explain"):
                 reply["why"] = await why_reply(self._engine, heard)
         self._engine.metrics.answer(verdict=reply["verdict"], length_s=reply["length_s"])
-        return JSONResponse(reply)
+        return JsonReply(reply)
 
     async def tracks(self, request: Request) -> Response:
         """A page of the tracks, or of those that have a text in one of their names."""
@@ -135,11 +135,11 @@ class Service:
         found = await self._engine.in_thread(_having, tracks, wanted)
         links = self._links(request)
         page = [track_reply(track, links) for track in found[offset : offset + limit]]
-        return JSONResponse({"total": len(found), "offset": offset, "tracks": page})
+        return JsonReply({"total": len(found), "offset": offset, "tracks": page})
 
     async def track(self, request: Request) -> Response:
         """One track."""
-        return JSONResponse(track_reply(self._known(request), self._links(request)))
+        return JsonReply(track_reply(self._known(request), self._links(request)))
 
     async def add_track(self, request: Request) -> Response:
         """Adds the body's audio as a track; 201, or 200 with the track that has the same
@@ -184,7 +184,7 @@ class Service:
                 track = await self._engine.rename(track.id, names) or track
         links = self._links(request)
         headers = {"Location": links.track(track)}
-        return JSONResponse(track_reply(track, links), 201 if is_new else 200, headers)
+        return JsonReply(track_reply(track, links), 201 if is_new else 200, headers)
 
     async def rename_track(self, request: Request) -> Response:
         """Gives a track the names in the query or in a JSON object."""
@@ -195,7 +195,7 @@ class Service:
         renamed = await self._engine.rename(track.id, names)
         if renamed is None:
             raise _no_such_track()
-        return JSONResponse(track_reply(renamed, self._links(request)))
+        return JsonReply(track_reply(renamed, self._links(request)))
 
     async def delete_track(self, request: Request) -> Response:
         """Removes a track."""

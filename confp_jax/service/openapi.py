@@ -225,6 +225,9 @@ def _paths(settings: Settings) -> dict[str, Any]:
         },
         "/v1/tracks/{id}": {
             "get": {"parameters": number} | _about("One track.", 200, "Track", 404),
+            "patch": {"parameters": [*number, *names], "requestBody": _names(name)}
+            | token
+            | _about("Correct a track's names.", 200, "Track", 400, 401, 403, 404, 408, 413, 503),
             "delete": {"parameters": number}
             | token
             | _about("Remove a track.", 204, None, 401, 403, 404, 503),
@@ -251,6 +254,12 @@ def _audio(settings: Settings, **fields: dict[str, Any]) -> dict[str, Any]:
             "multipart/form-data": {"schema": form},
         },
     }
+
+
+def _names(name: dict[str, Any]) -> dict[str, Any]:
+    """A body: names as JSON, where they are not in the query."""
+    schema = {"type": "object", "properties": dict.fromkeys(NAME_FIELDS, name)}
+    return {"required": False, "content": {"application/json": {"schema": schema}}}
 
 
 def _query(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:

@@ -4,12 +4,23 @@ import dataclasses
 import time
 from typing import Any
 
+from starlette.responses import JSONResponse
+
 from confp_jax.audio.decode import DecodeError
 from confp_jax.database import StoredTrack, TrackTags
 from confp_jax.matching.spans import Span
 from confp_jax.service.engine import Engine, Identification
 from confp_jax.service.explain import compare, cut, place_of, spectrogram
 from confp_jax.service.sharing import Links
+from confp_jax.texts import steady_json
+
+
+class JsonReply(JSONResponse):
+    """JSON that steers no terminal which shows it, whatever names are in it."""
+
+    def render(self, content: Any) -> bytes:
+        """Returns the body."""
+        return steady_json(content).encode("utf-8", "backslashreplace")
 
 
 def track_reply(track: StoredTrack, links: Links) -> dict[str, Any]:

@@ -29,6 +29,15 @@ class TestRemove:
         assert f"({tagged / 'sub' / 'one.flac'})" in out and out.endswith("now holds 2 tracks\n")
         assert names(db) == ["Björk", "one"]
 
+    def test_what_verify_says_of_a_damaged_entry_can_be_done(self, confp, filled):
+        with filled.connect() as connection:
+            connection.execute("UPDATE tracks SET name = x'ff00' WHERE id = 2")
+        (problem,) = [one for one in verify(filled) if one.tracks]
+        assert "confp remove DB --id N" in problem.remedy
+        status, done, _ = confp("remove", filled.folder, "--id", "2", "--json")
+        assert (status, [one["id"] for one in done["removed"]]) == (0, [2])
+        assert not any(one.tracks for one in verify(filled))
+
     def test_a_name_of_two_tracks_is_refused_with_their_ids(self, confp, db, tagged):
         status, found, err = confp("remove", db.folder, "one", "Björk", "nobody", "--json")
         assert status == 3

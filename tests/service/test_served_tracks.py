@@ -7,6 +7,9 @@ import time
 from running_service import KNOWN, MUSIC, STRANGER
 
 import confp_jax
+from confp_jax.database import StoredTrack
+from confp_jax.database.names import folded
+from confp_jax.service.app import _having
 
 
 class TestTracks:
@@ -153,3 +156,8 @@ def test_another_process_adds_while_it_serves(server, client, database, clips):
 
         remove(Database(database), [STRANGER])
     assert verdict("unknown")
+
+
+def test_names_that_unicode_calls_equal_are_found():
+    found = StoredTrack("Bjo\u0308rk", "/x", "", 3.0, 0, 1)
+    assert _having([found], folded("BJÖRK")) == [found] and not _having([found], "bjork")

@@ -1,7 +1,7 @@
 // What the service holds: search it, listen to it, add to it.
 
 import { Trouble } from "./microphone.js";
-import { clock, nameOf } from "./show.js";
+import { clock, nameOf, plain } from "./show.js";
 
 const byId = (id) => document.getElementById(id);
 const PAGE = 20;
@@ -39,9 +39,9 @@ function trackRow(track) {
   const row = document.createElement("li");
   const names = document.createElement("span");
   const quiet = document.createElement("span");
-  names.textContent = track.artist ? `${nameOf(track)} – ${track.artist}` : nameOf(track);
+  names.textContent = track.artist ? `${nameOf(track)} – ${plain(track.artist)}` : nameOf(track);
   quiet.className = "quiet";
-  quiet.textContent = [track.album, track.tags.year, clock(track.duration_s)].filter(Boolean).join(" · ");
+  quiet.textContent = [track.album, track.tags.year, clock(track.duration_s)].filter(Boolean).map(plain).join(" · ");
   row.append(names, quiet);
   if (track.audio) {
     const button = document.createElement("button");
@@ -57,7 +57,7 @@ function trackRow(track) {
 function play(track) {
   const player = byId("player");
   byId("playing").hidden = false;
-  byId("playing-name").textContent = track.artist ? `${nameOf(track)} – ${track.artist}` : nameOf(track);
+  byId("playing-name").textContent = track.artist ? `${nameOf(track)} – ${plain(track.artist)}` : nameOf(track);
   // By the page's own address: a proxy may serve it below a path that the service does not know.
   player.src = new URL(`v1/tracks/${track.id}/audio`, document.baseURI);
   player.play().catch(() => {

@@ -9,8 +9,13 @@ export function clock(seconds) {
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
 
+// Names come from outside: what turns the direction of a line, or ends it, is left out.
+export function plain(text) {
+  return text.replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g, "");
+}
+
 export function nameOf(match) {
-  return match.title || match.track;
+  return plain(match.title || match.track);
 }
 
 function inWords(confidence) {
@@ -105,7 +110,7 @@ export function showAnswer(answer) {
   if (known) {
     const others = answer.matches.slice(1, answer.num_accepted);
     byId("answer-title").textContent = nameOf(best);
-    byId("answer-artist").textContent = best.artist ? `by ${best.artist}` : "";
+    byId("answer-artist").textContent = best.artist ? `by ${plain(best.artist)}` : "";
     const tempo = Math.abs(best.tempo - 1) >= 0.03 ? `, played at ${best.tempo.toFixed(2)} times its speed` : "";
     const also = others.map((other) => `, and ${nameOf(other)} from ${clock(other.query_offset_s)} of the recording on`).join("");
     byId("answer-place").textContent = `${clock(best.offset_s)} into the track${tempo}${also}`;
