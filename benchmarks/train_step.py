@@ -226,8 +226,7 @@ def summarize(times: dict[str, list[Times]], batch: int) -> dict[str, Any]:
     }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -266,6 +265,27 @@ def main(arguments: list[str] | None = None) -> None:
         help="the twin under torch.compile as well (needs a C++ compiler)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    return parser
+
+
+def _print_table(about: dict[str, object], results: dict[str, dict[str, Any]]) -> None:
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    print(
+        f"{'segments/s, median (range)':28}{'':>18}{'':>20}"
+        f"{'ours faster by':>16}{'by CPU time':>13}"
+    )
+    for name, result in results.items():
+        for system, rate in result["segments_per_s"].items():
+            low, high = result["range"][system]
+            cell = f"{rate:.1f} ({low:.1f}-{high:.1f})"
+            print(
+                f"{name:28}{system:>18}{cell:>20}{result['ratio'][system]:16.2f}{result['ratio_cpu'][system]:13.2f}"
+            )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = _parser()
     options = parser.parse_args(arguments)
     if options.batch < 2 or options.batch % 2 or options.rounds < 1:
         parser.error("--batch must be even and at least 2, --rounds at least 1")
@@ -293,18 +313,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.json:
         print(json.dumps(about | {"passes": results}))
         return
-    print(", ".join(f"{key} {value}" for key, value in about.items()))
-    print(
-        f"{'segments/s, median (range)':28}{'':>18}{'':>20}"
-        f"{'ours faster by':>16}{'by CPU time':>13}"
-    )
-    for name, result in results.items():
-        for system, rate in result["segments_per_s"].items():
-            low, high = result["range"][system]
-            cell = f"{rate:.1f} ({low:.1f}-{high:.1f})"
-            print(
-                f"{name:28}{system:>18}{cell:>20}{result['ratio'][system]:16.2f}{result['ratio_cpu'][system]:13.2f}"
-            )
+    _print_table(about, results)
 
 
 if __name__ == "__main__":

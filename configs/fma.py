@@ -36,7 +36,7 @@ def get_config(variant: str = "small") -> ConfigDict:
     if model not in _MODELS or (model != variant and model not in _PAPER):
         known = (*_MODELS, *(f"{name}_online" for name in _PAPER))
         raise ValueError(f"unknown model {variant!r}; known: {', '.join(known)}")
-    dim, layers, heads, mels, frames_per_token, pool_segments = _MODELS[model]
+    mels = _MODELS[model][3]
     config = ConfigDict(
         {
             "name": model,
@@ -65,17 +65,7 @@ def get_config(variant: str = "small") -> ConfigDict:
             "compute_dtype": "auto",  # bfloat16 on accelerators, float32 on a CPU
             "audio": {"sample_rate_hz": 16_000, "segment_s": 3.0},  # paper
             "mel": _mel(mels),
-            "encoder": {
-                "dim": dim,
-                "num_layers": layers,
-                "num_heads": heads,
-                "conv_kernel": 5,  # paper
-                "embedding_dim": 128,  # paper
-                "dropout": 0.5,  # paper
-                "frames_per_token": frames_per_token,
-                "pool_segments": pool_segments,
-                "conv_norm": "batch",  # paper; "layer" does not depend on the batch
-            },
+            "encoder": _encoder(model),
             "spec_augment": _spec_augment(mels),
             "optimizer": _optimizer(1e-4 if model == "small" else 2e-4),  # paper
             "data": _data() | {"subset": model if model in _PAPER else "", "mix": _mix()},
@@ -105,6 +95,22 @@ def _mel(num_mels: int) -> dict[str, Any]:
         "fmax_hz": 8_000.0,
         "scale": "slaney",
         "floor": 1e-6,  # of the window's mean power
+    }
+
+
+def _encoder(model: str) -> dict[str, Any]:
+    """The sizes of its conformer."""
+    dim, layers, heads, _, frames_per_token, pool_segments = _MODELS[model]
+    return {
+        "dim": dim,
+        "num_layers": layers,
+        "num_heads": heads,
+        "conv_kernel": 5,  # paper
+        "embedding_dim": 128,  # paper
+        "dropout": 0.5,  # paper
+        "frames_per_token": frames_per_token,
+        "pool_segments": pool_segments,
+        "conv_norm": "batch",  # paper; "layer" does not depend on the batch
     }
 
 

@@ -10,7 +10,7 @@ again instead.
 import contextlib
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import flags
@@ -24,6 +24,7 @@ from confp_jax.data.records import (
     Clip,
     Credits,
     DatasetSummary,
+    WrittenShard,
     shard_path,
     to_int16,
     write_dataset_metadata,
@@ -35,6 +36,7 @@ from data_prep.config import PrepareConfig
 from data_prep.parts import count_samples, read_middle
 from data_prep.shards import (
     Runner,
+    Shard,
     claim_folder,
     explains_a_full_disk,
     plan_shards,
@@ -114,13 +116,7 @@ def _prepare(
     }
     settings = settings_json(config, tracks, [*sounds.values()])
     claim_folder(out, settings)
-    shards = []
-    for split in config.splits:
-        members = [track for track in tracks if track.split == split]
-        console.print(f"{split}: {len(members)} tracks")
-        shards += plan_shards(
-            members, out, config.name, split, tracks_per_shard=config.tracks_per_shard
-        )
+    shards = _plan(config, tracks, out, console)
     make = functools.partial(make_clips, config=config, sounds=sounds)
     splits, failures = write_shards(
         shards,
@@ -137,6 +133,38 @@ def _prepare(
     outcome = report_failures([*known_bad(config), *failures], splits, out, console)
     if not outcome.num_clips:
         return outcome
+    if "train" in sounds:
+        write_sounds(sounds["train"], out / SOUNDS_FOLDER, sample_rate_hz=config.sample_rate_hz)
+    write_manifest(out, shards, splits)
+    _describe(config, tracks, settings, splits, out)
+    written = [shard for shards in splits.values() for shard in shards]
+    total_gb = sum(shard.num_bytes for shard in written) / 1e9
+    console.print(f"{out}: {outcome.num_clips} clips, {total_gb:.2f} GB")
+    return outcome
+
+
+def _plan(
+    config: PrepareConfig, tracks: list[Track], out: pathlib.Path, console: Console
+) -> list[Shard]:
+    """The shards of all splits, and which tracks go into which."""
+    shards: list[Shard] = []
+    for split in config.splits:
+        members = [track for track in tracks if track.split == split]
+        console.print(f"{split}: {len(members)} tracks")
+        shards += plan_shards(
+            members, out, config.name, split, tracks_per_shard=config.tracks_per_shard
+        )
+    return shards
+
+
+def _describe(
+    config: PrepareConfig,
+    tracks: list[Track],
+    settings: str,
+    splits: Mapping[str, Sequence[WrittenShard]],
+    out: pathlib.Path,
+) -> None:
+    """Writes what TFDS and confp_jax know the data set by."""
     names = {str(track.track_id): track.name for track in tracks}
     albums = {str(track.track_id): track.album for track in tracks if track.album}
     subsets = {str(track.track_id): track.subset for track in tracks if track.subset}
@@ -147,14 +175,7 @@ def _prepare(
         f"Clean clips and {config.num_replicas} distorted replicas of each, for contrastive audio "
         "fingerprinting."
     )
-    if "train" in sounds:
-        write_sounds(sounds["train"], out / SOUNDS_FOLDER, sample_rate_hz=config.sample_rate_hz)
-    write_manifest(out, shards, splits)
     write_dataset_metadata(out, summary, splits, credits=credits(config, description))
-    written = [shard for shards in splits.values() for shard in shards]
-    total_gb = sum(shard.num_bytes for shard in written) / 1e9
-    console.print(f"{out}: {outcome.num_clips} clips, {total_gb:.2f} GB")
-    return outcome
 
 
 def write_sounds(sounds: Sounds, folder: pathlib.Path, *, sample_rate_hz: int) -> None:

@@ -9,6 +9,8 @@ python=.venv/bin/python
 work=quickstart
 rm -rf "$work"
 mkdir "$work"
+# The resumed run, a process of its own, need not compile the step again.
+export JAX_COMPILATION_CACHE_DIR=$PWD/$work/compiled JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 say() { printf '\n\033[1m== %s\033[0m\n' "$1"; }
 
 say "1. Prepare: clean clips and 2 distorted replicas of each, as a TFDS dataset of ArrayRecord shards"

@@ -17,13 +17,17 @@ setup() {
     echo "making .venv with $($python --version)"
     "$python" -m venv .venv
   fi
-  # What is installed by this lock file, an extra a line: what is there is not asked for again, which takes pip half a minute.
+  # What is installed by this lock file, an extra a line: what is there is not asked for again.
   installed=.venv/installed-$(cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
   touch "$installed"
   missing=$(printf '%s' "$extras" | tr ',' '\n' | grep -vxF -f "$installed" || true)
   if [ -n "$missing" ]; then
-    echo "installing (about a minute, 1.5 GB)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[$extras]"
+    echo "installing (about a minute, 2.5 GB)"
+    # uv takes a tenth of pip's time, and does not read where pip is told to look.
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock uv
+    index=${PIP_INDEX_URL:-$(.venv/bin/python -m pip config get global.index-url 2> /dev/null || true)}
+    .venv/bin/uv pip install --quiet --python .venv/bin/python ${index:+--default-index "$index"} \
+      --constraint requirements.lock --editable ".[$extras]"
     printf '%s\n' "$missing" >> "$installed"
   fi
 }

@@ -105,13 +105,18 @@ def test_a_missing_extra_is_named(package, extra, monkeypatch):
         importlib.reload(module)
 
 
-def test_the_workflows_are_yaml(root):
-    """And they name extras and scripts that exist."""
-    for path in (root / ".github" / "workflows").glob("*.yml"):
-        jobs = yaml.safe_load(path.read_text())["jobs"]
-        assert all(job["steps"] for job in jobs.values())
-    commands = (root / ".github" / "workflows" / "ci.yml").read_text()
-    assert all((root / script).exists() for script in re.findall(r"\./(launch/\w+\.sh)", commands))
+def test_the_workflows_name_extras_and_scripts_that_exist(root, project):
+    files = list((root / ".github" / "workflows").glob("*.yml"))
+    assert len(files) == 2
+    for path in files:
+        text = path.read_text()
+        assert all(job["steps"] for job in yaml.safe_load(text)["jobs"].values())
+        scripts = re.findall(r"\./(launch/\w+\.sh)", text)
+        assert all((root / script).exists() for script in scripts)
+        extras = re.findall(r"(?:EXTRAS: |\.\[)([\w,]+)", text)
+        assert extras
+        named = {name for listed in extras for name in listed.split(",")}
+        assert named <= project["project"]["optional-dependencies"].keys()
 
 
 def test_programs_with_the_names_of_before_go_on():

@@ -224,8 +224,7 @@ def with_conformer(
     return made, EncoderState(nnx.from_flat_state(flat), statistics)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Writes OUT/checkpoint; returns the exit status."""
+def _parser() -> argparse.ArgumentParser:
     lines = (__doc__ or "").splitlines()
     parser = argparse.ArgumentParser(
         "python -m confp_jax.training.fit_projection", description=lines[0]
@@ -261,31 +260,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--name", default="", help="of the model (default: OUT's)")
     parser.add_argument("--seed", type=int, default=0, help="of all draws (default: %(default)s)")
-    args = parser.parse_args(argv)
-    try:
-        beside = load_encoder_state(source_folder(args.beside)) if args.beside else None
-        config = ProjectionConfig(share=args.share if beside else 1.0)
-        if beside and not 0 < args.share < 1:
-            parser.error(f"--share {args.share} must lie between 0 and 1")
-        source = ClipSource(args.data, args.split)
-        rate_hz = beside[0].audio.sample_rate_hz if beside else AudioConfig().sample_rate_hz
-        if source.summary.sample_rate_hz != rate_hz:
-            raise DatasetError(
-                f"{args.data} holds {source.summary.sample_rate_hz} Hz, the model hears {rate_hz} "
-                "Hz"
-            )
-        directions = fit_directions(
-            source,
-            config,
-            dims=args.dims,
-            num_copies=args.copies,
-            seed=args.seed,
-            console=Console(stderr=True),
+    return parser
+
+
+def fit_model(args: argparse.Namespace, console: Console) -> tuple[TrainConfig, EncoderState]:
+    """Returns the encoder that the command's arguments ask for.
+
+    Raises:
+      DatasetError, CheckpointError: the data set or the model beside cannot be used.
+      ValueError: there are too few values or pairs.
+    """
+    beside = load_encoder_state(source_folder(args.beside)) if args.beside else None
+    config = ProjectionConfig(share=args.share if beside else 1.0)
+    source = ClipSource(args.data, args.split)
+    rate_hz = beside[0].audio.sample_rate_hz if beside else AudioConfig().sample_rate_hz
+    if source.summary.sample_rate_hz != rate_hz:
+        raise DatasetError(
+            f"{args.data} holds {source.summary.sample_rate_hz} Hz, the model hears {rate_hz} Hz"
         )
-        segment_s = config.num_frames * config.mel.hop_samples / rate_hz
-        model = with_conformer(directions, config, beside, segment_s=segment_s, seed=args.seed)
-        model = dataclasses.replace(model[0], name=args.name or args.out.name), model[1]
-        print(write_model(args.out, *model))
+    directions = fit_directions(
+        source, config, dims=args.dims, num_copies=args.copies, seed=args.seed, console=console
+    )
+    segment_s = config.num_frames * config.mel.hop_samples / rate_hz
+    made, state = with_conformer(directions, config, beside, segment_s=segment_s, seed=args.seed)
+    return dataclasses.replace(made, name=args.name or args.out.name), state
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes OUT/checkpoint; returns the exit status."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.beside and not 0 < args.share < 1:
+        parser.error(f"--share {args.share} must lie between 0 and 1")
+    try:
+        print(write_model(args.out, *fit_model(args, Console(stderr=True))))
     except (DatasetError, CheckpointError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

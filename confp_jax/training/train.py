@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from absl import flags
 from etils import epath
 from jax.experimental import multihost_utils
@@ -87,54 +88,36 @@ def train(
       RunFolderError: the disk is full.
       RunInUseError: another run trains in `workdir`.
     """
-    stages, mesh, folder = stages_of(config), make_mesh(), absolute_path(workdir)
+    stages = stages_of(config)
+    mesh = make_mesh()
+    folder = absolute_path(workdir)
     for stage in stages:  # what cannot work is told before anything is written
         check_divides(stage.phase.batch_size, mesh, num_parts=config.microbatches)
         _open_batches(config, stage, 0)
     num_steps = stages[-1].last_step
     last_step = min(num_steps, stop_at_step or num_steps)
-    schedule = make_schedule(config.optimizer, stages=stages)
-    optimizer, teach = make_optimizer(config.optimizer, stages), load_teacher(config, mesh)
-    is_writer = jax.process_index() == 0
-    log_options: dict[str, Any] = {
-        "num_steps": num_steps,
-        "every_steps": config.log_every_steps,
-        "schedule": schedule,
-    }
+    optimizer = make_optimizer(config.optimizer, stages)
+    teach = load_teacher(config, mesh)
     check_writable(folder)
     with (
         jax.set_mesh(mesh),
         names_a_full_disk(folder),
         owned(folder) as check_owned,
-        GrowingFiles.open(folder, continued=(LINES,) if is_writer else ()) as files,
+        GrowingFiles.open(folder, continued=(LINES,) if _is_writer() else ()) as files,
         Checkpoints.open(folder, config, allow_change=allow_change) as checkpoints,
         _StopSignal() as stopped,
     ):
-        state, first_step = checkpoints.restore(build_state(config, optimizer))
-        if first_step:
-            print(f"resumed from step {first_step}", file=sys.stderr)
-        elif config.init_from:
-            state = warm_start(state, config)
-        log_options |= {
-            "flops_per_segment": _flops_per_segment(config),
-            "first_step": first_step,
-            "is_writer": is_writer,
-        }
-        step = first_step
+        state, step = _begin(config, optimizer, checkpoints)
         with (
-            MetricLog.open(files.local, **log_options) as log,
-            _saves_offending_batch(config, stages, folder, schedule),
+            _open_log(config, stages, files.local, first_step=step) as log,
+            _saves_offending_batch(config, stages, folder),
         ):
             log.say(_description(config, stages, state, mesh))
-            for stage, waited_s, batch in _batches_from(
-                first_step, last_step, config, stages, mesh
-            ):
+            for stage, waited_s, batch in _batches_from(step, last_step, config, stages, mesh):
                 state, metrics = train_step(state, teach(batch), config=config, optimizer=optimizer)
                 step += 1
                 log.step(step, metrics, num_segments=2 * stage.phase.batch_size, waited_s=waited_s)
-                if config.validation.every_steps and (
-                    step % config.validation.every_steps == 0 or step == num_steps
-                ):
+                if _is_validated(step, num_steps, config):
                     _log_validation(step, state, config, log)
                 if checkpoints.is_due(step):
                     check_owned()
@@ -143,14 +126,50 @@ def train(
                     break
             check_owned()
             _save(step, state, checkpoints, log, files)
-    ending = (
-        ""
-        if step >= num_steps
-        else "; stopped as asked"
-        if step >= last_step
-        else "; the same command goes on"
+    print(f"step {step} of {num_steps} saved in {workdir}{_ending(step, last_step, num_steps)}")
+
+
+def _is_writer() -> bool:
+    """Whether this process, of several, writes what they share."""
+    return jax.process_index() == 0
+
+
+def _begin(
+    config: TrainConfig, optimizer: optax.GradientTransformation, checkpoints: Checkpoints
+) -> tuple[TrainState, int]:
+    """The state that the run goes on from, and the number of its step."""
+    state, step = checkpoints.restore(build_state(config, optimizer))
+    if step:
+        print(f"resumed from step {step}", file=sys.stderr)
+    elif config.init_from:
+        state = warm_start(state, config)
+    return state, step
+
+
+def _open_log(
+    config: TrainConfig, stages: tuple[Stage, ...], folder: epath.Path, *, first_step: int
+) -> contextlib.AbstractContextManager[MetricLog]:
+    return MetricLog.open(
+        folder,
+        num_steps=stages[-1].last_step,
+        every_steps=config.log_every_steps,
+        schedule=make_schedule(config.optimizer, stages=stages),
+        flops_per_segment=_flops_per_segment(config),
+        first_step=first_step,
+        is_writer=_is_writer(),
     )
-    print(f"step {step} of {num_steps} saved in {workdir}{ending}")
+
+
+def _is_validated(step: int, num_steps: int, config: TrainConfig) -> bool:
+    every = config.validation.every_steps
+    return bool(every) and (step % every == 0 or step == num_steps)
+
+
+def _ending(step: int, last_step: int, num_steps: int) -> str:
+    """How the run ended, where it is not over."""
+    if step >= num_steps:
+        return ""
+    return "; stopped as asked" if step >= last_step else "; the same command goes on"
 
 
 def _description(
@@ -236,7 +255,7 @@ def _batches_from(
 
 @contextlib.contextmanager
 def _saves_offending_batch(
-    config: TrainConfig, stages: Collection[Stage], folder: epath.Path, schedule: Any
+    config: TrainConfig, stages: tuple[Stage, ...], folder: epath.Path
 ) -> Iterator[None]:
     """Cuts the batch of a step that was not finite again (on the host: its samples, not their
     places), and says where it is.
@@ -251,7 +270,7 @@ def _saves_offending_batch(
         )
         batch = next(_open_batches(on_host, stage, error.step - 1 - stage.first_step))
         path = folder / "nonfinite" / f"step_{error.step}_process_{jax.process_index()}.npz"
-        rate = np.asarray(schedule(error.step - 1))
+        rate = np.asarray(make_schedule(config.optimizer, stages=stages)(error.step - 1))
         save_arrays(path, batch | {"step": np.int64(error.step), "learning_rate": rate})
         raise NonFiniteLossError(f"{error}; its batch is {path}", step=error.step) from error
 

@@ -45,7 +45,7 @@ class TestKilled:
         # kills in every one of them.
         assert sum(kinds.values()) == 400 and len(kinds) > 2, kinds
 
-    @pytest.mark.parametrize("step", [23, pytest.param(2, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("step", [47, pytest.param(2, marks=pytest.mark.slow)])
     def test_before_each_line(self, tmp_path, step):
         found = killed_writer("lines", tmp_path, step)
         assert set(found) == {"create", "add", "remove", "compact", "reindex", "fold"}

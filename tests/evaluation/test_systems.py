@@ -168,9 +168,7 @@ def test_a_system_that_hangs_is_asked_no_more(wavs, prepared, queries, tmp_path,
     hang = (
         f"import os, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(300)"
     )
-    monkeypatch.setattr(
-        runner, "_START_S", -20.0
-    )  # of the 30 s that an answer may take 10 are left
+    monkeypatch.setattr(runner, "_START_S", -24.0)  # of the 30 s that an answer may take 6 are left
     run = SystemRun(str(prepared), ("training", "validation", "test"),
     *find_query_sets(str(queries)), 4, tmp_path / "wavs",
                     tmp_path / "cache", 100, 0)  # fmt: skip

@@ -41,7 +41,8 @@ def test_what_beam_fingerprints_is_what_add_adds(
         out.glob("*.parquet")
     )  # killed before it was complete: this shard alone is made again
     (out / f"{lost.stem}.failures.jsonl").unlink()
-    assert fingerprint_all([music], out, **settings) == [failure]
+    here = settings | {"beam": ("--runner=FnApiRunner",)}
+    assert fingerprint_all([music], out, **here) == [failure]
     changed = {
         path.name.split(".")[0]
         for path in out.iterdir()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 import pytest
+from fake_cloud import DATA
 
 from confp_jax.config import TrainConfig
 from confp_jax.typed_config import from_mapping
@@ -82,8 +83,9 @@ def devices(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathF
     """What eight_devices.py found."""
     folder = pathlib.Path(__file__).parent
     config = tiny(data={"batch_size": 8, "mel_on": "host"}).to_json()
+    flags = os.environ.get("XLA_FLAGS", "")
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(folder.parents[1]),
     }
@@ -96,3 +98,15 @@ def devices(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathF
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def variables(tmp_path: pathlib.Path) -> dict[str, str]:
+    """What launch/tpu.sh is told by its environment."""
+    names = {
+        "TPU_NAME": "mine",
+        "ZONE": "here-a",
+        "ACCELERATOR": "v5litepod-8",
+        "DATA": DATA,
+    }
+    return names | {"WORKDIR": str(tmp_path / "run")}

@@ -31,17 +31,12 @@ from confp_jax.model.weights import (
 )
 from confp_jax.training.mesh import make_mesh
 from confp_jax.training.step import build_state
-from confp_jax.training.train import train
 
 
-@pytest.fixture(scope="module")
-def workdir(
-    tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory
-) -> pathlib.Path:
-    """A run with checkpoints of steps 3 and 4."""
-    folder = tmp_path_factory.mktemp("run")
-    train(tiny(), folder, stop_at_step=4)
-    return folder
+@pytest.fixture
+def workdir(uninterrupted: pathlib.Path) -> pathlib.Path:
+    """A run with checkpoints of steps 9 and 12."""
+    return uninterrupted
 
 
 def _assert_equal(found: EncoderState, expected: EncoderState, *, rtol: float = 0.0) -> None:
@@ -56,11 +51,11 @@ def test_from_a_run_a_step_and_an_export(
 ) -> None:
     config, newest = load_trained_encoder(workdir)
     assert config == tiny()
-    for folder in (workdir / "checkpoints", workdir / "checkpoints" / "4", str(workdir)):
+    for folder in (workdir / "checkpoints", workdir / "checkpoints" / "12", str(workdir)):
         again_config, again = load_trained_encoder(folder)
         assert again_config == config
         _assert_equal(again, newest)
-    older = load_encoder_state(workdir / "checkpoints" / "3")[1]
+    older = load_encoder_state(workdir / "checkpoints" / "9")[1]
     assert (
         encoder_identity(config.model, older)
         != encoder_identity(config.model, newest)
@@ -165,7 +160,7 @@ def test_damaged_checkpoints(workdir: pathlib.Path, tmp_path: pathlib.Path) -> N
     """
     folders = [tmp_path / lost for lost in ("encoder", "metadata", "data")]
     for folder in folders:
-        shutil.copytree(workdir / "checkpoints" / "4", folder)
+        shutil.copytree(workdir / "checkpoints" / "12", folder)
         _damage(folder, folder.name)
     command = [sys.executable, "-c", _LOAD, *map(str, folders)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
@@ -176,13 +171,15 @@ def test_damaged_checkpoints(workdir: pathlib.Path, tmp_path: pathlib.Path) -> N
 
 
 def test_an_unfinished_save_is_not_taken(workdir: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Killed while it saved step 5: the folder has Orbax's temporary name."""
+    """Killed while it saved step 15: the folder has Orbax's temporary name."""
     copy = tmp_path / "run"
     shutil.copytree(workdir, copy)
     shutil.copytree(
-        copy / "checkpoints" / "3", copy / "checkpoints" / "5.orbax-checkpoint-tmp-1700000000000000"
+        copy / "checkpoints" / "9",
+        copy / "checkpoints" / "15.orbax-checkpoint-tmp-1700000000000000",
     )
-    _assert_equal(load_encoder_state(copy)[1], load_encoder_state(workdir / "checkpoints" / "4")[1])
+    newest = load_encoder_state(workdir / "checkpoints" / "12")[1]
+    _assert_equal(load_encoder_state(copy)[1], newest)
 
 
 def _largest(folder: pathlib.Path) -> pathlib.Path:
@@ -204,8 +201,8 @@ def test_changed_arrays_are_refused(
     folder = tmp_path / "exported"
     save_encoder(folder, config, state, dtype="float16")
     if name == "run":
-        folder = tmp_path / "4"
-        shutil.copytree(workdir / "checkpoints" / "4", folder)
+        folder = tmp_path / "12"
+        shutil.copytree(workdir / "checkpoints" / "12", folder)
     load_encoder_state(folder)
     metadata = next(folder.glob("_CHECKPOINT_METADATA"))
     content = json.loads(metadata.read_text())
