@@ -69,6 +69,8 @@ class Station:
                     break
                 reason = "the stream is over"
             except (DecodeError, AudioError) as error:
+                if stop.is_set():  # too little was heard, because it was stopped
+                    break
                 reason = str(error)
                 if self._config.is_file:
                     _log.error("%s: %s", self._config.name, reason)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from confp_jax.fingerprint.fingerprints import AudioError
 from confp_jax.library.monitor import Moment
 from confp_jax.library.searcher import Match
 from confp_jax.radio.air_log import AirLog, read_events
@@ -129,3 +130,21 @@ def test_a_stream_that_nobody_sends_is_lost_once(searchers, tmp_path, monkeypatc
     timer.join()
     (event,) = logged(tmp_path / "air")
     assert event["event"] == "lost" and "cannot be reached" in event["reason"]
+
+
+def test_a_stream_that_was_stopped_at_once_is_not_lost(searchers, tmp_path, monkeypatch):
+    stop = threading.Event()
+
+    def blocks(*_: object, **__: object) -> Iterator[np.ndarray]:
+        stop.set()
+        yield np.zeros(100, np.float32)
+
+    def too_short(_searcher: object, heard: Iterable[np.ndarray], **_: object) -> Iterator[Moment]:
+        raise AudioError(f"only {sum(map(len, heard))} samples")
+        yield
+
+    monkeypatch.setattr("confp_jax.radio.station.station_blocks", blocks)
+    monkeypatch.setattr("confp_jax.radio.station.moments", too_short)
+    config = StationConfig("One", "http://127.0.0.1:9/x")
+    Station(config, searchers, AirLog(tmp_path / "air"), lambda event: None, agreeing=1).run(stop)
+    assert logged(tmp_path / "air") == []
