@@ -259,7 +259,11 @@ def _audio(settings: Settings, **fields: dict[str, Any]) -> dict[str, Any]:
 def _names(name: dict[str, Any]) -> dict[str, Any]:
     """A body: names as JSON, where they are not in the query."""
     schema = {"type": "object", "properties": dict.fromkeys(NAME_FIELDS, name)}
-    return {"required": False, "content": {"application/json": {"schema": schema}}}
+    return {
+        "description": "The names, where they are not in the address.",
+        "required": False,
+        "content": {"application/json": {"schema": schema}},
+    }
 
 
 def _query(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
