@@ -12,7 +12,10 @@ from confp_jax.library.searcher import Match
 
 _SAME_LINE_S = 5.0  # from where a track would be if it had gone on
 _TEMPO_ERROR = 0.02
-_BEGINNING_S = 2.0  # of a track: what begins later in it is no new play right after another one
+# Of a track: what begins later in it is no new play right after another one, nor is what follows a
+# play that did not begin there itself: the track repeats itself.
+_BEGINNING_S = 2.0
+_FIRST_HEARD_S = 5.0  # so late a play from a track's beginning may be recognised
 _OVER_S = 30.0  # after this long a play is over
 _PATIENCE_S = 60.0  # the same after an interruption: the first answers take a while
 _LONGEST_BREAK_S = 3_600.0
@@ -67,8 +70,10 @@ class Play:
         expected_s = self.last_offset_s + self.tempo * (seen.begin_s - self.end_s)
         reach_s = _SAME_LINE_S + _TEMPO_ERROR * abs(seen.begin_s - self.end_s)
         is_near = seen.begin_s < self.end_s + _OVER_S
-        is_begun = seen.found.offset_s > _BEGINNING_S  # music that repeats itself, or a loop
-        return abs(seen.found.offset_s - expected_s) <= reach_s or (is_near and is_begun)
+        is_new = (
+            seen.found.offset_s <= _BEGINNING_S and self.first_offset_s <= _FIRST_HEARD_S
+        )  # else music that repeats itself, or a loop
+        return abs(seen.found.offset_s - expected_s) <= reach_s or (is_near and not is_new)
 
     def take(self, seen: Sighting) -> None:
         """Adds what was seen of it."""

@@ -73,10 +73,11 @@ def test_the_same_track_again_is_another_play():
     )
 
 
-def test_music_that_repeats_itself_is_one_play():
+@pytest.mark.parametrize(("first_s", "then_s"), [(7.5, 3.6), (8.1, 1.5)])
+def test_music_that_repeats_itself_is_one_play(first_s, then_s):
     heard = Heard()
-    heard.track(1, 21.6, offset_s=7.5)
-    heard.track(1, 10.8, offset_s=3.6)
+    heard.track(1, 21.6, offset_s=first_s)
+    heard.track(1, 10.8, offset_s=then_s)
     heard.nothing(60.0)
     (play,) = of(heard.events, "play")
     assert play["played_s"] == pytest.approx(32.4)
