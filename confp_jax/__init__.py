@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # cores from the encoder that comes next. With 2^16 cycles they sleep after 25 us (3 s identified in
 # 24 ms instead of 37; benchmarks/query_speed.py --rows 4000).
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
+# Before ONNX Runtime is imported: its wheels report their use to an address of Microsoft's and
+# leave a file in TMPDIR.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = [

@@ -1,6 +1,7 @@
 """What is published: one version, the formats in the changelog, what an import loads."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -117,6 +118,10 @@ def test_the_workflows_name_extras_and_scripts_that_exist(root, project):
         assert extras
         named = {name for listed in extras for name in listed.split(",")}
         assert named <= project["project"]["optional-dependencies"].keys()
+
+
+def test_nobody_is_told_that_it_is_used():
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 
 
 def test_programs_with_the_names_of_before_go_on():

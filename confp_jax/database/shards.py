@@ -1,5 +1,6 @@
 """Shard files: written once, flushed before they are named, checked by their checksum."""
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -23,7 +24,8 @@ def write_shard(path: pathlib.Path, stored: np.ndarray) -> str:
     """
     partial = path.with_name(path.name + ".part")
     try:
-        with open(partial, "w+b") as file:
+        partial.unlink(missing_ok=True)  # of a writer that died, or a link to elsewhere
+        with open(partial, "x+b") as file:
             np.save(file, stored, allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
@@ -32,7 +34,8 @@ def write_shard(path: pathlib.Path, stored: np.ndarray) -> str:
         partial.rename(path)
         flush_folder(path.parent)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise write_error(path.parent, error) from error
     return sha256
 

@@ -5,7 +5,7 @@ import pathlib
 from confp_jax.database.records import DatabaseError, ModelId
 from confp_jax.database.vectors import PRECISIONS
 
-LONGEST_HOP_S = 60.0
+SHORTEST_HOP_S, LONGEST_HOP_S = 0.01, 60.0
 
 
 def checked_model(catalogue: pathlib.Path, name: str, identity: str, hop: str) -> ModelId:
@@ -18,7 +18,7 @@ def checked_model(catalogue: pathlib.Path, name: str, identity: str, hop: str) -
         hop_s = float(hop)
     except ValueError:
         hop_s = 0.0
-    if not 0 < hop_s <= LONGEST_HOP_S:
+    if not SHORTEST_HOP_S <= hop_s <= LONGEST_HOP_S:
         raise DatabaseError(
             f"{catalogue}: hop_s is {hop[:40]!r}, which is no distance of fingerprints in "
             "seconds; restore it from a copy"

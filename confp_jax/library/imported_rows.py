@@ -19,13 +19,16 @@ _LONGEST_S = 1e8
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def sound_tracks(table: pa.Table, dim: int, *, first_row: int) -> tuple[list[NewTrack], list[str]]:
+def sound_tracks(
+    table: pa.Table, dim: int, *, first_row: int, contents: set[str]
+) -> tuple[list[NewTrack], list[str]]:
     """Returns the tracks of a table, and for each row that is none the reason, with its number.
 
     Args:
       table: a row group with the columns of `write_fingerprints`.
       dim: values of a vector.
       first_row: the number of the table's first row in its file, from 0 on.
+      contents: the checksums of the file's tracks so far; those of this table are added.
     """
     lists = table["fingerprints"].combine_chunks()
     lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
@@ -36,9 +39,12 @@ def sound_tracks(table: pa.Table, dim: int, *, first_row: int) -> tuple[list[New
     for number, row in enumerate(table.select(columns).to_pylist()):
         own = slice(int(ends[number]), int(ends[number + 1]))
         reason = _reason(row) or _reason_of_vectors(vectors[own], sound[own])
+        if not reason and row["sha256"] in contents:
+            reason = "an earlier row of the file has its sha256"
         if reason:
             refused.append(f"row {first_row + number} ({str(row['name'])[:80]!r}): {reason}")
             continue
+        contents.add(row["sha256"])
         row["path"] = restored_path(row["path"])
         tags = {name: row.pop(name) for name in TAG_NAMES if name in row}
         known = TrackTags(**tags) if tags and None not in tags.values() else None
@@ -71,6 +77,8 @@ def _reason(row: dict[str, Any]) -> str:
             continue
         if len(text) > _LONGEST_TEXT:
             return f"its {name} has {len(text)} characters, more than {_LONGEST_TEXT}"
+        if "\0" in text:
+            return f"its {name} holds a zero byte, which no name can"
     if not _SHA256.fullmatch(row["sha256"]):
         return f"its sha256 {row['sha256'][:80]!r} is no checksum of 64 hexadecimal digits"
     duration_s = row["duration_s"]

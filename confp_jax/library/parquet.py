@@ -21,13 +21,13 @@ from confp_jax.database.merge import same_model
 from confp_jax.database.names import storable, stored_path
 from confp_jax.database.records import TAG_NAMES
 from confp_jax.database.shards import write_error
+from confp_jax.database.stamp import LONGEST_HOP_S, SHORTEST_HOP_S
 from confp_jax.fingerprint.embedder import UnknownModelError, load_encoder
 from confp_jax.index import on_disk
 from confp_jax.library.imported_rows import TEXTS, present_tags, sound_tracks
 from confp_jax.model.errors import CheckpointError
 
 _KEY = b"confp_jax"
-_LONGEST_HOP_S = 60.0
 _GROUP_ROWS = 65_536  # fingerprints in a row group: what reading and writing hold in memory
 
 
@@ -170,7 +170,7 @@ def file_stamp(path: pathlib.Path) -> ModelId:
     try:
         about = json.loads(pq.read_schema(path).metadata[_KEY])
         model_id = ModelId(str(about["model"]), str(about["identity"]), float(about["hop_s"]))
-        if not 0 < model_id.hop_s <= _LONGEST_HOP_S:
+        if not SHORTEST_HOP_S <= model_id.hop_s <= LONGEST_HOP_S:
             raise ValueError(f"hop_s={model_id.hop_s}")
         return model_id
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
@@ -184,11 +184,12 @@ def _read(path: pathlib.Path, dim: int) -> Iterator[tuple[list[NewTrack], list[s
     time.
     """
     row = 0
+    contents: set[str] = set()
     try:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group)
-                yield sound_tracks(table, dim, first_row=row)
+                yield sound_tracks(table, dim, first_row=row, contents=contents)
                 row += len(table)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise DatabaseError(

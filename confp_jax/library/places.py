@@ -63,7 +63,7 @@ def is_gone(path: str) -> bool:
     """
     try:
         return not stat.S_ISREG(pathlib.Path(path).stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a zero byte is in no path
         return True
 
 
@@ -73,7 +73,7 @@ def is_unchanged(path: str | pathlib.Path, known: KnownFile | None) -> bool:
         return False
     try:
         about = pathlib.Path(path).stat()
-    except OSError:
+    except (OSError, ValueError):
         return False  # reading it will say why
     return (about.st_size, about.st_mtime_ns) == (known.size_bytes, known.mtime_ns)
 

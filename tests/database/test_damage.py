@@ -15,6 +15,7 @@ from confp_jax.database.compact import compact_shards
 from confp_jax.database.damage import is_sound
 from confp_jax.database.merge import merge_databases
 from confp_jax.database.roots import read_roots
+from confp_jax.database.shards import write_shard
 from confp_jax.database.vectors import PRECISIONS
 from confp_jax.database.verify import verify
 
@@ -206,7 +207,7 @@ class TestOddValues:
             connection.execute("UPDATE tracks SET title = CAST(x'41ff42' AS TEXT) WHERE id = 2")
         assert [t.title for t in filled.tracks()] == ["", "A\N{REPLACEMENT CHARACTER}B", ""]
 
-    @pytest.mark.parametrize("hop", ["x", "nan", "inf", "0", "-1"])
+    @pytest.mark.parametrize("hop", ["x", "nan", "inf", "0", "-1", "1e-9"])
     def test_a_setting_that_is_none(self, filled, hop):
         for key, value in (("hop_s", hop), ("precision", "float3"), ("edits", "x"), ("roots", "{")):
             filled.set_setting(key, value)
@@ -219,6 +220,15 @@ class TestOddValues:
 
 
 class TestStrangers:
+    def test_a_link_where_a_shard_will_be_written_is_not_followed(self, filled, tmp_path):
+        (tmp_path / "thesis").write_text("precious")
+        for name in ("000002.npy.part", "000003.npy.part"):
+            (filled.folder / "vectors" / name).symlink_to(tmp_path / "thesis")
+        write_shard(filled.folder / "vectors" / "000002.npy", np.zeros((3, 8), np.float16))
+        with filled.writing():
+            filled.add([track(7)])
+        assert (tmp_path / "thesis").read_text() == "precious"
+
     def test_vectors_of_another_length_are_not_merged(self, filled, tmp_path):
         """Of the same model, as a stranger may say."""
         other = Database.create(tmp_path / "other", STAMP)

@@ -12,8 +12,9 @@ from unit_vectors import unit_rows
 
 from confp_jax.database import Database
 from confp_jax.database.merge import merge_databases
+from confp_jax.database.records import KnownFile
 from confp_jax.library.add import Added, add_paths, update_tracks
-from confp_jax.library.places import sounds_the_same, too_much
+from confp_jax.library.places import is_gone, is_unchanged, sounds_the_same, too_much
 
 RATE = 16_000
 
@@ -158,3 +159,7 @@ class TestPrune:
         results = update_tracks(database, embedder, prune=True)
         assert sorted(statuses(results)) == ["failed"] + ["unchanged"] * 4
         assert len(database.tracks()) == 5
+
+
+def test_a_path_that_cannot_be_is_gone():
+    assert is_gone("/a\0b") and not is_unchanged("/a\0b", KnownFile(1, 1, ""))
