@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ def run_monitor(args: argparse.Namespace) -> int:
     from confp_jax.audio.errors import DecodeError, Losses
     from confp_jax.audio.level import FLOOR_DB, LevelMeter
     from confp_jax.fingerprint.fingerprints import AudioError
-    from confp_jax.library import monitor as monitoring
+    from confp_jax.library import live as living
     from confp_jax.library import open as opening
     from confp_jax.library import searcher as searching
     from confp_jax.library.clock import Moments
@@ -43,7 +44,7 @@ def run_monitor(args: argparse.Namespace) -> int:
         if path and not _works(path, lambda path=path: check_writable(path)):
             return 1
     database, embedder = opening.open_database(args.db, args.model)
-    searcher = searching.Searcher(database, embedder)
+    live = living.LiveDatabase(database, embedder)
     is_live = searching.is_stream(args.source)
     clock_of = Moments(embedder.sample_rate_hz, start=args.start, is_live=is_live)
     gate_db = args.gate if is_live else FLOOR_DB
@@ -56,8 +57,11 @@ def run_monitor(args: argparse.Namespace) -> int:
         told = Told(sinks.tell, meter, output, as_json=args.json)
         heard = stopping.until_stopped(searching.source_blocks(args.source, embedder, losses))
         try:
-            for moment in monitoring.moments(
-                searcher,
+            if is_live:
+                following = threading.Thread(target=live.follow, args=(stopping.over,), daemon=True)
+                following.start()
+            for moment in living.live_moments(
+                live,
                 meter.through(clock_of.seen(heard)),
                 alarms_per_hour=args.alarms_per_hour,
             ):
@@ -158,6 +162,7 @@ class Stopping:
 
     def __init__(self) -> None:
         self.is_asked = False
+        self.over = threading.Event()  # when nothing is heard any more
         self._is_waiting = False
         self._before: dict[int, Any] = {}
 
@@ -167,6 +172,7 @@ class Stopping:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.over.set()
         for number, before in self._before.items():
             signal.signal(number, before)
 

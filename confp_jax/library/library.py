@@ -2,24 +2,20 @@
 
 import contextlib
 import dataclasses
-import logging
 import pathlib
-import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from confp_jax.audio.decode import from_samples
-from confp_jax.database import DatabaseError, StoredTrack
-from confp_jax.index.background_build import built_in_background, is_due
+from confp_jax.database import StoredTrack
 from confp_jax.library import maintenance
 from confp_jax.library.add import Added, add_paths, update_tracks
+from confp_jax.library.live import LiveDatabase
 from confp_jax.library.open import open_or_create
 from confp_jax.library.searcher import Answer, Searcher
 from confp_jax.matching.shared_sections import shared_sections
 from confp_jax.model.forked import check_not_forked
-
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +63,11 @@ class Library:
           DatabaseError: the folder is no database, or `model` is not the database's own.
         """
         self._database, self._embedder = open_or_create(folder, model)
-        self._false_alarm_rate = false_alarm_rate
-        self._writing = threading.Lock()
-        self._folding: threading.Thread | None = None
-        self._searcher = self._new_searcher()
+        self._live = LiveDatabase(self._database, self._embedder, false_alarm_rate=false_alarm_rate)
+
+    @property
+    def _searcher(self) -> Searcher:
+        return self._live.view.searcher
 
     def add(self, paths: Sequence[str | pathlib.Path] | str | pathlib.Path) -> list[Added]:
         """Adds files and the audio files of folders.
@@ -161,8 +158,7 @@ class Library:
 
     def settle(self) -> None:
         """Waits until no index is being built."""
-        if self._folding is not None:
-            self._folding.join()
+        self._live.settle()
 
     def identify(self, samples: np.ndarray, sample_rate_hz: int) -> Answer:
         """Identifies the tracks in an array of samples.
@@ -239,8 +235,8 @@ class Library:
           2
         """
         check_not_forked()
-        with self._writing:
-            self._searcher = self._new_searcher()
+        self._live.refresh()
+        self._check_current()
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
@@ -248,35 +244,11 @@ class Library:
         if it is due.
         """
         check_not_forked()  # a lock that a thread of the other process held is never released here
-        with self._writing:
-            try:
-                yield
-            finally:
-                self._searcher = self._new_searcher(build_index=False)
-            before = self._folding
-            self._folding = threading.Thread(
-                target=self._fold, args=(before,), name="fold", daemon=True
-            )  # a kill loses nothing
-            self._folding.start()
+        with self._live.changing():
+            yield
+        self._check_current()
+        self._live.build_index()
 
-    def _fold(self, before: threading.Thread | None) -> None:
-        """Builds the index when it is due; the writer's lock is held only to make it known."""
-        if before is not None:
-            before.join()
-        try:
-            if not is_due(self._database):
-                return
-            with built_in_background(self._database) as commit, self._writing:
-                with self._database.writing():
-                    commit()
-                self._searcher = self._new_searcher(build_index=False)
-        except DatabaseError as error:
-            _log.warning("the search index was not built: %s", error)
-
-    def _new_searcher(self, *, build_index: bool = True) -> Searcher:
-        return Searcher(
-            self._database,
-            self._embedder,
-            false_alarm_rate=self._false_alarm_rate,
-            build_index=build_index,
-        )
+    def _check_current(self) -> None:
+        if self._live.outdated is not None:
+            raise self._live.outdated

@@ -56,7 +56,12 @@ def monitor(
       AudioError: less than 1 s in all.
       DecodeError: what `blocks` raises, after the events of what was heard before.
     """
-    for moment in moments(searcher, blocks, alarms_per_hour=alarms_per_hour):
+    yield from events_of(moments(searcher, blocks, alarms_per_hour=alarms_per_hour))
+
+
+def events_of(known: Iterable[Moment]) -> Iterator[Event]:
+    """Yields what is new in moments."""
+    for moment in known:
         for found in moment.finished:
             yield Event("match", found, moment.heard_s)
         for found in moment.started:

@@ -5,9 +5,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from confp_jax.library.live import LiveDatabase
 from confp_jax.library.open import open_database
 from confp_jax.radio.air_log import AirLog
-from confp_jax.radio.searchers import Searchers
 from confp_jax.radio.station import Station
 from confp_jax.radio.stations import RadioConfig
 
@@ -24,15 +24,14 @@ def run_radio(
     Raises:
       DatabaseError: the database or the log cannot be opened.
     """
-    database, embedder = open_database(config.database, config.model or None)
+    live = LiveDatabase(*open_database(config.database, config.model or None))
     log = AirLog(config.log)
-    searchers = Searchers(database, embedder)
-    following = threading.Thread(target=searchers.follow, args=(stop,), daemon=True)
+    following = threading.Thread(target=live.follow, args=(stop,), daemon=True)
     following.start()
     threads = [
         threading.Thread(target=_run, args=(station, stop), name=f"station {number}", daemon=True)
         for number, station in enumerate(
-            Station(station, searchers, log, tell, agreeing=config.agreeing)
+            Station(station, live, log, tell, agreeing=config.agreeing)
             for station in config.stations
         )
     ]

@@ -19,18 +19,17 @@ from confp_jax.audio.radio import station_blocks
 from confp_jax.database import DatabaseError
 from confp_jax.fingerprint.fingerprints import AudioError
 from confp_jax.library.clock import Moments
-from confp_jax.library.monitor import Moment, moments
+from confp_jax.library.live import LiveDatabase, live_moments
+from confp_jax.library.monitor import Moment
 from confp_jax.library.searcher import Match
 from confp_jax.radio.air_log import AirLog
 from confp_jax.radio.plays import Plays, Sighting, read_play
-from confp_jax.radio.searchers import Searchers
 from confp_jax.radio.stations import StationConfig
 
 _log = logging.getLogger(__name__)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
 _STEADY_S = 60.0  # after this long a connection counts as a good one
 _HEARD_AGAIN_S = 20.0  # of a file that is gone on with
-_LEAST_PART_S = 30.0  # with one state of the database
 _MOST_TITLES = 200
 
 Tell = Callable[[dict[str, Any]], None]
@@ -40,10 +39,13 @@ class Station:
     """One station; `run` belongs to a thread of its own."""
 
     def __init__(
-        self, config: StationConfig, searchers: Searchers, log: AirLog, tell: Tell, *, agreeing: int
+        self, config: StationConfig, live: LiveDatabase, log: AirLog, tell: Tell, *, agreeing: int
     ):
         """Goes on with what was under way when the program ended."""
-        self._config, self._searchers, self._log, self._tell = config, searchers, log, tell
+        self._config = config
+        self._live = live
+        self._log = log
+        self._tell = tell
         self._plays = Plays(config.name, agreeing=agreeing)
         self._titles: list[tuple[float, str]] = []
         self._is_lost = False
@@ -100,54 +102,26 @@ class Station:
 
     def _listen(self, stop: threading.Event) -> None:
         """Hears one connection."""
-        rate_hz = self._searchers.sample_rate_hz
+        rate_hz = self._live.sample_rate_hz
         clock = self._clock()
         meter = LevelMeter(rate_hz, gate_db=self._config.silence_db)
         blocks = meter.through(clock.seen(self._until(stop, self._blocks(rate_hz))))
         self._plays.resume(clock.seconds_at(0.0) or time.time())
         place_s = 0.0
-        for before_s, moment in self._moments(blocks):
-            place_s = before_s + moment.heard_s
-            self._hear(clock, before_s, moment, meter.loudest_db(place_s))
+        for moment in live_moments(
+            self._live, blocks, alarms_per_hour=self._config.alarms_per_hour
+        ):
+            place_s = moment.heard_s
+            self._hear(clock, moment, meter.loudest_db(place_s))
         if not place_s and not stop.is_set():
             raise DecodeError(f"{self._config.source}: sent no audio")
 
-    def _moments(
-        self, blocks: Iterator[Float32[np.ndarray, " n"]]
-    ) -> Iterator[tuple[float, Moment]]:
-        """Yields moments and where their part of the connection began: each part is searched in
-        one state of the database.
-        """
-        heard_s, goes_on = 0.0, True
-        rate_hz = self._searchers.sample_rate_hz
-        while goes_on:
-            searcher, before_s = self._searchers.current, heard_s
-
-            def part(searcher=searcher, before_s=before_s) -> Iterator[np.ndarray]:
-                nonlocal heard_s, goes_on
-                for block in blocks:
-                    heard_s += len(block) / rate_hz
-                    yield block
-                    is_new = self._searchers.current is not searcher
-                    if is_new and heard_s - before_s >= _LEAST_PART_S:
-                        return
-                goes_on = False
-
-            try:
-                for moment in moments(
-                    searcher, part(), alarms_per_hour=self._config.alarms_per_hour
-                ):
-                    yield before_s, moment
-            except AudioError:
-                if not before_s:
-                    raise
-
-    def _hear(self, clock: Moments, before_s: float, moment: Moment, level_db: float) -> None:
+    def _hear(self, clock: Moments, moment: Moment, level_db: float) -> None:
         def sighting(found: Match) -> Sighting:
-            begin_s = clock.seconds_at(before_s + found.query_offset_s) or 0.0
+            begin_s = clock.seconds_at(found.query_offset_s) or 0.0
             return Sighting(found, begin_s, begin_s + found.length_s)
 
-        now_s = clock.seconds_at(before_s + moment.heard_s) or time.time()
+        now_s = clock.seconds_at(moment.heard_s) or time.time()
         if self._is_lost:
             self._is_lost = False
             self._write([{"event": "connected", "at_s": now_s}])
@@ -207,7 +181,7 @@ class Station:
         self._log.save(self._config.name, state)
 
     def _clock(self) -> Moments:
-        rate_hz = self._searchers.sample_rate_hz
+        rate_hz = self._live.sample_rate_hz
         if self._config.is_file:
             return Moments.beginning(rate_hz, self._begins_s + self._first_s())
         return Moments(rate_hz, start=None, is_live=True)

@@ -16,16 +16,14 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32
 
-from confp_jax.database import Database, ModelId, NewTrack, OtherModelError, StoredTrack
+from confp_jax.database import Database, ModelId, NewTrack, StoredTrack
 from confp_jax.database.catalogue import ChangeWatch
 from confp_jax.database.records import BusyError
-from confp_jax.database.tracks import TracksById
 from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.fingerprint.fingerprints import Fingerprints, joined
-from confp_jax.index.background_build import built_in_background, is_due
 from confp_jax.library.add import add_track
-from confp_jax.library.open import CALIBRATION_SETTING
-from confp_jax.library.searcher import Searcher, SearchResult
+from confp_jax.library.live import LiveDatabase, LoadedDatabase
+from confp_jax.library.searcher import SearchResult
 from confp_jax.service.batching import Batcher
 from confp_jax.service.decoding import Decoded, DecodePool, DecoderGoneError
 from confp_jax.service.metrics import Metrics
@@ -37,14 +35,6 @@ _WATCH_S = 1.0
 _PATIENCE_S, _BUSY_S = 10.0, 0.02  # for other workers that write
 State = Literal["preparing", "ready", "failed", "reindexed", "without decoders"]
 _BATCHED_S = 13.5  # longer recordings are encoded by themselves, in parts
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadedDatabase:
-    """The database as of one moment, with its tracks by id."""
-
-    searcher: Searcher
-    tracks: TracksById
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,15 +63,12 @@ class Engine:
         Raises:
           DatabaseError: a shard is missing or damaged, or the database is another model's.
         """
-        self._database, self._embedder, self._false_alarm_rate = (
-            database,
-            embedder,
-            false_alarm_rate,
-        )
+        self._database = database
+        self._embedder = embedder
         self._model = ModelId(embedder.name, embedder.identity, database.model_id.hop_s)
-        self._remote = settings.index
-        self._seen = self._stamp()
-        self.view = self._new_view(build_index=True)
+        self.live = LiveDatabase(
+            database, embedder, false_alarm_rate=false_alarm_rate, remote=settings.index
+        )
         self.metrics = Metrics()
         self.files = TrackFiles(settings.shared_folders)
         self._state: State = "preparing"
@@ -100,7 +87,6 @@ class Engine:
         )
         self._searching = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="search")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
-        self._folding = ThreadPoolExecutor(1, thread_name_prefix="fold")
         self._monitoring = ThreadPoolExecutor(settings.max_listeners, thread_name_prefix="monitor")
         self._tasks: list[asyncio.Task[None]] = []
         self._patience_s = _PATIENCE_S if settings.workers > 1 else 0.0
@@ -118,11 +104,16 @@ class Engine:
     @property
     def state(self) -> State:
         """Whether it can answer, or what keeps it from that."""
-        return (
-            "without decoders"
-            if self._state == "ready" and not self._decoders.is_usable
-            else self._state
-        )
+        if self.live.outdated is not None:
+            return "reindexed"
+        if self._state == "ready" and not self._decoders.is_usable:
+            return "without decoders"
+        return self._state
+
+    @property
+    def view(self) -> LoadedDatabase:
+        """The database as of now."""
+        return self.live.view
 
     @property
     def sample_rate_hz(self) -> int:
@@ -139,7 +130,7 @@ class Engine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.to_thread(functools.partial(self._folding.shutdown, cancel_futures=True))
+        await asyncio.to_thread(self.live.settle)
         await asyncio.to_thread(self._writer.shutdown)
         await self._batcher.close()
         await self._decoders.close()
@@ -223,7 +214,7 @@ class Engine:
         added = await self._write(
             functools.partial(add_track, self._database, track, model=self._model)
         )
-        self._folding.submit(self._fold)
+        self.live.build_index()
         return added
 
     async def remove(self, number: int) -> None:
@@ -246,10 +237,8 @@ class Engine:
         """One change and the view after it, to their end: also where the client has gone."""
 
         def run():
-            try:
+            with self.live.changing():
                 return self._when_free(change)
-            finally:
-                self._refresh()
 
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, run))
 
@@ -270,13 +259,9 @@ class Engine:
             return
         if self._watch_others.has_changed():
             loop = asyncio.get_running_loop()
-            self._looking = loop.run_in_executor(self._writer, self._look)
+            self._looking = loop.run_in_executor(self._writer, self.live.look)
         if self._looking is not None and not self._looking.done():
             await asyncio.shield(self._looking)
-
-    def _look(self) -> None:
-        if self._stamp() != self._seen:
-            self._refresh()
 
     def _remove(self, number: int) -> None:
         with self._database.writing():
@@ -286,46 +271,6 @@ class Engine:
         with self._database.writing():
             self._database.rename(number, names)
         return self._database.track(number)
-
-    def _fold(self) -> None:
-        """Rebuilds the index when it is due; neither queries nor writes wait for it."""
-
-        def make_known(commit: Callable[[], object]) -> None:
-            with self._database.writing():
-                commit()
-            self._refresh()
-
-        try:
-            if is_due(self._database):
-                with built_in_background(self._database) as commit:
-                    self._writer.submit(make_known, commit).result()
-        except Exception as error:  # noqa: BLE001 - the rows are searched exactly until the next add tries again
-            _log.warning("the search index was not built: %s", error)
-
-    def _refresh(self) -> None:
-        """The view of now.
-
-        Where it cannot be had, the old one stays and the next look tries again.
-        """
-        seen = self._stamp()
-        try:
-            self.view = self._new_view(build_index=False)
-        except (
-            OtherModelError
-        ) as error:  # the old view and the model still belong together; nothing new can come to it
-            _log.error("restart the service: %s", error)
-            self._state = "reindexed"
-        self._seen = seen
-
-    def _new_view(self, *, build_index: bool) -> LoadedDatabase:
-        searcher = Searcher(
-            self._database,
-            self._embedder,
-            false_alarm_rate=self._false_alarm_rate,
-            build_index=build_index,
-            remote=self._remote,
-        )
-        return LoadedDatabase(searcher, TracksById(searcher.reference.snapshot.tracks))
 
     def _long(self, samples: Float32[np.ndarray, " n"]) -> Fingerprints:
         hop_s = self.view.searcher.reference.hop_s
@@ -349,15 +294,14 @@ class Engine:
         while True:
             await asyncio.sleep(_WATCH_S)
             try:
-                await loop.run_in_executor(self._writer, self._look)
-                told = ""
+                await loop.run_in_executor(self._writer, self.live.look)
+                outdated = repr(self.live.outdated or "")
+                if self.live.outdated is not None and outdated != told:
+                    _log.error("restart the service: %s", self.live.outdated)
+                told = outdated
             except Exception as error:  # noqa: BLE001 - whatever it was, the next look may succeed
                 if repr(error) != told:  # not once a second
                     _log.exception(
                         "the database cannot be read; what was read before is still served"
                     )
                 told = repr(error)
-
-    def _stamp(self) -> tuple:
-        """What differs when the database has changed."""
-        return (*self._database.version(), self._database.setting(CALIBRATION_SETTING))

@@ -17,10 +17,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from confp_jax.audio.decode import DecodeError, StreamResampler
 from confp_jax.fingerprint.fingerprints import AudioError
 from confp_jax.library.listening import ANSWER_SHARE, LONGEST_S, LOOK_SHARE, GrowingClip
-from confp_jax.library.monitor import Event
+from confp_jax.library.live import live_moments
+from confp_jax.library.monitor import Event, events_of
 from confp_jax.library.searcher import Match
 from confp_jax.service.engine import Engine, Identification
-from confp_jax.service.live_monitor import follow
 from confp_jax.service.problems import Problem
 from confp_jax.service.responses import answer_reply, why_reply
 from confp_jax.service.settings import SHOWN_ROOT, Settings
@@ -157,7 +157,7 @@ async def _monitor(
 
     def run() -> None:
         try:
-            for event in follow(engine, heard()):
+            for event in events_of(live_moments(engine.live, heard())):
                 loop.call_soon_threadsafe(events.put_nowait, event)
             loop.call_soon_threadsafe(events.put_nowait, None)
         except Exception as error:  # noqa: BLE001 - raised where the connection is served

@@ -46,9 +46,9 @@ def by_loudness(
 
 
 @pytest.fixture
-def searchers(monkeypatch) -> types.SimpleNamespace:
-    monkeypatch.setattr("confp_jax.radio.station.moments", by_loudness)
-    return types.SimpleNamespace(current=None, sample_rate_hz=RATE)
+def live(monkeypatch) -> types.SimpleNamespace:
+    monkeypatch.setattr("confp_jax.library.live.moments", by_loudness)
+    return types.SimpleNamespace(view=types.SimpleNamespace(searcher=None), sample_rate_hz=RATE)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def logged(folder) -> list[dict]:
 
 
 def hear(
-    config: StationConfig, searchers: types.SimpleNamespace, folder, *, until: str = ""
+    config: StationConfig, live: types.SimpleNamespace, folder, *, until: str = ""
 ) -> None:
     """Runs a station to its end, or until it tells an event."""
     stop = threading.Event()
@@ -74,15 +74,15 @@ def hear(
         if event["event"] == until:
             stop.set()
 
-    Station(config, searchers, AirLog(folder), tell, agreeing=1).run(stop)
+    Station(config, live, AirLog(folder), tell, agreeing=1).run(stop)
 
 
 @pytest.mark.parametrize("until", ["", "playing", "silence", "play"])
-def test_a_recording_is_logged_once(searchers, recording, tmp_path, until):
+def test_a_recording_is_logged_once(live, recording, tmp_path, until):
     if until:
-        hear(recording, searchers, tmp_path / "air", until=until)
-    hear(recording, searchers, tmp_path / "air")
-    hear(recording, searchers, tmp_path / "air")  # nothing is left of it
+        hear(recording, live, tmp_path / "air", until=until)
+    hear(recording, live, tmp_path / "air")
+    hear(recording, live, tmp_path / "air")  # nothing is left of it
     events = logged(tmp_path / "air")
     plays = [event for event in events if event["event"] == "play"]
     assert [play["track"] for play in plays] == ["one"]
@@ -92,7 +92,7 @@ def test_a_recording_is_logged_once(searchers, recording, tmp_path, until):
     assert set(keys.values()) == {1}
 
 
-def test_a_stream_that_breaks_off_is_connected_again(searchers, tmp_path, monkeypatch):
+def test_a_stream_that_breaks_off_is_connected_again(live, tmp_path, monkeypatch):
     monkeypatch.setattr("confp_jax.radio.station._FIRST_WAIT_S", 0.05)
     file = tmp_path / "live.wav"
     soundfile.write(file, np.full(15 * RATE, 0.3), RATE)
@@ -111,7 +111,7 @@ def test_a_stream_that_breaks_off_is_connected_again(searchers, tmp_path, monkey
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     source = f"http://127.0.0.1:{server.server_port}/live"
-    hear(StationConfig("One", source), searchers, tmp_path / "air", until="connected")
+    hear(StationConfig("One", source), live, tmp_path / "air", until="connected")
     server.shutdown()
     server.server_close()
     thread.join()
@@ -119,14 +119,14 @@ def test_a_stream_that_breaks_off_is_connected_again(searchers, tmp_path, monkey
     assert "playing" in kinds and kinds[-2:] == ["lost", "connected"]
 
 
-def test_a_stream_that_nobody_sends_is_lost_once(searchers, tmp_path, monkeypatch):
+def test_a_stream_that_nobody_sends_is_lost_once(live, tmp_path, monkeypatch):
     monkeypatch.setattr("confp_jax.radio.station._FIRST_WAIT_S", 0.05)
     monkeypatch.setattr("confp_jax.radio.station._LONGEST_WAIT_S", 0.05)
     stop = threading.Event()
     timer = threading.Timer(1.0, stop.set)
     timer.start()
     config = StationConfig("One", "http://127.0.0.1:9/x")
-    Station(config, searchers, AirLog(tmp_path / "air"), lambda event: None, agreeing=1).run(stop)
+    Station(config, live, AirLog(tmp_path / "air"), lambda event: None, agreeing=1).run(stop)
     timer.join()
     (event,) = logged(tmp_path / "air")
     assert event["event"] == "lost" and "cannot be reached" in event["reason"]

@@ -59,15 +59,15 @@ def test_a_view_that_fails_is_tried_again(engine, copied, monkeypatch, caplog):
         DecisionError("damaged"),
         KeyError("x"),
     ]
-    new_view = engine._new_view
+    load = engine.live.load
 
     def sometimes(**options):
         if failures:
             raise failures.pop()
-        return new_view(**options)
+        return load(**options)
 
     async def run() -> None:
-        monkeypatch.setattr(engine, "_new_view", sometimes)
+        monkeypatch.setattr(engine.live, "load", sometimes)
         watching = asyncio.create_task(engine._watch())
         gone = remove_one(copied)
         await until(lambda: gone not in engine.view.tracks)
