@@ -25,6 +25,6 @@ for _ in $(seq 120); do
   curl -sf http://127.0.0.1:8765/readyz > /dev/null && break
   sleep 1
 done
-curl -sf -H "Content-Type: audio/mpeg" --data-binary "@$song" http://127.0.0.1:8765/v1/identify | tee answer
+curl -sS --fail-with-body -H "Content-Type: audio/mpeg" --data-binary "@$song" http://127.0.0.1:8765/v1/identify | tee answer
 grep -q rudy answer
 echo "the wheel adds, identifies and serves"

@@ -415,6 +415,7 @@ def load_encoder(
       UnknownModelError: neither a shipped name nor a folder or ONNX file.
       CheckpointError: it holds no encoder of this project, or a damaged one.
       EngineError: the engine is not installed, or has no file of this model.
+      ForkedError: this process was forked from one in which a model was loaded.
 
     Examples:
       >>> encoder = confp_jax.load_encoder("edge2")
@@ -428,6 +429,7 @@ def load_encoder(
             f"{name!r} is neither a shipped model nor a checkpoint folder or ONNX "
             f"file{suggestion(name, shipped_models())}"
         )
+    check_not_forked()
     loaded = load_engine(folder, engine)
     is_named = name in shipped_models() or is_remote(name)
     full_name = name if is_named else str(folder.resolve())
