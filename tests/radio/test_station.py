@@ -64,9 +64,7 @@ def logged(folder) -> list[dict]:
     return [event for path in sorted(folder.glob("*.jsonl")) for event in read_events(path)]
 
 
-def hear(
-    config: StationConfig, live: types.SimpleNamespace, folder, *, until: str = ""
-) -> None:
+def hear(config: StationConfig, live: types.SimpleNamespace, folder, *, until: str = "") -> None:
     """Runs a station to its end, or until it tells an event."""
     stop = threading.Event()
 
@@ -132,7 +130,7 @@ def test_a_stream_that_nobody_sends_is_lost_once(live, tmp_path, monkeypatch):
     assert event["event"] == "lost" and "cannot be reached" in event["reason"]
 
 
-def test_a_stream_that_was_stopped_at_once_is_not_lost(searchers, tmp_path, monkeypatch):
+def test_a_stream_that_was_stopped_at_once_is_not_lost(live, tmp_path, monkeypatch):
     stop = threading.Event()
 
     def blocks(*_: object, **__: object) -> Iterator[np.ndarray]:
@@ -146,5 +144,5 @@ def test_a_stream_that_was_stopped_at_once_is_not_lost(searchers, tmp_path, monk
     monkeypatch.setattr("confp_jax.radio.station.station_blocks", blocks)
     monkeypatch.setattr("confp_jax.radio.station.moments", too_short)
     config = StationConfig("One", "http://127.0.0.1:9/x")
-    Station(config, searchers, AirLog(tmp_path / "air"), lambda event: None, agreeing=1).run(stop)
+    Station(config, live, AirLog(tmp_path / "air"), lambda event: None, agreeing=1).run(stop)
     assert logged(tmp_path / "air") == []
