@@ -142,7 +142,7 @@ def test_a_stream_that_was_stopped_at_once_is_not_lost(live, tmp_path, monkeypat
         yield
 
     monkeypatch.setattr("confp_jax.radio.station.station_blocks", blocks)
-    monkeypatch.setattr("confp_jax.radio.station.moments", too_short)
+    monkeypatch.setattr("confp_jax.library.live.moments", too_short)
     config = StationConfig("One", "http://127.0.0.1:9/x")
     Station(config, live, AirLog(tmp_path / "air"), lambda event: None, agreeing=1).run(stop)
     assert logged(tmp_path / "air") == []
