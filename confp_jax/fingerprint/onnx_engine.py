@@ -14,9 +14,8 @@ from confp_jax.model.onnx_file import IDENTITY, check_made_of, read_config, read
 class OnnxEngine:
     """An encoder as `confp export --onnx` wrote it (`Engine`)."""
 
-    name = "onnx"
-
     def __init__(self, file: pathlib.Path):
+        self.name = "int8" if file.name.endswith(".int8.onnx") else "onnx"
         self._session = _session(file, read_onnx(file))
         metadata = self._session.get_modelmeta().custom_metadata_map
         check_made_of(file, metadata)
@@ -51,6 +50,8 @@ def _session(file: pathlib.Path, data: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    # Where the CPU's sums of int8 products overflow (before VNNI), exact ones are used.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:

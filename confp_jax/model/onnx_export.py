@@ -62,9 +62,7 @@ def write_onnx(
 
 
 def _quantised(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Dynamic int8, a scale for each column of a matrix; 7 bits, as sums of 8 overflow on CPUs
-    without VNNI.
-    """
+    """Dynamic int8, a scale for each column of a matrix."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +72,6 @@ def _quantised(model: onnx.ModelProto) -> onnx.ModelProto:
             out,
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=True,
-            reduce_range=True,
             weight_type=QuantType.QInt8,
             extra_options={"MatMulConstBOnly": True},
         )

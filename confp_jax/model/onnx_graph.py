@@ -96,14 +96,15 @@ class _Graph:
             self._weights[key] = numpy_helper.from_array(array, f"constant_{len(self._weights)}")
         return self._weights[key].name
 
-    def weights(self, value: Any) -> str:
-        """Stores an array of the encoder."""
+    def weights(self, value: Any, factor: float = 1.0) -> str:
+        """Stores an array of the encoder, times a factor."""
         array = np.asarray(value, np.float32)
         half = array.astype(np.float16)
         is_same = self._is_compact and np.array_equal(half.astype(np.float32), array)
         if array.size < _LARGE or not is_same:
-            return self.constant(array)
-        return self.op("Cast", self.constant(half), to=TensorProto.FLOAT)
+            return self.constant(np.ascontiguousarray(factor * array))
+        stored = self.op("Cast", self.constant(np.ascontiguousarray(half)), to=TensorProto.FLOAT)
+        return stored if factor == 1 else self.op("Mul", stored, factor)
 
     def model(self) -> onnx.ModelProto:
         """Returns what was collected, checked."""
@@ -149,15 +150,15 @@ def _log_mel(graph: _Graph, num_frames: int, num_mels: int, floor: float) -> str
     mask = graph.op("Cast", graph.op("Unsqueeze", inside, [2]), to=TensorProto.FLOAT)
     count = graph.op("Mul", graph.op("ReduceSum", mask, [1, 2], keepdims=1), float(num_mels))
 
-    def mean(values: str) -> str:
-        total = graph.op("ReduceSum", graph.op("Mul", values, mask), [1, 2], keepdims=1)
-        return graph.op("Div", total, count)
+    def mean(masked: str, kind: str = "ReduceSum") -> str:
+        return graph.op("Div", graph.op(kind, masked, [1, 2], keepdims=1), count)
 
-    relative = graph.op("Div", power, graph.op("Max", mean(power), _TINY))
-    logarithm = graph.op("Log", graph.op("Add", relative, floor))
-    centred = graph.op("Mul", graph.op("Sub", logarithm, mean(logarithm)), mask)
-    variance = graph.op("Add", mean(graph.op("Mul", centred, centred)), _EPSILON)
-    return graph.op("Div", centred, graph.op("Sqrt", variance))
+    loudness = graph.op("Max", mean(graph.op("Mul", power, mask)), _TINY)
+    relative = graph.op("Mul", power, graph.op("Reciprocal", loudness))
+    logarithm = graph.op("Mul", graph.op("Log", graph.op("Add", relative, floor)), mask)
+    centred = graph.op("Sub", logarithm, graph.op("Mul", mean(logarithm), mask))
+    variance = graph.op("Add", mean(centred, "ReduceSumSquare"), _EPSILON)
+    return graph.op("Mul", centred, graph.op("Reciprocal", graph.op("Sqrt", variance)))
 
 
 def _block(
@@ -171,7 +172,7 @@ def _block(
 
     def feed_forward(x: str, params: Mapping[Any, Any]) -> str:
         inner = _silu(graph, _linear(graph, _norm(graph, x, params["norm"]), params["inner"]))
-        return graph.op("Mul", _linear(graph, inner, params["outer"]), 0.5)
+        return _linear(graph, inner, params["outer"], factor=0.5)
 
     x = graph.op("Add", x, feed_forward(x, params["feed_forward_1"]))
     x = graph.op("Add", x, _attention(graph, x, params["attention"], sizes))
@@ -184,16 +185,16 @@ def _block(
 def _attention(graph: _Graph, x: str, params: Mapping[Any, Any], sizes: tuple[int, int]) -> str:
     tokens, heads = sizes
     dim = np.shape(params["outer"]["kernel"])[0]
-    qkv = _linear(graph, _norm(graph, x, params["norm"]), params["qkv"])
+    normed = _norm(graph, x, params["norm"])
 
-    def split(value: str, order: list[int]) -> str:
+    def part(number: int, order: list[int]) -> str:
+        value = _linear(graph, normed, _columns(params["qkv"], number, of=3))
         by_head = graph.op("Reshape", value, [-1, tokens, heads, dim // heads])
         return graph.op("Transpose", by_head, perm=order)
 
-    query, keys, values = graph.op("Split", qkv, outputs=3, axis=-1, num_outputs=3)
-    query = graph.op("Mul", split(query, [0, 2, 1, 3]), 1 / math.sqrt(dim // heads))
-    scores = graph.op("MatMul", query, split(keys, [0, 2, 3, 1]))
-    mixed = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), split(values, [0, 2, 1, 3]))
+    query = graph.op("Mul", part(0, [0, 2, 1, 3]), 1 / math.sqrt(dim // heads))
+    scores = graph.op("MatMul", query, part(1, [0, 2, 3, 1]))
+    mixed = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), part(2, [0, 2, 1, 3]))
     rows = graph.op("Transpose", mixed, perm=[0, 2, 1, 3])
     return _linear(graph, graph.op("Reshape", rows, [-1, dim]), params["outer"])
 
@@ -205,8 +206,10 @@ def _convolution(
     statistics: Mapping[Any, Any] | None,
     tokens: int,
 ) -> str:
-    both = _linear(graph, _norm(graph, x, params["norm"]), params["inner"])
-    value, gate = graph.op("Split", both, outputs=2, axis=-1, num_outputs=2)
+    normed = _norm(graph, x, params["norm"])
+    value, gate = (
+        _linear(graph, normed, _columns(params["inner"], number, of=2)) for number in range(2)
+    )
     x = graph.op("Mul", value, graph.op("Sigmoid", gate))
     kernel = np.asarray(params["depthwise_kernel"], np.float32)
     bias = np.asarray(params["depthwise_bias"], np.float32)
@@ -215,26 +218,32 @@ def _convolution(
         factor = np.asarray(norm["scale"]) / np.sqrt(np.asarray(statistics["var"]) + _EPSILON)
         kernel = kernel * factor
         bias = (bias - np.asarray(statistics["mean"])) * factor + np.asarray(norm["bias"])
-    x = graph.op("Add", _depthwise(graph, x, kernel, tokens), bias)
+    x = _depthwise(graph, x, kernel, bias, tokens)
     if statistics is None:
         x = _norm(graph, x, params["layer_norm"])
     return _linear(graph, _silu(graph, x), params["outer"])
 
 
-def _depthwise(graph: _Graph, x: str, kernel: Float32[np.ndarray, "K D"], tokens: int) -> str:
-    half = len(kernel) // 2
-    windows = graph.op("Reshape", x, [-1, tokens, kernel.shape[1]])
-    columns = graph.op("Transpose", windows, perm=[0, 2, 1])
+def _depthwise(
+    graph: _Graph,
+    x: str,
+    kernel: Float32[np.ndarray, "K D"],
+    bias: Float32[np.ndarray, " D"],
+    tokens: int,
+) -> str:
+    """A convolution over images one token wide: for these ONNX Runtime has fast kernels."""
+    size, dim = kernel.shape
+    images = graph.op("Reshape", x, [-1, tokens, 1, dim])
     convolved = graph.op(
         "Conv",
-        columns,
-        np.ascontiguousarray(kernel.T[:, None]),
-        group=kernel.shape[1],
-        pads=[half, half],
-        kernel_shape=[len(kernel)],
+        graph.op("Transpose", images, perm=[0, 3, 1, 2]),
+        np.ascontiguousarray(kernel.T[:, None, :, None]),
+        bias,
+        group=dim,
+        pads=[size // 2, 0, size // 2, 0],
+        kernel_shape=[size, 1],
     )
-    windows = graph.op("Transpose", convolved, perm=[0, 2, 1])
-    return graph.op("Reshape", windows, [-1, kernel.shape[1]])
+    return graph.op("Reshape", graph.op("Transpose", convolved, perm=[0, 2, 3, 1]), [-1, dim])
 
 
 def _projection(graph: _Graph, config: ModelConfig, params: Mapping[Any, Any]) -> str:
@@ -267,8 +276,14 @@ def _both(graph: _Graph, config: ModelConfig, projected: str, conformed: str) ->
     return graph.op("Mul", _unit(graph, total), heard)
 
 
-def _linear(graph: _Graph, x: str, params: Mapping[Any, Any]) -> str:
-    return graph.op("Gemm", x, graph.weights(params["kernel"]), graph.weights(params["bias"]))
+def _linear(graph: _Graph, x: str, params: Mapping[Any, Any], factor: float = 1.0) -> str:
+    kernel, bias = (graph.weights(params[name], factor) for name in ("kernel", "bias"))
+    return graph.op("Gemm", x, kernel, bias)
+
+
+def _columns(params: Mapping[Any, Any], number: int, of: int) -> dict[str, np.ndarray]:
+    """One of several matrices that lie side by side: products of their own need no copies."""
+    return {name: np.split(np.asarray(params[name]), of, -1)[number] for name in ("kernel", "bias")}
 
 
 def _norm(graph: _Graph, x: str, params: Mapping[Any, Any]) -> str:
