@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from confp_jax.database.records import TAG_NAMES
 from confp_jax.texts import plain
 
 _FRAMES_PER_S = 75  # of a compact disc
@@ -61,6 +60,8 @@ def _sheet(source: str, played: Sequence[tuple[Any, str]]) -> str:
 
 def write_csv(path: pathlib.Path, source: str, played: Sequence[tuple[Any, str]]) -> None:
     """Writes a table with one row for each match and its moment; times in seconds."""
+    from confp_jax.database.records import TAG_NAMES
+
     times = ("source", "begin_s", "end_s", "track", "id", "title", "artist", "album", "path")
     measured = ("track_offset_s", "tempo", "score", "confidence", "played_at")
     header = (*times, *measured, *TAG_NAMES)

@@ -4,9 +4,8 @@ import argparse
 import pathlib
 import sys
 import zipfile
+from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from confp_jax.cli.cue_sheet import check_writable
 from confp_jax.cli.output import Commands, print_json, say, status
@@ -97,8 +96,10 @@ def _embed(args: argparse.Namespace) -> int:
     return status(len(args.files) - len(arrays), len(args.files))
 
 
-def _write_npz(out: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+def _write_npz(out: pathlib.Path, arrays: Mapping[str, Any]) -> None:
     """Writes an .npz with any names: `np.savez` keeps some ("file", "allow_pickle") for itself."""
+    import numpy as np
+
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
             member = (

@@ -8,10 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
-
-import numpy as np
-from jaxtyping import Float32
+from typing import TYPE_CHECKING, Any
 
 from confp_jax.cli.cue_sheet import (
     check_writable,
@@ -22,6 +19,12 @@ from confp_jax.cli.cue_sheet import (
 )
 from confp_jax.cli.event_options import open_sinks
 from confp_jax.cli.output import Output, clock, known_as, say
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float32
+
+    Samples = Float32[np.ndarray, " n"]
 
 
 def run_monitor(args: argparse.Namespace) -> int:
@@ -182,9 +185,7 @@ class Stopping:
             raise KeyboardInterrupt
         self.is_asked = True
 
-    def until_stopped(
-        self, blocks: Iterable[Float32[np.ndarray, " n"]]
-    ) -> Iterator[Float32[np.ndarray, " n"]]:
+    def until_stopped(self, blocks: Iterable["Samples"]) -> Iterator["Samples"]:
         """Passes blocks on until the program is asked to stop."""
         coming = iter(blocks)
         while not self.is_asked:

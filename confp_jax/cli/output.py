@@ -6,20 +6,12 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TextIO
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
+from typing import TYPE_CHECKING, Any, TextIO
 
 from confp_jax.texts import plain, steady_json
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _MODEL_HELP = (
     "a shipped model (see `confp models`), a checkpoint folder or an ONNX file; default: the "
@@ -149,6 +141,9 @@ def known_as(found: Any) -> str:
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints columns on a terminal, whole lines in a pipe."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(*header, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*map(plain, row))
@@ -166,8 +161,18 @@ def print_json_line(value: Any) -> None:
     print(steady_json(value), flush=True)
 
 
-def progress(text: str) -> Progress:
+def progress(text: str) -> "Progress":
     """Shows a bar on stderr with elapsed and remaining time."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     console = Console(stderr=True)
     columns = (
         TextColumn(text),

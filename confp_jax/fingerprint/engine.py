@@ -1,4 +1,4 @@
-"""What computes an encoder: ONNX Runtime (in float32 or int8) or JAX, and which of them by default."""
+"""What computes an encoder: ONNX Runtime (float32 or int8) or JAX, and which by default."""
 
 import importlib.util
 import os
