@@ -92,7 +92,8 @@ def chosen_engine(folder: pathlib.Path, engine: str | None = None) -> str:
         if refused[wanted]:
             raise EngineError(f"{source}{wanted}: {refused[wanted]}")
         return wanted
-    best = ["int8", "onnx", "jax"] if has_fast_int8() else ["onnx", "jax"]
+    is_one_file = folder.suffix == ".onnx"
+    best = ["onnx", "jax"] if is_one_file or not has_fast_int8() else ["int8", "onnx", "jax"]
     if has_accelerator():
         best = ["jax", *best]
     found = next((name for name in best if not refused[name]), None)

@@ -122,10 +122,26 @@ def test_int8_is_close(name, tmp_path):
     assert write_onnx(tmp_path / "int8.onnx", config, state, is_int8=True) == identity
     full, int8 = OnnxEngine(tmp_path / "full.onnx"), OnnxEngine(tmp_path / "int8.onnx")
     power, seen, _ = features(config, 32)
-    cosines = np.sum(full.conform(power, seen) * int8.conform(power, seen), axis=1)
-    assert 0.999 < np.median(cosines) < 1 - 1e-7
+    close = np.median(cosines(full.conform(power, seen), int8.conform(power, seen)))
+    assert 0.999 < close < 1 - 1e-7
     sizes = [(tmp_path / f"{name}.onnx").stat().st_size for name in ("full", "int8")]
     assert sizes[1] < 0.6 * sizes[0]
+
+
+@pytest.mark.parametrize("name", ["edge2", "edge", "small"])
+def test_shipped_int8_files_are_of_the_same_weights(name):
+    folder = shipped_folder(name)
+    full, int8 = load_engine(folder, "onnx"), load_engine(folder, "int8")
+    assert (int8.name, int8.identity, int8.config) == ("int8", full.identity, full.config)
+    power, seen, contrast = features(full.config, 4)
+    assert cosines(full.conform(power, seen), int8.conform(power, seen)).min() > 0.998
+    if full.config.encoder.has_projection:
+        assert cosines(full.project(contrast), int8.project(contrast)).min() > 0.998
+
+
+def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return np.sum(left * right, axis=1) / lengths
 
 
 @pytest.fixture(scope="module")
@@ -174,11 +190,24 @@ def test_a_file_of_another_checkpoint_is_refused(exported, tmp_path):
 
 class TestWhichEngine:
     def test_the_faster_one_here(self, exported, monkeypatch):
-        assert load_engine(exported).name == "onnx"
+        assert load_engine(exported).name == "onnx", "there is no int8 file"
         monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
         assert chosen_engine(exported) == "jax"
         assert chosen_engine(exported / "checkpoint") == "jax"
         assert chosen_engine(exported / "mine.onnx") == "onnx", "JAX reads no ONNX"
+
+    @pytest.mark.parametrize(
+        ("flags", "engine"),
+        [("avx2 avx512_vnni", "int8"), ("avx2 avx_vnni", "int8"), ("avx2", "onnx")],
+    )
+    def test_int8_where_the_cpu_is_fast_at_it(self, flags, engine, monkeypatch, tmp_path):
+        from confp_jax.fingerprint import engine as module
+
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags} rdrand\n")
+        monkeypatch.setattr(module, "_CPU_INFO", tmp_path / "cpuinfo")
+        assert chosen_engine(shipped_folder("edge2")) == engine
+        monkeypatch.setattr(module, "_CPU_INFO", tmp_path / "none")
+        assert chosen_engine(shipped_folder("edge2")) == "onnx"
 
     def test_the_one_asked_for(self, exported, monkeypatch):
         monkeypatch.setenv("CONFP_ENGINE", "jax")
@@ -188,8 +217,9 @@ class TestWhichEngine:
     @pytest.mark.parametrize(
         ("missing", "place", "engine", "words"),
         [
-            ("", "", "jaks", "engine 'jaks' is unknown; expected auto, onnx or jax"),
+            ("", "", "jaks", "engine 'jaks' is unknown; expected auto, onnx, int8 or jax"),
             ("", "checkpoint", "onnx", r"checkpoint\.onnx: no such file; `confp export"),
+            ("", "", "int8", r"mine\.int8\.onnx: no such file; .*mine\.int8\.onnx --int8`"),
             ("onnxruntime", "", "onnx", "needs ONNX Runtime: pip install"),
             ("flax", "", "jax", r"needs JAX: pip install 'confp-jax\[jax\]'"),
             ("flax", "checkpoint", None, r"needs JAX.*; .*checkpoint\.onnx: no such file"),
