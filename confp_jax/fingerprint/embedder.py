@@ -408,8 +408,8 @@ def load_encoder(
     Args:
       model: a shipped model by name, a checkpoint folder (gs:// as well; of a training run, one
         step of it, or an exported encoder), or an ONNX file of `confp export`.
-      engine: "onnx", "int8", "jax", or None: what the environment's CONFP_ENGINE names, else the
-        fastest here: JAX on an accelerator, ONNX Runtime on a CPU.
+      engine: "onnx", "int8", "jax", or None: what the environment's CONFP_ENGINE names, else JAX
+        on an accelerator and ONNX Runtime in float32 on a CPU.
 
     Raises:
       UnknownModelError: neither a shipped name nor a folder or ONNX file.

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import pathlib
-import re
 from typing import Protocol
 
 import numpy as np
@@ -17,9 +16,6 @@ ENGINES = ("onnx", "int8", "jax")
 ENGINE_VARIABLE = "CONFP_ENGINE"
 # Packages that bring JAX an accelerator, and the devices that show one.
 _PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
-# Instructions that sum products of bytes: with them int8 is twice as fast as float32.
-_BYTE_PRODUCTS = r"^flags\b.*\b(avx512_vnni|avx_vnni|amx_int8)\b"
-_CPU_INFO = pathlib.Path("/proc/cpuinfo")
 _DEVICES = ("/dev/nvidia0", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
 
 
@@ -73,8 +69,7 @@ def load_engine(folder: pathlib.Path, engine: str | None = None) -> Engine:
 
 
 def chosen_engine(folder: pathlib.Path, engine: str | None = None) -> str:
-    """Returns the engine that runs a model: JAX on an accelerator; on a CPU ONNX Runtime, in int8
-    where the model has such a file and the CPU is fast at it.
+    """Returns the engine that runs a model: JAX on an accelerator, else ONNX Runtime in float32.
 
     Raises:
       EngineError: the engine asked for cannot run it here, or none can.
@@ -92,10 +87,7 @@ def chosen_engine(folder: pathlib.Path, engine: str | None = None) -> str:
         if refused[wanted]:
             raise EngineError(f"{source}{wanted}: {refused[wanted]}")
         return wanted
-    is_one_file = folder.suffix == ".onnx"
-    best = ["onnx", "jax"] if is_one_file or not has_fast_int8() else ["int8", "onnx", "jax"]
-    if has_accelerator():
-        best = ["jax", *best]
+    best = ("jax", "onnx") if has_accelerator() else ("onnx", "jax")
     found = next((name for name in best if not refused[name]), None)
     if found is None:
         raise EngineError(f"{refused['jax']}; {refused['onnx']}")
@@ -134,13 +126,6 @@ def has_accelerator() -> bool:
         return platforms.split(",")[0] != "cpu"
     return any(map(_is_installed, _PLUGINS)) and any(
         pathlib.Path(device).exists() for device in _DEVICES
-    )
-
-
-def has_fast_int8() -> bool:
-    """Whether this is a CPU on which int8 was measured to be twice as fast as float32."""
-    return _CPU_INFO.is_file() and bool(
-        re.search(_BYTE_PRODUCTS, _CPU_INFO.read_text(), re.MULTILINE)
     )
 
 

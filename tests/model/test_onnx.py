@@ -190,24 +190,11 @@ def test_a_file_of_another_checkpoint_is_refused(exported, tmp_path):
 
 class TestWhichEngine:
     def test_the_faster_one_here(self, exported, monkeypatch):
-        assert load_engine(exported).name == "onnx", "there is no int8 file"
+        assert load_engine(exported).name == "onnx"
         monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
         assert chosen_engine(exported) == "jax"
         assert chosen_engine(exported / "checkpoint") == "jax"
         assert chosen_engine(exported / "mine.onnx") == "onnx", "JAX reads no ONNX"
-
-    @pytest.mark.parametrize(
-        ("flags", "engine"),
-        [("avx2 avx512_vnni", "int8"), ("avx2 avx_vnni", "int8"), ("avx2", "onnx")],
-    )
-    def test_int8_where_the_cpu_is_fast_at_it(self, flags, engine, monkeypatch, tmp_path):
-        from confp_jax.fingerprint import engine as module
-
-        (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags} rdrand\n")
-        monkeypatch.setattr(module, "_CPU_INFO", tmp_path / "cpuinfo")
-        assert chosen_engine(shipped_folder("edge2")) == engine
-        monkeypatch.setattr(module, "_CPU_INFO", tmp_path / "none")
-        assert chosen_engine(shipped_folder("edge2")) == "onnx"
 
     def test_the_one_asked_for(self, exported, monkeypatch):
         monkeypatch.setenv("CONFP_ENGINE", "jax")
