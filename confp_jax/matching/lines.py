@@ -9,7 +9,6 @@ from confp_jax.matching.query_windows import QueryWindows
 from confp_jax.matching.searchable import Reference
 from confp_jax.matching.seeds import Seeds
 
-_TEMPO_RANGE = (0.68, 1.45)
 # of lying a row beyond the track's first or last: there all places look alike, and the end is
 # likeliest
 _BEYOND_COST = 0.05
@@ -31,7 +30,8 @@ class Lines:
 
     def __init__(self, windows: QueryWindows, seeds: Seeds, reference: Reference):
         self._windows, self._hop_s = windows, reference.hop_s
-        reach_s = np.abs(windows.from_middle_s).max(initial=0.0) * _TEMPO_RANGE[1] + 1.5
+        self.log_tempos = windows.log_tempos
+        reach_s = np.abs(windows.from_middle_s).max(initial=0.0) * np.exp(windows.log_tempos[1]) + 1.5
         first_middles_s = reference.first_middles_s[seeds.tracks]
         middle = np.round((seeds.anchors_s - first_middles_s) / reference.hop_s).astype(np.int64)
         half = math.ceil(reach_s / reference.hop_s) + 1
@@ -114,9 +114,11 @@ def zoomed(
 ) -> tuple[Float64[np.ndarray, " T"], Float64[np.ndarray, " T"]]:
     """The best line of each track on a grid around the one so far."""
     (tempo_step, num_tempos), (place_step, num_places) = tempo_steps, place_steps
+    if tempo_step > lines.log_tempos[1]:
+        num_tempos = 0
     tempo_grid = np.repeat(np.arange(-num_tempos, num_tempos + 1) * tempo_step, 2 * num_places + 1)
     place_grid = np.tile(np.arange(-num_places, num_places + 1) * place_step, 2 * num_tempos + 1)
-    log_tempo = np.clip(log_tempos[:, None] + tempo_grid, *np.log(_TEMPO_RANGE))
+    log_tempo = np.clip(log_tempos[:, None] + tempo_grid, *lines.log_tempos)
     anchor_s = anchors_s[:, None] + place_grid
     scores = weighted_mean(*lines.cosines(np.exp(log_tempo), anchor_s)) - TEMPO_COST * log_tempo**2
     best = scores.argmax(axis=1)

@@ -7,6 +7,11 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 from confp_jax.fingerprint.fingerprints import Fingerprints
 
+# Tempos that a query may have, as logarithms either way. All of them are tried with windows of the
+# conformer, which hears the tempo; those that a projection hears too differ by a clock at most.
+# What fits at no other tempo has fewer rivals (docs/research/experiments.md).
+_FREE, _STEADY, _STILL = (np.log(0.68), np.log(1.45)), (-0.02, 0.02), (0.0, 0.0)
+
 
 def centres_s(query: Fingerprints) -> Float64[np.ndarray, " W"]:
     """Where in the query the middle of each window lies."""
@@ -31,8 +36,12 @@ class QueryWindows:
     needed: Bool[
         np.ndarray, " W"
     ]  # full of the query: where the track has nothing there, something of the query is missing
-    tell_tempo: bool
+    log_tempos: tuple[float, float]  # the least and the greatest that is tried
     num_phases: int = 1  # so many begin within a hop; then they lie in order of their beginning
+
+    @property
+    def is_steady(self) -> bool:
+        return self.num_phases > 1 and self.log_tempos != _FREE
 
     @property
     def searched(self) -> Int64[np.ndarray, " S"]:
@@ -59,7 +68,7 @@ def query_windows(query: Fingerprints) -> QueryWindows:
         np.any(vectors != 0, axis=1),
         (place - (num - 1) / 2) * query.hop_s,
         (place >= 0) & (place < num) & (not query.is_partial),
-        query.tells_tempo,
+        _tempo_range(query),
     )
 
 
@@ -72,6 +81,11 @@ def _dense_windows(query: Fingerprints) -> QueryWindows:
     )
     from_middle_s = (np.arange(len(vectors)) / num_phases - (num - 1) / 2) * query.hop_s
     loud = np.any(vectors != 0, axis=1)
-    return QueryWindows(
-        vectors, loud, from_middle_s, loud & (not query.is_partial), query.tells_tempo, num_phases
-    )
+    needed = loud & (not query.is_partial)
+    return QueryWindows(vectors, loud, from_middle_s, needed, _tempo_range(query), num_phases)
+
+
+def _tempo_range(query: Fingerprints) -> tuple[float, float]:
+    if not query.tells_tempo:
+        return _STILL
+    return _FREE if query.conformer_alone is None else _STEADY

@@ -34,9 +34,7 @@ from confp_jax.matching.searchable import Reference
 from confp_jax.matching.seeds import COHORT_SIZE, seed_lines
 
 _NUM_SEARCHES = 8  # so often 32 copies may be in the way of rivals
-_NUM_SEPARATED = (
-    28  # rivals that `separation` is measured by: more of them tell their deviation better
-)
+_NUM_SEPARATED = 60  # rivals that deviations are measured by: more of them tell it better
 _LEAST_DEVIATION = 0.01  # of their scores
 # A window's cosine with another recording exceeds this by chance once in a while only: what does
 # is evidence, and what does not tells nothing (of the recordings of microphones, more are accepted
@@ -70,6 +68,10 @@ class Ranking:
     ]  # where in the track the query begins; below 0: the track begins within the query
     tempos: Float64[np.ndarray, " T"]  # the query's: above 1 it is played faster than the track
     cosines: Float32[np.ndarray, "T W"]  # of each window along the line, but those that overhang
+    # the evidence (`evidence`) on the lines that run beside each; empty: not looked for
+    beside: Float32[np.ndarray, " T"] = dataclasses.field(
+        default_factory=lambda: np.zeros(0, np.float32)
+    )
     # the first and its copies at the same place, which are no rivals; empty: not looked for
     same: Bool[np.ndarray, " T"] = dataclasses.field(default_factory=lambda: np.zeros(0, bool))
 
@@ -116,13 +118,15 @@ class Ranking:
         The evidence is the mean over the windows of what a cosine exceeds `_CHANCE_COSINE` by. It
         needs no rivals: without any, its usual deviation is taken.
         """
-        evidence = np.maximum(self.cosines.astype(np.float64) - _CHANCE_COSINE, 0)
-        evidence = evidence.mean(axis=1) if evidence.size else np.zeros(len(self.tracks))
-        cohort = evidence[self._far_cohort]
+        found = evidence(self.cosines).mean(axis=1) if self.cosines.size else np.zeros(len(self.tracks))
+        if len(self.beside):
+            found = found - BW * self.beside
+        evidence_ = found
+        cohort = evidence_[self._far_cohort]
         usual = _USUAL_DEVIATION**2 / max(self.cosines.shape[1], 1)
         squares = np.square(cohort - cohort.mean()).sum() if len(cohort) else 0.0
         deviation = np.sqrt((squares + _USUAL_WORTH * usual) / (len(cohort) + _USUAL_WORTH))
-        return (evidence[:first] - (cohort.mean() if len(cohort) else 0.0)) / deviation
+        return (evidence_[:first] - (cohort.mean() if len(cohort) else 0.0)) / deviation
 
     def standout(self, first: int = 1) -> Float64[np.ndarray, " F"]:
         """Returns the prominence of each of the first tracks, or its margin in usual deviations
@@ -157,6 +161,13 @@ class Ranking:
     def _where(self, kept: Bool[np.ndarray, " T"]) -> "Ranking":
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return Ranking(**{name: v[kept] if len(v) else v for name, v in values.items()})
+
+
+BW = 0.5
+
+
+def evidence(cosines):
+    return np.maximum(cosines.astype(np.float64) - _CHANCE_COSINE, 0)
 
 
 def rank(query: Fingerprints, reference: Reference, *, without: int = -1) -> Ranking:
@@ -195,28 +206,20 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _heard(query: Fingerprints) -> list[Fingerprints]:
-    """A query as it is, as the conformer alone hears it, and both as heard faster: what there is of
-    these.
+    """A query as it is, as the conformer alone hears it, and as it (or the model's only part) hears
+    it faster: what there is of these.
     """
-    own = [
-        query,
-        query.conformer_alone,
-        query.faster,
-        query.faster.conformer_alone if query.faster else None,
-    ]
-    return [heard for heard in own if heard is not None]
+    faster = query.faster and (query.faster.conformer_alone or query.faster)
+    return [heard for heard in (query, query.conformer_alone, faster) if heard is not None]
 
 
 def _surest(rankings: list[Ranking], query: Fingerprints) -> Ranking:
     """Of a query as it is and as heard in other ways, the surer ranking, in the query's own
     time.
     """
-    if query.conformer_alone is not None:
-        pairs = [
-            _better_heard(*rankings[first : first + 2]) for first in range(0, len(rankings), 2)
-        ]
-        rankings = pairs
     own, *faster = rankings
+    if query.conformer_alone is not None:
+        own, faster = _better_heard(*rankings[:2]), rankings[2:]
     if not faster or faster[0].surety - _FASTER_COST <= own.surety:
         return own
     cosines = np.repeat(faster[0].scores[:, None], len(query.vectors), axis=1)
@@ -282,14 +285,18 @@ def _rank_once(query: Fingerprints, reference: Reference, without: Sequence[int]
         return Ranking(empty.astype(np.int64), empty.astype(np.float32), empty, empty, cosines)
     lines = Lines(windows, seeds, reference)
     log_tempos, anchors_s = np.log(seeds.tempos), seeds.anchors_s
-    for tempo_steps, place_steps in (
-        ZOOM if windows.tell_tempo else [((0.0, 0), place) for _, place in ZOOM]
-    ):
+    for tempo_steps, place_steps in ZOOM:
         log_tempos, anchors_s = zoomed(lines, log_tempos, anchors_s, tempo_steps, place_steps)
     cosines, weights = (
         values[:, 0] for values in lines.cosines(np.exp(log_tempos)[:, None], anchors_s[:, None])
     )
     scores = weighted_mean(cosines, weights)
+    beside = np.zeros(0, np.float32)
+    if windows.is_steady:
+        offsets = reference.hop_s * np.array([-5, -4, -3, -2, -1, 1, 2, 3, 4, 5])
+        around = anchors_s[:, None] + offsets
+        c, w = lines.cosines(np.repeat(np.exp(log_tempos)[:, None], len(offsets), axis=1), around)
+        beside = weighted_mean(evidence(c), w).clip(0).mean(axis=1).astype(np.float32)
     first = query.edge_windows.shape[1]
     if windows.num_phases == 1:
         cosines = np.where(weights > 0, cosines, scores[:, None]) * windows.loud
@@ -303,5 +310,6 @@ def _rank_once(query: Fingerprints, reference: Reference, without: Sequence[int]
     tempos = np.exp(log_tempos)
     offsets_s = anchors_s - tempos * middle_s(query)
     return Ranking(
-        seeds.tracks[order], scores[order], offsets_s[order], tempos[order], cosines[order]
+        seeds.tracks[order], scores[order], offsets_s[order], tempos[order], cosines[order],
+        beside[order] if len(beside) else beside,
     )

@@ -4,13 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from confp_jax.matching.query_windows import QueryWindows
 from confp_jax.matching.searchable import Reference
 
 COHORT_SIZE = 10  # tracks that the best one is compared with
-_NUM_TRACKS = 32  # that are scored: the best, its rivals, and room for what the votes misjudge
+_NUM_TRACKS = 64  # that are scored: the best, its rivals, and room for what the votes misjudge
 _NUM_REPEATING, _NUM_PLACES = 8, 4  # of the first tracks, so many lines each are scored
 _HITS_PER_QUERY = 1_200  # of all windows together
 _HITS_PER_DENSE_QUERY = 2_400
@@ -44,7 +44,7 @@ def seed_lines(windows: QueryWindows, reference: Reference, without: Sequence[in
     times_s += reference.first_middles_s[tracks]
     from_middle_s = windows.from_middle_s[searched][window]
     found: list[tuple[np.ndarray, ...]] = []
-    for tempo in _TEMPOS if windows.tell_tempo else [1.0]:
+    for tempo in _TEMPOS[_is_within(np.log(_TEMPOS), windows.log_tempos)]:
         anchors_s = times_s - tempo * from_middle_s
         cells = tracks * (1 << 32) + np.floor(anchors_s / _BIN_S).astype(np.int64) + (1 << 31)
         cell, inverse = np.unique(cells, return_inverse=True)
@@ -64,6 +64,12 @@ def seed_lines(windows: QueryWindows, reference: Reference, without: Sequence[in
     order = np.argsort(-total, kind="stable")
     best = order[_chosen(cell_tracks[order])]
     return Seeds(cell_tracks[best], tempos[best], anchors_s[best])
+
+
+def _is_within(
+    values: Float64[np.ndarray, " N"], limits: tuple[float, float]
+) -> Bool[np.ndarray, " N"]:
+    return (values >= limits[0]) & (values <= limits[1])
 
 
 def _chosen(tracks: Int64[np.ndarray, " C"]) -> Int64[np.ndarray, " S"]:
