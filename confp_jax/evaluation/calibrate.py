@@ -154,6 +154,7 @@ def calibrate(config: CalibrationConfig, console: Console) -> Decision:
     shape = len(kinds), len(config.lengths_s), len(sizes)
     weights = np.array([fitted[cell][0] for cell in cells]).reshape(*shape, -1)
     tails = np.array([fitted[cell][1] for cell in cells]).reshape(*shape, 2)
+    tails[..., 1] = smoothed_scales(tails[..., 1])
     return Decision(
         config.lengths_s,
         tuple(sizes),
@@ -282,6 +283,20 @@ def search_all(
     return Outcomes(
         np.concatenate([none, *known]), np.array(right, bool), np.concatenate([none, *unknown])
     )
+
+
+def smoothed_scales(
+    scales: Float64[np.ndarray, "K L N"],
+) -> Float64[np.ndarray, "K L N"]:
+    """Returns the tails' scales, each the geometric mean of its own (twice) and of the next shorter
+    and longer length's.
+
+    A scale is fitted to a few dozen excerpts, so that it may be 15 % off by chance, and changes
+    little from length to length.
+    """
+    logs = np.log(scales)
+    padded = np.concatenate([logs[:, :1], logs, logs[:, -1:]], axis=1)
+    return np.exp((padded[:, :-2] + 2 * logs + padded[:, 2:]) / 4)
 
 
 def fit_cell(outcomes: Outcomes) -> tuple[np.ndarray, np.ndarray]:

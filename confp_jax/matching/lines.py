@@ -31,7 +31,9 @@ class Lines:
     def __init__(self, windows: QueryWindows, seeds: Seeds, reference: Reference):
         self._windows, self._hop_s = windows, reference.hop_s
         self.log_tempos = windows.log_tempos
-        reach_s = np.abs(windows.from_middle_s).max(initial=0.0) * np.exp(windows.log_tempos[1]) + 1.5
+        reach_s = (
+            np.abs(windows.from_middle_s).max(initial=0.0) * np.exp(windows.log_tempos[1]) + 1.5
+        )
         first_middles_s = reference.first_middles_s[seeds.tracks]
         middle = np.round((seeds.anchors_s - first_middles_s) / reference.hop_s).astype(np.int64)
         half = math.ceil(reach_s / reference.hop_s) + 1

@@ -41,6 +41,7 @@ class QueryWindows:
 
     @property
     def is_steady(self) -> bool:
+        """Whether they are dense, and of one tempo."""
         return self.num_phases > 1 and self.log_tempos != _FREE
 
     @property

@@ -10,6 +10,10 @@ those beyond a track's ends are left out of the mean, for nothing of the query i
 are all of a query shorter than a segment, which is whole in each of its windows. Every step is
 array arithmetic over all candidates at once.
 
+A query of an encoder with a projection is ranked by both parts at its own tempo, and by the
+conformer alone, which hears other tempos and pitches, at any; where both name the same track at the
+same place, it is surer than by either.
+
 A short query's windows lie too near each other to tell its tempo, and music played at 70 % fills
 its windows with little. Such a query is heard faster as well, and where its first track is more
 similar and stands out more from its rivals that way, that is the answer.
@@ -43,8 +47,13 @@ _CHANCE_COSINE = 0.08
 # The deviation of one window's evidence among rivals, as sure as two rivals' own.
 _USUAL_DEVIATION = 0.025
 _USUAL_WORTH = 2
-# From here on the conformer alone was never surer (324 recordings of 3 s, 1,800 made queries).
-_SURE_PROMINENCE = 12.0
+# Of the evidence beside a line, so much does not tell for it: music that resembles itself.
+_BESIDE_WORTH = 0.5
+_BESIDE_HOPS = np.array([-5, -4, -3, -2, -1, 1, 2, 3, 4, 5])
+# From here on the conformer alone was never surer (648 recordings, 4,000 made queries).
+_SURE_PROMINENCE = 25.0
+_AGREED_WORTH = 0.3  # of how much the other hearing's first track stands out, if it is the same
+_AGREED_S = 1.0
 _CONFORMER_COST = (
     2.0  # in separation; less costs recordings by microphones, more music whose pitch was changed
 )
@@ -68,12 +77,13 @@ class Ranking:
     ]  # where in the track the query begins; below 0: the track begins within the query
     tempos: Float64[np.ndarray, " T"]  # the query's: above 1 it is played faster than the track
     cosines: Float32[np.ndarray, "T W"]  # of each window along the line, but those that overhang
-    # the evidence (`evidence`) on the lines that run beside each; empty: not looked for
+    # the evidence on lines that run beside each; empty: not looked for
     beside: Float32[np.ndarray, " T"] = dataclasses.field(
         default_factory=lambda: np.zeros(0, np.float32)
     )
     # the first and its copies at the same place, which are no rivals; empty: not looked for
     same: Bool[np.ndarray, " T"] = dataclasses.field(default_factory=lambda: np.zeros(0, bool))
+    agreed: float = 0.0  # how much the first stands out as heard otherwise; 0: it is another there
 
     @property
     def cohort(self) -> Int64[np.ndarray, " R"]:
@@ -115,28 +125,30 @@ class Ranking:
         """Returns by how many of the rivals' deviations the evidence for each of the first tracks
         exceeds the mean of theirs.
 
-        The evidence is the mean over the windows of what a cosine exceeds `_CHANCE_COSINE` by. It
-        needs no rivals: without any, its usual deviation is taken.
+        The evidence is the mean over the windows of what a cosine exceeds `_CHANCE_COSINE` by, less
+        a part of the same beside the line. It needs no rivals: without any, its usual deviation is
+        taken.
         """
-        found = evidence(self.cosines).mean(axis=1) if self.cosines.size else np.zeros(len(self.tracks))
+        found = _evidence(self.cosines).mean(axis=1) if self.cosines.size else self.scores * 0.0
         if len(self.beside):
-            found = found - BW * self.beside
-        evidence_ = found
-        cohort = evidence_[self._far_cohort]
+            found = found - _BESIDE_WORTH * self.beside
+        cohort = found[self._far_cohort]
         usual = _USUAL_DEVIATION**2 / max(self.cosines.shape[1], 1)
         squares = np.square(cohort - cohort.mean()).sum() if len(cohort) else 0.0
         deviation = np.sqrt((squares + _USUAL_WORTH * usual) / (len(cohort) + _USUAL_WORTH))
-        return (evidence_[:first] - (cohort.mean() if len(cohort) else 0.0)) / deviation
+        return (found[:first] - (cohort.mean() if len(cohort) else 0.0)) / deviation
 
     def standout(self, first: int = 1) -> Float64[np.ndarray, " F"]:
         """Returns the prominence of each of the first tracks, or its margin in usual deviations
-        where that is more.
+        where that is more; the first one's is more where it is the same as heard otherwise.
 
         Noise leaves few windows that tell something, which the prominence counts; a change of
         pitch leaves all of them as similar as each other, which the margin counts.
         """
         margins = (self.scores[:first].astype(np.float64) - self.cohort_mean) / _USUAL_DEVIATION
-        return np.maximum(self.prominence(first), margins)
+        standouts = np.maximum(self.prominence(first), margins)
+        standouts[:1] += _AGREED_WORTH * self.agreed
+        return standouts
 
     @property
     def _far_cohort(self) -> Int64[np.ndarray, " R"]:
@@ -160,14 +172,9 @@ class Ranking:
 
     def _where(self, kept: Bool[np.ndarray, " T"]) -> "Ranking":
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return Ranking(**{name: v[kept] if len(v) else v for name, v in values.items()})
-
-
-BW = 0.5
-
-
-def evidence(cosines):
-    return np.maximum(cosines.astype(np.float64) - _CHANCE_COSINE, 0)
+        agreed = values.pop("agreed")
+        arrays = {name: array[kept] if len(array) else array for name, array in values.items()}
+        return Ranking(**arrays, agreed=agreed if kept[:1].all() else 0.0)
 
 
 def rank(query: Fingerprints, reference: Reference, *, without: int = -1) -> Ranking:
@@ -219,7 +226,7 @@ def _surest(rankings: list[Ranking], query: Fingerprints) -> Ranking:
     """
     own, *faster = rankings
     if query.conformer_alone is not None:
-        own, faster = _better_heard(*rankings[:2]), rankings[2:]
+        own, faster = _better_heard(*rankings[:2], middle_s(query)), rankings[2:]
     if not faster or faster[0].surety - _FASTER_COST <= own.surety:
         return own
     cosines = np.repeat(faster[0].scores[:, None], len(query.vectors), axis=1)
@@ -228,15 +235,22 @@ def _surest(rankings: list[Ranking], query: Fingerprints) -> Ranking:
     )  # both begin at the same moment
 
 
-def _better_heard(both: Ranking, conformer: Ranking) -> Ranking:
+def _better_heard(both: Ranking, conformer: Ranking, middle: float) -> Ranking:
     """By both parts of an encoder, unless the first track stands out clearly more by the conformer
-    alone.
+    alone; `middle` is the query's in s.
     """
     if not len(both.tracks) or not len(conformer.tracks):
         return both if len(both.tracks) else conformer
+    better, other = both, conformer
     if min(len(both.tracks), len(conformer.tracks)) < _LEAST_TO_SEPARATE:
-        return conformer if conformer.scores[0] - _CONFORMER_COST_OF_FEW > both.scores[0] else both
-    return conformer if conformer.separation()[0] - _CONFORMER_COST > both.separation()[0] else both
+        if conformer.scores[0] - _CONFORMER_COST_OF_FEW > both.scores[0]:
+            better, other = conformer, both
+    elif conformer.separation()[0] - _CONFORMER_COST > both.separation()[0]:
+        better, other = conformer, both
+    places_s = [one.offsets_s[0] + one.tempos[0] * middle for one in (both, conformer)]
+    if both.tracks[0] == conformer.tracks[0] and abs(places_s[0] - places_s[1]) <= _AGREED_S:
+        better = dataclasses.replace(better, agreed=float(other.standout()[0]))
+    return better
 
 
 def _rank(query: Fingerprints, reference: Reference, without: int) -> Ranking:
@@ -251,7 +265,8 @@ def _rank(query: Fingerprints, reference: Reference, without: int) -> Ranking:
         others = _rank_once(query, reference, [without, *ranking.tracks])
         if not len(others.tracks):
             break
-        fields = (field.name for field in dataclasses.fields(ranking) if field.name != "same")
+        fields = [field.name for field in dataclasses.fields(ranking)]
+        fields = [name for name in fields if name not in ("same", "agreed")]
         both = {name: [getattr(ranking, name), getattr(others, name)] for name in fields}
         joined = Ranking(**{name: np.concatenate(parts) for name, parts in both.items()})
         ranking = _with_same(joined, query, reference)
@@ -291,12 +306,6 @@ def _rank_once(query: Fingerprints, reference: Reference, without: Sequence[int]
         values[:, 0] for values in lines.cosines(np.exp(log_tempos)[:, None], anchors_s[:, None])
     )
     scores = weighted_mean(cosines, weights)
-    beside = np.zeros(0, np.float32)
-    if windows.is_steady:
-        offsets = reference.hop_s * np.array([-5, -4, -3, -2, -1, 1, 2, 3, 4, 5])
-        around = anchors_s[:, None] + offsets
-        c, w = lines.cosines(np.repeat(np.exp(log_tempos)[:, None], len(offsets), axis=1), around)
-        beside = weighted_mean(evidence(c), w).clip(0).mean(axis=1).astype(np.float32)
     first = query.edge_windows.shape[1]
     if windows.num_phases == 1:
         cosines = np.where(weights > 0, cosines, scores[:, None]) * windows.loud
@@ -309,7 +318,29 @@ def _rank_once(query: Fingerprints, reference: Reference, without: Sequence[int]
     ]  # each track's best line
     tempos = np.exp(log_tempos)
     offsets_s = anchors_s - tempos * middle_s(query)
-    return Ranking(
-        seeds.tracks[order], scores[order], offsets_s[order], tempos[order], cosines[order],
-        beside[order] if len(beside) else beside,
+    found = Ranking(
+        seeds.tracks[order], scores[order], offsets_s[order], tempos[order], cosines[order]
     )
+    if not windows.is_steady:
+        return found
+    beside = _evidence_beside(lines, tempos, anchors_s, reference.hop_s)
+    return dataclasses.replace(found, beside=beside[order])
+
+
+def _evidence(cosines: Float32[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
+    """By how much each cosine exceeds what it is by chance."""
+    return np.maximum(cosines.astype(np.float64) - _CHANCE_COSINE, 0)
+
+
+def _evidence_beside(
+    lines: Lines,
+    tempos: Float64[np.ndarray, " T"],
+    anchors_s: Float64[np.ndarray, " T"],
+    hop_s: float,
+) -> Float32[np.ndarray, " T"]:
+    """The mean evidence of the windows on lines that run up to 1.5 s before and after each."""
+    places_s = anchors_s[:, None] + hop_s * _BESIDE_HOPS
+    tempos = np.repeat(tempos[:, None], len(_BESIDE_HOPS), axis=1)
+    cosines, weights = lines.cosines(tempos, places_s)
+    found = weighted_mean(_evidence(cosines), weights)
+    return np.maximum(found, 0).mean(axis=1).astype(np.float32)

@@ -23,6 +23,7 @@ from confp_jax.evaluation.calibrate import (
     calibrate,
     fit_cell,
     search_all,
+    smoothed_scales,
     tracks_that_share,
 )
 from confp_jax.evaluation.measure.indexed_dataset import (
@@ -362,3 +363,10 @@ def test_query_sets_that_cannot_be(queries, tmp_path):
         open_set.run(OpenSetConfig(queries=f"{queries},{queries}"), tmp_path)
     with pytest.raises(DatasetError, match="no query set has the condition 'reverb'"):
         open_set.run(OpenSetConfig(queries=str(queries.parent), conditions=("reverb",)), tmp_path)
+
+
+def test_one_length_s_scale_leans_on_its_neighbours():
+    scales = np.array([1.0, 1.0, 16.0, 1.0, 1.0])[None, :, None]
+    np.testing.assert_allclose(smoothed_scales(scales)[0, :, 0], [1, 2, 4, 2, 1])
+    same = np.array([2.0, 3.0])[None, None]
+    np.testing.assert_allclose(smoothed_scales(np.repeat(same, 4, axis=1)), np.repeat(same, 4, 1))

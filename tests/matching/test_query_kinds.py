@@ -10,6 +10,7 @@ from planted_rows import HOP_S, SEGMENT_S, reference_of
 from unit_vectors import normalised, unit_rows
 
 from confp_jax.fingerprint.fingerprints import Fingerprints
+from confp_jax.matching.query_windows import query_windows
 from confp_jax.matching.ranking import rank, rank_with_and_without
 from confp_jax.matching.searchable import make_reference
 
@@ -143,3 +144,51 @@ class TestDense:
         assert rank(query, reference).tracks[0] == 0
         unsure = dataclasses.replace(query, vectors=0.1 * own[0], between=0.1 * own[1:])
         assert rank(unsure, reference).tracks[0] == 1
+
+    def test_both_parts_hear_one_tempo_and_the_conformer_any(self):
+        rng = np.random.default_rng(0)
+        own = np.stack([unit_rows(rng, 10) for _ in range(self.PHASES)])
+        both = Fingerprints(own[0], HOP_S, 0.9, between=own[1:], by_conformer=own)
+        assert query_windows(both).log_tempos == (-0.02, 0.02)
+        assert query_windows(both.part(0, 2)).log_tempos == (0, 0), "too short to tell it"
+        for alone in (both.conformer_alone, dataclasses.replace(both, by_conformer=own[:0])):
+            least, greatest = np.exp(query_windows(alone).log_tempos)
+            assert least < 0.7 and greatest > 1.4
+
+    def test_what_is_alike_beside_the_line_tells_less(self):
+        """A track that repeats one row resembles itself everywhere; noise resembles it nowhere."""
+        rng = np.random.default_rng(0)
+        parts = [unit_rows(rng, 40) for _ in range(30)]
+        parts[1][:] = parts[1][0]
+        named = [(str(i), part) for i, part in enumerate(parts)]
+        options = {"hop_s": HOP_S, "segment_s": 0.9, "query_phases": self.PHASES}
+        reference = make_reference(named, **options)
+        for track in (0, 1):
+            own = np.repeat(parts[track][10:20][None], self.PHASES, axis=0)
+            query = Fingerprints(own[0], HOP_S, 0.9, between=own[1:], by_conformer=own)
+            found = rank(query, reference)
+            assert found.tracks[0] == track
+            assert found.beside[0] == pytest.approx(0.9 if track else 0.02, abs=0.1)
+            plain = dataclasses.replace(found, beside=found.beside[:0])
+            share = found.prominence()[0] / plain.prominence()[0]
+            assert share < 0.8 if track else share > 0.9
+
+    def test_two_hearings_that_agree_are_surer(self):
+        rng = np.random.default_rng(0)
+        parts = [unit_rows(rng, 40) for _ in range(12)]
+        named = [(str(i), part) for i, part in enumerate(parts)]
+        options = {"hop_s": HOP_S, "segment_s": 0.9, "query_phases": self.PHASES}
+        reference = make_reference(named, **options)
+        own, other, late = (
+            0.15 * np.repeat(part[None], self.PHASES, axis=0)
+            for part in (parts[0][10:20], parts[1][10:20], parts[0][25:35])
+        )
+        heard = Fingerprints(own[0], HOP_S, 0.9, between=own[1:], by_conformer=own)
+        found = rank(heard, reference)
+        assert found.tracks[0] == 0 and found.agreed > 1
+        alone = dataclasses.replace(found, agreed=0.0).standout(2)
+        more = np.array([0.3 * found.agreed, 0.0])
+        np.testing.assert_allclose(found.standout(2), alone + more)
+        assert found.without(0).agreed == 0.0 and found.only(0).agreed == found.agreed
+        for unlike in (other, late):
+            assert rank(dataclasses.replace(heard, by_conformer=unlike), reference).agreed == 0.0
