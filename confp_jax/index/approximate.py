@@ -12,11 +12,12 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from confp_jax.index.exact import ExactIndex, merge
-from confp_jax.index.protocol import CandidateSource, Hits, Vectors
+from confp_jax.index.protocol import CandidateSource, Hits, Vectors, are_signs
 
-_PROPOSED_PER_HIT = (
-    2  # the last of those that compressed vectors put first are not the best by the stored ones
-)
+# The last of those that compressed vectors put first are not the best by the stored ones; signs are
+# compressed without loss.
+_PROPOSED_PER_HIT, _PROPOSED_PER_HIT_OF_SIGNS = 2, 1
+_NUM_LOOKED_AT = 64  # rows, to tell signs
 _BLOCK_VALUES = 1 << 24  # 64 MiB of candidates' vectors at a time
 
 
@@ -49,6 +50,10 @@ class ApproximateIndex:
     ):
         self._coarse, self._vectors, self._rows = coarse, vectors, rows
         self._effort, self._live_share = effort, 1.0
+        looked_at = np.asarray(vectors[:_NUM_LOOKED_AT], np.float32)
+        heard = looked_at[looked_at.any(axis=1)]
+        signs = len(heard) and are_signs(heard)
+        self._per_hit = _PROPOSED_PER_HIT_OF_SIGNS if signs else _PROPOSED_PER_HIT
         self._tail_rows = np.zeros(0, np.int64)
         if rows is not None:
             live = rows >= 0
@@ -72,7 +77,7 @@ class ApproximateIndex:
             return Hits(
                 np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
             )
-        wanted = max(_PROPOSED_PER_HIT * k, self._effort.num_candidates)
+        wanted = max(self._per_hit * k, self._effort.num_candidates)
         num = math.ceil(wanted / self._live_share)  # removed rows take their part of the places
         found = self._coarse.candidates(queries, num=num, num_cells=self._effort.num_cells)
         if self._rows is not None:

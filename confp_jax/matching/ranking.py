@@ -50,8 +50,9 @@ _USUAL_WORTH = 2
 # Of the evidence beside a line, so much does not tell for it: music that resembles itself.
 _BESIDE_WORTH = 0.5
 _BESIDE_HOPS = np.array([-5, -4, -3, -2, -1, 1, 2, 3, 4, 5])
-# From here on the conformer alone was never surer (648 recordings, 4,000 made queries).
-_SURE_PROMINENCE = 25.0
+# With both the conformer alone was never surer (648 recordings, 4,000 made queries): another tempo
+# or pitch leaves some windows alike, not all.
+_SURE_PROMINENCE, _SURE_SCORE = 12.0, 0.45
 _AGREED_WORTH = 0.3  # of how much the other hearing's first track stands out, if it is the same
 _AGREED_S = 1.0
 _CONFORMER_COST = (
@@ -184,10 +185,16 @@ def rank(query: Fingerprints, reference: Reference, *, without: int = -1) -> Ran
     heard = _heard(query)
     if query.conformer_alone is not None:
         first = _rank(heard[0], reference, without)
-        if len(first.tracks) and first.prominence()[0] >= _SURE_PROMINENCE:
+        if _is_sure(first):
             return first  # no other way to hear it would be surer
         return _surest([first, *_rank_all(heard[1:], reference, without)], query)
     return _surest(_rank_all(heard, reference, without), query)
+
+
+def _is_sure(ranking: Ranking) -> bool:
+    if not len(ranking.tracks) or ranking.scores[0] < _SURE_SCORE:
+        return False
+    return bool(ranking.prominence()[0] >= _SURE_PROMINENCE)
 
 
 def rank_with_and_without(
