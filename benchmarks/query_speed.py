@@ -20,11 +20,13 @@ import soundfile
 from benchmarks.copies import noisy_copies
 from confp_jax.audio.decode import decode
 from confp_jax.audio.folders import find_audio
+from confp_jax.database import Database, NewTrack
 from confp_jax.fingerprint.embedder import Embedder, load_encoder
 from confp_jax.library.compare import fingerprint_file
+from confp_jax.library.open import open_reference
 from confp_jax.matching.blocks import Scan, joined_blocks
 from confp_jax.matching.decision import load_decision
-from confp_jax.matching.searchable import Reference, make_reference
+from confp_jax.matching.searchable import Reference
 
 _CLIP_S = 3.0
 
@@ -51,8 +53,9 @@ def main() -> None:
     )
     embedder, files = load_encoder(args.model), find_audio([args.music]).files
     parts = embedding(embedder, files)
-    reference = fill(parts, args.rows, embedder.config.audio.segment_s)
-    warm(embedder, reference, files[0], args.repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        reference = fill(embedder, parts, args.rows, pathlib.Path(folder) / "db")
+        warm(embedder, reference, files[0], args.repeats)
     cold(args.model, files)
 
 
@@ -69,19 +72,27 @@ def embedding(embedder: Embedder, files: list[pathlib.Path]) -> list[np.ndarray]
     return parts
 
 
-def fill(parts: list[np.ndarray], num_rows: int, segment_s: float) -> Reference:
-    """A reference of `num_rows`: the real fingerprints first, then copies with noise (cosine about
+def fill(
+    embedder: Embedder, parts: list[np.ndarray], num_rows: int, folder: pathlib.Path
+) -> Reference:
+    """A database of `num_rows`: the real fingerprints first, then copies with noise (cosine about
     0.8).
     """
     real = np.concatenate(parts)
-    tracks = [(f"real {i}", part) for i, part in enumerate(parts)]
-    tracks += [
-        (f"copy {i}", rows) for i, rows in enumerate(noisy_copies(real, num_rows - len(real)))
-    ]
+    named = [(f"real {i}", part) for i, part in enumerate(parts)]
+    copies = noisy_copies(real, num_rows - len(real))
+    named += [(f"copy {i}", rows) for i, rows in enumerate(copies)]
+    database = Database.create(folder, embedder.model_id, precision=embedder.precision)
+    database.add(
+        [
+            NewTrack(name, name, f"{i:064x}", 0.3 * len(rows) + 0.6, rows)
+            for i, (name, rows) in enumerate(named)
+        ]
+    )
     began = time.perf_counter()
-    reference = make_reference(tracks, hop_s=0.3, segment_s=segment_s)
+    reference = open_reference(database, embedder)
     took_s, num = time.perf_counter() - began, len(reference.snapshot.vectors)
-    print(f"database: {num} fingerprints of {len(tracks)} tracks; index made in {took_s:.1f} s")
+    print(f"database: {num} fingerprints of {len(named)} tracks; index made in {took_s:.1f} s")
     return reference
 
 

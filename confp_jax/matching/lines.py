@@ -21,8 +21,10 @@ ZOOM = (
     ((0.0045, 1), (0.0167, 1)),
     ((0.0015, 1), (0.0055, 1)),
 )
-# What a tempo must earn: music is rarely played at another one, and a free tempo fits noise.
-TEMPO_COST = 0.25
+# What a tempo must earn: music is rarely played at another one, and a free tempo fits noise. By the
+# square of its logarithm up to here, in proportion beyond: a square would pull half and double
+# tempo by 4 %.
+_TEMPO_COST, _SQUARED_TEMPO = 0.25, 0.38
 
 
 class Lines:
@@ -107,6 +109,13 @@ def of_each_window(
     return np.where(weights.sum(axis=-1) > 0, weighted_mean(cosines, weights), whole[:, None])
 
 
+def tempo_cost(log_tempos: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
+    """Returns by how much more similar a line at each tempo must be than one at the original's."""
+    size = np.abs(log_tempos)
+    near = np.minimum(size, _SQUARED_TEMPO)
+    return _TEMPO_COST * (near**2 + 2 * _SQUARED_TEMPO * (size - near))
+
+
 def zoomed(
     lines: Lines,
     log_tempos: Float64[np.ndarray, " T"],
@@ -122,7 +131,7 @@ def zoomed(
     place_grid = np.tile(np.arange(-num_places, num_places + 1) * place_step, 2 * num_tempos + 1)
     log_tempo = np.clip(log_tempos[:, None] + tempo_grid, *lines.log_tempos)
     anchor_s = anchors_s[:, None] + place_grid
-    scores = weighted_mean(*lines.cosines(np.exp(log_tempo), anchor_s)) - TEMPO_COST * log_tempo**2
+    scores = weighted_mean(*lines.cosines(np.exp(log_tempo), anchor_s)) - tempo_cost(log_tempo)
     best = scores.argmax(axis=1)
     track = np.arange(len(best))
     return log_tempo[track, best], anchor_s[track, best]

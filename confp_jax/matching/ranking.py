@@ -32,7 +32,14 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from confp_jax.fingerprint.fingerprints import Fingerprints
 from confp_jax.fingerprint.windows import SPEEDUP
 from confp_jax.matching.copies import same_as_first
-from confp_jax.matching.lines import TEMPO_COST, ZOOM, Lines, of_each_window, weighted_mean, zoomed
+from confp_jax.matching.lines import (
+    ZOOM,
+    Lines,
+    of_each_window,
+    tempo_cost,
+    weighted_mean,
+    zoomed,
+)
 from confp_jax.matching.query_windows import middle_s, query_windows
 from confp_jax.matching.searchable import Reference
 from confp_jax.matching.seeds import COHORT_SIZE, seed_lines
@@ -248,16 +255,17 @@ def _better_heard(both: Ranking, conformer: Ranking, middle: float) -> Ranking:
     """
     if not len(both.tracks) or not len(conformer.tracks):
         return both if len(both.tracks) else conformer
-    better, other = both, conformer
+    is_same = both.tracks[0] == conformer.tracks[0]
     if min(len(both.tracks), len(conformer.tracks)) < _LEAST_TO_SEPARATE:
-        if conformer.scores[0] - _CONFORMER_COST_OF_FEW > both.scores[0]:
-            better, other = conformer, both
-    elif conformer.separation()[0] - _CONFORMER_COST > both.separation()[0]:
-        better, other = conformer, both
+        prefers = conformer.scores[0] - _CONFORMER_COST_OF_FEW > both.scores[0]
+    else:
+        cost = 0.0 if is_same else _CONFORMER_COST  # of one track the better line counts
+        prefers = conformer.separation()[0] - cost > both.separation()[0]
+    better, other = (conformer, both) if prefers else (both, conformer)
     places_s = [one.offsets_s[0] + one.tempos[0] * middle for one in (both, conformer)]
-    if both.tracks[0] == conformer.tracks[0] and abs(places_s[0] - places_s[1]) <= _AGREED_S:
-        better = dataclasses.replace(better, agreed=float(other.standout()[0]))
-    return better
+    if not is_same or abs(places_s[0] - places_s[1]) > _AGREED_S:
+        return better
+    return dataclasses.replace(better, agreed=float(other.standout()[0]))
 
 
 def _rank(query: Fingerprints, reference: Reference, without: int) -> Ranking:
@@ -319,7 +327,7 @@ def _rank_once(query: Fingerprints, reference: Reference, without: Sequence[int]
         cosines = cosines[:, first : first + len(query.vectors)]
     else:
         cosines = of_each_window(cosines, weights, windows.num_phases)
-    order = np.argsort(-(scores - TEMPO_COST * log_tempos**2), kind="stable")
+    order = np.argsort(-(scores - tempo_cost(log_tempos)), kind="stable")
     order = order[
         np.sort(np.unique(seeds.tracks[order], return_index=True)[1])
     ]  # each track's best line

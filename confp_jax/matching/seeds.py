@@ -16,7 +16,8 @@ _HITS_PER_QUERY = 1_200  # of all windows together
 _HITS_PER_DENSE_QUERY = 2_400
 _MIN_HITS = 50
 _MAX_HITS = 12_800
-_TEMPOS = np.array([0.7, 0.77, 0.845, 0.92, 1.0, 1.08, 1.17, 1.27, 1.38])
+_SLOWED = (0.5, 0.545, 0.595, 0.645, 0.7, 0.77, 0.845, 0.92)
+_TEMPOS = np.array([*_SLOWED, 1.0, 1.08, 1.17, 1.27, 1.38, 1.5, 1.63, 1.78, 1.94])
 _BIN_S = 0.6
 
 

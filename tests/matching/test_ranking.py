@@ -188,7 +188,7 @@ class TestPlaceAndTempo:
         assert ranking.tracks[0] == 3
         assert ranking.offsets_s[0] == pytest.approx(begin_s, abs=0.03)
 
-    @pytest.mark.parametrize("tempo", [0.7, 0.81, 0.95, 1.0, 1.06, 1.22, 1.4])
+    @pytest.mark.parametrize("tempo", [0.5, 0.6, 0.7, 0.81, 0.95, 1.0, 1.06, 1.22, 1.4, 1.7, 2.0])
     def test_a_stretched_sequence(self, tempo):
         """A window centre at x in the query is at `begin + tempo * x` in the track: where it begins
         and how fast it runs.
@@ -201,7 +201,7 @@ class TestPlaceAndTempo:
         ranking = ranked(tracks[4].at(13.37 + tempo * centres_s), parts)
         assert ranking.tracks[0] == 4
         assert ranking.tempos[0] == pytest.approx(
-            tempo, rel=0.015
+            tempo, rel=0.03 if abs(np.log(tempo)) > 0.4 else 0.015
         )  # what another tempo must earn pulls a little
         assert ranking.offsets_s[0] == pytest.approx(13.37, abs=0.1)
         assert ranking.scores[0] > 0.93
