@@ -1,6 +1,7 @@
 """From segment hits to lines: the nearest rows of all windows vote for where a track runs."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +18,9 @@ _HITS_PER_DENSE_QUERY = 2_400
 _MIN_HITS = 50
 _MAX_HITS = 12_800
 _SLOWED = (0.5, 0.545, 0.595, 0.645, 0.7, 0.77, 0.845, 0.92)
-_TEMPOS = np.array([*_SLOWED, 1.0, 1.08, 1.17, 1.27, 1.38, 1.5, 1.63, 1.78, 1.94])
+_QUICKENED = (1.08, 1.17, 1.27, 1.38, 1.5, 1.63, 1.78, 1.94)
+# Nearest to 1 first, so that of lines with as many votes that one is taken.
+_TEMPOS = np.array(sorted([*_SLOWED, 1.0, *_QUICKENED], key=lambda tempo: abs(math.log(tempo))))
 _BIN_S = 0.6
 
 
