@@ -7,7 +7,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from confp_jax.matching.query_windows import QueryWindows
 from confp_jax.matching.searchable import Reference
-from confp_jax.matching.seeds import Seeds
+from confp_jax.matching.seeds import Seeds, tempo_cost
 
 # of lying a row beyond the track's first or last: there all places look alike, and the end is
 # likeliest
@@ -21,10 +21,6 @@ ZOOM = (
     ((0.0045, 1), (0.0167, 1)),
     ((0.0015, 1), (0.0055, 1)),
 )
-# What a tempo must earn: music is rarely played at another one, and a free tempo fits noise. By the
-# square of its logarithm up to here, in proportion beyond: a square would pull half and double
-# tempo by 4 %.
-_TEMPO_COST, _SQUARED_TEMPO = 0.25, 0.38
 
 
 class Lines:
@@ -107,13 +103,6 @@ def of_each_window(
     cosines, weights = cosines.reshape(by_hop), weights.reshape(by_hop)
     whole = weighted_mean(cosines.reshape(len(cosines), -1), weights.reshape(len(cosines), -1))
     return np.where(weights.sum(axis=-1) > 0, weighted_mean(cosines, weights), whole[:, None])
-
-
-def tempo_cost(log_tempos: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
-    """Returns by how much more similar a line at each tempo must be than one at the original's."""
-    size = np.abs(log_tempos)
-    near = np.minimum(size, _SQUARED_TEMPO)
-    return _TEMPO_COST * (near**2 + 2 * _SQUARED_TEMPO * (size - near))
 
 
 def zoomed(

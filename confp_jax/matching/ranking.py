@@ -32,17 +32,10 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from confp_jax.fingerprint.fingerprints import Fingerprints
 from confp_jax.fingerprint.windows import SPEEDUP
 from confp_jax.matching.copies import same_as_first
-from confp_jax.matching.lines import (
-    ZOOM,
-    Lines,
-    of_each_window,
-    tempo_cost,
-    weighted_mean,
-    zoomed,
-)
+from confp_jax.matching.lines import ZOOM, Lines, of_each_window, weighted_mean, zoomed
 from confp_jax.matching.query_windows import middle_s, query_windows
 from confp_jax.matching.searchable import Reference
-from confp_jax.matching.seeds import COHORT_SIZE, seed_lines
+from confp_jax.matching.seeds import COHORT_SIZE, seed_lines, tempo_cost
 
 _NUM_SEARCHES = 8  # so often 32 copies may be in the way of rivals
 _NUM_SEPARATED = 60  # rivals that deviations are measured by: more of them tell it better

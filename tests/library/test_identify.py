@@ -31,9 +31,9 @@ def test_queries_are_answered_one_by_one_in_order(database, embedder, files):
     first = next(answers)
     assert (first.matches[0].track, first.matches[0].offset_s) == (
         "3",
-        pytest.approx(0.0, abs=0.3),
+        pytest.approx(0.0, abs=0.6),
     )  # untrained: roughly
-    assert 0.999 < first.matches[0].score <= 1.0
+    assert 0.99 < first.matches[0].score <= 1.0
     rest = list(answers)
     assert [a.query for a in rest] == ["missing", str(files[1])]
     assert rest[0].error and rest[1].matches[0].track == "1"
