@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
             "queries": "",  # a query set made by data_prep.make_queries
             "most_excerpts": 800,  # drawn from all conditions alike
             "lengths_s": (1.0, 2.0, 3.0, 5.0, 9.9),  # 9.9 s: one block of a long recording
-            "num_tracks": (1, 5, 40),  # sizes of database, and all of `most_tracks`
+            "num_tracks": (1, 5, 15, 40),  # sizes of database, and all of `most_tracks`
             "seed": 0,
         }
     )

@@ -57,7 +57,7 @@ class CalibrationConfig:
     queries: str = ""
     most_excerpts: int = 800
     lengths_s: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 9.9)
-    num_tracks: tuple[int, ...] = (1, 5, 40)
+    num_tracks: tuple[int, ...] = (1, 5, 15, 40)
     seed: int = 0  # of the draws
 
     def __post_init__(self) -> None:

@@ -46,6 +46,7 @@ _LEAST_DEVIATION = 0.01  # of their scores
 _CHANCE_COSINE = 0.08
 # The deviation of one window's evidence among rivals, as sure as two rivals' own.
 _USUAL_DEVIATION = 0.025
+_CONFORMER_DEVIATION = 0.05  # the same of the conformer alone, whose dimensions are fewer
 _USUAL_WORTH = 2
 # Of the evidence beside a line, so much does not tell for it: music that resembles itself.
 _BESIDE_WORTH = 0.5
@@ -84,6 +85,7 @@ class Ranking:
     )
     # the first and its copies at the same place, which are no rivals; empty: not looked for
     same: Bool[np.ndarray, " T"] = dataclasses.field(default_factory=lambda: np.zeros(0, bool))
+    usual_deviation: float = _USUAL_DEVIATION
     agreed: float = 0.0  # how much the first stands out as heard otherwise; 0: it is another there
 
     @property
@@ -134,7 +136,7 @@ class Ranking:
         if len(self.beside):
             found = found - _BESIDE_WORTH * self.beside
         cohort = found[self._far_cohort]
-        usual = _USUAL_DEVIATION**2 / max(self.cosines.shape[1], 1)
+        usual = self.usual_deviation**2 / max(self.cosines.shape[1], 1)
         squares = np.square(cohort - cohort.mean()).sum() if len(cohort) else 0.0
         deviation = np.sqrt((squares + _USUAL_WORTH * usual) / (len(cohort) + _USUAL_WORTH))
         return (found[:first] - (cohort.mean() if len(cohort) else 0.0)) / deviation
@@ -172,10 +174,13 @@ class Ranking:
         return self._where(self.tracks == track)
 
     def _where(self, kept: Bool[np.ndarray, " T"]) -> "Ranking":
+        arrays = {name: values[kept] for name, values in self._arrays().items() if len(values)}
+        return dataclasses.replace(self, **arrays, agreed=self.agreed if kept[:1].all() else 0.0)
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """Returns what there is one of for each track, by its name."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        agreed = values.pop("agreed")
-        arrays = {name: array[kept] if len(array) else array for name, array in values.items()}
-        return Ranking(**arrays, agreed=agreed if kept[:1].all() else 0.0)
+        return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
 
 def rank(query: Fingerprints, reference: Reference, *, without: int = -1) -> Ranking:
@@ -233,7 +238,11 @@ def _surest(rankings: list[Ranking], query: Fingerprints) -> Ranking:
     """
     own, *faster = rankings
     if query.conformer_alone is not None:
-        own, faster = _better_heard(*rankings[:2], middle_s(query)), rankings[2:]
+        by_conformer = [
+            dataclasses.replace(one, usual_deviation=_CONFORMER_DEVIATION) for one in rankings[1:]
+        ]
+        own = _better_heard(rankings[0], by_conformer[0], middle_s(query))
+        faster = by_conformer[1:]
     if not faster or faster[0].surety - _FASTER_COST <= own.surety:
         return own
     cosines = np.repeat(faster[0].scores[:, None], len(query.vectors), axis=1)
@@ -273,10 +282,11 @@ def _rank(query: Fingerprints, reference: Reference, without: int) -> Ranking:
         others = _rank_once(query, reference, [without, *ranking.tracks])
         if not len(others.tracks):
             break
-        fields = [field.name for field in dataclasses.fields(ranking)]
-        fields = [name for name in fields if name not in ("same", "agreed")]
-        both = {name: [getattr(ranking, name), getattr(others, name)] for name in fields}
-        joined = Ranking(**{name: np.concatenate(parts) for name, parts in both.items()})
+        parts = ranking._arrays(), others._arrays()
+        joined = Ranking(
+            **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        )
+        joined = dataclasses.replace(joined, same=np.zeros(0, bool))
         ranking = _with_same(joined, query, reference)
     return ranking
 
