@@ -25,6 +25,7 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
@@ -177,7 +178,7 @@ class Ranking:
         arrays = {name: values[kept] for name, values in self._arrays().items() if len(values)}
         return dataclasses.replace(self, **arrays, agreed=self.agreed if kept[:1].all() else 0.0)
 
-    def _arrays(self) -> dict[str, np.ndarray]:
+    def _arrays(self) -> dict[str, Any]:
         """Returns what there is one of for each track, by its name."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
@@ -283,9 +284,10 @@ def _rank(query: Fingerprints, reference: Reference, without: int) -> Ranking:
         if not len(others.tracks):
             break
         parts = ranking._arrays(), others._arrays()
-        joined = Ranking(
-            **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        )
+        both: dict[str, Any] = {
+            name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+        }
+        joined = Ranking(**both)
         joined = dataclasses.replace(joined, same=np.zeros(0, bool))
         ranking = _with_same(joined, query, reference)
     return ranking
