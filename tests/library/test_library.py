@@ -209,6 +209,7 @@ class TestLibrary:
                 call()
         assert library.tracks()
 
+    @pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called:RuntimeWarning")  # JAX's advice
     def test_a_process_that_was_really_forked_is_told(self, library):
         reading, writing = os.pipe()
         child = os.fork()
