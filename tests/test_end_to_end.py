@@ -133,4 +133,4 @@ def test_a_shipped_model_has_a_card_of_its_own_weights_and_a_calibration(name):
     assert card["identity"] == encoder.identity
     assert load_decision(encoder.folder, encoder.identity).calibrated
     assert (encoder.folder / "README.md").is_file()
-    assert sum(p.stat().st_size for p in encoder.folder.rglob("*") if p.is_file()) < 28_000_000
+    assert sum(p.stat().st_size for p in encoder.folder.rglob("*") if p.is_file()) < 24_000_000

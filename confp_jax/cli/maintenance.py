@@ -118,7 +118,7 @@ def _register_copying(commands: Commands) -> None:
     export.add_argument(
         "--onnx", type=pathlib.Path, metavar="FILE", help="the ONNX file to write, of a model"
     )
-    text = "with --onnx: matrices as int8, a quarter of the size, for CPUs with VNNI or AMX"
+    text = "with --onnx: matrices as int8, half of the size"
     export.add_argument("--int8", action="store_true", help=text)
     importing = commands.add(
         "import",

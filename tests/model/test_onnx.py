@@ -128,15 +128,13 @@ def test_int8_is_close(name, tmp_path):
     assert sizes[1] < 0.6 * sizes[0]
 
 
-@pytest.mark.parametrize("name", ["edge2", "edge", "small"])
-def test_shipped_int8_files_are_of_the_same_weights(name):
-    folder = shipped_folder(name)
-    full, int8 = load_engine(folder, "onnx"), load_engine(folder, "int8")
+def test_a_shipped_model_in_int8_is_of_the_same_weights(tmp_path):
+    file = tmp_path / "small.int8.onnx"
+    export_model(str(shipped_folder("small")), file, is_int8=True)
+    full, int8 = load_engine(shipped_folder("small"), "onnx"), load_engine(file)
     assert (int8.name, int8.identity, int8.config) == ("int8", full.identity, full.config)
-    power, seen, contrast = features(full.config, 4)
+    power, seen, _ = features(full.config, 4)
     assert cosines(full.conform(power, seen), int8.conform(power, seen)).min() > 0.998
-    if full.config.encoder.has_projection:
-        assert cosines(full.project(contrast), int8.project(contrast)).min() > 0.998
 
 
 def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
