@@ -15,7 +15,7 @@ import dataclasses
 import itertools
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from absl import flags
@@ -131,30 +131,16 @@ def calibrate(config: CalibrationConfig, console: Console) -> Decision:
         {*(min(n, len(searched.track_ids)) for n in config.num_tracks), len(searched.track_ids)}
     )
     rng = np.random.default_rng(config.seed)
-    kinds = [[plain(of_length) for of_length in excerpts], excerpts]
-    cells = [
-        (kind, length, size)
-        for kind in range(2)
-        for length in range(len(config.lengths_s))
-        for size in range(len(sizes))
-    ]
     sharing = {
         searched.number(track_id): tracks_that_share(searched.reference, searched.number(track_id))
         for track_id in progress(sorted(wanted), "shared recordings", console=console)
     }
     names = feature_names(embedder)
-    fitted: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = {}
-    for kind, length, size in progress(cells, "searching", console=console):
-        if kind and not has_more(excerpts[length]):
-            fitted[kind, length, size] = fitted[0, length, size]  # the same queries
-        else:
-            fitted[kind, length, size] = fit_cell(
-                search_all(kinds[kind][length], searched, sizes[size], rng, sharing, names)
-            )
-    shape = len(kinds), len(config.lengths_s), len(sizes)
-    weights = np.array([fitted[cell][0] for cell in cells]).reshape(*shape, -1)
-    tails = np.array([fitted[cell][1] for cell in cells]).reshape(*shape, 2)
-    tails[..., 1] = smoothed_scales(tails[..., 1])
+
+    def search(of_length: list[Excerpt], size: int) -> Outcomes:
+        return search_all(of_length, searched, size, rng, sharing, names)
+
+    weights, tails = fit_cells(excerpts, sizes, search, console)
     return Decision(
         config.lengths_s,
         tuple(sizes),
@@ -163,6 +149,30 @@ def calibrate(config: CalibrationConfig, console: Console) -> Decision:
         identity=embedder.identity,
         features=names,
     )
+
+
+def fit_cells(
+    excerpts: list[list[Excerpt]],
+    sizes: Sequence[int],
+    search: Callable[[list[Excerpt], int], Outcomes],
+    console: Console,
+) -> tuple[Float64[np.ndarray, "2 L N F+1"], Float64[np.ndarray, "2 L N 2"]]:
+    """Returns weights and tails of every length and size, for parts of a long recording and for
+    whole queries.
+    """
+    kinds = [[plain(of_length) for of_length in excerpts], excerpts]
+    shape = len(kinds), len(excerpts), len(sizes)
+    fitted: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
+    cells = list(itertools.product(*map(range, shape)))
+    for kind, length, size in progress(cells, "searching", console=console):
+        if kind and not has_more(excerpts[length]):
+            fitted[kind, length, size] = fitted[0, length, size]  # the same queries
+        else:
+            fitted[kind, length, size] = fit_cell(search(kinds[kind][length], sizes[size]))
+    weights = np.array([fitted[cell][0] for cell in cells]).reshape(*shape, -1)
+    tails = np.array([fitted[cell][1] for cell in cells]).reshape(*shape, 2)
+    tails[..., 1] = smoothed_scales(tails[..., 1])
+    return weights, tails
 
 
 def cut_excerpts(
