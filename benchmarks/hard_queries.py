@@ -20,7 +20,7 @@ from confp_jax.data.clips import ClipSource
 from confp_jax.evaluation.measure.indexed_dataset import cut, embed_reference
 from confp_jax.evaluation.measure.query_sets import find_query_sets, spread
 from confp_jax.fingerprint.embedder import Embedder, load_encoder
-from confp_jax.fingerprint.fingerprints import Fingerprints
+from confp_jax.fingerprint.query import Query
 from confp_jax.matching.query_windows import query_windows
 
 CONDITIONS = (
@@ -41,7 +41,7 @@ class HardQuery:
     length_s: float
     track: int
     start_s: float
-    fingerprints: Fingerprints
+    query: Query
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class HardQueries:
         """
         found, tracks = [], []
         for query in self.queries:
-            windows = query_windows(query.fingerprints)
+            windows = query_windows(query.query)
             some = windows.searched[:: max(1, len(windows.searched) // 4)]
             found.append(windows.vectors[some])
             tracks += [query.track] * len(some)
@@ -101,7 +101,7 @@ def main() -> None:
     for excerpt, length_s in _excerpts(embedder, ",".join(args.queries), args.num):
         track = indexed.number(excerpt.track_id)
         start_s = excerpt.start_s - float(indexed.starts_s[track])
-        queries.append(HardQuery(excerpt.condition, length_s, track, start_s, excerpt.fingerprints))
+        queries.append(HardQuery(excerpt.condition, length_s, track, start_s, excerpt.query))
     tracks = [
         (track.name, reference.rows_of(number))
         for number, track in enumerate(reference.snapshot.tracks)

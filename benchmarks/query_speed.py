@@ -101,9 +101,9 @@ def warm(embedder: Embedder, reference: Reference, file: pathlib.Path, repeats: 
     samples = decode(file, sample_rate_hz=embedder.sample_rate_hz).samples
     clip = samples[: round(_CLIP_S * embedder.sample_rate_hz)]
     decision = load_decision(embedder.folder, embedder.identity)
-    prints = embedder.fingerprint(clip, is_query=True)
+    prints = embedder.query(clip)
     heard = [np.concatenate([prints.edge_windows[0], prints.vectors, prints.edge_windows[1]])]
-    heard += [prints.faster.vectors] if prints.faster else []
+    heard += [prints.sped_up.vectors] if prints.sped_up else []
 
     def identify() -> None:
         scanning = Scan(reference, decision, keep_all=True)
@@ -111,7 +111,7 @@ def warm(embedder: Embedder, reference: Reference, file: pathlib.Path, repeats: 
             scanning.push(block)
 
     _report("identify, 3 s", identify, repeats)
-    _report("  of it embedding", lambda: embedder.fingerprint(clip, is_query=True), repeats)
+    _report("  of it embedding", lambda: embedder.query(clip), repeats)
     _report(
         "  of it the index's searches",
         lambda: [reference.index.search(v, k=1_200 // len(v)) for v in heard],

@@ -221,17 +221,12 @@ def cut_excerpts(
 
 def plain(excerpts: list[Excerpt]) -> list[Excerpt]:
     """The same without what only a whole query has: how parts of a long recording are searched."""
-    return [
-        dataclasses.replace(excerpt, fingerprints=excerpt.fingerprints.plain())
-        for excerpt in excerpts
-    ]
+    return [dataclasses.replace(excerpt, query=excerpt.query.plain()) for excerpt in excerpts]
 
 
 def has_more(excerpts: list[Excerpt]) -> bool:
     """Whether a whole query has what a part of a long recording has not."""
-    return any(
-        one.fingerprints.has_edge_windows or one.fingerprints.faster is not None for one in excerpts
-    )
+    return any(one.query.has_edge_windows or one.query.sped_up is not None for one in excerpts)
 
 
 def feature_names(embedder: Embedder) -> tuple[str, ...]:
@@ -281,9 +276,9 @@ def search_all(
         if size < len(searched.track_ids):
             same = {place for place, track in enumerate([own, *others]) if int(track) in same}
             reference, own = some_tracks(reference, [own, *others]), 0
-        with_own, without = rank_with_and_without(excerpt.fingerprints, reference, own)
+        with_own, without = rank_with_and_without(excerpt.query, reference, own)
         if size == 1:  # the own track alone; another one alone
-            with_own = rank(excerpt.fingerprints, some_tracks(reference, [own]))
+            with_own = rank(excerpt.query, some_tracks(reference, [own]))
         if len(with_own.tracks):
             known.append(features(with_own, names=names))
             right.append(int(with_own.tracks[0]) in same)

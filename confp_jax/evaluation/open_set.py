@@ -85,7 +85,7 @@ def run(config: OpenSetConfig, out: pathlib.Path) -> dict:
                 embedder, str(one.folder), one.conditions, length_s, console, seed=config.seed
             )
             trials = run_trials(excerpts, searched, decision, console)
-            name = f"{one.name} {excerpts[0].fingerprints.duration_s:.1f} s"
+            name = f"{one.name} {excerpts[0].query.duration_s:.1f} s"
             curves[name], pairs[name] = (
                 curve(trials),
                 alarm_pairs(trials, searched, config.false_alarm_rate),

@@ -1,32 +1,26 @@
-"""Embedder: samples to fingerprints. Mel power is computed once for all overlapping windows; batch
-shapes are fixed.
-"""
+"""Embedder: samples to the fingerprints that are stored, and to the queries that are searched."""
 
 import dataclasses
-import functools
-import itertools
 import json
-import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from confp_jax.audio.contrast import clip_contrast
 from confp_jax.audio.decode import from_samples
-from confp_jax.audio.mel import mel_power
 from confp_jax.audio.segments import Chunk, window_chunks
 from confp_jax.database.records import ModelId
 from confp_jax.errors import UserError
+from confp_jax.fingerprint.clip_encoder import ClipEncoder
 from confp_jax.fingerprint.engine import Engine, check_jax, load_engine
-from confp_jax.fingerprint.fingerprints import TELLS_TEMPO_S, AudioError, Fingerprints
-from confp_jax.fingerprint.windows import SPEEDUP, WindowedClip, batch_sizes, cut_windows
+from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints
+from confp_jax.fingerprint.query import TELLS_TEMPO_S, Query
+from confp_jax.fingerprint.windows import SPEEDUP, WindowedClip, cut_windows
 from confp_jax.model.addresses import is_remote
 from confp_jax.model.forked import check_not_forked
-from confp_jax.model.parts import mixed, moved_phases
+from confp_jax.model.parts import mixed
 from confp_jax.model.shipped import DECISION, shipped_folder, shipped_identity, shipped_models
 from confp_jax.typed_config import suggestion
 
@@ -34,7 +28,6 @@ DEFAULT_MODEL = "edge2"
 HOP_S = 0.3  # between fingerprints (paper)
 SHORTEST_S = 1.0  # what can be encoded at all
 _STREAM_WINDOWS = 64
-_PROJECTED_AT_ONCE = 32  # segments of one matrix product
 
 
 class UnknownModelError(UserError):
@@ -42,15 +35,14 @@ class UnknownModelError(UserError):
 
 
 class Embedder:
-    """An encoder ready for use: `embed` for arrays, `fingerprint` for audio already at the model's
-    rate.
+    """An encoder ready for use: `embed` for arrays; `fingerprint` (to be stored) and `query` (to be
+    searched) for audio already at the model's rate.
     """
 
     def __init__(self, name: str, engine: Engine, *, folder: pathlib.Path | None = None):
         self.name, self.engine, self.folder = name, engine, folder
         self.config, self.identity = engine.config, engine.identity
-        self._batches = engine.batch_shapes
-        self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="encode")
+        self._clips = ClipEncoder(engine)
 
     @property
     def sample_rate_hz(self) -> int:
@@ -111,66 +103,76 @@ class Embedder:
         return max(reach, (audio.context_samples - audio.segment_samples + 1) // 2)
 
     def fingerprint(
-        self, samples: Float32[np.ndarray, " n"], *, hop_s: float = HOP_S, is_query: bool = False
+        self, samples: Float32[np.ndarray, " n"], *, hop_s: float = HOP_S
     ) -> Fingerprints:
-        """Fingerprints of mono audio at the model's rate.
+        """Returns the fingerprints of mono audio at the model's rate, to be stored.
 
         Audio shorter than the model's segment has partial ones: of segments of 3 s 7 windows of 1
-        s, 4 of 2 s, 1 of 2.8 s. Those of a query have what only a query has (`Fingerprints`); what
-        is stored has none of it.
+        s, 4 of 2 s, 1 of 2.8 s.
 
         Raises:
           AudioError: shorter than 1 s.
         """
-        return self.fingerprint_many([samples], hop_s=hop_s, is_query=is_query)[0]
+        return self.fingerprint_many([samples], hop_s=hop_s)[0]
 
     def fingerprint_many(
-        self,
-        clips: Sequence[Float32[np.ndarray, " n"]],
-        *,
-        hop_s: float = HOP_S,
-        is_query: bool = False,
+        self, clips: Sequence[Float32[np.ndarray, " n"]], *, hop_s: float = HOP_S
     ) -> list[Fingerprints]:
-        """What `fingerprint` gives for each clip; their windows share batches, so many short clips
-        cost little more than one.
+        """Returns what `fingerprint` gives for each clip; their windows share batches, so many
+        short clips cost little more than one.
 
         Raises:
           AudioError: one of them is shorter than 1 s.
         """
-        if not hop_s * self.sample_rate_hz >= 1:
-            raise ValueError(
-                f"hop_s={hop_s} must be at least one sample, 1 / {self.sample_rate_hz} s; 0.3 is "
-                "usual"
-            )
-        for samples in clips:
-            self.check_length(len(samples))
+        self._check_clips(clips, hop_s)
+        return self._stored([self._cut(samples, hop_s=hop_s) for samples in clips], hop_s)
+
+    def query(self, samples: Float32[np.ndarray, " n"], *, hop_s: float = HOP_S) -> Query:
+        """Returns what mono audio at the model's rate is searched by.
+
+        Raises:
+          AudioError: shorter than 1 s.
+        """
+        return self.query_many([samples], hop_s=hop_s)[0]
+
+    def query_many(
+        self, clips: Sequence[Float32[np.ndarray, " n"]], *, hop_s: float = HOP_S
+    ) -> list[Query]:
+        """Returns what `query` gives for each clip; their windows share batches.
+
+        Raises:
+          AudioError: one of them is shorter than 1 s.
+        """
+        self._check_clips(clips, hop_s)
+        cuts = [self._cut(samples, hop_s=hop_s, with_edges=True) for samples in clips]
         segment = self.config.audio.segment_samples
-        cut = functools.partial(self._cut, hop_s=hop_s)
-        cuts = [cut(samples, is_query=is_query) for samples in clips]
         longest = segment + round(TELLS_TEMPO_S * self.sample_rate_hz)
-        twice = [
-            place
-            for place, samples in enumerate(clips)
-            if is_query and segment <= len(samples) < longest
-        ]
-        faster = [cut(clips[place], tempo=SPEEDUP) for place in twice]
-        found = self._fingerprints([*cuts, *faster], hop_s=hop_s, is_dense=is_query)
-        for place, prints in zip(twice, found[len(clips) :], strict=True):
-            found[place] = dataclasses.replace(found[place], faster=prints)
+        twice = [place for place, samples in enumerate(clips) if segment <= len(samples) < longest]
+        sped_up = [self._cut(clips[place], hop_s=hop_s, tempo=SPEEDUP) for place in twice]
+        found = self._queries([*cuts, *sped_up], hop_s)
+        for place, query in zip(twice, found[len(clips) :], strict=True):
+            found[place] = dataclasses.replace(found[place], sped_up=query)
         return found[: len(clips)]
 
-    def fingerprint_chunk(
-        self, chunk: Chunk, *, hop_s: float = HOP_S, is_query: bool = False
-    ) -> Fingerprints:
-        """Returns the fingerprints of a piece of a stream (`chunk_windows`), dense ones of a query.
+    def fingerprint_chunk(self, chunk: Chunk, *, hop_s: float = HOP_S) -> Fingerprints:
+        """Returns the fingerprints of a piece of a stream (`chunk_windows`), to be stored.
 
         Raises:
           AudioError: the whole stream is shorter than 1 s.
         """
         if chunk.is_whole:
-            return self.fingerprint(chunk.samples, hop_s=hop_s, is_query=is_query)
-        cut = self._cut(chunk.samples, hop_s=hop_s, lead=chunk.lead, num=chunk.num_windows)
-        return self._fingerprints([cut], hop_s=hop_s, is_dense=is_query)[0]
+            return self.fingerprint(chunk.samples, hop_s=hop_s)
+        return self._stored([self._cut_chunk(chunk, hop_s)], hop_s)[0]
+
+    def query_chunk(self, chunk: Chunk, *, hop_s: float = HOP_S) -> Query:
+        """Returns what a piece of a stream (`chunk_windows`) is searched by.
+
+        Raises:
+          AudioError: the whole stream is shorter than 1 s.
+        """
+        if chunk.is_whole:
+            return self.query(chunk.samples, hop_s=hop_s)
+        return self._queries([self._cut_chunk(chunk, hop_s)], hop_s)[0]
 
     def chunk_windows(
         self,
@@ -190,18 +192,34 @@ class Embedder:
             margin_samples=self.margin_samples,
         )
 
-    def stream(
+    def fingerprint_stream(
         self,
         blocks: Iterable[Float32[np.ndarray, " n"]],
         *,
         hop_s: float = HOP_S,
         windows_at_once: int = _STREAM_WINDOWS,
     ) -> Iterator[Fingerprints]:
-        """The fingerprints of a query that comes in blocks (mono, at the model's rate), a few at a
-        time: memory is bounded.
+        """Yields the fingerprints of audio that comes in blocks (mono, at the model's rate), a few
+        windows at a time. Together they are what `fingerprint` gives for the whole.
 
-        All together they are what `fingerprint` would give for the whole, and a whole shorter than
-        a segment is one of them. Overhanging windows are there where the whole is one part.
+        Raises:
+          AudioError: the whole is shorter than 1 s.
+        """
+        for chunk in self.chunk_windows(blocks, hop_s=hop_s, windows_per_chunk=windows_at_once):
+            yield self.fingerprint_chunk(chunk, hop_s=hop_s)
+
+    def stream(
+        self,
+        blocks: Iterable[Float32[np.ndarray, " n"]],
+        *,
+        hop_s: float = HOP_S,
+        windows_at_once: int = _STREAM_WINDOWS,
+    ) -> Iterator[Query]:
+        """Yields the parts of a query that comes in blocks (mono, at the model's rate), a few
+        windows at a time: memory is bounded.
+
+        Joined they are what `query` would give for the whole; a whole shorter than a segment is
+        one part. Edge windows are there where the whole is one part.
 
         Raises:
           AudioError: the whole is shorter than 1 s, or nothing at all.
@@ -211,7 +229,7 @@ class Embedder:
                 raise AudioError(
                     "holds no audio samples", "check that the recording was written completely"
                 )
-            yield self.fingerprint_chunk(chunk, hop_s=hop_s, is_query=True)
+            yield self.query_chunk(chunk, hop_s=hop_s)
 
     def _cut(
         self, samples: Float32[np.ndarray, " n"], *, hop_s: float, **options: Any
@@ -222,6 +240,18 @@ class Embedder:
         return cut_windows(
             samples, segment=audio.segment_samples, hop=hop, context=context, **options
         )
+
+    def _cut_chunk(self, chunk: Chunk, hop_s: float) -> WindowedClip:
+        return self._cut(chunk.samples, hop_s=hop_s, lead=chunk.lead, num=chunk.num_windows)
+
+    def _check_clips(self, clips: Sequence[Float32[np.ndarray, " n"]], hop_s: float) -> None:
+        if not hop_s * self.sample_rate_hz >= 1:
+            raise ValueError(
+                f"hop_s={hop_s} must be at least one sample, 1 / {self.sample_rate_hz} s; 0.3 is "
+                "usual"
+            )
+        for samples in clips:
+            self.check_length(len(samples))
 
     def check_length(self, num_samples: int) -> None:
         """Whether there is enough audio.
@@ -241,163 +271,73 @@ class Embedder:
         compiler.
         """
         rng, hop = np.random.default_rng(0), round(HOP_S * self.sample_rate_hz)
-        for size in self._batches:
+        for size in self.engine.batch_shapes:
             num_samples = self.config.audio.segment_samples + (size - 1) * hop
             num_samples = max(num_samples, round(SHORTEST_S * self.sample_rate_hz))
             self.fingerprint(rng.uniform(-0.5, 0.5, num_samples).astype(np.float32))
 
-    def _fingerprints(
-        self, cuts: Sequence[WindowedClip], *, hop_s: float, is_dense: bool
-    ) -> list[Fingerprints]:
-        """The fingerprints of every clip, its silent ones zero; with those between them, if
-        `is_dense`.
+    def _stored(self, cuts: Sequence[WindowedClip], hop_s: float) -> list[Fingerprints]:
+        """The fingerprints of every clip, its silent ones zero.
 
         Raises:
           ForkedError: the model was loaded before this process was forked.
         """
-        check_not_forked()
-        config, num_phases = self.config.encoder, self.query_phases if is_dense else 1
-        contrasts = self._threads.map(self._contrast, cuts if config.has_projection else ())
-        conformed = self._conformed(cuts) if config.has_conformer else []
-        if not config.has_projection:
-            return [
-                self._of_cut(cut, rows[None], hop_s)
-                for cut, rows in zip(cuts, conformed, strict=True)
-            ]
-        projected = self._projected(
-            cuts, contrasts, [phase * hop_s / num_phases for phase in range(num_phases)]
-        )
-        if not config.has_conformer:
-            phases = [mixed(rows, rows, share=1.0) for rows in projected]
-            return [self._of_cut(cut, rows, hop_s) for cut, rows in zip(cuts, phases, strict=True)]
-        moved = [moved_phases(rows, num_phases) for rows in conformed]
+        projected, conformed = self._clips.parts(cuts, [0.0])
+        rows = _mixed(projected, conformed, self.config.encoder.projection.share)
         return [
-            self._of_both(self._of_cut(cut, first, hop_s), second, is_dense)
-            for cut, first, second in zip(cuts, projected, moved, strict=True)
+            Fingerprints(phases[0], hop_s, *self._heard(cut))
+            for cut, phases in zip(cuts, rows, strict=True)
         ]
 
-    def _of_both(
-        self, projected: Fingerprints, conformed: Float32[np.ndarray, "P N E"], is_query: bool
-    ) -> Fingerprints:
-        """Fingerprints that hold what the projection gives, made those of both parts."""
-        config = self.config.encoder.projection
-        both = np.concatenate([projected.vectors[None], projected.between])
-        alone = conformed * (np.any(both, axis=-1, keepdims=True) / np.sqrt(1 - config.share))
-        both = mixed(both, conformed, share=config.query_share if is_query else config.share)
-        by_conformer = alone.astype(np.float32) if is_query else projected.by_conformer
-        return dataclasses.replace(
-            projected, vectors=both[0], between=both[1:], by_conformer=by_conformer
-        )
+    def _queries(self, cuts: Sequence[WindowedClip], hop_s: float) -> list[Query]:
+        """What every clip is searched by, silent windows zero.
 
-    def _of_cut(
+        Raises:
+          ForkedError: the model was loaded before this process was forked.
+        """
+        config, num_phases = self.config.encoder.projection, self.query_phases
+        shifts_s = [phase * hop_s / num_phases for phase in range(num_phases)]
+        projected, conformed = self._clips.parts(cuts, shifts_s)
+        rows = _mixed(projected, conformed, config.query_share)
+        queries = [self._query_of(*one, hop_s) for one in zip(cuts, rows, strict=True)]
+        if not projected or not conformed:
+            return queries
+        alone = [
+            conformed_rows * (np.any(both, axis=-1, keepdims=True) / np.sqrt(1 - config.share))
+            for both, conformed_rows in zip(projected, conformed, strict=True)
+        ]
+        return [
+            dataclasses.replace(query, by_conformer=conformed_rows.astype(np.float32))
+            for query, conformed_rows in zip(queries, alone, strict=True)
+        ]
+
+    def _query_of(
         self, cut: WindowedClip, phases: Float32[np.ndarray, "P N E"], hop_s: float
-    ) -> Fingerprints:
-        before, own, after = np.split(
-            phases[0], [cut.num_edge_windows, len(phases[0]) - cut.num_edge_windows]
-        )
-        heard_s, segment_s = (
-            len(cut.samples) / cut.tempo / self.sample_rate_hz,
-            self.config.audio.segment_s,
-        )
-        is_partial, edge_windows = heard_s < segment_s, np.stack([before, after])
-        return Fingerprints(
-            own, hop_s, min(heard_s, segment_s), is_partial, edge_windows, between=phases[1:]
-        )
+    ) -> Query:
+        num_edges = cut.num_edge_windows
+        before, own, after = np.split(phases[0], [num_edges, len(phases[0]) - num_edges])
+        edge_windows = np.stack([before, after])
+        return Query(own, hop_s, *self._heard(cut), edge_windows=edge_windows, between=phases[1:])
 
-    def _projected(
-        self,
-        cuts: Sequence[WindowedClip],
-        contrasts: Iterable[Float32[np.ndarray, "T F"]],
-        shifts_s: Sequence[float],
-    ) -> list[Float32[np.ndarray, "P N E"]]:
-        """What the projection gives for the segments of every clip, and for those that begin a
-        little later.
-        """
-        config, batch = self.config.encoder.projection, _PROJECTED_AT_ONCE
-        found, windows, places = [], [], []
-        for number, (cut, contrast) in enumerate(zip(cuts, contrasts, strict=True)):
-            found.append(
-                np.zeros(
-                    (len(shifts_s), len(cut.segments), self.config.encoder.embedding_dim),
-                    np.float32,
-                )
-            )
-            for phase, shift_s in enumerate(shifts_s):
-                shifted = cut.segments[cut.loud] + round(shift_s * self.sample_rate_hz)
-                first = np.round(shifted / config.mel.hop_samples).astype(np.int64)
-                whole = first + config.num_frames <= len(contrast)
-                windows += [contrast[at : at + config.num_frames] for at in first[whole]]
-                places += [(number, phase, row) for row in cut.loud[whole]]
-        batches = [np.stack(windows[i : i + batch]) for i in range(0, len(windows), batch)]
-        vectors = itertools.chain.from_iterable(self._threads.map(self.engine.project, batches))
-        for (number, phase, row), vector in zip(places, vectors, strict=True):
-            found[number][phase, row] = vector
-        return found
+    def _heard(self, cut: WindowedClip) -> tuple[float, bool]:
+        """How much of a clip a window holds, in seconds, and whether that is less than it could."""
+        heard_s = len(cut.samples) / cut.tempo / self.sample_rate_hz
+        segment_s = self.config.audio.segment_s
+        return min(heard_s, segment_s), heard_s < segment_s
 
-    def _contrast(self, cut: WindowedClip) -> Float32[np.ndarray, "T F"]:
-        config = self.config.encoder.projection
-        return clip_contrast(
-            cut.samples, config, sample_rate_hz=self.sample_rate_hz, tempo=cut.tempo
-        )
 
-    def _conformed(self, cuts: Sequence[WindowedClip]) -> list[Float32[np.ndarray, "N E"]]:
-        """What the conformer gives for every clip's windows, zero for silence.
-
-        Windows begin on `mel_hop / gcd` different phases of the frame grid: one STFT for each (2
-        for 300 ms).
-        """
-        mel = self.config.mel
-        phases = [
-            (number, phase)
-            for number, cut in enumerate(cuts)
-            for phase in cut.phases(mel.hop_samples)
-        ]
-
-        def transform(of: tuple[int, int]) -> Float32[np.ndarray, "T F"]:
-            cut, offset = cuts[of[0]], round(cuts[of[0]].tempo * of[1])
-            return mel_power(
-                cut.samples,
-                mel,
-                sample_rate_hz=self.sample_rate_hz,
-                offset_samples=offset,
-                tempo=cut.tempo,
-            )
-
-        powers = dict(zip(phases, self._threads.map(transform, phases), strict=True))
-        found = [
-            np.zeros((len(cut.starts), self.config.encoder.embedding_dim), np.float32)
-            for cut in cuts
-        ]
-        windows = [(number, int(row)) for number, cut in enumerate(cuts) for row in cut.loud]
-        ends = itertools.accumulate(batch_sizes(len(windows), self._batches), initial=0)
-        batches = [windows[first:last] for first, last in itertools.pairwise(ends)]
-        encoded = self._threads.map(lambda batch: self._encode_batch(batch, cuts, powers), batches)
-        for batch, vectors in zip(batches, encoded, strict=True):
-            for (number, row), vector in zip(batch, vectors, strict=True):
-                found[number][row] = vector
-        return found
-
-    def _encode_batch(
-        self,
-        windows: Sequence[tuple[int, int]],
-        cuts: Sequence[WindowedClip],
-        powers: Mapping[tuple[int, int], Float32[np.ndarray, "T F"]],
-    ) -> Float32[np.ndarray, "B E"]:
-        """The fingerprints of windows (clip, row); `powers` by clip and phase."""
-        mel = self.config.mel
-        num_frames = mel.num_frames(self.config.audio.context_samples)
-        power = np.ones((len(windows), num_frames, mel.num_mels), np.float32)
-        seen = np.empty((len(windows), 2), np.int32)
-        for place, (number, row) in enumerate(windows):
-            cut = cuts[number]
-            frame, phase = divmod(int(cut.starts[row]), mel.hop_samples)
-            num_seen = mel.num_frames(int(cut.lengths[row]))
-            first_seen = min(round(int(cut.places[row]) / mel.hop_samples), num_frames - num_seen)
-            seen[place] = first_seen, first_seen + num_seen
-            power[place, first_seen : first_seen + num_seen] = powers[number, phase][
-                frame : frame + num_seen
-            ]
-        return self.engine.conform(power, seen)
+def _mixed(
+    projected: Sequence[Float32[np.ndarray, "P N E"]],
+    conformed: Sequence[Float32[np.ndarray, "P N E"]],
+    share: float,
+) -> Sequence[Float32[np.ndarray, "P N E"]]:
+    """The fingerprints of clips by both parts of an encoder, or by the one that it has."""
+    if not projected:
+        return conformed
+    if not conformed:
+        return [mixed(rows, rows, share=1.0) for rows in projected]
+    pairs = zip(projected, conformed, strict=True)
+    return [mixed(first, second, share=share) for first, second in pairs]
 
 
 def load_encoder(

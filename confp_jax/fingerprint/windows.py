@@ -10,7 +10,7 @@ from confp_jax.audio.segments import num_windows
 
 # how much faster a query is heard as well: what was slowed down to 70 or 80 % is found more surely
 SPEEDUP = 1.18
-# of a window that overhangs its query: with less, slowed music and short queries are found worse
+# what an edge window sees of its query: with less, slowed music and short queries are found worse
 _LEAST_SEEN = 0.7
 _SILENT_RMS = 10 ** (-70 / 20)
 _CPU_BATCHES, _BATCHES = (1, 4, 16), (1, 8, 64)
@@ -31,7 +31,7 @@ class WindowedClip:
     starts: Int64[np.ndarray, " N"]
     places: Int64[np.ndarray, " N"]  # in the conformer's window, of the first sample heard
     lengths: Int64[np.ndarray, " N"]
-    num_edge_windows: int  # segments at either end that overhang
+    num_edge_windows: int  # at either end
     loud: Int64[np.ndarray, " L"]
 
     def phases(self, mel_hop: int) -> list[int]:
@@ -47,7 +47,7 @@ def cut_windows(
     context: int = 0,
     lead: int = 0,
     num: int = 0,
-    is_query: bool = False,
+    with_edges: bool = False,
     tempo: float = 1.0,
 ) -> WindowedClip:
     """Returns the segments of a clip, `hop` samples apart.
@@ -56,12 +56,11 @@ def cut_windows(
       samples: the clip.
       segment: samples in one.
       hop: from one's first sample to the next one's.
-      context: samples that the conformer hears, around a segment's middle; 0: the segment. A
-        query's segments overhang its
-        ends where they see enough of it, unless the context does so already.
+      context: samples that the conformer hears, around a segment's middle; 0: the segment.
       lead: samples before the first segment, which only contexts reach into.
       num: how many segments there are; 0: as many as there is audio for.
-      is_query: whether segments may overhang.
+      with_edges: whether there are edge windows too, which see a part of the clip: as many as see
+        enough of it; none where the conformer hears a context, which reaches over the ends.
       tempo: at which the clip is heard.
     """
     samples = samples / max(
@@ -69,7 +68,7 @@ def cut_windows(
     )  # louder than full scale would overflow
     num_heard = int(len(samples) / tempo)
     first = whole = lead + _first_samples(num_heard - lead, segment, hop)[: num or None]
-    if is_query and not context:
+    if with_edges and not context:
         num_edge_windows = max(0, int(whole[0]) + segment - round(_LEAST_SEEN * segment)) // hop
         first = whole[0] + hop * np.arange(-num_edge_windows, len(whole) + num_edge_windows)
     own_starts, _, own_lengths = _inside(first, segment, num_heard)

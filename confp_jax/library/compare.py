@@ -8,7 +8,8 @@ from confp_jax.audio.decode import decode_blocks
 from confp_jax.audio.errors import Losses
 from confp_jax.fingerprint.embedder import DEFAULT_MODEL, Embedder, load_encoder
 from confp_jax.fingerprint.files import reason
-from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints, joined
+from confp_jax.fingerprint.fingerprints import AudioError
+from confp_jax.fingerprint.query import Query, joined
 from confp_jax.matching.common_sections import common_sections
 from confp_jax.matching.decision import load_decision
 
@@ -63,7 +64,7 @@ def compare_files(
 
 def fingerprint_file(
     path: pathlib.Path, embedder: Embedder, note: Callable[[str], None] = lambda text: None
-) -> Fingerprints:
+) -> Query:
     """Returns all fingerprints of a file, decoded as a stream; `note` is called with what was
     unusual in it.
 

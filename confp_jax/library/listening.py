@@ -13,7 +13,8 @@ from jaxtyping import Float32
 
 from confp_jax.audio.segments import num_windows
 from confp_jax.fingerprint.embedder import HOP_S, Embedder
-from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints, joined
+from confp_jax.fingerprint.fingerprints import AudioError
+from confp_jax.fingerprint.query import Query, joined
 from confp_jax.library.searcher import Answer, ReferenceSearcher
 
 LONGEST_S = 12.0  # of a clip; then it is answered
@@ -24,10 +25,10 @@ ANSWER_SHARE = 0.5
 
 
 class GrowingClip:
-    """What has been heard so far, with the fingerprints of all windows that are complete.
+    """What has been heard so far, as a query of all windows that are complete.
 
-    Whoever feeds it fingerprints `unfingerprinted()` and gives the result to `settle`, so that it
-    can be done in another thread.
+    Whoever feeds it makes a query of `unfingerprinted()` and gives it to `settle`, so that it can
+    be done in another thread.
     """
 
     def __init__(self, embedder: Embedder, *, longest_s: float = LONGEST_S):
@@ -40,7 +41,7 @@ class GrowingClip:
         self._next_s = embedder.config.audio.context_samples / rate_hz
         self._num_settled = 0  # windows that no more sound will change
         self.samples = np.zeros(0, np.float32)
-        self._fingerprints: Fingerprints | None = None
+        self._query: Query | None = None
 
     @property
     def heard_s(self) -> float:
@@ -67,32 +68,32 @@ class GrowingClip:
         """
         known = self._num_settled
         complete = len(self.samples) >= known * self._hop + self._segment
-        if self._fingerprints is not None and not complete:
+        if self._query is not None and not complete:
             return None
         return self.samples[self._first_open * self._hop :]
 
-    def settle(self, new: Fingerprints) -> None:
-        """Takes the fingerprints of what `unfingerprinted` returned."""
+    def settle(self, new: Query) -> None:
+        """Takes the query that was made of what `unfingerprinted` returned."""
         known = self._num_settled
-        if self._fingerprints is not None:
+        if self._query is not None:
             own = new.part(known - self._first_open, len(new.vectors))
-            new = joined([self._fingerprints.part(0, known), own])
-        self._fingerprints = new
+            new = joined([self._query.part(0, known), own])
+        self._query = new
         length = self._segment + self._margin
         settled = num_windows(len(self.samples), segment_samples=length, hop_samples=self._hop)
         # What lies between the last of them and the next one is not settled yet.
         self._num_settled = max(0, min(settled, len(new.vectors)) - (1 if self._margin else 0))
 
     @property
-    def all_fingerprints(self) -> Fingerprints:
-        """Returns the fingerprints of all that was settled.
+    def query(self) -> Query:
+        """Returns the query of all that was settled.
 
         Raises:
           AudioError: there are none yet.
         """
-        if self._fingerprints is None:
+        if self._query is None:
             raise AudioError("nothing was heard")
-        return self._fingerprints
+        return self._query
 
     def looked(self) -> None:
         """Notes a look: the next one is due a second later."""
@@ -149,6 +150,6 @@ def _answer(searcher: ReferenceSearcher, clip: GrowingClip, query: str, *, share
     began = time.perf_counter()
     samples = clip.unfingerprinted()
     if samples is not None:
-        clip.settle(searcher.embedder.fingerprint(samples, is_query=True))
-    found = searcher.search([clip.all_fingerprints], share=share)
+        clip.settle(searcher.embedder.query(samples))
+    found = searcher.search([clip.query], share=share)
     return searcher.answer(query, found, began=began)

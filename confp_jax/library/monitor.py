@@ -88,7 +88,7 @@ def moments(
         searcher.embedder.stream(heard, hop_s=hop_s, windows_at_once=STEP_WINDOWS)
     ):
         over = scanning.push(block)
-        heard_s, playing = round(block.start_s + block.fingerprints.duration_s, 3), scanning.current
+        heard_s, playing = round(block.start_s + block.query.duration_s, 3), scanning.current
         finished = reported.finished(over, playing)
         started = reported.started(playing)
         sure = reported.sure_now(playing)

@@ -16,7 +16,8 @@ from confp_jax.audio.stream import STDIN, is_url, stream_blocks
 from confp_jax.database import Database, StoredTrack, TrackTags
 from confp_jax.fingerprint.embedder import HOP_S, Embedder
 from confp_jax.fingerprint.files import reason
-from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints
+from confp_jax.fingerprint.fingerprints import AudioError
+from confp_jax.fingerprint.query import Query
 from confp_jax.library.open import database_decision, open_reference
 from confp_jax.matching.blocks import Scan, joined_blocks
 from confp_jax.matching.decision import FALSE_ALARM_RATE, TAIL_SHARE, Decision
@@ -139,7 +140,7 @@ class ReferenceSearcher:
         result = self.search(self.embedder.stream(blocks, hop_s=self.reference.hop_s))
         return self.answer(query, result, began=began)
 
-    def search(self, parts: Iterable[Fingerprints], *, share: float = 1.0) -> SearchResult:
+    def search(self, parts: Iterable[Query], *, share: float = 1.0) -> SearchResult:
         """Finds the tracks in consecutive fingerprints of one recording.
 
         The rate of false alarms is the whole recording's: each of its searches may have its part
@@ -155,9 +156,9 @@ class ReferenceSearcher:
         scanning = Scan(self.reference, self.decision, keep_all=True)
         spans, heard_s, silent = [], 0.0, True
         for block in joined_blocks(parts):
-            silent &= not block.fingerprints.vectors.any()
+            silent &= not block.query.vectors.any()
             spans += scanning.push(block)
-            heard_s = block.start_s + block.fingerprints.duration_s
+            heard_s = block.start_s + block.query.duration_s
         if silent:
             raise AudioError("is silent", "record it louder or closer to the source")
         rate = share * self.false_alarm_rate / scanning.num_trials

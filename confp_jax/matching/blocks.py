@@ -5,7 +5,7 @@ are both found.
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-from confp_jax.fingerprint.fingerprints import Fingerprints, joined
+from confp_jax.fingerprint.query import Query, joined
 from confp_jax.matching.searchable import Reference
 from confp_jax.matching.spans import Block, Judge, Span, SpanTracker
 
@@ -52,13 +52,13 @@ class Scan:
         return [*self._long.current, *short]
 
 
-def scan(query: Fingerprints, reference: Reference, decision: Judge) -> list[Span]:
+def scan(query: Query, reference: Reference, decision: Judge) -> list[Span]:
     """All spans of a recording that is there as a whole."""
     scanning = Scan(reference, decision)
     return [span for block in joined_blocks([query]) for span in scanning.push(block)]
 
 
-def joined_blocks(parts: Iterable[Fingerprints]) -> Iterator[Block]:
+def joined_blocks(parts: Iterable[Query]) -> Iterator[Block]:
     """Consecutive fingerprints of one recording as overlapping blocks.
 
     The last block takes what is left over, so that none is short unless the recording is.
@@ -87,13 +87,13 @@ def _short_blocks(block: Block) -> Iterator[Block]:
     """The short blocks that a block is the first to hold whole; none where it is the whole
     recording, and this no longer than a block that is calibrated.
     """
-    if _is_whole(block) and len(block.fingerprints.vectors) <= BLOCK_WINDOWS:
+    if _is_whole(block) and len(block.query.vectors) <= BLOCK_WINDOWS:
         return
-    num = len(block.fingerprints.vectors)
+    num = len(block.query.vectors)
     begin = 0 if block.first_window == 0 else BLOCK_WINDOWS - STEP_WINDOWS - SHORT_STEP_WINDOWS
     starts = range(begin, num - SHORT_WINDOWS + 1, SHORT_STEP_WINDOWS)
     for start in starts:
-        short = block.fingerprints.part(start, start + SHORT_WINDOWS)
+        short = block.query.part(start, start + SHORT_WINDOWS)
         yield Block(
             short, block.first_window + start, is_last=block.is_last and start == starts[-1]
         )

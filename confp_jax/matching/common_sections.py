@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from confp_jax.fingerprint.fingerprints import Fingerprints
+from confp_jax.fingerprint.query import Query
 from confp_jax.matching.blocks import Scan, joined_blocks
 from confp_jax.matching.decision import FALSE_ALARM_RATE, Decision, Judgement
 from confp_jax.matching.ranking import Ranking
@@ -48,7 +48,7 @@ class _Alone:
         return Judgement(np.concatenate([[], *logits]), np.concatenate([[], *rates]))
 
 
-def common_sections(a: Fingerprints, b: Fingerprints, decision: Decision) -> list[Span]:
+def common_sections(a: Query, b: Query, decision: Decision) -> list[Span]:
     """Returns every pair of places where two recordings sound alike, in the order of the first:
     spans of it, with the place in the second as `track_s`.
 
@@ -77,7 +77,7 @@ def common_sections(a: Fingerprints, b: Fingerprints, decision: Decision) -> lis
     return sorted(_each_once(sections), key=lambda span: (span.query_s, span.track_s))
 
 
-def _sections(a: Fingerprints, b: Fingerprints, decision: Decision) -> tuple[list[Span], int]:
+def _sections(a: Query, b: Query, decision: Decision) -> tuple[list[Span], int]:
     """Spans of `a` in the pieces of `b`, and how many searches of a piece were made."""
     reference, first_windows = _pieces(b)
     scanning = Scan(reference, _Alone(decision))
@@ -90,7 +90,7 @@ def _sections(a: Fingerprints, b: Fingerprints, decision: Decision) -> tuple[lis
     return placed, scanning.num_trials * len(first_windows)
 
 
-def _pieces(b: Fingerprints) -> tuple[Reference, list[int]]:
+def _pieces(b: Query) -> tuple[Reference, list[int]]:
     """A recording as a reference of overlapping pieces, and where each begins."""
     num = len(b.vectors)
     starts = list(range(0, max(num - _PIECE_STEP_WINDOWS, 1), _PIECE_STEP_WINDOWS))

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from confp_jax.fingerprint.fingerprints import Fingerprints
+from confp_jax.fingerprint.query import Query
 
 # Tempos that a query may have, as logarithms either way. All of them are tried with windows of the
 # conformer, which hears the tempo; those that a projection hears too differ by a clock at most.
@@ -13,13 +13,13 @@ from confp_jax.fingerprint.fingerprints import Fingerprints
 _FREE, _STEADY, _STILL = (np.log(0.48), np.log(2.08)), (-0.02, 0.02), (0.0, 0.0)
 
 
-def centres_s(query: Fingerprints) -> Float64[np.ndarray, " W"]:
+def centres_s(query: Query) -> Float64[np.ndarray, " W"]:
     """Where in the query the middle of each window lies."""
     from_middle = np.arange(len(query.vectors)) - (len(query.vectors) - 1) / 2
     return middle_s(query) + from_middle * query.hop_s
 
 
-def middle_s(query: Fingerprints) -> float:
+def middle_s(query: Query) -> float:
     """Where in the query its middle window has its middle: lines are told by where they are
     there.
     """
@@ -53,11 +53,11 @@ class QueryWindows:
         return np.flatnonzero(self.loud & (np.arange(len(self.loud)) % step == 0))
 
 
-def query_windows(query: Fingerprints) -> QueryWindows:
+def query_windows(query: Query) -> QueryWindows:
     """Returns the windows of a query, dense ones in the order of their beginning."""
     if len(query.between):
         return _dense_windows(query)
-    num_edge_windows, num = query.edge_windows.shape[1], len(query.vectors)
+    num_edge_windows, num = query.num_edge_windows, len(query.vectors)
     vectors = (
         np.concatenate([query.edge_windows[0], query.vectors, query.edge_windows[1]])
         if num_edge_windows
@@ -73,7 +73,7 @@ def query_windows(query: Fingerprints) -> QueryWindows:
     )
 
 
-def _dense_windows(query: Fingerprints) -> QueryWindows:
+def _dense_windows(query: Query) -> QueryWindows:
     num_phases, num = 1 + len(query.between), len(query.vectors)
     vectors = (
         np.concatenate([query.vectors[None], query.between])
@@ -86,7 +86,7 @@ def _dense_windows(query: Fingerprints) -> QueryWindows:
     return QueryWindows(vectors, loud, from_middle_s, needed, _tempo_range(query), num_phases)
 
 
-def _tempo_range(query: Fingerprints) -> tuple[float, float]:
+def _tempo_range(query: Query) -> tuple[float, float]:
     if not query.tells_tempo:
         return _STILL
     return _FREE if query.conformer_alone is None else _STEADY

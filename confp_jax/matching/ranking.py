@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from confp_jax.fingerprint.fingerprints import Fingerprints
+from confp_jax.fingerprint.query import Query
 from confp_jax.fingerprint.windows import SPEEDUP
 from confp_jax.matching.copies import same_as_first
 from confp_jax.matching.lines import ZOOM, Lines, of_each_window, weighted_mean, zoomed
@@ -184,7 +184,7 @@ class Ranking:
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
 
-def rank(query: Fingerprints, reference: Reference, *, without: int = -1) -> Ranking:
+def rank(query: Query, reference: Reference, *, without: int = -1) -> Ranking:
     """The best `_NUM_TRACKS` of the tracks that any window came near to; the track `without` is
     passed over.
     """
@@ -204,7 +204,7 @@ def _is_sure(ranking: Ranking) -> bool:
 
 
 def rank_with_and_without(
-    query: Fingerprints, reference: Reference, track: int
+    query: Query, reference: Reference, track: int
 ) -> tuple[Ranking, Ranking]:
     """The ranking, and what it would be if `track` were not there, by one search."""
     rankings = _rank_all(_heard(query), reference, -1)
@@ -213,7 +213,7 @@ def rank_with_and_without(
     )
 
 
-def _rank_all(heard: list[Fingerprints], reference: Reference, without: int) -> list[Ranking]:
+def _rank_all(heard: list[Query], reference: Reference, without: int) -> list[Ranking]:
     """A ranking for each way in which a query is heard, side by side."""
     if len(heard) == 1:
         return [_rank(heard[0], reference, without)]
@@ -225,15 +225,15 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="rank")
 
 
-def _heard(query: Fingerprints) -> list[Fingerprints]:
+def _heard(query: Query) -> list[Query]:
     """A query as it is, as the conformer alone hears it, and as it (or the model's only part) hears
     it faster: what there is of these.
     """
-    faster = query.faster and (query.faster.conformer_alone or query.faster)
+    faster = query.sped_up and (query.sped_up.conformer_alone or query.sped_up)
     return [heard for heard in (query, query.conformer_alone, faster) if heard is not None]
 
 
-def _surest(rankings: list[Ranking], query: Fingerprints) -> Ranking:
+def _surest(rankings: list[Ranking], query: Query) -> Ranking:
     """Of a query as it is and as heard in other ways, the surer ranking, in the query's own
     time.
     """
@@ -271,7 +271,7 @@ def _better_heard(both: Ranking, conformer: Ranking, middle: float) -> Ranking:
     return dataclasses.replace(better, agreed=float(other.standout()[0]))
 
 
-def _rank(query: Fingerprints, reference: Reference, without: int) -> Ranking:
+def _rank(query: Query, reference: Reference, without: int) -> Ranking:
     """Returns the tracks that a query resembles, as it is; of a recording that is there so many
     times that its copies leave no room for rivals, as many more searches are made.
     """
@@ -293,7 +293,7 @@ def _rank(query: Fingerprints, reference: Reference, without: int) -> Ranking:
     return ranking
 
 
-def _with_same(ranking: Ranking, query: Fingerprints, reference: Reference) -> Ranking:
+def _with_same(ranking: Ranking, query: Query, reference: Reference) -> Ranking:
     if len(ranking.tracks) < 2:
         return ranking
     same = same_as_first(
@@ -307,7 +307,7 @@ def _with_same(ranking: Ranking, query: Fingerprints, reference: Reference) -> R
     return dataclasses.replace(ranking, same=same)
 
 
-def _rank_once(query: Fingerprints, reference: Reference, without: Sequence[int]) -> Ranking:
+def _rank_once(query: Query, reference: Reference, without: Sequence[int]) -> Ranking:
     windows = query_windows(query)
     seeds = (
         seed_lines(windows, reference, without)
@@ -326,7 +326,7 @@ def _rank_once(query: Fingerprints, reference: Reference, without: Sequence[int]
         values[:, 0] for values in lines.cosines(np.exp(log_tempos)[:, None], anchors_s[:, None])
     )
     scores = weighted_mean(cosines, weights)
-    first = query.edge_windows.shape[1]
+    first = query.num_edge_windows
     if windows.num_phases == 1:
         cosines = np.where(weights > 0, cosines, scores[:, None]) * windows.loud
         cosines = cosines[:, first : first + len(query.vectors)]

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 from confp_jax.database import Snapshot, StoredTrack
 from confp_jax.database.tracks import track_numbers
-from confp_jax.fingerprint.fingerprints import Fingerprints, densified
+from confp_jax.fingerprint.query import Query, densified
 from confp_jax.index import ExactIndex, Index, build_index
 
 _NUM_USUAL = 256  # pairs of rows
@@ -75,11 +75,11 @@ class Reference:
     def _is_short(self) -> Bool[np.ndarray, " T"]:
         return self._durations_s < self.segment_s
 
-    def query_of(self, track: int, first: int = 0, last: int | None = None) -> Fingerprints:
+    def query_of(self, track: int, first: int = 0, last: int | None = None) -> Query:
         """Rows `first` to before `last` (all, if None) of a track, as a query."""
         is_short = bool(self._is_short[track])
         segment_s = float(self._durations_s[track]) if is_short else self.segment_s
-        stored = Fingerprints(self.rows_of(track)[first:last], self.hop_s, segment_s, is_short)
+        stored = Query(self.rows_of(track)[first:last], self.hop_s, segment_s, is_short)
         return densified(stored, self.query_phases)
 
     def rows_of(self, track: int) -> Float32[np.ndarray, "n E"]:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float32
 
-from confp_jax.fingerprint.fingerprints import Fingerprints
+from confp_jax.fingerprint.query import Query
 from confp_jax.matching.decision import Judgement
 from confp_jax.matching.kinship import is_confusable
 from confp_jax.matching.query_windows import middle_s
@@ -55,14 +55,14 @@ class Block:
     `first_window`.
     """
 
-    fingerprints: Fingerprints
+    query: Query
     first_window: int = 0
     is_last: bool = True  # it ends with the recording
 
     @property
     def start_s(self) -> float:
         """Where in the recording it begins."""
-        return self.first_window * self.fingerprints.hop_s
+        return self.first_window * self.query.hop_s
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,13 +139,13 @@ class SpanTracker:
         self._keep_all = keep_all
         self._open: list[_Candidate] = []
         self._num_blocks = self._num_candidates = 0
-        self._form = Fingerprints(np.zeros((0, 0), np.float32), 0.0, 0.0)
+        self._form = Query(np.zeros((0, 0), np.float32), 0.0, 0.0)
         self._last_window = -1  # of the recording, once it is known
 
     def push(self, block: Block) -> list[Span]:
         """Ranks a block; returns the spans that are over."""
         self._num_blocks += 1
-        self._form = block.fingerprints
+        self._form = block.query
         if block.is_last:
             self._last_window = block.first_window + len(self._form.vectors) - 1
         if self._form.vectors.any():
@@ -162,7 +162,7 @@ class SpanTracker:
         return [self._finished(c) for c in self._open]
 
     def _rank(self, block: Block) -> None:
-        query = block.fingerprints
+        query = block.query
         ranking = rank(query, self._reference)
         leading = ranking.leading(_NUM_CANDIDATES)
         judged = self._decision.judge(
@@ -283,7 +283,7 @@ def matched_run(cosines: Float32[np.ndarray, " W"], cohort_mean: float) -> tuple
 
 
 def _piece(block: Block, ranking: Ranking, place: int, logit: float, rate: float) -> _Piece:
-    middle, tempo = middle_s(block.fingerprints), float(ranking.tempos[place])
+    middle, tempo = middle_s(block.query), float(ranking.tempos[place])
     track, copies = int(ranking.tracks[place]), frozenset(ranking.copies.tolist())
     others = ranking.scores[1:] if len(copies) < 2 else ranking.scores[ranking.cohort]
     return _Piece(

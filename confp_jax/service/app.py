@@ -149,13 +149,14 @@ class Service:
         async with self._admitted(request) as upload:
             async with asyncio.timeout(self._settings.request_timeout_s), self._enter(request):
                 decoded = await self._engine.decode(upload.path, with_tags=True)
-                fingerprints = await self._engine.fingerprint(decoded.samples)
+                vectors = await self._engine.fingerprint(decoded.samples)
             segment_s = self._engine.view.searcher.reference.segment_s
-            if fingerprints.segment_s < segment_s:
+            duration_s = len(decoded.samples) / self._engine.sample_rate_hz
+            if duration_s < segment_s:
                 raise AudioError(
                     f"is shorter than {segment_s:g} s", "a track needs at least that much"
                 )
-            if not fingerprints.vectors.any():
+            if not vectors.any():
                 raise AudioError("is silent", "there is nothing to recognise")
             names = given_names(request, upload)
             sha256 = await self._engine.in_thread(upload.sha256)
@@ -171,8 +172,8 @@ class Service:
                     name=name,
                     path=f"{UPLOADED}{sha256}",
                     sha256=sha256,
-                    duration_s=len(decoded.samples) / self._engine.sample_rate_hz,
-                    vectors=fingerprints.vectors,
+                    duration_s=duration_s,
+                    vectors=vectors,
                     title=names.get("title") or decoded.tags.title,
                     artist=names.get("artist") or decoded.tags.artist,
                     album=names.get("album") or decoded.tags.album,

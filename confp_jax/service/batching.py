@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Float32
 
 from confp_jax.fingerprint.embedder import Embedder
-from confp_jax.fingerprint.fingerprints import Fingerprints
+from confp_jax.fingerprint.query import Query
 
 _MAX_CLIPS = 32  # in one batch: more would make the first wait for the last
 
 
 class Batcher:
-    """Fingerprints clips as they come; what arrives while a batch is in the model is the next
+    """Makes queries of clips as they come; what arrives while a batch is in the model is the next
     batch.
 
     Args:
@@ -37,11 +37,9 @@ class Batcher:
         observe: Callable[[int], None],
     ):
         self._embedder, self._window_s = embedder, window_s
-        self._fingerprint_many = functools.partial(
-            embedder.fingerprint_many, hop_s=hop_s, is_query=True
-        )
+        self._query_many = functools.partial(embedder.query_many, hop_s=hop_s)
         self._on_their_way, self._observe = on_their_way, observe
-        self._waiting: list[tuple[np.ndarray, asyncio.Future[Fingerprints]]] = []
+        self._waiting: list[tuple[np.ndarray, asyncio.Future[Query]]] = []
         self._some = asyncio.Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self._task: asyncio.Task[None] | None = None
@@ -57,8 +55,8 @@ class Batcher:
             await asyncio.gather(self._task, return_exceptions=True)
         self._pool.shutdown()
 
-    async def fingerprint(self, samples: Float32[np.ndarray, " n"]) -> Fingerprints:
-        """As `Embedder.fingerprint` of a query.
+    async def query(self, samples: Float32[np.ndarray, " n"]) -> Query:
+        """Returns what a clip is searched by, as `Embedder.query`.
 
         Raises:
           AudioError: shorter than 1 s.
@@ -66,7 +64,7 @@ class Batcher:
         self._embedder.check_length(
             len(samples)
         )  # refused here, it harms no other clip of the batch
-        future: asyncio.Future[Fingerprints] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Query] = asyncio.get_running_loop().create_future()
         self._waiting.append((samples, future))
         self._some.set()
         return await future
@@ -88,13 +86,13 @@ class Batcher:
             self._observe(len(batch))
             try:
                 found = await loop.run_in_executor(
-                    self._pool, self._fingerprint_many, [clip for clip, _ in batch]
+                    self._pool, self._query_many, [clip for clip, _ in batch]
                 )
             except Exception as error:  # noqa: BLE001 - raised again in every request of the batch
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
                 continue
-            for (_, future), fingerprints in zip(batch, found, strict=True):
+            for (_, future), query in zip(batch, found, strict=True):
                 if not future.done():
-                    future.set_result(fingerprints)
+                    future.set_result(query)

@@ -20,7 +20,7 @@ from confp_jax.database import Database, ModelId, NewTrack, StoredTrack
 from confp_jax.database.catalogue import ChangeWatch
 from confp_jax.database.records import BusyError
 from confp_jax.fingerprint.embedder import Embedder
-from confp_jax.fingerprint.fingerprints import Fingerprints, joined
+from confp_jax.fingerprint.query import Query, joined
 from confp_jax.library.add import add_track
 from confp_jax.library.live import LiveDatabase, LoadedDatabase
 from confp_jax.library.searcher import SearchResult
@@ -43,7 +43,7 @@ class Identification:
 
     view: LoadedDatabase
     samples: Float32[np.ndarray, " n"]
-    fingerprints: Fingerprints
+    query: Query
     result: SearchResult
 
 
@@ -163,15 +163,24 @@ class Engine:
         finally:
             self._decoding -= 1
 
-    async def fingerprint(self, samples: Float32[np.ndarray, " n"]) -> Fingerprints:
-        """All fingerprints of a recording.
+    async def fingerprint(self, samples: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, "N E"]:
+        """Returns the fingerprints of a recording that is to be stored, as `confp add` makes them.
+
+        Raises:
+          AudioError: shorter than 1 s.
+        """
+        self._embedder.check_length(len(samples))
+        return await self.in_thread(self._stored, samples)
+
+    async def query(self, samples: Float32[np.ndarray, " n"]) -> Query:
+        """Returns what a recording is searched by.
 
         Raises:
           AudioError: shorter than 1 s.
         """
         if len(samples) <= _BATCHED_S * self.sample_rate_hz:
-            return await self._batcher.fingerprint(samples)
-        return await self.in_thread(self._long, samples)
+            return await self._batcher.query(samples)
+        return await self.in_thread(self._long_query, samples)
 
     async def identify(self, samples: Float32[np.ndarray, " n"]) -> Identification:
         """What sounds in a recording.
@@ -179,19 +188,15 @@ class Engine:
         Raises:
           AudioError: shorter than 1 s, or silent.
         """
-        return await self.search(samples, await self.fingerprint(samples))
+        return await self.search(samples, await self.query(samples))
 
     async def search(
-        self, samples: Float32[np.ndarray, " n"], fingerprints: Fingerprints, *, share: float = 1.0
+        self, samples: Float32[np.ndarray, " n"], query: Query, *, share: float = 1.0
     ) -> Identification:
-        """As `identify`, of fingerprints that are there already; `share` as of
-        `Searcher.search`.
-        """
+        """As `identify`, of a query that was made before; `share` as in `Searcher.search`."""
         view = self.view
-        result = await self.in_thread(
-            functools.partial(view.searcher.search, [fingerprints], share=share)
-        )
-        return Identification(view, samples, fingerprints, result)
+        result = await self.in_thread(functools.partial(view.searcher.search, [query], share=share))
+        return Identification(view, samples, query, result)
 
     async def in_thread(self, call, *arguments):
         """Runs what takes long beside the event loop."""
@@ -272,7 +277,12 @@ class Engine:
             self._database.rename(number, names)
         return self._database.track(number)
 
-    def _long(self, samples: Float32[np.ndarray, " n"]) -> Fingerprints:
+    def _stored(self, samples: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, "N E"]:
+        hop_s = self.view.searcher.reference.hop_s
+        parts = self._embedder.fingerprint_stream([samples], hop_s=hop_s)
+        return np.concatenate([part.vectors for part in parts])
+
+    def _long_query(self, samples: Float32[np.ndarray, " n"]) -> Query:
         hop_s = self.view.searcher.reference.hop_s
         return joined(list(self._embedder.stream([samples], hop_s=hop_s)))
 

@@ -45,7 +45,8 @@ def place_of(heard: Identification) -> Place | None:
 
 def compare(heard: Identification, place: Place) -> dict[str, object]:
     """Similarity for each second, runner-up and margin."""
-    query, first = heard.fingerprints, round(place.query_s / heard.fingerprints.hop_s)
+    query = heard.query
+    first = round(place.query_s / query.hop_s)
     first = max(0, min(first, len(query.vectors) - 1))
     some = query.part(first, first + BLOCK_WINDOWS)
     ranking = rank(some, heard.view.searcher.reference)

@@ -132,8 +132,8 @@ class _Clip:
         clip = self._heard
         samples = clip.unfingerprinted()
         if samples is not None:
-            clip.settle(await self._engine.fingerprint(samples))
-        return await self._engine.search(clip.samples, clip.all_fingerprints, share=share)
+            clip.settle(await self._engine.query(samples))
+        return await self._engine.search(clip.samples, clip.query, share=share)
 
     def _reply(self, heard: Identification, began: float) -> dict:
         return answer_reply(

@@ -39,7 +39,7 @@ from confp_jax.evaluation.measure.trials import (
     run_trials,
 )
 from confp_jax.evaluation.open_set import OpenSetConfig, summary
-from confp_jax.fingerprint.fingerprints import Fingerprints
+from confp_jax.fingerprint.query import Query
 from confp_jax.matching.decision import FEATURES, Decision, confidence, load_decision, tail_share
 from confp_jax.matching.searchable import make_reference
 from confp_jax.typed_config import ConfigError, from_mapping
@@ -69,10 +69,8 @@ def excerpts(searched) -> list[Excerpt]:
             searched.reference.rows_of(own)[row]
             + (0.05 if i % 3 == 0 else 0.9) * unit_rows(rng, 1)[0]
         )
-        fingerprints = Fingerprints(normalised(vector)[None], 0.3, 3.0)
-        out.append(
-            Excerpt("clean" if i % 3 == 0 else "noisy", 10 + 2 * own, 0.3 * row, 1.0, fingerprints)
-        )
+        query = Query(normalised(vector)[None], 0.3, 3.0)
+        out.append(Excerpt("clean" if i % 3 == 0 else "noisy", 10 + 2 * own, 0.3 * row, 1.0, query))
     return out
 
 
@@ -120,7 +118,7 @@ def test_measured_against_plain_loops(searched, excerpts, decision):
     """
     trials = run_trials(excerpts, searched, decision, QUIET)
     for excerpt, right, error_s in zip(excerpts, trials.right, trials.offset_error_s, strict=True):
-        query = excerpt.fingerprints.vectors[0]
+        query = excerpt.query.vectors[0]
         cosines = [float((searched.reference.rows_of(t) @ query).max()) for t in range(40)]
         if sorted(cosines)[-1] - sorted(cosines)[-2] > 0.15:
             assert right == (np.argmax(cosines) == (excerpt.track_id - 10) // 2)
@@ -134,7 +132,7 @@ def test_the_offset_of_a_stretched_excerpt_is_right_at_its_middle(searched, deci
     """One window tells nothing of the tempo: found is where a window of the original's tempo with
     that middle begins.
     """
-    window = Fingerprints(searched.reference.rows_of(7)[4][None], 0.3, 3.0)
+    window = Query(searched.reference.rows_of(7)[4][None], 0.3, 3.0)
     stretched = [
         Excerpt("stretch", 24, 0.3 * 4 + 1.5 * (1 - rate), rate, window) for rate in (0.7, 1.0, 1.3)
     ]
@@ -158,7 +156,7 @@ def test_masking_is_removing(searched, excerpts, decision):
         kept = [t for t in range(40) if 10 + 2 * t != excerpt.track_id]
         parts = [(str(t), searched.reference.rows_of(t)) for t in kept]
         reference = make_reference(parts, hop_s=0.3, segment_s=3.0, exact=True)
-        _, _, (_, expected) = first_match(excerpt.fingerprints, reference, decision)
+        _, _, (_, expected) = first_match(excerpt.query, reference, decision)
         assert logit == pytest.approx(
             expected, abs=0.35
         )  # the hits of the masked track leave a little less room

@@ -1,13 +1,11 @@
-"""Windows that see only a part: of clips shorter than a segment, and those that overhang a query's
-ends.
-"""
+"""Windows that see only a part: of clips shorter than a segment, and a query's edge windows."""
 
 import numpy as np
 import pytest
 from flax import nnx
 
 from confp_jax.audio.mel import mel_power
-from confp_jax.fingerprint.fingerprints import joined
+from confp_jax.fingerprint.query import joined
 from confp_jax.model.features import log_mel
 from confp_jax.model.inference import embed as embed_power
 from confp_jax.model.inference import encoder_graph
@@ -29,7 +27,7 @@ RATE = 16_000
 def test_number_of_windows(embedder, music, num_samples, num_windows, duration_s):
     found = embedder.fingerprint(music[:num_samples])
     assert len(found.vectors) == num_windows
-    assert found.duration_s == found.loud_s == pytest.approx(duration_s)
+    assert found.duration_s == pytest.approx(duration_s)
     assert found.is_partial == (num_samples < 48_000)
     assert found.segment_s == pytest.approx(min(duration_s, 3.0))
 
@@ -66,16 +64,12 @@ def test_a_short_clip_is_a_part_of_its_windows(embedder, music, num_samples):
     ("num_samples", "num_edge_windows"),
     [(16_000, 0), (33_600, 0), (40_000, 1), (47_000, 2), (48_000, 3), (55_000, 3), (80_000, 3)],
 )
-def test_a_query_has_windows_that_overhang_its_ends(embedder, music, num_samples, num_edge_windows):
+def test_a_query_has_edge_windows(embedder, music, num_samples, num_edge_windows):
     """As many as see at least 2.1 s of it; its other windows stay what they are."""
     samples = music[:num_samples]
-    found, plain = embedder.fingerprint(samples, is_query=True), embedder.fingerprint(samples)
+    found, plain = embedder.query(samples), embedder.fingerprint(samples)
     np.testing.assert_allclose(found.vectors, plain.vectors, atol=1e-5)
-    assert (found.duration_s, found.loud_s, plain.edge_windows.shape[1]) == (
-        plain.duration_s,
-        plain.loud_s,
-        0,
-    )
+    assert found.duration_s == found.loud_s == plain.duration_s
     assert found.edge_windows.shape == (2, num_edge_windows, 128)
     middle = (
         (num_samples - 48_000) / 2 if found.is_partial else (len(found.vectors) - 1) / 2 * 4_800
@@ -91,11 +85,11 @@ def test_a_query_has_windows_that_overhang_its_ends(embedder, music, num_samples
         np.testing.assert_allclose(found.edge_windows[1][k], after, atol=1e-5)
 
 
-def test_silent_overhanging_windows_are_zero(embedder, music):
+def test_silent_edge_windows_are_zero(embedder, music):
     samples = np.concatenate(
         [np.zeros(38_400, np.float32), music[:48_000]]
     )  # 2.4 s: two windows see less of the query
-    found = embedder.fingerprint(samples, is_query=True)
+    found = embedder.query(samples)
     assert found.edge_windows[0].any(axis=1).tolist() == [False, False, True]
     assert found.edge_windows[1].any(axis=1).all()
     assert found.num_silent == 0
@@ -106,7 +100,7 @@ def test_a_query_in_a_stream(embedder, music, num_samples):
     blocks = [music[first : first + 7_000] for first in range(0, num_samples, 7_000)]
     samples = np.concatenate(blocks)
     (found,) = embedder.stream(blocks)
-    expected = embedder.fingerprint(samples, is_query=True)
+    expected = embedder.query(samples)
     np.testing.assert_allclose(found.edge_windows, expected.edge_windows, atol=1e-5)
     assert all(
         part.edge_windows.shape[1] == 0 for part in embedder.stream(blocks, windows_at_once=1)
@@ -114,13 +108,12 @@ def test_a_query_in_a_stream(embedder, music, num_samples):
 
 
 def test_parts_and_wholes(embedder, music):
-    """What overhangs belongs to the whole alone; joined, to its ends."""
-    whole = embedder.fingerprint(music[: 48_000 + 9 * 4_800], is_query=True)
+    """Edge windows belong to the whole alone; joined, to its ends."""
+    whole = embedder.query(music[: 48_000 + 9 * 4_800])
     assert whole.part(0, 10).edge_windows is whole.edge_windows
     assert whole.part(1, 10).edge_windows.shape[1] == whole.part(0, 9).edge_windows.shape[1] == 0
     cuts = [
-        embedder.fingerprint(music[first * 4_800 : last], is_query=True)
-        for first, last in ((0, 62_400), (4, 91_200))
+        embedder.query(music[first * 4_800 : last]) for first, last in ((0, 62_400), (4, 91_200))
     ]
     both = joined(cuts)
     np.testing.assert_allclose(both.vectors, whole.vectors, atol=1e-5)
@@ -148,14 +141,14 @@ def test_short_clips_of_any_length_compile_nothing(embedder, music):
 )
 def test_a_query_that_tells_no_tempo_is_heard_faster_too(embedder, music, num_samples, num_faster):
     """Frames 151 samples apart instead of 128: 2.54 s of 3 s are in two windows, none of which
-    overhangs.
+    is an edge window.
     """
-    found = embedder.fingerprint(music[:num_samples], is_query=True)
+    found = embedder.query(music[:num_samples])
     if not num_faster:
-        assert found.faster is None
+        assert found.sped_up is None
         return
-    faster = found.faster
-    assert (len(faster.vectors), faster.has_edge_windows, faster.faster) == (
+    faster = found.sped_up
+    assert (len(faster.vectors), faster.has_edge_windows, faster.sped_up) == (
         num_faster,
         False,
         None,
@@ -163,15 +156,14 @@ def test_a_query_that_tells_no_tempo_is_heard_faster_too(embedder, music, num_sa
     assert faster.duration_s == pytest.approx(
         min(num_samples / RATE / 1.18, 3 + 0.3 * (num_faster - 1))
     )
-    assert embedder.fingerprint(music[:num_samples]).faster is None
-    assert found.part(0, len(found.vectors)).faster is faster and found.plain().faster is None
+    assert found.part(0, len(found.vectors)).sped_up is faster and found.plain().sped_up is None
     if num_samples == 48_000:
-        assert not found.tells_tempo and found.part(0, 0).faster is None
+        assert not found.tells_tempo and found.part(0, 0).sped_up is None
 
 
 def test_what_is_heard_faster_are_frames_further_apart(embedder, music):
     mel = embedder.config.mel
-    found = embedder.fingerprint(music[:56_640], is_query=True).faster.vectors  # 3 s of 3.54 s
+    found = embedder.query(music[:56_640]).sped_up.vectors  # 3 s of 3.54 s
     power = np.stack(
         [mel_power(music[151 * i :][:1024], mel, sample_rate_hz=RATE)[0] for i in range(368)]
     )
@@ -186,5 +178,5 @@ def test_what_is_heard_faster_are_frames_further_apart(embedder, music):
 
 
 def test_silence_heard_faster_is_silence(embedder):
-    found = embedder.fingerprint(np.zeros(48_000, np.float32), is_query=True)
-    assert not found.vectors.any() and not found.faster.vectors.any()
+    found = embedder.query(np.zeros(48_000, np.float32))
+    assert not found.vectors.any() and not found.sped_up.vectors.any()

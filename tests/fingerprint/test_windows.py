@@ -51,11 +51,15 @@ def test_a_cpus_batches_fit_its_cache_and_an_accelerators_are_large() -> None:
 
 
 @given(st.integers(16_000, 120_000), st.booleans(), st.sampled_from([1.0, SPEEDUP]))
-def test_windows_lie_within_what_is_heard(num_samples: int, is_query: bool, tempo: float) -> None:
+def test_windows_lie_within_what_is_heard(num_samples: int, with_edges: bool, tempo: float) -> None:
     """And each of their mel frames within the samples, at either phase of the frames' grid."""
     mel = MelConfig()
     cut = cut_windows(
-        np.ones(num_samples, np.float32), segment=48_000, hop=4_800, is_query=is_query, tempo=tempo
+        np.ones(num_samples, np.float32),
+        segment=48_000,
+        hop=4_800,
+        with_edges=with_edges,
+        tempo=tempo,
     )
     assert np.all(cut.starts >= 0) and np.all(cut.starts + cut.lengths <= num_samples / tempo)
     assert np.all(cut.places + cut.lengths <= 48_000) and len(cut.loud) == len(cut.starts)

@@ -65,9 +65,9 @@ def test_windows_of_a_growing_clip(context_s, share):
         new = clip.unfingerprinted()
         if new is not None:
             encoded.append(len(new))
-            clip.settle(embedder.fingerprint(new, is_query=True))
-        found = clip.all_fingerprints
-        whole = embedder.fingerprint(samples[: first + RATE_HZ], is_query=True)
+            clip.settle(embedder.query(new))
+        found = clip.query
+        whole = embedder.query(samples[: first + RATE_HZ])
         assert found.vectors.shape == whole.vectors.shape
         np.testing.assert_allclose(found.vectors, whole.vectors, atol=5e-3)
         np.testing.assert_allclose(found.between, whole.between, atol=5e-3)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from confp_jax.fingerprint.fingerprints import Fingerprints
+from confp_jax.fingerprint.query import Query
 from confp_jax.matching.ranking import Ranking, rank
 from confp_jax.matching.searchable import Reference, make_reference
 
@@ -14,10 +14,8 @@ def reference_of(parts: list[np.ndarray]) -> Reference:
     return make_reference(named, hop_s=HOP_S, segment_s=SEGMENT_S, exact=True)
 
 
-def query_of(
-    vectors: np.ndarray, hop_s: float = HOP_S, segment_s: float = SEGMENT_S
-) -> Fingerprints:
-    return Fingerprints(vectors.astype(np.float32), hop_s, segment_s)
+def query_of(vectors: np.ndarray, hop_s: float = HOP_S, segment_s: float = SEGMENT_S) -> Query:
+    return Query(vectors.astype(np.float32), hop_s, segment_s)
 
 
 def ranked(query: np.ndarray, parts: list[np.ndarray]) -> Ranking:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from unit_vectors import normalised, unit_rows
 
-from confp_jax.fingerprint.fingerprints import Fingerprints
+from confp_jax.fingerprint.query import Query
 from confp_jax.matching.blocks import Scan, joined_blocks, scan
 from confp_jax.matching.decision import uncalibrated
 from confp_jax.matching.searchable import Reference, make_reference
@@ -33,8 +33,8 @@ def reference(parts):
     )
 
 
-def query_of(*vectors: np.ndarray) -> Fingerprints:
-    return Fingerprints(np.concatenate(vectors).astype(np.float32), HOP_S, SEGMENT_S)
+def query_of(*vectors: np.ndarray) -> Query:
+    return Query(np.concatenate(vectors).astype(np.float32), HOP_S, SEGMENT_S)
 
 
 def found(query, reference) -> list[Span]:
@@ -50,12 +50,10 @@ class TestBlocks:
         blocks = list(joined_blocks(pieces))
         assert [b.is_last for b in blocks] == [False] * (len(blocks) - 1) + [True]
         for block in blocks:
-            inside = vectors[
-                block.first_window : block.first_window + len(block.fingerprints.vectors)
-            ]
-            np.testing.assert_array_equal(block.fingerprints.vectors, inside)
+            inside = vectors[block.first_window : block.first_window + len(block.query.vectors)]
+            np.testing.assert_array_equal(block.query.vectors, inside)
         assert [b.first_window for b in blocks] == [12 * i for i in range(len(blocks))]
-        lengths = [len(b.fingerprints.vectors) for b in blocks]
+        lengths = [len(b.query.vectors) for b in blocks]
         assert lengths[:-1] == [24] * (len(blocks) - 1)
         assert blocks[-1].first_window + lengths[-1] == num
         assert lengths[-1] > 24 or len(blocks) == 1

@@ -7,7 +7,7 @@ import pytest
 from planted_rows import HOP_S, SEGMENT_S, reference_of
 from unit_vectors import normalised, unit_rows
 
-from confp_jax.fingerprint.fingerprints import Fingerprints
+from confp_jax.fingerprint.query import Query
 from confp_jax.matching.blocks import scan
 from confp_jax.matching.common_sections import common_sections
 from confp_jax.matching.decision import uncalibrated
@@ -20,8 +20,8 @@ def noisy(rows: np.ndarray, seed: int, level: float) -> np.ndarray:
     return normalised(rows + level * unit_rows(seed, len(rows)))
 
 
-def query_of(*vectors: np.ndarray) -> Fingerprints:
-    return Fingerprints(np.concatenate(vectors).astype(np.float32), HOP_S, SEGMENT_S)
+def query_of(*vectors: np.ndarray) -> Query:
+    return Query(np.concatenate(vectors).astype(np.float32), HOP_S, SEGMENT_S)
 
 
 SONG = unit_rows(0, 60)
@@ -103,7 +103,7 @@ class TestLongerClips:
 
 
 class TestCommonSections:
-    def sections(self, a: Fingerprints, b: Fingerprints) -> list[tuple[float, float]]:
+    def sections(self, a: Query, b: Query) -> list[tuple[float, float]]:
         spans = common_sections(a, b, uncalibrated())
         assert all(span.logit >= 0 for span in spans)
         turned = common_sections(b, a, uncalibrated())

@@ -9,7 +9,7 @@ import pytest
 from planted_rows import HOP_S, SEGMENT_S, reference_of
 from unit_vectors import normalised, unit_rows
 
-from confp_jax.fingerprint.fingerprints import Fingerprints
+from confp_jax.fingerprint.query import Query
 from confp_jax.matching.query_windows import query_windows
 from confp_jax.matching.ranking import rank, rank_with_and_without
 from confp_jax.matching.searchable import make_reference
@@ -24,9 +24,9 @@ class TestHeardFaster:
         rng = np.random.default_rng(11)
         return [unit_rows(rng, num) for _ in range(15)]
 
-    def query(self, plain: np.ndarray, faster: np.ndarray) -> Fingerprints:
-        heard = Fingerprints(faster, HOP_S, SEGMENT_S / 1.18, is_partial=True)
-        return Fingerprints(plain, HOP_S, SEGMENT_S, faster=heard)
+    def query(self, plain: np.ndarray, faster: np.ndarray) -> Query:
+        heard = Query(faster, HOP_S, SEGMENT_S / 1.18, is_partial=True)
+        return Query(plain, HOP_S, SEGMENT_S, sped_up=heard)
 
     def test_what_stands_out_more_is_the_answer_in_the_query_s_own_time(self):
         parts, rng = self.rows(), np.random.default_rng(12)
@@ -75,7 +75,7 @@ class TestDense:
 
     PHASES = 4
 
-    def dense(self, rng, rows: np.ndarray, start: float, num: int) -> Fingerprints:
+    def dense(self, rng, rows: np.ndarray, start: float, num: int) -> Query:
         """A query that begins at row number `start`: what is a quarter of a hop off a row has a
         cosine of 0.6 with it.
         """
@@ -87,7 +87,7 @@ class TestDense:
                 cosine * rows[round(place)] + np.sqrt(1 - cosine**2) * unit_rows(rng, 1)[0]
             )
         phases = normalised(phases)
-        return Fingerprints(phases[0], HOP_S, 0.9, between=phases[1:])
+        return Query(phases[0], HOP_S, 0.9, between=phases[1:])
 
     @pytest.mark.parametrize("quarters", range(4))
     def test_what_lies_at_a_row_decides(self, quarters):
@@ -125,7 +125,7 @@ class TestDense:
         alone[:, :, :half] = 0.0
         alone /= np.linalg.norm(alone, axis=2, keepdims=True) ** 2
         noise = np.stack([unit_rows(rng, 10) for _ in range(self.PHASES)])
-        query = Fingerprints(
+        query = Query(
             noise[0], HOP_S, 0.9, between=noise[1:], by_conformer=alone.astype(np.float32)
         )
         assert rank(query, reference).tracks[0] == 1
@@ -140,7 +140,7 @@ class TestDense:
         options = {"hop_s": HOP_S, "segment_s": 0.9, "query_phases": self.PHASES}
         reference = make_reference(named, **options)
         own, other = (np.repeat(part[10:20][None], self.PHASES, axis=0) for part in parts[:2])
-        query = Fingerprints(own[0], HOP_S, 0.9, between=own[1:], by_conformer=3 * other)
+        query = Query(own[0], HOP_S, 0.9, between=own[1:], by_conformer=3 * other)
         assert rank(query, reference).tracks[0] == 0
         unsure = dataclasses.replace(query, vectors=0.1 * own[0], between=0.1 * own[1:])
         assert rank(unsure, reference).tracks[0] == 1
@@ -148,7 +148,7 @@ class TestDense:
     def test_both_parts_hear_one_tempo_and_the_conformer_any(self):
         rng = np.random.default_rng(0)
         own = np.stack([unit_rows(rng, 10) for _ in range(self.PHASES)])
-        both = Fingerprints(own[0], HOP_S, 0.9, between=own[1:], by_conformer=own)
+        both = Query(own[0], HOP_S, 0.9, between=own[1:], by_conformer=own)
         assert query_windows(both).log_tempos == (-0.02, 0.02)
         assert query_windows(both.part(0, 2)).log_tempos == (0, 0), "too short to tell it"
         for alone in (both.conformer_alone, dataclasses.replace(both, by_conformer=own[:0])):
@@ -165,7 +165,7 @@ class TestDense:
         reference = make_reference(named, **options)
         for track in (0, 1):
             own = np.repeat(parts[track][10:20][None], self.PHASES, axis=0)
-            query = Fingerprints(own[0], HOP_S, 0.9, between=own[1:], by_conformer=own)
+            query = Query(own[0], HOP_S, 0.9, between=own[1:], by_conformer=own)
             found = rank(query, reference)
             assert found.tracks[0] == track
             assert found.beside[0] == pytest.approx(0.9 if track else 0.02, abs=0.1)
@@ -183,7 +183,7 @@ class TestDense:
             0.15 * np.repeat(part[None], self.PHASES, axis=0)
             for part in (parts[0][10:20], parts[1][10:20], parts[0][25:35])
         )
-        heard = Fingerprints(own[0], HOP_S, 0.9, between=own[1:], by_conformer=own)
+        heard = Query(own[0], HOP_S, 0.9, between=own[1:], by_conformer=own)
         found = rank(heard, reference)
         assert found.tracks[0] == 0 and found.agreed > 1
         alone = dataclasses.replace(found, agreed=0.0).standout(2)

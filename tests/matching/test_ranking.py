@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from planted_rows import HOP_S, SEGMENT_S, query_of, ranked, reference_of
 from unit_vectors import normalised, unit_rows
 
-from confp_jax.fingerprint.fingerprints import Fingerprints
+from confp_jax.fingerprint.query import Query
 from confp_jax.matching.ranking import rank
 from confp_jax.matching.searchable import Reference, some_tracks
 from confp_jax.matching.seeds import COHORT_SIZE
@@ -224,7 +224,7 @@ class TestPlaceAndTempo:
             part.at(np.arange(80) * HOP_S + SEGMENT_S / 2) for part in (other, track)
         ]  # 26.7 s
         vectors = track.at(start_s + 1.0 + (np.arange(4) - 1.5) * HOP_S)
-        ranking = rank(Fingerprints(vectors, HOP_S, 2.0, is_partial=True), reference_of(parts))
+        ranking = rank(Query(vectors, HOP_S, 2.0, is_partial=True), reference_of(parts))
         assert (ranking.tracks[0], ranking.offsets_s[0]) == (1, pytest.approx(start_s, abs=0.1))
         assert ranking.scores[0] > 0.9
         np.testing.assert_allclose(ranking.cosines[0].mean(), ranking.scores[0], atol=1e-5)
@@ -241,7 +241,7 @@ class TestPlaceAndTempo:
         centres_s = start_s + SEGMENT_S / 2 + np.arange(-3, 4) * HOP_S
         centres_s[3] += 0.1  # the one that is whole is a little off; the others tell the place
         vectors = track.at(centres_s)
-        query = Fingerprints(
+        query = Query(
             vectors[3:4], HOP_S, SEGMENT_S, edge_windows=np.stack([vectors[:3], vectors[4:]])
         )
         ranking = rank(query, reference_of(parts))
@@ -256,9 +256,7 @@ class TestPlaceAndTempo:
         vectors = parts[4][:4].copy()
         vectors[1:3] = 0
         beyond = np.stack([unit_rows(rng, 3), parts[4][4:7]])
-        ranking = rank(
-            Fingerprints(vectors, HOP_S, SEGMENT_S, edge_windows=beyond), reference_of(parts)
-        )
+        ranking = rank(Query(vectors, HOP_S, SEGMENT_S, edge_windows=beyond), reference_of(parts))
         assert (ranking.tracks[0], ranking.offsets_s[0]) == (4, pytest.approx(0.0, abs=0.05))
         assert ranking.scores[0] == pytest.approx(1.0, abs=0.01)
 

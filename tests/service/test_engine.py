@@ -77,6 +77,20 @@ def test_a_view_that_fails_is_tried_again(engine, copied, monkeypatch, caplog):
     assert not failures and "what was read before is still served" in caplog.text
 
 
+def test_what_is_added_is_stored_as_confp_add_stores_it(engine, monkeypatch):
+    """Not as a query, which a model with two parts mixes in another proportion."""
+    rng, embedder = np.random.default_rng(5), engine._embedder
+    samples = rng.normal(0, 0.1, 25 * embedder.sample_rate_hz).astype(np.float32)
+
+    def no_query(self, *arguments, **options):
+        raise AssertionError("what is stored is no query")
+
+    for name in ("query_many", "query_chunk", "stream"):
+        monkeypatch.setattr(Embedder, name, no_query)
+    found = asyncio.run(engine.fingerprint(samples))
+    np.testing.assert_allclose(found, embedder.fingerprint(samples).vectors, atol=1e-5)
+
+
 def test_what_cannot_be_prepared_is_told(engine, monkeypatch, caplog):
     def fails(self) -> None:
         raise RuntimeError("no such device")

@@ -20,7 +20,7 @@ from confp_jax.database.vectors import decode, encode
 from confp_jax.evaluation.measure.query_sets import dataset_id
 from confp_jax.files import write_atomically
 from confp_jax.fingerprint.embedder import HOP_S, Embedder
-from confp_jax.fingerprint.fingerprints import Fingerprints
+from confp_jax.fingerprint.query import Query
 from confp_jax.matching.searchable import Reference, make_reference
 
 
@@ -149,7 +149,7 @@ class Excerpt:
     track_id: int
     start_s: float
     rate: float
-    fingerprints: Fingerprints
+    query: Query
     row: int = -1  # in the query set's split
 
 
@@ -180,6 +180,6 @@ def cut(
         clip.track_id,
         start_s,
         clip.rate,
-        embedder.fingerprint(samples, is_query=True),
+        embedder.query(samples),
         row,
     )

@@ -14,7 +14,7 @@ from confp_jax.evaluation.measure.indexed_dataset import EvaluationReference
 from confp_jax.evaluation.measure.trials import Trials, read_excerpts, run_trials
 from confp_jax.files import write_atomically
 from confp_jax.fingerprint.embedder import Embedder
-from confp_jax.fingerprint.fingerprints import Fingerprints
+from confp_jax.fingerprint.query import Query
 from confp_jax.index import Index
 from confp_jax.matching.decision import Decision
 from confp_jax.metrics import EXACT_S, NEAR_S
@@ -123,14 +123,11 @@ def measure_condition(
     ids, reference = searched.evaluation.track_ids, searched.evaluation.reference
     own = ids[[searched.evaluation.number(excerpt.track_id) for excerpt in excerpts]]
     trials = _by_id(run_trials(excerpts, searched.evaluation, searched.decision, console), ids)
-    queries = np.stack([_looks(excerpt.fingerprints) for excerpt in excerpts])
+    queries = np.stack([_looks(excerpt.query) for excerpt in excerpts])
     # Aligned at the middles: a stretched window, or one shorter than the index's, begins elsewhere
     # (docs/research/paper.md, "query position").
     segment_s = np.array(
-        [
-            e.start_s + (e.rate * e.fingerprints.segment_s - reference.segment_s) / 2
-            for e in excerpts
-        ]
+        [e.start_s + (e.rate * e.query.segment_s - reference.segment_s) / 2 for e in excerpts]
     )
     found: dict[str, np.ndarray] = {}
     for name, index in searched.indexes.items():
@@ -145,11 +142,11 @@ def measure_condition(
     return Outcomes(rows, own, start_s, rate, segment_s, queries[:, 0], **found, trials=trials)
 
 
-def _looks(fingerprints: Fingerprints) -> Float32[np.ndarray, "L E"]:
+def _looks(query: Query) -> Float32[np.ndarray, "L E"]:
     """What the first segment is searched by: its fingerprint, or all of an excerpt that is shorter
     than a segment.
     """
-    return fingerprints.vectors if fingerprints.is_partial else fingerprints.vectors[:1]
+    return query.vectors if query.is_partial else query.vectors[:1]
 
 
 def _nearest(

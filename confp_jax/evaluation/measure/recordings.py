@@ -183,7 +183,7 @@ def measure_recordings(
         ):
             own = numbers[recording.reference.name]
             for offset_s, samples in pieces(recording, length_s, embedder.sample_rate_hz):
-                query = embedder.fingerprint(samples, is_query=True)
+                query = embedder.query(samples)
                 best, place, known = first_match(query, reference, decision)
                 unknown = first_match(query, reference, decision, masked=own)[2]
                 placed = best == own and abs(place.offset_s - offset_s) <= PLACE_S

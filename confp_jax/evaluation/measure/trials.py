@@ -15,7 +15,7 @@ from confp_jax.data.clips import ClipSource, read_splits
 from confp_jax.evaluation.measure.indexed_dataset import EvaluationReference, Excerpt, cut
 from confp_jax.evaluation.measure.query_sets import spread
 from confp_jax.fingerprint.embedder import Embedder
-from confp_jax.fingerprint.fingerprints import Fingerprints
+from confp_jax.fingerprint.query import Query
 from confp_jax.matching.decision import Decision, Judgement
 from confp_jax.matching.ranking import rank
 from confp_jax.matching.searchable import Reference
@@ -101,11 +101,11 @@ def run_trials(
     rows = []
     for excerpt in progress(excerpts, "searching", console=console, transient=True):
         own = searched.number(excerpt.track_id)
-        best, place, known = first_match(excerpt.fingerprints, searched.reference, decision)
+        best, place, known = first_match(excerpt.query, searched.reference, decision)
         unknown_track, _, unknown = first_match(
-            excerpt.fingerprints, searched.reference, decision, masked=own
+            excerpt.query, searched.reference, decision, masked=own
         )
-        start_s, half_s = float(searched.starts_s[best]), excerpt.fingerprints.duration_s / 2
+        start_s, half_s = float(searched.starts_s[best]), excerpt.query.duration_s / 2
         # At the query's middle: the tempo of a short query is not estimated, and the truth is
         # aligned there.
         error_s = (
@@ -141,7 +141,7 @@ class Place(NamedTuple):
 
 
 def first_match(
-    query: Fingerprints, reference: Reference, decision: Decision, *, masked: int = -1
+    query: Query, reference: Reference, decision: Decision, *, masked: int = -1
 ) -> tuple[int, Place, tuple[float, float]]:
     """The best track (-1: none) but the `masked` one, the place in it, and its (alarm rate,
     logit).

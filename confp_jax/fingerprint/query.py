@@ -1,0 +1,127 @@
+"""A query: what a recording is searched by."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32
+
+from confp_jax.fingerprint.fingerprints import Fingerprints
+
+TELLS_TEMPO_S = 1.5  # windows spread over less are too close together to estimate the tempo
+
+
+def _none(*shape: int) -> Float32[np.ndarray, "..."]:
+    return np.zeros(shape, np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Query(Fingerprints):
+    """The windows of a recording that is searched for: its own, and those that a database does not
+    store.
+
+    `edge_windows` are those that see a part of it: K begin before it, K end after it.
+
+    `sped_up` are the windows of the same audio played `SPEEDUP` times as fast. Only a query that
+    fills a window but is too short to estimate its tempo has them.
+
+    A query of a model with a projection is dense: `between[p, i]` begins (p + 1) / (P + 1) of a
+    hop after `vectors[i]`, and is zero where the audio has ended. If the model has a conformer too,
+    `by_conformer[p, i]` is what that alone gives, p = 0 for `vectors`. Its length makes its product
+    with a stored fingerprint the cosine of the conformer's parts.
+    """
+
+    edge_windows: Float32[np.ndarray, "2 K E"] = dataclasses.field(
+        default_factory=lambda: _none(2, 0, 0)
+    )
+    sped_up: "Query | None" = None
+    between: Float32[np.ndarray, "P N E"] = dataclasses.field(
+        default_factory=lambda: _none(0, 0, 0)
+    )
+    by_conformer: Float32[np.ndarray, "P N E"] = dataclasses.field(
+        default_factory=lambda: _none(0, 0, 0)
+    )
+
+    @property
+    def num_edge_windows(self) -> int:
+        """How many edge windows lie at either end."""
+        return self.edge_windows.shape[1]
+
+    @property
+    def has_edge_windows(self) -> bool:
+        """Whether it has edge windows."""
+        return self.num_edge_windows > 0
+
+    @property
+    def tells_tempo(self) -> bool:
+        """Whether its windows spread far enough to estimate the tempo."""
+        return not self.is_partial and (len(self.vectors) - 1) * self.hop_s >= TELLS_TEMPO_S
+
+    @property
+    def loud_s(self) -> float:
+        """Returns the duration without the windows of silence, in seconds."""
+        if self.is_partial:
+            return self.duration_s
+        return self.duration_s - self.num_silent * self.hop_s
+
+    @property
+    def conformer_alone(self) -> "Query | None":
+        """The same as the conformer alone hears it; None for a model that has only one part."""
+        if not len(self.by_conformer):
+            return None
+        some = self.by_conformer[
+            :: max(1, len(self.by_conformer) // 2)
+        ]  # it changes slowly: two to a hop are enough
+        return Query(some[0], self.hop_s, self.segment_s, self.is_partial, between=some[1:])
+
+    def part(self, first: int, last: int) -> "Query":
+        """Returns the windows from `first` to before `last`; with what only a whole query has, if
+        these are all.
+        """
+        vectors = self.vectors[first:last]
+        whole = self if len(vectors) == len(self.vectors) else self.plain()
+        return dataclasses.replace(
+            whole,
+            vectors=vectors,
+            between=self.between[:, first:last],
+            by_conformer=self.by_conformer[:, first:last],
+        )
+
+    def plain(self) -> "Query":
+        """Returns the same without what only a whole query has: edge windows and `sped_up`."""
+        return dataclasses.replace(self, edge_windows=self.edge_windows[:, :0], sped_up=None)
+
+
+def joined(parts: Sequence[Query]) -> Query:
+    """Returns consecutive parts of one query as one."""
+    if len(parts) == 1:
+        return parts[0]
+    first, last = parts[0], parts[-1]
+    both = first.edge_windows.shape == last.edge_windows.shape
+    edge_windows = (
+        np.stack([first.edge_windows[0], last.edge_windows[1]])
+        if both
+        else first.edge_windows[:, :0]
+    )
+    return dataclasses.replace(
+        first.plain(),
+        vectors=np.concatenate([part.vectors for part in parts]),
+        edge_windows=edge_windows,
+        between=np.concatenate([part.between for part in parts], axis=1),
+        by_conformer=np.concatenate([part.by_conformer for part in parts], axis=1),
+    )
+
+
+def densified(query: Query, num_phases: int) -> Query:
+    """Returns a query made of stored fingerprints as one of a model that has `num_phases`: those
+    between two lie in between them.
+    """
+    if num_phases == 1:
+        return query
+    vectors = query.vectors
+    following = np.concatenate([vectors[1:], vectors[-1:]])
+    parts = (np.arange(1, num_phases) / num_phases)[:, None, None]
+    between = ((1 - parts) * vectors + parts * following).astype(np.float32)
+    between /= np.maximum(np.linalg.norm(between, axis=-1, keepdims=True), 1e-12)
+    between[:, -1:] = 0.0
+    return dataclasses.replace(query, between=between)
