@@ -192,6 +192,8 @@ def _mix() -> dict[str, Any]:
         "low_cut_hz": (50.0, 500.0),
         "high_cut_hz": (2500.0, 8000.0),
         "replay_p": 0.0,
+        "overlay_p": 0.0,
+        "overlay_snr_db": (-6.0, 6.0),  # of the music over another track
     }
 
 

@@ -117,6 +117,14 @@ def _replay() -> dict[str, object]:
         "microphone_slope_db": (0.0, 12.0),  # per octave
         "microphone_uneven_db": (1.0, 4.0),
         "hiss_snr_db": (5.0, 40.0),
+        "swell_p": 0.5,
+        "swell_db": (2.0, 8.0),
+        "gain_p": 0.5,
+        "gain_strength": (0.3, 0.9),
+        "clip_p": 0.15,
+        "clip_level": (1.0, 3.0),  # of the RMS
+        "suppression_p": 0.3,
+        "suppression": (0.5, 2.0),
     }
 
 

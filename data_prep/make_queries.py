@@ -75,12 +75,15 @@ _PITCHES = {"down_2": -2, "down_1": -1, "up_1": 1, "up_2": 2}
 _REVERB = ChainConfig(reverb_p=1.0)
 # Held to a loudspeaker; across a room; where others are loud. Levels are of what arrives at the
 # microphone.
-_NEAR = ReplayConfig(
-    room_p=0.5, ambience_snr_db=(10.0, 20.0), noise_p=0.3, noise_snr_db=(10.0, 20.0)
+_STEADY = ReplayConfig(swell_p=0.0, gain_p=0.0, clip_p=0.0, suppression_p=0.0)
+_NEAR = dataclasses.replace(
+    _STEADY, room_p=0.5, ambience_snr_db=(10.0, 20.0), noise_p=0.3, noise_snr_db=(10.0, 20.0)
 )
-_FAR = ReplayConfig(room_p=1.0, ambience_snr_db=(0.0, 10.0), noise_p=0.5, noise_snr_db=(3.0, 15.0))
-_LOUD_PLACE = ReplayConfig(
-    room_p=0.9, ambience_snr_db=(-6.0, 6.0), noise_p=1.0, noise_snr_db=(-6.0, 6.0)
+_FAR = dataclasses.replace(
+    _STEADY, room_p=1.0, ambience_snr_db=(0.0, 10.0), noise_p=0.5, noise_snr_db=(3.0, 15.0)
+)
+_LOUD_PLACE = dataclasses.replace(
+    _STEADY, room_p=0.9, ambience_snr_db=(-6.0, 6.0), noise_p=1.0, noise_snr_db=(-6.0, 6.0)
 )
 _REPLAYS = {"replayed_near": _NEAR, "replayed_far": _FAR, "replayed_loud_place": _LOUD_PLACE}
 _LINE_CODECS = ("mulaw", "alaw", "gsm", "g723")

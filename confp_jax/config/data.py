@@ -46,6 +46,9 @@ class MixConfig:
     # probability of a loudspeaker, a room and a microphone (`data/replay.py`) instead of all that
     # is mixed in above, but for tempo and pitch
     replay_p: float = 0.0
+    # probability of another track of the set over it, before all else
+    overlay_p: float = 0.0
+    overlay_snr_db: tuple[float, float] = (-6.0, 6.0)  # of the music over the other track
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -73,13 +76,16 @@ class MixConfig:
             self.tanh_p,
             self.colour_p,
             self.replay_p,
+            self.overlay_p,
         )
         return any(probabilities)
 
     @property
     def warps_mel(self) -> bool:
-        """Whether mel power is what is changed, by a shifted filterbank or with a colour."""
-        return bool(self.tempo_p or self.pitch_p or self.colour_p)
+        """Whether mel power is what is changed, by a shifted filterbank, a colour or noise
+        suppression.
+        """
+        return bool(self.tempo_p or self.pitch_p or self.colour_p or self.replay_p)
 
     @property
     def has_rooms(self) -> bool:
@@ -147,8 +153,8 @@ class DataConfig:
             )
         if self.mix.warps_mel and self.mel_on != "host" and self.residency != "device":
             raise ConfigError(
-                "data.mix.tempo_p, pitch_p and colour_p work on mel power: set data.mel_on=host, "
-                "data.residency=device, or them to 0"
+                "data.mix.tempo_p, pitch_p, colour_p and replay_p work on mel power: set "
+                "data.mel_on=host, data.residency=device, or them to 0"
             )
 
     def check_divides(self, batch_size: int) -> None:

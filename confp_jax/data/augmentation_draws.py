@@ -83,6 +83,14 @@ class MixParameters(NamedTuple):
     microphone_slope_db: float = 0.0
     microphone_uneven_db: float = 0.0
     hiss_snr_db: float = math.inf
+    swell_db: float = 0.0
+    gain_strength: float = 0.0
+    clip_level: float = 0.0
+    suppression: float = 0.0
+    # another track over it, the number of its clip and where in it; infinite: none
+    overlay: int = 0
+    overlay_start: int = 0
+    overlay_snr_db: float = math.inf
 
     @property
     def has_room(self) -> bool:
@@ -116,15 +124,19 @@ def draw_mix(
     num_samples: int,
     noise_lengths: Int64[np.ndarray, " noises"],
     num_rooms: int,
+    music_lengths: Int64[np.ndarray, " clips"],
 ) -> MixParameters:
-    """What befalls a window of `num_samples`: a room, at most two recorded noises, coloured noise,
-    overload, colour.
+    """What befalls a window of `num_samples`: another track, a room, at most two recorded noises,
+    coloured noise, overload, colour; or another track and a replay.
     """
     drawn: dict[str, Any] = {
         "seed": int(rng.integers(_SEEDS)),
         "tempo": played.tempo,
         "mel_steps": played.mel_steps,
     }
+    if config.overlay_p and rng.random() < config.overlay_p:
+        drawn["overlay"], drawn["overlay_start"] = _draw_noise(rng, num_samples, music_lengths)
+        drawn["overlay_snr_db"] = rng.uniform(*config.overlay_snr_db)
     if config.replay_p and rng.random() < config.replay_p:
         drawn |= _draw_replayed(rng, config, num_samples, noise_lengths, num_rooms)
         return MixParameters(**drawn)

@@ -20,6 +20,7 @@ from confp_jax.config import TrainConfig
 from confp_jax.data.augmentation_draws import NO_NOISE, SEMITONE_STEPS, MixParameters
 from confp_jax.data.clips import ClipSource
 from confp_jax.data.device_layout import Layout, first_noise_rows
+from confp_jax.data.levels import suppressed
 from confp_jax.data.mixing import Mixer, colour, resample
 from confp_jax.data.records import DatasetError, to_int16
 from confp_jax.data.sampling import AlbumDraw, EpochOrder, ShareDraw, tracks_to_train
@@ -57,7 +58,10 @@ class PairCutter(grain.transforms.RandomMap):
             )
         self._source, self._config, self._layout = source, config, layout
         self._mixer = Mixer(
-            config.data.mix, source.folder, sample_rate_hz=config.audio.sample_rate_hz
+            config.data.mix,
+            source.folder,
+            sample_rate_hz=config.audio.sample_rate_hz,
+            music=source,
         )
         if layout is not None and self._mixer.noise is not None:
             self._noise_rows = first_noise_rows(self._mixer.noise, config.audio.segment_samples)
@@ -118,11 +122,16 @@ class PairCutter(grain.transforms.RandomMap):
             first, lead = self._heard_from(crop.replica_start_s, drawn.tempo)
             replicas.append(layout.place(replica, first))
             rows.append(self._on_device(drawn._replace(lead=lead), layout.row_samples))
-        return {
+        places = {
             "anchor": np.stack(anchors),
             "replica": np.stack(replicas),
             "mix": np.array(rows, np.float32),
         }
+        if self._config.data.mix.overlay_p:
+            places["overlay"] = np.stack(
+                [layout.place(drawn.overlay, drawn.overlay_start) for drawn in mixes]
+            )
+        return places
 
     def _on_device(self, drawn: MixParameters, row_samples: int) -> MixParameters:
         """With the places of its noises in rows."""
@@ -213,6 +222,8 @@ class PairCutter(grain.transforms.RandomMap):
         power = mel_power(
             samples, config.mel, sample_rate_hz=config.audio.sample_rate_hz, pitch=pitch
         )
+        if drawn.suppression:
+            power = suppressed(np, power, np.float32(drawn.suppression))
         return colour(power, drawn, config.mel)
 
     def _feature(self, samples: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import pathlib
 
 import numpy as np
 import scipy.fft
-from jaxtyping import Float32, Int16
+from jaxtyping import Float32, Int16, Int64
 
 from confp_jax.audio.mel import mel_centres_hz
 from confp_jax.config import MelConfig, MixConfig
@@ -41,18 +41,27 @@ class Mixer:
     Args:
       config: probabilities and ranges.
       dataset: the prepared dataset whose sounds are mixed in.
+      music: its split, of which other tracks are mixed in.
 
     Raises:
       DatasetError: noise or rooms are asked for, and the dataset holds none.
     """
 
-    def __init__(self, config: MixConfig, dataset: pathlib.Path, *, sample_rate_hz: int):
+    def __init__(
+        self,
+        config: MixConfig,
+        dataset: pathlib.Path,
+        *,
+        sample_rate_hz: int,
+        music: ClipSource | None = None,
+    ):
         self._config, self._rate_hz = config, sample_rate_hz
         self.noise = _open_sounds(dataset, "noise", sample_rate_hz) if config.has_noise else None
-        noise = self.noise
-        self._noise_lengths = np.array(
-            [noise.row(i).num_samples for i in range(len(noise))] if noise else [], np.int64
-        )
+        self._noise_lengths = clip_lengths(self.noise) if self.noise else np.zeros(0, np.int64)
+        self._music: ClipSource | None = None
+        self._music_lengths = np.zeros(0, np.int64)
+        if config.overlay_p and music is not None:
+            self._music, self._music_lengths = music, clip_lengths(music)
         self.rooms: list[Float32[np.ndarray, " k"]] = []
         if config.has_rooms and config.synthetic_rooms < 1:
             self.rooms = [
@@ -75,8 +84,15 @@ class Mixer:
         self, rng: np.random.Generator, played: PitchAndTempo, num_samples: int
     ) -> MixParameters:
         """Of a window of a crop that is played so."""
-        sounds = {"noise_lengths": self._noise_lengths, "num_rooms": len(self.rooms)}
-        return draw_mix(rng, self._config, played, num_samples=num_samples, **sounds)
+        return draw_mix(
+            rng,
+            self._config,
+            played,
+            num_samples=num_samples,
+            noise_lengths=self._noise_lengths,
+            num_rooms=len(self.rooms),
+            music_lengths=self._music_lengths,
+        )
 
     def distort(
         self, samples: Float32[np.ndarray, " m"], drawn: MixParameters
@@ -85,6 +101,8 @@ class Mixer:
         window are returned.
         """
         lead = min(self.lead_samples, len(samples))
+        if self._music is not None and math.isfinite(drawn.overlay_snr_db):
+            samples = self._overlaid(samples, lead, drawn)
         if drawn.is_replayed:
             return self._replayed(samples, lead, drawn)
         if drawn.room == NO_ROOM or drawn.is_sudden:
@@ -107,6 +125,18 @@ class Mixer:
         if drawn.tanh_drive:
             samples = np.tanh(samples * np.float32(drawn.tanh_drive / math.sqrt(power)))
         return np.asarray(samples, np.float32)
+
+    def _overlaid(
+        self, samples: Float32[np.ndarray, " m"], lead: int, drawn: MixParameters
+    ) -> Float32[np.ndarray, " m"]:
+        """With another track over its window."""
+        window = samples[lead:]
+        power = float(np.mean(np.square(window)))
+        if self._music is None or power < SILENT_POWER:
+            return samples
+        other = repeated_crop(self._music, drawn.overlay, drawn.overlay_start, len(window))
+        mixed = window + _scaled(other.astype(np.float32), power, drawn.overlay_snr_db)
+        return np.concatenate([samples[:lead], mixed])
 
     def _replayed(
         self, samples: Float32[np.ndarray, " m"], lead: int, drawn: MixParameters
@@ -163,6 +193,11 @@ def colour(
             np.maximum(low - octaves, 0) + np.maximum(octaves - high, 0)
         )
     return power * (10 ** (gain_db / 10)).astype(np.float32)
+
+
+def clip_lengths(source: ClipSource) -> Int64[np.ndarray, " clips"]:
+    """Returns how many samples each clip has."""
+    return np.array([source.row(number).num_samples for number in range(len(source))], np.int64)
 
 
 def repeated_crop(source: ClipSource, number: int, start: int, num: int) -> Int16[np.ndarray, " n"]:

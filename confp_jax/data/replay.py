@@ -1,5 +1,5 @@
 """Music as a microphone hears it that is held to a loudspeaker: overload, loudspeaker, room,
-surroundings, microphone.
+surroundings, microphone, automatic gain, clipping.
 
 What is drawn is a `ReplayDraw` of numbers; `replay` makes the sound of it. Everything that filters
 is one product in the frequency domain, so nothing is late by more than a loudspeaker and the
@@ -15,6 +15,7 @@ import numpy as np
 import scipy.fft
 from jaxtyping import Float32
 
+from confp_jax.data.levels import automatic_gain, swell
 from confp_jax.data.responses import ambience_db, gains, microphone_db, speaker_db
 from confp_jax.typed_config import ConfigError
 
@@ -51,6 +52,14 @@ class ReplayConfig:
     microphone_slope_db: tuple[float, float] = (0.0, 12.0)  # per octave
     microphone_uneven_db: tuple[float, float] = (1.0, 4.0)  # standard deviation of its response
     hiss_snr_db: tuple[float, float] = (5.0, 40.0)  # over the microphone's own noise
+    swell_p: float = 0.5  # of surroundings that come and go
+    swell_db: tuple[float, float] = (2.0, 8.0)  # standard deviation of their level
+    gain_p: float = 0.5  # of automatic gain
+    gain_strength: tuple[float, float] = (0.3, 0.9)  # 1: a level that is nearly constant
+    clip_p: float = 0.15  # of a microphone that clips
+    clip_level: tuple[float, float] = (1.0, 3.0)  # in units of the RMS
+    suppression_p: float = 0.3  # of noise suppression (on mel power: while training alone)
+    suppression: tuple[float, float] = (0.5, 2.0)  # how much of the noise floor is subtracted
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -81,13 +90,21 @@ class ReplayDraw(NamedTuple):
     microphone_slope_db: float
     microphone_uneven_db: float
     hiss_snr_db: float
+    swell_db: float = 0.0
+    gain_strength: float = 0.0
+    clip_level: float = 0.0  # 0: it does not clip
+    suppression: float = 0.0
+
+
+# What `draw_replay` draws last, each with a probability of its own.
+_AT_THE_END = ("swell_db", "gain_strength", "clip_level", "suppression")
 
 
 def draw_replay(rng: np.random.Generator, config: ReplayConfig) -> ReplayDraw:
     """Draws how one recording is made."""
     low_hz = math.exp(rng.uniform(*np.log(config.speaker_low_hz)))
     is_dull = rng.random() < config.dull_p
-    return ReplayDraw(
+    drawn = ReplayDraw(
         seed=int(rng.integers(1 << 31)),
         drive=rng.uniform(*config.overload_drive) if rng.random() < config.overload_p else 0.0,
         speaker_low_hz=low_hz,
@@ -106,6 +123,10 @@ def draw_replay(rng: np.random.Generator, config: ReplayConfig) -> ReplayDraw:
         microphone_uneven_db=rng.uniform(*config.microphone_uneven_db),
         hiss_snr_db=rng.uniform(*config.hiss_snr_db),
     )
+    for name in _AT_THE_END:
+        if rng.random() < getattr(config, f"{name.split('_')[0]}_p"):
+            drawn = drawn._replace(**{name: rng.uniform(*getattr(config, name))})
+    return drawn
 
 
 def replay(
@@ -142,13 +163,21 @@ def replay(
     size = scipy.fft.next_fast_len(len(samples), real=True)
     white = rng.standard_normal((2, size // 2 + 1), dtype=np.float32)
     ambience = (white[0] + 1j * white[1]) * gains(np, ambience_db, drawn, size, sample_rate_hz)
-    ambience_power = 2 * float(np.sum(np.square(np.abs(ambience)))) / size**2
-    level = np.float32(math.sqrt(power / ambience_power) * 10 ** (-drawn.ambience_snr_db / 20))
-    spectrum = scipy.fft.rfft(samples, size) + ambience * level
+    sound = scipy.fft.irfft(ambience, size)[: len(samples)]
+    if drawn.swell_db:
+        sound = sound * swell(np, drawn.seed, len(sound), sample_rate_hz, drawn.swell_db)
+    samples = samples + _at(sound, power, drawn.ambience_snr_db)
+    spectrum = scipy.fft.rfft(samples, size)
     spectrum *= gains(np, microphone_db, drawn, size, sample_rate_hz)
     samples = scipy.fft.irfft(spectrum, size)[: len(samples)]
     hiss = rng.standard_normal(len(samples), dtype=np.float32)
-    return (samples + _at(hiss, _power(samples), drawn.hiss_snr_db)).astype(np.float32)
+    samples = samples + _at(hiss, _power(samples), drawn.hiss_snr_db)
+    if drawn.gain_strength:
+        samples = samples * automatic_gain(np, samples, drawn.gain_strength, sample_rate_hz)
+    if drawn.clip_level:
+        highest = np.float32(drawn.clip_level * math.sqrt(_power(samples)))
+        samples = np.clip(samples, -highest, highest)
+    return samples.astype(np.float32)
 
 
 def _at(

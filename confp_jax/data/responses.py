@@ -85,8 +85,8 @@ def uneven_db(
     place = xp.log(xp.clip(hz, LOWEST_HZ, HIGHEST_HZ) / LOWEST_HZ) / span * (num - 1)
     point = xp.minimum(place.astype(int), num - 2)
     part = place - point
-    before = _normal(xp, seed, salt, point)
-    after = _normal(xp, seed, salt, point + 1)
+    before = hashed_normal(xp, seed, salt, point)
+    after = hashed_normal(xp, seed, salt, point + 1)
     return deviation_db * ((1 - part) * before + part * after)
 
 
@@ -98,8 +98,10 @@ def _high_pass(xp: ModuleType, hz: _Array, low_hz: _Array, slope_db: _Array) -> 
     return -slope_db * xp.maximum(-_octaves(xp, hz, low_hz), 0)
 
 
-def _normal(xp: ModuleType, seed: _Array, salt: int, index: _Array) -> _Array:
-    """Nearly normal, of mean 0 and deviation 1: the sum of four uniform numbers."""
+def hashed_normal(xp: ModuleType, seed: _Array, salt: int, index: _Array) -> _Array:
+    """Returns nearly normal numbers of mean 0 and deviation 1, one for each index: the sum of four
+    uniform ones.
+    """
     total = sum(_uniform(xp, seed, salt, 4 * index + number) for number in range(4))
     return (total - 2.0) * math.sqrt(3.0)
 

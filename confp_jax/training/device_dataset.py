@@ -105,7 +105,7 @@ def cut_crops(
 
     Args:
       places: what the input pipeline draws (`PairCutter`): "anchor" and "replica", [B, 3]; with
-        `data.mix` "mix", [B, fields].
+        `data.mix` "mix", [B, fields], and "overlay", [B, 3], where tracks are overlaid.
     """
     by_rows, length = PartitionSpec(AXIS), resident.audio.shape[2]
     anchors = jax.shard_map(functools.partial(_cut, length=length), out_specs=by_rows)(
@@ -116,8 +116,13 @@ def cut_crops(
         resident.audio, places["replica"]
     )
     if resident.sounds is not None:
+        overlays = None
+        if "overlay" in places:
+            overlays = jax.shard_map(functools.partial(_cut, length=length), out_specs=by_rows)(
+                resident.audio, places["overlay"]
+            )
         mix = jax.shard_map(functools.partial(replica_power, config=config), out_specs=by_rows)
-        replicas = mix(replicas, places["mix"], resident.sounds)
+        replicas = mix(replicas, places["mix"], resident.sounds, overlays)
     return {"anchor": anchors, "replica": replicas}
 
 

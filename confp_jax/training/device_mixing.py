@@ -6,6 +6,7 @@ coloured noise, which are noise of the same law. Written for one replica and vec
 batch.
 """
 
+import functools
 import math
 import pathlib
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from confp_jax.data.augmentation_draws import (
     mel_steps_range,
 )
 from confp_jax.data.device_layout import read_noise
+from confp_jax.data.levels import automatic_gain, suppressed, swell
 from confp_jax.data.mixing import BAND_LIMIT_DB, LOWEST_NOISE_HZ, SILENT_POWER, Mixer
 from confp_jax.data.replay import ROOM_S
 from confp_jax.data.responses import ambience_db, gains, microphone_db, speaker_db
@@ -86,32 +88,44 @@ def replica_power(
     crops: Int16[Array, "B samples"],
     draws: Float32[Array, "B fields"],
     sounds: Sounds,
+    overlays: Int16[Array, "B window"] | None = None,
     *,
     config: TrainConfig,
 ) -> Float32[Array, "B T F"]:
     """Mel power of the replicas that are made of these crops, `replica_samples` long, by rows of
-    `MixParameters` (`PairCutter`).
+    `MixParameters` (`PairCutter`); `overlays` are the windows of other tracks that lie over them.
     """
 
-    def one(crop: Int16[Array, " samples"], row: Float32[Array, " fields"]) -> Float32[Array, " n"]:
-        return _distort(crop.astype(jnp.float32) / 32768, MixParameters(*row), sounds, config)
+    def one(
+        crop: Int16[Array, " samples"],
+        row: Float32[Array, " fields"],
+        other: Int16[Array, " window"] | None,
+    ) -> Float32[Array, " n"]:
+        samples = crop.astype(jnp.float32) / 32768
+        return _distort(samples, MixParameters(*row), sounds, config, other)
 
     drawn: _Drawn = MixParameters(*draws.T)
     steps = drawn.mel_steps.astype(jnp.int32) - mel_steps_range(config.data.mix)[0]
-    samples = jax.vmap(one)(crops, draws)
+    samples = jax.vmap(one)(crops, draws, overlays)
     power = mel_power(
         samples,
         config.mel,
         sample_rate_hz=config.audio.sample_rate_hz,
         filters=sounds.filters[steps],
     )
+    if config.data.mix.replay_p:
+        power = jax.vmap(functools.partial(suppressed, jnp))(power, drawn.suppression)
     return power * _colour(drawn, config.mel)[:, None, :] if config.data.mix.colour_p else power
 
 
 def _distort(
-    samples: Float32[Array, " m"], drawn: _Drawn, sounds: Sounds, config: TrainConfig
+    samples: Float32[Array, " m"],
+    drawn: _Drawn,
+    sounds: Sounds,
+    config: TrainConfig,
+    other: Int16[Array, " n"] | None,
 ) -> Float32[Array, " n"]:
-    """As `Mixer.distort`."""
+    """As `Mixer.distort`; `other` is the track that lies over it."""
     mix, rate_hz, length = (
         config.data.mix,
         config.audio.sample_rate_hz,
@@ -119,6 +133,10 @@ def _distort(
     )
     lead = mix.lead_samples(rate_hz)
     heard = play(samples, drawn.tempo, lead + length, delay=lead - drawn.lead.astype(jnp.int32))
+    if other is not None:
+        power = jnp.mean(jnp.square(heard[lead:]))
+        over = _scaled(other.astype(jnp.float32), power, drawn.overlay_snr_db)  # infinity: nothing
+        heard = heard.at[lead:].add(jnp.where(power < SILENT_POWER, 0.0, over))
     room_key, noise_key = jax.random.split(jax.random.key(drawn.seed.astype(jnp.uint32)))
     window = heard[lead:]
     dry = jnp.where((drawn.is_sudden > 0) & (jnp.arange(lead + length) < lead), 0.0, heard)
@@ -176,13 +194,16 @@ def _replayed(
     size = scipy.fft.next_fast_len(length, real=True)
     white = jax.random.normal(ambience_key, (2, size // 2 + 1))
     ambience = jax.lax.complex(white[0], white[1]) * gains(jnp, ambience_db, drawn, size, rate_hz)
-    ambience_power = 2 * jnp.sum(jnp.square(jnp.abs(ambience))) / float(size**2)
-    level = jnp.sqrt(power / ambience_power) * 10 ** (-drawn.ambience_snr_db / 20)
-    spectrum = jnp.fft.rfft(heard, size) + ambience * level
+    sound = jnp.fft.irfft(ambience, size)[:length]
+    sound = sound * swell(jnp, drawn.seed, length, rate_hz, drawn.swell_db)
+    heard = heard + _scaled(sound, power, drawn.ambience_snr_db)
     microphone = gains(jnp, microphone_db, drawn, size, rate_hz)
-    heard = jnp.fft.irfft(spectrum * microphone, size)[:length]
+    heard = jnp.fft.irfft(jnp.fft.rfft(heard, size) * microphone, size)[:length]
     hiss = jax.random.normal(hiss_key, (length,))
     heard = heard + _scaled(hiss, jnp.mean(jnp.square(heard)), drawn.hiss_snr_db)
+    heard = heard * automatic_gain(jnp, heard, drawn.gain_strength, rate_hz)
+    highest = drawn.clip_level * jnp.sqrt(jnp.mean(jnp.square(heard)))
+    heard = jnp.where(drawn.clip_level > 0, jnp.clip(heard, -highest, highest), heard)
     return heard * jnp.sqrt(dry_power / jnp.maximum(jnp.mean(jnp.square(heard)), _TINY))
 
 

@@ -17,8 +17,15 @@ _RATE_HZ, _SEGMENT = 16_000, 48_000
 
 def _synthetic(seed: int) -> tuple[np.ndarray, MixParameters]:
     rng, config = np.random.default_rng(seed), MixConfig(room_p=1.0, synthetic_rooms=1.0)
+    nothing = np.zeros(0, np.int64)
     drawn = draw_mix(
-        rng, config, PitchAndTempo(), num_samples=_SEGMENT, noise_lengths=np.array([]), num_rooms=0
+        rng,
+        config,
+        PitchAndTempo(),
+        num_samples=_SEGMENT,
+        noise_lengths=nothing,
+        num_rooms=0,
+        music_lengths=nothing,
     )
     return synthetic_room(drawn, rng, sample_rate_hz=_RATE_HZ), drawn
 

@@ -184,7 +184,7 @@ def _resident(config: TrainConfig) -> dict:
     plain = dataclasses.replace(config, data=dataclasses.replace(config.data, mel_on="device"))
     mix = dataclasses.replace(
         config.data.mix, tempo_p=0.5, pitch_p=0.5, room_p=0.5, synthetic_rooms=0.0, noise_p=0.7,
-        second_noise_p=0.5, tanh_p=0.3,
+        second_noise_p=0.5, tanh_p=0.3, overlay_p=0.5,
         colour_p=0.5, coloured_p=0.0, clean_p=0.5,
     )  # fmt: skip
     mixed = dataclasses.replace(

@@ -118,6 +118,7 @@ def test_a_replay_is_the_hosts(room: int, is_sudden: int) -> None:
         num_samples=_SEGMENT,
         noise_lengths=np.array([60_000]),
         num_rooms=1,
+        music_lengths=np.zeros(0, np.int64),
     )._replace(
         lead=16_000,
         room=room,
@@ -129,6 +130,9 @@ def test_a_replay_is_the_hosts(room: int, is_sudden: int) -> None:
         drive=1.5,
         ambience_snr_db=math.inf,
         hiss_snr_db=math.inf,
+        gain_strength=0.6,
+        clip_level=1.5,
+        suppression=0.0,
     )
     filters = mel_filterbank(config.mel, _RATE_HZ, 1.0)
     num_steps = np.ptp(mel_steps_range(config.data.mix)) + 1
@@ -150,5 +154,27 @@ def test_a_replay_is_the_hosts(room: int, is_sudden: int) -> None:
         lead=16_000,
     )
     expected *= np.sqrt(np.mean(np.square(samples[16_000:])) / np.mean(np.square(expected)))
+    host = mel_power(jnp.asarray(expected[None]), config.mel, sample_rate_hz=_RATE_HZ)
+    np.testing.assert_allclose(np.asarray(found), host, rtol=0.02, atol=1e-4 * host.max())
+
+
+@pytest.mark.parametrize("snr_db", [-5.0, 4.0])
+def test_another_track_lies_over_a_window_at_its_level(snr_db: float) -> None:
+    rng, config = np.random.default_rng(0), _config(overlay_p=1.0)
+    crop = (3000 * rng.standard_normal(replica_samples(config))).astype(np.int16)
+    other = (500 * rng.standard_normal(_SEGMENT)).astype(np.int16)
+    drawn = MixParameters(overlay_snr_db=snr_db)
+    filters = mel_filterbank(config.mel, _RATE_HZ, 1.0)
+    sounds = _NOTHING._replace(filters=jnp.asarray(np.stack([filters] * 3)))
+    found = replica_power(
+        jnp.asarray(crop[None]),
+        jnp.asarray([drawn], jnp.float32),
+        sounds,
+        jnp.asarray(other[None]),
+        config=config,
+    )
+    music = crop[:_SEGMENT].astype(np.float32) / 32768
+    level = np.sqrt(np.mean(music**2) / np.mean(np.square(other, dtype=np.float32)))
+    expected = music + other * level * np.float32(10 ** (-snr_db / 20))
     host = mel_power(jnp.asarray(expected[None]), config.mel, sample_rate_hz=_RATE_HZ)
     np.testing.assert_allclose(np.asarray(found), host, rtol=0.02, atol=1e-4 * host.max())
