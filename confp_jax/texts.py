@@ -9,13 +9,34 @@ from typing import Any
 # (zero-width joiners of Persian, Hindi and emoji) are no such thing.
 _DIRECTIONS = r"\u2028\u2029\u202a-\u202e\u2066-\u2069"
 _UNPRINTABLE = re.compile(rf"[\x00-\x1f\x7f-\x9f{_DIRECTIONS}]")
-_STEERING = re.compile(rf"[\x7f-\x9f{_DIRECTIONS}]")
+_STEERING = re.compile(rf"[\x7f-\x9f{_DIRECTIONS}\ud800-\udfff]")
+_NO_LETTER = re.compile(r"[\ud800-\udfff]")
 _NO_TEXT = re.compile(rf"[\x00-\x1f\x7f-\x9f{_DIRECTIONS}\ud800-\udfff\ufffe\uffff]")
 
 
 def plain(text: str) -> str:
-    """Returns text on one line: what would steer a terminal is shown as escapes."""
+    """Returns text on one line: what would steer a terminal, and bytes of a file's name that are
+    no UTF-8, are shown as escapes.
+    """
+    return shown_bytes(one_line(text))
+
+
+def one_line(text: str) -> str:
+    """Returns text whose steering characters are shown as escapes, with a file name's bytes as
+    they are.
+    """
     return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def shown_bytes(text: str) -> str:
+    """Returns valid text: a byte that is no UTF-8 is shown as \\xe9, as `confp list` shows it."""
+    return _NO_LETTER.sub(_escaped, text)
+
+
+def _escaped(half: re.Match[str]) -> str:
+    number = ord(half[0])
+    is_byte = 0xDC80 <= number <= 0xDCFF  # as Python decodes a file's name
+    return f"\\x{number - 0xDC00:02x}" if is_byte else f"\\u{number:04x}"
 
 
 def is_plain(text: str) -> bool:
@@ -29,7 +50,9 @@ def words(text: str) -> str:
 
 
 def steady_json(value: Any, indent: int | None = None) -> str:
-    """Returns JSON in UTF-8 in which what `plain` would show as escapes is escaped."""
+    """Returns JSON in UTF-8 in which what `plain` would show as escapes is escaped. Bytes of a
+    file's name come back as Python reads it: "\\udce9".
+    """
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 

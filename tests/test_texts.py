@@ -31,3 +31,9 @@ def test_json_says_the_same_without_steering():
 def test_a_message_of_a_log_is_one_line():
     record = logging.makeLogRecord({"msg": "%s is damaged", "args": (STEERING,)})
     assert PlainFormatter().format(record) == plain(STEERING) + " is damaged"
+
+
+def test_bytes_that_are_no_utf_8():
+    text = "caf\udce9 \ud800"
+    assert plain(text) == "caf\\xe9 \\ud800"
+    assert steady_json(text) == '"caf\\udce9 \\ud800"' and json.loads(steady_json(text)) == text

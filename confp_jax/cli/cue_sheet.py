@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from confp_jax.texts import plain
+from confp_jax.texts import one_line, plain
 
 _FRAMES_PER_S = 75  # of a compact disc
 _MOST_TRACKS = 99  # of a cue sheet
@@ -38,12 +38,12 @@ def write_cue(path: pathlib.Path, source: str, played: Sequence[tuple[Any, str]]
     for number, first in enumerate(range(0, max(1, len(played)), _MOST_TRACKS), start=1):
         target = path if number == 1 else path.with_suffix(f".{number}{path.suffix}")
         text = _sheet(source, played[first : first + _MOST_TRACKS])
-        target.write_text(text, encoding="utf-8", errors="backslashreplace")
+        target.write_text(text, encoding="utf-8", errors="surrogateescape")  # the file's own bytes
 
 
 def _sheet(source: str, played: Sequence[tuple[Any, str]]) -> str:
     kind = _FILE_TYPES.get(pathlib.PurePath(source).suffix.lower(), "WAVE")
-    lines = [f'FILE "{_quoted(source)}" {kind}']
+    lines = [f'FILE "{one_line(_without_quotes(source))}" {kind}']
     for number, (match, moment) in enumerate(played, start=1):
         lines += [
             f"  TRACK {number:02d} AUDIO",
@@ -65,7 +65,7 @@ def write_csv(path: pathlib.Path, source: str, played: Sequence[tuple[Any, str]]
     times = ("source", "begin_s", "end_s", "track", "id", "title", "artist", "album", "path")
     measured = ("track_offset_s", "tempo", "score", "confidence", "played_at")
     header = (*times, *measured, *TAG_NAMES)
-    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with open(path, "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(header)
         for m, moment in played:
@@ -88,7 +88,7 @@ def write_tracklist(path: pathlib.Path, source: str, played: Sequence[tuple[Any,
         label = f" [{plain(m.tags.label).upper()}]" if m.tags.label else ""
         lines.append(f"[{'w/' if is_over else clock}] {_named(m)}{label}")
         until_s = max(until_s, m.query_offset_s + m.length_s)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def write_chapters(path: pathlib.Path, source: str, played: Sequence[tuple[Any, str]]) -> None:
@@ -103,7 +103,7 @@ def write_chapters(path: pathlib.Path, source: str, played: Sequence[tuple[Any, 
         end_ms = max(begin_ms + 1, round(1000 * end_s))
         lines += ["[CHAPTER]", "TIMEBASE=1/1000", f"START={begin_ms}", f"END={end_ms}"]
         lines.append(f"title={_escaped(_named(m))}")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _named(match: Any) -> str:
@@ -122,5 +122,9 @@ def _cue_time(seconds: float) -> str:
 
 
 def _quoted(text: str) -> str:
+    return plain(_without_quotes(text))
+
+
+def _without_quotes(text: str) -> str:
     """Replaces what a cue sheet cannot escape: quotation marks and line ends."""
-    return plain(text.replace('"', "'").replace("\n", " ").replace("\r", " "))
+    return text.replace('"', "'").replace("\n", " ").replace("\r", " ")

@@ -9,6 +9,7 @@ from typing import Any
 
 from confp_jax.cli.cue_sheet import check_writable
 from confp_jax.cli.output import Commands, print_json, say, status
+from confp_jax.texts import shown_bytes
 
 
 def register(commands: Commands) -> None:
@@ -102,8 +103,5 @@ def _write_npz(out: pathlib.Path, arrays: Mapping[str, Any]) -> None:
 
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
-            member = (
-                name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") + ".npy"
-            )
-            with archive.open(member, "w", force_zip64=True) as file:
+            with archive.open(f"{shown_bytes(name)}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)

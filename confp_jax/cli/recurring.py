@@ -143,7 +143,7 @@ def _write(args: argparse.Namespace, groups: Sequence[Any]) -> bool:
 
 def write_table(path: pathlib.Path, groups: Sequence[Any]) -> None:
     """Writes a table with one row for each place; times in seconds."""
-    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with open(path, "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         names = ("group", "size", "representative", "id", "track", "path", "begin_s", "end_s")
         table.writerow((*names, "duration_s"))

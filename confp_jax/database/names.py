@@ -7,15 +7,14 @@ import unicodedata
 from collections.abc import Callable, Sequence
 
 from confp_jax.database.records import StoredTrack
+from confp_jax.texts import shown_bytes
 
-_NO_BYTE = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")  # half a letter, of no file's name
 _ESCAPE = re.compile(r"\\x(5c|[89a-f][0-9a-f])")
 
 
 def storable(text: str) -> str:
     """Returns a name that can be stored and shown: bytes that are no UTF-8 become escapes."""
-    text = _NO_BYTE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return shown_bytes(text)
 
 
 def stored_path(path: str) -> str:

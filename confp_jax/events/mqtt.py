@@ -1,6 +1,5 @@
 """Events by MQTT: what plays is a device of Home Assistant, which discovers it by itself."""
 
-import json
 import logging
 import re
 import ssl
@@ -12,6 +11,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from confp_jax.database import DatabaseError
+from confp_jax.texts import steady_json
 
 _log = logging.getLogger(__name__)
 _DISCOVERY = "homeassistant"
@@ -135,7 +135,7 @@ class Mqtt:
             self._publish(f"{_DISCOVERY}/sensor/confp_{topic}/{sensor}/config", config)
 
     def _publish(self, topic: str, value: dict[str, Any]) -> None:
-        self._client.publish(topic, json.dumps(value, ensure_ascii=False), _QOS, retain=True)
+        self._client.publish(topic, steady_json(value), _QOS, retain=True)
 
 
 def _changes(event: dict[str, Any]) -> dict[str, Any]:

@@ -3,18 +3,28 @@
 import json
 import logging
 import pathlib
+import re
 import threading
+import time
+import uuid
 from typing import Any
 
 from confp_jax.database.shards import write_error
 from confp_jax.files import write_atomically
+from confp_jax.texts import steady_json
 
 _log = logging.getLogger(__name__)
 MOST_EVENTS = 10_000
+_ABANDONED_S = 3_600.0  # after this long nobody writes a half-written file any more
+_NAME = re.compile(r"\d{12}(-[0-9a-f]{8})?")
 
 
 class Outbox:
-    """A folder with one file an event, oldest first; beyond the bound the oldest are dropped."""
+    """A folder with one file an event, oldest first; beyond the bound the oldest are dropped.
+
+    Several processes may share the folder: each gives its events names of its own. What waits when
+    a process begins may be delivered by it and by the one that left it.
+    """
 
     def __init__(self, folder: pathlib.Path, *, most: int = MOST_EVENTS):
         """Opens or makes it.
@@ -24,18 +34,22 @@ class Outbox:
         """
         self.num_dropped = 0
         self._folder, self._most = folder, most
+        self._own = uuid.uuid4().hex[:8]
         self._lock = threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            for partial in folder.glob("*.part"):
+                if time.time() - partial.stat().st_mtime > _ABANDONED_S:
+                    partial.unlink(missing_ok=True)
+        except FileNotFoundError:  # another process has just completed it
+            pass
         except OSError as error:
             raise write_error(folder, error) from error
-        for partial in folder.glob("*.part"):
-            partial.unlink(missing_ok=True)
-        self._numbers = sorted(int(p.stem) for p in folder.glob("*.json") if p.stem.isdecimal())
-        self._next = self._numbers[-1] + 1 if self._numbers else 1
+        self._names = sorted(p.stem for p in folder.glob("*.json") if _NAME.fullmatch(p.stem))
+        self._next = int(self._names[-1].split("-")[0]) + 1 if self._names else 1
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._names)
 
     def put(self, event: dict[str, Any]) -> None:
         """Adds an event.
@@ -44,38 +58,41 @@ class Outbox:
           DatabaseError: the disk is full.
         """
         with self._lock:
-            while len(self._numbers) >= self._most:
-                self._remove(self._numbers[0])
+            while len(self._names) >= self._most:
+                self._remove(self._names[0])
                 self.num_dropped += 1
                 _log.warning("%s: %d events wait; the oldest was dropped", self._folder, self._most)
-            path = self._path(self._next)
+            name = f"{self._next:012d}-{self._own}"
             try:
-                write_atomically(path, json.dumps(event, ensure_ascii=False))
+                write_atomically(self._path(name), steady_json(event))
             except OSError as error:
                 raise write_error(self._folder, error) from error
-            self._numbers.append(self._next)
+            self._names.append(name)
             self._next += 1
 
-    def oldest(self) -> tuple[int, dict[str, Any]] | None:
-        """Returns the oldest event with its number; a file that is none is removed."""
+    def oldest(self) -> tuple[str, dict[str, Any]] | None:
+        """Returns the oldest event with its name; a file that is none is removed."""
         with self._lock:
-            while self._numbers:
-                number = self._numbers[0]
+            while self._names:
+                name = self._names[0]
                 try:
-                    return number, json.loads(self._path(number).read_text(encoding="utf-8"))
+                    event = json.loads(self._path(name).read_text(encoding="utf-8"))
                 except (OSError, ValueError):
-                    self._remove(number)
+                    event = None
+                if isinstance(event, dict):
+                    return name, event
+                self._remove(name)
             return None
 
-    def done(self, number: int) -> None:
+    def done(self, name: str) -> None:
         """Removes an event that was delivered."""
         with self._lock:
-            if number in self._numbers:
-                self._remove(number)
+            if name in self._names:
+                self._remove(name)
 
-    def _remove(self, number: int) -> None:
-        self._numbers.remove(number)
-        self._path(number).unlink(missing_ok=True)
+    def _remove(self, name: str) -> None:
+        self._names.remove(name)
+        self._path(name).unlink(missing_ok=True)
 
-    def _path(self, number: int) -> pathlib.Path:
-        return self._folder / f"{number:012d}.json"
+    def _path(self, name: str) -> pathlib.Path:
+        return self._folder / f"{name}.json"

@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import http.client
-import json
 import logging
 import threading
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 from confp_jax.database import DatabaseError
 from confp_jax.events.outbox import Outbox
+from confp_jax.texts import steady_json
 
 _log = logging.getLogger(__name__)
 _TIMEOUT_S = 10.0
@@ -81,15 +81,15 @@ class Webhook:
             self._stop.wait(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
-    def _send(self, number: int, event: dict[str, Any]) -> str:
+    def _send(self, name: str, event: dict[str, Any]) -> str:
         """Sends one event; returns why it must be tried again, "" if it need not be."""
-        body = json.dumps(event, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        body = steady_json(event).encode()
         moment = str(int(time.time()))
         headers = {
             "Content-Type": "application/json",
             "User-Agent": "confp",
-            "X-Confp-Event": str(event["event"]),
-            "X-Confp-Delivery": str(number),
+            "X-Confp-Event": str(event.get("event", "")),
+            "X-Confp-Delivery": name,
             "X-Confp-Timestamp": moment,
         }
         if self._secret:

@@ -16,6 +16,7 @@ from typing import Any
 from confp_jax.database.shards import write_error
 from confp_jax.files import write_atomically
 from confp_jax.library.clock import iso
+from confp_jax.texts import steady_json
 
 _STATES = "under way"
 _REMEMBERED_DAYS = 3
@@ -65,22 +66,19 @@ class AirLog:
           DatabaseError: the disk is full.
         """
         try:
-            write_atomically(self._state_path(station), json.dumps(state, ensure_ascii=False))
+            write_atomically(self._state_path(station), steady_json(state))
         except OSError as error:
             raise write_error(self.folder, error) from error
 
     def load(self, station: str) -> dict[str, Any]:
         """Returns what was under way at a station; {} where nothing is known."""
-        try:
-            return json.loads(self._state_path(station).read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            return {}
+        return _read_state(self._state_path(station))
 
     def _state_path(self, station: str) -> pathlib.Path:
         return self.folder / _STATES / f"{file_name(station)}.json"
 
     def _append(self, path: pathlib.Path, line: dict[str, Any]) -> None:
-        data = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        data = steady_json(line).encode() + b"\n"
         try:
             with open(path, "ab") as file:
                 file.write(data)
@@ -111,24 +109,29 @@ class AirLog:
 
 def read_events(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """Yields the events of a daily file; a line that is none is passed over."""
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_bytes().split(b"\n"):
         try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
+            event = json.loads(line.decode(errors="replace"))
+            seconds_of(event["at"])
+        except (ValueError, KeyError, TypeError):
             continue
-        if isinstance(event, dict) and {"event", "station", "at"} <= event.keys():
+        if all(isinstance(event.get(name), str) for name in ("event", "station")):
             yield event
 
 
 def read_under_way(folder: pathlib.Path) -> list[dict[str, Any]]:
     """Returns what is under way at all stations of a log, as it was saved."""
-    states = []
-    for path in sorted((folder / _STATES).glob("*.json")):
-        try:
-            states.append(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, json.JSONDecodeError):
-            continue
+    states = [_read_state(path) for path in sorted((folder / _STATES).glob("*.json"))]
     return [state for state in states if "station" in state]
+
+
+def _read_state(path: pathlib.Path) -> dict[str, Any]:
+    """Returns what was saved of a station; {} where it is missing or damaged."""
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
 
 
 def file_name(station: str) -> str:

@@ -4,10 +4,12 @@ A play begins when several answers agree, and is over when it has not been heard
 times are seconds since 1970, so that a play goes on where a connection or the program broke off.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
+from confp_jax.database.records import TAG_NAMES
 from confp_jax.library.searcher import Match
 
 _SAME_LINE_S = 5.0  # from where a track would be if it had gone on
@@ -19,6 +21,11 @@ _FIRST_HEARD_S = 5.0  # so late a play from a track's beginning may be recognise
 _OVER_S = 30.0  # after this long a play is over
 _PATIENCE_S = 60.0  # the same after an interruption: the first answers take a while
 _LONGEST_BREAK_S = 3_600.0
+_NAMES = ("id", "track", "title", "artist", "album", "path")
+_NUMBERS = (
+    *("begin_s", "end_s", "first_offset_s", "last_offset_s"),
+    *("tempo", "score", "confidence"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,10 +185,21 @@ def play_event(play: Play) -> dict[str, Any]:
     return {"event": "play"} | _about(play) | _whole(play)
 
 
-def read_play(fields: dict[str, Any]) -> Play:
-    """Returns a play from what `dataclasses.asdict` made of it."""
-    stretches = [(begin, end) for begin, end in fields["stretches"]]
-    return Play(**fields | {"stretches": stretches})
+def read_plays(found: object) -> list[Play]:
+    """Returns the plays of what `dataclasses.asdict` made of them; what is none is passed over."""
+    plays = []
+    for fields in found if isinstance(found, list) else []:
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            plays.append(_read_play(fields))
+    return plays
+
+
+def _read_play(fields: dict[str, Any]) -> Play:
+    numbers = {name: float(fields[name]) for name in _NUMBERS}
+    stretches = [(float(begin), float(end)) for begin, end in fields["stretches"]]
+    track = {name: fields["track"][name] for name in (*_NAMES, *TAG_NAMES)}
+    read: dict[str, Any] = {**fields, **numbers, "stretches": stretches, "track": track}
+    return Play(**read)
 
 
 def _joined(stretches: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -196,8 +214,7 @@ def _joined(stretches: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _track(found: Match) -> dict[str, Any]:
-    names = ("id", "track", "title", "artist", "album", "path")
-    return {name: getattr(found, name) for name in names} | dataclasses.asdict(found.tags)
+    return {name: getattr(found, name) for name in _NAMES} | dataclasses.asdict(found.tags)
 
 
 def _about(play: Play) -> dict[str, Any]:

@@ -17,10 +17,18 @@ from confp_jax.radio.air_log import (
     seconds_of,
     written_event,
 )
-from confp_jax.radio.plays import play_event, read_play
+from confp_jax.radio.plays import play_event
+from confp_jax.radio.plays import read_plays as plays_of
+from confp_jax.texts import plain
 
 Event = dict[str, Any]
 Row = Sequence[object]
+
+_MOST_CUE_TRACKS = 99  # of a sheet
+_NEEDED = {
+    *("play", "at", "ended", "id", "track", "title", "artist", "album", "album_artist"),
+    *("label", "isrc", "played_s", "gaps_s"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +49,8 @@ def read_plays(log: pathlib.Path, day: str) -> list[Event]:
     files = sorted(log.glob(f"{day}*.jsonl"))
     if not files:
         raise DatabaseError(f"{log}: has no log of {day}; `confp radio` writes one a day")
-    plays = [event for path in files for event in read_events(path) if event["event"] == "play"]
+    events = [event for path in files for event in read_events(path)]
+    plays = [event for event in events if event["event"] == "play" and event.keys() >= _NEEDED]
     known = {play["play"] for play in plays}
     plays += [play for play in _under_way(log, day) if play["play"] not in known]
     return sorted(plays, key=lambda play: (play["station"], seconds_of(play["at"])))
@@ -49,7 +58,7 @@ def read_plays(log: pathlib.Path, day: str) -> list[Event]:
 
 def _under_way(log: pathlib.Path, day: str) -> Iterable[Event]:
     for state in read_under_way(log):
-        for play in map(read_play, state["plays"]):
+        for play in plays_of(state.get("plays")):
             event = written_event(state["station"], play_event(play))
             if play.is_told and event["at"].startswith(day):
                 yield event | {"station_title": state.get("title", "")}
@@ -76,8 +85,7 @@ def write_reports(
         written.append(_write_soundexchange(folder / f"{day}-soundexchange.txt", plays, service))
         for station in sorted({play["station"] for play in plays}):
             own = [play for play in plays if play["station"] == station]
-            path = folder / f"{day}-{file_name(station)}.cue"
-            written.append(_write(path, _cue(station, own)))
+            written += _write_cues(folder, f"{day}-{file_name(station)}", station, own)
     except OSError as error:
         raise write_error(folder, error) from error
     return written
@@ -163,9 +171,19 @@ def _sums(plays: Sequence[Event]) -> Iterable[Row]:
         yield (*names, first["isrc"], len(own), round(sum(p["played_s"] for p in own), 1))
 
 
-def _cue(station: str, plays: Sequence[Event]) -> str:
-    """Returns a sheet whose times count from midnight of the first day."""
+def _write_cues(
+    folder: pathlib.Path, name: str, station: str, plays: Sequence[Event]
+) -> Iterable[pathlib.Path]:
+    """Writes a sheet for every 99 plays: name.cue, name.2.cue and so on. Times count from midnight
+    of the first day.
+    """
     midnight_s = seconds_of(plays[0]["at"][:10] + "T00:00:00" + plays[0]["at"][23:])
+    for number, first in enumerate(range(0, len(plays), _MOST_CUE_TRACKS), start=1):
+        path = folder / f"{name}{'' if number == 1 else f'.{number}'}.cue"
+        yield _write(path, _cue(station, plays[first : first + _MOST_CUE_TRACKS], midnight_s))
+
+
+def _cue(station: str, plays: Sequence[Event], midnight_s: float) -> str:
     lines = [f'TITLE "{_quoted(station)}"', f'FILE "{_quoted(station)}" WAVE']
     for number, play in enumerate(plays, 1):
         frames = round((seconds_of(play["at"]) - midnight_s) * 75)
@@ -194,13 +212,12 @@ def _write_table(path: pathlib.Path, header: Row, rows: Iterable[Row]) -> pathli
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(header)
-    table.writerows(rows)
+    table.writerows([plain(x) if isinstance(x, str) else x for x in row] for row in rows)
     return _write(path, text.getvalue())
 
 
 def _write(path: pathlib.Path, text: str) -> pathlib.Path:
-    data = text.encode("utf-8", "backslashreplace")
-    return write_atomically(path, lambda file: file.write(data))
+    return write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _title(play: Event) -> str:
@@ -218,8 +235,8 @@ def _length(seconds: float) -> str:
 
 def _bare(value: object) -> str:
     """Returns a text without what separates and encloses fields."""
-    return " ".join(str(value).replace("^", "'").replace("|", "/").split())
+    return plain(" ".join(str(value).replace("^", "'").replace("|", "/").split()))
 
 
 def _quoted(text: str) -> str:
-    return " ".join(text.replace('"', "'").split())
+    return plain(" ".join(text.replace('"', "'").split()))

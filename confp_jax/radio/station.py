@@ -23,7 +23,7 @@ from confp_jax.library.live import LiveDatabase, live_moments
 from confp_jax.library.monitor import Moment
 from confp_jax.library.searcher import Match
 from confp_jax.radio.air_log import AirLog
-from confp_jax.radio.plays import Plays, Sighting, read_play
+from confp_jax.radio.plays import Plays, Sighting, read_plays
 from confp_jax.radio.stations import StationConfig
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Station:
         if config.is_file and state.get("file") != self._file:
             state = {}  # another recording
         self._is_over = state.get("is_over", False)
-        self._plays.open = [read_play(fields) for fields in state.get("plays", ())]
+        self._plays.open = read_plays(state.get("plays"))
         self._plays.state = state.get("state", "")
         self._begins_s = config.begins_s or state.get("begins_s") or time.time()
         self._place_s = state.get("place_s", 0.0)  # of a file
@@ -79,6 +79,11 @@ class Station:
                     break
             except DatabaseError as error:  # a full disk: what is under way is kept in memory
                 reason = str(error)
+            except Exception as error:  # whatever it is, a station is heard again
+                if self._config.is_file:
+                    raise
+                _log.exception("%s: an error of the program", self._config.name)
+                reason = f"{type(error).__name__}: {error}"
             self._lose(reason)
             if time.monotonic() - began_s > _STEADY_S:
                 wait_s = _FIRST_WAIT_S

@@ -105,6 +105,14 @@ def test_a_damaged_file_of_the_queue_is_passed_over(tmp_path):
     assert first is not None and first[1] == {"number": 2}
 
 
+def test_processes_that_share_a_queue_lose_nothing(tmp_path):
+    one, other = Outbox(tmp_path / "q"), Outbox(tmp_path / "q")
+    for box in (one, other):
+        box.put({"event": "match", "path": "caf\udce9"})  # of a file whose name is no UTF-8
+    (tmp_path / "q" / "half.json.part").write_text("{")  # another process writes it now
+    assert len(Outbox(tmp_path / "q")) == 2 and (tmp_path / "q" / "half.json.part").exists()
+
+
 def test_no_address(tmp_path):
     with pytest.raises(DatabaseError, match="is no address of a webhook"):
         Webhook("example.org", Outbox(tmp_path / "q"))

@@ -11,6 +11,7 @@ from confp_jax.library.clock import iso
 from confp_jax.library.searcher import Match
 from confp_jax.radio.air_log import AirLog, read_events
 from confp_jax.radio.plays import Plays, Sighting
+from confp_jax.radio.plays import read_plays as plays_of
 from confp_jax.radio.reports import Service, read_plays, write_reports
 
 AT_S = 1_764_500_000.0  # 2025-11-30
@@ -102,3 +103,32 @@ def test_a_line_that_is_no_event_is_passed_over(tmp_path):
     path = tmp_path / f"{DAY}.jsonl"
     path.write_text("rubbish\n" + json.dumps([1]) + "\n" + path.read_text())
     assert len(read_plays(tmp_path, DAY)) == 1
+    path.write_text('{"event": "play", "station": "one", "at": 5}\n' + path.read_text())
+    path.write_text('{"event": "play", "station": "one", "at": "2025-11-30"}\n' + path.read_text())
+    assert len(read_plays(tmp_path, DAY)) == 1
+
+
+def test_a_damaged_state_costs_itself_alone(tmp_path):
+    log = AirLog(tmp_path)
+    log.write("one", [play(0)])
+    for station, text in (("a", b"[1]"), ("b", b"\xff"), ("c", b'{"station": "c", "plays": [3]}')):
+        (tmp_path / "under way" / f"{station}.json").write_bytes(text)
+    assert log.load("a") == log.load("b") == {}
+    assert plays_of(log.load("c")["plays"]) == []
+    assert len(read_plays(tmp_path, DAY)) == 1
+
+
+def test_names_that_are_no_utf_8_or_steer(tmp_path):
+    log = AirLog(tmp_path / "log")
+    log.save("one", {"station": "one", "path": "caf\udce9"})
+    log.write("one", [play(0, title="\u202etxt\x1b[31m", artist="caf\udce9")])
+    for path in write_reports(tmp_path / "log", DAY, tmp_path / "out", Service("S")):
+        assert not {"\u202e", "\x1b", "\udce9"} & set(path.read_text())
+
+
+def test_a_sheet_holds_99_tracks(tmp_path):
+    log = AirLog(tmp_path / "log")
+    log.write("one", [play(number) for number in range(100)])
+    written = write_reports(tmp_path / "log", DAY[:7], tmp_path / "out", Service("S"))
+    counts = {p.name: p.read_text().count("TRACK ") for p in written if p.suffix == ".cue"}
+    assert counts == {f"{DAY[:7]}-one.cue": 99, f"{DAY[:7]}-one.2.cue": 1}

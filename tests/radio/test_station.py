@@ -130,6 +130,23 @@ def test_a_stream_that_nobody_sends_is_lost_once(live, tmp_path, monkeypatch):
     assert event["event"] == "lost" and "cannot be reached" in event["reason"]
 
 
+def test_a_station_is_heard_again_after_an_error_of_the_program(live, tmp_path, monkeypatch):
+    monkeypatch.setattr("confp_jax.radio.station._FIRST_WAIT_S", 0.01)
+    stop, attempts = threading.Event(), []
+
+    def blocks(*_: object, **__: object) -> Iterator[np.ndarray]:
+        attempts.append(0)
+        if len(attempts) == 1:
+            raise RuntimeError("a mistake")
+        yield np.full(15 * RATE, 0.3, np.float32)
+        stop.set()
+
+    monkeypatch.setattr("confp_jax.radio.station.station_blocks", blocks)
+    station = Station(StationConfig("One", "http://x/"), live, AirLog(tmp_path), print, agreeing=1)
+    station.run(stop)
+    assert [event["event"] for event in logged(tmp_path)] == ["lost", "connected", "playing"]
+
+
 def test_a_stream_that_was_stopped_at_once_is_not_lost(live, tmp_path, monkeypatch):
     stop = threading.Event()
 
