@@ -12,10 +12,12 @@ from confp_jax.database import NewTrack, TrackTags
 from confp_jax.database.damage import is_sound
 from confp_jax.database.names import restored_path
 from confp_jax.database.records import TAG_NAMES
+from confp_jax.texts import plain
 
 TEXTS = ("name", "path", "title", "artist", "album", "sha256")
 _LONGEST_TEXT = 4_096  # characters: a path's limit on Linux
 _LONGEST_S = 1e8
+_HALF_LETTER = re.compile(r"[\ud800-\udfff]")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -36,13 +38,16 @@ def sound_tracks(
     sound = is_sound(vectors)
     tracks, refused = [], []
     columns = [*TEXTS, "duration_s", *present_tags(table.schema)]
-    for number, row in enumerate(table.select(columns).to_pylist()):
+    values = {name: _values(table[name]) for name in columns}
+    for number in range(len(table)):
+        row = {name: column[number] for name, column in values.items()}
         own = slice(int(ends[number]), int(ends[number + 1]))
         reason = _reason(row) or _reason_of_vectors(vectors[own], sound[own])
         if not reason and row["sha256"] in contents:
             reason = "an earlier row of the file has its sha256"
         if reason:
-            refused.append(f"row {first_row + number} ({str(row['name'])[:80]!r}): {reason}")
+            name = plain(str(row["name"]))[:80]
+            refused.append(f"row {first_row + number} ('{name}'): {reason}")
             continue
         contents.add(row["sha256"])
         row["path"] = restored_path(row["path"])
@@ -58,13 +63,27 @@ def present_tags(schema: pa.Schema) -> list[str]:
 
 
 def _vectors(lists: pa.ListArray, dim: int) -> Float32[np.ndarray, "n E"]:
-    """All vectors of a column, one after the other; those that are missing are NaN."""
+    """All vectors of a column, one after the other; those that are missing or have another length
+    are NaN.
+    """
     inner = lists.values
-    flat = inner.values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, dim)
-    missing = ~inner.is_valid().to_numpy(zero_copy_only=False)
-    if missing.any():
-        flat = np.where(missing[:, None], np.float32(np.nan), flat)
+    values = inner.values.to_numpy(zero_copy_only=False).astype(np.float32)
+    offsets = np.asarray(inner.offsets)
+    is_whole = np.diff(offsets) == dim
+    is_whole &= inner.is_valid().to_numpy(zero_copy_only=False)
+    if is_whole.all():
+        return values.reshape(-1, dim)
+    flat = np.full((len(inner), dim), np.nan, np.float32)
+    flat[is_whole] = values[offsets[:-1][is_whole][:, None] + np.arange(dim)]
     return flat
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """The values of a column; bytes that are no UTF-8 become halves of letters."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column.to_pylist()
+    texts = column.cast(pa.large_binary()).to_pylist()
+    return [text if text is None else text.decode(errors="surrogateescape") for text in texts]
 
 
 def _reason(row: dict[str, Any]) -> str:
@@ -75,6 +94,8 @@ def _reason(row: dict[str, Any]) -> str:
             return f"its {name} is missing"
         if text is None:
             continue
+        if not text.isascii() and _HALF_LETTER.search(text):
+            return f"its {name} is no UTF-8"
         if len(text) > _LONGEST_TEXT:
             return f"its {name} has {len(text)} characters, more than {_LONGEST_TEXT}"
         if "\0" in text:
@@ -91,5 +112,7 @@ def _reason_of_vectors(vectors: np.ndarray, sound: np.ndarray) -> str:
     if not len(vectors):
         return "it has no fingerprints"
     if not sound.all():
-        return f"{int((~sound).sum())} of its {len(vectors)} vectors are not of unit length"
+        return (
+            f"{int((~sound).sum())} of its {len(vectors)} vectors are missing or not of unit length"
+        )
     return ""

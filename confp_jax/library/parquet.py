@@ -6,7 +6,9 @@ model, without which they mean nothing. (The extra `parquet`.)
 """
 
 import dataclasses
+import io
 import json
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -28,6 +30,7 @@ from confp_jax.library.imported_rows import TEXTS, present_tags, sound_tracks
 from confp_jax.model.errors import CheckpointError
 
 _KEY = b"confp_jax"
+_FOOTER_BYTES = 8  # of the length of a Parquet file's metadata, and the mark at its end
 _GROUP_ROWS = 65_536  # fingerprints in a row group: what reading and writing hold in memory
 
 
@@ -51,7 +54,7 @@ def write_fingerprints(
     partial = path.with_name(path.name + ".part")
     num_tracks = 0
     try:
-        with pq.ParquetWriter(partial, schema) as writer:
+        with pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer:
             for group in _groups(tracks):
                 writer.write_table(_table(group, schema, dim), row_group_size=len(group))
                 num_tracks += len(group)
@@ -108,7 +111,7 @@ def import_files(
 
     Raises:
       DatabaseError: a file is none of ours, of another model, or its vectors have another length,
-        and nothing was written; or it is damaged, and what came before it is committed.
+        and nothing was written.
     """
     files = find_files(paths)
     with database.writing():
@@ -181,20 +184,34 @@ def file_stamp(path: pathlib.Path) -> ModelId:
 
 def _read(path: pathlib.Path, dim: int) -> Iterator[tuple[list[NewTrack], list[str]]]:
     """Yields the sound tracks of a file and the reasons against its other rows, a row group at a
-    time.
+    time; a group that is damaged costs its own rows.
     """
     row = 0
     contents: set[str] = set()
-    try:
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
+    metadata = _metadata(path)
+    with pq.ParquetFile(path, metadata=metadata, page_checksum_verification=True) as file:
+        for group in range(file.num_row_groups):
+            num = metadata.row_group(group).num_rows
+            try:
                 table = file.read_row_group(group)
-                yield sound_tracks(table, dim, first_row=row, contents=contents)
-                row += len(table)
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise DatabaseError(
-            f"{path} is damaged ({error}); what came before is in the database; get the file again"
-        ) from error
+                found = sound_tracks(table, dim, first_row=row, contents=contents)
+            except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                found = [], [f"rows {row} to {row + num - 1}: damaged ({reason})"]
+            yield found
+            row += num
+
+
+def _metadata(path: pathlib.Path) -> pq.FileMetaData:
+    """Returns a file's metadata without the types that Arrow had: a vector that is missing in
+    lists of fixed length would end the reading of all of its row group.
+    """
+    with open(path, "rb") as file:
+        file.seek(-_FOOTER_BYTES, os.SEEK_END)
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(-_FOOTER_BYTES - length, os.SEEK_END)
+        footer = file.read()
+    return pq.read_metadata(io.BytesIO(footer.replace(b"ARROW:schema", b"arrow:schema")))
 
 
 def _check_schema(database: Database, path: pathlib.Path, dim: int) -> int:

@@ -100,11 +100,39 @@ def test_a_missing_column_and_another_length(database, tmp_path):
     assert len(database.snapshot().vectors) == 5
 
 
-def test_a_null_among_a_track_s_vectors(database, tmp_path):
-    lists = pa.array([[None, [0.0] * DIM]], pa.list_(pa.list_(pa.float16(), DIM)))
-    pq.write_table(table_of([a_row(1)], fingerprints=lists), tmp_path / "x.parquet")
-    with pytest.raises(DatabaseError, match="x.parquet is damaged"):
-        import_files(database, [tmp_path / "x.parquet"])
+def test_nulls_among_a_track_s_vectors(database, tmp_path):
+    good = unit_rows(0, 1, DIM)[0].astype(np.float16).tolist()
+    lists = [[good, good], [None, good], None, [[None, *good[1:]]], [good]]
+    vectors = pa.array(lists, pa.list_(pa.list_(pa.float16(), DIM)))
+    rows = [a_row(number) for number in range(1, 6)]
+    pq.write_table(table_of(rows, fingerprints=vectors), tmp_path / "x.parquet")
+    done = import_files(database, [tmp_path / "x.parquet"])
+    assert done.num_added == 2 and [
+        reason.split("x.parquet, ")[1][:6] for reason in done.refused
+    ] == ["row 1 ", "row 2 ", "row 3 "]
+    assert "1 of its 2 vectors are missing" in done.refused[0]
+    assert database.snapshot().vectors[5:8].tolist() == pytest.approx(np.array([good] * 3))
+
+
+def test_a_damaged_group_of_rows_costs_itself_alone(database, tmp_path):
+    path = tmp_path / "x.parquet"
+    rows = [a_row(number, vectors=unit_rows(number, 40, DIM)) for number in range(1, 4)]
+    plainly = {"use_dictionary": False, "compression": "none", "write_page_checksum": True}
+    pq.write_table(table_of(rows), path, row_group_size=1, **plainly)
+    data = bytearray(path.read_bytes())
+    data[data.index(unit_rows(2, 40, DIM).astype(np.float16).tobytes()) + 9] ^= 1
+    path.write_bytes(data)
+    pq.write_table(table_of([a_row(9)]), tmp_path / "y.parquet")
+    done = import_files(database, [path, tmp_path / "y.parquet"])
+    assert done.num_added == 3 and len(done.refused) == 1
+    assert "rows 1 to 1: damaged" in done.refused[0] and "CRC" in done.refused[0]
+
+
+def test_a_text_that_is_no_utf_8(database, tmp_path):
+    names = pa.array([b"n1", b"caf\xe9"]).view(pa.string())
+    pq.write_table(table_of([a_row(1), a_row(2)], name=names), tmp_path / "x.parquet")
+    done = import_files(database, [tmp_path / "x.parquet"])
+    assert done.num_added == 1 and "row 1 ('caf\\xe9'): its name is no UTF-8" in done.refused[0]
 
 
 def test_tags_go_out_and_come_in_and_older_files_have_none(database, tmp_path):
