@@ -13,6 +13,7 @@ from jaxtyping import Float32
 
 from confp_jax.audio.errors import DecodeError, Losses
 from confp_jax.audio.headers import completed_start, content_start
+from confp_jax.audio.junk import Junk
 
 # A playlist (HLS, concat) would make FFmpeg open what it names: other files of this machine, or
 # addresses.
@@ -20,7 +21,9 @@ ALONE = {"protocol_whitelist": "none"}
 BLOCK_SAMPLES = 1 << 18
 REMEDY = "is it audio? convert it to wav, flac, mp3, ogg, opus or m4a"
 
-_DAMAGED_SHARE = 0.1
+_DAMAGED_SHARE = 0.1  # of the packets; of more, what was heard must be worth something:
+_LEAST_HEARD_S = 1.0  # the shortest recording that can be recognised
+_MOST_DAMAGED_SHARE = 0.9  # of more it is no audio of this kind
 _FEW_DAMAGED = 2  # packets: of a format with packets of a second they are more than that share
 _START_S = 0.05  # what a stream begins later than its file is heard from here on
 _GAP_S = 0.5
@@ -50,7 +53,7 @@ Native = tuple[int, Float32[np.ndarray, "n c"]]  # rate in Hz, samples
 def ffmpeg_blocks(path: pathlib.Path, losses: Losses, before: str = "") -> Iterator[Native]:
     """Yields a file's audio at its own rates and channels, from the file's first moment on.
 
-    A damaged packet is skipped as every player does; more than one in ten of them is an error.
+    A damaged packet is skipped as every player does; it is an error where next to nothing is left.
 
     Args:
       losses: told what was skipped.
@@ -102,6 +105,7 @@ class _Decoding:
         self._num_packets = 0
         self._num_damaged = 0
         self._heard_s = 0.0
+        self._usual_s = 0.0  # of a packet
         self._has_begun = False
 
     def blocks(self, file: "_Part") -> Iterator[Native]:
@@ -120,12 +124,19 @@ class _Decoding:
             yield from held.rest()
         if file.error:
             raise DecodeError(f"cannot be read ({file.error.strerror})", subject=self._path)
-        if self._num_damaged > max(_FEW_DAMAGED, _DAMAGED_SHARE * self._num_packets):
+        if self._is_ruined():
             raise DecodeError(
                 f"{self._num_damaged} of {self._num_packets} packets are damaged",
                 "copy or download it again",
                 self._path,
             )
+
+    def _is_ruined(self) -> bool:
+        """Whether so much is damaged that the rest is not worth anything, or no audio at all."""
+        num, num_damaged = self._num_packets, self._num_damaged
+        if num_damaged <= max(_FEW_DAMAGED, _DAMAGED_SHARE * num):
+            return False
+        return self._heard_s < _LEAST_HEARD_S or num_damaged > _MOST_DAMAGED_SHARE * num
 
     def _open(self, file: "_Part") -> av.container.InputContainer:
         """Opens the container; of files without a header the rate is known by their kind alone."""
@@ -157,8 +168,12 @@ class _Decoding:
         self, container: av.container.InputContainer, stream: av.AudioStream
     ) -> Iterator[av.AudioFrame]:
         try:
+            junk = Junk(container)
             for packet in container.demux(stream):
-                yield from self._decoded(packet)
+                frames = self._decoded(packet)
+                yield from frames
+                packet_s = sum(frame.samples / frame.sample_rate for frame in frames)
+                self._losses.damaged_s += junk.lost_s(packet, packet_s)
         except av.error.FFmpegError as error:
             if not self._heard_s or isinstance(error, MemoryError):
                 raise
@@ -175,11 +190,15 @@ class _Decoding:
             raise
         except (av.error.FFmpegError, ValueError):
             self._num_damaged += 1
-            self._losses.damaged_s += float((packet.duration or 0) * (packet.time_base or 0))
+            told_s = float((packet.duration or 0) * (packet.time_base or 0))
+            self._losses.damaged_s += told_s or self._usual_s
             return []
         for frame in frames:
             check_rate(str(self._path), frame.sample_rate)
-            self._heard_s += frame.samples / frame.sample_rate
+        packet_s = sum(frame.samples / frame.sample_rate for frame in frames)
+        self._usual_s = packet_s or self._usual_s
+        self._heard_s += packet_s
+        self._losses.heard_s += packet_s
         return frames
 
 

@@ -17,6 +17,8 @@ class Losses:
 
     damaged_s: float = 0.0  # packets that could not be decoded, and what follows the last one
     missing_s: float = 0.0  # places between packets, heard as silence
+    heard_s: float = 0.0
+    num_damaged: int = 0  # packets of streams, whose length FFmpeg's program does not tell
 
     @property
     def lost_s(self) -> float:
@@ -25,6 +27,10 @@ class Losses:
 
     def notes(self) -> list[str]:
         """Returns a note for users; none where nothing was lost."""
-        if self.lost_s < NOTED_S:
-            return []
-        return [f"is damaged: {self.lost_s:.1f} s are missing or could not be decoded"]
+        lost_s = self.lost_s
+        if lost_s >= NOTED_S:
+            share = f" of {lost_s + self.heard_s:.1f} s" if self.heard_s else ""
+            return [f"is damaged: {lost_s:.1f} s{share} are missing or could not be decoded"]
+        if self.num_damaged:
+            return [f"is damaged: {self.num_damaged} packets could not be decoded"]
+        return []

@@ -7,6 +7,7 @@ import http.client
 import io
 import os
 import pathlib
+import re
 import select
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from confp_jax.audio.decode import DecodeError, decode_blocks, to_mono
+from confp_jax.audio.errors import Losses
 
 STDIN = "-"
 _SCHEMES = ("http", "https", "rtmp", "rtmps", "rtsp", "icecast", "srt", "udp", "rtp")
@@ -34,6 +36,8 @@ _RECONNECTS = (
     *("-reconnect", "1", "-reconnect_on_network_error", "1"),
     *("-reconnect_delay_max", "16"),
 )
+# FFmpeg 6 and earlier, FFmpeg 7
+_DAMAGED_PACKET = re.compile("Error while decoding stream|Error submitting packet to decoder")
 _WAITS_S = (1, 2, 4, 8, 16, 30)
 _TIMEOUT_S = 20
 _FINITE = {"content-length", "transfer-encoding"}
@@ -52,19 +56,27 @@ def is_url(source: str) -> bool:
     return "://" in source and urllib.parse.urlsplit(source).scheme in _SCHEMES
 
 
-def stream_blocks(source: str, *, sample_rate_hz: int) -> Iterator[Float32[np.ndarray, " n"]]:
+def stream_blocks(
+    source: str, *, sample_rate_hz: int, losses: Losses | None = None
+) -> Iterator[Float32[np.ndarray, " n"]]:
     """Standard input ("-", any format that FFmpeg knows) or an address, as mono blocks while they
     come.
 
     An endless stream that breaks off is connected again, later and later.
+
+    Args:
+      source: "-" or the address.
+      sample_rate_hz: of the blocks.
+      losses: told what is damaged and was skipped.
 
     Raises:
       DecodeError: no FFmpeg, an address of another kind, nothing that could be decoded, or a
         stream that broke off and cannot be reached again.
     """
     program = _ffmpeg(source)
+    losses = Losses() if losses is None else losses
     if source == STDIN:
-        yield from _standard_input(program, sample_rate_hz)
+        yield from _standard_input(program, sample_rate_hz, losses)
         return
     if not is_url(source):
         raise DecodeError("not an address of a stream", f"use one of {', '.join(_SCHEMES)}", source)
@@ -72,7 +84,7 @@ def stream_blocks(source: str, *, sample_rate_hz: int) -> Iterator[Float32[np.nd
     heard_s, attempt = 0.0, 0
     while True:
         try:
-            for block in _run(program, source, sample_rate_hz, options):
+            for block in _run(program, source, sample_rate_hz, options, losses=losses):
                 heard_s += len(block) / sample_rate_hz
                 attempt = 0
                 yield block
@@ -143,18 +155,20 @@ def _is_endless(address: str) -> bool:
     return any(name.startswith("icy-") for name in headers) or not headers & _FINITE
 
 
-def _standard_input(program: str, sample_rate_hz: int) -> Iterator[Float32[np.ndarray, " n"]]:
+def _standard_input(
+    program: str, sample_rate_hz: int, losses: Losses
+) -> Iterator[Float32[np.ndarray, " n"]]:
     """MP4 goes through a file, for its index may stand at the end; other formats as they come."""
     stdin = open(0, "rb", closefd=False)  # noqa: SIM115 - another owns it
     if stdin.peek(_HEAD_BYTES)[4:8] not in _MP4_BOXES:
-        yield from _run(program, STDIN, sample_rate_hz, (), head=stdin)
+        yield from _run(program, STDIN, sample_rate_hz, (), head=stdin, losses=losses)
         return
     with tempfile.NamedTemporaryFile(prefix="confp_stdin_", suffix=".mp4") as file:
         path = pathlib.Path(file.name)
         try:
             shutil.copyfileobj(stdin, file, 1 << 20)
             file.flush()
-            yield from decode_blocks(path, sample_rate_hz=sample_rate_hz)
+            yield from decode_blocks(path, sample_rate_hz=sample_rate_hz, losses=losses)
         except OSError as error:
             raise DecodeError(
                 f"cannot be kept in {path.parent} ({error.strerror})", subject=STDIN
@@ -170,30 +184,50 @@ def _run(
     options: Sequence[str],
     head: "io.BufferedReader | Readable | None" = None,
     timeout_s: float | None = None,
+    losses: Losses | None = None,
 ) -> Iterator[Float32[np.ndarray, " n"]]:
     """What FFmpeg makes of a source, or of what is fed to it from `head`."""
     wanted = ["-vn", "-ac", "2", "-ar", str(sample_rate_hz), "-f", "f32le", "pipe:1"]
     place = "pipe:0" if head else source
     command = [program, "-loglevel", "error", *options, "-i", place, *wanted]
-    with tempfile.TemporaryFile() as errors:
-        with subprocess.Popen(  # noqa: S603
-            command,
-            stdin=subprocess.PIPE if head else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            start_new_session=True,
-        ) as process:
-            if head and process.stdin:
-                feeding = threading.Thread(target=_feed, args=(head, process.stdin), daemon=True)
-                feeding.start()
-            try:
-                yield from _float_blocks(process, source, timeout_s)
-            finally:
-                process.kill()
-        errors.seek(0)
-        lines = errors.read().decode(errors="replace").strip().splitlines() or ["no reason given"]
-        if process.returncode not in (0, -9) or "Input/output error" in lines[-1]:
-            raise DecodeError(f"FFmpeg cannot read it ({lines[-1]})", subject=source)
+    with subprocess.Popen(  # noqa: S603
+        command,
+        stdin=subprocess.PIPE if head else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        if head and process.stdin:
+            feeding = threading.Thread(target=_feed, args=(head, process.stdin), daemon=True)
+            feeding.start()
+        complaints = _Complaints(process)
+        try:
+            yield from _float_blocks(process, source, timeout_s)
+        finally:
+            process.kill()
+            complaints.join()
+            if losses is not None:
+                losses.num_damaged += complaints.num_damaged
+    if process.returncode not in (0, -9) or "Input/output error" in complaints.last:
+        raise DecodeError(f"FFmpeg cannot read it ({complaints.last})", subject=source)
+
+
+class _Complaints(threading.Thread):
+    """What FFmpeg says on its way: its last line, and how many packets it could not decode."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]"):
+        super().__init__(name="ffmpeg's errors", daemon=True)
+        self.last = "no reason given"
+        self.num_damaged = 0
+        self._lines = process.stderr
+        self.start()
+
+    def run(self) -> None:
+        """Reads until FFmpeg ends."""
+        for line in self._lines or ():
+            text = line.decode(errors="replace").strip()
+            self.num_damaged += bool(_DAMAGED_PACKET.search(text))
+            self.last = text or self.last
 
 
 def _feed(source: "io.BufferedReader | Readable", target: IO[bytes]) -> None:

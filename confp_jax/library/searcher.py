@@ -237,7 +237,10 @@ def identify_sources(searcher: Searcher, sources: Sequence[str]) -> Iterator[Ans
             continue
         began = time.perf_counter()
         try:
-            yield searcher.identify_blocks(source_blocks(source, searcher.embedder), query=source)
+            losses = Losses()
+            blocks = source_blocks(source, searcher.embedder, losses)
+            answer = searcher.identify_blocks(blocks, query=source)
+            yield dataclasses.replace(answer, notes=answer.notes + losses.notes())
         except (DecodeError, AudioError) as error:
             yield _failed(source, began, error)
 
@@ -246,13 +249,13 @@ def source_blocks(
     source: str, embedder: Embedder, losses: Losses | None = None
 ) -> Iterator[Float32[np.ndarray, " n"]]:
     """Yields the audio of a file, an address, standard input ("-") or the microphone in blocks;
-    `losses` are told what of a file is damaged.
+    `losses` are told what of it is damaged.
     """
     rate_hz = embedder.sample_rate_hz
     if source == MICROPHONE and is_stream(source):
         return microphone_blocks(sample_rate_hz=rate_hz)
     if is_stream(source):
-        return stream_blocks(source, sample_rate_hz=rate_hz)
+        return stream_blocks(source, sample_rate_hz=rate_hz, losses=losses)
     return decode_blocks(pathlib.Path(source), sample_rate_hz=rate_hz, losses=losses)
 
 

@@ -185,7 +185,8 @@ class Service:
                 track = await self._engine.rename(track.id, names) or track
         links = self._links(request)
         headers = {"Location": links.track(track)}
-        return JsonReply(track_reply(track, links), 201 if is_new else 200, headers)
+        reply = track_reply(track, links) | {"notes": decoded.notes}
+        return JsonReply(reply, 201 if is_new else 200, headers)
 
     async def rename_track(self, request: Request) -> Response:
         """Gives a track the names in the query or in a JSON object."""

@@ -65,17 +65,20 @@ _MATCH = (
         ),
     }
 )
+_TRACK = (
+    _NAMES
+    | _TAGS
+    | {
+        "duration_s": _NUMBER,
+        "num_fingerprints": _INTEGER,
+        "added_at": _NUMBER,
+        "audio": _AUDIO,
+    }
+)
+_NOTES = {"notes": _described(_list(_STRING), "What was unusual, such as damage in the file.")}
 _SCHEMAS = {
-    "Track": _object(
-        _NAMES
-        | _TAGS
-        | {
-            "duration_s": _NUMBER,
-            "num_fingerprints": _INTEGER,
-            "added_at": _NUMBER,
-            "audio": _AUDIO,
-        },
-    ),
+    "Track": _object(_TRACK),
+    "AddedTrack": _object(_TRACK | _NOTES),
     "Tracks": _object({"total": _INTEGER, "offset": _INTEGER, "tracks": _list(_ref("Track"))}),
     "Match": _object(_MATCH),
     "Spectrogram": _object(
@@ -121,7 +124,7 @@ _SCHEMAS = {
             ),
             "matches": _list(_ref("Match")),
             "length_s": _NUMBER,
-            "notes": _list(_STRING),
+            **_NOTES,
             "elapsed_s": _NUMBER,
             "why": _maybe("Why"),
         },
@@ -216,7 +219,7 @@ def _paths(settings: Settings) -> dict[str, Any]:
             | _about(
                 "Add a track. 200: its content was there already.",
                 201,
-                "Track",
+                "AddedTrack",
                 *bad_audio,
                 401,
                 403,

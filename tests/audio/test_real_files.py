@@ -277,6 +277,36 @@ def test_what_was_lost_to_damage_is_told(tmp_path):
     assert not Losses().notes()
 
 
+@pytest.mark.parametrize("fill", ["noise", "zeros"])
+def test_what_is_sound_of_a_badly_damaged_file_is_heard(tmp_path, fill):
+    path = tmp_path / "x.mp3"
+    content = bytearray(encode(path, tone(48_000, 20), codec="mp3"))
+    rng = np.random.default_rng(0)
+    for place in range(8_000, len(content), 32_000):  # half of it
+        num = len(content[place : place + 16_000])
+        content[place : place + num] = rng.bytes(num) if fill == "noise" else bytes(num)
+    path.write_bytes(content)
+    losses = Losses()
+    num = len(decode(path, sample_rate_hz=RATE_HZ, losses=losses).samples)
+    assert num / RATE_HZ == pytest.approx(10, abs=1.5)
+    assert losses.lost_s == pytest.approx(9, abs=2.5) and " s of " in losses.notes()[0]
+
+
+def test_noise_that_is_called_a_song_is_no_audio(tmp_path):
+    (tmp_path / "x.mp3").write_bytes(np.random.default_rng(0).bytes(300_000))
+    with pytest.raises(DecodeError, match="packets are damaged"):
+        decode(tmp_path / "x.mp3", sample_rate_hz=RATE_HZ)
+
+
+def test_a_tag_between_two_songs_is_no_damage(tmp_path):
+    path = tmp_path / "x.mp3"
+    content = encode(path, tone(48_000, 4), codec="mp3")
+    path.write_bytes(content + b"ID3\4\0\0\0\0\x7f\x7f" + bytes(16_383) + content)
+    losses = Losses()
+    num = len(decode(path, sample_rate_hz=RATE_HZ, losses=losses).samples)
+    assert num / RATE_HZ == pytest.approx(8, abs=0.3) and not losses.notes()
+
+
 def test_stereo_whose_channels_cancel_is_heard(tmp_path):
     sound = tone(RATE_HZ)
     for other in (-sound, -0.9 * sound):

@@ -52,6 +52,25 @@ def test_standard_input_without_audio(content):
     assert done.returncode == 1 and b"DecodeError: -: " in done.stderr
 
 
+READ_DAMAGED = """
+from confp_jax.audio.errors import Losses
+from confp_jax.audio.stream import stream_blocks
+losses = Losses()
+print(sum(map(len, stream_blocks("-", sample_rate_hz=16_000, losses=losses))) > 100_000)
+print(*losses.notes())
+"""
+
+
+@needs_ffmpeg
+def test_damage_on_standard_input_is_told():
+    content = bytearray(CLIP.read_bytes())
+    content[100_000:140_000] = np.random.default_rng(0).bytes(40_000)
+    command = [sys.executable, "-c", READ_DAMAGED]
+    done = subprocess.run(command, input=content, capture_output=True, timeout=300, cwd=ROOT)
+    told, note = done.stdout.decode().splitlines()
+    assert told == "True" and "is damaged" in note and "packets could not be decoded" in note
+
+
 @needs_ffmpeg
 def test_an_address(tmp_path):
     shutil.copy(CLIP, tmp_path / "clip.mp3")
