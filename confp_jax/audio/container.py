@@ -168,12 +168,12 @@ class _Decoding:
         self, container: av.container.InputContainer, stream: av.AudioStream
     ) -> Iterator[av.AudioFrame]:
         try:
-            junk = Junk(container)
+            junk = Junk(container.format.name)
             for packet in container.demux(stream):
                 frames = self._decoded(packet)
                 yield from frames
                 packet_s = sum(frame.samples / frame.sample_rate for frame in frames)
-                self._losses.damaged_s += junk.lost_s(packet, packet_s)
+                self._losses.damaged_s += junk.lost_s(bytes(packet), packet_s)
         except av.error.FFmpegError as error:
             if not self._heard_s or isinstance(error, MemoryError):
                 raise

@@ -1,7 +1,5 @@
 """What lies between the frames of formats that are nothing but frames, and is none of them."""
 
-import av
-
 # Bytes of a frame at most: FFmpeg gives what it passes over together with the frame before it.
 _LARGEST = {"mp3": 1_728, "aac": 4_608, "ac3": 3_840, "eac3": 4_096, "sbc": 1_032}
 _TAGS = (b"ID3", b"TAG", b"APETAGEX")  # of files that were joined
@@ -10,24 +8,24 @@ _TAGS = (b"ID3", b"TAG", b"APETAGEX")  # of files that were joined
 class Junk:
     """Packets in; how much sound was where there are no frames out."""
 
-    def __init__(self, container: av.container.InputContainer):
-        self._largest = _LARGEST.get(container.format.name, 0)
+    def __init__(self, kind: str):
+        self._largest = _LARGEST.get(kind, 0)
         self._num_bytes = 0
         self._length_s = 0.0
         self._pending = 0
 
-    def lost_s(self, packet: av.Packet, length_s: float) -> float:
+    def lost_s(self, packet: bytes, length_s: float) -> float:
         """Returns what was lost before a packet that sounds so long; what follows the last packet
         is not counted, for it may be a tag.
         """
-        if not self._largest or not packet.size:
+        if not self._largest or not packet:
             return 0.0
-        if packet.size > self._largest:
-            if not any(mark in bytes(packet) for mark in _TAGS):
-                self._pending += packet.size
+        if len(packet) > self._largest:
+            if not any(mark in packet for mark in _TAGS):
+                self._pending += len(packet)
             return 0.0
         lost = self._pending
         self._pending = 0
-        self._num_bytes += packet.size
+        self._num_bytes += len(packet)
         self._length_s += length_s
         return lost * self._length_s / self._num_bytes
