@@ -100,7 +100,7 @@ def warm(embedder: Embedder, reference: Reference, file: pathlib.Path, repeats: 
     """A clip of 3 s from samples to matches, and the parts of it."""
     samples = decode(file, sample_rate_hz=embedder.sample_rate_hz).samples
     clip = samples[: round(_CLIP_S * embedder.sample_rate_hz)]
-    decision = load_decision(embedder.folder, embedder.identity)
+    decision = load_decision(embedder.folder, embedder.weights_hash)
     prints = embedder.query(clip)
     heard = [np.concatenate([prints.edge_windows[0], prints.vectors, prints.edge_windows[1]])]
     heard += [prints.sped_up.vectors] if prints.sped_up else []

@@ -72,7 +72,7 @@ def find_duplicates(
       DatabaseError: another process is writing there, or the disk is full.
     """
     folder.mkdir(exist_ok=True)
-    database, embedder = open_or_create(folder / load_encoder(_MODEL).identity, _MODEL)
+    database, embedder = open_or_create(folder / load_encoder(_MODEL).weights_hash, _MODEL)
     id_of = {str(track.path.resolve()): track.track_id for track in tracks if track.path.is_file()}
     with counting(console, "fingerprints") as report:
         done = itertools.count(1)

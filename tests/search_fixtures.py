@@ -78,7 +78,9 @@ def files(music, tmp_path) -> list[pathlib.Path]:
 @pytest.fixture
 def database(embedder, tmp_path) -> Database:
     """An empty one, for the untrained encoder."""
-    return Database.create(tmp_path / "music.db", ModelId(embedder.name, embedder.identity, 0.3))
+    return Database.create(
+        tmp_path / "music.db", ModelId(embedder.name, embedder.weights_hash, 0.3)
+    )
 
 
 @pytest.fixture
@@ -111,7 +113,7 @@ def tagged(originals, tmp_path) -> pathlib.Path:
 @pytest.fixture
 def db(embedder, tagged, tmp_path) -> Database:
     database = Database.create(
-        tmp_path / "music.db", ModelId(embedder.name, embedder.identity, 0.3)
+        tmp_path / "music.db", ModelId(embedder.name, embedder.weights_hash, 0.3)
     )
     assert all(r.status == "added" for r in add_paths(database, embedder, [tagged]))
     return database

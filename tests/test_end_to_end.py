@@ -102,13 +102,13 @@ def test_music_that_was_never_added_is_unknown(excerpts, tmp_path, capsys):
     """Every excerpt is searched among the other half of the tracks."""
     half = [str(path) for path in MUSIC[::2]]
     assert main(["add", str(tmp_path / "db"), *half]) == 0
-    strangers = [
+    unknown_clips = [
         query
         for query, (track, _) in excerpts.items()
         if track not in {pathlib.Path(p).stem for p in half}
     ]
     capsys.readouterr()
-    assert main(["identify", str(tmp_path / "db"), *strangers, "--json"]) == 0
+    assert main(["identify", str(tmp_path / "db"), *unknown_clips, "--json"]) == 0
     verdicts = [answer["verdict"] for answer in json.loads(capsys.readouterr().out)]
     assert len(verdicts) >= 8
     assert verdicts.count("match") <= 1, verdicts
@@ -130,7 +130,7 @@ def test_a_shipped_model_has_a_card_of_its_own_weights_and_a_calibration(name):
         "training_data",
         "top1_track",
     } <= card.keys()
-    assert card["identity"] == encoder.identity
-    assert load_decision(encoder.folder, encoder.identity).calibrated
+    assert card["identity"] == encoder.weights_hash
+    assert load_decision(encoder.folder, encoder.weights_hash).calibrated
     assert (encoder.folder / "README.md").is_file()
     assert sum(p.stat().st_size for p in encoder.folder.rglob("*") if p.is_file()) < 24_000_000

@@ -292,12 +292,12 @@ def _export_model(args: argparse.Namespace) -> int:
     except ImportError as error:
         say(f"error: {error.name} is missing; {_JAX_HELP}", file=sys.stderr)
         return 1
-    identity = export_model(args.source, args.onnx, is_int8=args.int8)
+    weights_hash = export_model(args.source, args.onnx, is_int8=args.int8)
     size = args.onnx.stat().st_size
     if args.json:
-        print_json({"out": str(args.onnx), "identity": identity, "num_bytes": size})
+        print_json({"out": str(args.onnx), "identity": weights_hash, "num_bytes": size})
     else:
-        say(f"{args.onnx}: {size / 1e6:.1f} MB, identity {identity}")
+        say(f"{args.onnx}: {size / 1e6:.1f} MB, weights hash {weights_hash}")
     return 0
 
 

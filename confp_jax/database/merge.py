@@ -33,7 +33,7 @@ def merge_databases(
       DatabaseError: another model's, or the disk is full.
     """
     with database.writing():
-        same_model(database, str(other.folder), other.model_id.identity, other.model_id.hop_s)
+        same_model(database, str(other.folder), other.model_id.weights_hash, other.model_id.hop_s)
         contents = {track.sha256 for track in database.tracks()}
         known = other.known_files()
         snapshot = other.snapshot(to_copy=True)
@@ -69,16 +69,16 @@ def merge_databases(
     return Merged(num_added, len(snapshot.tracks) - num_added, damaged)
 
 
-def same_model(database: Database, source: str, identity: str, hop_s: float) -> None:
+def same_model(database: Database, source: str, weights_hash: str, hop_s: float) -> None:
     """Refuses fingerprints that cannot be compared with the database's.
 
     Raises:
       DatabaseError: they are of another model, or at another hop.
     """
     model_id = database.model_id
-    if (identity, hop_s) != (model_id.identity, model_id.hop_s):
+    if (weights_hash, hop_s) != (model_id.weights_hash, model_id.hop_s):
         raise DatabaseError(
-            f"{source} was made with model {identity} at a hop of {hop_s} s, {database.folder} "
-            f"with {model_id.identity} ({model_id.name}) at {model_id.hop_s} s: their "
+            f"{source} was made with model {weights_hash} at a hop of {hop_s} s, {database.folder} "
+            f"with {model_id.weights_hash} ({model_id.name}) at {model_id.hop_s} s: their "
             "fingerprints cannot be compared; `confp reindex` gives a database another model"
         )

@@ -85,17 +85,17 @@ class ModelId:
     """The model that made the vectors; vectors of another are not comparable."""
 
     name: str  # a shipped name or a checkpoint folder
-    identity: str
+    weights_hash: str
     hop_s: float
 
     def check_compatible(self, expected: "ModelId") -> None:
         """Raises OtherModelError where vectors of `expected` cannot be compared with this
         database's.
         """
-        if (self.identity, self.hop_s) != (expected.identity, expected.hop_s):
+        if (self.weights_hash, self.hop_s) != (expected.weights_hash, expected.hop_s):
             raise OtherModelError(
-                f"the database is of {self.name} ({self.identity}) now, not of {expected.name}; "
-                "open it again"
+                f"the database is of {self.name} ({self.weights_hash}) now, not of "
+                f"{expected.name}; open it again"
             )
 
 

@@ -18,10 +18,10 @@ def begin_staging(database: Database, model_id: ModelId) -> list[StoredTrack]:
     up. Only inside `writing`.
     """
     with database.connect() as connection:
-        if setting(connection, "staged_identity") != model_id.identity:
+        if setting(connection, "staged_identity") != model_id.weights_hash:
             connection.execute("DELETE FROM shards WHERE id IN (SELECT shard FROM staged)")
             connection.execute("DELETE FROM staged")
-            put_setting(connection, "staged_identity", model_id.identity)
+            put_setting(connection, "staged_identity", model_id.weights_hash)
         staged = {track for (track,) in connection.execute("SELECT track FROM staged")}
     database.remove_strays()
     return [track for track in database.tracks() if track.id not in staged]
@@ -110,7 +110,7 @@ def swap(
         connection.execute("DELETE FROM staged")
         values = {
             "model": model_id.name,
-            "identity": model_id.identity,
+            "identity": model_id.weights_hash,
             "hop_s": str(model_id.hop_s),
             "staged_identity": "",
         }

@@ -8,7 +8,7 @@ from confp_jax.database.vectors import PRECISIONS
 SHORTEST_HOP_S, LONGEST_HOP_S = 0.01, 60.0
 
 
-def checked_model(catalogue: pathlib.Path, name: str, identity: str, hop: str) -> ModelId:
+def checked_model(catalogue: pathlib.Path, name: str, weights_hash: str, hop: str) -> ModelId:
     """Returns the model of these settings.
 
     Raises:
@@ -23,7 +23,7 @@ def checked_model(catalogue: pathlib.Path, name: str, identity: str, hop: str) -
             f"{catalogue}: hop_s is {hop[:40]!r}, which is no distance of fingerprints in "
             "seconds; restore it from a copy"
         )
-    return ModelId(name, identity, hop_s)
+    return ModelId(name, weights_hash, hop_s)
 
 
 def checked_precision(catalogue: pathlib.Path, found: str) -> str:

@@ -103,7 +103,7 @@ class Database:
         values = {
             "format": FORMAT,
             "model": model_id.name,
-            "identity": model_id.identity,
+            "identity": model_id.weights_hash,
             "hop_s": model_id.hop_s,
             "precision": precision,
         }

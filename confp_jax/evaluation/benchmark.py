@@ -108,7 +108,7 @@ class Model:
         """
         settings = self.config.most_queries, self.config.top_k, self.config.seed, _VERSION
         content = (
-            self.embedder.identity,
+            self.embedder.weights_hash,
             self.decision.to_json(),
             self.index_id,
             dataset_id(queries.folder, [condition]),
@@ -151,7 +151,7 @@ def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:
     models = [
         Model(
             embedder,
-            load_decision(embedder.folder, embedder.identity),
+            load_decision(embedder.folder, embedder.weights_hash),
             config,
             cache,
             index_id,
@@ -172,7 +172,7 @@ def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:
     results = Results(
         config=config,
         models=tuple(
-            (model.embedder.name, model.embedder.identity, model.decision.calibrated)
+            (model.embedder.name, model.embedder.weights_hash, model.decision.calibrated)
             for model in models
         ),
         segment_s=first.config.audio.heard_s,
@@ -202,7 +202,7 @@ def figure_4(model: Model) -> ShiftCurve:
     kept = (
         model.cache
         / "shift"
-        / f"{model.embedder.identity}-{model.index_id}-{config.shift_tracks}-{_VERSION}.json"
+        / f"{model.embedder.weights_hash}-{model.index_id}-{config.shift_tracks}-{_VERSION}.json"
     )
     split, most = config.index_splits[-1], config.shift_tracks
     return shift_curve(
@@ -261,7 +261,7 @@ def chosen_queries(
     one, config = own_length(sets, model.embedder.config.audio.heard_s), model.config
     names = chosen_conditions(one.conditions)
     content = [
-        model.embedder.identity,
+        model.embedder.weights_hash,
         model.index_id,
         dataset_id(one.folder, names),
         config.most_queries,

@@ -98,7 +98,7 @@ def main(config: ConfigDict, values: flags.FlagValues) -> None:
     out.write_text(decision.to_json())
     console.print(
         f"{values.out}: {len(decision.lengths_s)} lengths x {len(decision.num_tracks)} sizes, "
-        f"model {decision.identity}"
+        f"model {decision.weights_hash}"
     )
 
 
@@ -146,7 +146,7 @@ def calibrate(config: CalibrationConfig, console: Console) -> Decision:
         tuple(sizes),
         weights,
         tails,
-        identity=embedder.identity,
+        weights_hash=embedder.weights_hash,
         features=names,
     )
 

@@ -74,7 +74,7 @@ def run(config: OpenSetConfig, out: pathlib.Path) -> dict:
     sets = find_query_sets(config.queries, config.conditions)
     console = Console(stderr=True)
     embedder = load_encoder(config.model)
-    decision = load_decision(embedder.folder, embedder.identity)
+    decision = load_decision(embedder.folder, embedder.weights_hash)
     searched = embed_reference(
         embedder, config.index, config.index_splits, console, cache=config.cache
     )
@@ -98,7 +98,7 @@ def run(config: OpenSetConfig, out: pathlib.Path) -> dict:
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
     found = {
         "model": embedder.name,
-        "identity": embedder.identity,
+        "identity": embedder.weights_hash,
         "command": " ".join(sys.argv),
         "results": results,
     }

@@ -21,7 +21,7 @@ from confp_jax.fingerprint.windows import SPEEDUP, WindowedClip, cut_windows
 from confp_jax.model.addresses import is_remote
 from confp_jax.model.forked import check_not_forked
 from confp_jax.model.parts import mixed
-from confp_jax.model.shipped import DECISION, shipped_folder, shipped_identity, shipped_models
+from confp_jax.model.shipped import DECISION, shipped_folder, shipped_models, shipped_weights_hash
 from confp_jax.typed_config import suggestion
 
 DEFAULT_MODEL = "edge2"
@@ -41,7 +41,7 @@ class Embedder:
 
     def __init__(self, name: str, engine: Engine, *, folder: pathlib.Path | None = None):
         self.name, self.engine, self.folder = name, engine, folder
-        self.config, self.identity = engine.config, engine.identity
+        self.config, self.weights_hash = engine.config, engine.weights_hash
         self._clips = ClipEncoder(engine)
 
     @property
@@ -52,7 +52,7 @@ class Embedder:
     @property
     def model_id(self) -> ModelId:
         """What a database of its fingerprints is marked with."""
-        return ModelId(self.name, self.identity, HOP_S)
+        return ModelId(self.name, self.weights_hash, HOP_S)
 
     def embed(
         self, samples: np.ndarray, *, sample_rate_hz: int, hop_s: float = HOP_S
@@ -373,7 +373,7 @@ def load_encoder(
     loaded = load_engine(folder, engine)
     is_named = name in shipped_models() or is_remote(name)
     full_name = name if is_named else str(folder.resolve())
-    return Embedder(full_name, loaded, folder=_home(folder, loaded.identity))
+    return Embedder(full_name, loaded, folder=_home(folder, loaded.weights_hash))
 
 
 def _place_of(name: str) -> pathlib.Path | None:
@@ -388,14 +388,14 @@ def _place_of(name: str) -> pathlib.Path | None:
     return place if place.is_dir() or (place.suffix == ".onnx" and place.is_file()) else None
 
 
-def _home(source: pathlib.Path, identity: str) -> pathlib.Path:
+def _home(source: pathlib.Path, weights_hash: str) -> pathlib.Path:
     """Where a model's calibration lies: beside an ONNX file, or with the shipped model that it was
     made of.
     """
     folder = source.parent if source.suffix == ".onnx" else source
     if (folder / DECISION).is_file():
         return folder
-    made_of = (name for name in shipped_models() if shipped_identity(name) == identity)
+    made_of = (name for name in shipped_models() if shipped_weights_hash(name) == weights_hash)
     return next(map(shipped_folder, made_of), folder)
 
 

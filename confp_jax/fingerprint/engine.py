@@ -28,7 +28,7 @@ class Engine(Protocol):
 
     name: str
     config: ModelConfig
-    identity: str  # of the weights (`model.weights.encoder_identity`)
+    weights_hash: str  # `model.weights.hash_weights`
 
     @property
     def batch_shapes(self) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from confp_jax.model.inference import embed, project
 from confp_jax.model.weights import (
     EncoderState,
     absolute_path,
-    encoder_identity,
+    hash_weights,
     is_reachable_folder,
     load_encoder_state,
 )
@@ -30,7 +30,7 @@ class JaxEngine:
 
     def __init__(self, config: ModelConfig, state: EncoderState):
         self.config, self.state = config, state
-        self.identity = encoder_identity(config, state)
+        self.weights_hash = hash_weights(config, state)
         self._params = with_narrow_kernels(state.params) if has_fast_bfloat16() else state.params
         on_cpu = jax.default_backend() == "cpu"
         self.batch_shapes = batch_shapes(config.num_tokens, on_cpu=on_cpu)

@@ -20,7 +20,7 @@ class OnnxEngine:
         metadata = self._session.get_modelmeta().custom_metadata_map
         check_made_of(file, metadata)
         self.config = read_config(file, metadata)
-        self.identity = metadata[IDENTITY]
+        self.weights_hash = metadata[IDENTITY]
         self.batch_shapes = batch_shapes(self.config.num_tokens, on_cpu=True)
         self._nothing = {
             put.name: np.zeros((0, *put.shape[1:]), np.int32 if put.name == "seen" else np.float32)

@@ -132,7 +132,7 @@ def connect(uri: str, database: Database) -> "MilvusRows":
             f"{uri} needs pymilvus; install it with: pip install 'confp-jax[milvus]'"
         ) from error
     own = (database.setting(MIRROR_SETTING) or "").partition(" ")[0]
-    name = f"confp_{database.model_id.identity}"
+    name = f"confp_{database.model_id.weights_hash}"
     name = f"{name}_{own}" if own else name
     return MilvusRows(parse_uri(uri).address, name, token=token_for(uri))
 

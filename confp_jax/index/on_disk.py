@@ -54,7 +54,7 @@ class Manifest:
 
     kind: str
     library: str
-    identity: str  # of the model whose vectors they are
+    identity: str  # weights hash of the model whose vectors they are, as it is stored
     num_rows: int
     num_cells: int
     dim: int
@@ -208,7 +208,6 @@ def write_generation(
     database: Database, snapshot: Snapshot, kind: str, partial: pathlib.Path
 ) -> tuple[str, Manifest]:
     """Builds a generation of the snapshot's rows in this folder; its name and what it is."""
-    identity = database.model_id.identity
     coarse = indexes.build_coarse(snapshot.vectors, kind)
     coarse.save(partial)
     num_rows, dim = snapshot.vectors.shape
@@ -224,7 +223,14 @@ def write_generation(
     )
     files = {path.name: _flushed_crc32(path) for path in sorted(partial.iterdir())}
     manifest = Manifest(
-        kind, indexes.library(kind), identity, num_rows, coarse.num_cells, dim, effort, files
+        kind,
+        indexes.library(kind),
+        database.model_id.weights_hash,
+        num_rows,
+        coarse.num_cells,
+        dim,
+        effort,
+        files,
     )
     text = json.dumps(dataclasses.asdict(manifest), indent=1).encode()
     (partial / _MANIFEST).write_bytes(text)
@@ -285,7 +291,8 @@ def load_generation(
     chosen = database.setting("index") and wanted_kind(database, snapshot)
     if manifest.kind != (chosen or manifest.kind):
         raise StaleGenerationError(f"the present index is {manifest.kind}")
-    if manifest.identity != database.model_id.identity or manifest.dim != snapshot.vectors.shape[1]:
+    weights_hash, dim = database.model_id.weights_hash, snapshot.vectors.shape[1]
+    if (manifest.identity, manifest.dim) != (weights_hash, dim):
         raise StaleGenerationError("the present index is of another model")
     try:
         if manifest.library != indexes.library(manifest.kind):

@@ -97,10 +97,10 @@ def _check_model(out: pathlib.Path, model: str) -> None:
     cannot continue one that was interrupted.
     """
     earlier, model_id = next(out.glob("*.parquet"), None), _encoder(model).model_id
-    if earlier and file_stamp(earlier).identity != model_id.identity:
+    if earlier and file_stamp(earlier).weights_hash != model_id.weights_hash:
         raise DatabaseError(
-            f"{out} holds fingerprints of model {file_stamp(earlier).identity}, not of "
-            f"{model_id.name} ({model_id.identity}): name another folder, or remove this one"
+            f"{out} holds fingerprints of model {file_stamp(earlier).weights_hash}, not of "
+            f"{model_id.name} ({model_id.weights_hash}): name another folder, or remove this one"
         )
 
 

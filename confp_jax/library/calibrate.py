@@ -22,7 +22,7 @@ LEAST_TRACKS = 20
 class Calibration:
     """What was measured: the tail of unknown queries' logits for each length of query."""
 
-    identity: str
+    identity: str  # weights hash of the model, as it is stored
     num_tracks: int
     num_excerpts: int
     num_same: int  # excerpts that were left out because their recording is there twice
@@ -40,13 +40,13 @@ def calibrate_database(
     """Searches excerpts of the database's own tracks with the own track passed over, and stores
     how far they get.
 
-    Its excerpts are stored windows, so none of them overhangs. Recordings that are there twice
+    Its excerpts are stored windows, so they have no edge windows. Recordings that are there twice
     would look like false alarms: they are found first and left out.
 
     Raises:
       DatabaseError: too few tracks, or a model without a calibration.
     """
-    decision = load_decision(embedder.folder, embedder.identity)
+    decision = load_decision(embedder.folder, embedder.weights_hash)
     reference = open_reference(database, embedder)
     if not decision.calibrated:
         raise DatabaseError(
@@ -80,7 +80,7 @@ def calibrate_database(
             report(place * num_excerpts + number + 1, total)
         tails.append(fit_tail(np.array(logits)).round(4).tolist())
     found = Calibration(
-        embedder.identity, reference.num_tracks, num_excerpts, num_same, lengths_s, tails
+        embedder.weights_hash, reference.num_tracks, num_excerpts, num_same, lengths_s, tails
     )
     database.set_setting(CALIBRATION_SETTING, json.dumps(dataclasses.asdict(found)))
     return found

@@ -52,7 +52,7 @@ def compare_files(
     """
     embedder = load_encoder(model or DEFAULT_MODEL)
     first, second = (fingerprint_file(pathlib.Path(path), embedder, note) for path in (a, b))
-    spans = common_sections(first, second, load_decision(embedder.folder, embedder.identity))
+    spans = common_sections(first, second, load_decision(embedder.folder, embedder.weights_hash))
     names = "query_s", "track_s", "length_s", "tempo", "score", "confidence"
     return [
         CommonSection(

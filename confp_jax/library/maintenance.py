@@ -28,7 +28,7 @@ class Info:
     """What a database holds, and what it takes."""
 
     model: str
-    identity: str
+    identity: str  # weights hash of the model
     hop_s: float
     precision: str
     format: str
@@ -54,7 +54,7 @@ def describe(database: Database) -> Info:
     num_fingerprints = len(snapshot.vectors)
     return Info(
         model=model_id.name,
-        identity=model_id.identity,
+        identity=model_id.weights_hash,
         hop_s=model_id.hop_s,
         precision=database.precision,
         format=database.setting("format") or "",

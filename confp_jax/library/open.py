@@ -41,19 +41,19 @@ def open_database(folder: str | pathlib.Path, model: str | None) -> tuple[Databa
         raise DatabaseError(
             f"{folder} was made with {model_id.name}: {error}; say where it is now with --model"
         ) from error
-    if embedder.identity != model_id.identity:
-        other = f"{folder} was made with model {model_id.name!r} ({model_id.identity}), "
+    if embedder.weights_hash != model_id.weights_hash:
+        other = f"{folder} was made with model {model_id.name!r} ({model_id.weights_hash}), "
         if embedder.name != model_id.name:
             raise DatabaseError(
-                f"{other}not with {embedder.name!r} ({embedder.identity}): their fingerprints "
+                f"{other}not with {embedder.name!r} ({embedder.weights_hash}): their fingerprints "
                 "cannot be compared; leave --model "
                 f"out, or make the database one of {model} with `confp reindex {folder} --model "
                 f"{model}`"
             )
         raise DatabaseError(
-            f"{other}which has other weights now ({embedder.identity}): their fingerprints cannot "
-            f"be compared; `confp reindex {folder} --model {model_id.name}` computes new ones "
-            "from its files, or --model FOLDER uses the old weights, if you have them"
+            f"{other}which has other weights now ({embedder.weights_hash}): their fingerprints "
+            f"cannot be compared; `confp reindex {folder} --model {model_id.name}` computes new "
+            "ones from its files, or --model FOLDER uses the old weights, if you have them"
         )
     return database, embedder
 
@@ -123,12 +123,12 @@ def database_decision(database: Database, embedder: Embedder) -> Decision:
     Raises:
       DecisionError: the model's calibration is damaged, of another version, or of another model.
     """
-    decision = load_decision(embedder.folder, embedder.identity)
+    decision = load_decision(embedder.folder, embedder.weights_hash)
     stored = database.setting(CALIBRATION_SETTING)
     if stored is None:
         return decision
     try:
-        return _with_measured(decision, json.loads(stored), embedder.identity)
+        return _with_measured(decision, json.loads(stored), embedder.weights_hash)
     except (ValueError, TypeError, KeyError, RecursionError):
         _log.warning(
             "%s: what `confp calibrate` measured is damaged and not used; run it again",
@@ -137,9 +137,9 @@ def database_decision(database: Database, embedder: Embedder) -> Decision:
         return decision
 
 
-def _with_measured(decision: Decision, measured: dict[str, Any], identity: str) -> Decision:
+def _with_measured(decision: Decision, measured: dict[str, Any], weights_hash: str) -> Decision:
     """Returns a decision with what was measured on a database; anything may stand there."""
-    if measured["identity"] != identity or not decision.calibrated:
+    if measured["identity"] != weights_hash or not decision.calibrated:
         return decision
     lengths_s = np.array(measured["lengths_s"], np.float64)
     tails, num_tracks = np.array(measured["tails"], np.float64), measured["num_tracks"]

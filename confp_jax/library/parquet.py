@@ -49,7 +49,7 @@ def write_fingerprints(
         ("duration_s", pa.float64()),
         ("fingerprints", vectors),
     ]
-    about = {"model": model_id.name, "identity": model_id.identity, "hop_s": model_id.hop_s}
+    about = {"model": model_id.name, "identity": model_id.weights_hash, "hop_s": model_id.hop_s}
     schema = pa.schema(fields, metadata={_KEY: json.dumps(about)})
     partial = path.with_name(path.name + ".part")
     num_tracks = 0
@@ -141,7 +141,7 @@ def _model_dim(stamp: ModelId) -> int:
         embedder = None if "/" in stamp.name else load_encoder(stamp.name)
     except (UnknownModelError, CheckpointError):
         return 0
-    if embedder is None or embedder.identity != stamp.identity:
+    if embedder is None or embedder.weights_hash != stamp.weights_hash:
         return 0
     return embedder.config.encoder.embedding_dim
 
@@ -223,7 +223,7 @@ def _check_schema(database: Database, path: pathlib.Path, dim: int) -> int:
         length.
     """
     model_id = file_stamp(path)
-    same_model(database, str(path), model_id.identity, model_id.hop_s)
+    same_model(database, str(path), model_id.weights_hash, model_id.hop_s)
     schema = pq.read_schema(path)
     for name in (*TEXTS, "duration_s", "fingerprints", *present_tags(schema)):
         if name not in schema.names:

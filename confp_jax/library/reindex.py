@@ -43,10 +43,10 @@ def reindex(
         writing, or the disk is full.
     """
     model_id = embedder.model_id
-    if database.model_id.identity == model_id.identity:
+    if database.model_id.weights_hash == model_id.weights_hash:
         raise DatabaseError(
-            f"{database.folder} is of model {embedder.name} ({embedder.identity}) already: nothing "
-            "to do"
+            f"{database.folder} is of model {embedder.name} ({embedder.weights_hash}) already: "
+            "nothing to do"
         )
     # A model whose signs are enough is stored so; another one in what the database had, which may
     # have been chosen.

@@ -4,7 +4,7 @@ false alarms.
 A recording that is not in the database also has a nearest track, so the cosine alone does not
 tell: what tells is by how much the best track stands out from the field of its rivals. A logistic
 regression over a few such features gives the confidence; one for each length of query and size of
-database, linear in between (of the logarithms), and each for queries with overhanging windows and
+database, linear in between (of the logarithms), and each for queries with edge windows and
 without: the mean of more windows scatters less. The same table holds how the regression's logit is
 distributed over queries that are not in the database: beyond the value that one in twenty exceeds,
 the tail is exponential, so the threshold for any rate of false alarms can be read off.
@@ -57,9 +57,9 @@ class Decision:
     num_tracks: tuple[int, ...]
     weights: Float64[
         np.ndarray, "2 L N F+1"
-    ]  # of queries without overhanging windows, with them; bias first
+    ]  # of queries without edge windows, with them; bias first
     tails: Float64[np.ndarray, "2 L N 2"]  # where the tail starts, its scale
-    identity: str = ""  # of the model
+    weights_hash: str = ""  # of the model; stored as `identity`
     calibrated: bool = True
     features: tuple[str, ...] = _GUESSED_FEATURES  # what the weights are of
 
@@ -84,7 +84,7 @@ class Decision:
         return Judgement(logits, tail_share(logits, tail))
 
     def tail(self, *, length_s: float, num_tracks: int) -> Float64[np.ndarray, " 2"]:
-        """Start and scale of the tail of unknown queries without overhanging windows."""
+        """Start and scale of the tail of unknown queries without edge windows."""
         return np.tensordot(self._weights_at(length_s, num_tracks), self.tails[0], 2)
 
     def with_tails(
@@ -93,7 +93,7 @@ class Decision:
         """The same regressions with tails measured on one database of `num_tracks` at these
         (ascending) lengths.
 
-        Measured are those of queries without overhanging windows; the others, and those of other
+        Measured are those of queries without edge windows; the others, and those of other
         lengths, move as that of the nearest measured length does.
         """
         sizes = _linear(np.log(self.num_tracks), math.log(max(num_tracks, 1)))
@@ -121,6 +121,7 @@ class Decision:
     def to_json(self) -> str:
         """What `from_json` reads back."""
         values = dataclasses.asdict(self) | {"version": VERSION}
+        values["identity"] = values.pop("weights_hash")
         values |= {name: np.round(values[name], 4).tolist() for name in ("weights", "tails")}
         return json.dumps(values) + "\n"
 
@@ -145,7 +146,7 @@ class Decision:
                 tuple(map(int, values["num_tracks"])),
                 np.array(values["weights"], np.float64),
                 np.array(values["tails"], np.float64),
-                identity=str(values["identity"]),
+                weights_hash=str(values["identity"]),
                 calibrated=bool(values["calibrated"]),
                 features=names,
             )
@@ -188,21 +189,21 @@ def uncalibrated() -> Decision:
     )
 
 
-def load_decision(folder: pathlib.Path | None, identity: str) -> Decision:
+def load_decision(folder: pathlib.Path | None, weights_hash: str) -> Decision:
     """The calibration beside the weights, or a guess for a checkpoint that has none yet.
 
     Raises:
       DecisionError: damaged, of another version, or made for other weights than those of
-        `identity`.
+        `weights_hash`.
     """
     file = folder / "decision.json" if folder else None
     if file is None or not file.is_file():
         return uncalibrated()
     text = file.read_bytes().decode("utf-8", errors="replace")  # it may lie in a bucket
     decision = Decision.from_json(text, source=str(file))
-    if decision.identity != identity:
+    if decision.weights_hash != weights_hash:
         raise DecisionError(
-            f"{file} was made for the weights {decision.identity}, these are {identity}; "
+            f"{file} was made for the weights {decision.weights_hash}, these are {weights_hash}; "
             "calibrate again with `python -m confp_jax.evaluation.calibrate`"
         )
     return decision

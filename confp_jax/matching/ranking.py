@@ -5,8 +5,8 @@ A query of W windows matches a track where its windows run along a line: the win
 lies x s after the query's middle sounds like the track at `anchor + tempo * x`. The nearest rows
 of all windows vote for such lines; the best line of each track is then scored from the stored
 vectors: the mean cosine of the windows with the track's fingerprints, interpolated between the two
-rows that enclose each place. The windows that overhang a query's ends count like the others, but
-those beyond a track's ends are left out of the mean, for nothing of the query is missing there; so
+rows that enclose each place. A query's edge windows count like the others, but
+those outside a track's ends are left out of the mean, for nothing of the query is missing there; so
 are all of a query shorter than a segment, which is whole in each of its windows. Every step is
 array arithmetic over all candidates at once.
 
@@ -64,7 +64,7 @@ _LEAST_TO_SEPARATE, _CONFORMER_COST_OF_FEW = (
     4,
     0.2,
 )  # with fewer tracks there are no rivals: their scores are compared
-_FASTER_COST = 0.1  # of the surety; less costs noisy queries, more slowed ones (validation)
+_FASTER_COST = 0.1  # of the separation; less costs noisy queries, more slowed ones (validation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Ranking:
         np.ndarray, " T"
     ]  # where in the track the query begins; below 0: the track begins within the query
     tempos: Float64[np.ndarray, " T"]  # the query's: above 1 it is played faster than the track
-    cosines: Float32[np.ndarray, "T W"]  # of each window along the line, but those that overhang
+    cosines: Float32[np.ndarray, "T W"]  # of each own window along the line
     # the evidence on lines that run beside each; empty: not looked for
     beside: Float32[np.ndarray, " T"] = dataclasses.field(
         default_factory=lambda: np.zeros(0, np.float32)
@@ -160,7 +160,7 @@ class Ranking:
         return self.cohort[:_NUM_SEPARATED] if len(self.tracks) > 2 else self.cohort[:0]
 
     @property
-    def surety(self) -> float:
+    def score_separation(self) -> float:
         """How similar the first track is, and by how much it stands out from its rivals: of a few
         these tell little.
         """
@@ -244,7 +244,7 @@ def _surest(rankings: list[Ranking], query: Query) -> Ranking:
         ]
         own = _better_heard(rankings[0], by_conformer[0], middle_s(query))
         faster = by_conformer[1:]
-    if not faster or faster[0].surety - _FASTER_COST <= own.surety:
+    if not faster or faster[0].score_separation - _FASTER_COST <= own.score_separation:
         return own
     cosines = np.repeat(faster[0].scores[:, None], len(query.vectors), axis=1)
     return dataclasses.replace(

@@ -15,14 +15,15 @@ from confp_jax.model.onnx_graph import encoder_model
 from confp_jax.model.shipped import shipped_folder, shipped_models
 from confp_jax.model.weights import (
     EncoderState,
-    encoder_identity,
+    hash_weights,
     load_encoder_state,
     saved_checksum,
 )
 
 
 def export_model(model: str, file: pathlib.Path, *, is_int8: bool = False) -> str:
-    """Writes a shipped model or a checkpoint folder as an ONNX file; returns its identity.
+    """Writes a shipped model or a checkpoint folder as an ONNX file; returns its weights
+    hash.
 
     Raises:
       CheckpointError: there is no checkpoint, or the file cannot be written.
@@ -38,19 +39,19 @@ def export_model(model: str, file: pathlib.Path, *, is_int8: bool = False) -> st
 def write_onnx(
     file: pathlib.Path, config: ModelConfig, state: EncoderState, *, is_int8: bool = False
 ) -> str:
-    """Writes an encoder; returns its identity.
+    """Writes an encoder; returns its weights hash.
 
     With `is_int8` the matrices are stored as int8, and activations are quantised as they come.
     """
     params, statistics = (nnx.to_pure_dict(group) for group in state)
     model = encoder_model(config, params, statistics, is_compact=not is_int8)
     model = _quantised(model) if is_int8 else model
-    identity = encoder_identity(config, state)
+    weights_hash = hash_weights(config, state)
     onnx.helper.set_model_props(
         model,
         {
             onnx_file.CONFIG: json.dumps(dataclasses.asdict(config), sort_keys=True),
-            onnx_file.IDENTITY: identity,
+            onnx_file.IDENTITY: weights_hash,
             onnx_file.CHECKPOINT: saved_checksum(state),
             onnx_file.CHECKSUM: onnx_file.NO_CHECKSUM,
         },
@@ -58,7 +59,7 @@ def write_onnx(
     part = file.with_name(f"{file.name}.part")
     part.write_bytes(onnx_file.sealed(model.SerializeToString(deterministic=True)))
     part.replace(file)
-    return identity
+    return weights_hash
 
 
 def _quantised(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""What an ONNX file of ours holds beside the graph: configuration, identity, checksum. It needs
+"""What an ONNX file of ours holds beside the graph: configuration, weights hash, checksum. It needs
 neither JAX nor `onnx`.
 """
 

@@ -21,7 +21,7 @@ def shipped_folder(name: str) -> pathlib.Path:
     return PRETRAINED / name
 
 
-def shipped_identity(name: str) -> str:
-    """The identity of its weights, as its calibration says; "" where it has none."""
+def shipped_weights_hash(name: str) -> str:
+    """Returns the hash of its weights, as its calibration says; "" where it has none."""
     file = shipped_folder(name) / DECISION
     return json.loads(file.read_text())["identity"] if file.is_file() else ""

@@ -93,9 +93,9 @@ def load_trained_encoder(folder: epath.PathLike) -> tuple[TrainConfig, EncoderSt
         ) from error
 
 
-def encoder_identity(config: ModelConfig, state: EncoderState) -> str:
-    """16 hex digits that name the weights and everything before them: two encoders with the same
-    identity agree.
+def hash_weights(config: ModelConfig, state: EncoderState) -> str:
+    """Returns 16 hex digits that name the weights and everything before them: two encoders with
+    the same hash agree.
     """
     groups = [_distinguishing(group) for group in (config.audio, config.mel, config.encoder)]
     digest = hashlib.sha256(json.dumps(groups, sort_keys=True).encode())

@@ -65,7 +65,7 @@ class Engine:
         """
         self._database = database
         self._embedder = embedder
-        self._model = ModelId(embedder.name, embedder.identity, database.model_id.hop_s)
+        self._model = ModelId(embedder.name, embedder.weights_hash, database.model_id.hop_s)
         self.live = LiveDatabase(
             database, embedder, false_alarm_rate=false_alarm_rate, remote=settings.index
         )
@@ -112,7 +112,7 @@ class Engine:
 
     @property
     def view(self) -> LoadedDatabase:
-        """The database as of now."""
+        """Returns the newest state of the database."""
         return self.live.view
 
     @property

@@ -18,7 +18,7 @@ from confp_jax.model.weights import (
     CheckpointError,
     EncoderState,
     absolute_path,
-    encoder_identity,
+    hash_weights,
     load_trained_encoder,
     save_encoder,
 )
@@ -66,8 +66,8 @@ def write_model(
     with written_there(out) as folder:
         num_bytes = _write(folder / "checkpoint", config, state, dtype)
     config, state = load_trained_encoder(there)
-    identity = encoder_identity(config.model, state)
-    return f"{out}: {config.name}, {num_bytes / 1e6:.1f} MB, identity {identity}"
+    weights_hash = hash_weights(config.model, state)
+    return f"{out}: {config.name}, {num_bytes / 1e6:.1f} MB, weights hash {weights_hash}"
 
 
 def _write(target: pathlib.Path, config: TrainConfig, state: EncoderState, dtype: str) -> int:

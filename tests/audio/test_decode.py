@@ -312,7 +312,7 @@ PLAYLISTS = [
 
 @pytest.mark.parametrize("playlist", PLAYLISTS)
 def test_a_playlist_opens_no_other_file(root, tmp_path, playlist):
-    """FFmpeg would play what it names: a stranger's "audio file" could read ours."""
+    """FFmpeg would play what it names: somebody's "audio file" could read ours."""
     target = (root / "examples" / "music" / "jordan-trudgett_battle2.mp3").resolve()
     assert decode(target, sample_rate_hz=16_000).duration_s > 10
     (tmp_path / "list.mp3").write_text(playlist.format(target))

@@ -17,11 +17,11 @@ from confp_jax.matching.decision import Decision
 def model(tmp_path_factory) -> pathlib.Path:
     """An untrained `tiny` model with a decision: clean copies exceed it, white noise does not."""
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    identity = save_untrained(folder / "checkpoint", seed=7)
+    weights_hash = save_untrained(folder / "checkpoint", seed=7)
     weights = np.tile([-12.0, 0.0, 160.0, 0.0], (2, 1, 1, 1))  # a margin of 0.075 is even odds
     tails = np.tile([-6.0, 0.5], (2, 1, 1, 1))
     (folder / "decision.json").write_text(
-        Decision((3.0,), (1,), weights, tails, identity=identity).to_json()
+        Decision((3.0,), (1,), weights, tails, weights_hash=weights_hash).to_json()
     )
     return folder
 

@@ -113,11 +113,11 @@ class TestQueries:
         """A decision in which every match reaches the logit 6, as 1 of 2,000 unknown ones does."""
         path = write_clip(tmp_path, "clip.wav", clip[: 3 * RATE])
         sure = shutil.copytree(model, tmp_path / "tiny")
-        identity = json.loads((sure / "decision.json").read_text())["identity"]
+        weights_hash = json.loads((sure / "decision.json").read_text())["identity"]
         weights = np.tile([6.0, 0.0, 0.0, 0.0], (2, 1, 1, 1))
         tails = np.tile([3.0 - np.log(5), 1.0], (2, 1, 1, 1))
         (sure / "decision.json").write_text(
-            Decision((3.0,), (1,), weights, tails, identity=identity).to_json()
+            Decision((3.0,), (1,), weights, tails, weights_hash=weights_hash).to_json()
         )
         for rate, verdict in (("0.001", "match"), ("0.0001", "unknown"), ("1e-9", "unknown")):
             options = ("--model", sure, "--json", "--false-alarms", rate)

@@ -39,20 +39,20 @@ FOUND_KEYS = {
 
 
 def save_untrained(folder: pathlib.Path, seed: int) -> str:
-    """Saves a `tiny` encoder with its initial weights; returns its identity."""
+    """Saves a `tiny` encoder with its initial weights; returns its weights hash."""
     from flax import nnx
 
     from configs.fma import get_config
     from confp_jax.config import TrainConfig
     from confp_jax.model.encoder import Encoder
-    from confp_jax.model.weights import EncoderState, encoder_identity, save_encoder
+    from confp_jax.model.weights import EncoderState, hash_weights, save_encoder
     from confp_jax.typed_config import from_mapping
 
     config = from_mapping(TrainConfig, get_config("tiny"))
     encoder = Encoder(config.encoder, num_mels=config.mel.num_mels, rngs=nnx.Rngs(seed))
     _, params, statistics = nnx.split(encoder, nnx.Param, ...)
     save_encoder(folder, config, EncoderState(params, statistics))
-    return encoder_identity(config.model, EncoderState(params, statistics))
+    return hash_weights(config.model, EncoderState(params, statistics))
 
 
 def write_m4a(path: pathlib.Path, samples: np.ndarray, rate_hz: int) -> None:

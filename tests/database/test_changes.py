@@ -190,7 +190,7 @@ class TestFormat1:
             settings = {
                 "format": "1",
                 "model": STAMP.name,
-                "identity": STAMP.identity,
+                "identity": STAMP.weights_hash,
                 "hop_s": "0.3",
             }
             connection.executemany("INSERT INTO settings VALUES (?, ?)", list(settings.items()))

@@ -1,4 +1,4 @@
-"""Damage in stored rows and strangers in the folder: left out of answers, named, never copied."""
+"""Damage in stored rows and foreign files in the folder: left out, named, never copied."""
 
 import errno
 import fcntl
@@ -177,7 +177,7 @@ class TestCatalogue:
 
 
 class TestOddValues:
-    """SQLite stores any value in any column: a stranger's, or a byte's that changed."""
+    """SQLite stores any value in any column: somebody else's, or a byte's that changed."""
 
     @pytest.mark.parametrize(
         "change",
@@ -219,7 +219,7 @@ class TestOddValues:
         assert read_roots(filled) == [] and filled.setting("edits") == "1"
 
 
-class TestStrangers:
+class TestForeignDatabases:
     def test_a_link_where_a_shard_will_be_written_is_not_followed(self, filled, tmp_path):
         (tmp_path / "thesis").write_text("precious")
         for name in ("000002.npy.part", "000003.npy.part"):
@@ -230,7 +230,7 @@ class TestStrangers:
         assert (tmp_path / "thesis").read_text() == "precious"
 
     def test_vectors_of_another_length_are_not_merged(self, filled, tmp_path):
-        """Of the same model, as a stranger may say."""
+        """Of the same model, as anybody may say."""
         other = Database.create(tmp_path / "other", STAMP)
         with other.writing():
             other.add([track(7, vectors=unit_rows(7, 5, 16))])

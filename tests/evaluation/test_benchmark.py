@@ -266,7 +266,7 @@ def test_two_models_side_by_side(checkpoint, other_checkpoint, prepared, queries
         **chosen,
     )
     results = run(config, tmp_path)
-    assert len({identity for _, identity, _ in results.models}) == len(results.rows) == 2
+    assert len({weights_hash for _, weights_hash, _ in results.models}) == len(results.rows) == 2
     for told, one, other in zip(results.comparisons, *results.rows, strict=True):
         assert told.difference == pytest.approx(one.top1["track"].share - other.top1["track"].share)
         assert told.only_first - told.only_second == round(told.difference * told.num_queries)

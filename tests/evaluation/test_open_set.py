@@ -308,7 +308,7 @@ def test_calibrate_then_measure_on_real_clips(checkpoint, prepared, queries, tmp
     (checkpoint / "decision.json").write_text(made.to_json())
     try:
         encoder = load_encoder(checkpoint)
-        assert load_decision(encoder.folder, encoder.identity).calibrated
+        assert load_decision(encoder.folder, encoder.weights_hash).calibrated
         values = open_set_config().to_dict() | {
             "model": str(checkpoint),
             "index": str(prepared),

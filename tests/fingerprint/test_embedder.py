@@ -218,7 +218,7 @@ class TestLoadEncoder:
     ):
         shutil.copytree(checkpoint, tmp_path / "copy")
         copy = confp_jax.load_encoder(str(tmp_path / "copy"))
-        assert copy.identity == embedder.identity
+        assert copy.weights_hash == embedder.weights_hash
         assert copy.name == str(tmp_path / "copy")
         found = copy.embed(music[: 4 * RATE], sample_rate_hz=RATE)
         assert cosines(found, embedder.embed(music[: 4 * RATE], sample_rate_hz=RATE)).min() > 0.9999
@@ -231,7 +231,7 @@ class TestLoadEncoder:
         config, state = load_trained_encoder(embedder.folder)
         changed = jax.tree.map(lambda leaf: leaf + 1e-3, state)
         save_encoder(tmp_path / "other", config, EncoderState(*changed))
-        assert load_encoder(tmp_path / "other").identity != embedder.identity
+        assert load_encoder(tmp_path / "other").weights_hash != embedder.weights_hash
 
     def test_half_precision_weights_agree(self, embedder, tmp_path, music):
         from confp_jax.model.weights import load_trained_encoder, save_encoder

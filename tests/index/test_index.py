@@ -221,7 +221,7 @@ def saved(tmp_path_factory):
     return folder, {"num_rows": 300, "num_cells": coarse.num_cells, "dim": 16}
 
 
-class TestStrangersScann:
+class TestForeignScann:
     """Native code believes what it reads: every array and name is checked before."""
 
     @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ class TestStrangersScann:
                 load_coarse(folder, "scann", **sizes | {name: 2 if name == "num_cells" else 40})
 
 
-def test_a_strangers_faiss_index_names_rows_that_there_are_not(tmp_path):
+def test_a_foreign_faiss_index_names_rows_that_there_are_not(tmp_path):
     import faiss
 
     rows = unit_rows(np.random.default_rng(0), 300, 16)

@@ -40,14 +40,14 @@ def test_queries_are_answered_one_by_one_in_order(database, embedder, files):
 
 
 def decided(embedder, folder, *, bias: float) -> Embedder:
-    """The same encoder with a calibration in which every logit is the bias, and 1 % of strangers
-    exceed 3.
+    """The same encoder with a calibration in which every logit is the bias, and 1 % of unknown
+    queries exceed 3.
     """
     weights = np.zeros((2, 1, 1, 4))
     weights[..., 0] = bias
     tails = np.tile([3.0 - np.log(5), 1.0], (2, 1, 1, 1))
     (folder / "decision.json").write_text(
-        Decision((3.0,), (1,), weights, tails, identity=embedder.identity).to_json()
+        Decision((3.0,), (1,), weights, tails, weights_hash=embedder.weights_hash).to_json()
     )
     return Embedder(embedder.name, embedder.engine, folder=folder)
 
@@ -100,7 +100,7 @@ def two_tracks(edge, tmp_path_factory) -> tuple[Searcher, dict[str, np.ndarray]]
     }
     for name, samples in tracks.items():
         soundfile.write(folder / f"{name}.wav", samples, RATE)
-    database = Database.create(folder / "db", ModelId(edge.name, edge.identity, 0.3))
+    database = Database.create(folder / "db", ModelId(edge.name, edge.weights_hash, 0.3))
     add_paths(database, edge, [folder / "a.wav", folder / "b.wav"])
     return Searcher(database, edge), tracks
 
@@ -119,16 +119,16 @@ def test_offsets_of_a_cut_between_the_fingerprints(two_tracks, begin_s, length_s
 
 
 def test_two_tracks_in_one_recording_are_two_spans(two_tracks):
-    """Each at its place in the recording and in the track; the stranger between them and the
+    """Each at its place in the recording and in the track; the unknown music between them and the
     silence are not matched.
     """
     searcher, tracks = two_tracks
-    stranger = decode(EXAMPLES / "karissa-hobbs_lets-go-fishin.mp3", sample_rate_hz=RATE).samples[
+    unknown = decode(EXAMPLES / "karissa-hobbs_lets-go-fishin.mp3", sample_rate_hz=RATE).samples[
         : 12 * RATE
     ]
     silence = np.zeros(10 * RATE, np.float32)
     mix = np.concatenate(
-        [tracks["a"][5 * RATE : 20 * RATE], stranger, tracks["b"][8 * RATE : 26 * RATE], silence]
+        [tracks["a"][5 * RATE : 20 * RATE], unknown, tracks["b"][8 * RATE : 26 * RATE], silence]
     )
     answer = searcher.identify_blocks(np.array_split(mix, 23), query="mix")
     spans = sorted(answer.matches[: answer.num_accepted], key=lambda m: m.query_offset_s)
@@ -157,7 +157,9 @@ def test_another_process_makes_the_database_first(checkpoint, tmp_path, monkeypa
     def slowly(model):
         embedder = load(model)
         if not (tmp_path / "db").exists():
-            other = Database.create(tmp_path / "db", ModelId(embedder.name, embedder.identity, 0.3))
+            other = Database.create(
+                tmp_path / "db", ModelId(embedder.name, embedder.weights_hash, 0.3)
+            )
             (other.folder / "vectors" / "000001.npy").write_bytes(b"its first track")
         return embedder
 
@@ -170,11 +172,11 @@ def test_another_process_makes_the_database_first(checkpoint, tmp_path, monkeypa
 def test_a_database_opens_with_its_model_and_no_other(checkpoint, embedder, tmp_path):
     database, found = open_or_create(tmp_path / "db", str(checkpoint))
     assert (
-        database.model_id == ModelId(str(checkpoint), embedder.identity, 0.3)
-        and found.identity == embedder.identity
+        database.model_id == ModelId(str(checkpoint), embedder.weights_hash, 0.3)
+        and found.weights_hash == embedder.weights_hash
     )
     for model in (None, str(checkpoint)):
-        assert open_database(tmp_path / "db", model)[1].identity == embedder.identity
+        assert open_database(tmp_path / "db", model)[1].weights_hash == embedder.weights_hash
         assert open_or_create(tmp_path / "db", model)[0].model_id == database.model_id
     with database.connect() as connection:
         connection.execute("UPDATE settings SET value = 'fedcba' WHERE key = 'identity'")

@@ -1,4 +1,4 @@
-"""Parquet from a stranger: what is no track is refused by row, what is no file of ours whole."""
+"""Parquet from somebody else: what is no track is refused by row, what is no file of ours whole."""
 
 import json
 
@@ -12,7 +12,7 @@ from unit_vectors import unit_rows
 from confp_jax.database import Database, DatabaseError, TrackTags
 from confp_jax.library.parquet import export_database, import_files
 
-ABOUT = {"model": STAMP.name, "identity": STAMP.identity, "hop_s": STAMP.hop_s}
+ABOUT = {"model": STAMP.name, "identity": STAMP.weights_hash, "hop_s": STAMP.hop_s}
 
 
 def table_of(rows: list[dict], *, dim: int = DIM, **columns) -> pa.Table:

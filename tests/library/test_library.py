@@ -82,7 +82,7 @@ class TestLibrary:
         answer = library.identify(soxr.resample(tracks[0][: 6 * RATE], RATE, 44_100), 44_100)
         assert (answer.verdict, answer.matches[0].track) == ("match", NAMES[0])
 
-    def test_a_stranger_is_unknown(self, library, tracks):
+    def test_an_unknown_query(self, library, tracks):
         answer = library.identify(tracks[3][2 * RATE : 12 * RATE], RATE)
         assert (answer.verdict, answer.num_accepted) == ("unknown", 0)
         assert answer.matches and answer.matches[0].confidence < 0.9
@@ -247,12 +247,12 @@ class TestMonitor:
         """A stream in small blocks: each track is told soon after it begins and again when it is
         over.
         """
-        stranger, silence = tracks[3][: 14 * RATE], np.zeros(8 * RATE, np.float32)
+        unknown, silence = tracks[3][: 14 * RATE], np.zeros(8 * RATE, np.float32)
         stream = np.concatenate(
             [
                 silence,
                 tracks[0][: 20 * RATE],
-                stranger,
+                unknown,
                 tracks[2][3 * RATE : 25 * RATE],
                 silence,
                 silence,
@@ -337,7 +337,7 @@ def synthetic(edge, tmp_path) -> Database:
     rng = np.random.default_rng(0)
     parts = [unit_rows(rng, 80, 128) for _ in range(30)]
     parts[7][5:65] = parts[3][15:75]
-    database = Database.create(tmp_path / "db", ModelId(edge.name, edge.identity, 0.3))
+    database = Database.create(tmp_path / "db", ModelId(edge.name, edge.weights_hash, 0.3))
     with database.writing():
         database.add(
             [NewTrack(f"t{i}", f"/t{i}", str(i), 27.0, part) for i, part in enumerate(parts)]
@@ -346,7 +346,10 @@ def synthetic(edge, tmp_path) -> Database:
 
 
 def test_tracks_that_share_a_section(synthetic, edge):
-    reference, decision = open_reference(synthetic, edge), load_decision(edge.folder, edge.identity)
+    reference, decision = (
+        open_reference(synthetic, edge),
+        load_decision(edge.folder, edge.weights_hash),
+    )
     (section,) = shared_sections(reference, decision)
     assert {section.track, section.other} == {3, 7}
     begin_s = {section.track: section.track_s, section.other: section.other_s}
@@ -356,12 +359,15 @@ def test_tracks_that_share_a_section(synthetic, edge):
 
 
 def test_calibration_adapts_the_tail_and_is_stored(synthetic, edge):
-    """Strangers of random rows get nowhere near as far as music's: the tail moves down, and twins
-    do not count.
+    """Unknown queries of random rows get nowhere near as far as music's: the tail moves down, and
+    twins do not count.
     """
     found = calibrate_database(synthetic, edge, num_excerpts=60)
     assert found.num_same > 0 and found.num_tracks == 30
-    before, after = load_decision(edge.folder, edge.identity), database_decision(synthetic, edge)
+    before, after = (
+        load_decision(edge.folder, edge.weights_hash),
+        database_decision(synthetic, edge),
+    )
     for length_s, tail in zip(found.lengths_s, found.tails, strict=True):
         np.testing.assert_allclose(after.tail(length_s=length_s, num_tracks=30), tail, atol=1e-6)
         assert tail[0] < before.tail(length_s=length_s, num_tracks=30)[0]
@@ -369,6 +375,6 @@ def test_calibration_adapts_the_tail_and_is_stored(synthetic, edge):
 
 
 def test_calibration_needs_tracks(edge, tmp_path):
-    database = Database.create(tmp_path / "db", ModelId(edge.name, edge.identity, 0.3))
+    database = Database.create(tmp_path / "db", ModelId(edge.name, edge.weights_hash, 0.3))
     with pytest.raises(DatabaseError, match="holds 0 tracks; calibration needs at least 20"):
         calibrate_database(database, edge)

@@ -275,6 +275,6 @@ class TestParquet:
 def test_a_damaged_calibration_is_told_and_not_used(db, embedder, monkeypatch, caplog, stored):
     decision = dataclasses.replace(uncalibrated(), calibrated=True)
     monkeypatch.setattr(opening, "load_decision", lambda *_: decision)
-    db.set_setting(opening.CALIBRATION_SETTING, stored.replace("IT", embedder.identity))
+    db.set_setting(opening.CALIBRATION_SETTING, stored.replace("IT", embedder.weights_hash))
     assert opening.database_decision(db, embedder) is decision
     assert "confp calibrate" in caplog.text or "5}" in stored  # another model's

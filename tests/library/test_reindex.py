@@ -30,7 +30,7 @@ def other(other_checkpoint):
 
 
 def check(database, encoder, num_tracks=4):
-    assert database.model_id == ModelId(encoder.name, encoder.identity, 0.3)
+    assert database.model_id == ModelId(encoder.name, encoder.weights_hash, 0.3)
     snapshot = database.snapshot()
     assert len(snapshot.tracks) == num_tracks
     for track in snapshot.tracks:
@@ -62,7 +62,7 @@ def test_interrupted_it_goes_on(db, embedder, other, monkeypatch):
     monkeypatch.setattr(reindex_module, "_COMMIT_SECONDS", 1.0)
     with pytest.raises(KeyboardInterrupt):
         reindex(db, other, report=interrupt)
-    assert db.model_id.identity == embedder.identity
+    assert db.model_id.weights_hash == embedder.weights_hash
     assert len(db.snapshot().tracks) == 4 and verify(db) == []
     assert len(reindex(db, other)) == 3  # one was done
     with db.writing():
@@ -85,7 +85,7 @@ def test_nothing_is_swapped_while_a_file_is_missing(confp, db, embedder, other, 
     status, done, err = confp("reindex", db.folder, "--model", other.name, "--json")
     assert (status, done["swapped"]) == (1, False)
     assert "two.flac: no such file" in err and "has changed since it was added" in err
-    assert db.model_id.identity == embedder.identity and len(db.snapshot().tracks) == 4
+    assert db.model_id.weights_hash == embedder.weights_hash and len(db.snapshot().tracks) == 4
     (tagged / "kept").rename(tagged / "two.flac")
     status, done, _ = confp("reindex", db.folder, "--model", other.name, "--json", "--prune")
     assert (status, done["swapped"], len(done["tracks"])) == (0, True, 2)
@@ -119,7 +119,7 @@ def test_what_cannot_come_along_is_told(confp, db, embedder, other):
     """
     rows = np.eye(3, db.snapshot().vectors.shape[1], dtype=np.float32)
     add_track(db, NewTrack("jingle", f"{UPLOADED}1", "1" * 64, 3.6, rows), model=db.model_id)
-    db.set_setting(CALIBRATION_SETTING, json.dumps({"identity": embedder.identity}))
+    db.set_setting(CALIBRATION_SETTING, json.dumps({"identity": embedder.weights_hash}))
     status, _, err = confp("reindex", db.folder, "--model", other.name)
     assert (
         status == 1

@@ -65,10 +65,10 @@ class TestBlocks:
 class TestMedley:
     def test_each_piece_is_a_span_of_its_own(self, parts, reference):
         rng = np.random.default_rng(1)
-        stranger = unit_rows(rng, 40)
+        unknown = unit_rows(rng, 40)
         query = query_of(
             parts[3][10:70],
-            stranger,
+            unknown,
             parts[8][100:140],
             parts[3][150:190],
             parts[5][:12],
@@ -117,7 +117,7 @@ class TestMedley:
         # Middles run at 1.1: the middle of the first window, 1.5 s, is row 30's middle.
         assert span.track_s == pytest.approx(30 * HOP_S + SEGMENT_S / 2 * (1 - 1.1), abs=0.15)
 
-    def test_strangers_and_silence_give_nothing(self, reference):
+    def test_unknown_music_and_silence_give_nothing(self, reference):
         rng = np.random.default_rng(2)
         assert found(query_of(unit_rows(rng, 300)), reference) == []
         assert found(query_of(np.zeros((300, 64))), reference) == []

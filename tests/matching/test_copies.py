@@ -25,7 +25,7 @@ def query_of(*vectors: np.ndarray) -> Query:
 
 
 SONG = unit_rows(0, 60)
-STRANGERS = [unit_rows(seed, 60) for seed in range(1, 41)]
+OTHERS = [unit_rows(seed, 60) for seed in range(1, 41)]
 
 
 def copies(num: int) -> list[np.ndarray]:
@@ -40,8 +40,8 @@ class TestCopies:
     @pytest.mark.parametrize("num", [1, 12, 70])
     def test_an_answer_is_as_sure_as_with_one_copy(self, num):
         query = query_of(noisy(SONG[20:30], 7, 1.0))
-        alone = rank(query, reference_of([*STRANGERS, SONG]))
-        many = rank(query, reference_of([*STRANGERS, SONG, *copies(num)]))
+        alone = rank(query, reference_of([*OTHERS, SONG]))
+        many = rank(query, reference_of([*OTHERS, SONG, *copies(num)]))
         assert alone.tracks[0] == 40 and many.tracks[0] >= 40
         assert sorted(many.copies) == list(range(40, 41 + num))
         assert len(many.cohort) >= COHORT_SIZE and (many.tracks[many.cohort] < 40).all()
@@ -50,7 +50,7 @@ class TestCopies:
 
     def test_without_copies_nothing_changes(self):
         query = query_of(noisy(SONG[20:30], 7, 1.0))
-        ranking = rank(query, reference_of([*STRANGERS, SONG]))
+        ranking = rank(query, reference_of([*OTHERS, SONG]))
         assert ranking.copies.tolist() == [40]
         plain = dataclasses.replace(ranking, same=np.zeros(0, bool))
         assert (plain.cohort_mean, plain.separation()) == (
@@ -68,8 +68,8 @@ class TestCopies:
         assert ranking.copies.tolist() == [3]
 
     def test_they_are_named_together_and_another_song_is_found_beside_them(self):
-        reference = reference_of([*STRANGERS, SONG, *copies(12)])
-        query = query_of(SONG[:30], STRANGERS[0][:30])
+        reference = reference_of([*OTHERS, SONG, *copies(12)])
+        query = query_of(SONG[:30], OTHERS[0][:30])
         spans = accepted(scan(query, reference, uncalibrated()), false_alarm_rate=1e-4)
         assert len(spans) == 2 and spans[1].track == 0 and spans[1].copies == ()
         assert sorted([spans[0].track, *spans[0].copies]) == list(range(40, 53))
@@ -78,16 +78,16 @@ class TestCopies:
 class TestLongerClips:
     @pytest.mark.parametrize("num", [24, 26, 30, 36, 40])
     def test_a_longer_clip_finds_what_a_part_of_it_does(self, num):
-        """Eight windows of a song among those of strangers."""
+        """Eight windows of a song among those of other tracks."""
         half = (num - 8) // 2
         parts = unit_rows(500, half), SONG[20:28], unit_rows(501, num - 8 - half)
-        reference = reference_of([*STRANGERS, SONG])
+        reference = reference_of([*OTHERS, SONG])
         spans = accepted(scan(query_of(*parts), reference, uncalibrated()), false_alarm_rate=1e-4)
         found = [span.track for span in spans]
         assert found == ([40] if num > 24 else found)
 
     def test_plays_in_a_row_are_all_reported(self):
-        reference = reference_of([*STRANGERS, SONG])
+        reference = reference_of([*OTHERS, SONG])
         query = query_of(SONG[:30], SONG[:30], SONG[:30], unit_rows(500, 20))
         spans = accepted(scan(query, reference, uncalibrated()), false_alarm_rate=1e-4)
         assert [span.track for span in spans] == [40, 40, 40]
@@ -133,5 +133,5 @@ class TestCommonSections:
         assert (span.query_s, span.track_s) == pytest.approx((15.0, 0.0), abs=0.7)
         assert span.length_s == pytest.approx(108.0, abs=1.0)
 
-    def test_strangers_have_nothing_in_common(self):
-        assert self.sections(query_of(*STRANGERS[:3]), query_of(*STRANGERS[3:6])) == []
+    def test_other_tracks_have_nothing_in_common(self):
+        assert self.sections(query_of(*OTHERS[:3]), query_of(*OTHERS[3:6])) == []

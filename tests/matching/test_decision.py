@@ -44,7 +44,11 @@ def a_decision(**overrides) -> Decision:
         "tails": rng.uniform(0.1, 1, (2, 2, 3, 2)),
     }
     return Decision(
-        (3.0, 12.0), (1, 10, 1000), **values, identity="abc", **{"features": FEATURES} | overrides
+        (3.0, 12.0),
+        (1, 10, 1000),
+        **values,
+        weights_hash="abc",
+        **{"features": FEATURES} | overrides,
     )
 
 
@@ -203,7 +207,7 @@ class TestTable:
         decision = a_decision()
         (tmp_path / "decision.json").write_text(decision.to_json())
         found = load_decision(tmp_path, "abc")
-        assert (found.lengths_s, found.num_tracks, found.identity, found.calibrated) == (
+        assert (found.lengths_s, found.num_tracks, found.weights_hash, found.calibrated) == (
             (3.0, 12.0),
             (1, 10, 1000),
             "abc",

@@ -84,7 +84,7 @@ def test_shipped_models_agree_and_carry_their_identity(name):
     config, state = load_encoder_state(folder)
     engine, reference = load_engine(folder, "onnx"), load_engine(folder, "jax")
     assert (engine.name, reference.name) == ("onnx", "jax")
-    assert engine.identity == reference.identity
+    assert engine.weights_hash == reference.weights_hash
     assert engine.batch_shapes == reference.batch_shapes
     check_agrees(engine, config, state)
 
@@ -118,8 +118,8 @@ def check_agrees(engine, config: ModelConfig, state: EncoderState) -> None:
 def test_int8_is_close(name, tmp_path):
     options = dataclasses.replace(OPTIONS[name], dim=64, embedding_dim=64)
     config, state = an_encoder(options)
-    identity = write_onnx(tmp_path / "full.onnx", config, state)
-    assert write_onnx(tmp_path / "int8.onnx", config, state, is_int8=True) == identity
+    weights_hash = write_onnx(tmp_path / "full.onnx", config, state)
+    assert write_onnx(tmp_path / "int8.onnx", config, state, is_int8=True) == weights_hash
     full, int8 = OnnxEngine(tmp_path / "full.onnx"), OnnxEngine(tmp_path / "int8.onnx")
     power, seen, _ = features(config, 32)
     close = np.median(cosines(full.conform(power, seen), int8.conform(power, seen)))
@@ -132,7 +132,7 @@ def test_a_shipped_model_in_int8_is_of_the_same_weights(tmp_path):
     file = tmp_path / "small.int8.onnx"
     export_model(str(shipped_folder("small")), file, is_int8=True)
     full, int8 = load_engine(shipped_folder("small"), "onnx"), load_engine(file)
-    assert (int8.name, int8.identity, int8.config) == ("int8", full.identity, full.config)
+    assert (int8.name, int8.weights_hash, int8.config) == ("int8", full.weights_hash, full.config)
     power, seen, _ = features(full.config, 4)
     assert cosines(full.conform(power, seen), int8.conform(power, seen)).min() > 0.998
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from jsonschema import Draft202012Validator
-from running_service import KNOWN, MUSIC, RATE, STRANGER, Server, excerpt, start_server
+from running_service import KNOWN, MUSIC, RATE, UNKNOWN, Server, excerpt, start_server
 
 import confp_jax
 
@@ -82,13 +82,13 @@ def writer(server) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory) -> dict[str, pathlib.Path]:
-    """Files to ask about: 5 s of a known track in noise, 6 s of a stranger, silence, and what is no
-    audio.
+    """Files to ask about: 5 s of a known track in noise, 6 s of an unknown one, silence, and what is
+    no audio.
     """
     folder = tmp_path_factory.mktemp("clips")
     files = {
         "known": excerpt(KNOWN[0], start_s=7.35, length_s=5.0, noise_db=10.0),
-        "stranger": excerpt(STRANGER, start_s=4.0, length_s=6.0),
+        "unknown": excerpt(UNKNOWN, start_s=4.0, length_s=6.0),
         "silence": np.zeros(4 * RATE, np.float32),
         "short": excerpt(KNOWN[0], start_s=7.0, length_s=0.5),
     }

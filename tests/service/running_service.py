@@ -30,7 +30,7 @@ KNOWN += (
     "claude-werner_win-theme",
     "manuel-marino_van-mission4",
 )
-STRANGER = "tim-beek_the-protagonist"  # in no database
+UNKNOWN = "tim-beek_the-protagonist"  # in no database
 TOKEN = "0123456789abcdef-for-tests"
 RATE = 44_100
 

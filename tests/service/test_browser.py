@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import soundfile
-from running_service import KNOWN, MUSIC, STRANGER, TOKEN, excerpt
+from running_service import KNOWN, MUSIC, TOKEN, UNKNOWN, excerpt
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -29,10 +29,10 @@ def sounds(tmp_path_factory) -> dict[str, pathlib.Path]:
     """What the fake microphone plays, over and over: 12 s at 48 kHz."""
     folder = tmp_path_factory.mktemp("microphone")
     known = excerpt(KNOWN[0], start_s=6.0, length_s=12.0, noise_db=10.0, rate_hz=48_000)
-    stranger = excerpt(STRANGER, start_s=6.0, length_s=12.0, noise_db=10.0, rate_hz=48_000)
+    unknown = excerpt(UNKNOWN, start_s=6.0, length_s=12.0, noise_db=10.0, rate_hz=48_000)
     for name, samples in {
         "known": known,
-        "stranger": stranger,
+        "unknown": unknown,
         "silence": np.zeros(48_000),
     }.items():
         soundfile.write(folder / f"{name}.wav", np.clip(samples, -1, 1), 48_000, subtype="PCM_16")
@@ -150,7 +150,7 @@ def test_a_listening_button_and_what_is_read_aloud(open_page):
     """The button says what it does by its label alone; the status changes when there is news, not
     every second.
     """
-    page = open_page("stranger")
+    page = open_page("unknown")
     script = """() => {
       window.said = [];
       const status = document.getElementById("status");
@@ -175,7 +175,7 @@ def test_a_listening_button_and_what_is_read_aloud(open_page):
 
 def test_a_file_instead_of_the_microphone(open_page, clips):
     """What was heard until then is not answered, and the microphone is given back."""
-    page = open_page("stranger")
+    page = open_page("unknown")
     page.get_by_role("button", name="Listen").click()
     page.get_by_text("nothing sure yet").wait_for(timeout=60_000)
     page.locator("#file").set_input_files(clips["known"])
@@ -189,13 +189,13 @@ def test_a_file_instead_of_the_microphone(open_page, clips):
 
 def test_the_artist_and_a_copy_by_hand(open_page, clips, writer):
     """Pages by plain http may not copy: the answer is shown, and selected."""
-    body = (MUSIC / f"{STRANGER}.mp3").read_bytes()
+    body = (MUSIC / f"{UNKNOWN}.mp3").read_bytes()
     added = writer.post(
         "/v1/tracks", params={"title": "The Protagonist", "artist": "Tim Beek"}, content=body
     ).json()
     try:
         page = open_page()
-        page.locator("#file").set_input_files(clips["stranger"])
+        page.locator("#file").set_input_files(clips["unknown"])
         wait_for_answer(page)
         assert (title(page), page.locator("#answer-artist").inner_text()) == (
             "The Protagonist",
@@ -239,7 +239,7 @@ def test_a_dropped_file_and_the_history(open_page, clips):
     page.evaluate(script, [list(clips["known"].read_bytes())])
     wait_for_answer(page)
     assert title(page) == KNOWN[0]
-    page.locator("#file").set_input_files(clips["stranger"])
+    page.locator("#file").set_input_files(clips["unknown"])
     page.get_by_text("I don’t know this one").wait_for()
     page.locator("#history").get_by_role("button", name=KNOWN[0]).click()
     assert title(page) == KNOWN[0]
@@ -251,7 +251,7 @@ def test_a_dropped_file_and_the_history(open_page, clips):
 
 def test_the_history_is_kept_until_it_is_forgotten(open_page, clips):
     page = open_page()
-    for clip in ("known", "stranger"):
+    for clip in ("known", "unknown"):
         page.locator("#file").set_input_files(clips[clip])
         wait_for_answer(page)
         page.locator("body:not([aria-busy])").wait_for()
@@ -277,16 +277,16 @@ def test_music_is_added_with_the_token(open_page, clips, writer):
     page = open_page()
     page.get_by_text("Add music").click()
     files = page.locator("#new-files")
-    files.set_input_files(clips["stranger"])
+    files.set_input_files(clips["unknown"])
     page.get_by_text("Adding needs the token").wait_for()
     page.get_by_label("Token of this service").fill("not the token")
-    files.set_input_files(clips["stranger"])
+    files.set_input_files(clips["unknown"])
     page.get_by_text("no token, or a wrong one").wait_for()
     page.get_by_label("Token of this service").fill(TOKEN)
-    files.set_input_files([clips["stranger"], clips["text"]])
-    page.get_by_text("stranger was added.").wait_for(timeout=30_000)
+    files.set_input_files([clips["unknown"], clips["text"]])
+    page.get_by_text("unknown was added.").wait_for(timeout=30_000)
     page.get_by_text("text.wav:").wait_for()
-    number = writer.get("/v1/tracks", params={"search": "stranger"}).json()["tracks"][0]["id"]
+    number = writer.get("/v1/tracks", params={"search": "unknown"}).json()["tracks"][0]["id"]
     assert writer.delete(f"/v1/tracks/{number}").status_code == 204
 
 
@@ -296,8 +296,8 @@ def test_a_microphone_that_hears_nothing(open_page):
     page.get_by_text("The microphone hears nothing").wait_for(timeout=20_000)
 
 
-def test_a_stranger_is_unknown(open_page):
-    page = open_page("stranger", color_scheme="dark")
+def test_an_unknown_query(open_page):
+    page = open_page("unknown", color_scheme="dark")
     assert brightness(page) < 40
     page.get_by_role("button", name="Listen").click()
     page.get_by_text("nothing sure yet").wait_for(timeout=30_000)

@@ -14,7 +14,7 @@ import time
 import httpx
 import pytest
 import soundfile
-from running_service import KNOWN, ROOT, STRANGER, TOKEN, excerpt, launch, start_server
+from running_service import KNOWN, ROOT, TOKEN, UNKNOWN, excerpt, launch, start_server
 
 from confp_jax.database import Database
 from confp_jax.library.maintenance import verify
@@ -69,7 +69,7 @@ def tracks_to_add(folder: pathlib.Path, num: int) -> list[bytes]:
     for i in range(num):
         file = folder / f"cut{i}.flac"
         soundfile.write(
-            file, excerpt(STRANGER, start_s=i * 0.5, length_s=4.0, rate_hz=16_000), 16_000
+            file, excerpt(UNKNOWN, start_s=i * 0.5, length_s=4.0, rate_hz=16_000), 16_000
         )
         files.append(file.read_bytes())
     return files

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 import soundfile
-from running_service import KNOWN, MUSIC, STRANGER, excerpt
+from running_service import KNOWN, MUSIC, UNKNOWN, excerpt
 from websockets.sync.client import connect
 
 
@@ -76,7 +76,7 @@ class TestListen:
         """What is added is heard in a session that goes on; what is removed while it plays is told
         of no more.
         """
-        names, body = (KNOWN[1], KNOWN[2], STRANGER), (MUSIC / f"{STRANGER}.mp3").read_bytes()
+        names, body = (KNOWN[1], KNOWN[2], UNKNOWN), (MUSIC / f"{UNKNOWN}.mp3").read_bytes()
         music = np.concatenate(
             [excerpt(name, start_s=0, length_s=20, rate_hz=16_000) for name in names]
         )
@@ -84,12 +84,12 @@ class TestListen:
         with connect(server.listen_address) as ws:
             ws.send(json.dumps({"type": "start", "sample_rate_hz": 16_000, "mode": "monitor"}))
             told.append(json.loads(ws.recv(60)))
-            added = writer.post("/v1/tracks", params={"name": STRANGER}, content=body).json()["id"]
+            added = writer.post("/v1/tracks", params={"name": UNKNOWN}, content=body).json()["id"]
             try:
                 for block in np.array_split(music.astype("<f4"), 100):
                     ws.send(block.tobytes())
                 until = time.monotonic() + 100
-                while (told[-1]["type"], told[-1].get("track")) != ("playing", STRANGER):
+                while (told[-1]["type"], told[-1].get("track")) != ("playing", UNKNOWN):
                     ws.send(np.zeros(1600, "<f4").tobytes())  # it hangs up on who sends nothing
                     with contextlib.suppress(TimeoutError):
                         told.append(json.loads(ws.recv(0.5)))
@@ -98,7 +98,7 @@ class TestListen:
                 assert writer.delete(f"/v1/tracks/{added}").status_code == 204
             ws.send(json.dumps({"type": "stop"}))
             after = [json.loads(message) for message in ws]
-        assert after[-1]["type"] == "end" and STRANGER not in {
+        assert after[-1]["type"] == "end" and UNKNOWN not in {
             message.get("track") for message in after
         }
         begins = {

@@ -4,7 +4,7 @@ import concurrent.futures
 import threading
 import time
 
-from running_service import KNOWN, MUSIC, STRANGER
+from running_service import KNOWN, MUSIC, UNKNOWN
 
 import confp_jax
 from confp_jax.database import StoredTrack
@@ -32,7 +32,7 @@ class TestTracks:
         assert (part.status_code, part.content) == (206, whole[1000:2000])
 
     def test_writing_needs_the_token(self, client, writer, valid):
-        body = (MUSIC / f"{STRANGER}.mp3").read_bytes()
+        body = (MUSIC / f"{UNKNOWN}.mp3").read_bytes()
         for headers in (
             {},
             {"Authorization": "Bearer wrong"},
@@ -42,7 +42,7 @@ class TestTracks:
             assert client.delete("/v1/tracks/1", headers=headers).status_code == 401
 
     def test_added_and_removed_at_once(self, client, writer, clips, valid):
-        body, query = (MUSIC / f"{STRANGER}.mp3").read_bytes(), clips["stranger"].read_bytes()
+        body, query = (MUSIC / f"{UNKNOWN}.mp3").read_bytes(), clips["unknown"].read_bytes()
         made = writer.post(
             "/v1/tracks", params={"title": "The Protagonist", "artist": "Tim Beek"}, content=body
         )
@@ -67,7 +67,7 @@ class TestTracks:
 
     def test_the_same_twice_at_once(self, writer, valid):
         """Of several that send the same, one is told that it was new."""
-        body = (MUSIC / f"{STRANGER}.mp3").read_bytes()
+        body = (MUSIC / f"{UNKNOWN}.mp3").read_bytes()
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             made = list(pool.map(lambda _: writer.post("/v1/tracks", content=body), range(4)))
         assert {valid(reply)["id"] for reply in made} == {(number := made[0].json()["id"])}
@@ -78,7 +78,7 @@ class TestTracks:
         """A known clip is always right; a removed track is in no answer to what was asked after its
         204.
         """
-        stranger, known = clips["stranger"].read_bytes(), clips["known"].read_bytes()
+        unknown, known = clips["unknown"].read_bytes(), clips["known"].read_bytes()
         removed_at: dict[int, float] = {}
         done = threading.Event()
 
@@ -90,23 +90,23 @@ class TestTracks:
                     answer = own.post("/v1/identify", content=body).json()
                     accepted = answer["matches"][: answer["num_accepted"]]
                     assert {match["track"] for match in accepted} <= {right} and (
-                        accepted or right == STRANGER
+                        accepted or right == UNKNOWN
                     )
                     gone = {number for number, when in list(removed_at.items()) if when < asked_at}
                     assert not gone & {match["id"] for match in answer["matches"]}
                     num_asked += 1
             return num_asked
 
-        body = (MUSIC / f"{STRANGER}.mp3").read_bytes()
+        body = (MUSIC / f"{UNKNOWN}.mp3").read_bytes()
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             asking = [
-                pool.submit(ask, *what) for what in [(known, KNOWN[0]), (stranger, STRANGER)] * 2
+                pool.submit(ask, *what) for what in [(known, KNOWN[0]), (unknown, UNKNOWN)] * 2
             ]
             try:
                 for _ in range(5):
-                    made = writer.post("/v1/tracks", params={"name": STRANGER}, content=body)
+                    made = writer.post("/v1/tracks", params={"name": UNKNOWN}, content=body)
                     number = made.json()["id"]
-                    found = client.post("/v1/identify", content=stranger).json()
+                    found = client.post("/v1/identify", content=unknown).json()
                     assert (made.status_code, found["verdict"], found["matches"][0]["id"]) == (
                         201,
                         "match",
@@ -115,7 +115,7 @@ class TestTracks:
                     assert writer.delete(f"/v1/tracks/{number}").status_code == 204
                     removed_at[number] = time.monotonic()
                     assert (
-                        client.post("/v1/identify", content=stranger).json()["verdict"] == "unknown"
+                        client.post("/v1/identify", content=unknown).json()["verdict"] == "unknown"
                     )
             finally:
                 done.set()
@@ -137,8 +137,8 @@ class TestTracks:
 def test_another_process_adds_while_it_serves(server, client, database, clips):
     """`confp add` and `confp remove` beside the service: seen within seconds."""
     library = confp_jax.open(database)
-    library.add(MUSIC / f"{STRANGER}.mp3")
-    query = clips["stranger"].read_bytes()
+    library.add(MUSIC / f"{UNKNOWN}.mp3")
+    query = clips["unknown"].read_bytes()
 
     def verdict(wanted: str) -> bool:
         until = time.monotonic() + 60
@@ -154,7 +154,7 @@ def test_another_process_adds_while_it_serves(server, client, database, clips):
         from confp_jax.database import Database
         from confp_jax.library.maintenance import remove
 
-        remove(Database(database), [STRANGER])
+        remove(Database(database), [UNKNOWN])
     assert verdict("unknown")
 
 

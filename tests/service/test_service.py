@@ -73,9 +73,7 @@ class TestIdentify:
         assert all(0.4 < second["score"] <= 1 for second in answer["why"]["scores"])
 
     def test_unknown_and_long(self, client, clips, valid, tmp_path):
-        answer = valid(
-            client.post("/v1/identify?explain=1", content=clips["stranger"].read_bytes())
-        )
+        answer = valid(client.post("/v1/identify?explain=1", content=clips["unknown"].read_bytes()))
         assert (answer["verdict"], answer["num_accepted"]) == ("unknown", 0)
         both = np.concatenate(
             [excerpt(KNOWN[1], start_s=2, length_s=14), excerpt(KNOWN[2], start_s=5, length_s=14)]

@@ -10,7 +10,7 @@ import time
 
 import pytest
 import soundfile
-from running_service import KNOWN, RATE, STRANGER, excerpt, start_server
+from running_service import KNOWN, RATE, UNKNOWN, excerpt, start_server
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ def test_they_answer_as_one(database, tmp_path):
         clip = tmp_path / "clip.wav"
         soundfile.write(clip, excerpt(KNOWN[0], start_s=8.0, length_s=3.0), RATE)
         new = tmp_path / "new.wav"
-        soundfile.write(new, excerpt(STRANGER, start_s=0.0, length_s=12.0), RATE)
+        soundfile.write(new, excerpt(UNKNOWN, start_s=0.0, length_s=12.0), RATE)
         workers = children(server.process.pid)
         assert len(workers) == 2
         time.sleep(20)  # the second one compiles

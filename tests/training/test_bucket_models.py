@@ -41,12 +41,12 @@ def test_a_model_goes_from_bucket_to_bucket(
     assert export.main([str(run), out, "--dtype=float32"]) == 0
     assert f"{out}: small, 0.0 MB" in capsys.readouterr().out
     of_run, exported = load_encoder(str(run)), load_encoder(out)
-    assert of_run.identity == exported.identity
+    assert of_run.weights_hash == exported.weights_hash
     assert (of_run.name, exported.name) == (str(run), out)
-    assert not load_decision(exported.folder, exported.identity).calibrated
-    ours = dataclasses.replace(uncalibrated(), identity=exported.identity, calibrated=True)
+    assert not load_decision(exported.folder, exported.weights_hash).calibrated
+    ours = dataclasses.replace(uncalibrated(), weights_hash=exported.weights_hash, calibrated=True)
     (epath.Path(out) / "decision.json").write_text(ours.to_json())
-    assert load_decision(exported.folder, exported.identity).calibrated
+    assert load_decision(exported.folder, exported.weights_hash).calibrated
     assert export.main([str(run), out]) == 1
     assert "exists; name another folder" in capsys.readouterr().err
 

@@ -7,7 +7,7 @@ import scipy.linalg
 from confp_jax.config import AudioConfig, EncoderConfig, MelConfig, ModelConfig, ProjectionConfig
 from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.fingerprint.jax_engine import JaxEngine
-from confp_jax.model.weights import EncoderState, encoder_identity
+from confp_jax.model.weights import EncoderState, hash_weights
 from confp_jax.training.fine_tune import refuse_projection
 from confp_jax.training.fit_projection import Covariances, Directions, main, with_conformer
 from confp_jax.typed_config import ConfigError
@@ -152,12 +152,12 @@ def test_what_a_query_is_like_does_not_rename_a_model(directions):
     other = dataclasses.replace(
         config, encoder=dataclasses.replace(config.encoder, projection=projection)
     )
-    assert encoder_identity(other, state) == encoder_identity(config, state)
+    assert hash_weights(other, state) == hash_weights(config, state)
     projection = dataclasses.replace(projection, share=0.6)
     other = dataclasses.replace(
         config, encoder=dataclasses.replace(config.encoder, projection=projection)
     )
-    assert encoder_identity(other, state) != encoder_identity(config, state)
+    assert hash_weights(other, state) != hash_weights(config, state)
 
 
 def test_a_projection_is_not_trained(directions):

@@ -79,7 +79,7 @@ def test_rows_of_a_pair_may_swap_and_pairs_may_move(points):
         np.testing.assert_allclose(
             nt_xent(same.reshape(16, 12), temperature=0.07).loss, expected.loss, rtol=1e-6
         )
-    mixed = np.roll(z, 1, axis=0)  # now strangers are called pairs
+    mixed = np.roll(z, 1, axis=0)  # now different clips are called pairs
     assert nt_xent(mixed, temperature=0.07).loss > expected.loss + 1
 
 

@@ -118,7 +118,7 @@ def embed_reference(
     parts, known_by = [], dataset_id(folder, splits) if cache else ""
     for group, source, record in progress(places, "index", console=console, transient=True):
         name = f"{source.row(record).track_id}.npy"
-        kept = pathlib.Path(cache) / embedder.identity / known_by / name if cache else None
+        kept = pathlib.Path(cache) / embedder.weights_hash / known_by / name if cache else None
         vectors = np.load(kept) if kept and kept.is_file() else None
         if vectors is None:
             samples = source[record].samples

@@ -53,7 +53,7 @@ class Results:
     """
 
     config: BenchmarkConfig
-    models: tuple[tuple[str, str, bool], ...]  # name, identity, calibrated
+    models: tuple[tuple[str, str, bool], ...]  # name, weights_hash, calibrated
     segment_s: float
     index_id: str
     num_tracks: int  # of the index
@@ -197,9 +197,9 @@ def page(
     )
     parts.append(Section("Environment and command", facts=environment(results)))
     queries = sum(len(one.rows) for one in measured.values())
-    name, identity, calibrated = results.models[0]
+    name, weights_hash, calibrated = results.models[0]
     num_conditions = len({row.condition for row in rows})
-    lead = f"Model {name} ({identity}), {queries:,} queries, {num_conditions} conditions."
+    lead = f"Model {name} ({weights_hash}), {queries:,} queries, {num_conditions} conditions."
     lead += "" if calibrated else " The model has no calibration: what it accepts is a guess."
     return render(
         "Fingerprinting benchmark",
@@ -287,7 +287,7 @@ def environment(results: Results) -> dict[str, str]:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "Command": shlex.join(["python", "-m", "confp_jax.evaluation.benchmark", *sys.argv[1:]]),
-        "Models": ", ".join(f"{name} ({identity})" for name, identity, _ in results.models),
+        "Models": ", ".join(f"{name} ({weights_hash})" for name, weights_hash, _ in results.models),
         "Index": f"{results.config.index} {results.config.index_splits}: {results.num_tracks:,} "
         f"recordings, content {results.index_id}",
         "Query sets": ", ".join(

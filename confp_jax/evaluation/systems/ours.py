@@ -21,8 +21,8 @@ from confp_jax.matching.decision import load_decision
 
 def answers_version(embedder: Embedder) -> str:
     """Returns the names of a model's weights and of their calibration."""
-    decision = load_decision(embedder.folder, embedder.identity).to_json()
-    return f"{embedder.identity}-{hashlib.sha256(decision.encode()).hexdigest()[:16]}"
+    decision = load_decision(embedder.folder, embedder.weights_hash).to_json()
+    return f"{embedder.weights_hash}-{hashlib.sha256(decision.encode()).hexdigest()[:16]}"
 
 
 @dataclasses.dataclass(frozen=True)

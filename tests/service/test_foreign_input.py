@@ -1,4 +1,4 @@
-"""What strangers and earlier services leave to a service, without one that runs."""
+"""What others and earlier services leave to a service, without one that runs."""
 
 import fcntl
 import hashlib
