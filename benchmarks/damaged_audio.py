@@ -131,7 +131,7 @@ def outcome(path: pathlib.Path, report: int) -> None:
         for block in decode_blocks(path, sample_rate_hz=_RATE, losses=losses):
             num_samples += len(block)
             is_finite &= bool(np.isfinite(block).all() and np.abs(block).max(initial=0) < 1e4)
-        kind = "decoded, and losses told" if losses.notes() else "decoded"
+        kind = "decoded, and losses reported" if losses.notes() else "decoded"
         kind = kind if is_finite else "NOT FINITE"
         kind = kind if num_samples < _LONGEST_S * _RATE else "TOO LONG"
         text = ""

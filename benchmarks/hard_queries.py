@@ -3,7 +3,7 @@
     python -m benchmarks.hard_queries DATASET QUERIES... --out hard.pkl
 
 The conditions are noise of 0 dB and recordings by microphone; each excerpt of 3 s is also cut to
-its first 1 s and 2 s. `--cache` as of the evaluation.
+its first 1 s and 2 s. `--cache` as in the evaluation.
 """
 
 import argparse

@@ -1,5 +1,5 @@
 """SIGKILL at random instants of what changes a database or a run: what is lost, and whether the
-same command goes on.
+same command continues.
 
 python -m benchmarks.kills --rounds 200 add compact remove update merge import save
 
@@ -177,7 +177,7 @@ def in_child(work: Callable[[], object]) -> int:
         try:
             work()
             status = 0
-        except BaseException:  # noqa: BLE001 - shown, and then told by the exit status
+        except BaseException:  # noqa: BLE001 - shown, and then given by the exit status
             traceback.print_exc()
         finally:
             os._exit(status)
@@ -239,7 +239,7 @@ def kill_rounds(kind: str, rounds: int, template: pathlib.Path, seed: int) -> di
             if problems:
                 raise AssertionError(str(problems))
             if exit_status(in_child(lambda folder=folder: operation.run(folder))):
-                raise AssertionError("the same command does not go on")
+                raise AssertionError("the same command does not continue")
             if contents(Database(folder / "db")) != wanted or verify(database):
                 raise AssertionError("the same command ends otherwise")
             shutil.rmtree(folder)

@@ -4,7 +4,7 @@ at equal recall.
     confp add real.db MUSIC...
     python benchmarks/search.py real.db --rows 100000 1000000 --out results/search
 
-Queries are real fingerprints with noise (cosine 0.7, as of a distorted excerpt). Every approximate
+Queries are real fingerprints with noise (cosine 0.7, like a distorted excerpt). Every approximate
 method is given the least effort that reaches the recall of the first hit; one thread throughout.
 `--keep DIR` also writes the rows as a database of this project with its index, and times what
 `confp identify` does before it can search: open, snapshot, index, first query.

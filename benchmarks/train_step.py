@@ -54,7 +54,7 @@ class Times(NamedTuple):
 
 
 class System:
-    """One system in a process of its own, which runs a pass when it is told to."""
+    """One system in a process of its own, which runs a pass when it is asked to."""
 
     def __init__(self, name: str, options: argparse.Namespace):
         context = multiprocessing.get_context("spawn")

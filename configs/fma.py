@@ -5,7 +5,7 @@
 
 small, medium, large: the paper's Table 1, each on its own subset of FMA, with the decisions of
 docs/research/paper.md; trained on stored replicas. small_online and so on: the same, the paper's
-transforms drawn anew for every pair of every batch from the clean clips (the paper augments each
+transforms drawn new for every pair of every batch from the clean clips (the paper augments each
 batch; 4 stored replicas are heard 25 times each in 100 epochs). edge: ours, for CPUs, with 8 frames
 a token and 4 pooled parts. tiny: for tests and the quickstart, not for use.
 
@@ -40,7 +40,7 @@ def get_config(variant: str = "small") -> ConfigDict:
     config = ConfigDict(
         {
             "name": model,
-            # of weights, order, crops and distortion; set another in a run that goes on from one on
+            # of weights, order, crops and distortion; set another in a run that continues one on
             # the same data
             "seed": 0,
             "num_epochs": 100,  # paper
@@ -165,7 +165,7 @@ def _data() -> dict[str, Any]:
 
 
 def _mix() -> dict[str, Any]:
-    """Drawn anew for every replica (confp_jax/data/mixing.py); all off: stored replicas alone."""
+    """Drawn new for every replica (confp_jax/data/mixing.py); all off: stored replicas alone."""
     return {
         "clean_p": 0.0,
         "tempo_p": 0.0,
@@ -198,7 +198,7 @@ def _mix() -> dict[str, Any]:
 
 
 def _draw_as_the_paper(config: ConfigDict) -> None:
-    """The paper's transforms at the start values of docs/research/paper.md, anew for every pair.
+    """The paper's transforms at the start values of docs/research/paper.md, new for every pair.
 
     Polarity is left out: power does not change with it.
     """

@@ -62,7 +62,7 @@ _PLACES = {
     "UnknownModelError": "fingerprint.embedder",
     "load_encoder": "fingerprint.embedder",
 }
-_RENAMED = {"FoundTrack": "Match"}  # names of before, which go on
+_RENAMED = {"FoundTrack": "Match"}  # former names, which still work
 
 
 def open(

@@ -35,7 +35,7 @@ def run(
     )
 
     def main(argv: list[str]) -> int | None:
-        logging.set_verbosity(logging.WARNING)  # Orbax tells its whole life at INFO
+        logging.set_verbosity(logging.WARNING)  # Orbax logs every step at INFO
         logging.get_absl_handler().addFilter(_is_news)
         try:
             if argv[1:]:

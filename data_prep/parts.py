@@ -26,7 +26,7 @@ def read_middle(path: pathlib.Path, length_s: float, *, sample_rate_hz: int) -> 
     A file of more than twice that length is decoded twice: its middle is known at its end.
 
     Raises:
-      DecodeError: as of `decode`.
+      DecodeError: as in `decode`.
     """
     length = round(length_s * sample_rate_hz)
     held: list[np.ndarray] = []
@@ -50,7 +50,7 @@ def read_around(
     """Reads `num` samples from any place in a file; where it ends, it begins again.
 
     Raises:
-      DecodeError: as of `decode`.
+      DecodeError: as in `decode`.
     """
     whole = count_samples(path, sample_rate_hz=sample_rate_hz)
     first = int(rng.integers(whole))
@@ -65,7 +65,7 @@ def count_samples(path: pathlib.Path, *, sample_rate_hz: int) -> int:
     """Counts a file's samples.
 
     Raises:
-      DecodeError: as of `decode`.
+      DecodeError: as in `decode`.
     """
     blocks = decode_blocks(path, sample_rate_hz=sample_rate_hz)
     num_samples = sum(len(block) for block in blocks)

@@ -22,7 +22,7 @@ class Track:
     path: pathlib.Path
     split: str
     name: str
-    album: str = ""  # what tells it from other albums; "": not known
+    album: str = ""  # what distinguishes it from other albums; "": not known
     subset: str = ""  # the smallest of FMA's that holds it; "": not FMA's
 
 

@@ -10,7 +10,7 @@ from confp_jax.data.clips import ClipSource, read_splits
 
 
 def write_excerpts(queries: pathlib.Path, folder: pathlib.Path) -> None:
-    """Writes every excerpt as TRACK_at_SECONDS_CONDITION.wav, so that its name tells the truth."""
+    """Writes every excerpt as TRACK_at_SECONDS_CONDITION.wav, so that its name is the truth."""
     folder.mkdir(parents=True, exist_ok=True)
     for condition in read_splits(queries):
         source = ClipSource(queries, condition)

@@ -56,7 +56,7 @@ def ffmpeg_blocks(path: pathlib.Path, losses: Losses, before: str = "") -> Itera
     A damaged packet is skipped as every player does; it is an error where next to nothing is left.
 
     Args:
-      losses: told what was skipped.
+      losses: receives what was skipped.
       before: what another decoder said of the file.
 
     Raises:

@@ -45,7 +45,7 @@ def decode(path: str | pathlib.Path, *, sample_rate_hz: int, losses: Losses | No
     """Decodes a whole file to mono float32 at `sample_rate_hz`.
 
     Args:
-      losses: told what of the file is damaged and was skipped.
+      losses: receives what is damaged in the file and was skipped.
 
     Raises:
       DecodeError: missing, empty, no audio, damaged from the start, or not finite.
@@ -71,7 +71,7 @@ def decode_blocks(
     """The file as a stream of mono blocks at `sample_rate_hz`; the same errors as `decode`.
 
     Args:
-      losses: told what of the file is damaged and was skipped.
+      losses: receives what is damaged in the file and was skipped.
     """
     check_readable(path)
     resampler = _Resampler(sample_rate_hz)

@@ -27,7 +27,7 @@ class _Codec:
     decoder: str
     sample_format: str
     rates_hz: tuple[int, ...]
-    # that the decoder leaves in; mp3's and opus's are told in the stream, and FFmpeg takes them out
+    # that the decoder leaves in; the stream states mp3's and opus's, and FFmpeg takes them out
     delay_samples: int
     kbps: float = 0.0  # the only bit rate that it has; 0: any
 

@@ -82,7 +82,7 @@ def mel_power(
     With `tempo` 1.1 the frames lie a tenth further apart (a whole number of samples), so that the
     sound appears a tenth faster.
 
-    The product is a sparse one, in this thread: OpenBLAS's threads would go on spinning after a
+    The product is a sparse one, in this thread: OpenBLAS's threads would keep spinning after a
     dense one and take the cores from the encoder, which comes next (3 s of audio to fingerprints:
     32 ms instead of 20; benchmarks/query_speed.py).
     """

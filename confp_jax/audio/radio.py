@@ -1,4 +1,4 @@
-"""A radio station's stream with the titles that it tells beside the sound (Icecast, SHOUTcast)."""
+"""A radio station's stream with the titles that it sends beside the sound (Icecast, SHOUTcast)."""
 
 import http.client
 import re
@@ -29,7 +29,7 @@ def station_blocks(
     Args:
       address: the stream's.
       sample_rate_hz: of the blocks.
-      tell_title: called with each title that the station tells.
+      tell_title: called with each title that the station sends.
       timeout_s: how long nothing may come.
 
     Raises:

@@ -138,7 +138,7 @@ def connected_blocks(
 
 
 def _is_endless(address: str) -> bool:
-    """Whether a stream that ended is one without an end: the server tells no length.
+    """Whether a stream that ended is one without an end: the server states no length.
 
     Raises:
       DecodeError: the server cannot be reached.

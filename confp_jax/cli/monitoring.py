@@ -108,7 +108,7 @@ def _works(path: pathlib.Path, act: Any) -> bool:
 
 
 class Told:
-    """Prints events and tells them to other programs."""
+    """Prints events and sends them to other programs."""
 
     def __init__(
         self, tell: Callable[[dict[str, Any]], None], meter: Any, output: Output, *, as_json: bool
@@ -117,7 +117,7 @@ class Told:
         self._is_playing = False
 
     def tell(self, moment: Any, clock_of: Any) -> list[tuple[Any, str]]:
-        """Tells what is new at a moment; returns the matches that are over, each with the time of
+        """Reports what is new at a moment; returns the matches that are over, each with the time of
         day at which it began.
         """
         over = []

@@ -73,7 +73,7 @@ def drop_output() -> None:
 
 
 class Output:
-    """Standard output of a command that goes on for long. Where it fails, the command goes on,
+    """Standard output of a command that runs for long. Where it fails, the command still runs,
     unless nothing but it shows what is found.
     """
 
@@ -131,7 +131,7 @@ def print_answer(answer: Any) -> None:
 
 
 def known_as(found: Any) -> str:
-    """Returns what tells a found track from others of its name: its id, artist and title."""
+    """Returns how a found track differs from others of its name: by its id, artist and title."""
     tags = " - ".join(tag for tag in (found.artist, found.title) if tag)
     copies = [f"{copy.track} (id {copy.id})" for copy in found.copies[:_NUM_COPIES]]
     more = len(found.copies) - len(copies)

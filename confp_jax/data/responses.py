@@ -16,7 +16,7 @@ LOWEST_HZ, HIGHEST_HZ = 30.0, 8000.0  # beyond them a response is constant
 # Where a response is computed; between these its gain is linear.
 _CURVE_HZ = np.geomspace(LOWEST_HZ, HIGHEST_HZ, 193).astype(np.float32)
 _SPEAKER, _MICROPHONE, _AMBIENCE = 1, 2, 3  # so that one seed gives each its own unevenness
-_NUM_POINTS = 1_000  # the place in the hash that tells how many points a response has
+_NUM_POINTS = 1_000  # the place in the hash that gives the number of points of a response
 
 _Array = Any  # of numpy or jax
 
@@ -57,13 +57,13 @@ def speaker_db(xp: ModuleType, hz: _Array, drawn: Any) -> _Array:
 
 
 def microphone_db(xp: ModuleType, hz: _Array, drawn: Any) -> _Array:
-    """Returns a microphone's response: less bass, uneven. Arguments as of `speaker_db`."""
+    """Returns a microphone's response: less bass, uneven. Arguments as in `speaker_db`."""
     gain_db = _high_pass(xp, hz, drawn.microphone_low_hz, drawn.microphone_slope_db)
     return gain_db + uneven_db(xp, hz, drawn.seed, _MICROPHONE, drawn.microphone_uneven_db, 10)
 
 
 def ambience_db(xp: ModuleType, hz: _Array, drawn: Any) -> _Array:
-    """Returns the spectrum of the surroundings' noise, 0 dB at 1 kHz. Arguments as of
+    """Returns the spectrum of the surroundings' noise, 0 dB at 1 kHz. Arguments as in
     `speaker_db`.
     """
     tilt = drawn.ambience_tilt_db * _octaves(xp, xp.maximum(hz, 40.0), 1000.0)

@@ -95,7 +95,7 @@ def connect(file: pathlib.Path) -> Iterator[sqlite3.Connection]:
 
 
 class ChangeWatch:
-    """Tells whether others have committed since it was last asked, in microseconds."""
+    """Finds out whether others have committed since the last call, in microseconds."""
 
     def __init__(self, file: pathlib.Path):
         self._connection = _open(file, check_same_thread=False)
@@ -305,7 +305,7 @@ def digest(connection: sqlite3.Connection) -> str:
 
 
 def is_as_left(connection: sqlite3.Connection) -> bool:
-    """Whether the catalogue is as the last writer left it, as far as its digest tells."""
+    """Whether the catalogue is as the last writer left it, by its digest."""
     expected = setting(connection, DIGEST_SETTING)
     return not expected or expected == digest(connection)
 

@@ -110,7 +110,7 @@ class KnownFile:
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """Everything a search needs, as of one moment. Rows of removed tracks are left out."""
+    """Everything a search needs, from one moment. Rows of removed tracks are left out."""
 
     tracks: Sequence[StoredTrack]
     vectors: StoredVectors | Float32[np.ndarray, "N E"]

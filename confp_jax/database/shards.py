@@ -105,8 +105,8 @@ def flush_folder(folder: pathlib.Path) -> None:
 
 
 def live_runs(ranges: Int64[np.ndarray, "T 3"]) -> list[tuple[int, int, int]]:
-    """Merges (shard, first_row, num_rows) in order where one goes on in the next: few runs, however
-    many tracks.
+    """Merges (shard, first_row, num_rows) in order where the next one continues it: few runs,
+    however many tracks.
     """
     if not len(ranges):
         return []

@@ -1,4 +1,4 @@
-"""Reads a database as of one moment: its tracks, and their rows without those that are damaged."""
+"""Reads a database at one moment: its tracks, and their rows without those that are damaged."""
 
 import contextlib
 import logging
@@ -46,7 +46,7 @@ def read_snapshot(
         is_as_left = not to_copy or catalogue.is_as_left(connection)
     if odd:
         _log.warning(
-            "%s is damaged: %d tracks are left out (ids %s); `confp verify` tells more",
+            "%s is damaged: %d tracks are left out (ids %s); `confp verify` shows more",
             file,
             len(odd),
             ", ".join(map(str, odd[:_MOST_NAMED])),
@@ -54,7 +54,7 @@ def read_snapshot(
     if not is_as_left:
         _log.warning(
             "%s is not as the last writer left it: check what is copied from it; `confp verify` "
-            "tells more",
+            "shows more",
             file,
         )
     opened = _open_shards(folder, shards, places, missing_is_damage=missing_is_damage)

@@ -109,7 +109,7 @@ class Database:
         }
         catalogue.make(partial, {key: str(value) for key, value in values.items()})
         try:
-            with writer_lock(path):  # two that make it at once: the second one is told
+            with writer_lock(path):  # two that make it at once: the second one gets an error
                 if (path / "catalogue.sqlite").exists():
                     raise made
                 partial.rename(path / "catalogue.sqlite")
@@ -167,7 +167,7 @@ class Database:
             is_sound = catalogue.is_as_left(connection)
             if not is_sound:
                 _log.warning(
-                    "%s is not as the last writer left it; `confp verify` tells more",
+                    "%s is not as the last writer left it; `confp verify` shows more",
                     self.catalogue,
                 )
             if is_sound and catalogue.setting(connection, catalogue.DIGEST_SETTING):

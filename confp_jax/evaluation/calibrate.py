@@ -230,8 +230,8 @@ def has_more(excerpts: list[Excerpt]) -> bool:
 
 
 def feature_names(embedder: Embedder) -> tuple[str, ...]:
-    """Returns what tells most of an encoder's matches; the constants of `standout` are those of
-    encoders with a projection.
+    """Returns the features that describe an encoder's matches best; the constants of `standout`
+    are those of encoders with a projection.
     """
     if embedder.config.encoder.has_projection:
         return ("tempo", "standout")

@@ -90,7 +90,7 @@ class Mqtt:
             self._publish(f"confp/{_topic(device)}/state", state)
 
     def close(self) -> None:
-        """Tells that the device is off, and disconnects."""
+        """Reports that the device is off, and disconnects."""
         if self._client.is_connected():
             info = self._client.publish(self._availability, "offline", _QOS, retain=True)
             info.wait_for_publish(5.0)

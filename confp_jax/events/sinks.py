@@ -13,7 +13,7 @@ _PASSWORD = "CONFP_MQTT_PASSWORD"  # noqa: S105 - the variable's name
 
 
 class Sink(Protocol):
-    """Takes events; never stops who tells them."""
+    """Takes events; never stops whoever sends them."""
 
     def tell(self, event: dict[str, Any]) -> None:
         """Takes an event: `event` is its kind."""

@@ -202,7 +202,7 @@ def _check_length(reading: _Reading, num_samples: int, embedder: Embedder) -> No
     if num_samples < SHORTEST_S * embedder.sample_rate_hz:
         length_s = num_samples / embedder.sample_rate_hz
         raise AudioError(
-            f"{length_s:.2f} s is too short to be told apart from other recordings",
+            f"{length_s:.2f} s is too short to distinguish from other recordings",
             f"add recordings of {SHORTEST_S:.0f} s and more",
             reading.path,
         )

@@ -115,7 +115,7 @@ class MilvusRows:
         self, snapshot: Snapshot, *, report: Callable[[int, int], None] = lambda done, total: None
     ) -> None:
         """Writes the tracks that are not there and deletes those that are no more; interrupted, it
-        goes on. The index becomes the one for the present number of rows.
+        continues. The index becomes the one for the present number of rows.
 
         Raises:
           DatabaseError: Milvus refused.

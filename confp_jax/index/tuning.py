@@ -41,7 +41,7 @@ def tune(coarse: CandidateIndex, vectors: Vectors, *, recall: float) -> SearchBu
     misses to spare.
 
     The most there is (every cell, 1,600 candidates) where the target cannot be reached;
-    `SearchBudget.recall` then tells.
+    `SearchBudget.recall` then says so.
     """
     queries = sample_queries(vectors)
     if not len(queries):

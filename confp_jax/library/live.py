@@ -30,7 +30,7 @@ _LEAST_PART_S = 30.0  # of a stream that is searched in one view: what plays end
 
 @dataclasses.dataclass(frozen=True)
 class LoadedDatabase:
-    """The database as of one moment, with its tracks by id."""
+    """The database at one moment, with its tracks by id."""
 
     searcher: Searcher
     tracks: TracksById

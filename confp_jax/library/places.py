@@ -59,7 +59,7 @@ def is_gone(path: str) -> bool:
     """Returns whether there is no file.
 
     Raises:
-      OSError: it cannot be told.
+      OSError: it cannot be found out.
     """
     try:
         return not stat.S_ISREG(pathlib.Path(path).stat().st_mode)

@@ -50,7 +50,7 @@ def opened_sources(
     report: Report,
 ) -> Iterator[tuple[Database, Embedder, int]]:
     """Opens a database, or fingerprints files and folders into one: `keep`, or one that is deleted
-    afterwards. Also tells how many files failed.
+    afterwards. Also counts how many files failed.
 
     Raises:
       DatabaseError: a database among other sources, or no audio.

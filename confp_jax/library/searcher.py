@@ -29,7 +29,7 @@ NUM_MATCHES = 5
 
 @dataclasses.dataclass(frozen=True)
 class NamedTrack:
-    """A track by what tells it from others."""
+    """A track by what distinguishes it from others."""
 
     id: int  # never given to another track
     track: str

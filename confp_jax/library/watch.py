@@ -1,7 +1,7 @@
 """`watch`: keeps a database like its folders, while files come, change, move and go.
 
 The file system says that something happened (inotify, or a poll); what happened is read from the
-files. A search of the folders every ten minutes finds what no event told.
+files. A search of the folders every ten minutes finds what no event reported.
 """
 
 import logging
@@ -134,7 +134,7 @@ class Watch:
             self._gone_at_s = time.monotonic()
 
     def _search(self) -> None:
-        """Looks for files that no event told of."""
+        """Looks for files that no event reported."""
         known = self._database.known_files()
         for path in find_audio([folder for folder in self._folders if is_folder(folder)]).files:
             if not is_unchanged(path, known.get(os.path.realpath(path))):

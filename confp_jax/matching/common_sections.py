@@ -53,7 +53,7 @@ def common_sections(a: Query, b: Query, decision: Decision) -> list[Span]:
     spans of it, with the place in the second as `track_s`.
 
     Exchanged recordings have the same sections. The rate of false alarms is that of the whole
-    question, and no section is told that is more likely wrong than right.
+    question, and no section is reported that is more likely wrong than right.
     """
     if (len(a.vectors), a.vectors.tobytes()) > (len(b.vectors), b.vectors.tobytes()):
         turned = map(_turned, common_sections(b, a, decision))  # exactly the same, exchanged
@@ -148,7 +148,7 @@ def _united(surer: Span, other: Span) -> Span:
 
 
 def _each_once(sections: list[Span]) -> list[Span]:
-    """Without those that have become one since they were told apart."""
+    """Returns each section once: some have become one since they were found."""
     kept: list[Span] = []
     for span in sections:
         if not any(_is_one(span, other) for other in kept):

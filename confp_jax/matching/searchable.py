@@ -99,7 +99,7 @@ def make_reference(
 ) -> Reference:
     """A reference in memory of tracks given by name and fingerprints.
 
-    `durations_s` tells how long they are; without it they are as long as their windows.
+    `durations_s` gives their lengths; without it they are as long as their windows.
     """
     lengths = [len(vectors) for _, vectors in parts]
     first_rows = np.cumsum([0, *lengths[:-1]])

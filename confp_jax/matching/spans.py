@@ -253,7 +253,7 @@ def accepted(spans: Iterable[Span], *, false_alarm_rate: float) -> list[Span]:
 
 def covers(other: Span, span: Span) -> bool:
     """Whether two spans share more than half of the shorter one; where both are of one track, which
-    may repeat itself, more than their ends are blurred by, as of plays in a row.
+    may repeat itself, more than the blur at their ends, as where plays follow each other.
     """
     shared_s = min(span.query_s + span.length_s, other.query_s + other.length_s) - max(
         span.query_s, other.query_s

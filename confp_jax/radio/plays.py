@@ -1,7 +1,7 @@
 """From what is heard at each moment to the plays of a station: each once, with its gaps.
 
 A play begins when several answers agree, and is over when it has not been heard for a while. All
-times are seconds since 1970, so that a play goes on where a connection or the program broke off.
+times are seconds since 1970, so that a play continues where a connection or the program broke off.
 """
 
 import contextlib
@@ -111,7 +111,7 @@ class Plays:
         self._patient_until_s = 0.0
 
     def resume(self, now_s: float) -> None:
-        """Notes that the station is heard again: what was open may go on."""
+        """Notes that the station is heard again: what was open may continue."""
         self._patient_until_s = now_s + _PATIENCE_S
 
     def hear(
@@ -181,7 +181,7 @@ class Plays:
 
 
 def play_event(play: Play) -> dict[str, Any]:
-    """Returns the event that tells a whole play."""
+    """Returns the event of a whole play."""
     return {"event": "play"} | _about(play) | _whole(play)
 
 

@@ -41,7 +41,7 @@ class Station:
     def __init__(
         self, config: StationConfig, live: LiveDatabase, log: AirLog, tell: Tell, *, agreeing: int
     ):
-        """Goes on with what was under way when the program ended."""
+        """Continues what was under way when the program ended."""
         self._config = config
         self._live = live
         self._log = log
@@ -158,7 +158,7 @@ class Station:
             self._tell(event)
 
     def _titled(self, event: dict[str, Any]) -> dict[str, Any]:
-        """Returns an event with the title that the station told at its middle."""
+        """Returns an event with the title that the station sent at its middle."""
         if event["event"] not in ("playing", "play", "unknown"):
             return event
         middle_s = (event["at_s"] + event.get("ended_s", time.time())) / 2
@@ -215,7 +215,7 @@ class Station:
 
 
 def _file_state(config: StationConfig) -> list[int]:
-    """Returns what tells a recording from another one at its place; [] of a stream."""
+    """Returns what distinguishes a recording from another one at its place; [] of a stream."""
     try:
         about = pathlib.Path(config.source).stat() if config.is_file else None
     except OSError:

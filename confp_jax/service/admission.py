@@ -1,5 +1,5 @@
 """How many requests run at once, whose turn it is, and how often a client may ask; the next one is
-told to come back.
+asked to come back.
 """
 
 import asyncio

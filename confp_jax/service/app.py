@@ -242,7 +242,7 @@ class Service:
                 self._num_listeners -= 1
         except WebSocketDisconnect:
             return
-        except Exception as error:  # noqa: BLE001 - told to the client, and logged where it is not the client's
+        except Exception as error:  # noqa: BLE001 - the client's answer; logged where it is not the client's
             with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it has gone meanwhile
                 await socket.send_json(problem_of(error).body() | {"type": "problem"})
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):

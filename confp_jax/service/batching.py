@@ -24,7 +24,7 @@ class Batcher:
       hop_s: between fingerprints.
       window_s: how long a batch waits for clips that are on their way.
       on_their_way: how many more may come soon; where none do, nobody waits.
-      observe: is told the number of clips of each batch.
+      observe: called with the number of clips of each batch.
     """
 
     def __init__(

@@ -121,7 +121,7 @@ class Engine:
         return self._embedder.sample_rate_hz
 
     async def start(self) -> None:
-        """Begins to prepare; `state` tells when all is compiled."""
+        """Begins to prepare; `state` shows when all is compiled."""
         self._batcher.start()
         self._tasks = [asyncio.create_task(self._prepare()), asyncio.create_task(self._watch())]
 
@@ -150,7 +150,7 @@ class Engine:
         """Samples at the model's rate.
 
         Raises:
-          DecodeError: as of `DecodePool.decode`.
+          DecodeError: as in `DecodePool.decode`.
         """
         self._decoding += 1
         try:
@@ -226,7 +226,7 @@ class Engine:
         """Removes a track; when this returns no later query finds it.
 
         Raises:
-          DatabaseError: as of `add`.
+          DatabaseError: as in `add`.
         """
         await self._write(functools.partial(self._remove, number))
 
@@ -234,7 +234,7 @@ class Engine:
         """Gives a track other names; returns it as it is then, None where it has gone.
 
         Raises:
-          DatabaseError: as of `add`.
+          DatabaseError: as in `add`.
         """
         return await self._write(functools.partial(self._rename, number, names))
 
@@ -290,7 +290,7 @@ class Engine:
         began = time.perf_counter()
         try:
             await asyncio.gather(asyncio.to_thread(self._embedder.warm_up), self._decoders.start())
-        except Exception:  # noqa: BLE001 - told by /readyz and in the log
+        except Exception:  # noqa: BLE001 - shown by /readyz and in the log
             _log.exception("the service cannot become ready; restart it when the reason is gone")
             self._state = "failed"
             return

@@ -1,4 +1,4 @@
-"""What Prometheus is told: the only place that imports its client."""
+"""What Prometheus reads: the only place that imports its client."""
 
 from collections.abc import Callable
 

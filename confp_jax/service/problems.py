@@ -103,7 +103,7 @@ def disk_full(error: OSError) -> Problem:
 
 
 def problem_of(error: Exception) -> Problem:
-    """Returns what a client is told about an error; what is not the client's is logged."""
+    """Returns the answer to a client about an error; what is not the client's is logged."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, HTTPException):

@@ -38,7 +38,7 @@ def address(bound: socket.socket) -> str:
 def serve(
     engine: Engine, settings: Settings, bound: socket.socket, *, started: Callable[[], None]
 ) -> None:
-    """Serves until it is told to stop (SIGTERM, Ctrl-C), then finishes what runs."""
+    """Serves until it is stopped (SIGTERM, Ctrl-C), then finishes what runs."""
     config = uvicorn.Config(
         Service(engine, settings).application(),
         loop="asyncio",  # the decoders are started by it: uvloop would fork beside JAX's threads

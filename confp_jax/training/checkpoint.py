@@ -86,7 +86,7 @@ class Checkpoints:
             found = None
             unreadable[step] = f"{self._folder / str(step)} ({reason_of(error)})"
         if found is None:
-            self._refuse_to_begin_anew(list(unreadable.values()))
+            self._refuse_to_start_over(list(unreadable.values()))
         for step, told in unreadable.items():
             warnings.warn(
                 f"damaged checkpoint set aside: {told}", DamagedCheckpointWarning, stacklevel=2
@@ -96,7 +96,7 @@ class Checkpoints:
         self._stack.callback(self._close)
         return found or (state, 0)
 
-    def _refuse_to_begin_anew(self, unreadable: list[str]) -> None:
+    def _refuse_to_start_over(self, unreadable: list[str]) -> None:
         """Raises CheckpointError where a run that has checkpoints would begin at step 0 and write
         over them.
         """
@@ -179,7 +179,7 @@ class Checkpoints:
     def save(self, step: int, state: TrainState) -> None:
         """Saves asynchronously, unless that step is saved already. `step` counts the steps done.
 
-        Nothing else is needed to go on: seed and step decide a step's draws and its batch.
+        Nothing else is needed to continue: seed and step decide a step's draws and its batch.
         """
         checkpointer = self._restored()
         if checkpointer.latest is None or checkpointer.latest.step != step:

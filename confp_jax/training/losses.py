@@ -16,7 +16,7 @@ _MAX_LOGITS = 1 << 28
 
 
 class Contrast(NamedTuple):
-    """The loss, and what tells how the embeddings lie."""
+    """The loss, and how the embeddings lie."""
 
     loss: Float[Array, ""]
     top1: Float[Array, ""]  # share of embeddings whose nearest other embedding is their partner

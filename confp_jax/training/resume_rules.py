@@ -5,7 +5,7 @@ from collections.abc import Collection
 from confp_jax.config import TrainConfig
 from confp_jax.typed_config import ConfigError, flat_fields, suggestion
 
-# A run may go on with others of these: they change neither the model nor what a step does.
+# A run may continue with others of these: they change neither the model nor what a step does.
 _FREE_FIELDS = (
     *("log_every_steps", "validation", "checkpoint", "init_from"),
     *("data.dir", "data.num_workers", "rematerialise"),
@@ -41,7 +41,7 @@ def free_fields(saved: TrainConfig) -> tuple[str, ...]:
 def refuse_changes(
     saved: TrainConfig, now: TrainConfig, *, allowed: Collection[str], run: str
 ) -> None:
-    """Compares what a run was begun with and what it is asked to go on with.
+    """Compares what a run was begun with and what it is asked to continue with.
 
     Raises:
       ConfigError: another model or optimizer, or a change that is neither free nor in `allowed`;

@@ -91,7 +91,7 @@ def train(
     stages = stages_of(config)
     mesh = make_mesh()
     folder = absolute_path(workdir)
-    for stage in stages:  # what cannot work is told before anything is written
+    for stage in stages:  # what cannot work is refused before anything is written
         check_divides(stage.phase.batch_size, mesh, num_parts=config.microbatches)
         _open_batches(config, stage, 0)
     num_steps = stages[-1].last_step
@@ -137,7 +137,7 @@ def _is_writer() -> bool:
 def _begin(
     config: TrainConfig, optimizer: optax.GradientTransformation, checkpoints: Checkpoints
 ) -> tuple[TrainState, int]:
-    """The state that the run goes on from, and the number of its step."""
+    """The state that the run continues from, and the number of its step."""
     state, step = checkpoints.restore(build_state(config, optimizer))
     if step:
         print(f"resumed from step {step}", file=sys.stderr)
@@ -169,7 +169,7 @@ def _ending(step: int, last_step: int, num_steps: int) -> str:
     """How the run ended, where it is not over."""
     if step >= num_steps:
         return ""
-    return "; stopped as asked" if step >= last_step else "; the same command goes on"
+    return "; stopped as asked" if step >= last_step else "; the same command continues it"
 
 
 def _description(

@@ -112,7 +112,7 @@ def test_a_worker_process_gives_the_same_batches_and_goes_on(prepared) -> None:
 
 
 def test_processes_cut_the_same_pairs_as_one(prepared) -> None:
-    """Whatever their number: a run may go on with another."""
+    """Whatever their number: a run may continue with another."""
     config = _config(prepared, batch_size=6)
     whole = _take(train_batches(config), 2)
     shares = [_take(train_batches(config, process=p, num_processes=2), 2) for p in range(2)]

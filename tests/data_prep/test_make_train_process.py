@@ -65,7 +65,7 @@ def _assert_gone(processes: list[psutil.Process]) -> None:
         if time.monotonic() > deadline:
             for process in alive:
                 process.kill()
-            raise AssertionError(f"processes go on without their parent: {alive}")
+            raise AssertionError(f"processes run on without their parent: {alive}")
         time.sleep(0.1)
 
 

@@ -154,7 +154,7 @@ def check(folder: pathlib.Path, num_done: int) -> int:
 
 
 def check_next_writer(folder: pathlib.Path, num_done: int) -> None:
-    """The next writer gets the lock, removes strays, goes on, and its index finds what there is."""
+    """The next writer gets the lock, removes strays, writes, and its index finds what there is."""
     num_done = check(folder, num_done) if (folder / "catalogue.sqlite").exists() else 0
     write(folder, num_done, 1)
     assert check(folder, num_done + 1) in (

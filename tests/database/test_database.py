@@ -18,7 +18,7 @@ from confp_jax.database import Database, DatabaseError, questions
 
 class TestRoundTrip:
     def test_everything_comes_back(self, filled):
-        database = Database(str(filled.folder))  # opened anew
+        database = Database(str(filled.folder))  # opened again
         assert database.model_id == STAMP
         check_filled(database)
         snapshot = database.snapshot()

@@ -22,7 +22,7 @@ def killed_writer(*arguments: str | int | pathlib.Path) -> dict:
 
 
 class TestKilled:
-    """SIGKILL: all that was committed is there, whole, and the next writer goes on.
+    """SIGKILL: all that was committed is there, whole, and the next writer continues.
 
     (killed_writer.py does the work.)
     """

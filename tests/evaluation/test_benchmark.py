@@ -181,7 +181,7 @@ def test_a_second_report_measures_nothing_and_is_the_same(
 def test_a_fresh_run_gives_the_same_to_the_last_digit(
     done, checkpoint, prepared, queries, tmp_path
 ):
-    """And an interrupted one goes on with the conditions that are left."""
+    """And an interrupted one continues with the conditions that are left."""
     _, out = done
     run(
         config_of(checkpoint, prepared, queries, conditions=("background_5db",), shift_tracks=0),

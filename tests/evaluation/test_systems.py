@@ -163,7 +163,7 @@ def test_a_hang_is_ended_with_all_that_it_started(tmp_path):
 
 
 def test_a_system_that_hangs_is_asked_no_more(wavs, prepared, queries, tmp_path, monkeypatch):
-    """Neither for the other conditions, nor does its program go on."""
+    """Neither for the other conditions, nor does its program keep running."""
     pid = tmp_path / "pid"
     hang = (
         f"import os, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(300)"

@@ -1,4 +1,4 @@
-"""Generations of the index on the disk: read where they serve, mended or built anew where they do
+"""Generations of the index on the disk: read where they serve, mended or built again where they do
 not.
 """
 
@@ -102,7 +102,7 @@ class TestGenerations:
         self.check(database)
         assert built == []
 
-    def test_when_too_much_has_changed_it_is_built_anew_and_kept(self, database, built, caplog):
+    def test_when_too_much_has_changed_it_is_built_again_and_kept(self, database, built, caplog):
         with database.writing():
             database.add(new_tracks(clustered_rows(np.random.default_rng(9), 9_000), 2000))
         with caplog.at_level(logging.WARNING):

@@ -53,7 +53,7 @@ def test_long_adds_are_committed_on_the_way(database, embedder, files, monkeypat
 
 
 def test_an_interrupted_add_keeps_what_was_done_and_goes_on(database, embedder, files):
-    """Ctrl-C after minutes of work must not throw them away; the same command then goes on."""
+    """Ctrl-C after minutes of work must not throw them away; the same command then continues."""
 
     def interrupt(added: Added, _total: int) -> None:
         if added.path == str(files[3]):

@@ -70,7 +70,7 @@ def test_interrupted_it_goes_on(db, embedder, other, monkeypatch):
     check(db, other)
 
 
-def test_another_model_in_between_starts_anew(db, other):
+def test_another_model_in_between_starts_over(db, other):
     with db.writing():
         begin_staging(db, ModelId("third", "333", 0.3))
         stage(db, [(1, np.ones((3, 7), np.float32))])

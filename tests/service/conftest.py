@@ -82,7 +82,7 @@ def writer(server) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory) -> dict[str, pathlib.Path]:
-    """Files to ask about: 5 s of a known track in noise, 6 s of an unknown one, silence, and what is
+    """Files to ask about: 5 s of a known track in noise, 6 s of an unknown one, silence and
     no audio.
     """
     folder = tmp_path_factory.mktemp("clips")

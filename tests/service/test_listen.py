@@ -73,7 +73,7 @@ class TestListen:
                 ]
 
     def test_monitoring_heeds_what_is_added_and_removed(self, server, writer):
-        """What is added is heard in a session that goes on; what is removed while it plays is told
+        """What is added is heard in a running session; what is removed while it plays is told
         of no more.
         """
         names, body = (KNOWN[1], KNOWN[2], UNKNOWN), (MUSIC / f"{UNKNOWN}.mp3").read_bytes()

@@ -1,5 +1,5 @@
-"""Two hosts: launch/tpu.sh starts two real processes that train together, are preempted, and go on
-as one, two or none.
+"""Two hosts: launch/tpu.sh starts two real processes that train together, are preempted, and
+continue as one, two or none.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ def test_two_hosts_then_one_then_two(
     """The losses are those of one process that was never stopped: hosts cut their rows of the same
     batches.
 
-    Each host has half of the training shards only, the process that goes on alone all of them.
+    Each host has half of the training shards only, the process that continues alone all of them.
     Begun with another run's encoder; without dropout and masks, which are drawn by row: two hosts
     hold a batch's rows in another order. What is left is rounding.
     """
@@ -116,7 +116,7 @@ def test_stop_makes_both_hosts_save_the_same_step(
         cloud.run(*command)
     cloud.wait("step 10/", num=1)
     cloud.run("stop")
-    saved = [line for line in cloud.logs().splitlines() if "the same command goes on" in line]
+    saved = [line for line in cloud.logs().splitlines() if "the same command continues" in line]
     assert len(saved) == 2 and saved[0] == saved[1], cloud.logs()
     assert (workdir / "checkpoints" / saved[0].split()[1]).is_dir()
 

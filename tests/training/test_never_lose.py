@@ -1,4 +1,4 @@
-"""A run that was stopped, terminated or killed, or whose checkpoints or disk fail it, goes on bit
+"""A run that was stopped, terminated or killed, or whose checkpoints or disk fail it, continues bit
 for bit and loses nothing.
 """
 
@@ -101,7 +101,7 @@ def test_where_no_checkpoint_can_be_read_none_is_lost(
     tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     """A disk or a bucket that does not answer: every start says so, and when it answers again the
-    run goes on.
+    run continues.
     """
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)
@@ -123,7 +123,7 @@ def test_where_no_checkpoint_can_be_read_none_is_lost(
     assert_equal_runs(run, uninterrupted, tiny())
 
 
-def test_a_run_of_damaged_checkpoints_does_not_begin_anew(
+def test_a_run_of_damaged_checkpoints_does_not_start_over(
     tiny: Callable[..., TrainConfig], uninterrupted: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     run = tmp_path / "run"
@@ -251,7 +251,7 @@ def test_a_disk_that_is_full_for_a_checkpoint(
         line for line in done.stderr.splitlines() if line.startswith("error: ")
     )  # TensorStore's threads may say more
     assert "a checkpoint could not be written" in told
-    assert "make room" in told and "the same command goes on" in told
+    assert "make room" in told and "the same command continues" in told
     train(tiny(), tmp_path / "run", stop_at_step=4)
     assert saved_steps(tmp_path / "run") == [3, 4]
 
@@ -281,7 +281,7 @@ def test_a_disk_that_is_full_for_the_log(
     monkeypatch.setattr(MetricLog, "scalars", full)
     with pytest.raises(
         RunFolderError,
-        match=r"No space left on device: 'metrics.jsonl'; make room for .*the same command goes on",
+        match=r"No space left on device: 'metrics.jsonl'; make room .*the same command continues",
     ):
         train(tiny(), tmp_path)
 
@@ -340,7 +340,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
         process.kill()
     assert process.returncode == 0, err
     (step,) = saved_steps(tmp_path)
-    assert f"step {step} of 300000 saved in {tmp_path}; the same command goes on" in out
+    assert f"step {step} of 300000 saved in {tmp_path}; the same command continues" in out
     assert [line["step"] for line in logged_lines(tmp_path)] == list(range(1, step + 1))
     again = subprocess.run(
         [*command, f"--stop_at_step={step + 2}"],

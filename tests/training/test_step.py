@@ -42,7 +42,7 @@ def test_it_can_learn_one_batch_by_heart(problem) -> None:
 
 
 def test_seed_and_step_decide_the_draws(problem) -> None:
-    """Same seed and step, same bits; SpecAugment and dropout draw anew at every step."""
+    """Same seed and step, same bits; SpecAugment and dropout draw new values at every step."""
     config, mesh, optimizer, batch = problem
     with jax.set_mesh(mesh):
         first, again = (build_state(config, optimizer) for _ in range(2))

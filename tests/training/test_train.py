@@ -210,7 +210,7 @@ def test_phases_change_batch_and_rate(
 ) -> None:
     """6 tracks: an epoch is 3 steps of 2 tracks, then 1 step of 6.
 
-    Stopped inside the second phase, it goes on bit for bit.
+    Stopped inside the second phase, it continues bit for bit.
     """
     config = tiny(
         phases=((1, 1e-3, 4), (3, 5e-4, 12)), optimizer={"schedule": "constant", "warmup_steps": 0}

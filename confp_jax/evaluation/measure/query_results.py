@@ -152,7 +152,7 @@ def _looks(query: Query) -> Float32[np.ndarray, "L E"]:
 def _nearest(
     queries: Float32[np.ndarray, "Q L E"], index: Index, searched: Searched, top_k: int
 ) -> dict[str, np.ndarray]:
-    """The nearest rows of any of a query's L windows, told as the place of the middle one: [Q, K]
+    """The nearest rows of any of a query's L windows, as the place of the middle one: [Q, K]
     tracks, seconds, scores.
     """
     num, looks, dim = queries.shape

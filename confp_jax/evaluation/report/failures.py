@@ -32,7 +32,7 @@ class Failure:
     mistaken_id: int
     mistaken_s: float
     logit: float
-    accepted: bool  # at 1 false alarm in 1,000: a user would have been told the wrong name
+    accepted: bool  # at 1 false alarm in 1,000: a user would have got the wrong name
 
 
 def worst_failures(

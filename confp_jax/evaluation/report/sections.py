@@ -178,8 +178,8 @@ def page(
         "0.8), moved in a direction in which such fingerprints differ.",
         "Systems": "Each system was given the same WAV files in a process of its own, one at a "
         "time; the time of a query is measured inside it, after its index was loaded (a command "
-        "line: with its start). Memory is the peak of the process. Every system tells its nearest "
-        "track however unsure; audfprint answers from one landmark on here, not from its five.",
+        "line: with its start). Memory is the peak of the process. Every system reports its "
+        "nearest track however unsure; audfprint answers from one landmark on here, not from its five.",
     }
     parts = [
         Section(name, texts.get(name, ""), [*found, *pictures.get(name, [])])

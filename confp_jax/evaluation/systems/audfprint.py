@@ -1,7 +1,7 @@
 """audfprint, the landmark fingerprinter (package `audfprint2`), at the settings of its own command
 line but one.
 
-Its command line answers from 5 landmarks on. Here, as the other systems do, it tells its nearest
+Its command line answers from 5 landmarks on. Here, as the other systems do, it reports its nearest
 track however unsure: of 3 s excerpts with noise it would find a quarter less (63.6 % against 86.4
 % of 44 at 10 dB).
 """

@@ -135,7 +135,7 @@ def arguments(
 
 
 def parse_answer(text: str, pattern: str) -> list[Found]:
-    """Distinct tracks of the lines that match; a later line is worth less where no score is told.
+    """Distinct tracks of the lines that match; a later line is worth less where there is no score.
 
     Raises:
       QueryError: an offset or a score that is no number.

@@ -17,7 +17,7 @@ class SystemFailedError(Exception):
 
 
 class QueryError(Exception):
-    """One query that a system could not answer; the others go on."""
+    """One query that a system could not answer; the others still run."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,7 +55,7 @@ class SystemRow:
 class Truth:
     """Of a query: the track that it is of, and where in its indexed clip the query begins.
 
-    A system that knows nothing of tempo tells the start of a window with the query's middle:
+    A system without an estimate of tempo reports the start of a window with the query's middle:
     `window_s` is as right.
     """
 
