@@ -23,13 +23,13 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from benchmarks.forked import exit_status, in_child
 from confp_jax.database import Database, ModelId, NewTrack
 from confp_jax.database.compact import compact_shards
 from confp_jax.database.merge import merge_databases
@@ -167,26 +167,6 @@ def relocate(folder: pathlib.Path) -> None:
                 (str(folder),),
             )
         connection.execute("UPDATE settings SET value = '' WHERE key = 'digest'")
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Forks a process that does it; returns its number."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:  # noqa: BLE001 - shown, and then given by the exit status
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return child
-
-
-def exit_status(child: int) -> int:
-    """Waits; negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def check(before: Contents, found: Contents, wanted: Contents) -> None:

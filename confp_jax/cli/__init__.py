@@ -28,7 +28,7 @@ _EXAMPLES = """examples:
   confp add music.db ~/Music             index a folder (a second run adds only what is new)
   confp identify music.db clip.wav       which track is it, and where in it?
   confp identify music.db *.wav --json   the same for programs
-  confp watch music.db ~/Music           keep the database like a folder
+  confp watch music.db ~/Music           index a folder and follow its changes
   confp monitor music.db radio.mp3       a cue sheet of a long recording or stream
   confp radio stations.yaml              what many stations play, day after day
   confp compare a.mp3 b.mp3              the sections that two recordings share

@@ -20,7 +20,7 @@ def add_event_options(command: argparse.ArgumentParser) -> None:
         "--mqtt",
         metavar="HOST",
         default="",
-        help="keep what plays at this broker, for Home Assistant: HOST, HOST:PORT, "
+        help="publish what plays to this broker, for Home Assistant: HOST, HOST:PORT, "
         "mqtt://USER@HOST (password: $CONFP_MQTT_PASSWORD; extra `mqtt`)",
     )
 

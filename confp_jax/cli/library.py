@@ -41,7 +41,7 @@ def register(commands: Commands) -> None:
     add.add_argument(
         "--passed-over",
         action="store_true",
-        help="also name the files of folders that are no audio",
+        help="also name the files in folders that are not audio",
     )
     help_text = "how a new database stores fingerprints (binary for edge2, float16 for others)"
     add.add_argument("--precision", choices=("float16", "int8", "binary"), help=help_text)
@@ -60,7 +60,7 @@ def register(commands: Commands) -> None:
     update.add_argument(
         "--force",
         action="store_true",
-        help="with --prune: also where all tracks of an added folder, or most of all, are gone",
+        help="with --prune: also if all tracks of an added folder, or most tracks, are gone",
     )
     _register_tracks(commands)
 
@@ -76,7 +76,7 @@ def _register_tracks(commands: Commands) -> None:
   confp remove music.db ~/Music/a.mp3    by path
   confp remove music.db "Some Title"     by name, if only one track has it""",
     )
-    text = "a path or a name; a number is an id where no track has a number for a name"
+    text = "a path or a name; a number is an id, unless a track has a number for a name"
     remove.add_argument("tracks", nargs="*", metavar="TRACK", help=text)
     remove.add_argument(
         "--id",
@@ -99,13 +99,13 @@ def _register_tracks(commands: Commands) -> None:
     listing.add_argument(
         "--search",
         metavar="TEXT",
-        help="only tracks with this in their name, their path or one of their tags",
+        help="list only tracks with this text in their name, path or tags",
     )
     listing.add_argument(
-        "--limit", type=whole_number, metavar="N", help="at most so many tracks (all)"
+        "--limit", type=whole_number, metavar="N", help="list at most N tracks (all)"
     )
     listing.add_argument(
-        "--offset", type=whole_number, default=0, metavar="N", help="without the first N (0)"
+        "--offset", type=whole_number, default=0, metavar="N", help="skip the first N tracks (0)"
     )
     commands.add(
         "info",

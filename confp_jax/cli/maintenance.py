@@ -28,7 +28,7 @@ def register(commands: Commands) -> None:
   confp compact music.db
   confp compact music.db --recall 0.999         search more carefully, and slower, from now on
   confp compact music.db --index faiss          scann (Linux), faiss or exact
-  confp compact music.db --index milvus://localhost:19530     a server, kept in step
+  confp compact music.db --index milvus://localhost:19530     a server, kept up to date
   confp compact music.db --index "milvus://localhost:19530?fallback=exact"    while it is away,
                                                 all fingerprints are searched here
   confp compact music.db --index milvus:///data/rows.db       milvus-lite (an extra)""",
@@ -69,10 +69,11 @@ def register(commands: Commands) -> None:
         "--drop", action="store_true", help="remove the tracks that cannot be restored"
     )
     _register_copying(commands)
+    _register_exchange(commands)
 
 
 def _register_copying(commands: Commands) -> None:
-    """Declares the commands that take tracks or fingerprints from elsewhere, or write them."""
+    """Declares the commands that fill a database from another one, or with another model."""
     merge = commands.add(
         "merge",
         _merge,
@@ -98,8 +99,12 @@ def _register_copying(commands: Commands) -> None:
     reindex.add_argument(
         "--force",
         action="store_true",
-        help="with --prune: also where all tracks of a root, or most of all, would go",
+        help="with --prune: also if all tracks of an added folder, or most tracks, are gone",
     )
+
+
+def _register_exchange(commands: Commands) -> None:
+    """Declares the commands that write and read files of other programs."""
     export = commands.add(
         "export",
         _export,
@@ -116,7 +121,7 @@ def _register_copying(commands: Commands) -> None:
         "out", type=pathlib.Path, nargs="?", metavar="OUT", help="the Parquet file to write"
     )
     export.add_argument(
-        "--onnx", type=pathlib.Path, metavar="FILE", help="the ONNX file to write, of a model"
+        "--onnx", type=pathlib.Path, metavar="FILE", help="write a model as this ONNX file"
     )
     text = "with --onnx: matrices as int8, half of the size"
     export.add_argument("--int8", action="store_true", help=text)

@@ -28,7 +28,7 @@ def register(commands: Commands) -> None:
         type=pathlib.Path,
         required=True,
         metavar="X.npz",
-        help="an array [N, dims] for each file",
+        help="the file to write: an array [N, dims] for each audio file",
     )
 
 

@@ -19,7 +19,7 @@ _MODEL_HELP = (
 )
 _ENGINE_HELP = (
     "what computes the model: auto (the default, or CONFP_ENGINE) is JAX on an accelerator, else "
-    "ONNX Runtime; int8 takes half of the room"
+    "ONNX Runtime; int8 takes half of the memory"
 )
 
 _NUM_COPIES = 3  # of a recording that is there many times, to be named in a line

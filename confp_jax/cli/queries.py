@@ -27,6 +27,14 @@ from confp_jax.cli.output import (
 
 def register(commands: Commands) -> None:
     """Declares the commands."""
+    _register_identifying(commands)
+    _register_monitoring(commands)
+    _register_listening(commands)
+    _register_comparing(commands)
+
+
+def _register_identifying(commands: Commands) -> None:
+    """Declares `identify`."""
     identify = commands.add(
         "identify",
         _identify,
@@ -45,6 +53,10 @@ def register(commands: Commands) -> None:
         help="audio of at least 1 s, better 3 s; - is standard input",
     )
     _add_rate(identify)
+
+
+def _register_monitoring(commands: Commands) -> None:
+    """Declares `monitor`."""
     monitor = commands.add(
         "monitor",
         run_monitor,
@@ -64,13 +76,13 @@ def register(commands: Commands) -> None:
         "--cue",
         type=pathlib.Path,
         metavar="FILE",
-        help="write a cue sheet at the end (another one for every 99 tracks)",
+        help="write a cue sheet at the end (one more for every 99 tracks)",
     )
     monitor.add_argument(
         "--start",
         type=_moment,
         metavar="TIME",
-        help="when the recording began, as 2026-11-30T06:00:00+01:00; streams go by the clock",
+        help="when the recording began, such as 2026-11-30T06:00:00+01:00 (a stream: now)",
     )
     monitor.add_argument(
         "--csv", type=pathlib.Path, metavar="FILE", help="write a table at the end"
@@ -96,11 +108,9 @@ def register(commands: Commands) -> None:
         type=_level,
         default=-60.0,
         metavar="DB",
-        help="of a stream, take what is quieter than this for silence, which costs no work (-60)",
+        help="treat what is quieter in a stream as silence, which costs no work (-60)",
     )
     add_event_options(monitor)
-    _register_listening(commands)
-    _register_comparing(commands)
 
 
 def _register_listening(commands: Commands) -> None:
@@ -129,8 +139,8 @@ def _register_comparing(commands: Commands) -> None:
         db=False,
         examples="  confp compare original.flac broadcast.mp3",
     )
-    compare.add_argument("a", type=pathlib.Path, metavar="A")
-    compare.add_argument("b", type=pathlib.Path, metavar="B")
+    compare.add_argument("a", type=pathlib.Path, metavar="A", help="an audio file")
+    compare.add_argument("b", type=pathlib.Path, metavar="B", help="another one")
     dedupe = commands.add(
         "dedupe",
         _dedupe,

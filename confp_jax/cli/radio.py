@@ -24,9 +24,9 @@ def register(commands: Commands) -> None:
         "log what many stations play, and write the reports of a day (extra `radio`)",
         db=False,
         examples="""\
-  confp radio stations.yaml              hear all stations until Ctrl-C; a day's log is a file
-  confp radio report 2026-11-30 stations.yaml    its reports: CSV, cue, SoundExchange, GEMA, PRS
-  confp radio report 2026-11 stations.yaml --out reports    those of a month""",
+  confp radio stations.yaml              log all stations until Ctrl-C, one file a day
+  confp radio report 2026-11-30 stations.yaml    reports: CSV, cue, SoundExchange, GEMA, PRS
+  confp radio report 2026-11 stations.yaml --out reports    of a whole month""",
     )
     radio.add_argument(
         "words",
@@ -38,7 +38,7 @@ def register(commands: Commands) -> None:
         "--out",
         type=pathlib.Path,
         metavar="FOLDER",
-        help="where reports are written (`reports` in the folder of the log)",
+        help="folder for the reports (default: `reports` beside the log)",
     )
 
     add_event_options(radio)

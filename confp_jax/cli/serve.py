@@ -27,6 +27,12 @@ def register(commands: Commands) -> None:
         help="the address to listen on (127.0.0.1: this machine alone)",
     )
     serve.add_argument("--port", type=int, default=8000, help="the port; 0 is any free one (8000)")
+    _add_access(serve)
+    _add_limits(serve)
+
+
+def _add_access(serve: argparse.ArgumentParser) -> None:
+    """Declares what is served, and to whom."""
     serve.add_argument(
         "--token-file",
         type=pathlib.Path,
@@ -37,8 +43,8 @@ def register(commands: Commands) -> None:
         "--index",
         type=milvus_address,
         metavar="URI",
-        help="read the fingerprints from Milvus (milvus://HOST:PORT); of the database only its "
-        "catalogue is needed",
+        help="read the fingerprints from Milvus (milvus://HOST:PORT); the database then needs "
+        "only its catalogue",
     )
     serve.add_argument(
         "--share-audio",
@@ -71,7 +77,6 @@ def register(commands: Commands) -> None:
         help="the path that a proxy gives the service, such as /music (X-Forwarded-Prefix if "
         "the proxy sends it)",
     )
-    _add_limits(serve)
 
 
 def _add_limits(serve: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ def register(commands: Commands) -> None:
     watch = commands.add(
         "watch",
         _watch,
-        "index folders and keep the database like them until stopped (extra `watch`)",
+        "index folders and follow their changes until stopped (extra `watch`)",
         model=True,
         examples="""\
   confp watch music.db ~/Music           what appears is indexed, what moves keeps its fingerprints

@@ -156,6 +156,7 @@ _WHAT |= {
 }
 _WHAT |= {500: "a fault of the service", 503: "not ready, or it took too long"}
 _ALWAYS = (421, 500)
+_BAD_AUDIO = (400, 408, 413, 422, 429, 503)
 
 
 def document(settings: Settings) -> dict[str, Any]:
@@ -184,6 +185,26 @@ def document(settings: Settings) -> dict[str, Any]:
 
 
 def _paths(settings: Settings) -> dict[str, Any]:
+    explain = [
+        _query(
+            "explain",
+            {"type": "boolean"},
+            "Also say why: spectrograms, score for each second, runner-up.",
+        )
+    ]
+    return {
+        "/v1/identify": {
+            "post": {"parameters": explain, "requestBody": _audio(settings)}
+            | _about("Which tracks sound in it?", 200, "Answer", *_BAD_AUDIO)
+        },
+        **_track_paths(settings),
+        "/healthz": {"get": _about("Whether the process lives.", 200, "text/plain")},
+        "/readyz": {"get": _about("Whether the model is compiled.", 200, "text/plain", 503)},
+        "/metrics": {"get": _about("For Prometheus.", 200, "text/plain")},
+    }
+
+
+def _track_paths(settings: Settings) -> dict[str, Any]:
     text = "Of the track; without it, what the file's tags say, or its name in a form."
     name = _STRING | {"maxLength": LONGEST_NAME}
     names = [_query(field, name, text) for field in NAME_FIELDS]
@@ -194,37 +215,14 @@ def _paths(settings: Settings) -> dict[str, Any]:
     ]
     number = [{"name": "id", "in": "path", "required": True, "schema": _INTEGER | {"minimum": 0}}]
     token = {"security": [{"token": []}]}
-    explain = [
-        _query(
-            "explain",
-            {"type": "boolean"},
-            "Also say why: spectrograms, score for each second, runner-up.",
-        )
-    ]
-    bad_audio = (400, 408, 413, 422, 429, 503)
+    form = dict.fromkeys(NAME_FIELDS, _described(name, text))
+    added = "Add a track. 200: its content was there already."
     return {
-        "/v1/identify": {
-            "post": {"parameters": explain, "requestBody": _audio(settings)}
-            | _about("Which tracks sound in it?", 200, "Answer", *bad_audio)
-        },
         "/v1/tracks": {
             "get": {"parameters": paging} | _about("What can be identified.", 200, "Tracks", 400),
-            "post": {
-                "parameters": names,
-                "requestBody": _audio(
-                    settings, **dict.fromkeys(NAME_FIELDS, _described(name, text))
-                ),
-            }
+            "post": {"parameters": names, "requestBody": _audio(settings, **form)}
             | token
-            | _about(
-                "Add a track. 200: its content was there already.",
-                201,
-                "AddedTrack",
-                *bad_audio,
-                401,
-                403,
-                also=200,
-            ),
+            | _about(added, 201, "AddedTrack", *_BAD_AUDIO, 401, 403, also=200),
         },
         "/v1/tracks/{id}": {
             "get": {"parameters": number} | _about("One track.", 200, "Track", 404),
@@ -239,9 +237,6 @@ def _paths(settings: Settings) -> dict[str, Any]:
             "get": {"parameters": number}
             | _about("Its audio file.", 200, "audio/*", 400, 403, 404, 416, also=206)
         },
-        "/healthz": {"get": _about("Whether the process lives.", 200, "text/plain")},
-        "/readyz": {"get": _about("Whether the model is compiled.", 200, "text/plain", 503)},
-        "/metrics": {"get": _about("For Prometheus.", 200, "text/plain")},
     }
 
 

@@ -14,6 +14,7 @@ from confp_jax.database import Database, StoredTrack
 from confp_jax.database.names import folded, shown_texts
 from confp_jax.errors import UserError
 from confp_jax.library.compare import compare_files
+from confp_jax.library.library import Library
 
 _MOST_TRACKS = 500
 
@@ -26,7 +27,7 @@ def make_server(
     Args:
       folder: the database.
       model: where its model is, if not where it was.
-      allowed: folders beyond which no audio is read; none: all that the process may read.
+      allowed: the only folders whose audio is read; none: all that the process may read.
 
     Raises:
       DatabaseError: the folder is no database.
@@ -38,6 +39,15 @@ def make_server(
     server = MCPServer(
         "confp", instructions="Identifies music: which recording a file is, and where in it."
     )
+    _add_audio_tools(server, library, model, folders)
+    _add_track_tools(server, library)
+    return server
+
+
+def _add_audio_tools(
+    server: MCPServer, library: Library, model: str | None, folders: Sequence[pathlib.Path]
+) -> None:
+    """Adds the tools that read audio files, of `folders` alone if there are any."""
 
     def audio(path: str) -> pathlib.Path:
         file = pathlib.Path(path).expanduser().resolve()
@@ -59,6 +69,19 @@ def make_server(
         return dataclasses.asdict(answer)
 
     @server.tool()
+    def compare(a: str, b: str) -> dict[str, Any]:
+        """Finds the sections that two audio files share, with their places in both."""
+        try:
+            sections = compare_files(audio(a), audio(b), model)
+        except UserError as error:
+            raise ToolError(str(error)) from error
+        return {"sections": [dataclasses.asdict(section) for section in sections]}
+
+
+def _add_track_tools(server: MCPServer, library: Library) -> None:
+    """Adds the tools that name the database's tracks."""
+
+    @server.tool()
     def search(text: str, limit: int = 50) -> dict[str, Any]:
         """Finds tracks with a text in their name, title, artist, album, path or another tag."""
         wanted = folded(text)
@@ -69,23 +92,12 @@ def make_server(
         ]
         return {"total": len(found), "tracks": [_shown(one) for one in found[: _bounded(limit)]]}
 
-    @server.tool()
-    def compare(a: str, b: str) -> dict[str, Any]:
-        """Finds the sections that two audio files share, with their places in both."""
-        try:
-            sections = compare_files(audio(a), audio(b), model)
-        except UserError as error:
-            raise ToolError(str(error)) from error
-        return {"sections": [dataclasses.asdict(section) for section in sections]}
-
     @server.tool(name="list")
     def list_tracks(offset: int = 0, limit: int = 100) -> dict[str, Any]:
         """Lists the tracks of the database, `limit` of them from `offset` on."""
         tracks = library.tracks()
         chosen = tracks[max(0, offset) : max(0, offset) + _bounded(limit)]
         return {"total": len(tracks), "tracks": [_shown(track) for track in chosen]}
-
-    return server
 
 
 def _bounded(limit: int) -> int:

@@ -78,7 +78,7 @@ class TestNames:
         )
 
     def test_names_that_are_no_utf8(self, confp, database, tmp_path, clip):
-        """Old collections have them. Such a file is added or refused by name, the others are added."""
+        """Old collections have them. Such a file is added or refused by name, others are added."""
         good = write_clip(tmp_path / "old", "good.wav", clip)
         odd = os.fsdecode(os.fsencode(tmp_path / "old") + b"/caf\xe9.wav")
         try:

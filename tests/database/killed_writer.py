@@ -1,9 +1,10 @@
-"""Kills processes that write to a database and checks what they leave. Run by test_database.py;
+"""Kills processes that write to a database and checks what they leave. Run by test_kills.py;
 prints one JSON line.
 
-    python killed_writer.py random FOLDER NUM SEED    SIGKILL at random instants of adds, removals,
-    compactions, ... python killed_writer.py lines FOLDER STEP         SIGKILL before each
-    (STEP-th) line that each of them executes
+    python -m tests.database.killed_writer random FOLDER NUM SEED
+        SIGKILL at random instants of adds, removals, compactions, ...
+    python -m tests.database.killed_writer lines FOLDER STEP
+        SIGKILL before each (STEP-th) line that each of them executes
 
 A child is forked for each kill: this process holds no threads and no open database. What an
 operation does follows from its number, and a track's vectors from its own, so whatever is found
@@ -19,12 +20,12 @@ import signal
 import sqlite3
 import sys
 import time
-import traceback
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy as np
 
+from benchmarks.forked import exit_status, in_child
 from confp_jax import database as room
 from confp_jax import index as indexes
 from confp_jax.database import Database, ModelId, NewTrack
@@ -185,33 +186,15 @@ def check_index(folder: pathlib.Path) -> None:
     assert np.mean(scores >= np.sum(rows * rows, axis=1) - 1e-4) > 0.95
 
 
-def fork(work) -> int:
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            if status:
-                traceback.print_exc()
-            os._exit(status)
-    return child
-
-
-def exit_status(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def kill_at_random(folder: pathlib.Path, num: int, seed: int) -> dict:
     rng = random.Random(seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    assert exit_status(fork(lambda: write(folder, 0, 12))) == 0
+    assert exit_status(in_child(lambda: write(folder, 0, 12))) == 0
     unit_s = (time.perf_counter() - began) / 12  # an operation, as busy as this machine is
     num_done, killed_in = 12, {"add": 0, "remove": 0, "compact": 0, "reindex": 0, "fold": 0}
     for _ in range(num):
-        child = fork(lambda first=num_done: write(folder, first, 10**6))
+        child = in_child(lambda first=num_done: write(folder, first, 10**6))
         time.sleep(rng.uniform(0.0, 12 * unit_s))
         os.kill(child, signal.SIGKILL)
         assert exit_status(child) == -signal.SIGKILL, "the writer failed by itself"
@@ -219,7 +202,7 @@ def kill_at_random(folder: pathlib.Path, num: int, seed: int) -> dict:
         num_done = check(folder, begun)
         killed_in[operation(begun)[0]] += 1
     check_next_writer(folder, num_done)
-    assert exit_status(fork(lambda: check_index(folder))) == 0
+    assert exit_status(in_child(lambda: check_index(folder))) == 0
     return {"operations": num_done, "killed_in": killed_in}
 
 
@@ -253,14 +236,14 @@ def kill_at_lines(folder: pathlib.Path, step: int) -> dict:
         base = folder / case / "base"
         base.parent.mkdir(parents=True)
         if case != "create":
-            assert exit_status(fork(lambda base=base, first=first: write(base, 0, first))) == 0
+            assert exit_status(in_child(lambda base=base, first=first: write(base, 0, first))) == 0
         failures: list[str] = []
         line, status = 0, -1
         while status != 0:
             target = folder / case / str(line)
             if base.exists():
                 shutil.copytree(base, target)
-            child = fork(
+            child = in_child(
                 lambda line=line, target=target, first=first: kill_at_line(
                     line, lambda: write(target, first, 1)
                 )

@@ -7,12 +7,13 @@ import sys
 
 import pytest
 
-KILLED_WRITER = pathlib.Path(__file__).with_name("killed_writer.py")
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def killed_writer(*arguments: str | int | pathlib.Path) -> dict:
     done = subprocess.run(
-        [sys.executable, KILLED_WRITER, *map(str, arguments)],
+        [sys.executable, "-m", "tests.database.killed_writer", *map(str, arguments)],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=1200,

@@ -57,64 +57,62 @@ def make_weights(rng: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
-def encode_in_numpy(w: dict[str, np.ndarray], x: np.ndarray, heads: int) -> np.ndarray:
+Weights = dict[str, np.ndarray]
+
+
+def linear(w: Weights, name: str, x: np.ndarray) -> np.ndarray:
+    return x @ w[f"{name}.weight"].reshape(len(w[f"{name}.weight"]), -1).T + w[f"{name}.bias"]
+
+
+def layer_norm(w: Weights, name: str, x: np.ndarray) -> np.ndarray:
+    centred = x - x.mean(-1, keepdims=True)
+    unit = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    return unit * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def feed_forward(w: Weights, name: str, x: np.ndarray) -> np.ndarray:
+    x = linear(w, f"{name}.sequential.1", layer_norm(w, f"{name}.sequential.0", x))
+    return linear(w, f"{name}.sequential.4", x * sigmoid(x))
+
+
+def attend(w: Weights, name: str, x: np.ndarray, heads: int) -> np.ndarray:
+    stacked = np.split(x @ w[f"{name}.in_proj_weight"].T + w[f"{name}.in_proj_bias"], 3, axis=-1)
+    mixed = []
+    for q, k, v in zip(*(np.split(part, heads, axis=-1) for part in stacked), strict=True):
+        scores = np.exp(q @ k.T / np.sqrt(q.shape[-1]))
+        mixed.append(scores / scores.sum(-1, keepdims=True) @ v)
+    return linear(w, f"{name}.out_proj", np.concatenate(mixed, axis=-1))
+
+
+def convolve(w: Weights, name: str, x: np.ndarray) -> np.ndarray:
+    x = linear(w, f"{name}.pointwise_in", layer_norm(w, f"{name}.layer_norm", x))
+    value, gate = np.split(x, 2, axis=-1)
+    padded = np.pad(value * sigmoid(gate), ((KERNEL // 2, KERNEL // 2), (0, 0)))
+    kernel = w[f"{name}.depthwise.weight"][:, 0]
+    columns = [np.correlate(padded[:, d], kernel[d], "valid") for d in range(DIM)]
+    x = np.stack(columns, axis=1) + w[f"{name}.depthwise.bias"]
+    x = (x - w[f"{name}.norm.running_mean"]) / np.sqrt(w[f"{name}.norm.running_var"] + 1e-5)
+    x = x * w[f"{name}.norm.weight"] + w[f"{name}.norm.bias"]
+    return linear(w, f"{name}.pointwise_out", x * sigmoid(x))
+
+
+def encode_in_numpy(w: Weights, x: np.ndarray, heads: int) -> np.ndarray:
     """make_golden.py's forward pass in eval mode, one example at a time."""
     w = {name: value.astype(np.float64) for name, value in w.items()}
-
-    def linear(name, x):
-        return x @ w[f"{name}.weight"].reshape(len(w[f"{name}.weight"]), -1).T + w[f"{name}.bias"]
-
-    def layer_norm(name, x):
-        centred = x - x.mean(-1, keepdims=True)
-        return (
-            centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * w[f"{name}.weight"]
-            + w[f"{name}.bias"]
-        )
-
-    def sigmoid(x):
-        return 1 / (1 + np.exp(-x))
-
-    def feed_forward(name, x):
-        x = linear(f"{name}.sequential.1", layer_norm(f"{name}.sequential.0", x))
-        return linear(f"{name}.sequential.4", x * sigmoid(x))
-
-    def attend(name, x):
-        stacked = np.split(
-            x @ w[f"{name}.in_proj_weight"].T + w[f"{name}.in_proj_bias"], 3, axis=-1
-        )
-        mixed = []
-        for q, k, v in zip(*(np.split(part, heads, axis=-1) for part in stacked), strict=True):
-            scores = np.exp(q @ k.T / np.sqrt(q.shape[-1]))
-            mixed.append(scores / scores.sum(-1, keepdims=True) @ v)
-        return linear(f"{name}.out_proj", np.concatenate(mixed, axis=-1))
-
-    def convolve(name, x):
-        value, gate = np.split(
-            linear(f"{name}.pointwise_in", layer_norm(f"{name}.layer_norm", x)), 2, axis=-1
-        )
-        x = value * sigmoid(gate)
-        kernel, padded = (
-            w[f"{name}.depthwise.weight"][:, 0],
-            np.pad(x, ((KERNEL // 2, KERNEL // 2), (0, 0))),
-        )
-        x = (
-            np.stack([np.correlate(padded[:, d], kernel[d], "valid") for d in range(DIM)], axis=1)
-            + w[f"{name}.depthwise.bias"]
-        )
-        x = (x - w[f"{name}.norm.running_mean"]) / np.sqrt(w[f"{name}.norm.running_var"] + 1e-5)
-        x = x * w[f"{name}.norm.weight"] + w[f"{name}.norm.bias"]
-        return linear(f"{name}.pointwise_out", x * sigmoid(x))
-
     out = []
     for example in x.astype(np.float64):
-        y = linear("input", example)
+        y = linear(w, "input", example)
         for i in range(LAYERS):
-            y = y + 0.5 * feed_forward(f"layers.{i}.ffn1", y)
-            y = y + attend(f"layers.{i}.attn", layer_norm(f"layers.{i}.attn_norm", y))
-            y = y + convolve(f"layers.{i}.conv", y)
-            y = y + 0.5 * feed_forward(f"layers.{i}.ffn2", y)
-            y = layer_norm(f"layers.{i}.final_norm", y)
-        y = linear("output", y.mean(0))
+            y = y + 0.5 * feed_forward(w, f"layers.{i}.ffn1", y)
+            y = y + attend(w, f"layers.{i}.attn", layer_norm(w, f"layers.{i}.attn_norm", y), heads)
+            y = y + convolve(w, f"layers.{i}.conv", y)
+            y = y + 0.5 * feed_forward(w, f"layers.{i}.ffn2", y)
+            y = layer_norm(w, f"layers.{i}.final_norm", y)
+        y = linear(w, "output", y.mean(0))
         out.append(y / np.linalg.norm(y))
     return np.array(out)
 

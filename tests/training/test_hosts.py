@@ -55,13 +55,7 @@ def test_two_hosts_then_one_then_two(
     cloud.run("create")
     cloud.run("setup")
     for number in 0, 1:
-        shards = [
-            path.name
-            for path in sorted(
-                (tmp_path / f"worker{number}" / "data").glob("*-training.array_record-*")
-            )
-        ]
-        assert [int(name.split("-")[-3]) for name in shards] == [number, number + 2, number + 4]
+        assert _shards(tmp_path / f"worker{number}") == [number, number + 2, number + 4]
     cloud.run("train", *command_flags(config), "--stop_at_step=3")
     cloud.wait("finished", num=2)
     assert sorted(_losses(workdir)) == [1, 2, 3]
@@ -69,18 +63,7 @@ def test_two_hosts_then_one_then_two(
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, num_shares=2))
     train(config, workdir, stop_at_step=6)
 
-    for worker in tmp_path.glob("worker*"):
-        shutil.rmtree(worker)  # preempted: the machines are gone
-    (tmp_path / "resource").write_text("SUSPENDED")
-    cloud.run("resume", "--stop_at_step=12")
-    cloud.wait("finished", num=2)
-    assert "resumed from step 6" in cloud.logs()
-    assert "finished" in cloud.run("watch")
-    deadline = time.monotonic() + 30
-    while (
-        cloud.run("status").count("not running") < 2
-    ):  # a process that ended may be waiting for its parent
-        assert time.monotonic() < deadline
+    _preempt_and_resume(cloud, tmp_path)
 
     train(config, tmp_path / "alone")
     expected = _losses(tmp_path / "alone")
@@ -99,6 +82,28 @@ def test_two_hosts_then_one_then_two(
         if call[0] == "gcloud"
     ]
     assert verbs.count(["queued-resources", "create"]) == verbs.count(["tpu-vm", "scp"]) == 2
+
+
+def _shards(worker: pathlib.Path) -> list[int]:
+    """The numbers of the training shards that a host holds."""
+    files = sorted((worker / "data").glob("*-training.array_record-*"))
+    return [int(path.name.split("-")[-3]) for path in files]
+
+
+def _preempt_and_resume(cloud: Cloud, folder: pathlib.Path) -> None:
+    """Takes the machines away after step 6, and trains on new ones to step 12."""
+    for worker in folder.glob("worker*"):
+        shutil.rmtree(worker)
+    (folder / "resource").write_text("SUSPENDED")
+    cloud.run("resume", "--stop_at_step=12")
+    cloud.wait("finished", num=2)
+    assert "resumed from step 6" in cloud.logs()
+    assert "finished" in cloud.run("watch")
+    deadline = time.monotonic() + 30
+    while (
+        cloud.run("status").count("not running") < 2
+    ):  # a process that ended may be waiting for its parent
+        assert time.monotonic() < deadline
 
 
 @pytest.mark.slow

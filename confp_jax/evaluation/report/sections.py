@@ -179,7 +179,7 @@ def page(
         "Systems": "Each system was given the same WAV files in a process of its own, one at a "
         "time; the time of a query is measured inside it, after its index was loaded (a command "
         "line: with its start). Memory is the peak of the process. Every system reports its "
-        "nearest track however unsure; audfprint answers from one landmark on here, not from its five.",
+        "nearest track however unsure; audfprint answers here from one landmark on, not five.",
     }
     parts = [
         Section(name, texts.get(name, ""), [*found, *pictures.get(name, [])])
