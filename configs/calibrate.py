@@ -13,21 +13,10 @@ queries, never test queries.
 
 from ml_collections import ConfigDict
 
+from confp_jax.evaluation.config import CalibrationConfig
+from confp_jax.typed_config import default_values
+
 
 def get_config() -> ConfigDict:
     """Excerpts of 10 s, which are cut to each of the lengths."""
-    return ConfigDict(
-        {
-            "model": "edge2",  # a shipped model or a checkpoint folder
-            "index": "",  # a dataset made by data_prep.make_train: its clean clips are the database
-            "index_splits": ("training", "validation", "test"),
-            # a folder that keeps the index's fingerprints for the next evaluation of the same model
-            "cache": "",
-            "most_tracks": 300,  # of the index: the queries' own, then any
-            "queries": "",  # a query set made by data_prep.make_queries
-            "most_excerpts": 800,  # drawn from all conditions alike
-            "lengths_s": (1.0, 2.0, 3.0, 5.0, 9.9),  # 9.9 s: one block of a long recording
-            "num_tracks": (1, 5, 15, 40),  # sizes of database, and all of `most_tracks`
-            "seed": 0,
-        }
-    )
+    return ConfigDict(default_values(CalibrationConfig)).lock()

@@ -11,6 +11,9 @@ seed. `paper`: the test split under the paper's conditions alone (its Tables 2 a
 
 from ml_collections import ConfigDict
 
+from confp_jax.typed_config import default_values
+from data_prep.config import QueryConfig
+
 _SPLITS = ("test", "validation", "training", "all")
 # Shifts by 10 to 40 % of the hop, and of half of it (5, 15): the paper's words allow both.
 _PAPER_CONDITIONS = (
@@ -27,30 +30,9 @@ def get_config(variant: str = "test") -> ConfigDict:
     """
     if variant not in (*_SPLITS, "paper"):
         raise ValueError(f"unknown query set {variant!r}; known: {', '.join(_SPLITS)}, paper")
-    is_paper = variant == "paper"
-    return ConfigDict(
-        {
-            "name": "queries",
-            "music_dir": "",
-            "tracks_csv": "",
-            "subset": "",  # as in configs/prepare.py
-            "allow_missing": False,
-            "split": "test" if is_paper else variant,
-            "noise_dir": "",  # as in configs/prepare.py
-            "ir_dir": "",
-            "speech_dir": "",  # recordings of people who speak: the conditions of speech need it
-            "out": "",
-            "seed": 0,
-            "sample_rate_hz": 16_000,
-            "segment_s": 3.0,  # paper
-            "lengths_s": (),  # (1.0, 2.0, 3.0, 5.0, 10.0): a query set OUT/1s_seed0 ... for each
-            "seeds": (),  # (0, 1, 2, 3, 4): the paper's mean of 5 runs
-            "index_hop_s": 0.3,  # paper: shifted queries start beside this grid
-            "excerpts_per_track": 5,  # paper
-            # as in configs/prepare.py: the index holds the middle of longer tracks
-            "max_clip_s": 600.0,
-            "tracks_per_shard": 100,
-            "num_workers": 0,
-            "conditions": _PAPER_CONDITIONS if is_paper else (),  # empty: all
-        }
-    )
+    config = ConfigDict(default_values(QueryConfig)).lock()
+    if variant == "paper":
+        config.conditions = _PAPER_CONDITIONS
+    else:
+        config.split = variant
+    return config

@@ -40,6 +40,23 @@ def flat_fields(config: Any, *, path: str = "") -> dict[str, Any]:
     return flat
 
 
+def default_values(cls: Any, *, without: Iterable[str] = ()) -> dict[str, Any]:
+    """Returns the defaults of a dataclass as nested dicts: what a file of settings starts from.
+
+    Args:
+      cls: a dataclass whose fields all have defaults.
+      without: dotted names of fields or groups that are left out.
+    """
+    values = dataclasses.asdict(cls())
+    for name in without:
+        *groups, last = name.split(".")
+        group = values
+        for part in groups:
+            group = group[part]
+        del group[last]
+    return values
+
+
 def from_mapping(cls: type[T], values: Fields, *, path: str = "") -> T:
     """Builds the dataclass `cls` from nested mappings (a ConfigDict is one), every field checked.
 

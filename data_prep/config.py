@@ -1,4 +1,4 @@
-"""What a preparation run reads, draws and writes: the frozen form of configs/prepare.py."""
+"""What a preparation run reads, draws and writes (configs/prepare.py, configs/queries.py)."""
 
 import dataclasses
 
@@ -89,10 +89,11 @@ class PrepareConfig:
     subset: str = ""  # small < medium < large < full, nested; empty: large
     allow_missing: bool = False  # whether more than a tenth of tracks_csv's files may be missing
     splits: tuple[str, ...] = SPLITS  # which are prepared
-    noise_dir: str = ""  # holds train/ and test/
-    ir_dir: str = ""  # holds train/ and test/
+    noise_dir: str = ""  # ESC-50, MS-SNSD or a folder with train/ and test/; several: "a,b"
+    ir_dir: str = ""  # the MIT IR Survey or a folder with train/ and test/
     out: str = ""  # the folder to write
-    num_replicas: int = 4  # 0: everything is drawn while training (data.mix)
+    # of every track, beside the clean clip; 0: everything is drawn while training (data.mix)
+    num_replicas: int = 4
     seed: int = 0  # of every draw
     sample_rate_hz: int = 16_000  # of what is written
     min_clip_s: float = 6.0  # shorter tracks are skipped, and said so
@@ -137,7 +138,7 @@ class QueryConfig:
     lengths_s: tuple[
         float, ...
     ] = ()  # several lengths at once, each a query set in a folder of its own
-    seeds: tuple[int, ...] = ()  # and so several seeds
+    seeds: tuple[int, ...] = ()  # and so several seeds; the paper's mean is of 5 runs
     index_hop_s: float = 0.3  # shifted queries start beside this grid; paper
     excerpts_per_track: int = 5  # evenly spaced; paper
     max_clip_s: float = (

@@ -36,12 +36,12 @@ _CONFIGS = (
     ),
     ("prepare", ("large", "paper_large"), "data_prep.config.PrepareConfig"),
     ("queries", ("test", "validation", "all", "paper"), "data_prep.config.QueryConfig"),
-    ("calibrate", (), "confp_jax.evaluation.calibrate.CalibrationConfig"),
-    ("open_set", (), "confp_jax.evaluation.open_set.OpenSetConfig"),
+    ("calibrate", (), "confp_jax.evaluation.config.CalibrationConfig"),
+    ("open_set", (), "confp_jax.evaluation.config.OpenSetConfig"),
     (
         "benchmark",
         ("paper", "ours", "quick"),
-        "confp_jax.evaluation.benchmark_config.BenchmarkConfig",
+        "confp_jax.evaluation.config.BenchmarkConfig",
     ),
 )
 

@@ -23,7 +23,7 @@ from confp_jax.config import (
     TrainConfig,
 )
 from confp_jax.training.effects import check_effects
-from confp_jax.typed_config import ConfigError, from_mapping
+from confp_jax.typed_config import ConfigError, default_values, from_mapping
 from data_prep.config import ChainConfig, Draw, PrepareConfig, QueryConfig
 
 _FLOATS = st.floats(0.1, 1e6)
@@ -70,6 +70,19 @@ def test_every_model(name: str) -> None:
         name for name in _leaves(dataclasses.asdict(config)) if not name.startswith(NOT_TRAINED)
     }
     assert set(_leaves(values.to_dict())) == fields, "a field is missing in configs/fma.py"
+
+
+def test_a_file_of_settings_starts_from_the_defaults() -> None:
+    values = default_values(DataConfig, without=("mix.tempo", "short_s"))
+    assert from_mapping(DataConfig, values) == DataConfig()
+    assert "short_s" not in values and "tempo" not in values["mix"] and "tempo_p" in values["mix"]
+
+
+def test_a_file_of_settings_names_no_field_that_there_is_not() -> None:
+    from configs.prepare import get_config
+
+    with pytest.raises(KeyError, match="no_such_field"):
+        get_config().update({"no_such_field": 1})
 
 
 def test_unknown_model() -> None:

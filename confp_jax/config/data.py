@@ -110,7 +110,7 @@ class DataConfig:
     split: str = "training"  # the split that is trained on
     # FMA's, of a set that holds more, so that one preparation serves several models; "": all tracks
     subset: Literal["", "small", "medium", "large", "full"] = ""
-    batch_size: int = 64  # pairs
+    batch_size: int = 64  # pairs; paper
     crops_per_track: int = (
         1  # 2 and more: neighbours of one track become each other's hard negatives
     )

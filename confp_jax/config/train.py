@@ -31,11 +31,11 @@ class OptimizerConfig:
     kind: Literal["adam", "lamb", "lars"] = (
         "adam"  # lamb, lars: for batches of thousands, the step scaled by each layer's norm
     )
-    learning_rate: float = 1e-4  # after the warm-up
+    learning_rate: float = 1e-4  # after the warm-up; paper: 1e-4 (small), 2e-4
     schedule: Literal["constant", "cosine"] = "constant"  # constant, or falling to final_fraction
     warmup_steps: int = 0  # steps in which the learning rate rises from 0
     final_fraction: float = 0.02  # of learning_rate, where the cosine ends
-    weight_decay: float = 5e-4  # L2 in the gradient, or decoupled
+    weight_decay: float = 5e-4  # L2 in the gradient, or decoupled; paper
     decoupled: bool = False  # False: L2 in the gradient, as the paper; True: AdamW
     clip_norm: float = 0.0  # of the gradient; 0 switches clipping off
     average_decay: float = (
@@ -76,8 +76,8 @@ class TrainConfig:
 
     name: str = "small"  # of the model
     seed: int = 0  # of weights, order, crops and distortion; continue on the same data with another
-    num_epochs: int = 100  # each draws one crop of every track
-    temperature: float = 0.07  # of NT-Xent
+    num_epochs: int = 100  # each draws one crop of every track; paper
+    temperature: float = 0.07  # of NT-Xent; paper: 0.07 (small), 0.05
     init_from: str = (
         ""  # a shipped model or checkpoint folder: a new run begins with its encoder (fine-tuning)
     )

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from confp_jax import command_line
-from confp_jax.evaluation.benchmark_config import BenchmarkConfig
+from confp_jax.evaluation.config import BenchmarkConfig
 from confp_jax.evaluation.measure.cache import cached_rows
 from confp_jax.evaluation.measure.compression import (
     DIMS,

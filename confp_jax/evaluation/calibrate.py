@@ -27,13 +27,14 @@ from rich.progress import track as progress
 from confp_jax import command_line
 from confp_jax.data.clips import ClipSource, read_splits
 from confp_jax.data.records import DatasetError
+from confp_jax.evaluation.config import CalibrationConfig
 from confp_jax.evaluation.measure.indexed_dataset import (
     EvaluationReference,
     Excerpt,
     cut,
     embed_reference,
 )
-from confp_jax.fingerprint.embedder import SHORTEST_S, Embedder, load_encoder
+from confp_jax.fingerprint.embedder import Embedder, load_encoder
 from confp_jax.matching.decision import Decision, features, fit_logistic, fit_tail
 from confp_jax.matching.ranking import rank, rank_with_and_without
 from confp_jax.matching.searchable import Reference, some_tracks
@@ -43,36 +44,6 @@ _SHARED_WINDOWS = 33  # 10 s: so much of a track is compared with the others at 
 # By so much, over the root of the dimensions, the mean cosine of a shared recording exceeds its
 # rivals' in two blocks; that of other music does so in one at most.
 _SHARED_MARGIN = 2.0
-
-
-@dataclasses.dataclass(frozen=True)
-class CalibrationConfig:
-    """The frozen form of configs/calibrate.py."""
-
-    model: str = "edge2"
-    index: str = ""
-    index_splits: tuple[str, ...] = ("training", "validation", "test")  # whose tracks are searched
-    most_tracks: int = 300
-    cache: str = ""
-    queries: str = ""
-    most_excerpts: int = 800
-    lengths_s: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 9.9)
-    num_tracks: tuple[int, ...] = (1, 5, 15, 40)
-    seed: int = 0  # of the draws
-
-    def __post_init__(self) -> None:
-        lengths_s = self.lengths_s
-        if (
-            not lengths_s
-            or lengths_s[0] < SHORTEST_S
-            or any(a >= b for a, b in itertools.pairwise(lengths_s))
-        ):
-            raise ConfigError(f"lengths_s={lengths_s} must rise from at least {SHORTEST_S:g} s")
-        if min(self.most_excerpts, *self.num_tracks, 1) < 1:
-            raise ConfigError(
-                f"most_excerpts={self.most_excerpts} and num_tracks={self.num_tracks} must be "
-                "positive"
-            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,6 @@ once with it passed over. Writes OUT/open_set.json, OUT/open_set.md and OUT/open
 are by bootstrap over tracks.
 """
 
-import dataclasses
 import json
 import pathlib
 import sys
@@ -23,6 +22,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from confp_jax import command_line
+from confp_jax.evaluation.config import OpenSetConfig
 from confp_jax.evaluation.measure.indexed_dataset import (
     embed_reference,
 )
@@ -42,22 +42,6 @@ from confp_jax.matching.decision import (
 )
 from confp_jax.metrics import bootstrap_interval
 from confp_jax.typed_config import from_mapping
-
-
-@dataclasses.dataclass(frozen=True)
-class OpenSetConfig:
-    """The frozen form of configs/open_set.py."""
-
-    model: str = "edge2"
-    index: str = ""
-    index_splits: tuple[str, ...] = ("training", "validation", "test")  # whose tracks are searched
-    cache: str = ""
-    queries: str = ""
-    conditions: tuple[str, ...] = ()
-    lengths_s: tuple[float, ...] = (0.0,)  # that excerpts are cut to; 0: the whole
-    false_alarm_rate: float = 0.001  # that the threshold is set for
-    num_bootstraps: int = 2000
-    seed: int = 0  # of the bootstrap
 
 
 def main(config: ConfigDict, values: flags.FlagValues) -> None:

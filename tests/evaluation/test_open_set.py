@@ -18,7 +18,6 @@ from configs.queries import get_config as query_config
 from confp_jax.data.records import DatasetError
 from confp_jax.evaluation import open_set
 from confp_jax.evaluation.calibrate import (
-    CalibrationConfig,
     Outcomes,
     calibrate,
     fit_cell,
@@ -26,6 +25,7 @@ from confp_jax.evaluation.calibrate import (
     smoothed_scales,
     tracks_that_share,
 )
+from confp_jax.evaluation.config import CalibrationConfig, OpenSetConfig
 from confp_jax.evaluation.measure.indexed_dataset import (
     EvaluationReference,
     Excerpt,
@@ -38,7 +38,7 @@ from confp_jax.evaluation.measure.trials import (
     first_match,
     run_trials,
 )
-from confp_jax.evaluation.open_set import OpenSetConfig, summary
+from confp_jax.evaluation.open_set import summary
 from confp_jax.fingerprint.query import Query
 from confp_jax.matching.decision import FEATURES, Decision, confidence, load_decision, tail_share
 from confp_jax.matching.searchable import make_reference

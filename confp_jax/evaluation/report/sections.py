@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
-from confp_jax.evaluation.benchmark_config import BenchmarkConfig
+from confp_jax.evaluation.config import BenchmarkConfig
 from confp_jax.evaluation.measure.compression import CompressionRow
 from confp_jax.evaluation.measure.listening import ListeningRow
 from confp_jax.evaluation.measure.query_results import Outcomes, joined

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from confp_jax.evaluation.benchmark_config import BenchmarkConfig
+from confp_jax.evaluation.config import BenchmarkConfig
 from confp_jax.evaluation.measure.query_sets import QuerySet, own_length
 from confp_jax.evaluation.systems.external import CommandConfig
 from confp_jax.evaluation.systems.registry import OURS, SYSTEMS, SystemSpec
