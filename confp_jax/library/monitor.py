@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from confp_jax.audio.errors import DecodeError
 from confp_jax.library.searcher import Match, ReferenceSearcher
 from confp_jax.matching.blocks import STEP_WINDOWS, TRIALS_PER_STEP, Scan, joined_blocks
-from confp_jax.matching.spans import Span, covers
+from confp_jax.matching.spans import Span, accepted, covers
 
 ALARMS_PER_HOUR = 0.1
 _REMEMBERED_S = 3600.0
@@ -124,38 +124,48 @@ class _Reported:
 
     def __init__(self, rate: float):
         self._rate = rate
-        self._started: set[int] = set()
+        self._started: dict[int, Span] = {}
         self._matches: list[Span] = []
 
     def sure_now(self, playing: list[Span]) -> list[Span]:
         return self._sure(playing, playing)
 
     def started(self, playing: list[Span]) -> list[Span]:
-        reported = [span for span in playing if span.number in self._started]
+        current = {span.number: span for span in playing}
+        self._started = {
+            number: current.get(number, span) for number, span in self._started.items()
+        }
         new = [
             span
             for span in self._sure(playing, playing)
             if span.number not in self._started
-            and not any(span.track in one.copies and covers(one, span) for one in reported)
+            and not any(_is_one_play(one, span) for one in self._started.values())
         ]
-        self._started = {span.number for span in playing} & self._started | {
-            span.number for span in new
-        }
+        self._started |= {span.number: span for span in new}
         return new
 
     def finished(self, over: list[Span], playing: list[Span]) -> list[Span]:
         new = self._sure(over, [*over, *playing])
         last_s = max((span.query_s for span in [*over, *playing]), default=0.0)
-        self._matches = [
-            span for span in self._matches if span.query_s + span.length_s > last_s - _REMEMBERED_S
-        ] + new
+        self._matches = _remembered(self._matches, last_s) + new
+        started = _remembered(list(self._started.values()), last_s)
+        self._started = {span.number: span for span in started}
         return new
 
     def _sure(self, spans: list[Span], rivals: list[Span]) -> list[Span]:
+        numbers = {span.number for span in spans}
         return [
             span
-            for span in sorted(spans, key=lambda span: span.query_s)
-            if span.alarm_rate <= self._rate
-            and not any(covers(other, span) and other.logit > span.logit for other in rivals)
-            and not any(covers(other, span) for other in self._matches)
+            for span in accepted(rivals, false_alarm_rate=self._rate)
+            if span.number in numbers and not any(covers(other, span) for other in self._matches)
         ]
+
+
+def _is_one_play(one: Span, span: Span) -> bool:
+    """Whether two spans are one play of one recording, whichever of its copies each names."""
+    is_same = span.track in (one.track, *one.copies) or one.track in span.copies
+    return is_same and covers(one, span)
+
+
+def _remembered(spans: list[Span], last_s: float) -> list[Span]:
+    return [span for span in spans if span.query_s + span.length_s > last_s - _REMEMBERED_S]

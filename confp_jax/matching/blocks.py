@@ -17,7 +17,7 @@ TRIALS_PER_STEP = 1 + STEP_WINDOWS // SHORT_STEP_WINDOWS
 
 class Scan:
     """The spans of one recording, of both lengths of block; `num_trials` counts the searches that
-    could raise an alarm.
+    could raise an alarm. Numbers of spans of short blocks are negative.
     """
 
     def __init__(self, reference: Reference, decision: Judge, *, keep_all: bool = False):
@@ -37,7 +37,7 @@ class Scan:
         spans = self._long.push(block)
         self.num_trials += 1
         shorts = list(_short_blocks(block))
-        short_spans = [span for short in shorts for span in self._short.push(short)]
+        short_spans = [_as_short(span) for short in shorts for span in self._short.push(short)]
         if _is_whole(block) and shorts:
             # The recording as one block, which is likelier to find it, has half of the alarms.
             self.num_trials += 1
@@ -47,9 +47,8 @@ class Scan:
 
     @property
     def current(self) -> list[Span]:
-        """The open spans, as they would end now. Numbers of short ones are negative."""
-        short = (dataclasses.replace(span, number=-1 - span.number) for span in self._short.current)
-        return [*self._long.current, *short]
+        """The open spans, as they would end now."""
+        return [*self._long.current, *map(_as_short, self._short.current)]
 
 
 def scan(query: Query, reference: Reference, decision: Judge) -> list[Span]:
@@ -76,6 +75,10 @@ def joined_blocks(parts: Iterable[Query]) -> Iterator[Block]:
 def _is_whole(block: Block) -> bool:
     """Whether a block is all of the recording."""
     return block.first_window == 0 and block.is_last
+
+
+def _as_short(span: Span) -> Span:
+    return dataclasses.replace(span, number=-1 - span.number)
 
 
 def _rarer(span: Span, num: int) -> Span:
