@@ -3,11 +3,15 @@
 The configuration travels inside, as JSON.
 """
 
+import contextlib
 import dataclasses
+import gc
 import hashlib
 import json
+import logging
 import pathlib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -75,22 +79,48 @@ def load_trained_encoder(folder: epath.PathLike) -> tuple[TrainConfig, EncoderSt
     """
     check_not_forked()
     path = _checkpoint_path(absolute_path(folder))
-    try:
-        with copied_here(path) as here:
-            check_readable(pathlib.Path(here))
-            metadata = read_metadata(here)
-            config = TrainConfig.from_json(metadata["config"])
-            wanted = jax.tree.map(template, abstract_encoder(config.model)._asdict())
-            found = ocp.load_checkpointables(str(here), {"encoder": wanted})
-        check_metadata(metadata, found, path)
-        return config, EncoderState(**found["encoder"])
-    except DamagedArraysError:
-        raise
-    except UNREADABLE as error:
-        raise CheckpointError(
-            f"{folder}: no confp_jax encoder could be read ({reason_of(error)}); name a run's "
-            "workdir, one of its checkpoints, or a model that ships (`confp models`)"
-        ) from error
+    with orbax_is_quiet():
+        try:
+            return _load_encoder(path)
+        except DamagedArraysError:
+            raise
+        except UNREADABLE as error:
+            reason = reason_of(error)
+        gc.collect()  # what Orbax left behind complains now
+    raise CheckpointError(
+        f"{folder}: no confp_jax encoder could be read ({reason}); name a run's workdir, one of "
+        "its checkpoints, or a model that ships (`confp models`)"
+    )
+
+
+def _load_encoder(path: epath.Path) -> tuple[TrainConfig, EncoderState]:
+    with copied_here(path) as here:
+        check_readable(pathlib.Path(here))
+        metadata = read_metadata(here)
+        check_metadata(metadata, {}, path)
+        config = TrainConfig.from_json(metadata["config"])
+        wanted = jax.tree.map(template, abstract_encoder(config.model)._asdict())
+        found = ocp.load_checkpointables(str(here), {"encoder": wanted})
+    check_metadata(metadata, found, path)
+    return config, EncoderState(**found["encoder"])
+
+
+@contextlib.contextmanager
+def orbax_is_quiet() -> Iterator[None]:
+    """Keeps Orbax from telling what the error that it raises says: logs with whole files in them,
+    and complaints of the tasks that a failed read leaves behind.
+    """
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def hash_weights(config: ModelConfig, state: EncoderState) -> str:
@@ -162,7 +192,7 @@ def read_metadata(step_folder: epath.Path) -> dict[str, Any]:
 def check_metadata(
     metadata: Mapping[str, Any], trees: Mapping[str, Any], folder: epath.Path
 ) -> None:
-    """Compares what was read with the checksums of what was saved.
+    """Compares what was read, and the configuration, with the checksums of what was saved.
 
     Raises:
       DamagedArraysError: something differs.
@@ -176,18 +206,11 @@ def check_metadata(
         )
 
 
-def reason_of(error: Exception | None) -> str:
-    """Returns the kind of error and the first line of its message."""
-    return (
-        f"{type(error).__name__}: {_first_line(error)}"
-        if error
-        else "another process cannot read it"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    """Orbax's messages can hold the whole tree."""
-    return (str(error).splitlines() or [""])[0][:200]
+def reason_of(error: Exception) -> str:
+    """Returns the kind of error and the first line of its message: Orbax's can hold the whole
+    tree.
+    """
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
 def absolute_path(folder: epath.PathLike) -> epath.Path:

@@ -4,6 +4,7 @@ The configuration travels inside, as JSON.
 """
 
 import contextlib
+import gc
 import warnings
 from collections.abc import Collection, Iterator
 from typing import Any, cast
@@ -21,6 +22,7 @@ from confp_jax.model.weights import (
     check_metadata,
     complete_steps,
     metadata_of,
+    orbax_is_quiet,
     read_metadata,
     reason_of,
     template,
@@ -80,11 +82,11 @@ class Checkpoints:
         """
         found, unreadable = None, {}
         for step in reversed(complete_steps(self._folder)):
-            found, error = self._try_load(step, state)
-            if not on_any_process(error is not None):
+            found, reason = self._try_load(step, state)
+            if not on_any_process(found is None):
                 break
             found = None
-            unreadable[step] = f"{self._folder / str(step)} ({reason_of(error)})"
+            unreadable[step] = f"{self._folder / str(step)} ({reason})"
         if found is None:
             self._refuse_to_start_over(list(unreadable.values()))
         for step, told in unreadable.items():
@@ -129,19 +131,22 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
 
-    def _try_load(
-        self, step: int, state: TrainState
-    ) -> tuple[tuple[TrainState, int] | None, Exception | None]:
-        try:
-            return self._load(step, state), None
-        except ConfigError:
-            raise
-        except UNREADABLE as error:
-            return None, error
+    def _try_load(self, step: int, state: TrainState) -> tuple[tuple[TrainState, int] | None, str]:
+        """Returns what a checkpoint holds, or None and why it cannot be read here."""
+        with orbax_is_quiet():
+            try:
+                return self._load(step, state), "another process cannot read it"
+            except ConfigError:
+                raise
+            except UNREADABLE as error:
+                reason = reason_of(error)
+            gc.collect()  # what Orbax left behind complains now
+        return None, reason
 
     def _load(self, step: int, state: TrainState) -> tuple[TrainState, int]:
         path = self._folder / str(step)
         metadata = read_metadata(path)
+        check_metadata(metadata, {}, path)
         refuse_changes(
             TrainConfig.from_json(metadata["config"]),
             self._config,

@@ -212,6 +212,13 @@ def test_changed_arrays_are_refused(
         metadata.write_text(json.dumps(content))
         with pytest.raises(CheckpointError, match=f"{folder} is damaged"):
             load_encoder_state(folder)
+    content["custom_metadata"]["checksums"] = stored
+    config_text = content["custom_metadata"]["config"]
+    content["custom_metadata"]["config"] = config_text.replace('"seed"', '"seeb"')
+    metadata.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=f"{folder} is damaged: config differ"):
+        load_encoder_state(folder)
+    content["custom_metadata"]["config"] = config_text
     del content["custom_metadata"]["checksums"]  # as of an earlier version
     metadata.write_text(json.dumps(content))
     load_encoder_state(folder)
