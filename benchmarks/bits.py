@@ -54,7 +54,8 @@ class BinaryFlat:
     def __init__(self, bits: UInt8[np.ndarray, "N B"]):
         self._index: faiss.IndexBinary = faiss.IndexBinaryFlat(8 * bits.shape[1])
         self._index.add(bits)
-        self.num_rows, self.num_cells = len(bits), 1
+        self.num_rows = len(bits)
+        self.num_cells = 1
 
     def candidates(self, queries: np.ndarray, *, num: int, num_cells: int) -> np.ndarray:
         return self._index.search(np.packbits(queries > 0, axis=1), num)[1]
@@ -68,7 +69,8 @@ class BinaryHnsw(BinaryFlat):
         self._graph.hnsw.efConstruction = 80
         self._graph.add(bits)
         self._index = self._graph
-        self.num_rows, self.num_cells = len(bits), 6400
+        self.num_rows = len(bits)
+        self.num_cells = 6400
 
     def candidates(self, queries: np.ndarray, *, num: int, num_cells: int) -> np.ndarray:
         self._graph.hnsw.efSearch = max(num, num_cells)
@@ -82,7 +84,9 @@ class BinaryIvf:
         index = faiss.IndexBinaryFlat(8 * bits.shape[1])
         index.add(np.packbits(cells.centroids > 0, axis=1))
         self._index = faiss.IndexBinaryIVF(index, 8 * bits.shape[1], len(cells.centroids))
-        self._index.own_fields, self._kept, self._index.is_trained = False, index, True
+        self._index.own_fields = False
+        self._kept = index
+        self._index.is_trained = True
         order = np.argsort(cells.of_row, kind="stable")
         bounds = np.searchsorted(cells.of_row[order], np.arange(len(cells.centroids) + 1))
         for cell, (begin, end) in enumerate(itertools.pairwise(bounds)):
@@ -93,7 +97,8 @@ class BinaryIvf:
             )
         self._index.ntotal = len(bits)
         self._cells = cells
-        self.num_rows, self.num_cells = len(bits), len(cells.centroids)
+        self.num_rows = len(bits)
+        self.num_cells = len(cells.centroids)
 
     def candidates(self, queries: np.ndarray, *, num: int, num_cells: int) -> np.ndarray:
         self._index.nprobe = num_cells
@@ -114,8 +119,10 @@ class FloatIvf:
         index.train(vectors[sample])
         for _, block in vectors.blocks():
             index.add(block)
-        self._index, self._kept = index, quantizer
-        self.num_rows, self.num_cells = len(vectors), index.nlist
+        self._index = index
+        self._kept = quantizer
+        self.num_rows = len(vectors)
+        self.num_cells = index.nlist
 
     def candidates(self, queries: np.ndarray, *, num: int, num_cells: int) -> np.ndarray:
         self._index.nprobe = num_cells
@@ -126,7 +133,8 @@ class Cells:
     """Centroids of a sample, and the nearest one of every row."""
 
     def __init__(self, vectors: StoredVectors):
-        dim, num = vectors.shape[1], round(len(vectors) ** 0.5)
+        dim = vectors.shape[1]
+        num = round(len(vectors) ** 0.5)
         sample = np.random.default_rng(0).permutation(len(vectors))[:_TRAINING_ROWS]
         kmeans = faiss.Kmeans(dim, num, niter=8, spherical=True, min_points_per_centroid=1)
         kmeans.train(vectors[np.sort(sample)])
@@ -175,7 +183,8 @@ def main() -> None:
 
 def fill(real: UInt8[np.ndarray, "n B"], num_rows: int) -> UInt8[np.ndarray, "N B"]:
     """The real rows, and copies of them with a tenth of the bits flipped."""
-    rng, parts = np.random.default_rng(0), [real[:num_rows]]
+    rng = np.random.default_rng(0)
+    parts = [real[:num_rows]]
     while (missing := num_rows - sum(map(len, parts))) > 0:
         rows = real[:missing]
         flips = rng.random((len(rows), 8 * rows.shape[1]), np.float32) < _FLIPPED
@@ -185,7 +194,8 @@ def fill(real: UInt8[np.ndarray, "n B"], num_rows: int) -> UInt8[np.ndarray, "N 
 
 def build(method: str, bits: np.ndarray, vectors: StoredVectors) -> Method:
     """The method's index of all rows."""
-    num_cells, dim = round(len(bits) ** 0.5), vectors.shape[1]
+    num_cells = round(len(bits) ** 0.5)
+    dim = vectors.shape[1]
     if method in ("flat", "hnsw"):
         return (BinaryFlat if method == "flat" else BinaryHnsw)(bits)
     if method == "ivf":
@@ -237,7 +247,8 @@ def measure(
 def _p50_cpu_ms(
     coarse: Method, vectors: StoredVectors, windows: np.ndarray, effort: SearchBudget
 ) -> float:
-    index, took = ApproximateIndex(coarse, vectors, effort), []
+    index = ApproximateIndex(coarse, vectors, effort)
+    took = []
     for window in windows[:_NUM_TIMED]:
         began = time.thread_time()
         index.search(window[None], k=1)

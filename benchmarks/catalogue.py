@@ -18,7 +18,8 @@ import numpy as np
 
 from confp_jax.database import Database, ModelId, NewTrack
 
-_ROWS_PER_TRACK, _DIM = 2, 640
+_ROWS_PER_TRACK = 2
+_DIM = 640
 _BATCH = 25_000
 _STEPS = {
     "open (snapshot)": "database.snapshot()",
@@ -58,7 +59,8 @@ def main() -> None:
     print(
         "$ python", " ".join(sys.argv), f"({os.cpu_count()} cores, load {os.getloadavg()[0]:.1f})"
     )
-    source, copy = args.folder / f"{args.tracks}.db", args.folder / "copy.db"
+    source = args.folder / f"{args.tracks}.db"
+    copy = args.folder / "copy.db"
     if not source.exists():
         began = time.process_time()
         make(source, args.tracks)

@@ -62,7 +62,8 @@ _KINDS = {
 
 def damaged(content: bytes, how: str, rng: random.Random) -> bytes:
     """The content with one damage."""
-    data, size = bytearray(content), len(content)
+    data = bytearray(content)
+    size = len(content)
 
     def part() -> slice:
         length = rng.randint(1, max(1, size // 4))
@@ -75,7 +76,8 @@ def damaged(content: bytes, how: str, rng: random.Random) -> bytes:
     elif how == "cut":
         del data[rng.randrange(size) :]
     elif how == "swap":
-        one, other = part(), part()
+        one = part()
+        other = part()
         data[one], data[other] = data[other], data[one]
     elif how == "zeros":
         where = part()
@@ -101,7 +103,9 @@ def write_sources(folder: pathlib.Path, num_files: int) -> list[pathlib.Path]:
     """Sounds of a few seconds in all kinds, mono and stereo; kinds that FFmpeg here cannot write
     are left out.
     """
-    rng, written, number = np.random.default_rng(0), [], 0
+    rng = np.random.default_rng(0)
+    written = []
+    number = 0
     kinds = dict(_KINDS)
     while len(written) < num_files:
         suffix = list(kinds)[number % len(kinds)]
@@ -126,7 +130,9 @@ def write_sources(folder: pathlib.Path, num_files: int) -> list[pathlib.Path]:
 def outcome(path: pathlib.Path, report: int) -> None:
     """Decodes in this process and writes what came of it, as JSON."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    losses, num_samples, is_finite = Losses(), 0, True
+    losses = Losses()
+    num_samples = 0
+    is_finite = True
     try:
         for block in decode_blocks(path, sample_rate_hz=_RATE, losses=losses):
             num_samples += len(block)
@@ -140,9 +146,11 @@ def outcome(path: pathlib.Path, report: int) -> None:
         one_line = "\n" not in text and text.startswith(str(path))
         kind = "one error in a line" if one_line else "A BAD ERROR"
     except MemoryError:
-        kind, text = "OUT OF MEMORY", ""
+        kind = "OUT OF MEMORY"
+        text = ""
     except BaseException as error:  # noqa: BLE001 - what is looked for
-        kind, text = "ANOTHER EXCEPTION", f"{type(error).__name__}: {error}"
+        kind = "ANOTHER EXCEPTION"
+        text = f"{type(error).__name__}: {error}"
     os.write(report, json.dumps([kind, text, num_samples / _RATE]).encode())
 
 

@@ -63,7 +63,8 @@ class HardQueries:
         """Returns about `num` of the windows that the queries are searched by, evenly drawn, and
         each one's track.
         """
-        found, tracks = [], []
+        found = []
+        tracks = []
         for query in self.queries:
             windows = query_windows(query.query)
             some = windows.searched[:: max(1, len(windows.searched) // 4)]
@@ -97,7 +98,8 @@ def main() -> None:
     args = parser.parse_args()
     embedder = load_encoder(args.model)
     indexed = embed_reference(embedder, args.dataset, args.splits, Console(), cache=args.cache)
-    reference, queries = indexed.reference, []
+    reference = indexed.reference
+    queries = []
     for excerpt, length_s in _excerpts(embedder, ",".join(args.queries), args.num):
         track = indexed.number(excerpt.track_id)
         start_s = excerpt.start_s - float(indexed.starts_s[track])

@@ -69,7 +69,9 @@ def _pairs_per_s(config: TrainConfig, num_pairs: int) -> float:
 
 
 def _watch_memory(config: TrainConfig, seconds: float) -> None:
-    batches, start_s, num_batches = train_batches(config), time.monotonic(), 0
+    batches = train_batches(config)
+    start_s = time.monotonic()
+    num_batches = 0
     while (elapsed_s := time.monotonic() - start_s) < seconds:
         next(batches)
         num_batches += 1

@@ -182,9 +182,11 @@ def check(before: Contents, found: Contents, wanted: Contents) -> None:
 
 def kill_rounds(kind: str, rounds: int, template: pathlib.Path, seed: int) -> dict[str, Any]:
     """Kills an operation so many times; returns the counts."""
-    rng, operation = random.Random(seed), OPERATIONS[kind]
+    rng = random.Random(seed)
+    operation = OPERATIONS[kind]
     counts = {"kills": 0, "finished first": 0, "in the midst": 0, "lost": 0}
-    duration_s, failures = 0.0, []
+    duration_s = 0.0
+    failures = []
     number = 0
     while counts["kills"] < rounds:
         folder = template.parent / f"{kind}-{number}"
@@ -287,8 +289,10 @@ def kill_saves(rounds: int, folder: pathlib.Path, seed: int) -> dict[str, Any]:
     folder.mkdir(parents=True)
 
     while counts["kills"] < rounds:
-        before, child = newest_step(folder), in_child(lambda: save_steps(folder, 10**6))
-        until, status = time.monotonic() + 300, None
+        before = newest_step(folder)
+        child = in_child(lambda: save_steps(folder, 10**6))
+        until = time.monotonic() + 300
+        status = None
         while newest_step(folder) <= before and status is None and time.monotonic() < until:
             time.sleep(0.01)
             ended, raw = os.waitpid(child, os.WNOHANG)

@@ -70,7 +70,8 @@ def _make(folder: pathlib.Path, args: argparse.Namespace) -> dict:
 
 def _build(folder: pathlib.Path, _: argparse.Namespace) -> dict:
     database = Database(folder)
-    began, wall = time.process_time(), time.perf_counter()
+    began = time.process_time()
+    wall = time.perf_counter()
     with database.writing():
         manifest = on_disk.rebuild(database)
     used = {"cpu_s": time.process_time() - began, "wall_s": time.perf_counter() - wall}
@@ -88,16 +89,20 @@ def _search(folder: pathlib.Path, args: argparse.Namespace) -> dict:
     row_tracks = hard.row_tracks()
     del hard
     before = _resident_mib()
-    began, wall = time.process_time(), time.perf_counter()
+    began = time.process_time()
+    wall = time.perf_counter()
     database = Database(folder)
     snapshot = database.snapshot()
     read_s = time.perf_counter() - wall
     index = open_index(database, snapshot)
     opened = {"snapshot_s": read_s, "open_s": time.perf_counter() - wall}
     opened |= {"open_cpu_s": time.process_time() - began}
-    singles, own, found = [], [], []
+    singles = []
+    own = []
+    found = []
     for window in windows:
-        began, wall = time.thread_time(), time.perf_counter()
+        began = time.thread_time()
+        wall = time.perf_counter()
         found.append(index.search(window[None], k=1).rows[0, 0])
         singles.append(1000 * (time.perf_counter() - wall))
         own.append(1000 * (time.thread_time() - began))

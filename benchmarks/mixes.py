@@ -36,9 +36,11 @@ EDGE_S = 5.0
 _FADER = 0.08
 _FADE_S = (4.0, 12.0)
 _LOOP_S = (2.0, 8.0)
-_LOOP_SHARE, _VOICE_SHARE = 0.3, 0.3
+_LOOP_SHARE = 0.3
+_VOICE_SHARE = 0.3
 _VOICE_DB = (-6.0, 6.0)  # of the music beside the voice
-_QUERY_S, _STEP_S = 10.0, 5.0
+_QUERY_S = 10.0
+_STEP_S = 5.0
 _LEAST_LANDMARKS = 5
 
 
@@ -130,7 +132,8 @@ def audfprint_matches(
     system: Audfprint, mix: Float32[np.ndarray, " n"], folder: pathlib.Path
 ) -> list[Stretch]:
     """Returns runs of audfprint's answers about short pieces."""
-    step, size = round(_STEP_S * RATE_HZ), round(_QUERY_S * RATE_HZ)
+    step = round(_STEP_S * RATE_HZ)
+    size = round(_QUERY_S * RATE_HZ)
     pieces = []
     for number, first in enumerate(range(0, len(mix) - size + 1, step)):
         pieces.append(folder / f"{number:06d}.wav")

@@ -135,7 +135,8 @@ class Disk:
         """Names and contents after the power came back."""
         if how == "all":
             return dict(self.names), {n: bytes(data) for n, data in self.files.items()}
-        names, files = dict(self.safe_names), dict(self.safe_files)
+        names = dict(self.safe_names)
+        files = dict(self.safe_files)
         if how == "some":
             for name in self.names.keys() | self.safe_names.keys():
                 if self.names.get(name) != self.safe_names.get(name) and rng.random() < 0.5:
@@ -272,13 +273,15 @@ def found_in(folder: pathlib.Path) -> set[int]:
 
 def lose_power(kind: str, folder: pathlib.Path, num_crashes: int, rng: random.Random) -> dict:
     """Records one operation and loses the power at so many of its places."""
-    work, root = folder / kind, str(folder / kind)
+    work = folder / kind
+    root = str(folder / kind)
     prepare(kind, work)
     before = found_in(work)
     disk = Disk(work)
     calls = record(kind, work)
     after = found_in(work)
-    states, ends = [], []
+    states = []
+    ends = []
     for call in calls:
         if call[0] == "write" and call[1].endswith(r'"\x64\x6f\x6e\x65\x0a", 5'):
             ends.append(len(states))

@@ -27,7 +27,8 @@ from data_prep.config import ChainConfig
 from data_prep.sounds import prepare_sounds
 
 _RATE_HZ = 16_000
-_FMA_CLIPS, _FMA_REPLICAS = 106_574, 4
+_FMA_CLIPS = 106_574
+_FMA_REPLICAS = 4
 
 
 def main() -> None:

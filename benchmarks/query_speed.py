@@ -51,7 +51,8 @@ def main() -> None:
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load "
         f"{os.getloadavg()[0]:.1f}"
     )
-    embedder, files = load_encoder(args.model), find_audio([args.music]).files
+    embedder = load_encoder(args.model)
+    files = find_audio([args.music]).files
     parts = embedding(embedder, files)
     with tempfile.TemporaryDirectory() as folder:
         reference = fill(embedder, parts, args.rows, pathlib.Path(folder) / "db")
@@ -62,9 +63,11 @@ def main() -> None:
 def embedding(embedder: Embedder, files: list[pathlib.Path]) -> list[np.ndarray]:
     """Files to fingerprints, decoding included, after one file to compile."""
     fingerprint_file(files[0], embedder)
-    began, processor = time.perf_counter(), time.process_time()
+    began = time.perf_counter()
+    processor = time.process_time()
     parts = [fingerprint_file(file, embedder).vectors for file in files]
-    wall_s, cpu_s = time.perf_counter() - began, time.process_time() - processor
+    wall_s = time.perf_counter() - began
+    cpu_s = time.process_time() - processor
     audio_s = sum((len(part) - 1) * 0.3 + embedder.config.audio.segment_s for part in parts)
     print(f"embedding at a hop of 300 ms, decoding included: {audio_s / wall_s:.0f} x real time; "
           f"{audio_s / cpu_s:.0f} x by processor time ({len(files)} files, "
@@ -91,7 +94,8 @@ def fill(
     )
     began = time.perf_counter()
     reference = open_reference(database, embedder)
-    took_s, num = time.perf_counter() - began, len(reference.snapshot.vectors)
+    took_s = time.perf_counter() - began
+    num = len(reference.snapshot.vectors)
     print(f"database: {num} fingerprints of {len(named)} tracks; index made in {took_s:.1f} s")
     return reference
 
@@ -151,7 +155,8 @@ def cold(model: str, files: list[pathlib.Path]) -> None:
 def _report(name: str, call: Callable[[], object], repeats: int) -> None:
     for _ in range(5):
         call()
-    times, processor = [], time.process_time()
+    times = []
+    processor = time.process_time()
     for _ in range(repeats):
         began = time.perf_counter()
         call()

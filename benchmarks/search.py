@@ -117,7 +117,9 @@ def measure(
     rows = np.asarray(vectors)
     began = time.perf_counter()
     if method == "exact":
-        index, num_bytes, effort = ExactIndex(rows), rows.nbytes, {}
+        index = ExactIndex(rows)
+        num_bytes = rows.nbytes
+        effort = {}
         search: Callable[[np.ndarray], np.ndarray] = lambda q: index.search(q, k=10).rows  # noqa: E731
         build_s = 0.0
     elif method == "hnsw":
@@ -176,9 +178,11 @@ def times(
     per second of batches.
     """
     found = search(queries)[:, 0]
-    single, own = [], []
+    single = []
+    own = []
     for i in range(_NUM_SINGLE):
-        began, began_cpu = time.perf_counter(), time.thread_time()
+        began = time.perf_counter()
+        began_cpu = time.thread_time()
         search(queries[i : i + 1])
         single.append((time.perf_counter() - began) * 1000)
         own.append((time.thread_time() - began_cpu) * 1000)

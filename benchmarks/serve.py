@@ -95,7 +95,8 @@ def fill(folder: pathlib.Path, model: str, music: pathlib.Path, num_rows: int) -
         database.add(copies)
     began = time.perf_counter()
     library.refresh()
-    took_s, num = time.perf_counter() - began, max(num_rows, len(real))
+    took_s = time.perf_counter() - began
+    num = max(num_rows, len(real))
     print(
         f"database: {num} fingerprints of {len(library.tracks())} tracks; index made in "
         f"{took_s:.1f} s"

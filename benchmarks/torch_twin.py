@@ -17,7 +17,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        dim, dropout = config.dim, config.dropout
+        dim = config.dim
+        dropout = config.dropout
         self.sequential = nn.Sequential(
             nn.LayerNorm(dim),
             nn.Linear(dim, dim),
@@ -37,7 +38,8 @@ class Convolution(nn.Module):
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        dim, kernel = config.dim, config.conv_kernel
+        dim = config.dim
+        kernel = config.conv_kernel
         self.layer_norm = nn.LayerNorm(dim)
         self.pointwise_in = nn.Conv1d(dim, 2 * dim, 1)
         self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
@@ -60,7 +62,8 @@ class ConformerBlock(nn.Module):
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.ffn1, self.ffn2 = FeedForward(config), FeedForward(config)
+        self.ffn1 = FeedForward(config)
+        self.ffn2 = FeedForward(config)
         self.attn_norm = nn.LayerNorm(config.dim)
         self.attn = nn.MultiheadAttention(
             config.dim, config.num_heads, dropout=config.dropout, batch_first=True

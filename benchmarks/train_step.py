@@ -41,7 +41,10 @@ from confp_jax.training.losses import nt_xent
 from confp_jax.typed_config import from_mapping
 
 Run = Callable[[], object]
-OURS, TWIN, KEPT, COMPILED = "ours", "twin", "twin, memory kept", "twin, compiled"
+OURS = "ours"
+TWIN = "twin"
+KEPT = "twin, memory kept"
+COMPILED = "twin, compiled"
 
 
 class Times(NamedTuple):
@@ -83,7 +86,8 @@ def _serve(
     while True:
         asked = pipe.recv()
         run = passes[asked]
-        start, start_cpu = time.perf_counter(), time.process_time()
+        start = time.perf_counter()
+        start_cpu = time.process_time()
         result = run()
         times = Times(time.perf_counter() - start, time.process_time() - start_cpu)
         pipe.send((np.asarray(result) if asked == "forward" else None, times))
@@ -127,7 +131,8 @@ def _our_passes(
     encoder: Encoder, config: TrainConfig, frames: np.ndarray, *, xla_defaults: bool
 ) -> dict[str, Run]:
     graphdef, params, rest = nnx.split(encoder, nnx.Param, ...)
-    batch, keys = jax.device_put(frames), iter(range(1 << 30))
+    batch = jax.device_put(frames)
+    keys = iter(range(1 << 30))
 
     threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
     num_tokens = (

@@ -63,7 +63,8 @@ def bootstrap_interval(
     are no independent trials.
     """
     _, inverse = np.unique(groups, return_inverse=True)
-    sums, counts = np.bincount(inverse, weights=values), np.bincount(inverse)
+    sums = np.bincount(inverse, weights=values)
+    counts = np.bincount(inverse)
     drawn = np.random.default_rng(seed).integers(0, len(counts), (num_bootstraps, len(counts)))
     low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), (0.025, 0.975))
     return float(low), float(high)
@@ -78,7 +79,8 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
             f"only_first={only_first} and only_second={only_second} count queries; neither can be "
             "negative"
         )
-    num, least = only_first + only_second, min(only_first, only_second)
+    num = only_first + only_second
+    least = min(only_first, only_second)
     return min(1.0, 2 * sum(math.comb(num, i) for i in range(least + 1)) / 2**num)
 
 

@@ -67,7 +67,8 @@ class Chain:
         self, samples: Float32[np.ndarray, " n"], *, sample_rate_hz: int, seed: tuple[int, ...]
     ) -> Distorted:
         """Draws and applies the chain; the same seed gives the same bytes."""
-        rate, draws = 1.0, []
+        rate = 1.0
+        draws = []
         for step in self.steps:
             rng = np.random.default_rng((*seed, zlib.crc32(step.name.encode())))
             if rng.random() >= step.p:
@@ -174,7 +175,8 @@ def _steps(config: ChainConfig, sounds: Sounds) -> list[Step]:
 
 
 def _performance(config: ChainConfig) -> list[Step]:
-    stretch, pitch = config.stretch, config.pitch
+    stretch = config.stretch
+    pitch = config.pitch
     return [
         _step(
             audiomentations.TimeStretch,
@@ -209,7 +211,8 @@ def _surroundings(config: ChainConfig, sounds: Sounds) -> list[Step]:
 def _microphone(config: ChainConfig) -> list[Step]:
     polarity = functools.partial(_apply, transform=audiomentations.PolarityInversion(p=1.0))
     percent = Draw(config.clipping.p, round(config.clipping.low), round(config.clipping.high))
-    low, high = "min_percentile_threshold", "max_percentile_threshold"
+    low = "min_percentile_threshold"
+    high = "max_percentile_threshold"
     return [
         _step(audiomentations.Gain, config.gain, low="min_gain_db", high="max_gain_db"),
         _step(

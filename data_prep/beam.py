@@ -30,7 +30,8 @@ from data_prep.shards import Runner, Shard
 
 def main(config: ConfigDict, values: flags.FlagValues) -> int:
     """Prepares the dataset that the configuration describes, wherever Beam runs it."""
-    chosen, console = from_mapping(PrepareConfig, config), Console(stderr=True)
+    chosen = from_mapping(PrepareConfig, config)
+    console = Console(stderr=True)
     return prepare(chosen, console, run_with(values.beam)).exit_status
 
 

@@ -48,7 +48,8 @@ _LEAST_SHARE = 0.8
 
 def main(config: ConfigDict, _: flags.FlagValues) -> None:
     """Looks for duplicates among the tracks of a configuration of make_train."""
-    chosen, console = from_mapping(PrepareConfig, config), Console(stderr=True)
+    chosen = from_mapping(PrepareConfig, config)
+    console = Console(stderr=True)
     out = output_folder(chosen.out)
     groups = find_duplicates(read_tracks(chosen), out / ".fingerprints", console)
     file = out / DUPLICATES_FILE

@@ -97,7 +97,8 @@ def _read_table(path: pathlib.Path, music_dir: str | pathlib.Path, subset: str) 
                 )
             if row[subset_at] not in wanted:
                 continue
-            track_id, split = int(row[0]), row[split_at]
+            track_id = int(row[0])
+            split = row[split_at]
             if split not in SPLITS:
                 raise SourceError(
                     f"{path}, line {number}: split {split!r} is none of {', '.join(SPLITS)}"

@@ -6,7 +6,9 @@ import pathlib
 from confp_jax.audio.folders import find_audio
 from data_prep.tracks import SourceError, Track
 
-_VALIDATION, _TEST = 0.1, 0.1  # shares; the rest is training
+# shares; the rest is training
+_VALIDATION = 0.1
+_TEST = 0.1
 
 
 def read_tracks(music_dir: str | pathlib.Path) -> list[Track]:

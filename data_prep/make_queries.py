@@ -164,7 +164,8 @@ def main(config: ConfigDict, values: flags.FlagValues) -> int:
             raise ConfigError(
                 f"--config.{name} has no effect: {several}={getattr(chosen, several)} is set"
             )
-    statuses, sets = {0}, query_sets(chosen)
+    statuses = {0}
+    sets = query_sets(chosen)
     if len(sets) > 1 and not values.verify:
         Console(stderr=True).print(total_size(sets), highlight=False)
     for one in sets:
@@ -314,7 +315,8 @@ def make_excerpts(
     Raises:
       DecodeError: the file cannot be used (UnfitError: too short); the caller lists it.
     """
-    condition, rate_hz = CONDITIONS[name], config.sample_rate_hz
+    condition = CONDITIONS[name]
+    rate_hz = config.sample_rate_hz
     if condition.excerpt.overlay.p:
         sounds = dataclasses.replace(
             sounds, music=tuple(path for path in others if path != str(track.path))
@@ -322,7 +324,8 @@ def make_excerpts(
     middle = read_middle(track.path, config.max_clip_s, sample_rate_hz=rate_hz)
     if middle.whole_s < config.segment_s + 2:
         raise UnfitError(f"{track.path}: {middle.whole_s:.1f} s is too short for a query set")
-    clip, clip_start_s = middle.samples, middle.start_s
+    clip = middle.samples
+    clip_start_s = middle.start_s
     seed = (config.seed, zlib.crc32(name.encode()), track.track_id)
     clip_chain, excerpt_chain = _chains(name, sounds)
     whole = clip_chain.apply(clip, sample_rate_hz=rate_hz, seed=seed)

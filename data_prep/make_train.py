@@ -62,7 +62,8 @@ _NUM_MEASURED = 8  # tracks decoded for the forecast
 
 def main(config: ConfigDict, values: flags.FlagValues) -> int:
     """Prepares the dataset that the configuration describes, or reads one again."""
-    chosen, console = from_mapping(PrepareConfig, config), Console(stderr=True)
+    chosen = from_mapping(PrepareConfig, config)
+    console = Console(stderr=True)
     of_chain = sorted(n for n in command_line.overridden(values) if n.startswith("chain."))
     if of_chain and not chosen.num_replicas:
         raise ConfigError(
@@ -183,7 +184,8 @@ def write_sounds(sounds: Sounds, folder: pathlib.Path, *, sample_rate_hz: int) -
     `confp_jax.data.mixing`.
     """
     folder.mkdir(exist_ok=True)
-    splits, names = {}, [*sounds.noise, *sounds.impulse_responses]
+    splits = {}
+    names = [*sounds.noise, *sounds.impulse_responses]
     for split, paths in (("noise", sounds.noise), ("ir", sounds.impulse_responses)):
         clips = (Clip(names.index(path), 0, 1.0, 0.0, to_int16(read_sound(path))) for path in paths)
         splits[split] = [
@@ -217,7 +219,8 @@ def make_clips(
         )
     if middle.peak < 1e-4:
         raise UnfitError(f"{track.path}: is silent")
-    samples, start_s = middle.samples, middle.start_s
+    samples = middle.samples
+    start_s = middle.start_s
     clips = [Clip(track.track_id, 0, 1.0, start_s, to_int16(samples))]
     for replica in range(1, config.num_replicas + 1):
         seed = (config.seed, track.track_id, replica)

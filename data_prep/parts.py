@@ -30,7 +30,8 @@ def read_middle(path: pathlib.Path, length_s: float, *, sample_rate_hz: int) -> 
     """
     length = round(length_s * sample_rate_hz)
     held: list[np.ndarray] = []
-    num_samples, peak = 0, 0.0
+    num_samples = 0
+    peak = 0.0
     for block in decode_blocks(path, sample_rate_hz=sample_rate_hz):
         num_samples += len(block)
         peak = max(peak, float(np.abs(block).max(initial=0.0)))

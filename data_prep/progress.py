@@ -41,7 +41,8 @@ class _Lines:
     """Progress by lines: the first at once, then one every `_EVERY_S`, and the last."""
 
     def __init__(self, console: Console, label: str):
-        self._console, self._label = console, label
+        self._console = console
+        self._label = label
         self._began_s = self._said_s = time.monotonic()
         self._first: int | None = None  # done before this run
 

@@ -64,7 +64,8 @@ def write_shards(
         shards[0].path.parent, bytes_per_track * sum(len(shard.tracks) for shard in todo), console
     )
     write = functools.partial(_write_one, make_clips=make_clips, sample_rate_hz=sample_rate_hz)
-    done, total = 0, sum(len(shard.tracks) for shard in todo)
+    done = 0
+    total = sum(len(shard.tracks) for shard in todo)
     with counting(console, "tracks") as report:
         report(done, total)
         for shard in (run or functools.partial(_run_here, num_workers=num_workers))(todo, write):
@@ -103,7 +104,8 @@ def claim_folder(folder: pathlib.Path, settings: str) -> None:
     Raises:
       SourceError: it holds shards made with other settings.
     """
-    file, identity = folder / ".shards" / "identity", hashlib.sha256(settings.encode()).hexdigest()
+    file = folder / ".shards" / "identity"
+    identity = hashlib.sha256(settings.encode()).hexdigest()
     found = file.read_text() if file.is_file() else None
     shards = [path for path in folder.glob("*.array_record*") if path.suffix != ".part"]
     if found != identity and not all(_holds_nothing(path) for path in shards):

@@ -66,14 +66,18 @@ def limit_band(
     """The band that a telephone or a small loudspeaker leaves: steep slopes outside the drawn
     limits, no delay.
     """
-    low_hz, high_hz = float(rng.uniform(*band.low_hz)), float(rng.uniform(*band.high_hz))
-    nyquist_hz, width = sample_rate_hz / 2, 2.0**_SLOPE_OCTAVES
+    low_hz = float(rng.uniform(*band.low_hz))
+    high_hz = float(rng.uniform(*band.high_hz))
+    nyquist_hz = sample_rate_hz / 2
+    width = 2.0**_SLOPE_OCTAVES
     hz = [0.0, low_hz / width, low_hz]
     gain = [0.004, 0.004, 1.0]
     if high_hz * width < nyquist_hz:
-        hz, gain = [*hz, high_hz, high_hz * width, nyquist_hz], [*gain, 1.0, 0.004, 0.004]
+        hz = [*hz, high_hz, high_hz * width, nyquist_hz]
+        gain = [*gain, 1.0, 0.004, 0.004]
     else:
-        hz, gain = [*hz, nyquist_hz], [*gain, 1.0]
+        hz = [*hz, nyquist_hz]
+        gain = [*gain, 1.0]
     taps = scipy.signal.firwin2(
         round(_FILTER_S * sample_rate_hz) // 2 * 2 + 1, hz, gain, fs=sample_rate_hz
     )
@@ -156,7 +160,9 @@ def add_varying_noise(
     """
     snr_db = float(rng.uniform(snr.low, snr.high))
     fade = round(_FADE_S * sample_rate_hz)
-    noise, place, names = np.zeros(len(samples) + fade, np.float32), 0, []
+    noise = np.zeros(len(samples) + fade, np.float32)
+    place = 0
+    names = []
     while place < len(samples):
         num = min(round(rng.uniform(*_PIECE_S) * sample_rate_hz), len(samples) - place) + fade
         name = noises[int(rng.integers(len(noises)))]
@@ -188,7 +194,8 @@ def add_music(
     """Another track, or someone who speaks, at the same time, from any place in it; where it ends,
     it begins again.
     """
-    snr_db, path = float(rng.uniform(snr.low, snr.high)), music[int(rng.integers(len(music)))]
+    snr_db = float(rng.uniform(snr.low, snr.high))
+    path = music[int(rng.integers(len(music)))]
     other = read_around(pathlib.Path(path), rng, len(samples), sample_rate_hz=sample_rate_hz)
     return Heard(_mix(samples, other, snr_db), {"snr_db": snr_db, "music_file_path": path})
 

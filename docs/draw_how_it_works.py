@@ -14,8 +14,12 @@ from confp_jax.audio.decode import decode
 from confp_jax.audio.mel import mel_power
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-RATE_HZ, BEGIN_S, LENGTH_S, SNR_DB = 16_000, 12.0, 6.0, 5.0
-BLUE, GREY = "#3949ab", "#666666"
+RATE_HZ = 16_000
+BEGIN_S = 12.0
+LENGTH_S = 6.0
+SNR_DB = 5.0
+BLUE = "#3949ab"
+GREY = "#666666"
 
 
 def noisy_excerpt() -> tuple[np.ndarray, np.ndarray]:
@@ -26,8 +30,10 @@ def noisy_excerpt() -> tuple[np.ndarray, np.ndarray]:
     noise = decode(
         ROOT / "examples/noise/test/rain/esc10__4-160999-A.ogg", sample_rate_hz=RATE_HZ
     ).samples
-    first, num = round(BEGIN_S * RATE_HZ), round(LENGTH_S * RATE_HZ)
-    clean, noise = track[first : first + num], np.resize(noise, num)
+    first = round(BEGIN_S * RATE_HZ)
+    num = round(LENGTH_S * RATE_HZ)
+    clean = track[first : first + num]
+    noise = np.resize(noise, num)
     gain = clean.std() / noise.std() * 10 ** (-SNR_DB / 20)
     return track, clean + gain * noise
 

@@ -159,7 +159,8 @@ def field_comments(cls: Any) -> dict[str, str]:
     for node in fields:
         if not isinstance(node.target, ast.Name):
             continue
-        above, line = [], node.lineno - 1
+        above = []
+        line = node.lineno - 1
         while line in comments and comments[line][0]:
             above.insert(0, comments[line][1])
             line -= 1
@@ -182,11 +183,13 @@ def _comments(source: str) -> dict[int, tuple[bool, str]]:
 
 def _file_comments(source: str) -> Callable[[str], str]:
     """Returns a look-up of the comments beside or above the keys of a file of settings."""
-    comments, found = _comments(source), {}
+    comments = _comments(source)
+    found = {}
     keys = re.compile(r'^\s+"(\w+)":')
     for number, line in enumerate(source.splitlines(), start=1):
         if key := keys.match(line):
-            above, before = [], number - 1
+            above = []
+            before = number - 1
             while before in comments and comments[before][0]:
                 above.insert(0, comments[before][1])
                 before -= 1

@@ -45,7 +45,8 @@ EXAMPLES = ROOT / "examples"
 # MP3 stays playable when it is cut at any byte: about 9.6 s of each clip, and the hash of just
 # these bytes
 # sends 6 of the 8 to training and one each to validation and test, on every machine.
-_CUT_BYTES, _NUM_CLIPS = 48_100, 8
+_CUT_BYTES = 48_100
+_NUM_CLIPS = 8
 
 # Here a plugin has loaded numpy before; sums over two threads round differently, and runs are
 # compared to the bit.

@@ -100,7 +100,9 @@ def originals(music, tmp_path_factory) -> pathlib.Path:
     for i, name in enumerate(("one.flac", "two.flac", "sub/one.flac", "Björk.flac")):
         (folder / name).parent.mkdir(exist_ok=True)
         with soundfile.SoundFile(folder / name, "w", 16_000, 1) as file:
-            file.title, file.artist, file.album = f"Title {i}", ("Ann", "Bob")[i % 2], "Álbum"
+            file.title = f"Title {i}"
+            file.artist = ("Ann", "Bob")[i % 2]
+            file.album = "Álbum"
             file.write(music[i * 5 * 16_000 : (i + 1) * 5 * 16_000])
     return folder
 

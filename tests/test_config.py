@@ -345,7 +345,8 @@ def test_the_papers_presets_have_its_transforms_alone() -> None:
         assert config.chain.replay_p == 0
         online = from_mapping(TrainConfig, model_config(f"{subset}_online"))
         assert (online.data.subset, online.data.mix.clean_p) == (subset, 1.0)
-        stretch, mix = config.chain.stretch, online.data.mix
+        stretch = config.chain.stretch
+        mix = online.data.mix
         assert (mix.tempo_p, mix.tempo, mix.turntable) == (
             stretch.p,
             (stretch.low, stretch.high),

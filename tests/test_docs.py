@@ -101,7 +101,8 @@ def test_every_path_and_every_schema_is_in_the_reference(generate: ModuleType) -
     from confp_jax.service.openapi import document
     from confp_jax.service.settings import Settings
 
-    text, api = generate.http(), document(Settings())
+    text = generate.http()
+    api = document(Settings())
     for path, operations in api["paths"].items():
         for method, about in operations.items():
             section = text.split(f"## {method.upper()} {path}\n")[1].split("\n## ")[0]

@@ -66,7 +66,8 @@ def test_noisy_excerpts_are_identified(excerpts, database, capsys):
 
 def test_slowed_music_is_identified(database, tmp_path, capsys):
     """Played at 70 % at its own pitch, 3 s."""
-    rng, truth = np.random.default_rng(0), {}
+    rng = np.random.default_rng(0)
+    truth = {}
     for path in MUSIC:
         samples = decode(path, sample_rate_hz=16_000).samples
         for number in range(2):
@@ -120,7 +121,8 @@ def test_the_default_model_ships():
 
 @pytest.mark.parametrize("name", shipped_models())
 def test_a_shipped_model_has_a_card_of_its_own_weights_and_a_calibration(name):
-    encoder, card = load_encoder(name), model_card(name)
+    encoder = load_encoder(name)
+    card = model_card(name)
     assert {
         "summary",
         "parameters",

@@ -28,7 +28,9 @@ _FEW_DAMAGED = 2  # packets: of a format with packets of a second they are more 
 _START_S = 0.05  # what a stream begins later than its file is heard from here on
 _GAP_S = 0.5
 # Silence in all that timestamps may make: a wrong one could make years of it.
-_TRUSTED_S, _TRUSTED_BYTES_S = 600.0, 1_000  # seconds, or a second for so many bytes of the file
+# seconds, or a second for so many bytes of the file
+_TRUSTED_S = 600.0
+_TRUSTED_BYTES_S = 1_000
 _COUNTING = ("aac", "ac3", "dts", "eac3", "flac", "mp3", "sbc")
 _CHUNK_BYTES = 1 << 20
 _SEEK_SIZE = 0x10000  # FFmpeg's AVSEEK_SIZE
@@ -37,7 +39,9 @@ _OGG_PAGE = re.compile(rb"OggS\x00([\x00-\x07])")
 _FIRST_PAGE = 2
 _HEAD_BYTES = 1 << 16
 _TAIL_BYTES = 1 << 20
-_TELEPHONE, _TELEPHONE_HZ = ("mulaw", "alaw"), 8_000  # G.711; FFmpeg would take 44.1 kHz
+# G.711; FFmpeg would take 44.1 kHz
+_TELEPHONE = ("mulaw", "alaw")
+_TELEPHONE_HZ = 8_000
 _RAW = ("s8", "u8", "s16le", "s16be", "u16le", "u16be")  # which FFmpeg takes by a file's suffix
 _ENCRYPTED = re.compile(
     rb"stsd.{4}\x00{3}.{5}(?:enca|drms|aavd)"  # MP4: Common Encryption, FairPlay, Audible
@@ -112,7 +116,8 @@ class _Decoding:
         """Yields blocks of `BLOCK_SAMPLES` and more, silence where nothing is recorded."""
         with self._open(file) as container:
             stream = self._stream(container)
-            timeline, held = _Timeline(container, file.num_bytes), _Held()
+            timeline = _Timeline(container, file.num_bytes)
+            held = _Held()
             for frame in self._frames(container, stream):
                 gap_s = timeline.gap_s(frame)
                 if gap_s:
@@ -133,7 +138,8 @@ class _Decoding:
 
     def _is_ruined(self) -> bool:
         """Whether so much is damaged that the rest is not worth anything, or no audio at all."""
-        num, num_damaged = self._num_packets, self._num_damaged
+        num = self._num_packets
+        num_damaged = self._num_damaged
         if num_damaged <= max(_FEW_DAMAGED, _DAMAGED_SHARE * num):
             return False
         return self._heard_s < _LEAST_HEARD_S or num_damaged > _MOST_DAMAGED_SHARE * num
@@ -287,7 +293,8 @@ def _silence(length_s: float, rate_hz: int) -> Iterator[Native]:
 
 def check_rate(name: str, rate_hz: int) -> None:
     """Raises a DecodeError where a rate is none of audio's."""
-    low, high = 4_000, 768_000
+    low = 4_000
+    high = 768_000
     if not low <= rate_hz <= high:
         raise DecodeError(
             f"sample rate {rate_hz} Hz is outside {low} to {high} Hz", "resample it", name
@@ -302,7 +309,9 @@ def _links(path: pathlib.Path) -> list[tuple[int, int]]:
             return [(content_start(path), size)]
         file.seek(0)
         starts = [0]
-        offset, held, was_first = 0, b"", True
+        offset = 0
+        held = b""
+        was_first = True
         while chunk := file.read(_CHUNK_BYTES):
             held += chunk
             for page in _OGG_PAGE.finditer(held):

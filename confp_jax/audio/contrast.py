@@ -51,7 +51,8 @@ def clip_contrast(
 
     With `tempo` 1.1 the frames lie a tenth further apart, so that the sound appears a tenth faster.
     """
-    hop, size = round(tempo * config.mel.hop_samples), config.mel.fft_samples
+    hop = round(tempo * config.mel.hop_samples)
+    size = config.mel.fft_samples
     before = (size - hop) // 2  # below 0 where frames do not touch each other
     num_frames = int(len(samples) / tempo) // config.mel.hop_samples
     after = max(0, (num_frames - 1) * hop + size - before - len(samples))

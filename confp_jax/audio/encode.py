@@ -93,14 +93,19 @@ def _through_ffmpeg(
         (rate for rate in described.rates_hz if rate >= sample_rate_hz), described.rates_hz[-1]
     )
     encoder = cast(av.AudioCodecContext, av.CodecContext.create(described.encoder, "w"))
-    encoder.sample_rate, encoder.layout, encoder.format = rate_hz, "mono", described.sample_format
-    encoder.bit_rate, encoder.thread_count = round((described.kbps or kbps) * 1000), 1
+    encoder.sample_rate = rate_hz
+    encoder.layout = "mono"
+    encoder.format = described.sample_format
+    encoder.bit_rate = round((described.kbps or kbps) * 1000)
+    encoder.thread_count = 1
     encoder.open()
     frames = _frames(_pcm(samples, sample_rate_hz, rate_hz), encoder)
     packets = [packet for frame in frames for packet in encoder.encode(frame)]
     packets += encoder.encode(None)
     decoder = cast(av.AudioCodecContext, av.CodecContext.create(described.decoder, "r"))
-    decoder.sample_rate, decoder.layout, decoder.thread_count = rate_hz, "mono", 1
+    decoder.sample_rate = rate_hz
+    decoder.layout = "mono"
+    decoder.thread_count = 1
     decoder.extradata = encoder.extradata
     decoder.open()
     decoded = [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
@@ -121,5 +126,6 @@ def _frames(
         frame = av.AudioFrame.from_ndarray(
             pcm[None, start : start + size], format=encoder.format.name, layout="mono"
         )
-        frame.sample_rate, frame.pts = encoder.sample_rate, start
+        frame.sample_rate = encoder.sample_rate
+        frame.pts = start
         yield frame

@@ -86,10 +86,8 @@ def mel_power(
     dense one and take the cores from the encoder, which comes next (3 s of audio to fingerprints:
     32 ms instead of 20; benchmarks/query_speed.py).
     """
-    filters, window = (
-        _sparse_filterbank(config, sample_rate_hz, pitch),
-        hann_window(config.fft_samples),
-    )
+    filters = _sparse_filterbank(config, sample_rate_hz, pitch)
+    window = hann_window(config.fft_samples)
     if len(samples) - offset_samples < config.fft_samples:
         return np.zeros((0, config.num_mels), np.float32)
     samples = np.asarray(samples, np.float32)[offset_samples:]

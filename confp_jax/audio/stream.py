@@ -81,7 +81,8 @@ def stream_blocks(
     if not is_url(source):
         raise DecodeError("not an address of a stream", f"use one of {', '.join(_SCHEMES)}", source)
     options = _RECONNECTS if source.startswith(("http://", "https://")) else ()
-    heard_s, attempt = 0.0, 0
+    heard_s = 0.0
+    attempt = 0
     while True:
         try:
             for block in _run(program, source, sample_rate_hz, options, losses=losses):
@@ -249,7 +250,8 @@ def _float_blocks(
     output = process.stdout
     if output is None:
         return
-    any_samples, rest = False, b""
+    any_samples = False
+    rest = b""
     while data := _next_bytes(output.fileno(), source, timeout_s):
         data = rest + data
         whole = len(data) // _FRAME_BYTES * _FRAME_BYTES

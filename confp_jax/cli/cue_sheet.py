@@ -80,7 +80,8 @@ def write_tracklist(path: pathlib.Path, source: str, played: Sequence[tuple[Any,
     """Writes a line for each match, as people post tracklists; what sounds over another track
     begins with "w/".
     """
-    lines, until_s = [f"{plain(source)}", ""], 0.0
+    lines = [f"{plain(source)}", ""]
+    until_s = 0.0
     for m, _ in played:
         time_s = int(m.query_offset_s)
         clock = f"{time_s // 3600}:{time_s // 60 % 60:02d}:{time_s % 60:02d}"
@@ -97,7 +98,8 @@ def write_chapters(path: pathlib.Path, source: str, played: Sequence[tuple[Any, 
     """
     lines = [";FFMETADATA1", f"title={_escaped(source)}"]
     for number, (m, _) in enumerate(played):
-        begin_ms, end_s = round(1000 * m.query_offset_s), m.query_offset_s + m.length_s
+        begin_ms = round(1000 * m.query_offset_s)
+        end_s = m.query_offset_s + m.length_s
         if number + 1 < len(played):
             end_s = played[number + 1][0].query_offset_s
         end_ms = max(begin_ms + 1, round(1000 * end_s))

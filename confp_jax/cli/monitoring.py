@@ -113,7 +113,10 @@ class Told:
     def __init__(
         self, tell: Callable[[dict[str, Any]], None], meter: Any, output: Output, *, as_json: bool
     ):
-        self._tell, self._meter, self._output, self._as_json = tell, meter, output, as_json
+        self._tell = tell
+        self._meter = meter
+        self._output = output
+        self._as_json = as_json
         self._is_playing = False
 
     def tell(self, moment: Any, clock_of: Any) -> list[tuple[Any, str]]:

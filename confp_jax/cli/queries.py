@@ -252,10 +252,8 @@ def _dedupe(args: argparse.Namespace) -> int:
     from confp_jax.matching.shared_sections import shared_sections
 
     database, embedder = opening.open_database(args.db, args.model)
-    reference, decision = (
-        opening.open_reference(database, embedder),
-        opening.database_decision(database, embedder),
-    )
+    reference = opening.open_reference(database, embedder)
+    decision = opening.database_decision(database, embedder)
     with progress("searching") as bar:
         task = bar.add_task("searching", total=None)
         found = shared_sections(

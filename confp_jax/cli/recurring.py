@@ -77,7 +77,8 @@ def _seconds(text: str) -> float:
 def _recurring(args: argparse.Namespace) -> int:
     from confp_jax.library.recurring import opened_sources, recurring_messages, recurring_parts
 
-    shortest_s, longest_s = args.shortest or 3.0, args.longest or _LONGEST_S
+    shortest_s = args.shortest or 3.0
+    longest_s = args.longest or _LONGEST_S
     if shortest_s > longest_s:
         say(
             f"error: --shortest {shortest_s:g} is longer than --longest {longest_s:g}",

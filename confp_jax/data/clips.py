@@ -49,7 +49,9 @@ class ClipSource:
     """
 
     def __init__(self, folder: str | pathlib.Path, split: str, *, part: tuple[int, int] = (0, 1)):
-        self.folder, self.split, self._part = pathlib.Path(folder), split, part
+        self.folder = pathlib.Path(folder)
+        self.split = split
+        self._part = part
         self.summary = read_summary(folder)
         self._records = self._open()
         self._table = _read_table(self.folder / f"clips-{split}.npy")
@@ -114,7 +116,8 @@ class ClipSource:
                 "were asked for"
             )
         size = self.summary.piece_samples
-        first, last = start // size, max(start, stop - 1) // size
+        first = start // size
+        last = max(start, stop - 1) // size
         pieces = [self._piece(int(entry["first_record"]) + i) for i in range(first, last + 1)]
         whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         return whole[start - first * size : stop - first * size]
@@ -156,7 +159,8 @@ class ClipSource:
         Raises:
           DatasetError: a record is not the piece that should stand there.
         """
-        entry, num_samples = self._table[index], 0
+        entry = self._table[index]
+        num_samples = 0
         for piece in range(num_pieces(int(entry["num_samples"]), self.summary.piece_samples)):
             record = self._records[int(entry["first_record"]) + piece]
             num_samples += len(record["samples"]) // 2

@@ -155,6 +155,7 @@ def read_part(
     part = np.zeros((len(devices), layout.rows_per_device, layout.row_samples), np.int16)
     for number, device in enumerate(devices):
         for clip in np.flatnonzero(layout.device_of == device):
-            length, first = source.row(int(clip)).num_samples, layout.first_row[clip]
+            length = source.row(int(clip)).num_samples
+            first = layout.first_row[clip]
             part[number, first:].reshape(-1)[:length] = source.crop(int(clip), 0, length)
     return part

@@ -56,7 +56,9 @@ class PairCutter(grain.transforms.RandomMap):
                 "--config.num_replicas=4, or draw distortions while training with "
                 "--config.data.mix.noise_p=0.9 and its fellows"
             )
-        self._source, self._config, self._layout = source, config, layout
+        self._source = source
+        self._config = config
+        self._layout = layout
         self._mixer = Mixer(
             config.data.mix,
             source.folder,
@@ -117,7 +119,8 @@ class PairCutter(grain.transforms.RandomMap):
                 for crop in crops
             ]
             return {"anchor": np.stack(anchors), "replica": np.stack(replicas)}
-        replicas, rows = [], []
+        replicas = []
+        rows = []
         for crop, drawn in zip(crops, mixes, strict=True):
             first, lead = self._heard_from(crop.replica_start_s, drawn.tempo)
             replicas.append(layout.place(replica, first))
@@ -155,7 +158,8 @@ class PairCutter(grain.transforms.RandomMap):
             else 0
         )
         replica = clean + int(drawn)
-        of_clean, of_replica = self._source.row(clean), self._source.row(replica)
+        of_clean = self._source.row(clean)
+        of_replica = self._source.row(replica)
         if of_clean.replica != 0 or of_replica.track_id != of_clean.track_id:
             raise DatasetError(
                 f"{self._source.folder}: record {clean} is not the clean clip of its replica"
@@ -166,8 +170,10 @@ class PairCutter(grain.transforms.RandomMap):
         self, clean: int, replica: int, tempo: float, rng: np.random.Generator
     ) -> list[PairCrop]:
         """Where the pairs lie; the replica's times are those of its audio played at `tempo`."""
-        data, rate_hz = self._config.data, self._config.audio.sample_rate_hz
-        of_clean, of_replica = self._source.row(clean), self._source.row(replica)
+        data = self._config.data
+        rate_hz = self._config.audio.sample_rate_hz
+        of_clean = self._source.row(clean)
+        of_replica = self._source.row(replica)
         try:
             return draw_pair_crops(
                 rng,
@@ -201,7 +207,8 @@ class PairCutter(grain.transforms.RandomMap):
         return first, min(round((start - first) / tempo), self._mixer.lead_samples)
 
     def _replica(self, clip: int, start_s: float, drawn: MixParameters) -> np.ndarray:
-        config, length = self._config, self._config.audio.segment_samples
+        config = self._config
+        length = self._config.audio.segment_samples
         if not config.data.mix.is_on:
             return self._feature(self._source.crop(clip, *self._span(start_s, clip)))
         first, before = self._heard_from(start_s, drawn.tempo)
@@ -323,10 +330,8 @@ def steps_per_epoch(config: TrainConfig, *, process: int = 0, num_processes: int
       DatasetError: no dataset, or a share of its shards too small for a batch.
     """
     source = open_split(config, process=process, num_processes=num_processes)
-    tracks, tracks_per_batch = (
-        tracks_to_train(source, config.data.subset),
-        config.data.batch_size // config.data.crops_per_track,
-    )
+    tracks = tracks_to_train(source, config.data.subset)
+    tracks_per_batch = config.data.batch_size // config.data.crops_per_track
     if config.data.num_shares > 1:
         draw = ShareDraw.of(
             source, tracks, num_shares=config.data.num_shares, tracks_per_batch=tracks_per_batch

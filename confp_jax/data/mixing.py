@@ -55,13 +55,15 @@ class Mixer:
         sample_rate_hz: int,
         music: ClipSource | None = None,
     ):
-        self._config, self._rate_hz = config, sample_rate_hz
+        self._config = config
+        self._rate_hz = sample_rate_hz
         self.noise = _open_sounds(dataset, "noise", sample_rate_hz) if config.has_noise else None
         self._noise_lengths = clip_lengths(self.noise) if self.noise else np.zeros(0, np.int64)
         self._music: ClipSource | None = None
         self._music_lengths = np.zeros(0, np.int64)
         if config.overlay_p and music is not None:
-            self._music, self._music_lengths = music, clip_lengths(music)
+            self._music = music
+            self._music_lengths = clip_lengths(music)
         self.rooms: list[Float32[np.ndarray, " k"]] = []
         if config.has_rooms and config.synthetic_rooms < 1:
             self.rooms = [
@@ -106,7 +108,8 @@ class Mixer:
         if drawn.is_replayed:
             return self._replayed(samples, lead, drawn)
         if drawn.room == NO_ROOM or drawn.is_sudden:
-            samples, lead = samples[lead:], 0
+            samples = samples[lead:]
+            lead = 0
         rng = np.random.default_rng(drawn.seed)
         if drawn.room != NO_ROOM:
             samples = convolve(samples, self._room_of(drawn, rng), lead)
@@ -188,7 +191,8 @@ def colour(
     octaves = np.log2(mel_centres_hz(mel) / 1000)
     gain_db = drawn.tilt_db * octaves
     if drawn.low_cut_hz:
-        low, high = math.log2(drawn.low_cut_hz / 1000), math.log2(drawn.high_cut_hz / 1000)
+        low = math.log2(drawn.low_cut_hz / 1000)
+        high = math.log2(drawn.high_cut_hz / 1000)
         gain_db = gain_db - BAND_LIMIT_DB * (
             np.maximum(low - octaves, 0) + np.maximum(octaves - high, 0)
         )

@@ -153,7 +153,8 @@ def write_shard(path: pathlib.Path, clips: Iterable[Clip], *, sample_rate_hz: in
     """
     partial = path.with_name(path.name + ".part")
     piece_samples = round(PIECE_S * sample_rate_hz)
-    rows, num_records = [], 0
+    rows = []
+    num_records = 0
     with _writer(partial) as write:
         for clip in clips:
             for record in _pieces(clip, piece_samples):

@@ -12,10 +12,15 @@ from typing import Any
 
 import numpy as np
 
-LOWEST_HZ, HIGHEST_HZ = 30.0, 8000.0  # beyond them a response is constant
+# beyond them a response is constant
+LOWEST_HZ = 30.0
+HIGHEST_HZ = 8000.0
 # Where a response is computed; between these its gain is linear.
 _CURVE_HZ = np.geomspace(LOWEST_HZ, HIGHEST_HZ, 193).astype(np.float32)
-_SPEAKER, _MICROPHONE, _AMBIENCE = 1, 2, 3  # so that one seed gives each its own unevenness
+# so that one seed gives each its own unevenness
+_SPEAKER = 1
+_MICROPHONE = 2
+_AMBIENCE = 3
 _NUM_POINTS = 1_000  # the place in the hash that gives the number of points of a response
 
 _Array = Any  # of numpy or jax

@@ -25,7 +25,8 @@ def tracks_to_train(source: ClipSource, subset: str = "") -> Sequence[int]:
     tracks = _distinct_tracks(source)
     if not subset:
         return tracks
-    known, ids = source.summary.subsets, source.track_ids()
+    known = source.summary.subsets
+    ids = source.track_ids()
     if not known:
         raise DatasetError(
             f"{source.folder} does not know its tracks' subsets, which data.subset={subset!r} asks "
@@ -66,7 +67,9 @@ class EpochOrder:
         *,
         seed: int,
     ):
-        self._per_epoch, self._draw, self._seed = per_epoch, draw, seed
+        self._per_epoch = per_epoch
+        self._draw = draw
+        self._seed = seed
         self._orders: dict[int, Int64[np.ndarray, " tracks"]] = {}
 
     def __len__(self) -> int:
@@ -95,7 +98,8 @@ class AlbumDraw:
     @classmethod
     def of(cls, source: ClipSource, tracks: Sequence[int], together: int) -> "AlbumDraw":
         """Raises DatasetError where the set does not know its tracks' albums."""
-        known, ids = source.summary.albums, source.track_ids()
+        known = source.summary.albums
+        ids = source.track_ids()
         albums = [known.get(str(ids[track]), "") for track in tracks]
         if not any(albums):
             raise DatasetError(
@@ -130,7 +134,8 @@ class ShareDraw:
         """Raises DatasetError where a share has too few tracks for a batch."""
         share = source.track_shards()[np.asarray(tracks)] % num_shares
         shares = [np.asarray(tracks)[share == number] for number in range(num_shares)]
-        each, fewest = tracks_per_batch // num_shares, min(map(len, shares))
+        each = tracks_per_batch // num_shares
+        fewest = min(map(len, shares))
         if fewest < each:
             raise DatasetError(
                 f"{source.folder}: a share of its shards has {fewest} tracks, and a batch takes "

@@ -163,7 +163,8 @@ def _movable(
     """Returns the tracks whose rows are as they were written, and those whose are not: a copy would
     seal their damage with a new checksum, so they stay where they are.
     """
-    moving, staying = [], []
+    moving = []
+    staying = []
     for number, inside in itertools.groupby(places, lambda place: place.shard):
         shard = shards[number]
         path = shard_path(database.folder, shard.file)

@@ -60,7 +60,8 @@ def merge_databases(
                 num_rows += track.num_rows
             if num_rows >= _COMMIT_ROWS:
                 database.add(pending)
-                pending, num_rows = [], 0
+                pending = []
+                num_rows = 0
             report(done, len(snapshot.tracks))
         database.add(pending)
         remember_roots(database, read_roots(other))

@@ -5,7 +5,8 @@ import pathlib
 from confp_jax.database.records import DatabaseError, ModelId
 from confp_jax.database.vectors import PRECISIONS
 
-SHORTEST_HOP_S, LONGEST_HOP_S = 0.01, 60.0
+SHORTEST_HOP_S = 0.01
+LONGEST_HOP_S = 60.0
 
 
 def checked_model(catalogue: pathlib.Path, name: str, weights_hash: str, hop: str) -> ModelId:

@@ -13,7 +13,8 @@ from confp_jax.database.records import TAG_NAMES, StoredTrack, TrackTags
 
 Row = tuple[Any, ...]
 _COLUMNS = "name, path, sha256, duration_s, num_rows, id, title, artist, album, added_at"
-_NUM_ROWS, _ID = 4, 5
+_NUM_ROWS = 4
+_ID = 5
 
 
 def track_columns(*, has_tags: bool) -> str:

@@ -91,7 +91,8 @@ class StoredVectors:
         ]  # plain arrays: indexing a memmap object is slow
         self._ends = np.cumsum([len(run) for run in runs], dtype=np.int64)
         self.shape = (int(self._ends[-1]) if len(runs) else 0, dim)
-        self.dtype, self.ndim = np.dtype(np.float32), 2
+        self.dtype = np.dtype(np.float32)
+        self.ndim = 2
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -136,10 +137,13 @@ class StoredVectors:
         number = int(np.searchsorted(self._ends, first, side="right"))
         row = first
         while row < last:
-            run, end = self._runs[number], int(self._ends[number])
-            begin, stop = len(run) - (end - row), len(run) - max(0, end - last)
+            run = self._runs[number]
+            end = int(self._ends[number])
+            begin = len(run) - (end - row)
+            stop = len(run) - max(0, end - last)
             out[row - first : row - first + stop - begin] = decode(run[begin:stop])
-            row, number = end, number + 1
+            row = end
+            number = number + 1
         return out
 
     def _gather(self, rows: np.ndarray) -> np.ndarray:
@@ -153,6 +157,7 @@ class StoredVectors:
         bounds = np.flatnonzero(np.diff(numbers[order], prepend=-1, append=len(self._runs) + 1))
         for begin, stop in itertools.pairwise(bounds):
             chosen = order[begin:stop]
-            run, end = self._runs[numbers[chosen[0]]], self._ends[numbers[chosen[0]]]
+            run = self._runs[numbers[chosen[0]]]
+            end = self._ends[numbers[chosen[0]]]
             out[chosen] = decode(run[flat[chosen] - (end - len(run))])
         return out.reshape(*rows.shape, self.shape[1])

@@ -204,7 +204,8 @@ def figure_4(model: Model) -> ShiftCurve:
         / "shift"
         / f"{model.embedder.weights_hash}-{model.index_id}-{config.shift_tracks}-{_VERSION}.json"
     )
-    split, most = config.index_splits[-1], config.shift_tracks
+    split = config.index_splits[-1]
+    most = config.shift_tracks
     return shift_curve(
         model.embedder, config.index, split, most_tracks=most, kept=kept, console=model.console
     )
@@ -258,7 +259,8 @@ def chosen_queries(
     """The set and the conditions that tables of few columns show, and a key for what is measured
     with them.
     """
-    one, config = own_length(sets, model.embedder.config.audio.heard_s), model.config
+    one = own_length(sets, model.embedder.config.audio.heard_s)
+    config = model.config
     names = chosen_conditions(one.conditions)
     content = [
         model.embedder.weights_hash,
@@ -313,8 +315,11 @@ def real_recordings(
     """The model and every other system on the real recordings of `config.recordings`, and how soon
     the model answers; kept by content as all is.
     """
-    config, embedder, console = model.config, model.embedder, model.console
-    recordings, rate_hz = read_recordings(config.recordings), embedder.sample_rate_hz
+    config = model.config
+    embedder = model.embedder
+    console = model.console
+    recordings = read_recordings(config.recordings)
+    rate_hz = embedder.sample_rate_hz
     content = [answers_version(embedder), _VERSION, model.index_id, recordings_id(recordings)]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
     others = model.searched.evaluation.reference

@@ -166,7 +166,8 @@ def cut_excerpts(
     out: list[list[Excerpt]] = [[] for _ in config.lengths_s]
     for place in progress(chosen, "excerpts", console=console, transient=True):
         split, number = places[place]
-        clip, rate_hz = sources[split][number], sources[split].summary.sample_rate_hz
+        clip = sources[split][number]
+        rate_hz = sources[split].summary.sample_rate_hz
         whole_s = len(clip.samples) / rate_hz
         if whole_s < max(config.lengths_s):
             raise ConfigError(
@@ -215,7 +216,8 @@ def tracks_that_share(reference: Reference, track: int) -> set[int]:
     An excerpt of it whose own track is passed over is rightly answered with them: it must not count
     as a false alarm, nor as a miss.
     """
-    query, found = reference.query_of(track), collections.Counter()
+    query = reference.query_of(track)
+    found = collections.Counter()
     starts = range(0, len(query.vectors), _SHARED_WINDOWS)
     least = _SHARED_MARGIN / math.sqrt(query.vectors.shape[1])
     for first in starts:
@@ -237,16 +239,20 @@ def search_all(
     """Searches every excerpt in a database of `size` tracks with its own among them, and in one
     without it.
     """
-    known, right, unknown = [], [], []
+    known = []
+    right = []
+    unknown = []
     for excerpt in excerpts:
-        own, reference = searched.number(excerpt.track_id), searched.reference
+        own = searched.number(excerpt.track_id)
+        reference = searched.reference
         others = rng.permutation(np.delete(np.arange(len(searched.track_ids)), own))[
             : size - 1 if size > 1 else 1
         ]
         same = {own, *sharing[own]}
         if size < len(searched.track_ids):
             same = {place for place, track in enumerate([own, *others]) if int(track) in same}
-            reference, own = some_tracks(reference, [own, *others]), 0
+            reference = some_tracks(reference, [own, *others])
+            own = 0
         with_own, without = rank_with_and_without(excerpt.query, reference, own)
         if size == 1:  # the own track alone; another one alone
             with_own = rank(excerpt.query, some_tracks(reference, [own]))

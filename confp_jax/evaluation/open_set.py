@@ -62,7 +62,9 @@ def run(config: OpenSetConfig, out: pathlib.Path) -> dict:
     searched = embed_reference(
         embedder, config.index, config.index_splits, console, cache=config.cache
     )
-    results, curves, pairs = [], {}, {}
+    results = []
+    curves = {}
+    pairs = {}
     for one in sets:
         for length_s in config.lengths_s:
             excerpts = read_excerpts(
@@ -105,7 +107,8 @@ def summary(trials: Trials, config: OpenSetConfig) -> dict:
     bootstrapped tracks.
     """
     rate = config.false_alarm_rate
-    right, alarms = trials.accepted_right(rate), trials.false_alarms(rate)
+    right = trials.accepted_right(rate)
+    alarms = trials.false_alarms(rate)
     errors = trials.offset_error_s[trials.right]
     wanted = {
         "tracks": len(np.unique(trials.tracks)),

@@ -15,7 +15,8 @@ from confp_jax.texts import steady_json
 
 _log = logging.getLogger(__name__)
 _DISCOVERY = "homeassistant"
-_PORT, _TLS_PORT = 1883, 8883
+_PORT = 1883
+_TLS_PORT = 8883
 _LONGEST_WAIT_S = 120
 _KEEPALIVE_S = 30
 _QOS = 1

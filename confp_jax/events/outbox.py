@@ -33,7 +33,8 @@ class Outbox:
           DatabaseError: it cannot be written.
         """
         self.num_dropped = 0
-        self._folder, self._most = folder, most
+        self._folder = folder
+        self._most = most
         self._own = uuid.uuid4().hex[:8]
         self._lock = threading.Lock()
         try:

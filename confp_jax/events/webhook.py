@@ -17,7 +17,8 @@ from confp_jax.texts import steady_json
 
 _log = logging.getLogger(__name__)
 _TIMEOUT_S = 10.0
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 300.0
+_FIRST_WAIT_S = 1.0
+_LONGEST_WAIT_S = 300.0
 _GONE = 410  # the receiver wants no more of this
 
 
@@ -38,7 +39,9 @@ class Webhook:
         parts = urllib.parse.urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise DatabaseError(f"{address}: is no address of a webhook; write https://host/path")
-        self._address, self._outbox, self._secret = address, outbox, secret
+        self._address = address
+        self._outbox = outbox
+        self._secret = secret
         self._host = parts.hostname
         self._wakes = threading.Event()
         self._stop = threading.Event()

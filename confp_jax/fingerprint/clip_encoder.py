@@ -15,7 +15,7 @@ from confp_jax.audio.mel import mel_power
 from confp_jax.fingerprint.engine import Engine
 from confp_jax.fingerprint.windows import WindowedClip, batch_sizes
 from confp_jax.model.forked import check_not_forked
-from confp_jax.model.parts import moved_phases
+from confp_jax.model.parts import mixed, moved_phases
 
 _PROJECTED_AT_ONCE = 32  # segments of one matrix product
 
@@ -24,7 +24,8 @@ class ClipEncoder:
     """Gives what the parts of an encoder, conformer and projection, make of windows."""
 
     def __init__(self, engine: Engine):
-        self._engine, self._config = engine, engine.config
+        self._engine = engine
+        self._config = engine.config
         self._rate_hz = engine.config.audio.sample_rate_hz
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="encode")
 
@@ -62,8 +63,11 @@ class ClipEncoder:
         """What the projection gives for the segments of every clip, and for those that begin a
         little later.
         """
-        config, batch = self._config.encoder.projection, _PROJECTED_AT_ONCE
-        found, windows, places = [], [], []
+        config = self._config.encoder.projection
+        batch = _PROJECTED_AT_ONCE
+        found = []
+        windows = []
+        places = []
         for number, (cut, contrast) in enumerate(zip(cuts, contrasts, strict=True)):
             found.append(self._zeros(len(shifts_s), len(cut.segments)))
             for phase, shift_s in enumerate(shifts_s):
@@ -96,7 +100,8 @@ class ClipEncoder:
         ]
 
         def transform(of: tuple[int, int]) -> Float32[np.ndarray, "T F"]:
-            cut, phase = cuts[of[0]], of[1]
+            cut = cuts[of[0]]
+            phase = of[1]
             return mel_power(
                 cut.samples,
                 mel,
@@ -141,3 +146,23 @@ class ClipEncoder:
 
     def _zeros(self, *shape: int) -> Float32[np.ndarray, "... E"]:
         return np.zeros((*shape, self._config.encoder.embedding_dim), np.float32)
+
+
+def mixed_parts(
+    projected: Sequence[Float32[np.ndarray, "P N E"]],
+    conformed: Sequence[Float32[np.ndarray, "P N E"]],
+    share: float,
+) -> Sequence[Float32[np.ndarray, "P N E"]]:
+    """Returns the fingerprints of clips by both parts of an encoder, or by the one that it has.
+
+    Args:
+      projected: what the projection gives for each clip; empty: there is none.
+      conformed: what the conformer gives, likewise.
+      share: of the squared length that is the projection's, from 0 to 1.
+    """
+    if not projected:
+        return conformed
+    if not conformed:
+        return [mixed(rows, rows, share=1.0) for rows in projected]
+    pairs = zip(projected, conformed, strict=True)
+    return [mixed(first, second, share=share) for first, second in pairs]

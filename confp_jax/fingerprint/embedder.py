@@ -13,14 +13,13 @@ from confp_jax.audio.decode import from_samples
 from confp_jax.audio.segments import Chunk, window_chunks
 from confp_jax.database.records import ModelId
 from confp_jax.errors import UserError
-from confp_jax.fingerprint.clip_encoder import ClipEncoder
+from confp_jax.fingerprint.clip_encoder import ClipEncoder, mixed_parts
 from confp_jax.fingerprint.engine import Engine, check_jax, load_engine
 from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints
 from confp_jax.fingerprint.query import TELLS_TEMPO_S, Query
 from confp_jax.fingerprint.windows import SPEEDUP, WindowedClip, cut_windows
 from confp_jax.model.addresses import is_remote
 from confp_jax.model.forked import check_not_forked
-from confp_jax.model.parts import mixed
 from confp_jax.model.shipped import DECISION, shipped_folder, shipped_models, shipped_weights_hash
 from confp_jax.typed_config import suggestion
 
@@ -40,8 +39,11 @@ class Embedder:
     """
 
     def __init__(self, name: str, engine: Engine, *, folder: pathlib.Path | None = None):
-        self.name, self.engine, self.folder = name, engine, folder
-        self.config, self.weights_hash = engine.config, engine.weights_hash
+        self.name = name
+        self.engine = engine
+        self.folder = folder
+        self.config = engine.config
+        self.weights_hash = engine.weights_hash
         self._clips = ClipEncoder(engine)
 
     @property
@@ -93,7 +95,8 @@ class Embedder:
     @property
     def margin_samples(self) -> int:
         """How far around a segment there is audio that its fingerprint depends on."""
-        audio, reach = self.config.audio, 0
+        audio = self.config.audio
+        reach = 0
         if self.config.encoder.has_projection:
             projection = self.config.encoder.projection
             reach = (
@@ -270,7 +273,8 @@ class Embedder:
         """Compiles every shape that audio can have, so that no later call waits for the
         compiler.
         """
-        rng, hop = np.random.default_rng(0), round(HOP_S * self.sample_rate_hz)
+        rng = np.random.default_rng(0)
+        hop = round(HOP_S * self.sample_rate_hz)
         for size in self.engine.batch_shapes:
             num_samples = self.config.audio.segment_samples + (size - 1) * hop
             num_samples = max(num_samples, round(SHORTEST_S * self.sample_rate_hz))
@@ -283,7 +287,7 @@ class Embedder:
           ForkedError: the model was loaded before this process was forked.
         """
         projected, conformed = self._clips.parts(cuts, [0.0])
-        rows = _mixed(projected, conformed, self.config.encoder.projection.share)
+        rows = mixed_parts(projected, conformed, self.config.encoder.projection.share)
         return [
             Fingerprints(phases[0], hop_s, *self._heard(cut))
             for cut, phases in zip(cuts, rows, strict=True)
@@ -295,10 +299,11 @@ class Embedder:
         Raises:
           ForkedError: the model was loaded before this process was forked.
         """
-        config, num_phases = self.config.encoder.projection, self.query_phases
+        config = self.config.encoder.projection
+        num_phases = self.query_phases
         shifts_s = [phase * hop_s / num_phases for phase in range(num_phases)]
         projected, conformed = self._clips.parts(cuts, shifts_s)
-        rows = _mixed(projected, conformed, config.query_share)
+        rows = mixed_parts(projected, conformed, config.query_share)
         queries = [self._query_of(*one, hop_s) for one in zip(cuts, rows, strict=True)]
         if not projected or not conformed:
             return queries
@@ -324,20 +329,6 @@ class Embedder:
         heard_s = len(cut.samples) / cut.tempo / self.sample_rate_hz
         segment_s = self.config.audio.segment_s
         return min(heard_s, segment_s), heard_s < segment_s
-
-
-def _mixed(
-    projected: Sequence[Float32[np.ndarray, "P N E"]],
-    conformed: Sequence[Float32[np.ndarray, "P N E"]],
-    share: float,
-) -> Sequence[Float32[np.ndarray, "P N E"]]:
-    """The fingerprints of clips by both parts of an encoder, or by the one that it has."""
-    if not projected:
-        return conformed
-    if not conformed:
-        return [mixed(rows, rows, share=1.0) for rows in projected]
-    pairs = zip(projected, conformed, strict=True)
-    return [mixed(first, second, share=share) for first, second in pairs]
 
 
 def load_encoder(

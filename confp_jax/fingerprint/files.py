@@ -153,7 +153,8 @@ def _fingerprint(
         return ReadFile(reading.path, reading.file)
     path = str(reading.path.resolve())
     duration_s = reading.num_samples / embedder.sample_rate_hz
-    file, tags = reading.file, reading.tags
+    file = reading.file
+    tags = reading.tags
     track = NewTrack(
         reading.path.stem,
         path,
@@ -174,7 +175,8 @@ def _encode(
     reading: _Reading, embedder: Embedder, wanted: Callable[[KnownFile], bool]
 ) -> Float32[np.ndarray, "n E"] | None:
     """All windows of a file, None if its content is not wanted."""
-    parts, num_silent = [], 0
+    parts = []
+    num_silent = 0
     while (chunk := reading.chunks.get()) is not None:
         if not (reading.file and wanted(reading.file)):
             reading.stopped.set()

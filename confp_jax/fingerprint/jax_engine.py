@@ -29,7 +29,8 @@ class JaxEngine:
     name = "jax"
 
     def __init__(self, config: ModelConfig, state: EncoderState):
-        self.config, self.state = config, state
+        self.config = config
+        self.state = state
         self.weights_hash = hash_weights(config, state)
         self._params = with_narrow_kernels(state.params) if has_fast_bfloat16() else state.params
         on_cpu = jax.default_backend() == "cpu"

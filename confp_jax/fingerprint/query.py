@@ -96,7 +96,8 @@ def joined(parts: Sequence[Query]) -> Query:
     """Returns consecutive parts of one query as one."""
     if len(parts) == 1:
         return parts[0]
-    first, last = parts[0], parts[-1]
+    first = parts[0]
+    last = parts[-1]
     both = first.edge_windows.shape == last.edge_windows.shape
     edge_windows = (
         np.stack([first.edge_windows[0], last.edge_windows[1]])

@@ -13,7 +13,8 @@ SPEEDUP = 1.18
 # what an edge window sees of its query: with less, slowed music and short queries are found worse
 _LEAST_SEEN = 0.7
 _SILENT_RMS = 10 ** (-70 / 20)
-_CPU_BATCHES, _BATCHES = (1, 4, 16), (1, 8, 64)
+_CPU_BATCHES = (1, 4, 16)
+_BATCHES = (1, 8, 64)
 _CPU_TOKENS = 1_500  # of a batch: more do not fit a core's cache
 
 

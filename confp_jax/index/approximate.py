@@ -16,7 +16,8 @@ from confp_jax.index.protocol import CandidateSource, Hits, Vectors, are_signs
 
 # The last of those that compressed vectors put first are not the best by the stored ones; signs are
 # compressed without loss.
-_PROPOSED_PER_HIT, _PROPOSED_PER_HIT_OF_SIGNS = 2, 1
+_PROPOSED_PER_HIT = 2
+_PROPOSED_PER_HIT_OF_SIGNS = 1
 _NUM_LOOKED_AT = 64  # rows, to tell signs
 _BLOCK_VALUES = 1 << 24  # 64 MiB of candidates' vectors at a time
 
@@ -48,8 +49,11 @@ class ApproximateIndex:
         effort: SearchBudget,
         rows: Int64[np.ndarray, " G"] | None = None,
     ):
-        self._coarse, self._vectors, self._rows = coarse, vectors, rows
-        self._effort, self._live_share = effort, 1.0
+        self._coarse = coarse
+        self._vectors = vectors
+        self._rows = rows
+        self._effort = effort
+        self._live_share = 1.0
         looked_at = np.asarray(vectors[:_NUM_LOOKED_AT], np.float32)
         heard = looked_at[looked_at.any(axis=1)]
         signs = len(heard) and are_signs(heard)
@@ -100,7 +104,8 @@ def _score(queries: np.ndarray, found: Int64[np.ndarray, "Q P"], vectors: Vector
         )
     scores[found < 0] = -np.inf
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    rows, best = np.take_along_axis(found, order, axis=1), np.take_along_axis(scores, order, axis=1)
+    rows = np.take_along_axis(found, order, axis=1)
+    best = np.take_along_axis(scores, order, axis=1)
     missing = k - rows.shape[1]
     if missing > 0:
         rows = np.pad(rows, ((0, 0), (0, missing)), constant_values=-1)

@@ -38,10 +38,8 @@ def merge(one: Hits, other: Hits, *, k: int) -> Hits:
     """The best `k` of both; of equals, `one`'s come first."""
     if not one.rows.shape[1]:
         return Hits(other.rows[:, :k], other.scores[:, :k])
-    rows, scores = (
-        np.concatenate([one.rows, other.rows], axis=1),
-        np.concatenate([one.scores, other.scores], axis=1),
-    )
+    rows = np.concatenate([one.rows, other.rows], axis=1)
+    scores = np.concatenate([one.scores, other.scores], axis=1)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return Hits(np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1))
 
@@ -69,9 +67,7 @@ def _best_rows(product: Float32[np.ndarray, "Q N"], k: int) -> np.ndarray:
     best = np.sort(np.argpartition(product, -k, axis=1)[:, -k:], axis=1)
     last = np.take_along_axis(product, best, axis=1).min(axis=1, keepdims=True)
     for query in np.flatnonzero((product >= last).sum(axis=1) > k):
-        above, equal = (
-            np.flatnonzero(product[query] > last[query]),
-            np.flatnonzero(product[query] == last[query]),
-        )
+        above = np.flatnonzero(product[query] > last[query])
+        equal = np.flatnonzero(product[query] == last[query])
         best[query] = np.sort(np.concatenate([above, equal[: k - len(above)]]))
     return best

@@ -28,7 +28,9 @@ class FaissCells:
     """Compressed vectors in about sqrt(N) cells (IVF-PQ fast scan)."""
 
     def __init__(self, index: faiss.IndexIVFPQFastScan):
-        self._index, self.num_rows, self.num_cells = index, index.ntotal, index.nlist
+        self._index = index
+        self.num_rows = index.ntotal
+        self.num_cells = index.nlist
 
     @classmethod
     def build(cls, vectors: Vectors) -> "FaissCells":

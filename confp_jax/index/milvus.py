@@ -29,7 +29,9 @@ _MESSAGE_BYTES = 4 << 20
 _PAGE = 10_000  # keys that are asked for or about at once
 _MAX_CANDIDATES = 16_384  # Milvus's own limit
 _TIMEOUT_S = 20.0
-_FLAT_ROWS, _SMALL_ROWS, _MEMORY_ROWS = 200_000, 1_000_000, 20_000_000
+_FLAT_ROWS = 200_000
+_SMALL_ROWS = 1_000_000
+_MEMORY_ROWS = 20_000_000
 _CELL_SHARE = 0.3  # is searched: what queries with noise of 0 dB need (benchmarks/bits.py)
 
 
@@ -72,12 +74,14 @@ class MilvusRows:
     """
 
     def __init__(self, address: str, name: str, *, token: str = ""):
-        self.address, self._name = address, name
+        self.address = address
+        self._name = name
         self._lock = threading.Lock()
         self._first_rows: Int64[np.ndarray, " T"] = np.zeros(0, np.int64)
         self._ids: Int64[np.ndarray, " T"] = np.zeros(0, np.int64)
         self.num_rows = 0
-        self.is_binary, self.dim = False, 0
+        self.is_binary = False
+        self.dim = 0
         self._search_parameters: dict[str, int] = {}
         with self._explained():
             self._client = MilvusClient(address, token=token, timeout=_TIMEOUT_S)
@@ -155,7 +159,9 @@ class MilvusRows:
     ) -> None:
         """Numbers candidates by these tracks' rows from now on."""
         order = np.argsort(ids)
-        self._ids, self._first_rows, self.num_rows = ids[order], first_rows[order], num_rows
+        self._ids = ids[order]
+        self._first_rows = first_rows[order]
+        self.num_rows = num_rows
 
     def candidates(
         self, queries: Float32[np.ndarray, "Q E"], *, num: int, num_cells: int
@@ -369,4 +375,5 @@ def _groups(
         total += int(num_rows[place])
         if total >= most_rows or done == len(places):
             yield done, group
-            group, total = [], 0
+            group = []
+            total = 0

@@ -29,7 +29,8 @@ MIRROR_SETTING = (
 )
 _FALLBACKS = ("", "exact")
 # How much is searched is set on the server; Hamming distance proposes more for the same recall.
-_EFFORT, _EFFORT_BY_BITS = SearchBudget(1, 200), SearchBudget(1, 400)
+_EFFORT = SearchBudget(1, 200)
+_EFFORT_BY_BITS = SearchBudget(1, 400)
 
 
 class Mirror(NamedTuple):
@@ -61,7 +62,8 @@ class _WithFallback:
     """An index whose searches another one does while it fails."""
 
     def __init__(self, index: Index, fallback: Index):
-        self._index, self._fallback = index, fallback
+        self._index = index
+        self._fallback = fallback
 
     def search(self, queries: Float32[np.ndarray, "Q E"], *, k: int) -> Hits:
         """The `k` (or all, if fewer) rows of greatest inner product."""

@@ -12,21 +12,29 @@ import hashlib
 import json
 import logging
 import math
-import os
 import pathlib
 import shutil
 import uuid
-import zlib
 
 import numpy as np
-from jaxtyping import Int64
 
 from confp_jax import index as indexes
 from confp_jax.database import Database, DatabaseError, Snapshot
 from confp_jax.database.layout import generation_path
 from confp_jax.database.shards import flush_folder, write_error
 from confp_jax.database.tracks import track_numbers
-from confp_jax.index import ApproximateIndex, ExactIndex, Index, SearchBudget, external
+from confp_jax.index import ApproximateIndex, ExactIndex, Index, external
+from confp_jax.index.generation import (
+    MANIFEST,
+    TRACKS,
+    Manifest,
+    StaleGenerationError,
+    check_generation,
+    flushed_crc32,
+    read_tracks,
+    rows_now,
+    staleness,
+)
 from confp_jax.index.kinds import default_kind, find_kind, is_missing, is_remote
 from confp_jax.index.milvus_sync import (
     mirror_stale_share,
@@ -38,28 +46,8 @@ from confp_jax.index.milvus_sync import (
 from confp_jax.index.tuning import DEFAULT_RECALL, tune
 
 _log = logging.getLogger(__name__)
-_MANIFEST, _TRACKS = "manifest.json", "tracks.npy"
 # Beyond this share of rows that were added or removed since, a generation is rebuilt.
 MAX_STALE_SHARE = 0.25
-_BLOCK_BYTES = 1 << 22
-
-
-class StaleGenerationError(ValueError):
-    """A generation that cannot be used, and why; the index is then rebuilt from the shards."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """What a generation is."""
-
-    kind: str
-    library: str
-    identity: str  # weights hash of the model whose vectors they are, as it is stored
-    num_rows: int
-    num_cells: int
-    dim: int
-    effort: SearchBudget
-    files: dict[str, int]  # CRC-32
 
 
 def open_index(database: Database, snapshot: Snapshot, *, build: bool = True) -> Index:
@@ -217,11 +205,11 @@ def write_generation(
     )
     effort = tune(coarse, snapshot.vectors, recall=wanted_recall(database))
     np.save(
-        partial / _TRACKS,
+        partial / TRACKS,
         np.stack(track_numbers(snapshot.tracks), axis=1)[:, [0, 2]],
         allow_pickle=False,
     )
-    files = {path.name: _flushed_crc32(path) for path in sorted(partial.iterdir())}
+    files = {path.name: flushed_crc32(path) for path in sorted(partial.iterdir())}
     manifest = Manifest(
         kind,
         indexes.library(kind),
@@ -233,8 +221,8 @@ def write_generation(
         files,
     )
     text = json.dumps(dataclasses.asdict(manifest), indent=1).encode()
-    (partial / _MANIFEST).write_bytes(text)
-    _flushed_crc32(partial / _MANIFEST)
+    (partial / MANIFEST).write_bytes(text)
+    flushed_crc32(partial / MANIFEST)
     flush_folder(partial)
     return f"{kind}-{hashlib.sha256(text).hexdigest()[:16]}", manifest
 
@@ -269,8 +257,8 @@ def stale_share(database: Database, snapshot: Snapshot) -> float:
         return mirror_stale_share(kind, database, snapshot)
     try:
         folder = generation_folder(database, snapshot.generation)
-        return _staleness(
-            _rows_now(_read_tracks(folder), snapshot),
+        return staleness(
+            rows_now(read_tracks(folder), snapshot),
             len(snapshot.vectors),
         )
     except (StaleGenerationError, OSError, ValueError):
@@ -291,7 +279,8 @@ def load_generation(
     chosen = database.setting("index") and wanted_kind(database, snapshot)
     if manifest.kind != (chosen or manifest.kind):
         raise StaleGenerationError(f"the present index is {manifest.kind}")
-    weights_hash, dim = database.model_id.weights_hash, snapshot.vectors.shape[1]
+    weights_hash = database.model_id.weights_hash
+    dim = snapshot.vectors.shape[1]
     if (manifest.identity, manifest.dim) != (weights_hash, dim):
         raise StaleGenerationError("the present index is of another model")
     try:
@@ -299,8 +288,8 @@ def load_generation(
             raise StaleGenerationError(
                 f"it was made with {manifest.library}, here is {indexes.library(manifest.kind)}"
             )
-        rows = _rows_now(_read_tracks(folder, manifest.num_rows), snapshot)
-        share = _staleness(rows, len(snapshot.vectors))
+        rows = rows_now(read_tracks(folder, manifest.num_rows), snapshot)
+        share = staleness(rows, len(snapshot.vectors))
         if share > max_stale_share:
             raise StaleGenerationError(f"{share:.0%} of the rows changed since")
         coarse = indexes.load_coarse(
@@ -319,34 +308,6 @@ def load_generation(
     return ApproximateIndex(coarse, snapshot.vectors, manifest.effort, rows)
 
 
-def check_generation(folder: pathlib.Path) -> Manifest:
-    """Reads and checks every byte of a generation.
-
-    Raises:
-      StaleGenerationError: a file is missing, or not as it was written.
-    """
-    try:
-        text = (folder / _MANIFEST).read_bytes()
-        if hashlib.sha256(text).hexdigest()[:16] != folder.name.partition("-")[2]:
-            raise StaleGenerationError(f"{folder / _MANIFEST} is damaged")
-        values = json.loads(text)
-        manifest = Manifest(**(values | {"effort": SearchBudget(**values["effort"])}))
-        effort = manifest.effort
-        counts = manifest.num_rows, manifest.num_cells, manifest.dim
-        if any(type(n) is not int for n in (*counts, effort.num_cells, effort.num_candidates)):
-            raise StaleGenerationError(f"{folder / _MANIFEST} holds other values than numbers")
-        if {path.name for path in folder.iterdir()} != {*manifest.files, _MANIFEST}:
-            raise StaleGenerationError(f"{folder} lacks files, or holds others")
-        for name, expected in manifest.files.items():
-            if _crc32(folder / name) != expected:
-                raise StaleGenerationError(f"{folder / name} is damaged")
-    except StaleGenerationError:
-        raise
-    except (OSError, TypeError, KeyError, ValueError, AttributeError) as error:
-        raise StaleGenerationError(f"{folder} cannot be read: {error}") from error
-    return manifest
-
-
 def generation_folder(database: Database, name: str) -> pathlib.Path:
     """Returns the folder of a generation.
 
@@ -359,46 +320,3 @@ def generation_folder(database: Database, name: str) -> pathlib.Path:
     if path is None:
         raise StaleGenerationError(f"{name!r} is no index of this program's making")
     return path
-
-
-def _read_tracks(folder: pathlib.Path, num_rows: int | None = None) -> Int64[np.ndarray, "T 2"]:
-    """The ids of a generation's tracks and how many rows each has."""
-    tracks = np.load(folder / _TRACKS, allow_pickle=False)
-    if tracks.ndim != 2 or tracks.shape[1] != 2 or tracks.dtype != np.int64:
-        raise StaleGenerationError(f"{folder / _TRACKS} holds {tracks.shape} {tracks.dtype}")
-    if tracks[:, 1].min(initial=0) < 0 or num_rows not in (None, tracks[:, 1].sum()):
-        raise StaleGenerationError(f"{folder / _TRACKS} does not hold {num_rows} rows")
-    return tracks
-
-
-def _rows_now(tracks: Int64[np.ndarray, "T 2"], snapshot: Snapshot) -> Int64[np.ndarray, " G"]:
-    """Where every row of the generation is in the snapshot, -1 if its track was removed."""
-    ids, first_rows, counts = track_numbers(snapshot.tracks)
-    order = np.argsort(ids)
-    place = np.minimum(np.searchsorted(ids, tracks[:, 0], sorter=order), len(ids) - 1)
-    there = ids[order[place]] == tracks[:, 0]
-    there &= counts[order[place]] == tracks[:, 1]
-    begin = np.where(there, first_rows[order[place]], -1)
-    num = tracks[:, 1]
-    row_in_track = np.arange(num.sum()) - np.repeat(np.cumsum(num) - num, num)
-    start = np.repeat(begin, num)
-    return np.where(start >= 0, start + row_in_track, -1)
-
-
-def _staleness(rows: Int64[np.ndarray, " G"], num_rows: int) -> float:
-    live = int((rows >= 0).sum())
-    return (num_rows - live + len(rows) - live) / max(1, num_rows)
-
-
-def _crc32(path: pathlib.Path) -> int:
-    checksum = 0
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
-
-
-def _flushed_crc32(path: pathlib.Path) -> int:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-    return _crc32(path)

@@ -12,7 +12,8 @@ from confp_jax.index.milvus_sync import connect
 from confp_jax.index.protocol import Hits
 
 _log = logging.getLogger(__name__)
-_PROPOSED_PER_HIT, _LEAST_PROPOSED = 2, 200
+_PROPOSED_PER_HIT = 2
+_LEAST_PROPOSED = 200
 
 
 class RemoteVectors(StoredVectors):
@@ -20,7 +21,9 @@ class RemoteVectors(StoredVectors):
 
     def __init__(self, collection: MilvusRows, tracks: Tracks):
         super().__init__([], collection.dim)
-        self._collection, self._ids, self._first_rows = collection, tracks.ids, tracks.first_rows
+        self._collection = collection
+        self._ids = tracks.ids
+        self._first_rows = tracks.first_rows
         self.shape = (int(tracks.num_rows.sum()), collection.dim)
 
     @property

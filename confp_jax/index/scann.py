@@ -38,7 +38,9 @@ class ScannCells:
     def __init__(
         self, searcher: scann.scann_ops_pybind.ScannSearcher, num_rows: int, num_cells: int
     ):
-        self._searcher, self.num_rows, self.num_cells = searcher, num_rows, num_cells
+        self._searcher = searcher
+        self.num_rows = num_rows
+        self.num_cells = num_cells
 
     @classmethod
     def build(cls, vectors: Vectors) -> "ScannCells":
@@ -136,7 +138,8 @@ def _blocks(codes: np.ndarray) -> Iterator[np.ndarray]:
 def _quiet_stderr() -> Iterator[None]:
     """ScaNN's training reports to file descriptor 2, whatever Python's streams are."""
     with _stderr_lock:  # two that swap it at once would leave it closed
-        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        kept = os.dup(2)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
         try:
             os.dup2(nowhere, 2)
             yield

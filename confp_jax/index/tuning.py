@@ -14,7 +14,8 @@ _NUM_QUERIES = 500
 # Of the most distorted excerpts that are still found: of 0 dB noise, 5 % of them lie below 0.6 at
 # 128 dimensions. Chance
 # similarities shrink with the root of the dimensions, and so does what is found.
-_QUERY_COSINE, _QUERY_DIMENSIONS = 0.55, 128
+_QUERY_COSINE = 0.55
+_QUERY_DIMENSIONS = 128
 _MAX_TIES = 16
 _CANDIDATES = (50, 100, 200, 400, 800, 1600)
 _CELL_SHARES = (0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
@@ -68,5 +69,6 @@ def measure_recall(index: Index, vectors: Vectors) -> float:
     queries = sample_queries(vectors, seed=1)
     if not len(queries):
         return 1.0
-    exact, found = ExactIndex(vectors).search(queries, k=1), index.search(queries, k=1)
+    exact = ExactIndex(vectors).search(queries, k=1)
+    found = index.search(queries, k=1)
     return float(((found.rows == exact.rows) | (found.scores >= exact.scores - 1e-6)).mean())

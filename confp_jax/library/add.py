@@ -98,7 +98,9 @@ class _Adding:
 
     def __init__(self, database: Database, total: int, report: Report):
         self.commits = Commits(database)
-        self._database, self._total, self._report = database, total, report
+        self._database = database
+        self._total = total
+        self._report = report
         self._places = Places(database)
         self._contents = set(self._places.tracks)
         self._results: list[tuple[Added, str]] = []
@@ -203,7 +205,9 @@ class _Unread:
         known: dict[str, KnownFile],
         report: Callable[[pathlib.Path], None],
     ):
-        self._files, self._known, self._report = files, known, report
+        self._files = files
+        self._known = known
+        self._report = report
         self._passed: collections.deque[tuple[pathlib.Path, bool]] = collections.deque()
 
     def __iter__(self) -> Iterator[pathlib.Path]:
@@ -286,7 +290,8 @@ class _Update:
         self.results: list[Added] = []
         self._only = only
         self.commits = Commits(database)
-        self._database, self._report = database, report
+        self._database = database
+        self._report = report
         self._places = Places(database)
         self.contents = set(self._places.tracks)
         self._gone: list[StoredTrack] = []  # their files are not there

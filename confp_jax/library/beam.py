@@ -77,7 +77,8 @@ def write_shard(shard: Shard, *, out: str, model: str) -> str:
     """Writes one shard's fingerprints and then, which makes it complete, the list of its files that
     failed.
     """
-    embedder, folder = _encoder(model), pathlib.Path(out)
+    embedder = _encoder(model)
+    folder = pathlib.Path(out)
     failures: list[dict[str, str]] = []
     path = folder / f"{_name(shard)}.parquet"
     write_fingerprints(
@@ -96,7 +97,8 @@ def _check_model(out: pathlib.Path, model: str) -> None:
     """Checks that the folder holds fingerprints of this model alone: a run with other weights
     cannot continue one that was interrupted.
     """
-    earlier, model_id = next(out.glob("*.parquet"), None), _encoder(model).model_id
+    earlier = next(out.glob("*.parquet"), None)
+    model_id = _encoder(model).model_id
     if earlier and file_stamp(earlier).weights_hash != model_id.weights_hash:
         raise DatabaseError(
             f"{out} holds fingerprints of model {file_stamp(earlier).weights_hash}, not of "

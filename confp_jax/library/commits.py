@@ -66,7 +66,10 @@ class Commits:
 
     def commit(self) -> None:
         """Writes what was gathered."""
-        tracks, replaced, moved, files = self._tracks, self._replaced, self._moved, self._files
+        tracks = self._tracks
+        replaced = self._replaced
+        moved = self._moved
+        files = self._files
         tags = self._tags
         self._clear()
         self._database.add(tracks, replacing=replaced)

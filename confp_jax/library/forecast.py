@@ -35,7 +35,8 @@ def forecast(info: Info, factor: float) -> Forecast:
     track_bytes = float(_USUAL_CATALOGUE_BYTES)
     if info.num_tracks >= _LEAST_TRACKS:
         track_bytes = info.catalogue_bytes / info.num_tracks
-    num, tracks = factor * info.num_fingerprints, factor * info.num_tracks
+    num = factor * info.num_fingerprints
+    tracks = factor * info.num_tracks
     return Forecast(
         factor=factor,
         hours=round(factor * info.duration_s / 3600, 2),

@@ -34,9 +34,11 @@ def sound_tracks(
     """
     lists = table["fingerprints"].combine_chunks()
     lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
-    vectors, ends = _vectors(lists, dim), np.asarray(lists.offsets)
+    vectors = _vectors(lists, dim)
+    ends = np.asarray(lists.offsets)
     sound = is_sound(vectors)
-    tracks, refused = [], []
+    tracks = []
+    refused = []
     columns = [*TEXTS, "duration_s", *present_tags(table.schema)]
     values = {name: _values(table[name]) for name in columns}
     for number in range(len(table)):

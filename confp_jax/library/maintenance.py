@@ -50,7 +50,8 @@ def describe(database: Database) -> Info:
         num_shards, num_rows = connection.execute(
             "SELECT COUNT(*), COALESCE(SUM(num_rows), 0) FROM shards"
         ).fetchone()
-    snapshot, model_id = database.snapshot(), database.model_id
+    snapshot = database.snapshot()
+    model_id = database.model_id
     num_fingerprints = len(snapshot.vectors)
     return Info(
         model=model_id.name,
@@ -127,7 +128,8 @@ def remove(
     A name that several tracks have removes none of them. A number is taken for an id as by
     `meant_by`.
     """
-    removed, refused = {}, []
+    removed = {}
+    refused = []
     with database.writing():
         for number in ids:
             if found := database.track(number):

@@ -100,7 +100,8 @@ def open_reference(
         snapshot = database.snapshot()
         index = open_index(database, snapshot, build=build_index)
     database.model_id.check_compatible(expected)  # nor did it change while it was read
-    segment_s, phases = embedder.config.audio.segment_s, embedder.query_phases
+    segment_s = embedder.config.audio.segment_s
+    phases = embedder.query_phases
     return Reference(
         snapshot, index, hop_s=database.model_id.hop_s, segment_s=segment_s, query_phases=phases
     )
@@ -142,7 +143,8 @@ def _with_measured(decision: Decision, measured: dict[str, Any], weights_hash: s
     if measured["identity"] != weights_hash or not decision.calibrated:
         return decision
     lengths_s = np.array(measured["lengths_s"], np.float64)
-    tails, num_tracks = np.array(measured["tails"], np.float64), measured["num_tracks"]
+    tails = np.array(measured["tails"], np.float64)
+    num_tracks = measured["num_tracks"]
     if type(num_tracks) is not int or lengths_s.ndim != 1 or tails.shape != (len(lengths_s), 2):
         raise ValueError("other shapes")
     are_rising = len(lengths_s) and lengths_s[0] > 0 and (np.diff(lengths_s) > 0).all()

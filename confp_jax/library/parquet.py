@@ -269,7 +269,8 @@ def _groups(tracks: Iterable[NewTrack]) -> Iterator[list[NewTrack]]:
         num_rows += len(track.vectors)
         if num_rows >= _GROUP_ROWS:
             yield group
-            group, num_rows = [], 0
+            group = []
+            num_rows = 0
     if group:
         yield group
 

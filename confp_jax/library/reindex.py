@@ -83,7 +83,8 @@ def _stage_files(
     done when an error ends it is staged as well.
     """
     results: list[tuple[StoredTrack, Added]] = []
-    pending, pending_s = [], 0.0
+    pending = []
+    pending_s = 0.0
     try:
         for read in read_files(embedder, by_path):
             for track in by_path[read.path]:
@@ -94,7 +95,9 @@ def _stage_files(
                     pending.append((track.id, read.track.vectors))
                     pending_s += read.track.duration_s
             if pending_s >= _COMMIT_SECONDS:
-                batch, pending, pending_s = pending, [], 0.0
+                batch = pending
+                pending = []
+                pending_s = 0.0
                 stage(database, batch, precision=precision)
     finally:
         stage(database, pending, precision=precision)

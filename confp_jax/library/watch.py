@@ -53,9 +53,11 @@ class Watch:
           poll: look at the files, as where a network's file system gives no events.
           settle_s: how long a file must not have changed to count as completely written.
         """
-        self._database, self._embedder = database, embedder
+        self._database = database
+        self._embedder = embedder
         self._folders = [pathlib.Path(os.path.realpath(folder)) for folder in folders]
-        self._remove, self._poll = remove, poll
+        self._remove = remove
+        self._poll = poll
         self._waiting = Waiting(settle_s)
         self._settle_s = settle_s
         self._failed: dict[str, _State] = {}
@@ -225,7 +227,8 @@ class Waiting:
 
     def settled(self) -> list[pathlib.Path]:
         """Returns the files that are complete, and forgets them and those that have gone."""
-        now, ready = time.monotonic(), []
+        now = time.monotonic()
+        ready = []
         for path, (before, since) in list(self._seen.items()):
             state = _state(path)
             if state is None:

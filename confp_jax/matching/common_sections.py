@@ -13,7 +13,8 @@ from confp_jax.matching.spans import Span, on_same_line
 
 # A recording is searched in pieces that overlap by more than a block: a block that is there many
 # times is found in as many pieces.
-_PIECE_WINDOWS, _PIECE_STEP_WINDOWS = 80, 40
+_PIECE_WINDOWS = 80
+_PIECE_STEP_WINDOWS = 40
 _SAME_SHARE = 0.5  # of the shorter of two sections, in both recordings: they are one
 
 
@@ -123,7 +124,8 @@ def _is_one(span: Span, other: Span) -> bool:
     in_b = _shared_s(span.track_s, lengths_b[0], other.track_s, lengths_b[1])
     if on_same_line(span, other):
         return in_a > 0
-    shorter_a, shorter_b = min(span.length_s, other.length_s), min(lengths_b)
+    shorter_a = min(span.length_s, other.length_s)
+    shorter_b = min(lengths_b)
     return in_a > _SAME_SHARE * shorter_a and in_b > _SAME_SHARE * shorter_b
 
 

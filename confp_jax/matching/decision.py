@@ -76,10 +76,8 @@ class Decision:
         of `num_tracks`.
         """
         at = self._weights_at(length_s, num_tracks)
-        weights, tail = (
-            np.tensordot(at, self.weights[int(has_edge_windows)], 2),
-            np.tensordot(at, self.tails[int(has_edge_windows)], 2),
-        )
+        weights = np.tensordot(at, self.weights[int(has_edge_windows)], 2)
+        tail = np.tensordot(at, self.tails[int(has_edge_windows)], 2)
         logits = features(ranking, names=self.features, first=first) @ weights[1:] + weights[0]
         return Judgement(logits, tail_share(logits, tail))
 
@@ -135,7 +133,8 @@ class Decision:
         remedy = "calibrate again with `python -m confp_jax.evaluation.calibrate`"
         try:
             values = json.loads(text)
-            version, names = values.pop("version", 1), tuple(values.pop("features", ()))
+            version = values.pop("version", 1)
+            names = tuple(values.pop("features", ()))
             if version != VERSION or not names or not set(names) <= set(FEATURES):
                 raise DecisionError(
                     f"{source} is a calibration of version {version} over {names}, this program "
@@ -179,7 +178,8 @@ def uncalibrated() -> Decision:
     """A guess for a checkpoint that nobody has calibrated: a margin of 0.2 is even odds, 0.3 is
     beyond one alarm in 1,000.
     """
-    weights, tails = np.array([-8.0, 0.0, 40.0, 0.0]), np.array([-2.0, 1.5])
+    weights = np.array([-8.0, 0.0, 40.0, 0.0])
+    tails = np.array([-2.0, 1.5])
     return Decision(
         (3.0,),
         (1,),
@@ -259,7 +259,8 @@ def fit_logistic(
     Minimises the mean cross-entropy plus `_RIDGE` / 2 times the squared weights of the standardised
     features.
     """
-    mean, deviation = values.mean(axis=0), values.std(axis=0) + 1e-9
+    mean = values.mean(axis=0)
+    deviation = values.std(axis=0) + 1e-9
     design = np.c_[np.ones(len(values)), (values - mean) / deviation]
     penalty = np.diag([0.0, *[_RIDGE] * values.shape[1]])
     weights = np.zeros(design.shape[1])

@@ -17,7 +17,9 @@ from confp_jax.matching.searchable import Reference
 
 _PROBES_AT_ONCE = 1024
 _HITS = 40
-_LEAST_COSINE, _LEAST_DENSE_COSINE = 0.7, 0.25  # of a hit; rows half a hop apart have 0.32
+# of a hit; rows half a hop apart have 0.32
+_LEAST_COSINE = 0.7
+_LEAST_DENSE_COSINE = 0.25
 _ALL_ROWS = 24  # of a track up to here all rows are searched for, of others every second
 _NUM_OTHERS = 24  # of a track, those that most rows agree on
 _NUM_LINES = 4  # of a pair
@@ -25,7 +27,8 @@ _LEAST_VOTES = 2
 # The mean cosine of so many rows in a row, halfway from the usual one to the same recording's
 # through two codecs and noise.
 _RUN_ROWS = 4
-_SAME, _DENSE_SAME = 0.75, 0.32
+_SAME = 0.75
+_DENSE_SAME = 0.32
 _LEAST_RUN_S = 1.5
 _LEAST_SHARE = 0.5  # of the shorter track
 _GROWN = 3  # tracks: two such groups need a second pair
@@ -126,7 +129,8 @@ def candidates(
         own = reference.snapshot.row_tracks[rows[hits[0]]].astype(np.int64)
         for track in chunk:
             mine = own == track
-            probe, row = rows[hits[0][mine]], hits[1][mine]
+            probe = rows[hits[0][mine]]
+            row = hits[1][mine]
             yield track, _agreed(reference, track, probe, row)
         report(wanted.index(chunk[-1]) + 1, len(wanted))
 
@@ -140,7 +144,8 @@ def _chunks(reference: Reference, tracks: Sequence[int]) -> Iterator[list[int]]:
         num += len(_probes(reference, track))
         if num >= _PROBES_AT_ONCE:
             yield chunk
-            chunk, num = [], 0
+            chunk = []
+            num = 0
     if chunk:
         yield chunk
 
@@ -186,8 +191,10 @@ def _agreed(
 
 def compare_tracks(reference: Reference, track: int, other: int, lines: Sequence[int]) -> Pair:
     """Returns what two tracks share along lines."""
-    a, b = reference.rows_of(track), reference.rows_of(other)
-    covered_a, covered_b = np.zeros(len(a), bool), np.zeros(len(b), bool)
+    a = reference.rows_of(track)
+    b = reference.rows_of(other)
+    covered_a = np.zeros(len(a), bool)
+    covered_b = np.zeros(len(b), bool)
     runs = []
     for line in lines:
         first = max(0, -line)
@@ -206,10 +213,12 @@ def compare_tracks(reference: Reference, track: int, other: int, lines: Sequence
 
 def lines_of(reference: Reference, track: int, other: int) -> list[int]:
     """Returns the lines of two tracks that most of their rows agree on, nearest rows by rows."""
-    own, rows = reference.rows_of(track), reference.rows_of(other)
+    own = reference.rows_of(track)
+    rows = reference.rows_of(other)
     least = _LEAST_DENSE_COSINE if reference.query_phases > 1 else _LEAST_COSINE
     probe, row = np.nonzero(own @ rows.T >= least)
-    first, other_first = reference.first_rows[track], reference.first_rows[other]
+    first = reference.first_rows[track]
+    other_first = reference.first_rows[other]
     agreed = _agreed(reference, track, first + probe, other_first + row)
     return agreed[0][1] if agreed else []
 
@@ -268,7 +277,8 @@ def _timed(
     is_last = end == len(cosines)
     early = begin if is_first else _crossing(cosines, half, begin, end, step=1)
     late = end - 1 if is_last else _crossing(cosines, half, end - 1, begin, step=-1)
-    hop_s, middle_s = reference.hop_s, float(reference.first_middles_s[track])
+    hop_s = reference.hop_s
+    middle_s = float(reference.first_middles_s[track])
     begin_s = (first + early) * hop_s + (0.0 if is_first else middle_s)
     end_s = (first + late) * hop_s + (2 if is_last else 1) * middle_s
     moved_s = line * hop_s + float(reference.first_middles_s[other]) - middle_s

@@ -38,7 +38,8 @@ class Reference:
     @functools.cached_property
     def usual_cosine(self) -> float:
         """Returns the mean cosine of stored rows of different tracks, of some by chance."""
-        rng, num = np.random.default_rng(0), len(self.snapshot.vectors)
+        rng = np.random.default_rng(0)
+        num = len(self.snapshot.vectors)
         rows = rng.integers(num, size=(2, _NUM_USUAL)) if num else np.zeros((2, 0), np.int64)
         rows = rows[:, self.snapshot.row_tracks[rows[0]] != self.snapshot.row_tracks[rows[1]]]
         if not rows.size:

@@ -173,7 +173,8 @@ class SpanTracker:
             first=int(leading[-1]) + 1 if len(leading) else 1,
         )
         for place in leading:
-            logit, rate = float(judged.logits[place]), float(judged.alarm_rates[place])
+            logit = float(judged.logits[place])
+            rate = float(judged.alarm_rates[place])
             if rate < 1 and is_confusable(ranking, int(place), self._reference):
                 logit = min(logit, 0.0)
                 rate = 1.0
@@ -215,7 +216,8 @@ class SpanTracker:
             begin_s, query_s - track_s / tempo
         )  # the track may begin within the recording, and end in it
         end_s = max(min(end_s, query_s + (ends_s - track_s) / tempo), begin_s)
-        logits, rates = [piece.logit for piece in pieces], [piece.log_rate for piece in pieces]
+        logits = [piece.logit for piece in pieces]
+        rates = [piece.log_rate for piece in pieces]
         return Span(
             track=candidate.track,
             query_s=begin_s,
@@ -233,7 +235,8 @@ class SpanTracker:
         """Where the run of windows begins and ends; a window at the match's edge is partly outside,
         at the recording's whole.
         """
-        hop_s, segment_s = self._form.hop_s, self._form.segment_s
+        hop_s = self._form.hop_s
+        segment_s = self._form.segment_s
         if self._form.is_partial:
             return 0.0, segment_s
         outside_s = (1 - _EDGE_INSIDE) * segment_s
@@ -283,8 +286,10 @@ def matched_run(cosines: Float32[np.ndarray, " W"], cohort_mean: float) -> tuple
 
 
 def _piece(block: Block, ranking: Ranking, place: int, logit: float, rate: float) -> _Piece:
-    middle, tempo = middle_s(block.query), float(ranking.tempos[place])
-    track, copies = int(ranking.tracks[place]), frozenset(ranking.copies.tolist())
+    middle = middle_s(block.query)
+    tempo = float(ranking.tempos[place])
+    track = int(ranking.tracks[place])
+    copies = frozenset(ranking.copies.tolist())
     others = ranking.scores[1:] if len(copies) < 2 else ranking.scores[ranking.cohort]
     return _Piece(
         first_window=block.first_window,
@@ -312,12 +317,11 @@ def _line(pieces: list[_Piece]) -> tuple[float, float, float]:
     if len(pieces) < 3:
         surest = max(pieces, key=lambda piece: piece.logit)
         return surest.query_s, surest.track_s, surest.tempo
-    query_s, track_s = np.array([p.query_s for p in pieces]), np.array([p.track_s for p in pieces])
+    query_s = np.array([p.query_s for p in pieces])
+    track_s = np.array([p.track_s for p in pieces])
     weights = np.exp(np.minimum([p.logit for p in pieces], 0.0)) + 1e-6
-    mean_query_s, mean_track_s = (
-        np.average(query_s, weights=weights),
-        np.average(track_s, weights=weights),
-    )
+    mean_query_s = np.average(query_s, weights=weights)
+    mean_track_s = np.average(track_s, weights=weights)
     around = query_s - mean_query_s
     tempo = np.sum(weights * around * (track_s - mean_track_s)) / np.sum(weights * around**2)
     return float(mean_query_s), float(mean_track_s), float(tempo)

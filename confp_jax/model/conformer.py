@@ -90,7 +90,9 @@ class SelfAttention(nnx.Module):
         qkv = self.qkv(self.norm(x)).reshape(
             batch, frames, 3, self.num_heads, dim // self.num_heads
         )
-        query, keys, values = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        query = qkv[:, :, 0]
+        keys = qkv[:, :, 1]
+        values = qkv[:, :, 2]
         scores = jnp.einsum("bqhd,bkhd->bhqk", query * (1 / math.sqrt(dim // self.num_heads)), keys)
         # In float32 whatever the layers compute in: bfloat16 has 8 bits to sum 368 weights with.
         softmax = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(scores.dtype)
@@ -167,7 +169,8 @@ def depthwise(x: Float[Array, "B T D"], kernel: Float[Array, "K D"]) -> Float[Ar
     """Depthwise convolution over time with zero padding, as K shifted products: XLA's grouped
     convolution crawls on a CPU.
     """
-    width, frames = kernel.shape[0], x.shape[1]
+    width = kernel.shape[0]
+    frames = x.shape[1]
     padded = jnp.pad(x, ((0, 0), (width // 2, width // 2), (0, 0)))
     return (
         sum(padded[:, i : i + frames] * kernel[i] for i in range(1, width))

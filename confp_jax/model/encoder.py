@@ -85,7 +85,8 @@ def forward_flops(config: EncoderConfig, *, num_frames: int, num_mels: int) -> f
     """Floating-point operations of one segment's forward pass: the matrix products, two for each
     multiplication.
     """
-    tokens, dim = num_frames // config.frames_per_token, config.dim
+    tokens = num_frames // config.frames_per_token
+    dim = config.dim
     block = 22 * tokens * dim**2 + 4 * tokens**2 * dim + 2 * tokens * config.conv_kernel * dim
     ends = tokens * num_mels * config.frames_per_token * dim + config.pool_segments * dim * (
         tokens + config.embedding_dim

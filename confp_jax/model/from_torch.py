@@ -60,7 +60,8 @@ def map_torch_names(num_layers: int) -> dict[str, Target]:
     """
     targets = _linear("input", ("input",)) | _linear("output", ("output",))
     for i in range(num_layers):
-        torch, ours = f"layers.{i}.", ("layers", i)
+        torch = f"layers.{i}."
+        ours = ("layers", i)
         for theirs, block in (("ffn1", "feed_forward_1"), ("ffn2", "feed_forward_2")):
             targets |= _norm(f"{torch}{theirs}.sequential.0", (*ours, block, "norm"))
             targets |= _linear(f"{torch}{theirs}.sequential.1", (*ours, block, "inner"))
@@ -195,13 +196,15 @@ def compare_output(encoder: Encoder, arrays: Mapping[str, np.ndarray]) -> float:
     Raises:
       WeightsError: `input` or `output_eval` is missing or does not fit the encoder.
     """
-    num_mels, embedding_dim = encoder.input.in_features, encoder.output.out_features
+    num_mels = encoder.input.in_features
+    embedding_dim = encoder.output.out_features
     if absent := [name for name in ("input", "output_eval") if name not in arrays]:
         raise WeightsError(
             f"nothing to check against: {_listed(absent)} missing; the file needs input and "
             "output_eval"
         )
-    frames, expected = arrays["input"], arrays["output_eval"]
+    frames = arrays["input"]
+    expected = arrays["output_eval"]
     if frames.ndim != 3 or 0 in frames.shape or frames.shape[-1] != num_mels:
         raise WeightsError(
             f"input has shape {frames.shape}, expected [B, T, {num_mels}], B and T at least 1"

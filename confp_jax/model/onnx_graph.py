@@ -38,7 +38,8 @@ def encoder_model(
 
     With `is_compact` large arrays are stored as float16 where that changes no value.
     """
-    graph, encoder = _Graph(is_compact), config.encoder
+    graph = _Graph(is_compact)
+    encoder = config.encoder
     dim = encoder.embedding_dim
     if not encoder.has_projection:
         conformed = _conformer(graph, config, params, statistics)
@@ -121,7 +122,8 @@ class _Graph:
 def _conformer(
     graph: _Graph, config: ModelConfig, params: Mapping[Any, Any], statistics: Mapping[Any, Any]
 ) -> str:
-    encoder, mel = config.encoder, config.mel
+    encoder = config.encoder
+    mel = config.mel
     num_frames = mel.num_frames(config.audio.context_samples)
     tokens = config.num_tokens
     width = encoder.frames_per_token * mel.num_mels
@@ -249,7 +251,8 @@ def _depthwise(
 def _projection(graph: _Graph, config: ModelConfig, params: Mapping[Any, Any]) -> str:
     """`model.projection.Projection`."""
     projection = config.encoder.projection
-    frames, mels = projection.num_frames, projection.mel.num_mels
+    frames = projection.num_frames
+    mels = projection.mel.num_mels
     contrast = graph.input("contrast", ("C", frames, mels))
     mean = graph.op("ReduceMean", contrast, [1, 2], keepdims=1)
     rows = graph.op("Reshape", graph.op("Sub", contrast, mean), [0, frames * mels])
@@ -287,7 +290,8 @@ def _columns(params: Mapping[Any, Any], number: int, of: int) -> dict[str, np.nd
 
 
 def _norm(graph: _Graph, x: str, params: Mapping[Any, Any]) -> str:
-    scale, bias = graph.weights(params["scale"]), graph.weights(params["bias"])
+    scale = graph.weights(params["scale"])
+    bias = graph.weights(params["bias"])
     return graph.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=_EPSILON)
 
 

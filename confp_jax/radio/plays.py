@@ -85,9 +85,11 @@ class Play:
     def take(self, seen: Sighting) -> None:
         """Adds what was seen of it."""
         if seen.begin_s < self.begin_s:
-            self.begin_s, self.first_offset_s = seen.begin_s, seen.found.offset_s
+            self.begin_s = seen.begin_s
+            self.first_offset_s = seen.found.offset_s
         if seen.end_s >= self.end_s:
-            self.end_s, self.last_offset_s = seen.end_s, seen.end_offset_s
+            self.end_s = seen.end_s
+            self.last_offset_s = seen.end_offset_s
             self.tempo = seen.found.tempo
         self.score = max(self.score, seen.found.score)
         self.confidence = max(self.confidence, seen.found.confidence)
@@ -104,7 +106,8 @@ class Plays:
           station: its name, part of the names of its plays.
           agreeing: how many answers in a row a change of state takes.
         """
-        self._station, self._agreeing = station, agreeing
+        self._station = station
+        self._agreeing = agreeing
         self.open: list[Play] = []
         self.state = ""  # "playing", "silence" or "unknown"
         self._candidate = ("", 0, 0.0)

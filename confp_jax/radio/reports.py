@@ -135,7 +135,8 @@ _GEMA = (
 
 
 def _gema_row(play: Event) -> Row:
-    date, clock = f"{play['at'][8:10]}.{play['at'][5:7]}.{play['at'][:4]}", play["at"][11:19]
+    date = f"{play['at'][8:10]}.{play['at'][5:7]}.{play['at'][:4]}"
+    clock = play["at"][11:19]
     names = (play["station"], date, clock, _length(play["played_s"]), _title(play), _artist(play))
     return (*names, "", "", "", "", play["album"], play["label"], "", play["isrc"])
 

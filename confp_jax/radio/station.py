@@ -27,7 +27,8 @@ from confp_jax.radio.plays import Plays, Sighting, read_plays
 from confp_jax.radio.stations import StationConfig
 
 _log = logging.getLogger(__name__)
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
+_FIRST_WAIT_S = 1.0
+_LONGEST_WAIT_S = 60.0
 _STEADY_S = 60.0  # after this long a connection counts as a good one
 _HEARD_AGAIN_S = 20.0  # of a file that is gone on with
 _MOST_TITLES = 200

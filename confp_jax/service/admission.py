@@ -36,7 +36,8 @@ class RateLimit:
     """
 
     def __init__(self, per_minute: float, *, clock: Callable[[], float] = time.monotonic):
-        self._per_s, self._clock = per_minute / 60, clock
+        self._per_s = per_minute / 60
+        self._clock = clock
         self._most = max(1.0, self._per_s * _BURST_S)
         self._left: dict[str, tuple[float, float]] = {}  # requests, and when that was so
 
@@ -74,7 +75,8 @@ class Gate:
     """
 
     def __init__(self, *, max_running: int, max_waiting: int):
-        self._max_running, self._limit = max_running, max_running + max_waiting
+        self._max_running = max_running
+        self._limit = max_running + max_waiting
         self._num_running = 0
         self._waiting: collections.OrderedDict[str, collections.deque[asyncio.Future[None]]] = (
             collections.OrderedDict()

@@ -44,7 +44,8 @@ class Service:
     """The application's handlers, with what they share."""
 
     def __init__(self, engine: Engine, settings: Settings):
-        self._engine, self._settings = engine, settings
+        self._engine = engine
+        self._settings = settings
         self._gate = Gate(max_running=settings.max_running, max_waiting=settings.max_waiting)
         self._rate = RateLimit(settings.requests_per_minute)
         self._uploads = Uploads(settings)
@@ -297,7 +298,8 @@ class _SeeingChanges:
     """Lets every request see what another worker has just written."""
 
     def __init__(self, app: ASGIApp, *, engine: Engine):
-        self._app, self._engine = app, engine
+        self._app = app
+        self._engine = engine
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request or connection."""

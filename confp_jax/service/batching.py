@@ -36,9 +36,11 @@ class Batcher:
         on_their_way: Callable[[], int],
         observe: Callable[[int], None],
     ):
-        self._embedder, self._window_s = embedder, window_s
+        self._embedder = embedder
+        self._window_s = window_s
         self._query_many = functools.partial(embedder.query_many, hop_s=hop_s)
-        self._on_their_way, self._observe = on_their_way, observe
+        self._on_their_way = on_their_way
+        self._observe = observe
         self._waiting: list[tuple[np.ndarray, asyncio.Future[Query]]] = []
         self._some = asyncio.Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="encode")
@@ -75,7 +77,8 @@ class Batcher:
             await self._some.wait()
             if self._on_their_way():
                 await asyncio.sleep(self._window_s)
-            batch, self._waiting = self._waiting[:_MAX_CLIPS], self._waiting[_MAX_CLIPS:]
+            batch = self._waiting[:_MAX_CLIPS]
+            self._waiting = self._waiting[_MAX_CLIPS:]
             if not self._waiting:
                 self._some.clear()
             batch = [

@@ -78,13 +78,17 @@ def _plain(tag: str) -> str:
 
 
 def _samples(path: pathlib.Path, job: dict, losses: Losses) -> Float32[np.ndarray, " n"]:
-    rate_hz, max_audio_s = job["sample_rate_hz"], job["max_audio_s"]
+    rate_hz = job["sample_rate_hz"]
+    max_audio_s = job["max_audio_s"]
     first = round(job["start_s"] * rate_hz)
     last = first + round(job["length_s"] * rate_hz) if job["length_s"] else None
-    parts, seen, kept = [np.zeros(0, np.float32)], 0, 0
+    parts = [np.zeros(0, np.float32)]
+    seen = 0
+    kept = 0
     for block in decode_blocks(path, sample_rate_hz=rate_hz, losses=losses):
         parts.append(block[max(0, first - seen) : None if last is None else max(0, last - seen)])
-        seen, kept = seen + len(block), kept + len(parts[-1])
+        seen = seen + len(block)
+        kept = kept + len(parts[-1])
         if kept > max_audio_s * rate_hz:
             raise DecodeError(
                 f"is longer than {max_audio_s:g} s",

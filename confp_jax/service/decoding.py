@@ -49,7 +49,9 @@ class DecodePool:
         timeout_s: float,
         num_workers: int | None = None,
     ):
-        self._rate_hz, self._max_audio_s, self._timeout_s = sample_rate_hz, max_audio_s, timeout_s
+        self._rate_hz = sample_rate_hz
+        self._max_audio_s = max_audio_s
+        self._timeout_s = timeout_s
         self._num_workers = num_workers or min(4, os.cpu_count() or 1)
         self._idle: asyncio.Queue[asyncio.subprocess.Process] = asyncio.Queue()
         self._all: set[asyncio.subprocess.Process] = set()

@@ -32,7 +32,9 @@ from confp_jax.service.sharing import TrackFiles
 
 _log = logging.getLogger(__name__)
 _WATCH_S = 1.0
-_PATIENCE_S, _BUSY_S = 10.0, 0.02  # for other workers that write
+# for other workers that write
+_PATIENCE_S = 10.0
+_BUSY_S = 0.02
 State = Literal["preparing", "ready", "failed", "reindexed", "without decoders"]
 _BATCHED_S = 13.5  # longer recordings are encoded by themselves, in parts
 
@@ -300,7 +302,8 @@ class Engine:
 
     async def _watch(self) -> None:
         """Sees what other processes add, remove and calibrate."""
-        loop, told = asyncio.get_running_loop(), ""
+        loop = asyncio.get_running_loop()
+        told = ""
         while True:
             await asyncio.sleep(_WATCH_S)
             try:

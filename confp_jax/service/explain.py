@@ -17,7 +17,8 @@ from confp_jax.matching.ranking import Ranking, rank
 from confp_jax.service.engine import Identification
 
 SHOWN_S = 12.0  # of a match: what is compared and drawn
-_COLUMNS, _RANGE_DB = 240, 60.0
+_COLUMNS = 240
+_RANGE_DB = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,8 @@ def compare(heard: Identification, place: Place) -> dict[str, object]:
     first = max(0, min(first, len(query.vectors) - 1))
     some = query.part(first, first + BLOCK_WINDOWS)
     ranking = rank(some, heard.view.searcher.reference)
-    own, others = ranking.only(place.track), ranking.without(place.track)
+    own = ranking.only(place.track)
+    others = ranking.without(place.track)
     if not len(own.tracks):
         return {"scores": [], "runner_up": None, "margin": None}
     second = None
@@ -73,7 +75,8 @@ def compare(heard: Identification, place: Place) -> dict[str, object]:
 
 def _each_second(own: Ranking, centres: np.ndarray, segment_s: float) -> list[dict[str, float]]:
     """The mean cosine of the windows that hold each second's middle."""
-    begin_s, end_s = centres[0] - segment_s / 2, centres[-1] + segment_s / 2
+    begin_s = centres[0] - segment_s / 2
+    end_s = centres[-1] + segment_s / 2
     seconds = []
     for second in range(math.floor(begin_s + 0.01), math.ceil(end_s - 0.01)):
         middle = min(max(second + 0.5, begin_s), end_s)

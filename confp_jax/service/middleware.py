@@ -100,7 +100,8 @@ class Guard:
             await self._app(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began, status = time.perf_counter(), 0
+        began = time.perf_counter()
+        status = 0
         headers = Headers(scope=scope)
         cors = self._cors(headers.get("origin"))
         body = _Body(scope, receive)

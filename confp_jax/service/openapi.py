@@ -9,7 +9,9 @@ from confp_jax.service import VERSION
 from confp_jax.service.settings import LONGEST_NAME, NAME_FIELDS, Settings
 
 _BYTES = {"type": "string", "format": "binary"}
-_STRING, _NUMBER, _INTEGER = {"type": "string"}, {"type": "number"}, {"type": "integer"}
+_STRING = {"type": "string"}
+_NUMBER = {"type": "number"}
+_INTEGER = {"type": "integer"}
 _AUDIO = {
     "description": "Where it can be played, if sharing is on and the file is there.",
     "type": ["string", "null"],

@@ -22,12 +22,10 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's name for it
         self, status: int, detail: str, remedy: str, *, headers: Mapping[str, str] | None = None
     ):
         super().__init__(detail)
-        self.status, self.detail, self.remedy, self.headers = (
-            status,
-            detail,
-            remedy,
-            dict(headers or {}),
-        )
+        self.status = status
+        self.detail = detail
+        self.remedy = remedy
+        self.headers = dict(headers or {})
 
     def body(self) -> dict[str, object]:
         """The members of the problem document."""

@@ -85,14 +85,16 @@ async def why_reply(engine: Engine, heard: Identification) -> dict[str, Any] | N
     place = place_of(heard)
     if place is None:
         return None
-    rate_hz, mel = engine.sample_rate_hz, heard.view.searcher.embedder.config.mel
+    rate_hz = engine.sample_rate_hz
+    mel = heard.view.searcher.embedder.config.mel
     compared = await engine.in_thread(compare, heard, place)
     query = spectrogram(
         cut(heard.samples, place.query_s, place.length_s, rate_hz), mel, sample_rate_hz=rate_hz
     )
     track = heard.view.searcher.reference.snapshot.tracks[place.track]
     path = await engine.in_thread(engine.files.own_file, track)
-    match, missing = None, ""
+    match = None
+    missing = ""
     if path is not None:
         try:
             decoded = await engine.decode(

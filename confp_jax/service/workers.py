@@ -38,7 +38,8 @@ def serve_with_workers(
       WorkerError: the first one did not start.
     """
     context = multiprocessing.get_context("spawn")
-    ready, stop = context.Event(), threading.Event()
+    ready = context.Event()
+    stop = threading.Event()
 
     def start() -> BaseProcess:
         process = context.Process(target=_work, args=(serve, bound, ready, os.getpid()))

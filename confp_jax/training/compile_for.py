@@ -82,7 +82,8 @@ def compile_step(config: TrainConfig, mesh: Mesh) -> StepCost:
     optimizer = make_optimizer(
         config.optimizer, plan_stages(config.all_phases, [1000] * len(config.all_phases))
     )
-    whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
+    whole = NamedSharding(mesh, PartitionSpec())
+    rows = NamedSharding(mesh, PartitionSpec(AXIS))
     start = time.perf_counter()
     with jax.set_mesh(mesh):
         state = jax.eval_shape(functools.partial(build_state, config, optimizer))
@@ -101,7 +102,8 @@ def compile_step(config: TrainConfig, mesh: Mesh) -> StepCost:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             raise ConfigError(_why_not(error, config)) from error
-    memory, cost = cast(Any, compiled.memory_analysis()), cast(Any, compiled.cost_analysis())
+    memory = cast(Any, compiled.memory_analysis())
+    cost = cast(Any, compiled.cost_analysis())
     peak = (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
@@ -124,7 +126,8 @@ def compile_step(config: TrainConfig, mesh: Mesh) -> StepCost:
 
 def _pair_shapes(config: TrainConfig) -> dict[str, tuple[tuple[int, ...], jnp.dtype]]:
     """As the input pipeline, or the device that holds the audio, makes them."""
-    samples, batch_size = config.audio.segment_samples, config.data.batch_size
+    samples = config.audio.segment_samples
+    batch_size = config.data.batch_size
     audio = (batch_size, samples), jnp.dtype("int16")
     power = (batch_size, config.mel.num_frames(samples), config.mel.num_mels), jnp.dtype("float32")
     is_mixed = config.data.residency == "device" and config.data.mix.is_on
@@ -145,7 +148,8 @@ def find_largest(config: TrainConfig, mesh: Mesh) -> StepCost:
     """The compiled step of the largest batch that the forecast says fits (a tenth less, where it
     was too hopeful).
     """
-    chip, chips = find_chip(mesh.devices.flat[0].device_kind), mesh.devices.size
+    chip = find_chip(mesh.devices.flat[0].device_kind)
+    chips = mesh.devices.size
     if chip is None:
         raise ConfigError(
             f"nothing is known of {mesh.devices.flat[0].device_kind}; known: "
@@ -153,7 +157,8 @@ def find_largest(config: TrainConfig, mesh: Mesh) -> StepCost:
         )
     per_chip = (8, 16)
     small, large = (compile_step(_with_batch(config, n * chips), mesh) for n in per_chip)
-    batch, grain = forecast_largest(small, large, chip.memory_bytes), 8 * chips
+    batch = forecast_largest(small, large, chip.memory_bytes)
+    grain = 8 * chips
     while batch > 0:
         with contextlib.suppress(ConfigError):
             cost = compile_step(_with_batch(config, batch), mesh)
@@ -208,7 +213,8 @@ def describe(cost: StepCost, config: TrainConfig, topology: str) -> str:
 
 def main(config: ConfigDict, values: flags.FlagValues) -> None:
     """Compiles and reports."""
-    built, mesh = from_mapping(TrainConfig, config), open_topology(values.topology)
+    built = from_mapping(TrainConfig, config)
+    mesh = open_topology(values.topology)
     cost = find_largest(built, mesh) if values.largest else compile_step(built, mesh)
     if values.json:
         times = {chip.name: cost.step_s(chip) for chip in CHIPS}

@@ -36,7 +36,8 @@ def load_resident(config: TrainConfig, mesh: jax.sharding.Mesh) -> Resident:
       DatasetError: it does not fit (with the sizes and what to do), or there are fewer tracks than
         devices.
     """
-    source, layout = _source(config), resident_layout(config, mesh)
+    source = _source(config)
+    layout = resident_layout(config, mesh)
     sounds = read_sounds(config)
     check_fits(layout, device_memory_bytes(), sounds_bytes=_num_bytes(sounds))
     shape = (mesh.devices.size, layout.rows_per_device, layout.row_samples)
@@ -107,7 +108,8 @@ def cut_crops(
       places: what the input pipeline draws (`PairCutter`): "anchor" and "replica", [B, 3]; with
         `data.mix` "mix", [B, fields], and "overlay", [B, 3], where tracks are overlaid.
     """
-    by_rows, length = PartitionSpec(AXIS), resident.audio.shape[2]
+    by_rows = PartitionSpec(AXIS)
+    length = resident.audio.shape[2]
     anchors = jax.shard_map(functools.partial(_cut, length=length), out_specs=by_rows)(
         resident.audio, places["anchor"]
     )
@@ -135,7 +137,8 @@ def _cut(
     A round answers so many rows for each pair of devices as even draws seldom exceed; rows that go
     beyond wait for the next round. Tracks are drawn at random, so there is mostly one.
     """
-    num, num_rows = jax.lax.axis_size(AXIS), -(-length // part.shape[2]) + 1
+    num = jax.lax.axis_size(AXIS)
+    num_rows = -(-length // part.shape[2]) + 1
 
     def one(where: Int32[Array, "2"]) -> Int16[Array, " samples"]:
         rows = jax.lax.dynamic_slice_in_dim(part[0], where[0], num_rows).reshape(-1)

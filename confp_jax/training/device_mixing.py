@@ -58,7 +58,8 @@ def read_sounds(config: TrainConfig) -> Sounds | None:
     """
     if not config.data.mix.is_on:
         return None
-    rate_hz, row_samples = config.audio.sample_rate_hz, config.audio.segment_samples
+    rate_hz = config.audio.sample_rate_hz
+    row_samples = config.audio.segment_samples
     mixer = Mixer(config.data.mix, pathlib.Path(config.data.dir), sample_rate_hz=rate_hz)
     noise = (
         np.zeros((2, row_samples), np.int16)
@@ -77,7 +78,8 @@ def read_sounds(config: TrainConfig) -> Sounds | None:
 
 def replica_samples(config: TrainConfig) -> int:
     """Samples of a track that a replica's window is made of, at the fastest tempo."""
-    mix, length = config.data.mix, config.audio.segment_samples
+    mix = config.data.mix
+    length = config.audio.segment_samples
     if not mix.is_on:
         return length
     fastest = max(1.0, mix.tempo[1]) if mix.tempo_p else 1.0
@@ -126,11 +128,9 @@ def _distort(
     other: Int16[Array, " n"] | None,
 ) -> Float32[Array, " n"]:
     """As `Mixer.distort`; `other` is the track that lies over it."""
-    mix, rate_hz, length = (
-        config.data.mix,
-        config.audio.sample_rate_hz,
-        config.audio.segment_samples,
-    )
+    mix = config.data.mix
+    rate_hz = config.audio.sample_rate_hz
+    length = config.audio.segment_samples
     lead = mix.lead_samples(rate_hz)
     heard = play(samples, drawn.tempo, lead + length, delay=lead - drawn.lead.astype(jnp.int32))
     if other is not None:
@@ -150,7 +150,8 @@ def _distort(
             window,
             _convolve(dry, room_response(drawn, room_key, sounds, config), lead),
         )
-    power, mixed = jnp.mean(jnp.square(window)), window
+    power = jnp.mean(jnp.square(window))
+    mixed = window
     for row, start, snr_db in drawn.recorded_noises if mix.noise_p else ():
         sound = _recorded(sounds, row, start, length)
         mixed = mixed + jnp.where(row == NO_NOISE, 0.0, _scaled(sound, power, snr_db))
@@ -173,7 +174,8 @@ def _replayed(
     config: TrainConfig,
 ) -> Float32[Array, " n"]:
     """As `replay.replay`, at the power of the music."""
-    rate_hz, length = config.audio.sample_rate_hz, config.audio.segment_samples
+    rate_hz = config.audio.sample_rate_hz
+    length = config.audio.segment_samples
     lead = len(dry) - length
     ambience_key, hiss_key = jax.random.split(key)
     dry_power = jnp.mean(jnp.square(dry[lead:]))
@@ -226,10 +228,8 @@ def play(
     # do not overflow.
     block = number // _BLOCK * steps
     rest = block % (SPEED_STEPS // _BLOCK) * _BLOCK + number % _BLOCK * steps
-    whole, part = (
-        block // (SPEED_STEPS // _BLOCK) + rest // SPEED_STEPS,
-        (rest % SPEED_STEPS) / SPEED_STEPS,
-    )
+    whole = block // (SPEED_STEPS // _BLOCK) + rest // SPEED_STEPS
+    part = (rest % SPEED_STEPS) / SPEED_STEPS
     read = lambda place: samples.at[place].get(mode="fill", fill_value=0.0)  # noqa: E731
     return jnp.where(
         number < 0,
@@ -242,7 +242,8 @@ def room_response(
     drawn: _Drawn, key: Array, sounds: Sounds, config: TrainConfig
 ) -> Float32[Array, " taps"]:
     """The impulse response of a measured room, or of a synthetic one."""
-    mix, rate_hz = config.data.mix, config.audio.sample_rate_hz
+    mix = config.data.mix
+    rate_hz = config.audio.sample_rate_hz
     longest = mix.lead_samples(rate_hz) + config.audio.segment_samples
     measured_taps = min(longest, math.ceil(sounds.rooms.shape[1] / mix.room_speed[0]))
     taps = max(measured_taps, min(longest, math.ceil(SYNTHETIC_TAIL_S[1] * rate_hz) + 1))

@@ -30,7 +30,9 @@ def check_effects(config: TrainConfig, overridden: Collection[str]) -> list[str]
 
 def _without_effect(config: TrainConfig) -> dict[str, str]:
     """Fields, or groups of them, that do nothing in this configuration; what they need."""
-    data, mix, masks = config.data, config.data.mix, config.spec_augment
+    data = config.data
+    mix = config.data.mix
+    masks = config.spec_augment
     uses = {
         "data.crop_spacing_s": (data.crops_per_track > 1, "data.crops_per_track is 1"),
         "data.short_s": (data.short_p > 0, "data.short_p is 0"),

@@ -88,7 +88,8 @@ def _misfits(source: ModelConfig, config: ModelConfig) -> list[str]:
         for name in flat_fields(config)
         if name.startswith(("mel.", "encoder.")) and name not in _ADAPTED
     ]
-    old, new = flat_fields(source), flat_fields(config)
+    old = flat_fields(source)
+    new = flat_fields(config)
     indivisible = [name for name in _FOLDED if old[name] % new[name]]
     divisors = [
         f"set --config.{name} to a divisor of {old[name]} (not {new[name]})" for name in indivisible
@@ -98,7 +99,8 @@ def _misfits(source: ModelConfig, config: ModelConfig) -> list[str]:
 
 def _report_changes(source: ModelConfig, config: TrainConfig) -> None:
     """A range of mels that an update of the defaults has changed should be no surprise."""
-    old, new = flat_fields(source), flat_fields(config)
+    old = flat_fields(source)
+    new = flat_fields(config)
     changes = [
         f"{name}={new[name]} instead of {old[name]}" for name in _CHANGED if old[name] != new[name]
     ]
@@ -111,7 +113,8 @@ def _report_changes(source: ModelConfig, config: TrainConfig) -> None:
 
 def what_to_set(source: ModelConfig, config: ModelConfig, names: Iterable[str]) -> list[str]:
     """For the fields `names` in which `config` differs from `source`, how to set them alike."""
-    old, new = flat_fields(source), flat_fields(config)
+    old = flat_fields(source)
+    new = flat_fields(config)
     return [
         f"set --config.{name}={old[name]} (not {new[name]})"
         for name in names
@@ -126,7 +129,8 @@ def _adapt_input_output(params: nnx.State, source: ModelConfig, config: ModelCon
     given the sum of their rows, so that of sound that does not change all tokens are what they
     were. Each old mel filter is read between the two new ones nearest to it.
     """
-    old, new = source.encoder, config.encoder
+    old = source.encoder
+    new = config.encoder
 
     def fit(path: Any, leaf: jax.Array) -> jax.Array:
         name = jax.tree_util.keystr(path)
@@ -199,7 +203,8 @@ def _origin(name: str, old_depth: int, depth: int) -> str | None:
     found = re.match(r"\['layers'\]\[(\d+)\](.*)", name)
     if found is None:
         return name
-    layer, rest = int(found[1]), found[2]
+    layer = int(found[1])
+    rest = found[2]
     if old_depth > depth:
         return f"['layers'][{layer if layer < depth - 1 else old_depth - 1}]{rest}"
     is_block_norm = rest.startswith("['norm']")

@@ -91,7 +91,8 @@ class Covariances:
         noise = self._noise.astype(np.float64) / (2 * self._num)
         noise += _RIDGE * np.trace(noise) / num_values * np.eye(num_values)
         found = scipy.linalg.eigh(clean, noise, subset_by_index=(num_values - dims, num_values - 1))
-        ratios, vectors = np.flip(found[0]), np.flip(found[1], axis=1)
+        ratios = np.flip(found[0])
+        vectors = np.flip(found[1], axis=1)
         emphasis = np.maximum(1 - 1 / np.maximum(ratios, 1.0001), 1e-3) ** _EMPHASIS
         return Directions((vectors * emphasis).astype(np.float32), mean.astype(np.float32), ratios)
 
@@ -140,8 +141,10 @@ def _pairs(
     source: ClipSource, number: int, config: ProjectionConfig, num_copies: int, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Centred segments of a track, and of replayed copies of it."""
-    sounds, rate_hz = source.folder / SOUNDS_FOLDER, source.summary.sample_rate_hz
-    noises, rooms = ClipSource(sounds, "noise"), ClipSource(sounds, "ir")
+    sounds = source.folder / SOUNDS_FOLDER
+    rate_hz = source.summary.sample_rate_hz
+    noises = ClipSource(sounds, "noise")
+    rooms = ClipSource(sounds, "ir")
     record = number * (1 + source.summary.num_replicas)
     num_samples = source.row(record).num_samples
     first = max(0, (num_samples - round(_MOST_S * rate_hz)) // 2)
@@ -219,7 +222,8 @@ def with_conformer(
         old = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(state.params)}
         for name in ("kernel", "bias"):
             old["output", name] = old["output", name] @ turned[dims:]
-        values, statistics = values | old, state.statistics
+        values = values | old
+        statistics = state.statistics
     flat = [(path, leaf.replace(values[path])) for path, leaf in nnx.to_flat_state(params)]
     return made, EncoderState(nnx.from_flat_state(flat), statistics)
 

@@ -42,7 +42,8 @@ def nt_xent(
         _compare_rows, temperature=temperature, rows_per_chunk=rows_per_chunk
     )
     if is_sharded():
-        rows, whole = PartitionSpec(AXIS), PartitionSpec()
+        rows = PartitionSpec(AXIS)
+        whole = PartitionSpec()
         sums = jax.shard_map(
             lambda mine, all_: compare(mine, all_, jax.lax.axis_index(AXIS) * len(mine)),
             in_specs=(rows, whole),
@@ -120,7 +121,8 @@ def _compare(
     # temperature of 0.07 shows it.
     cosine = jnp.einsum("id,jd->ij", mine, everyone, precision=jax.lax.Precision.HIGHEST)
     others = jnp.arange(len(everyone))[None, :]
-    is_self, is_partner = numbers[:, None] == others, (numbers ^ 1)[:, None] == others
+    is_self = numbers[:, None] == others
+    is_partner = (numbers ^ 1)[:, None] == others
     logits = jnp.where(is_self, -jnp.inf, cosine / temperature)  # nobody is compared to itself
     partner = jnp.sum(jnp.where(is_partner, cosine, 0.0), axis=1)
     loss = jax.nn.logsumexp(logits, axis=1) - partner / temperature

@@ -28,7 +28,8 @@ def join_hosts() -> None:
     Raises:
       ConfigError: nothing says how many processes there are, or they did not come together.
     """
-    num, number = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
+    num = os.environ.get("JAX_NUM_PROCESSES")
+    number = os.environ.get("JAX_PROCESS_ID")
     if (num is None) != (number is None) or not all(
         value is None or value.isdecimal() for value in (num, number)
     ):

@@ -70,8 +70,12 @@ class MetricLog:
         schedule: optax.Schedule,
         flops_per_segment: float = 0.0,
     ):
-        self._lines, self._board, self._progress = lines, board, progress
-        self._every, self._schedule, self._flops = every_steps, schedule, flops_per_segment
+        self._lines = lines
+        self._board = board
+        self._progress = progress
+        self._every = every_steps
+        self._schedule = schedule
+        self._flops = flops_per_segment
         self._task = progress.add_task("training", total=num_steps)
         self._pending: _Interval | None = None
         self._finite: list[tuple[int, jax.Array]] = []  # of the steps since the last interval
@@ -141,11 +145,14 @@ class MetricLog:
         self._segments += num_segments
         if step % self._every:
             return
-        finite, self._finite = self._finite, []
+        finite = self._finite
+        self._finite = []
         self.flush()
         now = time.perf_counter()
         self._pending = _Interval(step, metrics, self._speed(step, now), finite)
-        self._since, self._waited_s, self._segments = (step, now), 0.0, 0.0
+        self._since = (step, now)
+        self._waited_s = 0.0
+        self._segments = 0.0
 
     def say(self, line: str) -> None:
         """Shows a line above the bar."""
@@ -190,10 +197,12 @@ class MetricLog:
         Raises:
           NonFiniteLossError: see `step`.
         """
-        finite, self._finite = self._finite, []
+        finite = self._finite
+        self._finite = []
         if self._pending is not None:
             step, metrics, speed, earlier = self._pending
-            self._pending, finite = None, earlier + finite
+            self._pending = None
+            finite = earlier + finite
             values = {
                 name: value.item()
                 for name, value in metrics._asdict().items()
@@ -234,7 +243,9 @@ class MetricLog:
         Both wait for the steps that were dispatched: those of the next interval would seem to take
         no time.
         """
-        self._since, self._waited_s, self._segments = None, 0.0, 0.0
+        self._since = None
+        self._waited_s = 0.0
+        self._segments = 0.0
 
     def flush_board(self) -> None:
         """Writes TensorBoard's buffer, before the files are copied to a bucket."""

@@ -22,7 +22,8 @@ def plan_stages(phases: Sequence[Phase], steps_per_epoch: Sequence[int]) -> tupl
     """The phases one after another; `steps_per_epoch` says how many batches of each phase's size an
     epoch has.
     """
-    stages, first = [], 0
+    stages = []
+    first = 0
     for phase, steps in zip(phases, steps_per_epoch, strict=True):
         stages.append(Stage(phase, first, first + phase.num_epochs * steps))
         first = stages[-1].last_step
@@ -35,7 +36,8 @@ def make_schedule(config: OptimizerConfig, *, stages: tuple[Stage, ...]) -> opta
 
     The cosine falls from the first stage's rate.
     """
-    num_steps, rate = stages[-1].last_step, stages[0].phase.learning_rate
+    num_steps = stages[-1].last_step
+    rate = stages[0].phase.learning_rate
     warmup = min(config.warmup_steps, max(num_steps - 1, 0))
     if config.schedule == "constant":
         rates = [optax.constant_schedule(stage.phase.learning_rate) for stage in stages]

@@ -47,7 +47,8 @@ def refuse_changes(
       ConfigError: another model or optimizer, or a change that is neither free nor in `allowed`;
         the message lists them.
     """
-    old, new = flat_fields(saved), flat_fields(now)
+    old = flat_fields(saved)
+    new = flat_fields(now)
     unknown = sorted(set(allowed) - set(new))
     if unknown:
         raise ConfigError(

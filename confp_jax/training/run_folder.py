@@ -55,7 +55,8 @@ class GrowingFiles:
     """
 
     def __init__(self, local: epath.Path, remote: epath.Path | None):
-        self.local, self._remote = local, remote
+        self.local = local
+        self._remote = remote
         self._published: dict[str, int] = {}
 
     @classmethod
@@ -82,7 +83,8 @@ class GrowingFiles:
         for folder, _, names in os.walk(self.local):
             for name in names:
                 path = epath.Path(folder) / name
-                relative, size = str(path.relative_to(self.local)), path.stat().length
+                relative = str(path.relative_to(self.local))
+                size = path.stat().length
                 if self._published.get(relative) != size:
                     target = self._remote / relative
                     target.parent.mkdir(parents=True, exist_ok=True)

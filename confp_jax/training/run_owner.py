@@ -20,7 +20,8 @@ from etils import epath
 from confp_jax.errors import UserError
 from confp_jax.training.mesh import on_any_process
 
-LOCK, OWNER = "run.lock", "run.owner"
+LOCK = "run.lock"
+OWNER = "run.owner"
 _RENEWED_S = 10.0
 _PATIENCE_S = 45.0  # without a renewal: the owner was killed
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
@@ -40,7 +41,8 @@ def owned(workdir: epath.Path) -> Iterator[Callable[[], None]]:
       RunInUseError: another run holds it.
     """
     with contextlib.ExitStack() as held:
-        refused, lost = None, threading.Event()
+        refused = None
+        lost = threading.Event()
         if jax.process_index() == 0:
             try:
                 held.enter_context(_held(workdir, lost))
@@ -94,7 +96,8 @@ def _leased(workdir: epath.Path, lost: threading.Event) -> Iterator[None]:
     """An owner's object that is renewed while the run lasts. No clocks are compared: an object that
     does not change for a while has lost its owner.
     """
-    path, owner = workdir / OWNER, f"{_this_process()} ({uuid.uuid4().hex})"
+    path = workdir / OWNER
+    owner = f"{_this_process()} ({uuid.uuid4().hex})"
     _wait_until_free(workdir, path)
     _renew(path, owner, 0)
     time.sleep(_RENEWED_S / 5)  # whoever else took it at this moment has written by now

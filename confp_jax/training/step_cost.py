@@ -101,7 +101,8 @@ def forecast_largest(small: StepCost, large: StepCost, memory_bytes: float) -> i
         large.peak_bytes - small.peak_bytes - logits(large.batch_size) + logits(small.batch_size)
     ) / (large.batch_size - small.batch_size)
     fixed = small.peak_bytes - slope * small.batch_size - logits(small.batch_size)
-    grain, batch = 8 * chips, 0
+    grain = 8 * chips
+    batch = 0
     while fixed + slope * (batch + grain) + logits(batch + grain) <= 0.9 * memory_bytes:
         batch += grain
     return batch

@@ -237,7 +237,8 @@ def _batches_from(
     """
     resident = load_resident(config, mesh) if config.data.residency == "device" else None
     for stage in stages:
-        first, last = max(stage.first_step, first_step), min(stage.last_step, last_step)
+        first = max(stage.first_step, first_step)
+        last = min(stage.last_step, last_step)
         batches = (
             _open_batches(config, stage, first - stage.first_step) if first < last else iter(())
         )

@@ -27,8 +27,14 @@ def validate(state: TrainState, config: TrainConfig) -> HitRates | None:
     if config.validation.split not in read_splits(config.data.dir):
         return None
     source = ClipSource(config.data.dir, config.validation.split)
-    cutter, group = PairCutter(source, config), 1 + source.summary.num_replicas
-    index, index_tracks, index_s, queries, truth, truth_s = [], [], [], [], [], []
+    cutter = PairCutter(source, config)
+    group = 1 + source.summary.num_replicas
+    index = []
+    index_tracks = []
+    index_s = []
+    queries = []
+    truth = []
+    truth_s = []
     for number in range(source.num_tracks):
         first, samples = _middle(source, number * group, config)
         hop = round(config.validation.index_hop_s * config.audio.sample_rate_hz)
@@ -66,7 +72,8 @@ def _middle(source: ClipSource, clip: int, config: TrainConfig) -> tuple[int, np
 
 def _query_starts_s(num_samples: int, config: TrainConfig) -> list[float]:
     """Spaced starts away from the edges, where a stretched replica has no whole window."""
-    rate_hz, segment_s = config.audio.sample_rate_hz, config.audio.segment_s
+    rate_hz = config.audio.sample_rate_hz
+    segment_s = config.audio.segment_s
     starts = spaced_starts_s(
         num_samples / rate_hz, segment_s=segment_s, num=config.validation.queries_per_track + 2
     )

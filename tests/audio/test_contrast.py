@@ -25,7 +25,8 @@ def music() -> np.ndarray:
 
 def by_definition(power: np.ndarray, mel: MelConfig, config: ContrastConfig) -> np.ndarray:
     """Every box cut out and averaged by itself, in double precision."""
-    time, height = config.box_frames // 2, config.box_mels // 2
+    time = config.box_frames // 2
+    height = config.box_mels // 2
 
     def box_mean(values: np.ndarray, height: int) -> np.ndarray:
         out = np.empty(values.shape)
@@ -69,9 +70,11 @@ def test_gain_changes_nothing_and_a_loudspeakers_colour_little(music: np.ndarray
 
 def test_a_frame_depends_on_three_boxes_around_it(music: np.ndarray) -> None:
     """So a piece of a stream with that margin has the values of the whole."""
-    samples, margin = music[: 4 * RATE_HZ], 3 * (CONFIG.contrast.box_frames // 2) + 3
+    samples = music[: 4 * RATE_HZ]
+    margin = 3 * (CONFIG.contrast.box_frames // 2) + 3
     whole = clip_contrast(samples, CONFIG, sample_rate_hz=RATE_HZ)
-    first, last = 50, 80
+    first = 50
+    last = 80
     hop = CONFIG.mel.hop_samples
     piece = clip_contrast(
         samples[(first - margin) * hop : (last + margin) * hop], CONFIG, sample_rate_hz=RATE_HZ

@@ -38,10 +38,9 @@ def write_m4a(path: pathlib.Path, sound: np.ndarray, rate_hz: int) -> None:
         stream = container.add_stream("aac", rate=rate_hz, layout="mono")
         frame = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
         frame.sample_rate = rate_hz
-        frame.pts, frame.time_base = (
-            0,
-            fractions.Fraction(1, rate_hz),
-        )  # tells the container which samples are the coder's
+        # tells the container which samples are the coder's
+        frame.pts = 0
+        frame.time_base = fractions.Fraction(1, rate_hz)
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             container.mux(packet)
 
@@ -74,7 +73,8 @@ def test_lossless_round_trip(tmp_path, kind, rate_hz):
 
 @pytest.mark.parametrize("kind", [*LOSSY, "m4a"])
 def test_lossy_round_trip(tmp_path, kind):
-    path, rate_hz = tmp_path / f"sound.{kind}", 48_000
+    path = tmp_path / f"sound.{kind}"
+    rate_hz = 48_000
     if kind == "m4a":
         write_m4a(path, make_sound(rate_hz, 2), rate_hz)
     else:
@@ -123,16 +123,19 @@ def test_channels_are_averaged(tmp_path, num_channels):
 
 def test_stereo_through_ffmpeg_is_averaged(tmp_path):
     """MP3 takes the other way in; one silent channel must halve the sound, not interleave it."""
-    path, sound = tmp_path / "stereo.mp3", make_sound(44_100, 1)
+    path = tmp_path / "stereo.mp3"
+    sound = make_sound(44_100, 1)
     soundfile.write(path, np.stack([sound, 0 * sound], axis=1), 44_100)
-    samples, expected = decode(path, sample_rate_hz=RATE_HZ).samples, make_sound(RATE_HZ, 1)
+    samples = decode(path, sample_rate_hz=RATE_HZ).samples
+    expected = make_sound(RATE_HZ, 1)
     assert best_lag(expected, samples)[1] > 0.95
     assert np.linalg.norm(samples) == pytest.approx(np.linalg.norm(expected) / 2, rel=0.1)
 
 
 def test_long_files_have_no_seams(tmp_path):
     """More than one block: streaming must equal resampling all at once."""
-    path, sound = tmp_path / "long.flac", np.random.default_rng(0).uniform(-0.5, 0.5, 44_100 * 14)
+    path = tmp_path / "long.flac"
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, 44_100 * 14)
     soundfile.write(path, sound, 44_100, subtype="PCM_24")
     blocks = list(decode_blocks(path, sample_rate_hz=RATE_HZ))
     assert len([block for block in blocks if len(block)]) > 2
@@ -242,7 +245,8 @@ def test_a_cut_flac_plays_to_its_end(tmp_path):
 
 
 def test_a_mostly_damaged_mp3_is_an_error(tmp_path):
-    path, rng = tmp_path / "damaged.mp3", np.random.default_rng(0)
+    path = tmp_path / "damaged.mp3"
+    rng = np.random.default_rng(0)
     soundfile.write(path, make_sound(44_100, 4), 44_100)
     data = bytearray(path.read_bytes())
     for start in range(2000, len(data) - 200, 500):

@@ -39,7 +39,8 @@ def test_what_has_an_unknown_suffix_is_tried(tmp_path):
 
 
 def test_linked_folders_are_followed_and_circles_end(tmp_path):
-    music, disk = tmp_path / "music", tmp_path / "disk"
+    music = tmp_path / "music"
+    disk = tmp_path / "disk"
     for path in (music / "a.wav", disk / "b.wav", disk / "sub" / "c.wav"):
         path.parent.mkdir(exist_ok=True)
         path.touch()

@@ -144,7 +144,8 @@ def test_the_shift_is_where_the_sound_correlates_best(seed, monkeypatch):
     """Noise cut by a drawn pair: the lag of the best correlation is the shift that was drawn, to a
     sample.
     """
-    rate_hz, drawn_s = 16_000, []
+    rate_hz = 16_000
+    drawn_s = []
 
     def record(rng, **arguments):
         drawn_s.append(draw_shift_s(rng, **arguments))

@@ -30,7 +30,9 @@ def write(path: pathlib.Path) -> None:
                 container.mux(packet)
         return
     with soundfile.SoundFile(path, "w", RATE, 1) as file:
-        file.title, file.artist, file.album = "Déjà  vu", "Björk & Co", "A / B"
+        file.title = "Déjà  vu"
+        file.artist = "Björk & Co"
+        file.album = "A / B"
         file.write(samples)
 
 

@@ -20,7 +20,8 @@ class TestG711:
     @pytest.mark.parametrize("law", ["mulaw", "alaw"])
     def test_every_byte_is_ffmpegs(self, law):
         decoder = av.CodecContext.create(f"pcm_{law}", "r")
-        decoder.sample_rate, decoder.layout = RATE, "mono"
+        decoder.sample_rate = RATE
+        decoder.layout = "mono"
         decoder.open()
         expected = decoder.decode(av.Packet(bytes(range(256))))[0].to_ndarray().reshape(-1)
         np.testing.assert_array_equal(decode_g711(bytes(range(256)), law) * 32768, expected)

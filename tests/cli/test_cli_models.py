@@ -35,7 +35,8 @@ class TestModels:
         the new weights.
         """
         path = write_clip(tmp_path, "clip.wav", clip)
-        named, database = tmp_path / "model", tmp_path / "music.db"
+        named = tmp_path / "model"
+        database = tmp_path / "music.db"
         shutil.copytree(model, named)
         assert confp("add", database, path, "--model", named)[0] == 0
         shutil.rmtree(named)
@@ -151,10 +152,8 @@ class TestEmbed:
     def test_arrays_are_those_of_the_python_call(self, confp, model, tmp_path, clip):
         import confp_jax
 
-        long, short = (
-            write_clip(tmp_path, "long.wav", clip),
-            write_clip(tmp_path, "short.wav", clip[: 2 * RATE]),
-        )
+        long = write_clip(tmp_path, "long.wav", clip)
+        short = write_clip(tmp_path, "short.wav", clip[: 2 * RATE])
         status, summary, _ = confp(
             "embed", long, short, "--out", tmp_path / "x.npz", "--model", model, "--json"
         )

@@ -129,7 +129,8 @@ class TestQueries:
             assert left.value.code == 2
 
     def test_monitor_writes_lines_a_cue_sheet_and_a_table(self, made, recording, tmp_path, capsys):
-        cue, table = tmp_path / "out.cue", tmp_path / "out.csv"
+        cue = tmp_path / "out.cue"
+        table = tmp_path / "out.csv"
         assert (
             main(
                 [

@@ -62,7 +62,9 @@ def write_m4a(path: pathlib.Path, samples: np.ndarray, rate_hz: int) -> None:
         frame = av.AudioFrame.from_ndarray(
             np.ascontiguousarray(samples[None], np.float32), format="fltp", layout="mono"
         )
-        frame.sample_rate, frame.time_base, frame.pts = rate_hz, fractions.Fraction(1, rate_hz), 0
+        frame.sample_rate = rate_hz
+        frame.time_base = fractions.Fraction(1, rate_hz)
+        frame.pts = 0
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             container.mux(packet)
 

@@ -21,7 +21,8 @@ _ROW = 1000
 @pytest.fixture(scope="module")
 def source(make_dataset) -> ClipSource:
     """Five tracks of unlike lengths, each clean and in one replica."""
-    rng, clips = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    clips = []
     for track, length in enumerate((50_000, 60_100, 50_999, 90_000, 48_000)):
         clips += [
             Clip(track, r, 1.0, 0.0, rng.integers(-9000, 9000, length + 7 * r).astype("<i2"))
@@ -86,11 +87,13 @@ def test_too_large_is_refused_with_the_sizes(source: ClipSource) -> None:
 
 def test_every_noise_lies_where_its_row_says(make_dataset) -> None:
     """Also the short ones, from any of their samples on, for a whole row."""
-    rng, lengths = np.random.default_rng(1), (2500, 300, 1000, 999, 1)
+    rng = np.random.default_rng(1)
+    lengths = (2500, 300, 1000, 999, 1)
     sounds = [rng.integers(-9000, 9000, length).astype("<i2") for length in lengths]
     clips = [Clip(i, 0, 1.0, 0.0, samples) for i, samples in enumerate(sounds)]
     noise = ClipSource(make_dataset({"noise": clips}, num_replicas=0), "noise")
-    rows, first_rows = read_noise(noise, _ROW), first_noise_rows(noise, _ROW)
+    rows = read_noise(noise, _ROW)
+    first_rows = first_noise_rows(noise, _ROW)
     assert first_rows[-1] == len(rows)
     for number, length in enumerate(lengths):
         for start in range(0, length - _ROW + 1 if length >= _ROW else length, 7):

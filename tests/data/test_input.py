@@ -83,7 +83,8 @@ def noise(make_dataset: Callable):
 
 def test_same_seed_same_batches(prepared) -> None:
     config = _config(prepared, batch_size=3)
-    first, again = _take(train_batches(config), 4), _take(train_batches(config), 4)
+    first = _take(train_batches(config), 4)
+    again = _take(train_batches(config), 4)
     _assert_equal(first, again)
     assert first[0]["anchor"].shape == (3, _SEGMENT)
     assert first[0]["anchor"].dtype == first[0]["replica"].dtype == np.int16
@@ -176,7 +177,8 @@ def test_pairs_are_shifted_by_the_paper_s_beta(noise) -> None:
         rng = np.random.default_rng(seed)
         pair = cutter.random_map(seed % 4, rng)
         clip = source[2 * (seed % 4)].samples
-        anchor, replica = pair["anchor"][0], pair["replica"][0]
+        anchor = pair["anchor"][0]
+        replica = pair["replica"][0]
         shift = _start_of(replica, clip) - _start_of(anchor, clip)
         if seed < 10:
             correlation = scipy.signal.correlate(
@@ -185,7 +187,8 @@ def test_pairs_are_shifted_by_the_paper_s_beta(noise) -> None:
             lags = scipy.signal.correlation_lags(_SEGMENT, _SEGMENT)
             assert lags[np.argmax(correlation)] == shift
         shifts_s.append(shift / _RATE_HZ)
-    size_s, tolerance_s = np.abs(shifts_s), 1 / _RATE_HZ
+    size_s = np.abs(shifts_s)
+    tolerance_s = 1 / _RATE_HZ
     assert size_s.max() <= 0.150 + tolerance_s
     assert scipy.stats.kstest(size_s / 0.150, scipy.stats.beta(8, 2).cdf).pvalue > 0.01
     assert 0.4 < np.mean(np.array(shifts_s) > 0) < 0.6

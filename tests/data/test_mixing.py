@@ -21,7 +21,8 @@ from confp_jax.data.input import PairCutter, train_batches
 from confp_jax.data.mixing import SOUNDS_FOLDER, Mixer, colour, coloured_noise, resample
 from confp_jax.data.records import Clip, DatasetError
 
-_RATE_HZ, _SEGMENT = 16_000, 48_000
+_RATE_HZ = 16_000
+_SEGMENT = 48_000
 _EVERYTHING = MixConfig(
     tempo_p=0.5,
     pitch_p=0.5,
@@ -56,7 +57,8 @@ def dataset(with_sounds: Callable) -> pathlib.Path:
 def _distort(
     config: MixConfig, folder: pathlib.Path, samples: np.ndarray, seed: int = 0
 ) -> np.ndarray:
-    mixer, rng = Mixer(config, folder, sample_rate_hz=_RATE_HZ), np.random.default_rng(seed)
+    mixer = Mixer(config, folder, sample_rate_hz=_RATE_HZ)
+    rng = np.random.default_rng(seed)
     return mixer.distort(
         samples, mixer.draw(rng, PitchAndTempo(), len(samples) - mixer.lead_samples)
     )
@@ -114,7 +116,8 @@ def test_a_warped_mel_filterbank_is_a_pitch_shift(semitones: float) -> None:
     """Of a sum of tones: reading it through the warped filters equals reading the tones played
     higher.
     """
-    mel, ratio = MelConfig(), _mel_pitch(PitchAndTempo(pitch=2 ** (semitones / 12)))
+    mel = MelConfig()
+    ratio = _mel_pitch(PitchAndTempo(pitch=2 ** (semitones / 12)))
     assert ratio == pytest.approx(2 ** (semitones / 12))
     seconds = np.arange(_SEGMENT) / _RATE_HZ
 
@@ -176,7 +179,8 @@ def test_colour_is_the_drawn_frequency_response(
         low_cut_hz=(low_hz, low_hz),
         high_cut_hz=(high_hz, high_hz),
     )
-    mel, limited = MelConfig(), 0
+    mel = MelConfig()
+    limited = 0
     mixer = Mixer(config, dataset, sample_rate_hz=_RATE_HZ)
     centres_hz = np.array([_loudest_mel_hz(mel, number) for number in range(4, mel.num_mels, 5)])
     for seed in range(12):
@@ -209,7 +213,8 @@ def test_draws_lie_in_their_ranges(dataset: pathlib.Path) -> None:
     config = MixConfig(
         tempo_p=0.5, tempo=(0.7, 1.35), turntable=0.3, pitch_p=0.5, pitch_semitones=(-2.0, 2.0)
     )
-    mixer, rng = Mixer(config, dataset, sample_rate_hz=_RATE_HZ), np.random.default_rng(0)
+    mixer = Mixer(config, dataset, sample_rate_hz=_RATE_HZ)
+    rng = np.random.default_rng(0)
     drawn = [mixer.draw_pitch_and_tempo(rng) for _ in range(2000)]
     tempos = np.array([d.tempo for d in drawn if d.tempo != 1.0])
     assert len(tempos) == pytest.approx(1000, abs=100)
@@ -241,7 +246,8 @@ def test_a_replay_keeps_the_power_and_leaves_the_other_draws_alone(dataset: path
     config = dataclasses.replace(_EVERYTHING, replay_p=0.5)
     mixer = Mixer(config, dataset, sample_rate_hz=_RATE_HZ)
     music = _noise(5, mixer.lead_samples + _SEGMENT)
-    power, kinds = np.mean(np.square(music[mixer.lead_samples :])), set()
+    power = np.mean(np.square(music[mixer.lead_samples :]))
+    kinds = set()
     for seed in range(40):
         rng = np.random.default_rng(seed)
         drawn = mixer.draw(rng, PitchAndTempo(), _SEGMENT)
@@ -278,7 +284,8 @@ def test_a_mixed_replica_lies_at_its_place(with_sounds: Callable, tempo: float) 
     folder = with_sounds([Clip(0, 0, 1.0, 0.0, _pcm(_clicks(moments_s)))], ir=[_impulse(100)])
     mix = MixConfig(tempo_p=1.0, tempo=(tempo, tempo), room_p=1.0, synthetic_rooms=0.0)
     config = TrainConfig(data=DataConfig(dir=str(folder), mel_on="host", mix=mix))
-    cutter, heard = PairCutter(ClipSource(folder, "training"), config), 0
+    cutter = PairCutter(ClipSource(folder, "training"), config)
+    heard = 0
     for seed, start_s in enumerate((0.5, 3.0, 5.21, 9.0)):  # 0.5 s has less before it than the lead
         loudness = cutter.cut_replica(0, start_s, np.random.default_rng(seed)).sum(axis=1)
         frame_s = (np.arange(len(loudness)) * 128 + 512) / _RATE_HZ
@@ -302,7 +309,8 @@ def test_mixed_batches_resume_exactly(prepared: pathlib.Path) -> None:
     )
     batches = train_batches(config)
     next(batches)
-    state, expected = batches.get_state(), next(batches)
+    state = batches.get_state()
+    expected = next(batches)
     resumed = train_batches(config)
     resumed.set_state(state)
     found = next(resumed)

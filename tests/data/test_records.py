@@ -229,7 +229,8 @@ def test_a_training_crop_reads_at_most_twice_its_bytes(
     def bytes_read() -> int:
         return int(pathlib.Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
 
-    source, num = in_pieces[0], 48_000
+    source = in_pieces[0]
+    num = 48_000
     source.crop(7, 0, num)  # opens the shard
     starts = [*np.random.default_rng(0).integers(0, 19 * num, 97), 0, 1, num - 1]
     before = bytes_read()

@@ -12,11 +12,13 @@ from confp_jax.config import MixConfig
 from confp_jax.data.augmentation_draws import MixParameters, PitchAndTempo, draw_mix
 from confp_jax.data.mixing import Mixer, convolve, synthetic_room
 
-_RATE_HZ, _SEGMENT = 16_000, 48_000
+_RATE_HZ = 16_000
+_SEGMENT = 48_000
 
 
 def _synthetic(seed: int) -> tuple[np.ndarray, MixParameters]:
-    rng, config = np.random.default_rng(seed), MixConfig(room_p=1.0, synthetic_rooms=1.0)
+    rng = np.random.default_rng(seed)
+    config = MixConfig(room_p=1.0, synthetic_rooms=1.0)
     nothing = np.zeros(0, np.int64)
     drawn = draw_mix(
         rng,
@@ -113,7 +115,8 @@ def test_synthetic_rooms_decay_like_rooms() -> None:
         assert np.argmax(np.abs(room)) == 0
         energy = np.cumsum(np.square(room[400:], dtype=float)[::-1])[::-1]
         level_db = 10 * np.log10(energy / energy[0])
-        first, last = np.argmax(level_db < -5), np.argmax(level_db < -25)
+        first = np.argmax(level_db < -5)
+        last = np.argmax(level_db < -25)
         decays_s.append(3 * (last - first) / _RATE_HZ)
         assert decays_s[-1] == pytest.approx(drawn.tail_s, rel=0.15)
     assert 0.1 < min(decays_s) < 0.3 < 0.9 < max(decays_s) < 1.6

@@ -131,7 +131,8 @@ def test_a_process_reads_its_shards_alone(shards, tmp_path, num_processes: int):
         for number, path in enumerate(sorted(here.glob("*.array_record-*"))):
             if number % num_processes != process:
                 path.unlink()
-        config, place = _in_shares(here), {"process": process, "num_processes": num_processes}
+        config = _in_shares(here)
+        place = {"process": process, "num_processes": num_processes}
         assert steps_per_epoch(config, **place) == 1
         assert _tracks(config, 3, first_batch=4, **place) == [
             batch[process::num_processes] for batch in whole[4:]

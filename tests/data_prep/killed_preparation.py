@@ -66,12 +66,15 @@ def run(config: PrepareConfig, kill_at: int | None) -> bool:
 def main(config_file: str, folder: str, every: str) -> None:
     """All steps, every `every`-th of them."""
     values = json.loads(pathlib.Path(config_file).read_text())
-    whole, out = pathlib.Path(folder) / "whole", pathlib.Path(folder) / "out"
+    whole = pathlib.Path(folder) / "whole"
+    out = pathlib.Path(folder) / "out"
     prepare(
         from_mapping(PrepareConfig, values | {"out": str(whole)}), Console(quiet=True)
     )  # here: forks find all imported
-    expected, config = contents(whole), from_mapping(PrepareConfig, values | {"out": str(out)})
-    step, killed = 1, True
+    expected = contents(whole)
+    config = from_mapping(PrepareConfig, values | {"out": str(out)})
+    step = 1
+    killed = True
     while killed:
         shutil.rmtree(out, ignore_errors=True)
         killed = run(config, step)

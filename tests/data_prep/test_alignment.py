@@ -16,14 +16,17 @@ from data_prep.sounds import Sounds, prepare_sounds
 
 _RATE_HZ = 16_000
 _EDGES_HZ = np.geomspace(150, 6500, 9)
-_WINDOW_S, _STEP_S, _FARTHEST_S = 4.0, 2.0, 0.08
+_WINDOW_S = 4.0
+_STEP_S = 2.0
+_FARTHEST_S = 0.08
 _ENVELOPE_HZ = 4_000
 _MUSIC = ("karissa-hobbs_lets-go-fishin", "jordan-trudgett_battle2")
 
 
 def _envelopes(samples: np.ndarray, pitch: float) -> np.ndarray:
     """[bands, n / 4]: what is heard in each band, smoothed below 30 Hz, without delay."""
-    smooth, found = scipy.signal.butter(2, 30, fs=_RATE_HZ, output="sos"), []
+    smooth = scipy.signal.butter(2, 30, fs=_RATE_HZ, output="sos")
+    found = []
     for low, high in zip(_EDGES_HZ * pitch, np.minimum(_EDGES_HZ[1:] * pitch, 7_900), strict=False):
         band = scipy.signal.butter(2, (low, high), btype="band", fs=_RATE_HZ, output="sos")
         power = scipy.signal.sosfiltfilt(band, samples.astype(float)) ** 2
@@ -37,10 +40,13 @@ def lags_s(
     """Seconds by which `heard` comes late (its own time), for every 4 s of it: by the loudness in
     bands, which survives any change of phase. The clean moment t belongs at t / rate.
     """
-    whole, other = _envelopes(clean, 1.0), _envelopes(heard, pitch)
+    whole = _envelopes(clean, 1.0)
+    other = _envelopes(heard, pitch)
     at = np.arange(other.shape[1]) * rate
     whole = np.stack([np.interp(at, np.arange(len(band)), band) for band in whole])
-    window, farthest, lags = round(_WINDOW_S * _ENVELOPE_HZ), round(_FARTHEST_S * _ENVELOPE_HZ), []
+    window = round(_WINDOW_S * _ENVELOPE_HZ)
+    farthest = round(_FARTHEST_S * _ENVELOPE_HZ)
+    lags = []
     for start in range(farthest, len(at) - window - farthest + 1, round(_STEP_S * _ENVELOPE_HZ)):
         total = np.zeros(2 * farthest + 1)
         for a, b in zip(whole, other, strict=True):
@@ -69,7 +75,8 @@ def music(root: pathlib.Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def sounds(root: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Sounds:
-    examples, cache = root / "examples", tmp_path_factory.mktemp("sounds")
+    examples = root / "examples"
+    cache = tmp_path_factory.mktemp("sounds")
     return prepare_sounds(
         str(examples / "noise"), str(examples / "ir"), "train", cache=cache, sample_rate_hz=_RATE_HZ
     )

@@ -37,7 +37,8 @@ def music(root: pathlib.Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def sounds(root: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sounds]:
-    examples, cache = root / "examples", tmp_path_factory.mktemp("sounds")
+    examples = root / "examples"
+    cache = tmp_path_factory.mktemp("sounds")
     return {
         part: prepare_sounds(
             str(examples / "noise"),
@@ -56,7 +57,8 @@ def _apply(config: ChainConfig, samples: np.ndarray, sounds: Sounds = Sounds(), 
 
 def _clicks(at_s: np.ndarray, length_s: float) -> np.ndarray:
     """Decaying noise bursts of 50 ms."""
-    rng, samples = np.random.default_rng(0), np.zeros(round(length_s * _RATE_HZ), np.float32)
+    rng = np.random.default_rng(0)
+    samples = np.zeros(round(length_s * _RATE_HZ), np.float32)
     for t in at_s:
         burst = 0.3 * rng.normal(size=800) * np.exp(-np.arange(800) / 120)
         samples[round(t * _RATE_HZ) :][:800] = burst
@@ -246,7 +248,8 @@ def _noise_folder(root: pathlib.Path, **files: np.ndarray) -> str:
 
 
 def test_silent_noise_is_left_out(tmp_path: pathlib.Path) -> None:
-    loud, silent = np.random.default_rng(0).normal(size=_RATE_HZ) * 0.1, np.zeros(_RATE_HZ)
+    loud = np.random.default_rng(0).normal(size=_RATE_HZ) * 0.1
+    silent = np.zeros(_RATE_HZ)
     folder = _noise_folder(tmp_path / "noise", loud__wav=loud, silent__wav=silent)
     found = prepare_sounds(folder, "", "train", cache=tmp_path / "cache", sample_rate_hz=_RATE_HZ)
     assert [pathlib.Path(name).name.split(".")[0] for name in found.noise] == ["loud"]

@@ -35,7 +35,9 @@ def small(tmp_path: pathlib.Path) -> dict[str, object]:
     """
     from data_prep.folder import read_tracks
 
-    rng, music, splits = np.random.default_rng(0), tmp_path / "music", set()
+    rng = np.random.default_rng(0)
+    music = tmp_path / "music"
+    splits = set()
     music.mkdir()
     for number in range(200):  # the split hangs on the content
         soundfile.write(music / f"{number}.wav", 0.1 * rng.normal(size=7 * _RATE_HZ), _RATE_HZ)

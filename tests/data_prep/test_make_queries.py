@@ -19,7 +19,8 @@ from confp_jax.typed_config import ConfigError, from_mapping
 from data_prep.config import QueryConfig
 from data_prep.tracks import SourceError
 
-_RATE_HZ, _SEGMENT = 16_000, 48_000
+_RATE_HZ = 16_000
+_SEGMENT = 48_000
 _QUIET = Console(quiet=True)
 
 

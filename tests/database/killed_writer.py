@@ -192,7 +192,8 @@ def kill_at_random(folder: pathlib.Path, num: int, seed: int) -> dict:
     began = time.perf_counter()
     assert exit_status(in_child(lambda: write(folder, 0, 12))) == 0
     unit_s = (time.perf_counter() - began) / 12  # an operation, as busy as this machine is
-    num_done, killed_in = 12, {"add": 0, "remove": 0, "compact": 0, "reindex": 0, "fold": 0}
+    num_done = 12
+    killed_in = {"add": 0, "remove": 0, "compact": 0, "reindex": 0, "fold": 0}
     for _ in range(num):
         child = in_child(lambda first=num_done: write(folder, first, 10**6))
         time.sleep(rng.uniform(0.0, 12 * unit_s))
@@ -238,7 +239,8 @@ def kill_at_lines(folder: pathlib.Path, step: int) -> dict:
         if case != "create":
             assert exit_status(in_child(lambda base=base, first=first: write(base, 0, first))) == 0
         failures: list[str] = []
-        line, status = 0, -1
+        line = 0
+        status = -1
         while status != 0:
             target = folder / case / str(line)
             if base.exists():

@@ -81,7 +81,8 @@ def test_distractors_lie_near_real_rows_of_other_tracks():
     rng = np.random.default_rng(0)
     rows = np.zeros((6000, 64), np.float32)
     rows[:200] = unit_rows(rng, 200)
-    real, again = rows[:200].copy(), rows.copy()
+    real = rows[:200].copy()
+    again = rows.copy()
     for one in (rows, again):
         fill_up(one, first_other=50, num_real=200, seed=3)
     np.testing.assert_array_equal(rows, again)
@@ -145,7 +146,8 @@ def test_calibration_error_of_a_known_case():
 
 def test_the_crossing_lies_where_the_means_are_equal():
     shifts = [0.0, 0.1, 0.2, 0.3]
-    own, following = np.array([[1.0, 0.9, 0.5, 0.1]] * 3), np.array([[0.1, 0.5, 0.9, 1.0]] * 3)
+    own = np.array([[1.0, 0.9, 0.5, 0.1]] * 3)
+    following = np.array([[0.1, 0.5, 0.9, 1.0]] * 3)
     assert make_curve(shifts, own, following).crossing_s == pytest.approx(0.15)
     assert make_curve(shifts, own, own - 1).crossing_s is None
 

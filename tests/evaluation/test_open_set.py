@@ -62,9 +62,11 @@ def searched() -> EvaluationReference:
 @pytest.fixture(scope="module")
 def excerpts(searched) -> list[Excerpt]:
     """One window each, a third of them clean."""
-    rng, out = np.random.default_rng(1), []
+    rng = np.random.default_rng(1)
+    out = []
     for i in range(300):
-        own, row = int(rng.integers(40)), int(rng.integers(12))
+        own = int(rng.integers(40))
+        row = int(rng.integers(12))
         vector = (
             searched.reference.rows_of(own)[row]
             + (0.05 if i % 3 == 0 else 0.9) * unit_rows(rng, 1)[0]
@@ -163,8 +165,11 @@ def test_masking_is_removing(searched, excerpts, decision):
 
 
 def trials_of(right, known, unknown, tracks) -> Trials:
-    known, unknown, tail = np.array(known, float), np.array(unknown, float), np.array([0.0, 1.0])
-    error_s, others = np.where(right, 0.1, np.nan), np.array(tracks) + 1
+    known = np.array(known, float)
+    unknown = np.array(unknown, float)
+    tail = np.array([0.0, 1.0])
+    error_s = np.where(right, 0.1, np.nan)
+    others = np.array(tracks) + 1
     rates = tail_share(known, tail), tail_share(unknown, tail)
     own = np.array(tracks)
     return Trials(
@@ -183,7 +188,8 @@ def trials_of(right, known, unknown, tracks) -> Trials:
 
 def test_shares_intervals_and_bounds():
     rng = np.random.default_rng(0)
-    right, tracks = rng.random(2_000) < 0.9, np.repeat(np.arange(50), 40)
+    right = rng.random(2_000) < 0.9
+    tracks = np.repeat(np.arange(50), 40)
     trials = trials_of(right, rng.normal(6, 2, 2_000), rng.normal(-2, 2, 2_000), tracks)
     found = summary(trials, OpenSetConfig(false_alarm_rate=0.001))
     threshold = np.log(0.05 / 0.001)
@@ -247,10 +253,8 @@ def test_the_curve_falls():
 
 def test_a_cells_regression_tells_known_from_unknown():
     rng = np.random.default_rng(0)
-    known, unknown = (
-        rng.normal([0.9, 0.3, 0], 0.05, (400, 3)),
-        rng.normal([0.6, 0.05, 0], 0.05, (400, 3)),
-    )
+    known = rng.normal([0.9, 0.3, 0], 0.05, (400, 3))
+    unknown = rng.normal([0.6, 0.05, 0], 0.05, (400, 3))
     weights, tail = fit_cell(Outcomes(known, np.ones(400, bool), unknown))
     logits = np.r_[known, unknown] @ weights[1:] + weights[0]
     assert (logits[:400] > 0).mean() > 0.97 and (logits[400:] < 0).mean() > 0.97

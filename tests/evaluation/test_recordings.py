@@ -52,7 +52,8 @@ def folder(music_dir, tmp_path_factory) -> pathlib.Path:
 
 
 def test_excerpts_are_found_where_they_lie(folder, checkpoint):
-    embedder, recordings = load_encoder(checkpoint), read_recordings(folder)
+    embedder = load_encoder(checkpoint)
+    recordings = read_recordings(folder)
     segment_s = embedder.config.audio.segment_s
     noise = unit_rows(0, 40, embedder.config.encoder.embedding_dim)
     others = make_reference([("other", noise)], hop_s=0.3, segment_s=segment_s)
@@ -95,7 +96,8 @@ def test_how_soon_excerpts_are_answered(folder, checkpoint):
     """A decision that is sure of all: answered at the first look, and falsely where only other
     music is.
     """
-    embedder, recordings = load_encoder(checkpoint), read_recordings(folder)
+    embedder = load_encoder(checkpoint)
+    recordings = read_recordings(folder)
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(40, embedder.config.encoder.embedding_dim)).astype(np.float32)
     noise /= np.linalg.norm(noise, axis=1, keepdims=True)

@@ -19,7 +19,11 @@ class Read(HTMLParser):
 
     def __init__(self, page: str):
         super().__init__()
-        self.open, self.cells, self.ids, self.links, self.images = [], [], [], [], []
+        self.open = []
+        self.cells = []
+        self.ids = []
+        self.links = []
+        self.images = []
         self.feed(page)
 
     def handle_starttag(self, tag, attrs):

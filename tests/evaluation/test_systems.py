@@ -25,14 +25,17 @@ from confp_jax.evaluation.systems.results import SystemRun, measure_systems
 from confp_jax.evaluation.systems.runner import SystemRunner, write_wav
 from confp_jax.typed_config import ConfigError
 
-QUERY_BEGIN_S, QUERY_S = 3.2, 4.0
+QUERY_BEGIN_S = 3.2
+QUERY_S = 4.0
 
 
 @pytest.fixture(scope="module")
 def wavs(music_dir, tmp_path_factory):
     """Four clips whole, and a part of each with a little noise."""
-    folder, rng = tmp_path_factory.mktemp("wavs with a space; and more"), np.random.default_rng(0)
-    index, queries = [], []
+    folder = tmp_path_factory.mktemp("wavs with a space; and more")
+    rng = np.random.default_rng(0)
+    index = []
+    queries = []
     for path in sorted(music_dir.glob("*.mp3"))[:4]:
         samples = decode(path, sample_rate_hz=16_000).samples
         index.append(folder / f"{path.stem}.wav")

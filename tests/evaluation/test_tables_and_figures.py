@@ -93,7 +93,8 @@ def test_the_papers_numbers_stand_beside_ours():
 def test_published_numbers_follow_this_runs():
     """A system that failed, or was asked none of the table's conditions, has no row."""
     found = read(tables.published_table([*ROWS, row_of("reverb", length_s=9.0)], SYSTEMS))
-    own, published = found[: -len(TABLE_3)], found[-len(TABLE_3) :]
+    own = found[: -len(TABLE_3)]
+    published = found[-len(TABLE_3) :]
     assert [(row["system"], row["query"], row["5 dB"], row["no noise"]) for row in own] == [
         ("this run: the model under test", "3 s", "", "90.0"),
         ("this run: the model under test", "6 s", "", "100.0"),

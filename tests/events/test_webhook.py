@@ -106,7 +106,8 @@ def test_a_damaged_file_of_the_queue_is_passed_over(tmp_path):
 
 
 def test_processes_that_share_a_queue_lose_nothing(tmp_path):
-    one, other = Outbox(tmp_path / "q"), Outbox(tmp_path / "q")
+    one = Outbox(tmp_path / "q")
+    other = Outbox(tmp_path / "q")
     for box in (one, other):
         box.put({"event": "match", "path": "caf\udce9"})  # of a file whose name is no UTF-8
     (tmp_path / "q" / "half.json.part").write_text("{")  # another process writes it now

@@ -39,7 +39,9 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     "num_windows", [1, 2, 8, 9, 33, 70]
 )  # every batch shape, full and with places left over
 def test_every_window_is_what_it_would_be_alone(embedder, music, num_windows):
-    hop, length = 4800, 48_000  # 37.5 frames: odd windows lie on the second phase of the STFT
+    # 37.5 frames: odd windows lie on the second phase of the STFT
+    hop = 4800
+    length = 48_000
     samples = music[1234 : 1234 + length + (num_windows - 1) * hop]
     found = embedder.embed(samples, sample_rate_hz=RATE)
     assert found.shape == (num_windows, 128) and found.dtype == np.float32

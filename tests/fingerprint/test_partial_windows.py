@@ -67,7 +67,8 @@ def test_a_short_clip_is_a_part_of_its_windows(embedder, music, num_samples):
 def test_a_query_has_edge_windows(embedder, music, num_samples, num_edge_windows):
     """As many as see at least 2.1 s of it; its other windows stay what they are."""
     samples = music[:num_samples]
-    found, plain = embedder.query(samples), embedder.fingerprint(samples)
+    found = embedder.query(samples)
+    plain = embedder.fingerprint(samples)
     np.testing.assert_allclose(found.vectors, plain.vectors, atol=1e-5)
     assert found.duration_s == found.loud_s == plain.duration_s
     assert found.edge_windows.shape == (2, num_edge_windows, 128)

@@ -17,7 +17,8 @@ from confp_jax.fingerprint.windows import (
 
 
 def test_window_rms(music: np.ndarray) -> None:
-    starts, length = np.array([0, 777, 100_000]), 4_321
+    starts = np.array([0, 777, 100_000])
+    length = 4_321
     expected = [
         np.sqrt(np.mean(np.square(music[s : s + length], dtype=np.float64))) for s in starts
     ]

@@ -45,7 +45,9 @@ def brute_force(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.nd
 @st.composite
 def problems(draw):
     """Small whole numbers: products are exact, and ties are common."""
-    num, queries, dim = draw(st.integers(1, 60)), draw(st.integers(0, 5)), draw(st.integers(1, 6))
+    num = draw(st.integers(1, 60))
+    queries = draw(st.integers(0, 5))
+    dim = draw(st.integers(1, 6))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     values = draw(st.integers(1, 3))
     numbers = (
@@ -152,7 +154,8 @@ class TestApproximate:
             tmp_path / "b", kind, num_rows=len(rows), num_cells=coarse.num_cells, dim=rows.shape[1]
         )
         index = ApproximateIndex(loaded, rows, tune(loaded, rows, recall=0.99))
-        expected, found = ExactIndex(rows).search(queries, k=10), index.search(queries, k=10)
+        expected = ExactIndex(rows).search(queries, k=10)
+        found = index.search(queries, k=10)
         recall_1 = np.mean(found.rows[:, 0] == expected.rows[:, 0])
         recall_10 = np.mean(
             [len(set(a) & set(b)) / 10 for a, b in zip(found.rows, expected.rows, strict=True)]
@@ -175,7 +178,8 @@ class TestApproximate:
         """Votes count from a window's last hit: far down too, hits are the best by the vectors and
         not by their codes.
         """
-        expected, found = ExactIndex(vectors).search(queries, k=300), index.search(queries, k=300)
+        expected = ExactIndex(vectors).search(queries, k=300)
+        found = index.search(queries, k=300)
         assert (
             np.mean(expected.scores[:, -1] - found.scores[:, -1]) < 0.02
         )  # 0.077 where 300 are proposed and no more

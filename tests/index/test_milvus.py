@@ -47,7 +47,8 @@ def check(database: Database, k: int = 20) -> ApproximateIndex:
     assert isinstance(index, ApproximateIndex)
     vectors = np.asarray(snapshot.vectors)
     queries = vectors[::97] + 0.1 * unit_rows(1, len(vectors[::97]), DIM)
-    found, expected = index.search(queries, k=k), ExactIndex(vectors).search(queries, k=k)
+    found = index.search(queries, k=k)
+    expected = ExactIndex(vectors).search(queries, k=k)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
     assert np.mean(found.rows == expected.rows) > 0.99
     index._coarse.close()
@@ -218,7 +219,8 @@ def test_a_service_needs_the_catalogue_alone(database, uri, tmp_path):
     )
     np.testing.assert_allclose(snapshot.vectors[95:105], vectors[95:105])
     queries = vectors[::97] + 0.1 * unit_rows(1, len(vectors[::97]), 32)
-    found, expected = index.search(queries, k=20), ExactIndex(vectors).search(queries, k=20)
+    found = index.search(queries, k=20)
+    expected = ExactIndex(vectors).search(queries, k=20)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
     assert np.mean(found.rows == expected.rows) > 0.99
 

@@ -94,7 +94,8 @@ def check(database: Database) -> None:
     assert isinstance(index, ApproximateIndex) and index._tail is None
     vectors = np.asarray(snapshot.vectors)
     queries = vectors[::97] + 0.05 * unit_rows(np.random.default_rng(1), len(vectors[::97]), DIM)
-    found, expected = index.search(queries, k=5), ExactIndex(vectors).search(queries, k=5)
+    found = index.search(queries, k=5)
+    expected = ExactIndex(vectors).search(queries, k=5)
     assert np.mean(found.rows[:, 0] == expected.rows[:, 0]) > 0.99
 
 

@@ -66,7 +66,8 @@ class TestGenerations:
         rng = np.random.default_rng(seed)
         vectors = np.asarray(snapshot.vectors)
         queries = noisy(vectors, rng.choice(len(vectors), 300, replace=False), rng)
-        found, expected = index.search(queries, k=5), ExactIndex(vectors).search(queries, k=5)
+        found = index.search(queries, k=5)
+        expected = ExactIndex(vectors).search(queries, k=5)
         assert np.mean(found.rows[:, 0] == expected.rows[:, 0]) >= 0.97
         assert (found.rows < len(vectors)).all() and (found.rows >= 0).all()
         for row, score, query in zip(found.rows, found.scores, queries, strict=True):

@@ -25,7 +25,8 @@ def test_what_beam_fingerprints_is_what_add_adds(
     from confp_jax.library.beam import fingerprint_all
     from confp_jax.library.parquet import file_stamp, import_files
 
-    music, out = tmp_path / "music", tmp_path / "out"
+    music = tmp_path / "music"
+    out = tmp_path / "out"
     music.mkdir()
     for path in sorted(music_dir.iterdir())[:3]:
         shutil.copy(path, music)
@@ -59,7 +60,8 @@ def test_what_beam_fingerprints_is_what_add_adds(
     assert import_files(imported, [out]).num_added == 3
     database, embedder = open_or_create(tmp_path / "added.db", "edge")
     add_paths(database, embedder, [music])
-    ours, theirs = imported.snapshot(), database.snapshot()
+    ours = imported.snapshot()
+    theirs = database.snapshot()
     assert {track.sha256 for track in ours.tracks} == {track.sha256 for track in theirs.tracks}
     rows = {t.sha256: theirs.vectors[t.first_row : t.first_row + t.num_rows] for t in theirs.tracks}
     for track in ours.tracks:

@@ -135,7 +135,8 @@ class TestLibrary:
         """What was added is found at once, exactly; then by the new index as well."""
         library = confp_jax.open(shutil.copytree(folder, tmp_path / "copy.db"))
         monkeypatch.setattr(indexes, "BRUTE_FORCE_ROWS", 100)
-        begin, go_on = threading.Event(), threading.Event()
+        begin = threading.Event()
+        go_on = threading.Event()
         write = on_disk.write_generation
 
         def slow_write(*arguments):
@@ -159,7 +160,8 @@ class TestLibrary:
 
     def test_what_another_process_added_is_seen_after_a_refresh(self, folder, tmp_path):
         copy = shutil.copytree(folder, tmp_path / "copy.db")
-        first, second = confp_jax.open(copy), confp_jax.open(copy)
+        first = confp_jax.open(copy)
+        second = confp_jax.open(copy)
         first.add(str(EXAMPLES / f"{NAMES[3]}.mp3"))
         assert len(second.tracks()) == 3
         second.refresh()
@@ -247,7 +249,8 @@ class TestMonitor:
         """A stream in small blocks: each track is told soon after it begins and again when it is
         over.
         """
-        unknown, silence = tracks[3][: 14 * RATE], np.zeros(8 * RATE, np.float32)
+        unknown = tracks[3][: 14 * RATE]
+        silence = np.zeros(8 * RATE, np.float32)
         stream = np.concatenate(
             [
                 silence,
@@ -346,10 +349,8 @@ def synthetic(edge, tmp_path) -> Database:
 
 
 def test_tracks_that_share_a_section(synthetic, edge):
-    reference, decision = (
-        open_reference(synthetic, edge),
-        load_decision(edge.folder, edge.weights_hash),
-    )
+    reference = open_reference(synthetic, edge)
+    decision = load_decision(edge.folder, edge.weights_hash)
     (section,) = shared_sections(reference, decision)
     assert {section.track, section.other} == {3, 7}
     begin_s = {section.track: section.track_s, section.other: section.other_s}
@@ -364,10 +365,8 @@ def test_calibration_adapts_the_tail_and_is_stored(synthetic, edge):
     """
     found = calibrate_database(synthetic, edge, num_excerpts=60)
     assert found.num_same > 0 and found.num_tracks == 30
-    before, after = (
-        load_decision(edge.folder, edge.weights_hash),
-        database_decision(synthetic, edge),
-    )
+    before = load_decision(edge.folder, edge.weights_hash)
+    after = database_decision(synthetic, edge)
     for length_s, tail in zip(found.lengths_s, found.tails, strict=True):
         np.testing.assert_allclose(after.tail(length_s=length_s, num_tracks=30), tail, atol=1e-6)
         assert tail[0] < before.tail(length_s=length_s, num_tracks=30)[0]

@@ -54,7 +54,8 @@ def an_embedder(context_s: float, share: float) -> Embedder:
 
 @pytest.mark.parametrize(("context_s", "share"), [(0.0, 1.0), (2.1, 0.7)])
 def test_windows_of_a_growing_clip(context_s, share):
-    embedder, encoded = an_embedder(context_s, share), []
+    embedder = an_embedder(context_s, share)
+    encoded = []
     clip = GrowingClip(embedder)
     rng = np.random.default_rng(1)
     samples = (
@@ -103,7 +104,8 @@ def searching(embedder, files):
     reference = make_reference(parts, hop_s=0.3, segment_s=3.0)
 
     def make(logit: float) -> ReferenceSearcher:
-        weights, tails = np.array([logit, 0.0, 0.0, 0.0]), np.array([0.0, 1.0])
+        weights = np.array([logit, 0.0, 0.0, 0.0])
+        tails = np.array([0.0, 1.0])
         cells = (2, 1, 1, 1)
         decision = Decision((3.0,), (1,), np.tile(weights, cells), np.tile(tails, cells))
         return ReferenceSearcher(reference, embedder, decision)

@@ -67,7 +67,8 @@ def test_a_look_loads_only_what_has_changed(live, folder):
 
 
 def test_a_view_that_cannot_be_had_is_tried_again(live, folder, monkeypatch):
-    load, before = live.load, live.view
+    load = live.load
+    before = live.view
     add_elsewhere(folder, 3)
 
     def fails(**_):

@@ -60,7 +60,9 @@ class TestMoves:
         assert str(copy) in paths(database) and len(paths(database)) == 5
 
     def test_files_that_changed_names_with_each_other(self, database, embedder, added):
-        first, second, spare = added[0], added[1], added[0].with_name("spare")
+        first = added[0]
+        second = added[1]
+        spare = added[0].with_name("spare")
         contents = {t.path: t.sha256 for t in database.tracks()}
         first.rename(spare)
         second.rename(first)

@@ -61,7 +61,8 @@ def watching(database, embedder, monkeypatch):
 @pytest.mark.parametrize("poll", [False, True])
 def test_what_comes_moves_and_goes(watching, database, files, tmp_path, poll, monkeypatch):
     monkeypatch.setattr("confp_jax.library.watch._POLL_MS", 200)
-    one, other = tmp_path / "one", tmp_path / "other"
+    one = tmp_path / "one"
+    other = tmp_path / "other"
     one.mkdir()
     other.mkdir()
     shutil.copy(files[0], one / "a.wav")
@@ -79,7 +80,8 @@ def test_what_comes_moves_and_goes(watching, database, files, tmp_path, poll, mo
 
 
 def test_a_folder_with_files_and_what_is_no_music(watching, files, tmp_path):
-    folder, away = tmp_path / "folder", tmp_path / "away"
+    folder = tmp_path / "folder"
+    away = tmp_path / "away"
     folder.mkdir()
     away.mkdir()
     for name in ("a.wav", ".hidden.wav", "a.wav.part", "cover.jpg"):
@@ -120,7 +122,8 @@ def test_what_happened_while_nobody_watched(watching, database, embedder, files,
 
 
 def test_a_folder_that_goes_away_takes_nothing_with_it(watching, database, files, tmp_path):
-    folder, away = tmp_path / "folder", tmp_path / "away"
+    folder = tmp_path / "folder"
+    away = tmp_path / "away"
     folder.mkdir()
     shutil.copy(files[0], folder / "a.wav")
     with watching(folder, remove=True) as watched:

@@ -6,7 +6,8 @@ from confp_jax.fingerprint.query import Query
 from confp_jax.matching.ranking import Ranking, rank
 from confp_jax.matching.searchable import Reference, make_reference
 
-HOP_S, SEGMENT_S = 0.3, 3.0
+HOP_S = 0.3
+SEGMENT_S = 3.0
 
 
 def reference_of(parts: list[np.ndarray]) -> Reference:

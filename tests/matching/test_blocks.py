@@ -14,7 +14,9 @@ from confp_jax.matching.decision import uncalibrated
 from confp_jax.matching.searchable import Reference, make_reference
 from confp_jax.matching.spans import Block, Span, SpanTracker, accepted, matched_run
 
-HOP_S, SEGMENT_S, RATE = 0.3, 3.0, 1e-4
+HOP_S = 0.3
+SEGMENT_S = 3.0
+RATE = 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +133,8 @@ class TestMedley:
 
     def test_memory_does_not_grow_with_the_recording(self, parts, reference):
         """What is over is given out, and nothing stays."""
-        scanning, num = Scan(reference, uncalibrated()), 0
+        scanning = Scan(reference, uncalibrated())
+        num = 0
         pieces = (query_of(parts[i % 15][:90]) for i in range(12))
         for block in joined_blocks(pieces):
             num += len(scanning.push(block))

@@ -114,13 +114,15 @@ class TestCommonSections:
         return [(span.query_s, span.track_s) for span in spans]
 
     def test_a_jingle_that_sounds_twice(self):
-        jingle, between = SONG[:30], [unit_rows(seed, 50) for seed in (300, 301, 302)]
+        jingle = SONG[:30]
+        between = [unit_rows(seed, 50) for seed in (300, 301, 302)]
         broadcast = query_of(between[0], jingle, between[1], jingle, between[2])
         found = self.sections(query_of(jingle), broadcast)
         np.testing.assert_allclose(found, [(0, 15.0), (0, 39.0)], atol=0.7)
 
     def test_every_pair_of_places(self):
-        jingle, other = SONG[:30], [unit_rows(seed, 40) for seed in range(300, 306)]
+        jingle = SONG[:30]
+        other = [unit_rows(seed, 40) for seed in range(300, 306)]
         a = query_of(jingle, other[0], jingle)
         b = query_of(other[1], jingle, jingle, other[2], jingle)
         found = sorted(self.sections(a, b), key=lambda pair: (round(pair[0] / 5), pair[1]))

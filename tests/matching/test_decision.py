@@ -57,7 +57,8 @@ class TestLogistic:
         rng = np.random.default_rng(0)
         values = rng.normal(size=(400, 3)) * [1.0, 0.1, 20.0] + [0.0, 3.0, -5.0]
         right = rng.random(400) < confidence(values @ [1.0, 5.0, 0.05] - 14.0)
-        mean, deviation = values.mean(axis=0), values.std(axis=0)
+        mean = values.mean(axis=0)
+        deviation = values.std(axis=0)
 
         def loss(w):
             z = (values - mean) / deviation @ w[1:] + w[0]
@@ -122,7 +123,8 @@ class TestFeatures:
 
     def test_the_same_recording_twice_does_not_lower_the_margin(self):
         field = [0.5] * 12
-        once, twice = features(ranking_of([0.9, *field])), features(ranking_of([0.9, 0.9, *field]))
+        once = features(ranking_of([0.9, *field]))
+        twice = features(ranking_of([0.9, 0.9, *field]))
         np.testing.assert_allclose(once[:, :3], twice[:, :3])
         assert twice[0, 3] == pytest.approx(once[0, 3], rel=0.05), "one rival fewer"
 
@@ -170,7 +172,8 @@ class TestTail:
 
 class TestTable:
     def test_linear_in_the_logarithms_and_constant_beyond(self):
-        decision, ranking = a_decision(), ranking_of([0.9, 0.5, 0.4, 0.3])
+        decision = a_decision()
+        ranking = ranking_of([0.9, 0.5, 0.4, 0.3])
         values = features(ranking)[0]
 
         def logit(length_s, num_tracks, **kind):
@@ -223,7 +226,8 @@ class TestTable:
         old = a_decision(features=FEATURES[:3])
         old = dataclasses.replace(old, weights=old.weights[..., :4])
         (tmp_path / "decision.json").write_text(old.to_json())
-        found, ranking = load_decision(tmp_path, "abc"), ranking_of([0.9, 0.5, 0.4, 0.3])
+        found = load_decision(tmp_path, "abc")
+        ranking = ranking_of([0.9, 0.5, 0.4, 0.3])
         expected = old.weights[0, 0, 0, 1:] @ features(ranking)[0, :3] + old.weights[0, 0, 0, 0]
         assert found.judge(ranking, length_s=3.0, num_tracks=1).logits[0] == pytest.approx(
             expected, abs=1e-3

@@ -29,7 +29,8 @@ class TestHeardFaster:
         return Query(plain, HOP_S, SEGMENT_S, sped_up=heard)
 
     def test_what_stands_out_more_is_the_answer_in_the_query_s_own_time(self):
-        parts, rng = self.rows(), np.random.default_rng(12)
+        parts = self.rows()
+        rng = np.random.default_rng(12)
         ranking = rank(self.query(unit_rows(rng, 1), parts[6][10:12]), reference_of(parts))
         assert ranking.tracks[0] == 6
         assert ranking.tempos[0] == pytest.approx(1 / 1.18)
@@ -44,8 +45,10 @@ class TestHeardFaster:
         """The same two windows heard both ways are equally good; with some noise on the plain ones
         the faster are better.
         """
-        parts, rng = self.rows(), np.random.default_rng(13)
-        rows, noise = parts[3][20:22], unit_rows(rng, 2)
+        parts = self.rows()
+        rng = np.random.default_rng(13)
+        rows = parts[3][20:22]
+        noise = unit_rows(rng, 2)
         for level, tempo in ((0.0, 1.0), (0.5, 1 / 1.18)):
             noisy = rows + level * noise
             query = self.query(normalised(noisy), rows)
@@ -54,7 +57,8 @@ class TestHeardFaster:
 
     def test_the_track_passed_over_is_so_in_both(self):
         parts = self.rows()
-        query, reference = self.query(parts[3][20:21], parts[6][10:12]), reference_of(parts)
+        query = self.query(parts[3][20:21], parts[6][10:12])
+        reference = reference_of(parts)
         for ranking in (
             rank(query, reference, without=3),
             rank_with_and_without(query, reference, 3)[1],

@@ -22,7 +22,8 @@ class SmoothEmbedding:
 
     def __init__(self, seed: int, dim: int = 128):
         rng = np.random.default_rng(seed)
-        self.rates, self.phases = rng.normal(scale=2.8, size=dim), rng.uniform(0, 2 * np.pi, dim)
+        self.rates = rng.normal(scale=2.8, size=dim)
+        self.phases = rng.uniform(0, 2 * np.pi, dim)
 
     def at(self, times_s: np.ndarray) -> np.ndarray:
         rows = np.cos(np.asarray(times_s)[:, None] * self.rates + self.phases)
@@ -47,7 +48,8 @@ class TestCosines:
             ranking.scores,
             strict=True,
         ):
-            rows, expected = parts[track], []
+            rows = parts[track]
+            expected = []
             for i, vector in enumerate(query):
                 centre_s = offset_s + tempo * (i * HOP_S + SEGMENT_S / 2)
                 place = (centre_s - SEGMENT_S / 2) / HOP_S
@@ -71,7 +73,8 @@ class TestCosines:
         parts = [unit_rows(rng, 60) for _ in range(12)]
         for seed in range(10):
             noise = np.random.default_rng(seed)
-            track, start = int(noise.integers(12)), int(noise.integers(50))
+            track = int(noise.integers(12))
+            start = int(noise.integers(50))
             query = parts[track][start : start + 10] + 1.0 * unit_rows(noise, 10)
             query = normalised(query)
             best = max(
@@ -208,7 +211,8 @@ class TestPlaceAndTempo:
 
     def test_another_hop_and_shorter_windows(self):
         """Windows are compared by their middles."""
-        track, other = SmoothEmbedding(0), SmoothEmbedding(1)
+        track = SmoothEmbedding(0)
+        other = SmoothEmbedding(1)
         parts = [part.at(np.arange(80) * HOP_S + SEGMENT_S / 2) for part in (track, other)]
         query = query_of(track.at(9.0 + np.arange(9) * 0.1 + 1.0), hop_s=0.1, segment_s=2.0)
         ranking = rank(query, reference_of(parts))
@@ -219,7 +223,8 @@ class TestPlaceAndTempo:
         """2 s in the windows that hold them, as `Embedder` makes them: at the track's ends only one
         of the four is there.
         """
-        track, other = SmoothEmbedding(0), SmoothEmbedding(1)
+        track = SmoothEmbedding(0)
+        other = SmoothEmbedding(1)
         parts = [
             part.at(np.arange(80) * HOP_S + SEGMENT_S / 2) for part in (other, track)
         ]  # 26.7 s
@@ -234,7 +239,8 @@ class TestPlaceAndTempo:
         """3 s from the beginning, middle and end of a track: at its ends half of what overhangs is
         not there, at no cost.
         """
-        track, other = SmoothEmbedding(0), SmoothEmbedding(1)
+        track = SmoothEmbedding(0)
+        other = SmoothEmbedding(1)
         parts = [
             part.at(np.arange(80) * HOP_S + SEGMENT_S / 2) for part in (other, track)
         ]  # 26.7 s

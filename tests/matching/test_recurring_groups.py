@@ -64,7 +64,8 @@ def test_an_opening_that_all_share_joins_nothing(calls):
 
 
 def test_an_intro_is_found_in_each_episode_with_its_edges():
-    intro, seconds = rows(1, 40), (0.0, 6.0, 15.0)
+    intro = rows(1, 40)
+    seconds = (0.0, 6.0, 15.0)
     parts = []
     for number, begin_s in enumerate(seconds):
         before = rows(10 + number, round(begin_s / HOP_S))

@@ -56,7 +56,8 @@ class ConvModule(nn.Module):
 class Layer(nn.Module):
     def __init__(self, d, h, k):
         super().__init__()
-        self.ffn1, self.ffn2 = FeedForward(d), FeedForward(d)
+        self.ffn1 = FeedForward(d)
+        self.ffn2 = FeedForward(d)
         self.attn_norm = nn.LayerNorm(d)
         self.attn = nn.MultiheadAttention(d, h, batch_first=True)
         self.conv = ConvModule(d, k)

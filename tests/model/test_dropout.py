@@ -67,7 +67,8 @@ def test_what_drops_nothing_is_the_identity(rate, train):
 
 
 def test_the_gradient_is_the_mask():
-    x, key = jnp.full((8, 12), 3.0), jax.random.key(4)
+    x = jnp.full((8, 12), 3.0)
+    key = jax.random.key(4)
     drop = Dropout(0.5)
     gradient = jax.grad(lambda x: drop(x, train=True, key=key).sum())(x)
     np.testing.assert_array_equal(gradient, drop(x, train=True, key=key) / 3)

@@ -73,11 +73,10 @@ def test_parameter_counts_are_the_papers(model, expected):
 
 
 def test_narrow_kernels_are_multiplied_in_their_type_and_summed_in_float32():
-    rng, linear = np.random.default_rng(0), Linear(256, 32, rngs=nnx.Rngs(0))
-    x, bias = (
-        rng.normal(size=(3, 5, 256)).astype(np.float32),
-        rng.normal(size=32).astype(np.float32),
-    )
+    rng = np.random.default_rng(0)
+    linear = Linear(256, 32, rngs=nnx.Rngs(0))
+    x = rng.normal(size=(3, 5, 256)).astype(np.float32)
+    bias = rng.normal(size=32).astype(np.float32)
     linear.bias[...] = bias
     graphdef, params = nnx.split(linear)
     found = np.asarray(nnx.merge(graphdef, with_narrow_kernels(params))(x))
@@ -181,10 +180,8 @@ def test_config_reaches_every_dropout():
 @pytest.mark.parametrize("num_frames", [1, 2, 9])
 def test_depthwise_is_numpys_correlation(width, num_frames):
     rng = np.random.default_rng(0)
-    x, kernel = (
-        rng.normal(size=(2, num_frames, 3)).astype(np.float32),
-        rng.normal(size=(width, 3)).astype(np.float32),
-    )
+    x = rng.normal(size=(2, num_frames, 3)).astype(np.float32)
+    kernel = rng.normal(size=(width, 3)).astype(np.float32)
     padded = np.pad(x, ((0, 0), (width // 2, width // 2), (0, 0)))
     expected = np.empty_like(x)
     for b, d in np.ndindex(2, 3):

@@ -20,7 +20,12 @@ from confp_jax.model.from_torch import (
     read_npz,
 )
 
-DIM, LAYERS, KERNEL, MELS, EMBEDDING, HEADS = 24, 2, 3, 10, 6, 4
+DIM = 24
+LAYERS = 2
+KERNEL = 3
+MELS = 10
+EMBEDDING = 6
+HEADS = 4
 
 
 def make_weights(rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -306,7 +311,9 @@ def test_cli_names_what_is_wrong(tmp_path, checkable, capsys, change, message):
 
 
 def test_read_refuses_what_is_no_npz(tmp_path):
-    text, cut, pickled = tmp_path / "text.npz", tmp_path / "cut.npz", tmp_path / "pickled.npz"
+    text = tmp_path / "text.npz"
+    cut = tmp_path / "cut.npz"
+    pickled = tmp_path / "pickled.npz"
     text.write_text("not weights")
     np.savez(cut, a=np.arange(1000))
     cut.write_bytes(cut.read_bytes()[:-500])

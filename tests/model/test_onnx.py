@@ -82,7 +82,8 @@ def test_shipped_models_agree_and_carry_their_identity(name):
     """Also: the file is of the checkpoint beside it."""
     folder = shipped_folder(name)
     config, state = load_encoder_state(folder)
-    engine, reference = load_engine(folder, "onnx"), load_engine(folder, "jax")
+    engine = load_engine(folder, "onnx")
+    reference = load_engine(folder, "jax")
     assert (engine.name, reference.name) == ("onnx", "jax")
     assert engine.weights_hash == reference.weights_hash
     assert engine.batch_shapes == reference.batch_shapes
@@ -120,7 +121,8 @@ def test_int8_is_close(name, tmp_path):
     config, state = an_encoder(options)
     weights_hash = write_onnx(tmp_path / "full.onnx", config, state)
     assert write_onnx(tmp_path / "int8.onnx", config, state, is_int8=True) == weights_hash
-    full, int8 = OnnxEngine(tmp_path / "full.onnx"), OnnxEngine(tmp_path / "int8.onnx")
+    full = OnnxEngine(tmp_path / "full.onnx")
+    int8 = OnnxEngine(tmp_path / "int8.onnx")
     power, seen, _ = features(config, 32)
     close = np.median(cosines(full.conform(power, seen), int8.conform(power, seen)))
     assert 0.999 < close < 1 - 1e-7
@@ -131,7 +133,8 @@ def test_int8_is_close(name, tmp_path):
 def test_a_shipped_model_in_int8_is_of_the_same_weights(tmp_path):
     file = tmp_path / "small.int8.onnx"
     export_model(str(shipped_folder("small")), file, is_int8=True)
-    full, int8 = load_engine(shipped_folder("small"), "onnx"), load_engine(file)
+    full = load_engine(shipped_folder("small"), "onnx")
+    int8 = load_engine(file)
     assert (int8.name, int8.weights_hash, int8.config) == ("int8", full.weights_hash, full.config)
     power, seen, _ = features(full.config, 4)
     assert cosines(full.conform(power, seen), int8.conform(power, seen)).min() > 0.998

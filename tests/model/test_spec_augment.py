@@ -43,7 +43,8 @@ def intervals(hit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_masks_are_whole_frames_and_whole_mels_within_the_limits(strength):
     hit = masks((64, 368, 80), CONFIG, strength=strength)
-    frames, mels = hit.all(axis=2), hit.all(axis=1)
+    frames = hit.all(axis=2)
+    mels = hit.all(axis=1)
     np.testing.assert_array_equal(hit, frames[:, :, None] | mels[:, None, :])
     for marked, limit in ((frames, int(40 * strength)), (mels, int(10 * strength))):
         assert marked.sum(axis=1).max() <= 2 * limit

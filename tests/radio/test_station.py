@@ -28,7 +28,9 @@ def by_loudness(
 ) -> Iterator[Moment]:
     """Moments without a model: a sample says where in the track it is."""
     del alarms_per_hour
-    place_s, begin, held = 0.0, None, np.zeros(0, np.float32)
+    place_s = 0.0
+    begin = None
+    held = np.zeros(0, np.float32)
     for block in blocks:
         held = np.concatenate([held, block])
         while len(held) >= STEP_S * RATE:
@@ -132,7 +134,8 @@ def test_a_stream_that_nobody_sends_is_lost_once(live, tmp_path, monkeypatch):
 
 def test_a_station_is_heard_again_after_an_error_of_the_program(live, tmp_path, monkeypatch):
     monkeypatch.setattr("confp_jax.radio.station._FIRST_WAIT_S", 0.01)
-    stop, attempts = threading.Event(), []
+    stop = threading.Event()
+    attempts = []
 
     def blocks(*_: object, **__: object) -> Iterator[np.ndarray]:
         attempts.append(0)

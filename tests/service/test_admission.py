@@ -13,7 +13,8 @@ class Crowd:
     """Requests at a gate; `order` is who was let in, `refused` who was not."""
 
     def __init__(self, gate: Gate):
-        self._gate, self._open = gate, asyncio.Event()
+        self._gate = gate
+        self._open = asyncio.Event()
         self.order: list[str] = []
         self.refused: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []

@@ -52,7 +52,8 @@ def open_page(playwright, server, sounds) -> Iterator:
     """`open_page(sound)`: the page with a microphone that plays it; every message of the console
     must be expected.
     """
-    browsers, troubles = [], []
+    browsers = []
+    troubles = []
 
     def opened(sound: str = "known", *, allowed: bool = True, **options):
         arguments = [

@@ -82,7 +82,8 @@ def test_letters_that_join_are_kept():
 
 def test_tags_where_they_are_asked_for(tmp_path):
     with soundfile.SoundFile(tmp_path / "tagged.flac", "w", 16_000, 1) as file:
-        file.title, file.artist = "Ein Lied", "Jemand"
+        file.title = "Ein Lied"
+        file.artist = "Jemand"
         file.write(np.full(16_000, 0.1))
 
     async def use(pool, _):
@@ -151,7 +152,8 @@ def test_a_request_given_up_in_the_midst_of_an_answer(tmp_path, monkeypatch):
     )
 
     async def use(pool, _):
-        ask, has_begun = pool._ask, asyncio.Event()
+        ask = pool._ask
+        has_begun = asyncio.Event()
 
         async def ask_and_stall(worker, job):
             worker.stdin.write(job)
@@ -178,7 +180,8 @@ def test_a_decoder_that_cannot_be_replaced_is_tried_again(monkeypatch, caplog):
     monkeypatch.setattr(decoding, "_RETRY_S", 0.05)
 
     async def use(pool, processes):
-        spawn, may_start = pool._spawn, asyncio.Event()
+        spawn = pool._spawn
+        may_start = asyncio.Event()
 
         async def no_more():
             if not may_start.is_set():

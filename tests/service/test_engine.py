@@ -79,7 +79,8 @@ def test_a_view_that_fails_is_tried_again(engine, copied, monkeypatch, caplog):
 
 def test_what_is_added_is_stored_as_confp_add_stores_it(engine, monkeypatch):
     """Not as a query, which a model with two parts mixes in another proportion."""
-    rng, embedder = np.random.default_rng(5), engine._embedder
+    rng = np.random.default_rng(5)
+    embedder = engine._embedder
     samples = rng.normal(0, 0.1, 25 * embedder.sample_rate_hz).astype(np.float32)
 
     def no_query(self, *arguments, **options):
@@ -117,7 +118,8 @@ def test_nobody_waits_for_the_index(engine, copied, monkeypatch):
     lost.
     """
     monkeypatch.setattr(indexes, "BRUTE_FORCE_ROWS", 100)
-    building, may_go_on = threading.Event(), threading.Event()
+    building = threading.Event()
+    may_go_on = threading.Event()
     write_generation = on_disk.write_generation
 
     def slowly(*arguments):
@@ -154,8 +156,10 @@ def test_nobody_waits_for_the_index(engine, copied, monkeypatch):
 
 def reindexed(folder: pathlib.Path) -> None:
     """What `confp reindex` does, with vectors of no matter what model."""
-    database, rng = Database(folder), np.random.default_rng(0)
-    model_id, dim = ModelId("other", "0123456789abcdef", 0.3), database.snapshot().vectors.shape[1]
+    database = Database(folder)
+    rng = np.random.default_rng(0)
+    model_id = ModelId("other", "0123456789abcdef", 0.3)
+    dim = database.snapshot().vectors.shape[1]
     with database.writing():
         tracks = begin_staging(database, model_id)
         stage(

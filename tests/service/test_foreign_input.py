@@ -38,7 +38,8 @@ def test_recordings_of_a_killed_service_are_removed_and_a_living_ones_are_not(
 
 
 def test_only_a_tracks_own_content_below_a_shared_folder_is_played(tmp_path):
-    shared, other = tmp_path / "shared", tmp_path / "other"
+    shared = tmp_path / "shared"
+    other = tmp_path / "other"
     for folder in (shared, other):
         folder.mkdir()
         (folder / "song").write_text("music")

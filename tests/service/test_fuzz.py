@@ -86,11 +86,13 @@ def body_of(rng: random.Random, clips: list[bytes]) -> bytes:
 
 def http_request(rng: random.Random, clips: list[bytes]) -> bytes:
     """A request with a right form, more or less."""
-    method, path = rng.choice(METHODS), rng.choice(PATHS)
+    method = rng.choice(METHODS)
+    path = rng.choice(PATHS)
     if rng.random() < 0.1:
         path = "/" + "".join(chr(rng.randrange(33, 255)) for _ in range(rng.randrange(300)))
     if rng.random() < 0.4:
-        method, path = "POST", rng.choice(("/v1/identify", "/v1/tracks", "/v1/identify?explain=1"))
+        method = "POST"
+        path = rng.choice(("/v1/identify", "/v1/tracks", "/v1/identify?explain=1"))
     body = body_of(rng, clips) if method in ("POST", "PUT", "PATCH") else b""
     headers = rng.sample(HEADERS, rng.randrange(4))
     length: object = len(body)

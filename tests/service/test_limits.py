@@ -133,7 +133,8 @@ def test_microphones_beyond_the_limit_are_told(limited):
 def test_a_clip_that_never_ends(limited):
     """A word now and then, but no audio: the place goes to somebody else."""
     with connect(limited.listen_address) as ws:
-        began, last = time.monotonic(), {"type": "listening"}
+        began = time.monotonic()
+        last = {"type": "listening"}
         ws.send(json.dumps({"type": "start", "sample_rate_hz": 16_000}))
         while last["type"] == "listening":
             assert time.monotonic() - began < 30

@@ -76,7 +76,8 @@ class TestListen:
         """What is added is heard in a running session; what is removed while it plays is told
         of no more.
         """
-        names, body = (KNOWN[1], KNOWN[2], UNKNOWN), (MUSIC / f"{UNKNOWN}.mp3").read_bytes()
+        names = (KNOWN[1], KNOWN[2], UNKNOWN)
+        body = (MUSIC / f"{UNKNOWN}.mp3").read_bytes()
         music = np.concatenate(
             [excerpt(name, start_s=0, length_s=20, rate_hz=16_000) for name in names]
         )

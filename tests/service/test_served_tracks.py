@@ -42,7 +42,8 @@ class TestTracks:
             assert client.delete("/v1/tracks/1", headers=headers).status_code == 401
 
     def test_added_and_removed_at_once(self, client, writer, clips, valid):
-        body, query = (MUSIC / f"{UNKNOWN}.mp3").read_bytes(), clips["unknown"].read_bytes()
+        body = (MUSIC / f"{UNKNOWN}.mp3").read_bytes()
+        query = clips["unknown"].read_bytes()
         made = writer.post(
             "/v1/tracks", params={"title": "The Protagonist", "artist": "Tim Beek"}, content=body
         )
@@ -78,7 +79,8 @@ class TestTracks:
         """A known clip is always right; a removed track is in no answer to what was asked after its
         204.
         """
-        unknown, known = clips["unknown"].read_bytes(), clips["known"].read_bytes()
+        unknown = clips["unknown"].read_bytes()
+        known = clips["known"].read_bytes()
         removed_at: dict[int, float] = {}
         done = threading.Event()
 

@@ -9,7 +9,9 @@ def command_flags(config: TrainConfig) -> list[str]:
     """--config of `tiny`, with every field that differs from configs/fma.py:tiny."""
     from configs.fma import get_config
 
-    flags, groups, tiny = [], json.loads(config.to_json()), get_config("tiny")
+    flags = []
+    groups = json.loads(config.to_json())
+    tiny = get_config("tiny")
     for name, value in groups.items():
         for field, inner in value.items() if isinstance(value, dict) else [(None, value)]:
             path = f"{name}.{field}" if field else name

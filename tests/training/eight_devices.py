@@ -54,7 +54,8 @@ def _loss() -> dict:
     with jax.set_mesh(make_mesh(8)):
         sharded = jax.device_put(z, PartitionSpec("data"))
         compiled = run.lower(sharded, None).compile()
-        eight, chunked_eight = compiled(sharded), run(sharded, 4)
+        eight = compiled(sharded)
+        chunked_eight = run(sharded, 4)
         counts = {name: found.num for name, found in count_collectives(compiled.as_text()).items()}
         spec = str(eight[1].sharding.spec)
     return {
@@ -85,7 +86,9 @@ def _temporary_bytes(rows_per_chunk: int | None, num_devices: int = 1) -> int:
 
 
 def _steps(config: TrainConfig, batches: list, num_devices: int) -> dict:
-    mesh, losses, top1 = make_mesh(num_devices), [], []
+    mesh = make_mesh(num_devices)
+    losses = []
+    top1 = []
     with jax.set_mesh(mesh):
         # of what the state depends on alone: compiled once for the options of a step
         sizes = TrainConfig(audio=config.audio, mel=config.mel, encoder=config.encoder)
@@ -108,7 +111,8 @@ def _steps(config: TrainConfig, batches: list, num_devices: int) -> dict:
                 start, global_batch(batches[0], mesh), config=config, optimizer=_OPTIMIZER
             )
             program = step.compile().as_text()
-            counts, lines = count_collectives(program), program.splitlines()
+            counts = count_collectives(program)
+            lines = program.splitlines()
             weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(start.params))
             found |= {
                 "collectives": {name: found.num for name, found in counts.items()},
@@ -209,7 +213,8 @@ def _resident_batches(config: TrainConfig, numbers: tuple[int, ...]) -> dict:
     """How far replicas differ on average, in 16-bit steps or as a share of their mel power, by
     number of devices.
     """
-    expected, found = train_batches(config), {}
+    expected = train_batches(config)
+    found = {}
     expected = [next(expected)["replica"].astype(np.float64) for _ in range(3)]
     config = dataclasses.replace(
         config, data=dataclasses.replace(config.data, mel_on="device", residency="device")
@@ -239,14 +244,15 @@ def _cut_anywhere(config: TrainConfig) -> dict:
     """Crops of random audio against numpy's, drawn evenly and half of them from one device; memory
     by number of devices.
     """
-    rng, found = np.random.default_rng(0), {}
-    num_rows, length, num_crops = 20, 500, 256
+    rng = np.random.default_rng(0)
+    found = {}
+    num_rows = 20
+    length = 500
+    num_crops = 256
     for num in (1, 2, 4, 8):
-        audio, mesh, wrong = (
-            rng.integers(-9000, 9000, (num, num_rows, length)).astype(np.int16),
-            make_mesh(num),
-            0,
-        )
+        audio = rng.integers(-9000, 9000, (num, num_rows, length)).astype(np.int16)
+        mesh = make_mesh(num)
+        wrong = 0
         with jax.set_mesh(mesh):
             resident = Resident(jax.device_put(audio, PartitionSpec("data")), None)
             for num_on_last in (0, num_crops // 2):
@@ -282,7 +288,8 @@ def _refusal(config: TrainConfig, workdir: str) -> str:
 
 
 if __name__ == "__main__":
-    tiny, stream = TrainConfig.from_json(sys.argv[1]), None
+    tiny = TrainConfig.from_json(sys.argv[1])
+    stream = None
     stream = train_batches(tiny)
     batches = [next(stream) for _ in range(20)]
     steps = {num: _steps(tiny, batches, num) for num in (1, 8)}

@@ -26,7 +26,9 @@ class Cloud:
         num_workers: int = 2,
         **variables: str,
     ):
-        self.folder, self.root, self._script = folder, root, script
+        self.folder = folder
+        self.root = root
+        self._script = script
         tools = folder / "bin"
         tools.mkdir()
         for name in ("gcloud", "uv", "ssh", "scp", "ssh-add", "rsync"):

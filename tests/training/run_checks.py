@@ -44,10 +44,8 @@ def assert_equal_runs(found: pathlib.Path, expected: pathlib.Path, config: Train
     """Two finished runs of twelve steps: last state and logged numbers are the same, to the bit."""
     (one, one_step), (other, other_step) = saved_state(found, config), saved_state(expected, config)
     assert one_step == other_step == 12
-    leaves, paths = (
-        jax.tree_util.tree_leaves_with_path(one),
-        jax.tree_util.tree_leaves_with_path(other),
-    )
+    leaves = jax.tree_util.tree_leaves_with_path(one)
+    paths = jax.tree_util.tree_leaves_with_path(other)
     assert len(leaves) == len(paths) > 50
     for (path, leaf), (_, wanted) in zip(leaves, paths, strict=True):
         np.testing.assert_array_equal(leaf, wanted, err_msg=jax.tree_util.keystr(path))

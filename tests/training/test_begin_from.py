@@ -75,7 +75,8 @@ def test_weights_are_taken_over(tiny, saved, conv_norm: str) -> None:
     config = tiny(init_from=str(folder / "checkpoint"), encoder={"conv_norm": conv_norm})
     begun = warm_start(_build(config), config)
     for taken in (begun.params, begun.average):
-        expected, found = jax.tree.leaves(source.params), jax.tree.leaves(taken)
+        expected = jax.tree.leaves(source.params)
+        found = jax.tree.leaves(taken)
         assert len(found) == len(expected)
         assert sorted(float(leaf.sum()) for leaf in found) == pytest.approx(
             sorted(float(leaf.sum()) for leaf in expected)
@@ -240,7 +241,8 @@ def test_other_mel_filters_hear_the_same_of_what_is_straight(
     """A log-mel that falls evenly with the frequency gives the tokens it did where the new ones
     reach further.
     """
-    source, config = tiny(mel={"fmin_hz": 200.0, "fmax_hz": 5000.0}), tiny(mel=mel)
+    source = tiny(mel={"fmin_hz": 200.0, "fmax_hz": 5000.0})
+    config = tiny(mel=mel)
     state = _build(source)
     begun = _begun_with(state, source, config, tmp_path)
     tokens = []
@@ -295,7 +297,8 @@ def test_frozen_statistics_stay_as_they_came(tiny, saved, tmp_path: pathlib.Path
 def test_the_average_follows_the_weights(tiny) -> None:
     """Oracle: the recursion in numpy."""
     config = tiny(optimizer={"average_decay": 0.4})
-    mesh, optimizer = make_mesh(), _optimizer(config)
+    mesh = make_mesh()
+    optimizer = _optimizer(config)
     batches = train_batches(config)
     with jax.set_mesh(mesh):
         state = build_state(config, optimizer)
@@ -314,7 +317,8 @@ def test_the_average_follows_the_weights(tiny) -> None:
 
 def test_a_step_that_is_not_finite_changes_nothing(tiny) -> None:
     config = tiny(optimizer={"average_decay": 0.4})  # the program of the test before
-    mesh, optimizer = make_mesh(), _optimizer(config)
+    mesh = make_mesh()
+    optimizer = _optimizer(config)
     batch = next(train_batches(config))
     broken = batch | {"replica": np.full_like(batch["replica"], np.nan)}
     with jax.set_mesh(mesh):

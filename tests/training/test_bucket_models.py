@@ -40,7 +40,8 @@ def test_a_model_goes_from_bucket_to_bucket(
     out = f"{bucket}-model"
     assert export.main([str(run), out, "--dtype=float32"]) == 0
     assert f"{out}: small, 0.0 MB" in capsys.readouterr().out
-    of_run, exported = load_encoder(str(run)), load_encoder(out)
+    of_run = load_encoder(str(run))
+    exported = load_encoder(out)
     assert of_run.weights_hash == exported.weights_hash
     assert (of_run.name, exported.name) == (str(run), out)
     assert not load_decision(exported.folder, exported.weights_hash).calibrated

@@ -101,7 +101,8 @@ def test_the_largest_batch_leaves_room_for_the_audio(tiny, compile_for, monkeypa
     def compile_step(config: TrainConfig, mesh: object) -> StepCost:
         batch = config.data.batch_size
         tried.append(batch)
-        audio, growing = 4 * 1024**3, 30e6 * batch if batch <= 128 else 60e6 * batch
+        audio = 4 * 1024**3
+        growing = 30e6 * batch if batch <= 128 else 60e6 * batch
         return _cost(batch, audio + growing, audio_bytes=audio)
 
     monkeypatch.setattr(compile_for, "compile_step", compile_step)

@@ -30,7 +30,8 @@ from confp_jax.training.device_mixing import (
     room_response,
 )
 
-_RATE_HZ, _SEGMENT = 16_000, 48_000
+_RATE_HZ = 16_000
+_SEGMENT = 48_000
 _NOTHING = Sounds(jnp.zeros((2, _SEGMENT), jnp.int16), jnp.zeros((1, 2)), jnp.zeros((1, 513, 80)))
 
 
@@ -42,7 +43,8 @@ def _config(**mix: object) -> TrainConfig:
 def test_a_late_sample_is_read_as_exactly_as_an_early_one(speed: float) -> None:
     samples = np.random.default_rng(0).standard_normal(140_000).astype(np.float32)
     speed = round(speed * 2**14) / 2**14
-    delay, num = 1000, 96_000
+    delay = 1000
+    num = 96_000
     found = np.asarray(play(jnp.asarray(samples), jnp.float32(speed), num, delay))
     np.testing.assert_array_equal(found[:delay], 0.0)
     np.testing.assert_allclose(found[delay:], resample(samples, speed, num - delay), atol=1e-5)
@@ -82,7 +84,8 @@ def test_a_synthetic_room_is_the_drawn_one(tail_s: float) -> None:
     assert 10 * np.log10(room[0] ** 2 / np.sum(room[1:] ** 2)) == pytest.approx(6.0, abs=0.1)
     energy = np.cumsum(np.square(room[400:])[::-1])[::-1]
     level_db = 10 * np.log10(np.maximum(energy / energy[0], 1e-12))
-    first, last = np.argmax(level_db < -5), np.argmax(level_db < -25)
+    first = np.argmax(level_db < -5)
+    last = np.argmax(level_db < -25)
     assert 3 * (last - first) / _RATE_HZ == pytest.approx(tail_s, rel=0.15)
 
 
@@ -106,7 +109,8 @@ def test_a_replay_is_the_hosts(room: int, is_sudden: int) -> None:
     """Overload, loudspeaker, room, recorded noise and microphone; ambience and hiss are noise of
     the device's own, and are left out.
     """
-    rng, config = np.random.default_rng(0), _config(replay_p=1.0)
+    rng = np.random.default_rng(0)
+    config = _config(replay_p=1.0)
     crop = (3000 * rng.standard_normal(replica_samples(config))).astype(np.int16)
     noise = (1000 * rng.standard_normal((2, _SEGMENT))).astype(np.int16)
     impulse = np.exp(-np.arange(24_000) / 4_000) * rng.standard_normal(24_000)
@@ -160,7 +164,8 @@ def test_a_replay_is_the_hosts(room: int, is_sudden: int) -> None:
 
 @pytest.mark.parametrize("snr_db", [-5.0, 4.0])
 def test_another_track_lies_over_a_window_at_its_level(snr_db: float) -> None:
-    rng, config = np.random.default_rng(0), _config(overlay_p=1.0)
+    rng = np.random.default_rng(0)
+    config = _config(overlay_p=1.0)
     crop = (3000 * rng.standard_normal(replica_samples(config))).astype(np.int16)
     other = (500 * rng.standard_normal(_SEGMENT)).astype(np.int16)
     drawn = MixParameters(overlay_snr_db=snr_db)

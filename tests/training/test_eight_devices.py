@@ -37,7 +37,8 @@ def test_eight_devices_train_as_one(devices: dict) -> None:
     """Twenty steps with dropout, masks and BatchNorm. Float32 sums in another order: 2e-5 of the
     loss, 1e-4 of the way moved.
     """
-    one, eight = devices["steps"]["1"], devices["steps"]["8"]
+    one = devices["steps"]["1"]
+    eight = devices["steps"]["8"]
     assert devices["devices"] == 8
     np.testing.assert_allclose(eight["losses"], one["losses"], rtol=2e-5)
     np.testing.assert_array_equal(eight["top1"], one["top1"])
@@ -54,8 +55,12 @@ def test_the_step_gathers_the_embeddings_once_and_reduces_the_gradient_once(devi
     everyone's rows, and BatchNorm's two sums over the global batch, forward and backward (of which
     XLA takes the gradient of its offset or scale as well, and does not reduce it again).
     """
-    eight, num_norms, dim = devices["steps"]["8"], 1, 32
-    embeddings_bytes, scalars_bytes, sums_bytes = 16 * 128 * 4, 4 * 4, 2 * dim * 4
+    eight = devices["steps"]["8"]
+    num_norms = 1
+    dim = 32
+    embeddings_bytes = 16 * 128 * 4
+    scalars_bytes = 4 * 4
+    sums_bytes = 2 * dim * 4
     assert eight["collectives"] == {"all-gather": 1, "all-reduce": 2 + 2 * num_norms}
     assert eight["gathered_bytes"] == embeddings_bytes
     *others, of_weights = eight["reduced_bytes"]

@@ -100,7 +100,8 @@ def test_both_parts_add_up_by_their_share(directions, music):
 def test_a_query_is_dense(directions, music):
     """What lies between two fingerprints is that of the audio from there on."""
     embedder = Embedder("part", JaxEngine(*parts(directions, 1.0)))
-    query, hop = embedder.query(music), round(0.3 * RATE_HZ)
+    query = embedder.query(music)
+    hop = round(0.3 * RATE_HZ)
     assert query.between.shape == (3, *query.vectors.shape)
     for phase in (1, 2, 3):
         shifted = embedder.query(music[phase * hop // 4 :]).vectors
@@ -114,7 +115,8 @@ def test_the_conformer_alone_gives_its_own_cosines(directions, music):
     alone = Embedder("conformer", JaxEngine(*parts(directions, 1e-9))).embed(
         music, sample_rate_hz=RATE_HZ
     )
-    stored, query = embedder.fingerprint(music).vectors, embedder.query(music)
+    stored = embedder.fingerprint(music).vectors
+    query = embedder.query(music)
     heard = query.conformer_alone
     assert (
         heard is not None

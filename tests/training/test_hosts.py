@@ -50,7 +50,8 @@ def test_two_hosts_then_one_then_two(
         validation={"every_steps": 12},
         init_from=str(uninterrupted),
     )
-    cloud, workdir = Cloud(tmp_path, root, SHARES="2", **variables), tmp_path / "run"
+    cloud = Cloud(tmp_path, root, SHARES="2", **variables)
+    workdir = tmp_path / "run"
     shutil.copytree(prepared, tmp_path / "buckets" / "bucket" / "data")
     cloud.run("create")
     cloud.run("setup")
@@ -115,7 +116,8 @@ def test_stop_makes_both_hosts_save_the_same_step(
     variables: dict[str, str],
 ) -> None:
     config = tiny(num_epochs=100_000, checkpoint={"every_steps": 1_000_000}, log_every_steps=5)
-    cloud, workdir = Cloud(tmp_path, root, **variables), tmp_path / "run"
+    cloud = Cloud(tmp_path, root, **variables)
+    workdir = tmp_path / "run"
     shutil.copytree(prepared, tmp_path / "buckets" / "bucket" / "data")
     for command in (["create"], ["setup"], ["train", *command_flags(config)]):
         cloud.run(*command)

@@ -151,8 +151,10 @@ def test_killed_at_random_moments(
     """SIGKILL while it trains and saves after every step: loss curve and last state are those of a
     quiet run, to the bit.
     """
-    config, rng = tiny(checkpoint={"every_steps": 1}), np.random.default_rng(0)
-    run, kills = tmp_path / "run", 0
+    config = tiny(checkpoint={"every_steps": 1})
+    rng = np.random.default_rng(0)
+    run = tmp_path / "run"
+    kills = 0
     while kills < num_kills:
         before = max(saved_steps(run), default=0) if (run / "checkpoints").exists() else 0
         if before == 12:
@@ -200,7 +202,8 @@ def test_a_kill_right_after_a_save_leaves_no_hole_in_the_log(
         checkpoint=every,
         validation=every if where == "validate" else {"every_steps": 0},
     )
-    function, calls = getattr(train_module, where), itertools.count(1)
+    function = getattr(train_module, where)
+    calls = itertools.count(1)
 
     def killed(*args: object, **kwargs: object) -> object:
         if next(calls) == {"train_step": 5, "validate": 2}[where]:

@@ -25,7 +25,8 @@ def _run(
     config: OptimizerConfig, gradients: list[dict[str, np.ndarray]], start: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     optimizer = make_optimizer(config, _stages(config, len(gradients)))
-    params, state = jax.tree.map(np.asarray, start), optimizer.init(start)
+    params = jax.tree.map(np.asarray, start)
+    state = optimizer.init(start)
     for gradient in gradients:
         updates, state = optimizer.update(gradient, state, params)
         params = optax.apply_updates(params, updates)
@@ -174,7 +175,8 @@ def test_large_batch_optimizers(problem: tuple, kind: str) -> None:
     square = {name: np.zeros_like(value) for name, value in expected.items()}
     for t, gradient in enumerate(gradients, 1):
         for name, value in expected.items():
-            g, is_matrix = gradient[name].astype(np.float64), value.ndim > 1
+            g = gradient[name].astype(np.float64)
+            is_matrix = value.ndim > 1
             if kind == "lars":
                 g = g + 0.1 * value if is_matrix else g
                 g = g * 0.001 * np.linalg.norm(value) / np.linalg.norm(g) if is_matrix else g

@@ -74,7 +74,8 @@ def test_hosts_that_begin_together(tmp_path: pathlib.Path) -> None:
     """Each asks whether the folder can be written to, and none removes what another is about to
     remove.
     """
-    num, together = 8, threading.Barrier(8)
+    num = 8
+    together = threading.Barrier(8)
 
     def begin(_: int) -> None:
         for _ in range(50):

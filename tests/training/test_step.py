@@ -19,16 +19,15 @@ def problem(tiny: Callable[..., TrainConfig]):
     dropout and masks are on.
     """
     config = tiny(optimizer=OptimizerConfig(learning_rate=3e-3))
-    mesh, optimizer = (
-        make_mesh(),
-        make_optimizer(config.optimizer, plan_stages([Phase(60, 3e-3, 4)], [1])),
-    )
+    mesh = make_mesh()
+    optimizer = make_optimizer(config.optimizer, plan_stages([Phase(60, 3e-3, 4)], [1]))
     return config, mesh, optimizer, global_batch(next(train_batches(config)), mesh)
 
 
 def test_it_can_learn_one_batch_by_heart(problem) -> None:
     config, mesh, optimizer, batch = problem
-    losses, top1 = [], []
+    losses = []
+    top1 = []
     with jax.set_mesh(mesh):
         state = build_state(config, optimizer)
         for _ in range(120):
@@ -73,7 +72,8 @@ def test_short_replicas_show_a_part_and_anchors_all(tiny: Callable[..., TrainCon
     assert (
         np.abs(np.diff(seen[1::2].astype(int), axis=1)).sum(axis=1) <= 2
     ).all()  # one run of frames
-    num, is_short = seen[1::2].sum(axis=1), ~seen[1::2].all(axis=1)
+    num = seen[1::2].sum(axis=1)
+    is_short = ~seen[1::2].all(axis=1)
     assert 0.3 < is_short.mean() < 0.5
     assert (
         118 <= num[is_short].min() < 130 and 235 < num[is_short].max() <= 243

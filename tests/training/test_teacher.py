@@ -43,12 +43,11 @@ def _cosine_after(config: TrainConfig, num_steps: int, teacher: str) -> float:
     """Steps on one batch: the mean cosine of the fingerprints of its anchors to the teacher's,
     whether it taught or not.
     """
-    mesh, optimizer = make_mesh(), _optimizer()
+    mesh = make_mesh()
+    optimizer = _optimizer()
     with jax.set_mesh(mesh):
-        state, batch = (
-            build_state(config, optimizer),
-            global_batch(next(train_batches(config)), mesh),
-        )
+        state = build_state(config, optimizer)
+        batch = global_batch(next(train_batches(config)), mesh)
         taught = load_teacher(config, mesh)(batch)
         assert ("target" in taught) == bool(config.teacher)
         for _ in range(num_steps):
@@ -83,7 +82,8 @@ def test_it_learns_the_teachers_fingerprints(
 def test_samples_and_their_mel_power_have_the_same_fingerprints(
     tiny: Callable[..., TrainConfig], teacher: str
 ) -> None:
-    mesh, targets = make_mesh(), []
+    mesh = make_mesh()
+    targets = []
     for mel_on in ("host", "device"):
         config = tiny(data={"mel_on": mel_on}, teacher=teacher)
         batch = global_batch(next(train_batches(config)), mesh)

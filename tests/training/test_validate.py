@@ -37,7 +37,8 @@ def state(tiny: Callable[..., TrainConfig]) -> TrainState:
 
 # 1 s segments, 5 queries: their starts are the 5 inner ones of 7 over 3.6 s, so on the index's grid
 # of 0.6 s.
-_LENGTH_S, _GRID_S = 4.6, 0.6
+_LENGTH_S = 4.6
+_GRID_S = 0.6
 
 
 def _validate(

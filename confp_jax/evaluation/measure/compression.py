@@ -45,7 +45,8 @@ def compression_rows(
     """All dimensions and precisions on the conditions' queries, by exact search in the whole
     index.
     """
-    vectors, out = np.asarray(searched.evaluation.reference.snapshot.vectors, np.float32), []
+    vectors = np.asarray(searched.evaluation.reference.snapshot.vectors, np.float32)
+    out = []
     for dim, axes, turned in _fewer(vectors):
         rows = _unit(vectors @ turned)
         for precision in ("float32", *PRECISIONS):
@@ -66,7 +67,8 @@ def _fewer(vectors: Rows) -> Iterator[tuple[int, str, Float32[np.ndarray, "E D"]
     off.
     """
     whole = vectors.shape[1]
-    own, principal = np.eye(whole, dtype=np.float32), principal_axes(vectors)
+    own = np.eye(whole, dtype=np.float32)
+    principal = principal_axes(vectors)
     yield whole, "all", own
     for dim in (dim for dim in DIMS if dim < whole):
         yield dim, "principal", principal[:, :dim]

@@ -71,7 +71,8 @@ def one_of_each(folder: str | pathlib.Path, splits: Sequence[str]) -> list[Index
     Raises:
       DatasetError: no dataset there, or no such split.
     """
-    group_of, found = read_duplicates(folder), {}
+    group_of = read_duplicates(folder)
+    found = {}
     for split in reversed(splits):
         source = ClipSource(folder, split)
         for i, track_id in enumerate(source.track_ids()):
@@ -166,7 +167,8 @@ def cut(
     """The part of an excerpt that begins at `begin_s`; excerpts are aligned with the original at
     their middles.
     """
-    begin, num = round(begin_s * sample_rate_hz), round(length_s * sample_rate_hz)
+    begin = round(begin_s * sample_rate_hz)
+    num = round(length_s * sample_rate_hz)
     samples = clip.samples[begin : begin + num].astype(np.float32) / 32768
     if sample_rate_hz != embedder.sample_rate_hz:
         raise DatasetError(

@@ -54,7 +54,9 @@ def measure_listening(
     """
     rows = []
     for way, listen in (("clip", _clip), ("monitor", _monitor)):
-        first_s, is_right, alarm_s = [], [], []
+        first_s = []
+        is_right = []
+        alarm_s = []
         for recording in progress(recordings, f"listening, {way}", console=console, transient=True):
             samples = decode(recording.query, sample_rate_hz=searcher.embedder.sample_rate_hz)
             heard_s, track = _first_answer(listen, searcher, samples.samples)
@@ -74,7 +76,8 @@ def _rows(
     found = []
     for after_s in AFTER_S:
         answered = first_s <= after_s
-        right, wrong = (answered & is_right).mean(), (answered & ~is_right).mean()
+        right = (answered & is_right).mean()
+        wrong = (answered & ~is_right).mean()
         alarms = (alarm_s <= after_s).mean()
         found.append(
             ListeningRow(way, after_s, len(first_s), float(right), float(wrong), float(alarms))

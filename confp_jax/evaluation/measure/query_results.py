@@ -48,7 +48,8 @@ class Outcomes:
         """Whether a segment hit of a kind is among the first k results of a search ("exact" or
         "index").
         """
-        tracks, at_s = getattr(self, f"{search}_tracks")[:, :k], getattr(self, f"{search}_s")[:, :k]
+        tracks = getattr(self, f"{search}_tracks")[:, :k]
+        at_s = getattr(self, f"{search}_s")[:, :k]
         limit_s = {"exact": EXACT_S, "near": NEAR_S, "track": np.inf}[kind]
         right = tracks == self.track_ids[:, None]
         # A hop of exactly 150 ms away must not fall out by a rounding in the last bit.
@@ -120,7 +121,8 @@ def measure_condition(
         searched.embedder, folder, [condition], 0.0, console, seed=seed, most=most
     )
     rows = np.array([excerpt.row for excerpt in excerpts])
-    ids, reference = searched.evaluation.track_ids, searched.evaluation.reference
+    ids = searched.evaluation.track_ids
+    reference = searched.evaluation.reference
     own = ids[[searched.evaluation.number(excerpt.track_id) for excerpt in excerpts]]
     trials = _by_id(run_trials(excerpts, searched.evaluation, searched.decision, console), ids)
     queries = np.stack([_looks(excerpt.query) for excerpt in excerpts])

@@ -118,7 +118,8 @@ def _query_set(folder: pathlib.Path, conditions: Sequence[str]) -> QuerySet:
     there = read_splits(folder)
     try:
         settings = json.loads(read_summary(folder).settings)
-        length_s, seed = float(settings["segment_s"]), int(settings["seed"])
+        length_s = float(settings["segment_s"])
+        seed = int(settings["seed"])
     except (KeyError, ValueError, TypeError) as error:
         remedy = "make one with data_prep.make_queries"
         raise DatasetError(

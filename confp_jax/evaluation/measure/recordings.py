@@ -124,10 +124,8 @@ def _recording(root: pathlib.Path, line: int, row: dict[str, str]) -> Recording:
 
 def pieces(recording: Recording, length_s: float, rate_hz: int) -> list[tuple[float, np.ndarray]]:
     """Consecutive pieces of a recording, and where in the reference each begins."""
-    samples, num = (
-        decode(recording.query, sample_rate_hz=rate_hz).samples,
-        round(length_s * rate_hz),
-    )
+    samples = decode(recording.query, sample_rate_hz=rate_hz).samples
+    num = round(length_s * rate_hz)
     starts = range(0, len(samples) - num + 1, num)
     return [
         (recording.offset_s + start / rate_hz, samples[start : start + num]) for start in starts
@@ -212,10 +210,8 @@ def measure_peer(
     spec: SystemSpec, run: SystemRun, recordings: Sequence[Recording], *, rate_hz: int
 ) -> list[RecordingRow]:
     """Another system on the same pieces, with the same references and other music in its index."""
-    folder, known_by = (
-        run.wav_dir / f"recordings-{recordings_id(recordings)}",
-        recordings_id(recordings),
-    )
+    folder = run.wav_dir / f"recordings-{recordings_id(recordings)}"
+    known_by = recordings_id(recordings)
     references = reference_files(recordings)
 
     def index_files() -> list[pathlib.Path]:

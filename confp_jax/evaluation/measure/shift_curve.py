@@ -60,7 +60,8 @@ def shift_curve(
     if kept.is_file():
         return ShiftCurve.from_json(json.loads(kept.read_text()))
     source = ClipSource(folder, split)
-    own, following = [], []
+    own = []
+    following = []
     shifts_s = [HOP_S * step / _STEPS for step in range(_STEPS + 1)]
     for track in progress(
         spread(source.num_tracks, most_tracks), "Figure 4", console=console, transient=True
@@ -71,10 +72,8 @@ def shift_curve(
         for start in spread(_whole_windows(samples, embedder), _WINDOWS_A_TRACK):
             # One every step of the shift: the first is the window itself, the last is the next one
             # on the grid.
-            begin, hop = (
-                round(start * HOP_S * embedder.sample_rate_hz),
-                round(HOP_S / _STEPS * embedder.sample_rate_hz),
-            )
+            begin = round(start * HOP_S * embedder.sample_rate_hz)
+            hop = round(HOP_S / _STEPS * embedder.sample_rate_hz)
             piece = samples[begin : begin + embedder.config.audio.segment_samples + _STEPS * hop]
             vectors = embedder.fingerprint(piece, hop_s=HOP_S / _STEPS).vectors
             if vectors.any(axis=1).all():

@@ -75,7 +75,8 @@ def condition_row(
     condition: str, length_s: float, runs: Sequence[Outcomes], *, num_bootstraps: int, seed: int
 ) -> ConditionRow:
     """The row of a condition from its runs."""
-    whole, num = joined(runs), len(runs[0].track_ids)
+    whole = joined(runs)
+    num = len(runs[0].track_ids)
 
     def share(values: Bool[np.ndarray, " Q"]) -> Share:
         mean = float(np.mean(values))
@@ -115,7 +116,8 @@ def compare(
     """The paired test of two models' outcomes of one run."""
     if not np.array_equal(first.rows, second.rows):
         raise ValueError(f"{condition}: the two models were measured on different queries")
-    one, other = first.hits("track", k=1), second.hits("track", k=1)
+    one = first.hits("track", k=1)
+    other = second.hits("track", k=1)
     only = int((one & ~other).sum()), int((other & ~one).sum())
     difference = one.astype(np.float64) - other
     interval = bootstrap_interval(

@@ -69,7 +69,8 @@ def read_excerpts(
     """All excerpts of a query set (or `most` of each condition, evenly), cut to `length_s` at a
     random place (0: whole).
     """
-    rng, out = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    out = []
     for split in progress(
         conditions or read_splits(folder), "excerpts", console=console, transient=True
     ):
@@ -105,7 +106,8 @@ def run_trials(
         unknown_track, _, unknown = first_match(
             excerpt.query, searched.reference, decision, masked=own
         )
-        start_s, half_s = float(searched.starts_s[best]), excerpt.query.duration_s / 2
+        start_s = float(searched.starts_s[best])
+        half_s = excerpt.query.duration_s / 2
         # At the query's middle: the tempo of a short query is not estimated, and the truth is
         # aligned there.
         error_s = (

@@ -94,14 +94,13 @@ def write_pexeso(
     out: pathlib.Path, measured: Mapping[tuple[QuerySet, str], Outcomes], *, rate: float
 ) -> None:
     """annotations.csv (the truth) and matches.csv (what is accepted at a rate of false alarms)."""
-    truth, matches = [], []
+    truth = []
+    matches = []
     for (queries, condition), one in measured.items():
         for i, row in enumerate(one.rows):
-            name, length_s, speed = (
-                query_id(queries, condition, int(row)),
-                queries.length_s,
-                float(one.rate[i]),
-            )
+            name = query_id(queries, condition, int(row))
+            length_s = queries.length_s
+            speed = float(one.rate[i])
             truth.append(
                 _segment(one.track_ids[i], name, float(one.start_s[i]), length_s * speed, length_s)
             )
@@ -131,7 +130,8 @@ def read_pexeso(path: pathlib.Path) -> dict[str, list[Found]]:
             for line in csv.DictReader(file):
                 number += 1
                 told = found.setdefault(line["query_id"], [])
-                reference_s, query_s = line.get("reference_begin"), line.get("query_begin")
+                reference_s = line.get("reference_begin")
+                query_s = line.get("query_begin")
                 offset_s = (
                     float(reference_s) - float(query_s) if reference_s and query_s else math.nan
                 )
@@ -149,7 +149,8 @@ def _segment(
     reference: int, query: str, begin_s: float, length_s: float, query_s: float
 ) -> tuple[object, ...]:
     """Whole seconds that enclose the segment."""
-    begin, end = max(0, math.floor(begin_s)), max(1, math.ceil(begin_s + length_s))
+    begin = max(0, math.floor(begin_s))
+    end = max(1, math.ceil(begin_s + length_s))
     return int(reference), query, begin, end, 0, math.ceil(query_s)
 
 

@@ -93,12 +93,11 @@ class Sounds:
     def part(self, track_id: int, begin_s: float, length_s: float) -> Float32[np.ndarray, " n"]:
         """A part of a recording, padded with silence beyond the ends of its clip."""
         source, index = self.places[track_id]
-        rate_hz, row = source.summary.sample_rate_hz, source.row(index)
-        begin, num, total = (
-            round((begin_s - row.start_s) * rate_hz),
-            round(length_s * rate_hz),
-            row.num_samples,
-        )
+        rate_hz = source.summary.sample_rate_hz
+        row = source.row(index)
+        begin = round((begin_s - row.start_s) * rate_hz)
+        num = round(length_s * rate_hz)
+        total = row.num_samples
         first, last = (min(max(at, 0), total) for at in (begin, begin + num))
         out = np.zeros(num, np.float32)
         out[first - begin : last - begin] = (

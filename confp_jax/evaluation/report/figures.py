@@ -15,7 +15,10 @@ from confp_jax.evaluation.measure.scale import ScaleRow
 from confp_jax.evaluation.measure.shift_curve import ShiftCurve
 from confp_jax.evaluation.measure.summary import ConditionRow, Share
 
-BLUE, RED, YELLOW, GREEN = "#4477aa", "#ee6677", "#ccbb44", "#228833"
+BLUE = "#4477aa"
+RED = "#ee6677"
+YELLOW = "#ccbb44"
+GREEN = "#228833"
 
 
 def is_available() -> bool:
@@ -33,7 +36,8 @@ def png(
     """What `draw(figure, ...)` draws."""
     from matplotlib.figure import Figure
 
-    figure, out = Figure(figsize=size, layout="constrained"), io.BytesIO()
+    figure = Figure(figsize=size, layout="constrained")
+    out = io.BytesIO()
     draw(figure, *arguments, **named)
     figure.savefig(
         out, dpi=110, format="png", metadata={"Software": None}
@@ -51,7 +55,8 @@ def draw_hit_rates(figure: Any, rows: Sequence[ConditionRow], *, title: str) -> 
     """Top-1 track and exact hits, and right and accepted, of every condition, with 95 %
     intervals.
     """
-    rows, axes = rows[::-1], figure.add_subplot()
+    rows = rows[::-1]
+    axes = figure.add_subplot()
     figure.set_figheight(1.2 + 0.32 * len(rows))
     places = range(len(rows))
     shares = [row.top1["track"] for row in rows]

@@ -95,7 +95,8 @@ def _table(table: Table) -> str:
 
 
 def _picture(picture: Picture) -> str:
-    data, caption = base64.b64encode(picture.png).decode(), html.escape(picture.caption)
+    data = base64.b64encode(picture.png).decode()
+    caption = html.escape(picture.caption)
     return (
         f'<figure><img alt="{caption}" '
         f'src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'

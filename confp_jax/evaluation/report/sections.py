@@ -120,7 +120,8 @@ def write_results(
 
 def table_sections(results: Results) -> list[tuple[str, list[tables.Table]]]:
     """The tables by section; those without rows are left out."""
-    rows, segment_s = results.rows[0], results.segment_s
+    rows = results.rows[0]
+    segment_s = results.segment_s
     paper = [tables.paper_table(rows, segment_s, 2), tables.published_table(rows, results.systems)]
     paper.append(tables.paper_table(rows, segment_s, 4))
     sections = [

@@ -306,12 +306,13 @@ def system_table(rows: Sequence[SystemRow]) -> Table:
                 (row.system, title(row.condition), *[""] * (len(columns) - 3), row.trouble)
             )
             continue
-        speed, memory, index = "", "", ["", "", ""]  # of a file of matches nothing of it is known
+        # of a file of matches nothing of it is known
+        speed = ""
+        memory = ""
+        index = ["", "", ""]
         if row.index_peak_bytes:
-            speed, memory = (
-                f"{row.query_median_ms:.0f} / {row.query_p95_ms:.0f}",
-                _megabytes(row.query_peak_bytes),
-            )
+            speed = f"{row.query_median_ms:.0f} / {row.query_p95_ms:.0f}"
+            memory = _megabytes(row.query_peak_bytes)
             index = [
                 f"{row.index_wall_s:.0f}",
                 _megabytes(row.index_peak_bytes),

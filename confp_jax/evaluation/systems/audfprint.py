@@ -22,7 +22,9 @@ from confp_jax.evaluation.systems.protocol import (
 )
 
 _LEAST_LANDMARKS = 1  # that agree in time
-_INDEX_SHIFTS, _QUERY_SHIFTS = 1, 4  # part-frame shifts of its `new` and its `match`
+# part-frame shifts of its `new` and its `match`
+_INDEX_SHIFTS = 1
+_QUERY_SHIFTS = 4
 _MAX_RESULTS = 20  # several may be of one track
 
 
@@ -43,10 +45,8 @@ class Audfprint:
     def index(self, files: Sequence[pathlib.Path]) -> None:
         """As `audfprint new`."""
         audfprint2 = _package()
-        analyzer, table = (
-            _analyzer(_INDEX_SHIFTS),
-            audfprint2.HashTable(hashbits=20, depth=100, maxtime=16_384),
-        )
+        analyzer = _analyzer(_INDEX_SHIFTS)
+        table = audfprint2.HashTable(hashbits=20, depth=100, maxtime=16_384)
         table.params["samplerate"] = analyzer.target_sr
         for file in files:
             analyzer.ingest(table, str(file))
@@ -55,12 +55,12 @@ class Audfprint:
     def query(self, files: Sequence[pathlib.Path]) -> Iterator[Answer]:
         """As `audfprint match`."""
         audfprint2 = _package()
-        analyzer, table = (
-            _analyzer(_QUERY_SHIFTS),
-            audfprint2.HashTable(str(self.folder / "landmarks.pklz")),
-        )
+        analyzer = _analyzer(_QUERY_SHIFTS)
+        table = audfprint2.HashTable(str(self.folder / "landmarks.pklz"))
         matcher = audfprint2.Matcher()
-        matcher.window, matcher.threshcount, matcher.search_depth = 2, _LEAST_LANDMARKS, 100
+        matcher.window = 2
+        matcher.threshcount = _LEAST_LANDMARKS
+        matcher.search_depth = 100
         frame_s = analyzer.n_hop / analyzer.target_sr
 
         def answer(file: pathlib.Path) -> list[Found]:

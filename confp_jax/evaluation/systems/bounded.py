@@ -100,7 +100,9 @@ def run_bounded(
 
 def _wait(child: subprocess.Popen, limit_s: float, grows: Grows | None) -> None:
     """Until it ends, or must be ended."""
-    until, size, grown_at = time.monotonic() + limit_s, 0, time.monotonic()
+    until = time.monotonic() + limit_s
+    size = 0
+    grown_at = time.monotonic()
     while time.monotonic() < until:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(min(_LOOK_S if grows else limit_s, max(0.0, until - time.monotonic())))
@@ -109,7 +111,8 @@ def _wait(child: subprocess.Popen, limit_s: float, grows: Grows | None) -> None:
             return
         now = grows.path.stat().st_size if grows.path.is_file() else 0
         if now != size:
-            size, grown_at = now, time.monotonic()
+            size = now
+            grown_at = time.monotonic()
         elif time.monotonic() - grown_at > grows.within_s:
             return
 

@@ -52,7 +52,9 @@ class Chromaprint:
     def query(self, files: Sequence[pathlib.Path]) -> Iterator[Answer]:
         """The alignments of fewest bit errors, one a track."""
         with np.load(self.folder / "items.npz") as kept:
-            items, ends, names = kept["items"], kept["ends"], kept["names"]
+            items = kept["items"]
+            ends = kept["ends"]
+            names = kept["names"]
 
         def answer(file: pathlib.Path) -> list[Found]:
             return best_alignments(raw_items(file), items, ends, names)

@@ -149,10 +149,8 @@ def parse_answer(text: str, pattern: str) -> list[Found]:
         track = pathlib.PurePath(groups["track"].strip()).name
         track = track.removesuffix(".wav")
         try:
-            offset_s, score = (
-                float(groups.get("offset") or "nan"),
-                float(groups.get("score") or -len(best)),
-            )
+            offset_s = float(groups.get("offset") or "nan")
+            score = float(groups.get("score") or -len(best))
         except ValueError as error:
             raise QueryError(
                 f"its line {line!r} holds no number where command.answer has one ({error})"

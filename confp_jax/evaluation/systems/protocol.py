@@ -65,7 +65,9 @@ def answers(
     for file in files:
         began = time.perf_counter()
         try:
-            found, error = tuple(answer(file)[:NUM_FOUND]), ""
+            found = tuple(answer(file)[:NUM_FOUND])
+            error = ""
         except QueryError as reason:
-            found, error = (), str(reason)
+            found = ()
+            error = str(reason)
         yield Answer(found, time.perf_counter() - began, error)

@@ -118,7 +118,8 @@ class SystemRun:
 
     def truths(self, condition: str) -> list[Truth]:
         """In the order of the files. Excerpts are aligned with the original at their middles."""
-        source, out = ClipSource(self.queries.folder, condition), []
+        source = ClipSource(self.queries.folder, condition)
+        out = []
         starts_s = {group: clips.row(record).start_s for group, clips, record in self.indexed}
         for row in map(source.row, self.rows(condition)):
             middle_s = row.num_samples / source.summary.sample_rate_hz / 2
@@ -137,7 +138,8 @@ def measure_systems(
     Returns:
       A row for each system and condition, and a dictionary for each answer.
     """
-    rows, told = [], []
+    rows = []
+    told = []
     index_id = dataset_id(run.index, run.index_splits)
     for spec in specs:
         runner = SystemRunner.of(spec, run.cache, f"{index_id} {system_version(spec)}")
@@ -213,7 +215,9 @@ def imported_rows(name: str, path: pathlib.Path, run: SystemRun) -> list[SystemR
     Raises:
       DatasetError: it cannot be read, or none of its queries is one of these.
     """
-    matched, rows, num_known = read_pexeso(path), [], 0
+    matched = read_pexeso(path)
+    rows = []
+    num_known = 0
     for condition in run.queries.conditions:
         names = [query_id(run.queries, condition, row) for row in run.rows(condition)]
         num_known += sum(one in matched for one in names)
@@ -240,10 +244,8 @@ def system_row(
     first = np.array([_hit(a, t, k=1) for a, t in zip(asked.answers, truths, strict=True)])
     five = np.array([_hit(a, t, k=5) for a, t in zip(asked.answers, truths, strict=True)])
     right = ~np.isnan(first)
-    mean, times_ms = (
-        float(right.mean()),
-        np.array([1000 * answer.elapsed_s for answer in asked.answers]),
-    )
+    mean = float(right.mean())
+    times_ms = np.array([1000 * answer.elapsed_s for answer in asked.answers])
     interval = bootstrap_interval(right, tracks, num_bootstraps=run.num_bootstraps, seed=run.seed)
     errors = [answer.error for answer in asked.answers if answer.error]
     return SystemRow(
