@@ -39,7 +39,7 @@ class Layout:
 
     @property
     def bytes_per_device(self) -> int:
-        """Of int16 audio."""
+        """Returns the bytes of int16 audio."""
         return 2 * self.rows_per_device * self.row_samples
 
     def place(self, clip: int, start: int) -> Int32[np.ndarray, "3"]:

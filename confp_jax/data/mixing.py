@@ -79,13 +79,13 @@ class Mixer:
         return self._config.lead_samples(self._rate_hz)
 
     def draw_pitch_and_tempo(self, rng: np.random.Generator) -> PitchAndTempo:
-        """Of a track's crops."""
+        """Returns the pitch and tempo of a track's crops."""
         return draw_pitch_and_tempo(rng, self._config)
 
     def draw(
         self, rng: np.random.Generator, played: PitchAndTempo, num_samples: int
     ) -> MixParameters:
-        """Of a window of a crop that is played so."""
+        """Returns what is mixed into a window of a crop that is played so."""
         return draw_mix(
             rng,
             self._config,

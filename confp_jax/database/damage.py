@@ -3,8 +3,8 @@
 One flipped bit can make a float the largest of all, which wins every inner product, and a sector
 of zeros reads as silence. Whenever a shard is opened, the checksum of each block of its rows is
 therefore compared, and rows of floats are looked at: they are finite and of unit length, or zero
-(silence). Of a shard without such checksums (an older version wrote it) only the file as a whole
-can be compared, which is done before rows are copied.
+(silence). A shard without such checksums (an older version wrote it) can only be compared as a
+whole file, which is done before rows are copied.
 """
 
 import dataclasses

@@ -18,8 +18,8 @@ _ID = 5
 
 
 def track_columns(*, has_tags: bool) -> str:
-    """Returns the columns that `Tracks` are made of; a format 2 has none for tags. Of a tag that is
-    no text any more (SQLite stores any kind in any column) nobody knows what it was.
+    """Returns the columns that `Tracks` are made of; a format 2 has none for tags. A tag that is
+    no text any more (SQLite stores any kind in any column) is read as unknown, NULL.
     """
     text = "CASE typeof({0}) WHEN 'text' THEN {0} END" if has_tags else "NULL"
     return ", ".join((_COLUMNS, *(text.format(name) for name in TAG_NAMES)))

@@ -197,7 +197,7 @@ def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:
 
 
 def figure_4(model: Model) -> ShiftCurve:
-    """Of the index's last split; kept by content as all is."""
+    """Returns the curve of the index's last split; kept by content, as all is."""
     config = model.config
     kept = (
         model.cache

@@ -35,9 +35,9 @@ class Added:
 
     "added", "unchanged", "moved" (its content is that of a track whose file is gone: `path` is now
     that track's), "updated" (it replaces the track of what it was before), "passed over" (it is no
-    audio) or "failed" (`error` says why). Of an update also "tagged" (unchanged, its tags had not
-    been read before), "removed", and "vanished" (of one that was not removed although it was asked
-    for, `error` says why).
+    audio) or "failed" (`error` says why). An update also gives "tagged" (unchanged, its tags had
+    not been read before), "removed", and "vanished" (if it was to be removed and was not, `error`
+    says why).
     """
 
     path: str

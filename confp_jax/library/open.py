@@ -86,8 +86,8 @@ def open_reference(
 ) -> Reference:
     """Returns the database in its present state, ready to be searched.
 
-    Without `build_index` a stale index is used as it is, and new rows are searched exactly. Of a
-    `remote` Milvus (milvus://...) the fingerprints are read too, and no shard is.
+    Without `build_index` a stale index is used as it is, and new rows are searched exactly. A
+    `remote` Milvus (milvus://...) also gives the fingerprints; then no shard is read.
 
     Raises:
       OtherModelError: it was reindexed with another model since it was opened.

@@ -16,8 +16,8 @@ from confp_jax.matching.searchable import Reference
 from confp_jax.matching.seeds import COHORT_SIZE
 
 # The mean cosine of the rows of two tracks: 0.074 and more of one voice (99 %), 0.057 and less of
-# music and what is nearest to it (293 tracks among 879). Of models with dense queries, whose
-# fingerprints of music have the mean 0.
+# music and what is nearest to it (293 tracks among 879). This holds for models with dense
+# queries, whose fingerprints of music have the mean 0.
 _LEAST_KIN = 0.065
 _LEAST_PART = 0.4
 _LEAST_RIVALS = 3  # fewer do not tell whether there is one voice

@@ -40,7 +40,7 @@ class Upload:
     file_name: str = ""  # as the form gives it
 
     def sha256(self) -> str:
-        """Of the body."""
+        """Returns the SHA-256 of the body."""
         with open(self.path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -90,7 +90,7 @@ def _num_bytes(sounds: Sounds | None) -> int:
 
 
 def device_memory_bytes() -> int:
-    """Of one device; CPU devices share the machine's."""
+    """Returns the memory of one device; CPU devices share the machine's."""
     stats = jax.local_devices()[0].memory_stats()
     if stats:
         return stats["bytes_limit"]

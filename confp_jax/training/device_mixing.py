@@ -51,7 +51,7 @@ class Sounds(NamedTuple):
 
 
 def read_sounds(config: TrainConfig) -> Sounds | None:
-    """Of the prepared dataset; None where nothing is mixed.
+    """Returns the prepared dataset's sounds; None where nothing is mixed.
 
     Raises:
       DatasetError: noise or rooms are asked for, and the dataset holds none.

@@ -33,8 +33,8 @@ def warm_start(state: TrainState, config: TrainConfig) -> TrainState:
 
     Its normalisation in the convolution may be the other kind: scale and offset are taken over,
     BatchNorm's running statistics where both have them. It may have fewer layers: those that are
-    added change nothing until they are trained (`_origin`). Of one with more layers the first are
-    taken and the last; of one with longer tokens or more parts, the sums over these; one with mel
+    added change nothing until they are trained (`_origin`). An encoder with more layers gives its
+    first ones and the last; one with longer tokens or more parts, the sums over these; one with mel
     filters elsewhere reads them from the nearest (`_adapt_input_output`): that is a beginning, no
     longer the same encoder. What was changed is printed on standard error.
 

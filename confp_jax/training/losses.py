@@ -79,8 +79,8 @@ def teacher_loss(
 
 
 class _Rows(NamedTuple):
-    """Of every row: its loss, whether its partner is nearest, the partner's cosine, and its sum of
-    exp(-2 d^2).
+    """What every row gives: its loss, whether its partner is nearest, the partner's cosine, and its
+    sum of exp(-2 d^2).
     """
 
     loss: Float[Array, " n"]

@@ -171,7 +171,7 @@ class MetricLog:
             )
 
     def _speed(self, step: int, now: float) -> dict[str, float]:
-        """Of the interval that ends now; empty right after the start and after a pause."""
+        """Returns the speed in the interval that ends now; {} after the start and after a pause."""
         if self._since is None:
             return {}
         seconds = now - self._since[1]
@@ -260,7 +260,7 @@ class MetricLog:
 
 
 def _peak_memory_bytes() -> int:
-    """Of the first device; on a CPU, of this process."""
+    """Returns the peak of the first device; on a CPU, that of this process."""
     stats = jax.local_devices()[0].memory_stats()
     return (
         stats["peak_bytes_in_use"]

@@ -35,6 +35,7 @@ def silence_elsewhere(drawn, **values):
         "hiss_snr_db": 200.0,
     }
     nothing |= {"microphone_low_hz": 30.0, "microphone_slope_db": 0.0, "microphone_uneven_db": 0.0}
+    nothing |= {"swell_db": 0.0, "gain_strength": 0.0, "clip_level": 0.0, "suppression": 0.0}
     return drawn._replace(**nothing | values)
 
 

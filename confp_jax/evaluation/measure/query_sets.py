@@ -25,7 +25,7 @@ class QuerySet:
 
     @property
     def name(self) -> str:
-        """Of the folder."""
+        """Returns the folder's name."""
         return self.folder.name
 
 

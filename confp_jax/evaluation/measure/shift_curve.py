@@ -56,7 +56,7 @@ def shift_curve(
     kept: pathlib.Path,
     console: Console,
 ) -> ShiftCurve:
-    """Of clean clips; measured once and then read from `kept`."""
+    """Returns the curve of clean clips; measured once and then read from `kept`."""
     if kept.is_file():
         return ShiftCurve.from_json(json.loads(kept.read_text()))
     source = ClipSource(folder, split)

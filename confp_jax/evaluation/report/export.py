@@ -66,8 +66,10 @@ def query_rows(
 
 
 def write_rows(path: pathlib.Path, rows: Sequence[Mapping[str, object]]) -> bool:
-    """As .csv and .parquet; returns whether the latter could be: pyarrow comes with the extra
-    `evaluate`. Of no rows, no file.
+    """Writes rows as .csv and .parquet; no file where there are none.
+
+    Returns:
+      Whether the Parquet file could be written: pyarrow comes with the extra `evaluate`.
     """
     if not rows:
         return True

@@ -81,7 +81,7 @@ class Sounds:
 
     @classmethod
     def of(cls, folder: str | pathlib.Path, splits: Sequence[str]) -> "Sounds":
-        """Of a prepared dataset; copies of a recording under their group's id."""
+        """Returns a prepared dataset's sounds; copies of a recording under their group's id."""
         clips = one_of_each(folder, splits)
         ids = {group: str(source.row(record).track_id) for group, source, record in clips}
         names = {

@@ -34,7 +34,7 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """Of one query: distinct tracks, best first; none where the system knows nothing."""
+    """The answer to one query: distinct tracks, best first; none where the system knows nothing."""
 
     found: tuple[Found, ...]
     elapsed_s: float

@@ -53,7 +53,7 @@ class SystemRow:
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """Of a query: the track that it is of, and where in its indexed clip the query begins.
+    """The truth about a query: its track, and where in its indexed clip the query begins.
 
     A system without an estimate of tempo reports the start of a window with the query's middle:
     `window_s` is as right.
