@@ -155,7 +155,7 @@ def outcome(path: pathlib.Path, report: int) -> None:
 
 
 def decode_apart(path: pathlib.Path) -> tuple[str, str]:
-    """What came of a file in a process of its own, and the words."""
+    """Returns what came of a file in a process of its own, and the words."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -53,7 +53,7 @@ class Stretch:
     end_s: float
 
     def overlaps(self, other: "Stretch") -> bool:
-        """Whether both are of one track and share a moment."""
+        """Returns whether both are of one track and share a moment."""
         shared = min(self.end_s, other.end_s) - max(self.begin_s, other.begin_s)
         return self.track == other.track and shared > 0
 

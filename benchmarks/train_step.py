@@ -94,7 +94,7 @@ def _serve(
 
 
 def _build_passes(name: str, options: argparse.Namespace) -> dict[str, Run]:
-    """What a system times: pass -> a call that returns when the result is there."""
+    """Returns what a system times: pass -> a call that returns when the result is there."""
     config = from_mapping(TrainConfig, get_config(options.model))
     num_frames = config.mel.num_frames(config.audio.segment_samples)
     frames = np.random.default_rng(0).standard_normal(

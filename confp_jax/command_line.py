@@ -57,8 +57,8 @@ def overridden(values: flags.FlagValues) -> frozenset[str]:
 
 
 def check_config_flags(argv: Sequence[str], config_file: str) -> None:
-    """Whether the configuration that is asked for can be loaded and has the fields that are set:
-    what ml_collections raises otherwise is no line that a user can read.
+    """Checks whether the configuration that is asked for can be loaded and has the fields that are
+    set: what ml_collections raises otherwise is no line that a user can read.
 
     Raises:
       ConfigError: with the nearest file, variant or field there is.
@@ -78,7 +78,7 @@ def check_config_flags(argv: Sequence[str], config_file: str) -> None:
 
 
 def load_config(config_file: str) -> ConfigDict:
-    """What FILE.py[:VARIANT] describes.
+    """Returns what FILE.py[:VARIANT] describes.
 
     Raises:
       ConfigError: no such file or variant, or the file is no configuration.

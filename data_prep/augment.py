@@ -84,7 +84,7 @@ class Chain:
 def check_sources(
     config: ChainConfig, *, noise: bool, rooms: bool, music: bool = True, speech: bool = True
 ) -> None:
-    """Whether there is what a chain draws from; `music`: other tracks to lay over one.
+    """Checks whether there is what a chain draws from; `music`: other tracks to lay over one.
 
     Raises:
       SourceError: there is not; the message names the setting that gives it, or switches it off.

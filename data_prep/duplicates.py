@@ -100,8 +100,8 @@ def find_duplicates(
 
 
 def is_copy(found: SharedSection, tracks: Sequence[StoredTrack]) -> bool:
-    """Whether two tracks sound alike for about as long as they can, laid beside each other as
-    `found` says.
+    """Returns whether two tracks sound alike for about as long as they can, laid beside each other
+    as `found` says.
     """
     before_s = min(found.track_s, found.other_s / found.tempo)
     after_s = min(

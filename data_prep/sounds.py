@@ -72,7 +72,7 @@ def prepare_sounds(
 
 
 def check_sounds(noise_dir: str, ir_dir: str, parts: Iterable[str]) -> None:
-    """Whether every folder has sounds of each of the parts; reads and writes none.
+    """Checks whether every folder has sounds of each of the parts; reads and writes none.
 
     Raises:
       SourceError: one has not.

@@ -55,7 +55,7 @@ def read_tracks(config: PrepareConfig | QueryConfig) -> list[Track]:
 
 
 def check_present(tracks: list[Track], config: PrepareConfig | QueryConfig) -> None:
-    """Whether the music that is listed has been unpacked where it is looked for.
+    """Checks whether the music that is listed has been unpacked where it is looked for.
 
     Raises:
       SourceError: no file is there, or so few that the folder is likely wrong or unfinished.
@@ -76,7 +76,7 @@ def check_present(tracks: list[Track], config: PrepareConfig | QueryConfig) -> N
 
 
 def known_bad(config: PrepareConfig | QueryConfig) -> list[Failure]:
-    """What `read_tracks` leaves out of FMA, with the reasons."""
+    """Returns what `read_tracks` leaves out of FMA, with the reasons."""
     if not config.tracks_csv:
         return []
     return fma.known_bad(
@@ -85,8 +85,8 @@ def known_bad(config: PrepareConfig | QueryConfig) -> list[Failure]:
 
 
 def sound_part(split: str) -> str:
-    """Which noise and rooms a split may hear: what is trained on, or chosen by, never hears the
-    test part.
+    """Returns which noise and rooms a split may hear: what is trained on, or chosen by, never hears
+    the test part.
     """
     return "train" if split in ("training", "validation") else "test"
 

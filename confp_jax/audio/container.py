@@ -137,7 +137,9 @@ class _Decoding:
             )
 
     def _is_ruined(self) -> bool:
-        """Whether so much is damaged that the rest is not worth anything, or no audio at all."""
+        """Returns whether so much is damaged that the rest is not worth anything, or no audio at
+        all.
+        """
         num = self._num_packets
         num_damaged = self._num_damaged
         if num_damaged <= max(_FEW_DAMAGED, _DAMAGED_SHARE * num):
@@ -268,7 +270,7 @@ class _Held:
             yield from self.rest()
 
     def rest(self) -> Iterator[Native]:
-        """What is held."""
+        """Yields what is held."""
         if self._fifo.samples and (frame := self._fifo.read()):
             yield frame.sample_rate, _as_floats(frame)
 

@@ -88,7 +88,7 @@ def _through_gsm(pcm: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
 def _through_ffmpeg(
     samples: Float32[np.ndarray, " n"], sample_rate_hz: int, described: _Codec, kbps: float
 ) -> tuple[Float32[np.ndarray, " m"], int]:
-    """What comes out of one of FFmpeg's codecs, and its sample rate."""
+    """Returns what comes out of one of FFmpeg's codecs, and its sample rate."""
     rate_hz = next(
         (rate for rate in described.rates_hz if rate >= sample_rate_hz), described.rates_hz[-1]
     )

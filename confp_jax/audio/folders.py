@@ -64,7 +64,7 @@ def audio_among(
 
 
 def _is_hidden(path: pathlib.Path, folder: pathlib.Path) -> bool:
-    """Whether a name on the way from a folder is hidden, or leads into a database."""
+    """Returns whether a name on the way from a folder is hidden, or leads into a database."""
     way = path.relative_to(folder)
     parents = [folder / parent for parent in way.parents]
     return any(part.startswith(".") for part in way.parts) or any(
@@ -73,7 +73,7 @@ def _is_hidden(path: pathlib.Path, folder: pathlib.Path) -> bool:
 
 
 def is_folder(path: pathlib.Path) -> bool:
-    """Whether a folder is there and can be reached."""
+    """Returns whether a folder is there and can be reached."""
     try:
         return path.is_dir()
     except OSError:  # a name that is too long, or a folder before it that may not be entered
@@ -111,7 +111,7 @@ class _Search:
                     yield path
 
     def _entries(self, folder: pathlib.Path) -> list[os.DirEntry[str]]:
-        """What is in a folder; nothing where it was read before or holds a database."""
+        """Returns what is in a folder; nothing where it was read before or holds a database."""
         try:
             about = folder.stat()
             if (about.st_dev, about.st_ino) in self._seen:
@@ -148,7 +148,7 @@ def _is_file(path: pathlib.Path) -> bool:
 
 
 def _sounds(path: pathlib.Path) -> bool:
-    """Whether the beginning of a file can be decoded."""
+    """Returns whether the beginning of a file can be decoded."""
     try:
         return len(next(decode_blocks(path, sample_rate_hz=_TRIED_RATE_HZ), ())) > 0
     except (DecodeError, OSError):

@@ -43,12 +43,12 @@ def mel_filterbank(
 
 
 def mel_centres_hz(config: MelConfig) -> Float64[np.ndarray, " F"]:
-    """Where each filter hears best, rising."""
+    """Returns where each filter hears best, rising."""
     return _edges_hz(config)[1:-1]
 
 
 def _edges_hz(config: MelConfig) -> Float64[np.ndarray, " F+2"]:
-    """Where the triangles begin, have their tops and end: each at its fellows' tops."""
+    """Returns where the triangles begin, have their tops and end: each at its fellows' tops."""
     low, high = _to_mel(np.array([config.fmin_hz, config.fmax_hz]), config.scale)
     return _to_hz(np.linspace(low, high, config.num_mels + 2), config.scale)
 

@@ -16,7 +16,7 @@ _BLOCK_S = 0.5
 def microphone_blocks(
     *, sample_rate_hz: int, device: str | None = None
 ) -> Iterator[Float32[np.ndarray, " n"]]:
-    """What an input device hears, as mono blocks of half a second, without end.
+    """Yields what an input device hears, as mono blocks of half a second, without end.
 
     Args:
       sample_rate_hz: the rate of the blocks.

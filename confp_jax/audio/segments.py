@@ -102,7 +102,7 @@ def spaced_starts_s(
 
 
 def num_windows(num_samples: int, *, segment_samples: int, hop_samples: int) -> int:
-    """How many whole windows fit when one starts every `hop_samples`; 0 if none."""
+    """Returns how many whole windows fit when one starts every `hop_samples`; 0 if none."""
     return max(0, 1 + (num_samples - segment_samples) // hop_samples)
 
 

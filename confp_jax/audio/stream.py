@@ -52,7 +52,9 @@ class Readable(Protocol):
 
 
 def is_url(source: str) -> bool:
-    """Whether a source is an address that FFmpeg may open; local files are decoded without it."""
+    """Returns whether a source is an address that FFmpeg may open; local files are decoded without
+    it.
+    """
     return "://" in source and urllib.parse.urlsplit(source).scheme in _SCHEMES
 
 
@@ -139,7 +141,7 @@ def connected_blocks(
 
 
 def _is_endless(address: str) -> bool:
-    """Whether a stream that ended is one without an end: the server states no length.
+    """Returns whether a stream that ended is one without an end: the server states no length.
 
     Raises:
       DecodeError: the server cannot be reached.
@@ -187,7 +189,7 @@ def _run(
     timeout_s: float | None = None,
     losses: Losses | None = None,
 ) -> Iterator[Float32[np.ndarray, " n"]]:
-    """What FFmpeg makes of a source, or of what is fed to it from `head`."""
+    """Yields what FFmpeg makes of a source, or of what is fed to it from `head`."""
     wanted = ["-vn", "-ac", "2", "-ar", str(sample_rate_hz), "-f", "f32le", "pipe:1"]
     place = "pipe:0" if head else source
     command = [program, "-loglevel", "error", *options, "-i", place, *wanted]

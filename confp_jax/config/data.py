@@ -66,7 +66,7 @@ class MixConfig:
 
     @property
     def is_on(self) -> bool:
-        """Whether anything is drawn at all."""
+        """Returns whether anything is drawn at all."""
         probabilities = (
             self.tempo_p,
             self.pitch_p,
@@ -82,19 +82,19 @@ class MixConfig:
 
     @property
     def warps_mel(self) -> bool:
-        """Whether mel power is what is changed, by a shifted filterbank, a colour or noise
+        """Returns whether mel power is what is changed, by a shifted filterbank, a colour or noise
         suppression.
         """
         return bool(self.tempo_p or self.pitch_p or self.colour_p or self.replay_p)
 
     @property
     def has_rooms(self) -> bool:
-        """Whether rooms are drawn."""
+        """Returns whether rooms are drawn."""
         return bool(self.room_p or self.replay_p)
 
     @property
     def has_noise(self) -> bool:
-        """Whether recorded noises are drawn."""
+        """Returns whether recorded noises are drawn."""
         return bool(self.noise_p or self.second_noise_p or self.replay_p)
 
     def lead_samples(self, sample_rate_hz: int) -> int:
@@ -158,7 +158,7 @@ class DataConfig:
             )
 
     def check_divides(self, batch_size: int) -> None:
-        """Whether a batch of so many pairs can be made of this data.
+        """Checks whether a batch of so many pairs can be made of this data.
 
         Raises:
           ConfigError: it is no multiple of what comes from one track, or from the shares.

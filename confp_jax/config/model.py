@@ -29,7 +29,7 @@ class AudioConfig:
 
     @property
     def heard_s(self) -> float:
-        """What one fingerprint depends on most: the usual length of a query."""
+        """Returns what one fingerprint depends on most: the usual length of a query."""
         return self.context_s or self.segment_s
 
     @property
@@ -130,12 +130,12 @@ class EncoderConfig:
 
     @property
     def has_projection(self) -> bool:
-        """Whether there is a linear part."""
+        """Returns whether there is a linear part."""
         return self.projection.share > 0
 
     @property
     def has_conformer(self) -> bool:
-        """Whether there is a conformer."""
+        """Returns whether there is a conformer."""
         return self.projection.share < 1
 
     def __post_init__(self) -> None:
@@ -188,11 +188,11 @@ class ModelConfig:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens the conformer makes of what it hears of one segment."""
+        """Returns how many tokens the conformer makes of what it hears of one segment."""
         num_frames = self.mel.num_frames(self.audio.context_samples)
         return num_frames // self.encoder.frames_per_token
 
     @property
     def query_phases(self) -> int:
-        """How many times as densely as stored fingerprints those of a query lie."""
+        """Returns how many times as densely as stored fingerprints those of a query lie."""
         return self.encoder.projection.query_phases if self.encoder.has_projection else 1

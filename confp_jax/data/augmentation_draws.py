@@ -32,8 +32,8 @@ class PitchAndTempo(NamedTuple):
 
     @property
     def mel_steps(self) -> int:
-        """What the mel filterbank has to shift, since reading samples faster by `tempo` has raised
-        the pitch by as much.
+        """Returns what the mel filterbank has to shift, since reading samples faster by `tempo` has
+        raised the pitch by as much.
         """
         return round(math.log2(self.pitch / self.tempo) * 12 * SEMITONE_STEPS)
 
@@ -94,7 +94,7 @@ class MixParameters(NamedTuple):
 
     @property
     def has_room(self) -> bool:
-        """Whether there is a room."""
+        """Returns whether there is a room."""
         return self.room != NO_ROOM
 
     @property
@@ -126,8 +126,8 @@ def draw_mix(
     num_rooms: int,
     music_lengths: Int64[np.ndarray, " clips"],
 ) -> MixParameters:
-    """What befalls a window of `num_samples`: another track, a room, at most two recorded noises,
-    coloured noise, overload, colour; or another track and a replay.
+    """Returns what befalls a window of `num_samples`: another track, a room, at most two recorded
+    noises, coloured noise, overload, colour; or another track and a replay.
     """
     drawn: dict[str, Any] = {
         "seed": int(rng.integers(_SEEDS)),

@@ -111,7 +111,7 @@ class PairCutter(grain.transforms.RandomMap):
         crops: Sequence[PairCrop],
         mixes: Sequence[MixParameters],
     ) -> dict[str, np.ndarray]:
-        """Where a device finds what `random_map` would have cut, and what it mixes."""
+        """Returns where a device finds what `random_map` would have cut, and what it mixes."""
         anchors = [layout.place(clean, self._span(crop.anchor_start_s, clean)[0]) for crop in crops]
         if not self._config.data.mix.is_on:
             replicas = [
@@ -169,7 +169,9 @@ class PairCutter(grain.transforms.RandomMap):
     def _draw_crops(
         self, clean: int, replica: int, tempo: float, rng: np.random.Generator
     ) -> list[PairCrop]:
-        """Where the pairs lie; the replica's times are those of its audio played at `tempo`."""
+        """Returns where the pairs lie; the replica's times are those of its audio played at
+        `tempo`.
+        """
         data = self._config.data
         rate_hz = self._config.audio.sample_rate_hz
         of_clean = self._source.row(clean)
@@ -341,8 +343,8 @@ def steps_per_epoch(config: TrainConfig, *, process: int = 0, num_processes: int
 
 
 def open_split(config: TrainConfig, *, process: int, num_processes: int) -> ClipSource:
-    """What is trained on; only the shards that this process reads (`ShareDraw`) need to be on its
-    machine.
+    """Returns what is trained on; only the shards that this process reads (`ShareDraw`) need to be
+    on its machine.
     """
     every = math.gcd(config.data.num_shares, num_processes)
     return ClipSource(config.data.dir, config.data.split, part=(process % every, every))

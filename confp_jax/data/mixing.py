@@ -227,8 +227,8 @@ def resample(
 def convolve(
     samples: Float32[np.ndarray, " m"], room: Float32[np.ndarray, " k"], lead: int = 0
 ) -> Float32[np.ndarray, " n"]:
-    """What is heard in a room after the first `lead` samples, at the power of the input (a room
-    must not change the SNR).
+    """Returns what is heard in a room after the first `lead` samples, at the power of the input (a
+    room must not change the SNR).
 
     The convolution is circular: what wraps around may fall into the lead, which nobody hears.
     """

@@ -179,7 +179,7 @@ def _last_period(heard: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " p"]:
 def _in_band(
     samples: Float32[np.ndarray, " n"], low_hz: float, high_hz: float
 ) -> Float32[np.ndarray, " n"]:
-    """What lies between two frequencies, without delay."""
+    """Returns what lies between two frequencies, without delay."""
     band = scipy.signal.butter(4, (low_hz, high_hz), "bandpass", fs=RATE_HZ, output="sos")
     padding = min(3 * 2 * len(band), max(len(samples) - 1, 0))
     return scipy.signal.sosfiltfilt(band, samples, padlen=padding).astype(np.float32)

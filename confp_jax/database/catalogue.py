@@ -102,7 +102,7 @@ class ChangeWatch:
         self._version = -1
 
     def has_changed(self) -> bool:
-        """Whether anything was committed; the first answer is yes."""
+        """Returns whether anything was committed; the first answer is yes."""
         before = self._version
         self._version = self._connection.execute("PRAGMA data_version").fetchone()[0]
         return self._version != before
@@ -239,7 +239,7 @@ def complete(connection: sqlite3.Connection) -> None:
 
 
 def has_tags(connection: sqlite3.Connection) -> bool:
-    """Whether tracks have columns for tags."""
+    """Returns whether tracks have columns for tags."""
     return setting(connection, "format") == str(FORMAT)
 
 
@@ -305,7 +305,7 @@ def digest(connection: sqlite3.Connection) -> str:
 
 
 def is_as_left(connection: sqlite3.Connection) -> bool:
-    """Whether the catalogue is as the last writer left it, by its digest."""
+    """Returns whether the catalogue is as the last writer left it, by its digest."""
     expected = setting(connection, DIGEST_SETTING)
     return not expected or expected == digest(connection)
 

@@ -76,7 +76,7 @@ def _changed_rows(path: pathlib.Path, stored: np.ndarray, checksums: Checksums) 
 
 
 def has_block_checksums(checksums: Checksums, num_rows: int) -> bool:
-    """Whether each block of a shard of so many rows has a checksum."""
+    """Returns whether each block of a shard of so many rows has a checksum."""
     return len(checksums.blocks) == 4 * -(-num_rows // _SUM_ROWS)
 
 
@@ -93,7 +93,7 @@ def rows_not_to_copy(
 
 
 def is_sound(vectors: Float32[np.ndarray, "n E"]) -> Bool[np.ndarray, " n"]:
-    """Which vectors can be fingerprints: finite and of unit length, or zero (silence)."""
+    """Returns which vectors can be fingerprints: finite and of unit length, or zero (silence)."""
     with np.errstate(over="ignore", invalid="ignore"):
         squared = np.einsum("ne,ne->n", vectors, vectors)
     low, high = _SQUARED_LENGTHS
@@ -101,12 +101,14 @@ def is_sound(vectors: Float32[np.ndarray, "n E"]) -> Bool[np.ndarray, " n"]:
 
 
 def touched(rows: Int64[np.ndarray, " D"], first: int, num: int) -> bool:
-    """Whether one of `num` rows from `first` on is among `rows`, which are in order."""
+    """Returns whether one of `num` rows from `first` on is among `rows`, which are in order."""
     return bool(np.searchsorted(rows, first) < np.searchsorted(rows, first + num))
 
 
 def is_as_written(path: pathlib.Path, sha256: str) -> bool:
-    """Whether a shard's file has the checksum that it was written with; a file is read once."""
+    """Returns whether a shard's file has the checksum that it was written with; a file is read
+    once.
+    """
     return _sha256(path, _version(path)) == sha256
 
 

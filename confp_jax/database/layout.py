@@ -79,7 +79,7 @@ def delete_strays(folder: pathlib.Path, shards: Collection[str], generation: str
 
 
 def is_leftover(path: pathlib.Path) -> bool:
-    """Whether a process that died while making a database may have left this."""
+    """Returns whether a process that died while making a database may have left this."""
     if path.is_symlink():
         return False
     empty = path.name == "vectors" and path.is_dir() and not any(path.iterdir())

@@ -33,13 +33,15 @@ def folded(text: str) -> str:
 
 
 def is_named(texts: Sequence[str | None], wanted: str) -> bool:
-    """Whether a `folded` text is in one of these, of which the last is a stored path."""
+    """Returns whether a `folded` text is in one of these, of which the last is a stored path."""
     *names, path = texts
     return any(wanted in folded(text) for text in (*names, restored_path(path or "")) if text)
 
 
 def same_name(one: str, other: str) -> bool:
-    """Whether two names are equal in Unicode's sense: a Mac writes letters and accents apart."""
+    """Returns whether two names are equal in Unicode's sense: a Mac writes letters and accents
+    apart.
+    """
     return one == other or unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other)
 
 

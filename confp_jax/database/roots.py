@@ -30,5 +30,5 @@ def remember_roots(database: Database, folders: Iterable[str]) -> None:
 
 
 def is_below(path: str, folder: str) -> bool:
-    """Whether a path is a folder or lies in it."""
+    """Returns whether a path is a folder or lies in it."""
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

@@ -80,7 +80,7 @@ def open_shard(path: pathlib.Path, num_rows: int) -> np.ndarray:
 
 
 def _is_stored(rows: np.ndarray) -> bool:
-    """Whether this is what `encode` makes."""
+    """Returns whether this is what `encode` makes."""
     if rows.dtype.names is not None:
         return rows.ndim == 1 and rows.dtype.names == ("scale", "values")
     return rows.ndim == 2 and rows.dtype in (np.float16, np.uint8)
@@ -118,8 +118,8 @@ def live_runs(ranges: Int64[np.ndarray, "T 3"]) -> list[tuple[int, int, int]]:
 
 
 def is_held(folder: pathlib.Path) -> bool:
-    """Whether a process that lives has locked it: it builds an index in there without the writer's
-    lock.
+    """Returns whether a process that lives has locked it: it builds an index in there without the
+    writer's lock.
     """
     try:
         handle = os.open(folder, os.O_RDONLY)

@@ -125,7 +125,7 @@ class Database:
 
     @property
     def precision(self) -> str:
-        """How vectors are stored, one of PRECISIONS."""
+        """Returns how vectors are stored, one of PRECISIONS."""
         return checked_precision(self.catalogue, self._required("precision"))
 
     def setting(self, key: str) -> str | None:
@@ -246,7 +246,9 @@ class Database:
             catalogue.remember_files(connection, files)
 
     def known_files(self) -> dict[str, KnownFile]:
-        """What the files whose content is in the database were like when they were last read."""
+        """Returns what the files whose content is in the database were like when they were last
+        read.
+        """
         with self.connect() as connection:
             return questions.read_known_files(connection)
 
@@ -284,7 +286,7 @@ class Database:
             return questions.version(connection)
 
     def has(self, sha256: str) -> bool:
-        """Whether a track of this content is there."""
+        """Returns whether a track of this content is there."""
         return bool(self.ids_of([sha256]))
 
     def ids_of(self, contents: Sequence[str]) -> dict[str, int]:
@@ -302,12 +304,12 @@ class Database:
             return questions.read_tracks(connection)
 
     def num_tracks(self) -> int:
-        """How many tracks there are."""
+        """Returns how many tracks there are."""
         with self.connect() as connection:
             return questions.num_tracks(connection)
 
     def duration_s(self) -> float:
-        """How long all tracks are."""
+        """Returns how long all tracks are."""
         with self.connect() as connection:
             return questions.duration_s(connection)
 

@@ -56,7 +56,7 @@ def _encode_signs(vectors: np.ndarray) -> np.ndarray:
 
 
 def decode(stored: np.ndarray) -> Float32[np.ndarray, "n E"]:
-    """What `encode` wrote, as float32; signs become unit vectors."""
+    """Returns what `encode` wrote, as float32; signs become unit vectors."""
     if stored.dtype == np.uint8:
         values = _sign_table(8 * stored.shape[1])[stored].reshape(len(stored), 8 * stored.shape[1])
         values[~stored.any(axis=1)] = 0.0
@@ -67,7 +67,7 @@ def decode(stored: np.ndarray) -> Float32[np.ndarray, "n E"]:
 
 
 def stored_dim(stored: np.ndarray) -> int:
-    """How many values a row of `stored` decodes to."""
+    """Returns how many values a row of `stored` decodes to."""
     if stored.dtype.names is not None:
         return stored["values"].shape[1]
     return 8 * stored.shape[1] if stored.dtype == np.uint8 else stored.shape[1]
@@ -99,7 +99,7 @@ class StoredVectors:
 
     @property
     def is_binary(self) -> bool:
-        """Whether the rows are stored as signs."""
+        """Returns whether the rows are stored as signs."""
         return bool(self._runs) and self._runs[0].dtype == np.uint8
 
     def __getitem__(

@@ -197,7 +197,7 @@ def plain(excerpts: list[Excerpt]) -> list[Excerpt]:
 
 
 def has_more(excerpts: list[Excerpt]) -> bool:
-    """Whether a whole query has what a part of a long recording has not."""
+    """Returns whether a whole query has what a part of a long recording has not."""
     return any(one.query.has_edge_windows or one.query.sped_up is not None for one in excerpts)
 
 

@@ -60,8 +60,8 @@ class ClipEncoder:
         contrasts: Sequence[Float32[np.ndarray, "T F"]],
         shifts_s: Sequence[float],
     ) -> list[Float32[np.ndarray, "P N E"]]:
-        """What the projection gives for the segments of every clip, and for those that begin a
-        little later.
+        """Returns what the projection gives for the segments of every clip, and for those that
+        begin a little later.
         """
         config = self._config.encoder.projection
         batch = _PROJECTED_AT_ONCE
@@ -87,7 +87,7 @@ class ClipEncoder:
         return clip_contrast(cut.samples, config, sample_rate_hz=self._rate_hz, tempo=cut.tempo)
 
     def _conformed(self, cuts: Sequence[WindowedClip]) -> list[Float32[np.ndarray, "N E"]]:
-        """What the conformer gives for every clip's windows, zero for silence.
+        """Returns what the conformer gives for every clip's windows, zero for silence.
 
         Windows begin on `mel_hop / gcd` different phases of the frame grid: one STFT for each (2
         for 300 ms).

@@ -53,7 +53,7 @@ class Embedder:
 
     @property
     def model_id(self) -> ModelId:
-        """What a database of its fingerprints is marked with."""
+        """Returns what a database of its fingerprints is marked with."""
         return ModelId(self.name, self.weights_hash, HOP_S)
 
     def embed(
@@ -82,19 +82,19 @@ class Embedder:
 
     @property
     def precision(self) -> str:
-        """How a new database stores its fingerprints: those with a projection are as good as their
-        signs.
+        """Returns how a new database stores its fingerprints: those with a projection are as good
+        as their signs.
         """
         return "binary" if self.config.encoder.has_projection else "float16"
 
     @property
     def query_phases(self) -> int:
-        """How many times as densely as stored fingerprints those of a query lie."""
+        """Returns how many times as densely as stored fingerprints those of a query lie."""
         return self.config.query_phases
 
     @property
     def margin_samples(self) -> int:
-        """How far around a segment there is audio that its fingerprint depends on."""
+        """Returns how far around a segment there is audio that its fingerprint depends on."""
         audio = self.config.audio
         reach = 0
         if self.config.encoder.has_projection:
@@ -257,7 +257,7 @@ class Embedder:
             self.check_length(len(samples))
 
     def check_length(self, num_samples: int) -> None:
-        """Whether there is enough audio.
+        """Checks whether there is enough audio.
 
         Raises:
           AudioError: shorter than 1 s.
@@ -294,7 +294,7 @@ class Embedder:
         ]
 
     def _queries(self, cuts: Sequence[WindowedClip], hop_s: float) -> list[Query]:
-        """What every clip is searched by, silent windows zero.
+        """Returns what every clip is searched by, silent windows zero.
 
         Raises:
           ForkedError: the model was loaded before this process was forked.
@@ -325,7 +325,9 @@ class Embedder:
         return Query(own, hop_s, *self._heard(cut), edge_windows=edge_windows, between=phases[1:])
 
     def _heard(self, cut: WindowedClip) -> tuple[float, bool]:
-        """How much of a clip a window holds, in seconds, and whether that is less than it could."""
+        """Returns how much of a clip a window holds, in seconds, and whether that is less than it
+        could.
+        """
         heard_s = len(cut.samples) / cut.tempo / self.sample_rate_hz
         segment_s = self.config.audio.segment_s
         return min(heard_s, segment_s), heard_s < segment_s
@@ -368,7 +370,7 @@ def load_encoder(
 
 
 def _place_of(name: str) -> pathlib.Path | None:
-    """Where a model lies, None if there is none."""
+    """Returns where a model lies, None if there is none."""
     if is_remote(name):
         check_jax(name)
         from confp_jax.fingerprint.jax_engine import bucket_folder
@@ -380,8 +382,8 @@ def _place_of(name: str) -> pathlib.Path | None:
 
 
 def _home(source: pathlib.Path, weights_hash: str) -> pathlib.Path:
-    """Where a model's calibration lies: beside an ONNX file, or with the shipped model that it was
-    made of.
+    """Returns where a model's calibration lies: beside an ONNX file, or with the shipped model that
+    it was made of.
     """
     folder = source.parent if source.suffix == ".onnx" else source
     if (folder / DECISION).is_file():
@@ -391,6 +393,8 @@ def _home(source: pathlib.Path, weights_hash: str) -> pathlib.Path:
 
 
 def model_card(name: str) -> dict:
-    """What card.json says of a shipped model: parameters, data, measured hit rates, licence."""
+    """Returns what card.json says of a shipped model: parameters, data, measured hit rates,
+    licence.
+    """
     file = shipped_folder(name) / "card.json"
     return json.loads(file.read_text()) if file.is_file() else {}

@@ -32,7 +32,7 @@ class Engine(Protocol):
 
     @property
     def batch_shapes(self) -> tuple[int, ...]:
-        """How many windows are best conformed together, rising from 1."""
+        """Returns how many windows are best conformed together, rising from 1."""
         ...
 
     def conform(
@@ -95,7 +95,7 @@ def chosen_engine(folder: pathlib.Path, engine: str | None = None) -> str:
 
 
 def check_jax(model: str) -> None:
-    """Whether JAX can be had for a checkpoint.
+    """Checks whether JAX can be had for a checkpoint.
 
     Raises:
       EngineError: it is not installed.
@@ -106,8 +106,8 @@ def check_jax(model: str) -> None:
 
 
 def onnx_file(folder: pathlib.Path, *, is_int8: bool = False) -> pathlib.Path | None:
-    """Where the ONNX file of a checkpoint folder lies, if it has one: NAME.onnx in folder NAME, or
-    NAME.int8.onnx.
+    """Returns where the ONNX file of a checkpoint folder lies, if it has one: NAME.onnx in folder
+    NAME, or NAME.int8.onnx.
 
     None for a bucket's; for a file it is the file itself.
     """
@@ -120,7 +120,9 @@ def onnx_file(folder: pathlib.Path, *, is_int8: bool = False) -> pathlib.Path | 
 
 
 def has_accelerator() -> bool:
-    """Whether JAX could use a GPU or TPU here; JAX itself is not asked, as that takes a second."""
+    """Returns whether JAX could use a GPU or TPU here; JAX itself is not asked, as that takes a
+    second.
+    """
     platforms = os.environ.get("JAX_PLATFORMS")
     if platforms:
         return platforms.split(",")[0] != "cpu"

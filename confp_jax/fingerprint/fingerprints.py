@@ -28,7 +28,7 @@ class Fingerprints:
 
     @property
     def num_silent(self) -> int:
-        """How many windows were silent."""
+        """Returns how many windows were silent."""
         return int((~self.vectors.any(axis=1)).sum())
 
     @property

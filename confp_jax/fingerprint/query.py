@@ -44,17 +44,17 @@ class Query(Fingerprints):
 
     @property
     def num_edge_windows(self) -> int:
-        """How many edge windows lie at either end."""
+        """Returns how many edge windows lie at either end."""
         return self.edge_windows.shape[1]
 
     @property
     def has_edge_windows(self) -> bool:
-        """Whether it has edge windows."""
+        """Returns whether it has edge windows."""
         return self.num_edge_windows > 0
 
     @property
     def tells_tempo(self) -> bool:
-        """Whether its windows spread far enough to estimate the tempo."""
+        """Returns whether its windows spread far enough to estimate the tempo."""
         return not self.is_partial and (len(self.vectors) - 1) * self.hop_s >= TELLS_TEMPO_S
 
     @property

@@ -97,7 +97,7 @@ def _inside(
 
 
 def _first_samples(num_samples: int, segment: int, hop: int) -> Int64[np.ndarray, " N"]:
-    """Where in the clip each window begins that it fills; below 0, before the clip.
+    """Returns where in the clip each window begins that it fills; below 0, before the clip.
 
     A clip shorter than a segment is whole in each of its windows, which lie about its middle: the
     first begins longest before it.
@@ -119,7 +119,7 @@ def window_rms(samples: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> 
 
 
 def batch_shapes(num_tokens: int, *, on_cpu: bool) -> tuple[int, ...]:
-    """How many windows of `num_tokens` are encoded together, rising from 1.
+    """Returns how many windows of `num_tokens` are encoded together, rising from 1.
 
     A CPU is fastest with small batches, one for each core (benchmarks/train_step.py), an
     accelerator with large ones.
@@ -132,8 +132,8 @@ def batch_shapes(num_tokens: int, *, on_cpu: bool) -> tuple[int, ...]:
 
 
 def batch_sizes(num_windows: int, sizes: Sequence[int]) -> list[int]:
-    """How many windows each batch takes, of batches that hold `sizes` (rising, from 1): full large
-    ones, then the next size.
+    """Returns how many windows each batch takes, of batches that hold `sizes` (rising, from 1):
+    full large ones, then the next size.
 
     What is left for the second smallest goes together.
     """

@@ -16,7 +16,7 @@ TOKEN = "CONFP_MILVUS_TOKEN"  # noqa: S105 - the variable's name
 
 
 def is_named(uri: str) -> bool:
-    """Whether this user named the address."""
+    """Returns whether this user named the address."""
     return _place(uri) in {_place(text) for text in (_variable(), *_remembered())}
 
 

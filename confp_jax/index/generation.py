@@ -80,7 +80,7 @@ def read_tracks(folder: pathlib.Path, num_rows: int | None = None) -> Int64[np.n
 
 
 def rows_now(tracks: Int64[np.ndarray, "T 2"], snapshot: Snapshot) -> Int64[np.ndarray, " G"]:
-    """Where every row of the generation is in the snapshot, -1 if its track was removed."""
+    """Returns where every row of the generation is in the snapshot, -1 if its track was removed."""
     ids, first_rows, counts = track_numbers(snapshot.tracks)
     order = np.argsort(ids)
     place = np.minimum(np.searchsorted(ids, tracks[:, 0], sorter=order), len(ids) - 1)

@@ -40,19 +40,21 @@ def find_kind(text: str) -> IndexKind | None:
 
 
 def is_remote(text: str) -> bool:
-    """Whether a setting names an index that a server keeps."""
+    """Returns whether a setting names an index that a server keeps."""
     kind = find_kind(text)
     return kind is not None and kind.is_remote
 
 
 def is_missing(text: str) -> bool:
-    """Whether a setting names an index that is built here, by a library that is not installed."""
+    """Returns whether a setting names an index that is built here, by a library that is not
+    installed.
+    """
     kind = find_kind(text)
     return kind in BUILT and kind is not None and not is_installed(kind)
 
 
 def is_installed(kind: IndexKind) -> bool:
-    """Whether the library that makes this kind of index is there."""
+    """Returns whether the library that makes this kind of index is there."""
     return not kind.module or importlib.util.find_spec(kind.module) is not None
 
 

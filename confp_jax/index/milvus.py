@@ -92,7 +92,7 @@ class MilvusRows:
 
     @property
     def exists(self) -> bool:
-        """Whether the collection is there."""
+        """Returns whether the collection is there."""
         return self.dim > 0
 
     def mirrored(self) -> dict[int, int]:

@@ -121,7 +121,7 @@ def wanted_kind(database: Database, snapshot: Snapshot) -> str:
 
 
 def _is_kind(text: str) -> bool:
-    """Whether a setting names a kind of index, of a remote one with a proper address."""
+    """Returns whether a setting names a kind of index, of a remote one with a proper address."""
     if not is_remote(text):
         return find_kind(text) is not None
     try:

@@ -68,13 +68,13 @@ def row_blocks(vectors: Vectors, num_rows: int) -> Iterator[tuple[int, Float32[n
 
 
 def holds_signs(vectors: Vectors) -> bool:
-    """Whether the rows are signs, by how they are stored, or by some of them."""
+    """Returns whether the rows are signs, by how they are stored, or by some of them."""
     if isinstance(vectors, StoredVectors):
         return vectors.is_binary
     return len(vectors) > 0 and are_signs(vectors[:: max(1, len(vectors) // _CHECKED_ROWS)])
 
 
 def are_signs(rows: Float32[np.ndarray, "n E"]) -> bool:
-    """Whether all values of a row have one magnitude, as binary fingerprints have."""
+    """Returns whether all values of a row have one magnitude, as binary fingerprints have."""
     magnitudes = np.abs(rows)
     return rows.shape[1] % SIGNS_PER_BLOCK == 0 and bool(np.all(magnitudes == magnitudes[:, :1]))

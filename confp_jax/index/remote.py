@@ -28,7 +28,7 @@ class RemoteVectors(StoredVectors):
 
     @property
     def is_binary(self) -> bool:
-        """Whether the rows are stored as signs."""
+        """Returns whether the rows are stored as signs."""
         return self._collection.is_binary
 
     def _contiguous(self, first: int, last: int) -> Float32[np.ndarray, "n E"]:

@@ -158,7 +158,7 @@ class _Adding:
         self.done(Added(str(path), "moved" if moved else "unchanged"), file.sha256)
 
     def _edited(self, old: StoredTrack, new: NewTrack) -> bool:
-        """Whether a new track is an old one's audio with other tags."""
+        """Returns whether a new track is an old one's audio with other tags."""
         self._before = self._before or self._database.snapshot()
         stored = next((track for track in self._before.tracks if track.id == old.id), None)
         if stored is None:

@@ -159,7 +159,7 @@ class LiveDatabase:
         self._seen = seen
 
     def _stamp(self) -> tuple:
-        """What differs when the database has changed."""
+        """Returns what differs when the database has changed."""
         return (*self.database.version(), self.database.setting(CALIBRATION_SETTING))
 
 

@@ -168,7 +168,7 @@ class Watch:
             self._not_before_s = time.monotonic() + _BUSY_S
 
     def _is_time_to_drop(self) -> bool:
-        """Whether a file has gone, and would have come elsewhere by now if it was moved."""
+        """Returns whether a file has gone, and would have come elsewhere by now if it was moved."""
         since = self._gone_at_s
         return (
             since is not None and time.monotonic() - since >= self._settle_s and not self._waiting

@@ -73,7 +73,7 @@ def joined_blocks(parts: Iterable[Query]) -> Iterator[Block]:
 
 
 def _is_whole(block: Block) -> bool:
-    """Whether a block is all of the recording."""
+    """Returns whether a block is all of the recording."""
     return block.first_window == 0 and block.is_last
 
 

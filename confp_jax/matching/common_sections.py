@@ -118,7 +118,7 @@ def _turned(span: Span) -> Span:
 
 
 def _is_one(span: Span, other: Span) -> bool:
-    """Whether two spans are parts of one section, or the same once more."""
+    """Returns whether two spans are parts of one section, or the same once more."""
     in_a = _shared_s(span.query_s, span.length_s, other.query_s, other.length_s)
     lengths_b = span.length_s * span.tempo, other.length_s * other.tempo
     in_b = _shared_s(span.track_s, lengths_b[0], other.track_s, lengths_b[1])

@@ -67,7 +67,9 @@ def _rows_near(
 def _between_rows(
     reference: Reference, track: int, times_s: Float64[np.ndarray, " R"]
 ) -> tuple[Float32[np.ndarray, "R E"], Bool[np.ndarray, " R"]]:
-    """What lies between the two rows around each moment of a track, and whether it is in it."""
+    """Returns what lies between the two rows around each moment of a track, and whether it is in
+    it.
+    """
     place = (times_s - reference.first_middles_s[track]) / reference.hop_s
     last = reference.num_rows[track] - 1
     inside = (place >= -0.5) & (place <= last + 0.5)

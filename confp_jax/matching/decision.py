@@ -110,14 +110,14 @@ class Decision:
         )
 
     def _weights_at(self, length_s: float, num_tracks: int) -> Float64[np.ndarray, "L N"]:
-        """How much each cell of the table counts: bilinear in the logarithms, constant beyond the
-        table.
+        """Returns how much each cell of the table counts: bilinear in the logarithms, constant
+        beyond the table.
         """
         lengths = _linear(np.log(self.lengths_s), math.log(max(length_s, 1e-3)))
         return np.outer(lengths, _linear(np.log(self.num_tracks), math.log(max(num_tracks, 1))))
 
     def to_json(self) -> str:
-        """What `from_json` reads back."""
+        """Returns what `from_json` reads back."""
         values = dataclasses.asdict(self) | {"version": VERSION}
         values["identity"] = values.pop("weights_hash")
         values |= {name: np.round(values[name], 4).tolist() for name in ("weights", "tails")}

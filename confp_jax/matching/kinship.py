@@ -25,8 +25,8 @@ _NUM_ROWS = 16  # of each track
 
 
 def is_confusable(ranking: Ranking, place: int, reference: Reference) -> bool:
-    """Whether a match is of a voice that speaks in its rivals too, and does not stand out from
-    them enough to be the same recording.
+    """Returns whether a match is of a voice that speaks in its rivals too, and does not stand out
+    from them enough to be the same recording.
     """
     cohort = ranking.cohort[:COHORT_SIZE]
     if reference.query_phases == 1 or len(cohort) < _LEAST_RIVALS:

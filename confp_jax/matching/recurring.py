@@ -158,7 +158,7 @@ def _probes(reference: Reference, track: int) -> Int64[np.ndarray, " P"]:
 def _hits(
     reference: Reference, rows: Int64[np.ndarray, " P"]
 ) -> tuple[Int64[np.ndarray, " H"], Int64[np.ndarray, " H"]]:
-    """Which of the rows is near which row of another track."""
+    """Returns which of the rows is near which row of another track."""
     least = _LEAST_DENSE_COSINE if reference.query_phases > 1 else _LEAST_COSINE
     row_tracks = reference.snapshot.row_tracks
     hits = reference.index.search(reference.snapshot.vectors[rows].astype(np.float32), k=_HITS)
@@ -247,7 +247,7 @@ def _least_mean(reference: Reference) -> float:
 
 
 def _runs(cosines: Float32[np.ndarray, " R"], least: float) -> list[tuple[int, int]]:
-    """Where the mean of `_RUN_ROWS` rows is high enough: begin and end of each stretch."""
+    """Returns where the mean of `_RUN_ROWS` rows is high enough: begin and end of each stretch."""
     size = min(_RUN_ROWS, len(cosines))
     if not size:
         return []
@@ -287,7 +287,7 @@ def _timed(
 
 
 def _crossing(cosines: np.ndarray, half: float, start: int, stop: int, *, step: int) -> float:
-    """Where the cosines, from outside on, first exceed `half`, between two rows."""
+    """Returns where the cosines, from outside on, first exceed `half`, between two rows."""
     place = start
     while place != stop and cosines[place] < half:
         place += step
@@ -380,7 +380,7 @@ def _places(sections: Sequence[Section]) -> list[Section]:
 
 
 def _overlap(one: Section, other: Section) -> bool:
-    """Whether two sections of one track share more than half of the longer one."""
+    """Returns whether two sections of one track share more than half of the longer one."""
     shared_s = min(one.end_s, other.end_s) - max(one.begin_s, other.begin_s)
     longer_s = max(one.end_s - one.begin_s, other.end_s - other.begin_s)
     return one.track == other.track and shared_s > _OVERLAP * longer_s

@@ -27,7 +27,7 @@ class Reference:
 
     @property
     def num_tracks(self) -> int:
-        """How many tracks are searched."""
+        """Returns how many tracks are searched."""
         return len(self.snapshot.tracks)
 
     @functools.cached_property
@@ -49,21 +49,21 @@ class Reference:
 
     @functools.cached_property
     def num_rows(self) -> Int64[np.ndarray, " T"]:
-        """How many rows each track has."""
+        """Returns how many rows each track has."""
         return track_numbers(self.snapshot.tracks)[2]
 
     @functools.cached_property
     def lengths_s(self) -> Float64[np.ndarray, " T"]:
-        """How much of each track its rows tell of; a track shorter than a segment is whole in each
-        of them.
+        """Returns how much of each track its rows tell of; a track shorter than a segment is whole
+        in each of them.
         """
         spread_s = (self.num_rows - 1) * self.hop_s
         return np.where(self._is_short, self._durations_s, spread_s + self.segment_s)
 
     @functools.cached_property
     def first_middles_s(self) -> Float64[np.ndarray, " T"]:
-        """Where in each track the middle of its first row lies; those of a track shorter than a
-        segment lie about its middle, the first may lie before the track begins.
+        """Returns where in each track the middle of its first row lies; those of a track shorter
+        than a segment lie about its middle, the first may lie before the track begins.
         """
         spread_s = (self.num_rows - 1) * self.hop_s
         return np.where(self._is_short, (self._durations_s - spread_s) / 2, self.segment_s / 2)

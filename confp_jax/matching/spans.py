@@ -61,7 +61,7 @@ class Block:
 
     @property
     def start_s(self) -> float:
-        """Where in the recording it begins."""
+        """Returns where in the recording it begins."""
         return self.first_window * self.query.hop_s
 
 
@@ -111,7 +111,7 @@ class _Candidate:
     pieces: list[_Piece] = dataclasses.field(default_factory=list)
 
     def track_at(self, query_s: float) -> float:
-        """Where the track is at a moment of the recording, by its newest block."""
+        """Returns where the track is at a moment of the recording, by its newest block."""
         newest = self.pieces[-1]
         return newest.track_s + newest.tempo * (query_s - newest.query_s)
 
@@ -232,8 +232,8 @@ class SpanTracker:
         )
 
     def _ends_s(self, first: int, last: int) -> tuple[float, float]:
-        """Where the run of windows begins and ends; a window at the match's edge is partly outside,
-        at the recording's whole.
+        """Returns where the run of windows begins and ends; a window at the match's edge is partly
+        outside, at the recording's whole.
         """
         hop_s = self._form.hop_s
         segment_s = self._form.segment_s
@@ -255,8 +255,9 @@ def accepted(spans: Iterable[Span], *, false_alarm_rate: float) -> list[Span]:
 
 
 def covers(other: Span, span: Span) -> bool:
-    """Whether two spans share more than half of the shorter one; where both are of one track, which
-    may repeat itself, more than the blur at their ends, as where plays follow each other.
+    """Returns whether two spans share more than half of the shorter one; where both are of one
+    track, which may repeat itself, more than the blur at their ends, as where plays follow each
+    other.
     """
     shared_s = min(span.query_s + span.length_s, other.query_s + other.length_s) - max(
         span.query_s, other.query_s
@@ -268,7 +269,7 @@ def covers(other: Span, span: Span) -> bool:
 
 
 def on_same_line(span: Span, other: Span) -> bool:
-    """Whether two spans run along one line of one track: they are of one play."""
+    """Returns whether two spans run along one line of one track: they are of one play."""
     track_s = other.track_s + other.tempo * (span.query_s - other.query_s)
     reach_s = _SAME_LINE_S + _TEMPO_ERROR * abs(span.query_s - other.query_s)
     return span.track == other.track and abs(track_s - span.track_s) <= reach_s

@@ -4,5 +4,5 @@ import os
 
 
 def is_remote(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder is an address (gs://, s3://) instead of a place on this machine."""
+    """Returns whether a folder is an address (gs://, s3://) instead of a place on this machine."""
     return "://" in str(folder)

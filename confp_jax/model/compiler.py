@@ -71,8 +71,8 @@ def compiler_options() -> dict[str, str]:
 
 @functools.cache
 def has_fast_bfloat16() -> bool:
-    """Whether this is a CPU on which float32 sums of bfloat16 products are twice as fast as those
-    of float32.
+    """Returns whether this is a CPU on which float32 sums of bfloat16 products are twice as fast as
+    those of float32.
 
     It needs instructions for them; on other CPUs XLA computes them by float32, which is slower
     than float32 from the start.

@@ -44,7 +44,7 @@ def project(
     *,
     config: ModelConfig,
 ) -> Float[Array, "B E"]:
-    """What the projection gives for segments of local contrast; vectors of any length."""
+    """Returns what the projection gives for segments of local contrast; vectors of any length."""
     return nnx.merge(encoder_graph(config), params, statistics).projection(contrast)
 
 

@@ -80,7 +80,7 @@ def read_config(file: pathlib.Path, metadata: Mapping[str, str]) -> ModelConfig:
 
 
 def _place(data: bytes) -> tuple[int, int]:
-    """Where the checksum lies: behind its key, the value's tag and the value's length."""
+    """Returns where the checksum lies: behind its key, the value's tag and the value's length."""
     key = CHECKSUM.encode()
     first = data.rfind(key) + len(key) + 2
     return first, first + len(NO_CHECKSUM)

@@ -17,7 +17,7 @@ def shipped_models() -> list[str]:
 
 
 def shipped_folder(name: str) -> pathlib.Path:
-    """Where a shipped model lies, with what belongs to it."""
+    """Returns where a shipped model lies, with what belongs to it."""
     return PRETRAINED / name
 
 

@@ -161,8 +161,8 @@ def abstract_encoder(config: ModelConfig) -> EncoderState:
 
 
 def template(leaf: Any) -> jax.ShapeDtypeStruct:
-    """What to restore: an array's shape, type and place; the first of this process where it has
-    none yet.
+    """Returns what to restore: an array's shape, type and place; the first of this process where it
+    has none yet.
     """
     sharding = getattr(leaf, "sharding", None)
     if not isinstance(leaf, jax.Array):
@@ -171,7 +171,7 @@ def template(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def metadata_of(config: TrainConfig, trees: Mapping[str, Any]) -> dict[str, Any]:
-    """What lies beside a checkpoint's arrays: the configuration, and checksums of all."""
+    """Returns what lies beside a checkpoint's arrays: the configuration, and checksums of all."""
     text = config.to_json()
     return {"config": text, "checksums": checksums(trees, config=text)}
 
@@ -182,8 +182,8 @@ def saved_checksum(state: EncoderState) -> str:
 
 
 def read_metadata(step_folder: epath.Path) -> dict[str, Any]:
-    """What `metadata_of` gave when a checkpoint was saved. Only the encoder's metadata is asked
-    for: Grain's iterator has none and warns.
+    """Returns what `metadata_of` gave when a checkpoint was saved. Only the encoder's metadata is
+    asked for: Grain's iterator has none and warns.
     """
     found = ocp.metadata(str(step_folder), checkpointable_name="encoder").custom_metadata
     return cast(dict[str, Any], found)
@@ -220,7 +220,7 @@ def absolute_path(folder: epath.PathLike) -> epath.Path:
 
 
 def is_reachable_folder(folder: epath.PathLike) -> bool:
-    """Whether there is such a folder.
+    """Returns whether there is such a folder.
 
     Raises:
       CheckpointError: it is a bucket's, and the bucket does not answer.

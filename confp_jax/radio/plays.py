@@ -38,7 +38,7 @@ class Sighting:
 
     @property
     def end_offset_s(self) -> float:
-        """Where in the track it ends."""
+        """Returns where in the track it ends."""
         return self.found.offset_s + self.found.tempo * (self.end_s - self.begin_s)
 
 
@@ -61,7 +61,7 @@ class Play:
 
     @property
     def played_s(self) -> float:
-        """How long it was heard."""
+        """Returns how long it was heard."""
         return sum(end - begin for begin, end in self.stretches)
 
     @property
@@ -71,7 +71,7 @@ class Play:
         return list(zip(ends, (begin for begin, _ in self.stretches[1:]), strict=True))
 
     def goes_on_with(self, seen: Sighting) -> bool:
-        """Whether a sighting continues this play: on the same line, or a little further on."""
+        """Returns whether a sighting continues this play: on the same line, or a little further on."""
         if seen.found.id != self.track["id"] or seen.begin_s > self.end_s + _LONGEST_BREAK_S:
             return False
         expected_s = self.last_offset_s + self.tempo * (seen.begin_s - self.end_s)

@@ -28,7 +28,7 @@ class StationConfig:
 
     @property
     def is_file(self) -> bool:
-        """Whether it is a recording, which has an end."""
+        """Returns whether it is a recording, which has an end."""
         return bool(self.source) and not is_url(self.source)
 
 

@@ -84,7 +84,7 @@ class Gate:
 
     @property
     def num_inside(self) -> int:
-        """How many run and wait."""
+        """Returns how many run and wait."""
         return self._num_running + sum(len(queue) for queue in self._waiting.values())
 
     def check(self, client: str = "") -> None:

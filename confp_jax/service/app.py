@@ -109,7 +109,7 @@ class Service:
         return JSONResponse(document(self._settings))
 
     async def identify(self, request: Request) -> Response:
-        """Which tracks sound in the body's audio."""
+        """Returns which tracks sound in the body's audio."""
         began = time.perf_counter()
         async with (
             self._admitted(request) as upload,

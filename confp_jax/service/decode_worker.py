@@ -73,7 +73,7 @@ def answer(job: dict) -> tuple[dict, bytes]:
 
 
 def _plain(tag: str) -> str:
-    """What a file says of itself within the limits of what a client may say."""
+    """Returns what a file says of itself within the limits of what a client may say."""
     return words(tag[:_MOST_OF_A_TAG])[:LONGEST_NAME]
 
 

@@ -60,7 +60,7 @@ class DecodePool:
 
     @property
     def is_usable(self) -> bool:
-        """Whether there is a worker, or one on its way."""
+        """Returns whether there is a worker, or one on its way."""
         return bool(self._all) or not self._fails
 
     async def start(self) -> None:

@@ -105,7 +105,7 @@ class Engine:
 
     @property
     def state(self) -> State:
-        """Whether it can answer, or what keeps it from that."""
+        """Returns whether it can answer, or what keeps it from that."""
         if self.live.outdated is not None:
             return "reindexed"
         if self._state == "ready" and not self._decoders.is_usable:
@@ -185,7 +185,7 @@ class Engine:
         return await self.in_thread(self._long_query, samples)
 
     async def identify(self, samples: Float32[np.ndarray, " n"]) -> Identification:
-        """What sounds in a recording.
+        """Returns what sounds in a recording.
 
         Raises:
           AudioError: shorter than 1 s, or silent.

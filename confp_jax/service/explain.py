@@ -35,7 +35,7 @@ class Place:
 
 
 def place_of(heard: Identification) -> Place | None:
-    """Where the best match lies; None where the database is empty."""
+    """Returns where the best match lies; None where the database is empty."""
     spans = heard.result.accepted or heard.result.nearest
     if not spans:
         return None
@@ -98,8 +98,8 @@ def cut(
 def spectrogram(
     samples: Float32[np.ndarray, " n"], mel: MelConfig, *, sample_rate_hz: int
 ) -> dict[str, object] | None:
-    """What the model hears, to be drawn: rows of mel bands, low ones first, 0 to 255 for the
-    loudest 60 dB; base64.
+    """Returns what the model hears, to be drawn: rows of mel bands, low ones first, 0 to 255 for
+    the loudest 60 dB; base64.
 
     None where there is too little to draw.
     """

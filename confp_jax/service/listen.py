@@ -96,11 +96,11 @@ class _Clip:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time for a guess."""
+        """Returns whether it is time for a guess."""
         return self._heard.is_due
 
     async def guess(self) -> dict:
-        """What it seems to be; the verdict is "match" when it is sure."""
+        """Returns what it seems to be; the verdict is "match" when it is sure."""
         self._heard.looked()
         began = time.perf_counter()
         try:

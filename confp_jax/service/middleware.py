@@ -54,7 +54,7 @@ class _Body:
 
     @property
     def is_unread(self) -> bool:
-        """Whether the client may still be sending."""
+        """Returns whether the client may still be sending."""
         return self._is_unread
 
     async def receive(self) -> Message:

@@ -24,11 +24,11 @@ class TrackFiles:
 
     @property
     def are_shared(self) -> bool:
-        """Whether the operator shares any folder."""
+        """Returns whether the operator shares any folder."""
         return bool(self._roots)
 
     def is_shared(self, track: StoredTrack) -> bool:
-        """Whether the track's file exists below a shared folder, links resolved."""
+        """Returns whether the track's file exists below a shared folder, links resolved."""
         return self._shared_path(track) is not None
 
     def playable(self, track: StoredTrack) -> pathlib.Path | None:

@@ -178,7 +178,7 @@ class Checkpoints:
             multihost_utils.sync_global_devices(f"set aside {step}")
 
     def is_due(self, step: int) -> bool:
-        """Whether the policy wants the state after step number `step`."""
+        """Returns whether the policy wants the state after step number `step`."""
         return self._restored().should_save(step)
 
     def save(self, step: int, state: TrainState) -> None:

@@ -57,8 +57,8 @@ def load_resident(config: TrainConfig, mesh: jax.sharding.Mesh) -> Resident:
 
 
 def resident_layout(config: TrainConfig, mesh: jax.sharding.Mesh) -> Layout:
-    """Where the split's clips lie on the mesh: each with a host that has its shard, should hosts
-    have only their own.
+    """Returns where the split's clips lie on the mesh: each with a host that has its shard, should
+    hosts have only their own.
     """
     hosts = [device.process_index for device in mesh.devices.flat]
     every = math.gcd(config.data.num_shares, 1 + max(hosts))
@@ -75,7 +75,7 @@ def _source(config: TrainConfig) -> ClipSource:
 
 
 def resident_bytes(config: TrainConfig, mesh: jax.sharding.Mesh) -> int:
-    """What the set takes of each device's memory; 0 where it stays on the host.
+    """Returns what the set takes of each device's memory; 0 where it stays on the host.
 
     Raises:
       DatasetError: no set there, or fewer tracks than devices.

@@ -82,7 +82,7 @@ def refuse_projection(field: str, name: str, source: ModelConfig) -> None:
 
 
 def _misfits(source: ModelConfig, config: ModelConfig) -> list[str]:
-    """What has to be set so that the encoder of `source` can be taken over."""
+    """Returns what has to be set so that the encoder of `source` can be taken over."""
     names = [
         name
         for name in flat_fields(config)
@@ -192,8 +192,8 @@ def _copy_weights(new: nnx.State, old: nnx.State, old_depth: int, depth: int) ->
 
 
 def _origin(name: str, old_depth: int, depth: int) -> str | None:
-    """Which array of an encoder of `old_depth` layers becomes `name` of one of `depth`; None: none
-    does.
+    """Returns which array of an encoder of `old_depth` layers becomes `name` of one of `depth`;
+    None: none does.
 
     Of more layers the last stays the last, and those before it that are too many are left out.
     Layers that are added follow the others. The last product ("outer") of each of their branches

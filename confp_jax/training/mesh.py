@@ -79,7 +79,7 @@ def make_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
 
 
 def is_sharded() -> bool:
-    """Whether a mesh is set (`jax.set_mesh`)."""
+    """Returns whether a mesh is set (`jax.set_mesh`)."""
     return not jax.sharding.get_abstract_mesh().empty
 
 
@@ -127,8 +127,8 @@ def global_batch(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[
 
 
 def on_any_process(here: bool) -> bool:
-    """Whether it is so on any process. All must decide alike: one that judged alone would leave the
-    rest waiting.
+    """Returns whether it is so on any process. All must decide alike: one that judged alone would
+    leave the rest waiting.
     """
     if jax.process_count() == 1:
         return here

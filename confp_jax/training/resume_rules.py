@@ -32,8 +32,8 @@ _FIXED_FIELDS = (
 
 
 def free_fields(saved: TrainConfig) -> tuple[str, ...]:
-    """What may always change. The length only at a constant learning rate: a cosine of another
-    length has other rates.
+    """Returns what may always change. The length only at a constant learning rate: a cosine of
+    another length has other rates.
     """
     return (*_FREE_FIELDS, "num_epochs") if saved.optimizer.schedule == "constant" else _FREE_FIELDS
 

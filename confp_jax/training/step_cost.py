@@ -46,7 +46,7 @@ class StepCost:
 
     @property
     def linked_bytes(self) -> float:
-        """What each chip sends to the next in a ring.
+        """Returns what each chip sends to the next in a ring.
 
         An all-reduce is a reduce-scatter and an all-gather: twice its result.
         """

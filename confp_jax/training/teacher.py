@@ -16,8 +16,8 @@ Batch = dict[str, Array]
 
 
 def load_teacher(config: TrainConfig, mesh: jax.sharding.Mesh) -> Callable[[Batch], Batch]:
-    """What adds "target", the teacher's fingerprints of the clean anchors [B, E], to a batch over
-    the mesh; without one, nothing.
+    """Returns what adds "target", the teacher's fingerprints of the clean anchors [B, E], to a
+    batch over the mesh; without one, nothing.
 
     Raises:
       ConfigError: the teacher hears other features or has longer or shorter fingerprints; the

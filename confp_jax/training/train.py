@@ -130,7 +130,7 @@ def train(
 
 
 def _is_writer() -> bool:
-    """Whether this process, of several, writes what they share."""
+    """Returns whether this process, of several, writes what they share."""
     return jax.process_index() == 0
 
 
@@ -166,7 +166,7 @@ def _is_validated(step: int, num_steps: int, config: TrainConfig) -> bool:
 
 
 def _ending(step: int, last_step: int, num_steps: int) -> str:
-    """How the run ended, where it is not over."""
+    """Returns how the run ended, where it is not over."""
     if step >= num_steps:
         return ""
     return "; stopped as asked" if step >= last_step else "; the same command continues it"
@@ -321,7 +321,7 @@ class _StopSignal:
         return self
 
     def is_set(self, step: int) -> bool:
-        """Whether to leave after step number `step`; asked at every step."""
+        """Returns whether to leave after step number `step`; asked at every step."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._asked.is_set()

@@ -99,7 +99,7 @@ def _unit(rows: Rows) -> Rows:
 
 
 def chosen_conditions(names: Sequence[str]) -> list[str]:
-    """What the table shows: one of each kind, where it was measured."""
+    """Returns what the table shows: one of each kind, where it was measured."""
     wanted = (
         "clean",
         "shift_40",

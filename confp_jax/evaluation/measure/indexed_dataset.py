@@ -38,7 +38,7 @@ class EvaluationReference:
     group_of: dict[int, int] = dataclasses.field(default_factory=dict)  # of the duplicates
 
     def number(self, track_id: int) -> int:
-        """Which of the reference's tracks has this id, or is its copy.
+        """Returns which of the reference's tracks has this id, or is its copy.
 
         Raises:
           DatasetError: none.

@@ -45,8 +45,8 @@ class Outcomes:
     trials: Trials  # of the whole excerpt by the program's own matching; its tracks are ids as well
 
     def hits(self, kind: str, *, k: int, search: str = "exact") -> Bool[np.ndarray, " Q"]:
-        """Whether a segment hit of a kind is among the first k results of a search ("exact" or
-        "index").
+        """Returns whether a segment hit of a kind is among the first k results of a search ("exact"
+        or "index").
         """
         tracks = getattr(self, f"{search}_tracks")[:, :k]
         at_s = getattr(self, f"{search}_s")[:, :k]
@@ -67,7 +67,7 @@ class Outcomes:
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "Outcomes":
-        """What `save` kept."""
+        """Returns what `save` kept."""
         with np.load(path, allow_pickle=False) as kept:
             trials = Trials(*(kept[f"trials_{name}"] for name in _TRIALS))
             return cls(
@@ -145,8 +145,8 @@ def measure_condition(
 
 
 def _looks(query: Query) -> Float32[np.ndarray, "L E"]:
-    """What the first segment is searched by: its fingerprint, or all of an excerpt that is shorter
-    than a segment.
+    """Returns what the first segment is searched by: its fingerprint, or all of an excerpt that is
+    shorter than a segment.
     """
     return query.vectors if query.is_partial else query.vectors[:1]
 

@@ -33,7 +33,7 @@ class ShiftCurve:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ShiftCurve":
-        """What `dataclasses.asdict` made."""
+        """Returns what `dataclasses.asdict` made."""
         bands = {
             name: tuple((low, mean, high) for low, mean, high in values[name])
             for name in ("own", "following")

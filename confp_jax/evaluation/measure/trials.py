@@ -41,11 +41,11 @@ class Trials:
     offset_s: Float64[np.ndarray, " Q"]  # where in it the query begins
 
     def accepted_right(self, rate: float) -> Bool[np.ndarray, " Q"]:
-        """Which are answered, and rightly."""
+        """Returns which are answered, and rightly."""
         return self.right & (self.known_rate <= rate)
 
     def false_alarms(self, rate: float) -> Bool[np.ndarray, " Q"]:
-        """Which are answered although their track is not there."""
+        """Returns which are answered although their track is not there."""
         return self.unknown_rate <= rate
 
     def rows(self, chosen: Bool[np.ndarray, " Q"]) -> "Trials":
@@ -138,7 +138,7 @@ class Place(NamedTuple):
     tempo: float
 
     def at(self, moment_s: float) -> float:
-        """Where in the clip the query's moment lies."""
+        """Returns where in the clip the query's moment lies."""
         return self.offset_s + self.tempo * moment_s
 
 

@@ -119,7 +119,7 @@ def write_pexeso(
 
 
 def read_pexeso(path: pathlib.Path) -> dict[str, list[Found]]:
-    """What another program matched, by query_id, best first as it stands in the file; whole
+    """Returns what another program matched, by query_id, best first as it stands in the file; whole
     seconds, so places are rough.
 
     Raises:

@@ -22,7 +22,7 @@ GREEN = "#228833"
 
 
 def is_available() -> bool:
-    """Whether matplotlib is installed."""
+    """Returns whether matplotlib is installed."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
@@ -33,7 +33,7 @@ def is_available() -> bool:
 def png(
     draw: Callable[..., None], *arguments: Any, size: tuple[float, float] = (8, 5), **named: Any
 ) -> bytes:
-    """What `draw(figure, ...)` draws."""
+    """Returns what `draw(figure, ...)` draws."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")

@@ -276,7 +276,7 @@ def open_set_pictures(measured: Measured) -> list[Picture]:
 
 
 def environment(results: Results) -> dict[str, str]:
-    """Where and how it ran."""
+    """Returns where and how it ran."""
     versions = []
     for package in _PACKAGES:
         try:

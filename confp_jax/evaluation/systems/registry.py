@@ -24,7 +24,7 @@ class SystemSpec:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "SystemSpec":
-        """What `dataclasses.asdict` made."""
+        """Returns what `dataclasses.asdict` made."""
         return cls(**(dict(values) | {"command": CommandConfig(**values["command"])}))
 
 

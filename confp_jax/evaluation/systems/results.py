@@ -93,7 +93,7 @@ class SystemRun:
 
     @functools.cached_property
     def indexed(self) -> list[IndexedClip]:
-        """What is searched: one of each recording."""
+        """Returns what is searched: one of each recording."""
         return one_of_each(self.index, self.index_splits)
 
     def query_files(self, condition: str) -> list[pathlib.Path]:
@@ -113,7 +113,7 @@ class SystemRun:
         ]
 
     def rows(self, condition: str) -> list[int]:
-        """Which queries are asked."""
+        """Returns which queries are asked."""
         return spread(len(ClipSource(self.queries.folder, condition)), self.most)
 
     def truths(self, condition: str) -> list[Truth]:
@@ -209,8 +209,8 @@ def answer_rows(
 
 
 def imported_rows(name: str, path: pathlib.Path, run: SystemRun) -> list[SystemRow]:
-    """What another program matched, from its file in Pexeso's format; time and memory are not in
-    it.
+    """Returns what another program matched, from its file in Pexeso's format; time and memory are
+    not in it.
 
     Raises:
       DatasetError: it cannot be read, or none of its queries is one of these.
@@ -268,8 +268,8 @@ def system_row(
 
 
 def _hit(answer: Answer, truth: Truth, *, k: int) -> float:
-    """How far off the place is where the right track is among the first k, infinity where no place
-    was told; NaN: it is not.
+    """Returns how far off the place is where the right track is among the first k, infinity where
+    no place was told; NaN: it is not.
     """
     for found in answer.found[:k]:
         if found.track == str(truth.track_id):

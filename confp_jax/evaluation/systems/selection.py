@@ -73,7 +73,7 @@ def run_systems(
 def system_run(
     config: BenchmarkConfig, queries: QuerySet, cache: pathlib.Path, scratch: str
 ) -> SystemRun:
-    """What is asked of every system."""
+    """Returns what is asked of every system."""
     names = tuple(
         name
         for name in queries.conditions
