@@ -86,14 +86,14 @@ def make(folder: pathlib.Path, num_tracks: int) -> None:
 
 
 def add_one(database: Database) -> None:
-    """What `confp add` does once a file is fingerprinted."""
+    """Adds a track, as `confp add` does once a file is fingerprinted."""
     rows = np.random.default_rng(1).normal(size=(_ROWS_PER_TRACK, _DIM)).astype(np.float32)
     with database.writing():
         database.add([_track(10**9, rows)])
 
 
 def rename_one(database: Database) -> None:
-    """What the service does."""
+    """Renames a track, as the service does."""
     with database.writing():
         database.rename(5, {"title": "other"})
 

@@ -54,7 +54,7 @@ def vectors_of(sha256: str) -> np.ndarray:
 def read_stand_in(
     _embedder: Any, paths: Iterable[pathlib.Path], *, wanted: Callable[..., bool]
 ) -> Iterator[ReadFile]:
-    """As `read_files`, without sound."""
+    """Yields files as `read_files` does, without sound."""
     for path in paths:
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         file = known_file(path, sha256)

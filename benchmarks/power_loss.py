@@ -64,7 +64,7 @@ def carry_out(kind: str, folder: pathlib.Path) -> None:
 
 
 def prepare(kind: str, folder: pathlib.Path) -> None:
-    """What is there before an operation, flushed."""
+    """Makes what is there before an operation, flushed."""
     folder.mkdir()
     if kind == "create":
         return

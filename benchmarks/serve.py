@@ -188,7 +188,9 @@ def wait_until_ready(address: str) -> None:
 
 
 def _resident_mib(pid: int) -> float:
-    """Of a process and all that it started; pages that they share count for each."""
+    """Returns the memory of a process and all that it started; pages that they share count for
+    each.
+    """
     process = pathlib.Path(f"/proc/{pid}")
     try:
         lines = io.StringIO((process / "status").read_text())

@@ -108,8 +108,8 @@ def _draw_as_the_paper(config: ConfigDict) -> None:
 
 
 def _train_as_shipped(config: ConfigDict) -> None:
-    """What the last stages of the shipped `edge` were trained with; the reasons, and what each was
-    worth: in its RECIPE.md.
+    """Sets what the last stages of the shipped `edge` were trained with; the reasons, and what each
+    was worth: in its RECIPE.md.
     """
     config.mel.fmax_hz = 4_000.0
     config.spec_augment.update(
@@ -128,8 +128,8 @@ def _train_as_shipped(config: ConfigDict) -> None:
 
 
 def _train_shortly(config: ConfigDict) -> None:
-    """For short runs on little data, all distortion drawn online: docs/research/experiments.md,
-    "Two prototypes".
+    """Sets what short runs on little data need, all distortion drawn online:
+    docs/research/experiments.md, "Two prototypes".
     """
     config.encoder.dropout = 0.0
     config.optimizer.update(

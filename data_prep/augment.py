@@ -118,8 +118,8 @@ def check_sources(
 
 
 def _steps(config: ChainConfig, sounds: Sounds) -> list[Step]:
-    """In the order in which sound meets them: performance, loudspeaker, room, surroundings,
-    microphone, transmission.
+    """Returns the steps in the order in which sound meets them: performance, loudspeaker, room,
+    surroundings, microphone, transmission.
     """
     varying = functools.partial(
         transforms.add_varying_noise, snr=config.varying, noises=sounds.noise, read=read_sound

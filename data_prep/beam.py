@@ -36,7 +36,7 @@ def main(config: ConfigDict, values: flags.FlagValues) -> int:
 
 
 def run_with(options: Sequence[str]) -> Runner:
-    """Returns what makes shards by a pipeline with these options (`--runner=...` and its fellows)."""
+    """Returns what makes shards by a pipeline with these options (`--runner=...` and others)."""
 
     def run(todo: list[Shard], write: Callable[[Shard], object]) -> list[Shard]:
         if todo:

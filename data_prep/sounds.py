@@ -140,7 +140,7 @@ def _find_part(
 
 
 def _esc50(folder: pathlib.Path, part: str) -> list[pathlib.Path]:
-    """By its own folds, which keep the clips of one recording together."""
+    """Returns the files by ESC-50's own folds, which keep the clips of one recording together."""
     table = folder / "meta" / "esc50.csv"
     with open(table, newline="", encoding="utf-8", errors="replace") as file:
         rows = list(csv.DictReader(file))

@@ -106,7 +106,7 @@ def telephone_call(
 def resample_there_and_back(
     samples: Float32[np.ndarray, " n"], rng: np.random.Generator, *, sample_rate_hz: int, rate: Draw
 ) -> Heard:
-    """At a drawn sample rate for a while; what lay above its half is gone."""
+    """Resamples to a drawn sample rate and back; what lay above its half is gone."""
     rate_hz = round(rng.uniform(rate.low, rate.high))
     heard = from_samples(
         from_samples(samples, from_hz=sample_rate_hz, to_hz=rate_hz),

@@ -371,11 +371,11 @@ class _Part(io.RawIOBase):
         return self._at
 
     def seekable(self) -> bool:
-        """Always."""
+        """Returns True."""
         return True
 
     def readable(self) -> bool:
-        """Always."""
+        """Returns True."""
         return True
 
     def writable(self) -> bool:

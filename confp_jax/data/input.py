@@ -137,7 +137,7 @@ class PairCutter(grain.transforms.RandomMap):
         return places
 
     def _on_device(self, drawn: MixParameters, row_samples: int) -> MixParameters:
-        """With the places of its noises in rows."""
+        """Returns the parameters with the places of their noises in rows."""
         for number, start in (("noise", "noise_start"), ("second_noise", "second_start")):
             if getattr(drawn, number) != NO_NOISE:
                 row, sample = divmod(getattr(drawn, start), row_samples)

@@ -132,7 +132,7 @@ class Mixer:
     def _overlaid(
         self, samples: Float32[np.ndarray, " m"], lead: int, drawn: MixParameters
     ) -> Float32[np.ndarray, " m"]:
-        """With another track over its window."""
+        """Returns the music with another track over its window."""
         window = samples[lead:]
         power = float(np.mean(np.square(window)))
         if self._music is None or power < SILENT_POWER:

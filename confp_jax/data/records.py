@@ -260,7 +260,7 @@ def _serializer() -> tuple[tfds.features.FeaturesDict, example_serializer.Exampl
 
 
 def _serialize(record: dict[str, Any]) -> bytes:
-    """As `features().serialize_example`, but with the fields in a fixed order: the same bytes from
+    """Returns `features().serialize_example` with the fields in a fixed order: the same bytes from
     every process.
     """
     described, serializer = _serializer()

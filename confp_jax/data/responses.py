@@ -112,7 +112,7 @@ def hashed_normal(xp: ModuleType, seed: _Array, salt: int, index: _Array) -> _Ar
 
 
 def _uniform(xp: ModuleType, seed: _Array, salt: int, index: _Array) -> _Array:
-    """In [0, 1), by the finaliser of MurmurHash3."""
+    """Returns values in [0, 1), by the finaliser of MurmurHash3."""
     hashed = xp.asarray(index).astype(xp.uint32) * xp.uint32(0x9E3779B1)
     hashed = hashed ^ (xp.asarray([seed]).astype(xp.uint32) * xp.uint32(0x85EBCA77))
     hashed = hashed + xp.uint32(salt * 0x27D4EB2F & 0xFFFFFFFF)

@@ -205,6 +205,6 @@ def _with_touch_tone(
 
 
 def _level(signal: np.ndarray, noise: np.ndarray, snr_db: float) -> np.float32:
-    """By how much noise is multiplied to lie `snr_db` below a signal."""
+    """Returns the factor by which noise lies `snr_db` below a signal."""
     power, noise_power = (float(np.mean(np.square(x))) + _TINY for x in (signal, noise))
     return np.float32(math.sqrt(power / noise_power) * 10 ** (-snr_db / 20))

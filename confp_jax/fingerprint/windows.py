@@ -36,7 +36,7 @@ class WindowedClip:
     loud: Int64[np.ndarray, " L"]
 
     def phases(self, mel_hop: int) -> list[int]:
-        """In samples: where on the grid of mel frames the loud windows begin."""
+        """Returns where on the grid of mel frames the loud windows begin, in samples."""
         return np.unique(self.starts[self.loud] % mel_hop).tolist()
 
 

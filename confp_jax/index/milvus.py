@@ -143,8 +143,8 @@ class MilvusRows:
                 report(done, len(missing))
 
     def rows_of(self, snapshot: Snapshot) -> Int64[np.ndarray, " N"]:
-        """For each row of the snapshot itself if it is mirrored, else -1; candidates are numbered
-        as these rows from now on.
+        """Returns each row of the snapshot itself if it is mirrored, else -1; candidates are
+        numbered as these rows from now on.
         """
         there = self.mirrored()
         ids, first_rows, num_rows = track_numbers(snapshot.tracks)

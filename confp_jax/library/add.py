@@ -221,7 +221,7 @@ class _Unread:
                 yield path
 
     def catch_up(self, until: pathlib.Path) -> None:
-        """To be called before this file is reported: takes it off the list."""
+        """Takes a file off the list; called before this file is reported."""
         while self._passed and self._passed[0][0] != until:
             self._report(self._passed.popleft()[0])
         self._passed.popleft()

@@ -162,7 +162,7 @@ class _Reported:
 
 
 def _is_one_play(one: Span, span: Span) -> bool:
-    """Returns whether two spans are one play of one recording, whichever of its copies each names."""
+    """Returns whether two spans are one play of a recording, whichever of its copies each names."""
     is_same = span.track in (one.track, *one.copies) or one.track in span.copies
     return is_same and covers(one, span)
 

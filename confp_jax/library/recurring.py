@@ -141,7 +141,7 @@ def _described(reference: Reference, group: list[int]) -> Group:
 
 
 def _shared(reference: Reference, track: int, other: int) -> tuple[float, float]:
-    """From where to where in a track lies what another shares with it; all of it, of itself."""
+    """Returns where the part of a track that another shares begins and ends; all, for itself."""
     if track == other:
         return 0.0, float(reference.lengths_s[track])
     runs = compare_tracks(reference, track, other, recurring.lines_of(reference, track, other)).runs

@@ -35,7 +35,7 @@ class _Alone:
         has_edge_windows: bool = False,
         first: int = 1,
     ) -> Judgement:
-        """As `Decision.judge`."""
+        """Judges as `Decision.judge` does."""
         judged = [
             self.decision.judge(
                 ranking.only(int(track)),

@@ -51,8 +51,8 @@ def fast_jit(
 
 @functools.cache
 def compiler_options() -> dict[str, str]:
-    """For `jax.jit(..., compiler_options=)`: empty on accelerators. Starts the backend, so call it
-    after any distributed set-up.
+    """Returns options for `jax.jit(..., compiler_options=)`: {} on accelerators. It starts the
+    backend, so call it after any distributed set-up.
 
     On a CPU, XLA 0.10 hands attention, LayerNorm and the products to YNNPACK, fused. That is good
     for a forward pass in small batches (`Embedder`). A training step has many more sums, for which

@@ -12,7 +12,7 @@ class ForkedError(RuntimeError):
 
 
 def check_not_forked() -> None:
-    """To be called before JAX computes.
+    """Checks that this process may compute; called before JAX does.
 
     Raises:
       ForkedError: it computed already, in the process that this one was forked from.

@@ -71,7 +71,7 @@ class Play:
         return list(zip(ends, (begin for begin, _ in self.stretches[1:]), strict=True))
 
     def goes_on_with(self, seen: Sighting) -> bool:
-        """Returns whether a sighting continues this play: on the same line, or a little further on."""
+        """Returns whether a sighting continues this play: on the same line, or a little later."""
         if seen.found.id != self.track["id"] or seen.begin_s > self.end_s + _LONGEST_BREAK_S:
             return False
         expected_s = self.last_offset_s + self.tempo * (seen.begin_s - self.end_s)

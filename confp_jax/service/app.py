@@ -101,7 +101,7 @@ class Service:
         return PlainTextResponse("ready\n")
 
     async def metrics(self, _: Request) -> Response:
-        """For Prometheus."""
+        """Returns the metrics for Prometheus."""
         return Response(self._engine.metrics.text(), media_type=self._engine.metrics.content_type)
 
     async def openapi(self, _: Request) -> Response:

@@ -195,7 +195,7 @@ class Engine:
     async def search(
         self, samples: Float32[np.ndarray, " n"], query: Query, *, share: float = 1.0
     ) -> Identification:
-        """As `identify`, of a query that was made before; `share` as in `Searcher.search`."""
+        """Identifies by a query that was made before; `share` as in `Searcher.search`."""
         view = self.view
         result = await self.in_thread(functools.partial(view.searcher.search, [query], share=share))
         return Identification(view, samples, query, result)

@@ -125,7 +125,7 @@ def compile_step(config: TrainConfig, mesh: Mesh) -> StepCost:
 
 
 def _pair_shapes(config: TrainConfig) -> dict[str, tuple[tuple[int, ...], jnp.dtype]]:
-    """As the input pipeline, or the device that holds the audio, makes them."""
+    """Returns the shapes that the input pipeline, or the device with the audio, makes."""
     samples = config.audio.segment_samples
     batch_size = config.data.batch_size
     audio = (batch_size, samples), jnp.dtype("int16")

@@ -127,7 +127,7 @@ def _distort(
     config: TrainConfig,
     other: Int16[Array, " n"] | None,
 ) -> Float32[Array, " n"]:
-    """As `Mixer.distort`; `other` is the track that lies over it."""
+    """Distorts as `Mixer.distort` does; `other` is the track that lies over it."""
     mix = config.data.mix
     rate_hz = config.audio.sample_rate_hz
     length = config.audio.segment_samples
@@ -173,7 +173,7 @@ def _replayed(
     sounds: Sounds,
     config: TrainConfig,
 ) -> Float32[Array, " n"]:
-    """As `replay.replay`, at the power of the music."""
+    """Replays as `replay.replay` does, at the power of the music."""
     rate_hz = config.audio.sample_rate_hz
     length = config.audio.segment_samples
     lead = len(dry) - length
@@ -262,7 +262,7 @@ def room_response(
 def _convolve(
     samples: Float32[Array, " m"], room: Float32[Array, " taps"], lead: int
 ) -> Float32[Array, " n"]:
-    """As `mixing.convolve`."""
+    """Convolves as `mixing.convolve` does."""
     size = scipy.fft.next_fast_len(len(samples) + max(len(room) - 1 - lead, 0), real=True)
     wet = jnp.fft.irfft(jnp.fft.rfft(samples, size) * jnp.fft.rfft(room, size), size)[
         lead : len(samples)
@@ -273,7 +273,7 @@ def _convolve(
 
 
 def coloured_noise(key: Array, decay_db: Array, num: int, rate_hz: int) -> Float32[Array, " n"]:
-    """As `mixing.coloured_noise`, but for the scale."""
+    """Returns `mixing.coloured_noise`, but for the scale."""
     size = scipy.fft.next_fast_len(num, real=True)
     hz = np.arange(size // 2 + 1) * (rate_hz / size)
     octaves = np.log2(np.maximum(hz / LOWEST_NOISE_HZ, 1)).astype(np.float32)
@@ -292,7 +292,7 @@ def _scaled(
 
 
 def _colour(drawn: _Drawn, mel: MelConfig) -> Float32[Array, "B F"]:
-    """By which `mixing.colour` multiplies mel power."""
+    """Returns the factors by which `mixing.colour` multiplies mel power."""
     octaves = jnp.asarray(np.log2(mel_centres_hz(mel) / 1000), jnp.float32)
     low, high = (
         jnp.log2(jnp.maximum(hz, 1.0) / 1000)[:, None]

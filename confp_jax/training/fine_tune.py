@@ -112,7 +112,7 @@ def _report_changes(source: ModelConfig, config: TrainConfig) -> None:
 
 
 def what_to_set(source: ModelConfig, config: ModelConfig, names: Iterable[str]) -> list[str]:
-    """For the fields `names` in which `config` differs from `source`, how to set them alike."""
+    """Returns how to set the fields `names` in which `config` differs from `source` alike."""
     old = flat_fields(source)
     new = flat_fields(config)
     return [

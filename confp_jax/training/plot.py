@@ -32,7 +32,7 @@ _MAX_POINTS = 400  # a longer curve is drawn as means of as many stretches
 def smooth(
     steps: Sequence[float], values: Sequence[float], *, max_points: int = _MAX_POINTS
 ) -> tuple[list[float], list[float]]:
-    """At most `max_points` means of consecutive stretches: step and value."""
+    """Returns at most `max_points` means of consecutive stretches: step and value."""
     size = max(1, -(-len(steps) // max_points))
     parts = [slice(start, start + size) for start in range(0, len(steps), size)]
     places, means = ([sum(row[part]) / len(row[part]) for part in parts] for row in (steps, values))

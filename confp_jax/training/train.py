@@ -295,7 +295,9 @@ def _log_validation(step: int, state: TrainState, config: TrainConfig, log: Metr
 def _save(
     step: int, state: TrainState, checkpoints: Checkpoints, log: MetricLog, files: GrowingFiles
 ) -> None:
-    """What was logged first: nobody makes the lines of a checkpoint's steps again."""
+    """Saves a checkpoint, and the log before it: nobody makes the lines of a checkpoint's steps
+    again.
+    """
     log.flush()
     log.flush_board()
     files.publish()

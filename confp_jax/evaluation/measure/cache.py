@@ -12,7 +12,7 @@ _Row = TypeVar("_Row")  # a dataclass
 
 
 def write_json(path: pathlib.Path, values: Mapping[str, Any] | Sequence[Any]) -> None:
-    """As `write_atomically`."""
+    """Writes values as JSON, whole or not at all."""
     write_atomically(path, json.dumps(values))
 
 

@@ -85,8 +85,8 @@ def shift_curve(
 
 
 def make_curve(shifts_s: list[float], own: np.ndarray, following: np.ndarray) -> ShiftCurve:
-    """From cosines [windows, shifts]; the crossing by interpolation between the two shifts around
-    it.
+    """Makes the curve of cosines [windows, shifts]; the crossing by interpolation between the two
+    shifts around it.
     """
     difference = (own - following).mean(axis=0)
     after = int(np.argmax(difference <= 0))

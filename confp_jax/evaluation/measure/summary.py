@@ -27,7 +27,9 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """By bootstrap; Wilson's where that has no width (all or none were hits)."""
+        """Returns the interval by bootstrap; Wilson's where that has no width (all or none were
+        hits).
+        """
         return self.bootstrap if self.bootstrap[0] < self.bootstrap[1] else self.wilson
 
 

@@ -28,7 +28,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
     def markdown(self) -> str:
-        """With the caption above."""
+        """Returns the table as Markdown, with the caption above."""
         lines = [
             f"**{self.caption}**",
             "",

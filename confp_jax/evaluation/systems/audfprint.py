@@ -43,7 +43,7 @@ class Audfprint:
         return f"{package}, from {_LEAST_LANDMARKS} landmark on"
 
     def index(self, files: Sequence[pathlib.Path]) -> None:
-        """As `audfprint new`."""
+        """Indexes the files, as `audfprint new` does."""
         audfprint2 = _package()
         analyzer = _analyzer(_INDEX_SHIFTS)
         table = audfprint2.HashTable(hashbits=20, depth=100, maxtime=16_384)
@@ -53,7 +53,7 @@ class Audfprint:
         table.save(str(self.folder / "landmarks.pklz"))
 
     def query(self, files: Sequence[pathlib.Path]) -> Iterator[Answer]:
-        """As `audfprint match`."""
+        """Answers the queries, as `audfprint match` does."""
         audfprint2 = _package()
         analyzer = _analyzer(_QUERY_SHIFTS)
         table = audfprint2.HashTable(str(self.folder / "landmarks.pklz"))

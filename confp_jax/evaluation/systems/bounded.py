@@ -99,7 +99,7 @@ def run_bounded(
 
 
 def _wait(child: subprocess.Popen, limit_s: float, grows: Grows | None) -> None:
-    """Until it ends, or must be ended."""
+    """Waits until it ends, or must be ended."""
     until = time.monotonic() + limit_s
     size = 0
     grown_at = time.monotonic()

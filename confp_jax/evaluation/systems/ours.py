@@ -37,7 +37,7 @@ class Ours:
         return answers_version(load_encoder(self.checkpoint))
 
     def index(self, files: Sequence[pathlib.Path]) -> None:
-        """As `confp add`."""
+        """Indexes the files, as `confp add` does."""
         database, embedder = open_or_create(self.folder / "music.db", self.checkpoint)
         failed = [added for added in add_paths(database, embedder, files) if added.error]
         if failed:
@@ -47,7 +47,7 @@ class Ours:
             )
 
     def query(self, files: Sequence[pathlib.Path]) -> Iterator[Answer]:
-        """As `confp identify`."""
+        """Answers the queries, as `confp identify` does."""
         searcher = Searcher(*open_database(self.folder / "music.db", self.checkpoint))
 
         def find(file: pathlib.Path) -> list[Found]:

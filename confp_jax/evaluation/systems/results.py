@@ -117,7 +117,9 @@ class SystemRun:
         return spread(len(ClipSource(self.queries.folder, condition)), self.most)
 
     def truths(self, condition: str) -> list[Truth]:
-        """In the order of the files. Excerpts are aligned with the original at their middles."""
+        """Returns the truths in the order of the files. Excerpts are aligned with the original at
+        their middles.
+        """
         source = ClipSource(self.queries.folder, condition)
         out = []
         starts_s = {group: clips.row(record).start_s for group, clips, record in self.indexed}
