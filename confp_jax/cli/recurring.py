@@ -211,7 +211,7 @@ def _jellyfin(found: Sequence[tuple[int, Any]]) -> str:
 
 
 def _kind(place: Any) -> str:
-    """Returns Jellyfin's name: what recurs near the beginning is an intro, near the end an outro."""
+    """Returns Jellyfin's name: intro near the beginning of a recording, outro near its end."""
     middle = (place.begin_s + place.end_s) / 2 / max(place.duration_s, 1e-9)
     if middle < _EDGE_SHARE:
         return "Intro"
