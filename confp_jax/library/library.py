@@ -212,6 +212,7 @@ class Library:
           >>> library.duplicates()
           []
         """
+        check_not_forked()
         searcher = self._searcher
         tracks = searcher.reference.snapshot.tracks
         found = shared_sections(searcher.reference, searcher.decision, shortest_s=shortest_s)

@@ -37,6 +37,7 @@ from confp_jax.matching.lines import ZOOM, Lines, of_each_window, weighted_mean,
 from confp_jax.matching.query_windows import middle_s, query_windows
 from confp_jax.matching.searchable import Reference
 from confp_jax.matching.seeds import COHORT_SIZE, seed_lines, tempo_cost
+from confp_jax.model.forked import check_not_forked
 
 _NUM_SEARCHES = 8  # so often 32 copies may be in the way of rivals
 _NUM_SEPARATED = 60  # rivals that deviations are measured by: more of them tell it better
@@ -187,7 +188,11 @@ class Ranking:
 def rank(query: Query, reference: Reference, *, without: int = -1) -> Ranking:
     """The best `_NUM_TRACKS` of the tracks that any window came near to; the track `without` is
     passed over.
+
+    Raises:
+      ForkedError: this process was forked from one in which something was ranked.
     """
+    check_not_forked()
     heard = _heard(query)
     if query.conformer_alone is not None:
         first = _rank(heard[0], reference, without)
@@ -207,6 +212,7 @@ def rank_with_and_without(
     query: Query, reference: Reference, track: int
 ) -> tuple[Ranking, Ranking]:
     """The ranking, and what it would be if `track` were not there, by one search."""
+    check_not_forked()
     rankings = _rank_all(_heard(query), reference, -1)
     return _surest(rankings, query), _surest(
         [ranking.without(track) for ranking in rankings], query

@@ -12,10 +12,11 @@ class ForkedError(RuntimeError):
 
 
 def check_not_forked() -> None:
-    """Checks that this process may compute; called before JAX does.
+    """Checks that this process may compute; called before JAX does, and before threads of the
+    ranking or of an index search do.
 
     Raises:
-      ForkedError: it computed already, in the process that this one was forked from.
+      ForkedError: they did already, in the process that this one was forked from.
     """
     if not _first_pid:
         _first_pid.append(os.getpid())

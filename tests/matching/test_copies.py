@@ -14,6 +14,7 @@ from confp_jax.matching.decision import uncalibrated
 from confp_jax.matching.ranking import rank
 from confp_jax.matching.seeds import COHORT_SIZE
 from confp_jax.matching.spans import Span, accepted, covers
+from confp_jax.model.forked import ForkedError
 
 
 def noisy(rows: np.ndarray, seed: int, level: float) -> np.ndarray:
@@ -73,6 +74,12 @@ class TestCopies:
         spans = accepted(scan(query, reference, uncalibrated()), false_alarm_rate=1e-4)
         assert len(spans) == 2 and spans[1].track == 0 and spans[1].copies == ()
         assert sorted([spans[0].track, *spans[0].copies]) == list(range(40, 53))
+
+
+def test_a_forked_process_is_told_so_and_does_not_wait_for_threads(monkeypatch):
+    monkeypatch.setattr("confp_jax.model.forked._first_pid", [1])
+    with pytest.raises(ForkedError, match="forked from process 1"):
+        rank(query_of(SONG[:10]), reference_of(OTHERS[:3]))
 
 
 class TestLongerClips:
