@@ -120,7 +120,10 @@ def measure(
         index = ExactIndex(rows)
         num_bytes = rows.nbytes
         effort = {}
-        search: Callable[[np.ndarray], np.ndarray] = lambda q: index.search(q, k=10).rows  # noqa: E731
+
+        def search(queries: np.ndarray) -> np.ndarray:
+            return index.search(queries, k=10).rows
+
         build_s = 0.0
     elif method == "hnsw":
         graph = faiss.IndexHNSWFlat(rows.shape[1], 24, faiss.METRIC_INNER_PRODUCT)

@@ -284,7 +284,8 @@ def _print_table(about: dict[str, object], results: dict[str, dict[str, Any]]) -
             low, high = result["range"][system]
             cell = f"{rate:.1f} ({low:.1f}-{high:.1f})"
             print(
-                f"{name:28}{system:>18}{cell:>20}{result['ratio'][system]:16.2f}{result['ratio_cpu'][system]:13.2f}"
+                f"{name:28}{system:>18}{cell:>20}{result['ratio'][system]:16.2f}"
+                f"{result['ratio_cpu'][system]:13.2f}"
             )
 
 

@@ -31,8 +31,18 @@ def hit_rates(
     *,
     k: int = 1,
 ) -> HitRates:
-    """Exact (right track within 150 ms), near (500 ms) and track hits among the first `k`
+    """Returns exact (right track within 150 ms), near (500 ms) and track hits among the first `k`
     results.
+
+    Args:
+      found_tracks: of each query's results, best first.
+      found_s: where each result lies in its track, in seconds.
+      true_tracks: the right track of each query.
+      true_s: where it lies there, in seconds.
+      k: how many results count.
+
+    Raises:
+      ValueError: there are no queries.
     """
     if len(true_tracks) == 0:
         raise ValueError("no queries: a hit rate of nothing is not defined")
@@ -44,7 +54,11 @@ def hit_rates(
 
 
 def wilson_interval(share: float, num: int, *, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a share in [0, 1] seen in `num` trials."""
+    """Returns the 95 % Wilson score interval of a proportion in [0, 1] seen in `num` trials.
+
+    Raises:
+      ValueError: there is no trial.
+    """
     if num <= 0:
         raise ValueError(f"num={num}: an interval needs at least one trial")
     centre = (share + z * z / (2 * num)) / (1 + z * z / num)
@@ -73,6 +87,9 @@ def bootstrap_interval(
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """Two-sided p-value that two systems hit equally often, from the queries that only one of them
     hit (McNemar, exact).
+
+    Raises:
+      ValueError: a number is negative.
     """
     if only_first < 0 or only_second < 0:
         raise ValueError(

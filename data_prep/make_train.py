@@ -207,9 +207,10 @@ def write_sounds(sounds: Sounds, folder: pathlib.Path, *, sample_rate_hz: int) -
 def make_clips(
     track: Track, split: str, *, config: PrepareConfig, sounds: dict[str, Sounds]
 ) -> list[Clip]:
-    """The clean clip (replica 0) and its replicas.
+    """Returns the clean clip (replica 0) and its replicas.
 
     Raises:
+      UnfitError: the track is silent or too short.
       DecodeError: the file cannot be used; the caller lists it.
     """
     middle = read_middle(track.path, config.max_clip_s, sample_rate_hz=config.sample_rate_hz)

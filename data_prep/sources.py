@@ -34,7 +34,11 @@ def output_folder(out: str) -> pathlib.Path:
 
 
 def read_tracks(config: PrepareConfig | QueryConfig) -> list[Track]:
-    """FMA's tracks where a tracks.csv is named, else every audio file of the folder."""
+    """Returns FMA's tracks where a tracks.csv is named, else every audio file of the folder.
+
+    Raises:
+      SourceError: no music is named, or a setting that needs a tracks.csv.
+    """
     if not config.music_dir:
         raise SourceError(
             "which music? pass --config.music_dir=FOLDER (and --config.tracks_csv=FILE if it is "

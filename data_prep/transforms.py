@@ -126,7 +126,16 @@ def replay_aloud(
     sounds: Sounds,
     read: Callable[[str], Float32[np.ndarray, " n"]],
 ) -> Heard:
-    """Played by a loudspeaker in a room, among noise, and recorded by a microphone."""
+    """Returns what a microphone hears of a loudspeaker that plays the samples in a noisy room.
+
+    Args:
+      samples: the music.
+      rng: the generator that everything is drawn from.
+      sample_rate_hz: of `samples`.
+      config: the ranges to draw from.
+      sounds: the rooms and noises.
+      read: gives the samples of a room or noise by its name.
+    """
     drawn = draw_replay(rng, config)
     room_path = sounds.impulse_responses[int(rng.integers(len(sounds.impulse_responses)))]
     noise_path = sounds.noise[int(rng.integers(len(sounds.noise)))]
@@ -155,8 +164,16 @@ def add_varying_noise(
     noises: tuple[str, ...],
     read: Callable[[str], Float32[np.ndarray, " n"]],
 ) -> Heard:
-    """Real noise that changes: pieces of other recordings at other levels, faded into each other;
-    the SNR is the whole's.
+    """Adds noise that changes: pieces of recordings at other levels, faded into each other; the
+    SNR is the whole's.
+
+    Args:
+      samples: the music.
+      rng: the generator that everything is drawn from.
+      sample_rate_hz: of `samples`.
+      snr: the range of the signal-to-noise ratio, in dB.
+      noises: the names of the recordings to draw from.
+      read: gives the samples of one by its name.
     """
     snr_db = float(rng.uniform(snr.low, snr.high))
     fade = round(_FADE_S * sample_rate_hz)
@@ -191,8 +208,15 @@ def add_music(
     snr: Draw,
     music: tuple[str, ...],
 ) -> Heard:
-    """Another track, or someone who speaks, at the same time, from any place in it; where it ends,
-    it begins again.
+    """Adds another track, or someone who speaks, from any place in it; where it ends, it begins
+    again.
+
+    Args:
+      samples: the music.
+      rng: the generator that everything is drawn from.
+      sample_rate_hz: of `samples`.
+      snr: the range of the signal-to-noise ratio, in dB.
+      music: the files to draw from.
     """
     snr_db = float(rng.uniform(snr.low, snr.high))
     path = music[int(rng.integers(len(music)))]

@@ -68,10 +68,15 @@ def decode(path: str | pathlib.Path, *, sample_rate_hz: int, losses: Losses | No
 def decode_blocks(
     path: pathlib.Path, *, sample_rate_hz: int, losses: Losses | None = None
 ) -> Iterator[Float32[np.ndarray, " n"]]:
-    """The file as a stream of mono blocks at `sample_rate_hz`; the same errors as `decode`.
+    """Yields a file as mono blocks.
 
     Args:
+      path: of the file.
+      sample_rate_hz: of the blocks.
       losses: receives what is damaged in the file and was skipped.
+
+    Raises:
+      DecodeError: as in `decode`.
     """
     check_readable(path)
     resampler = _Resampler(sample_rate_hz)

@@ -52,11 +52,20 @@ def draw_pair_crops(
     segment_s: float,
     shift: tuple[float, float, float],
 ) -> list[PairCrop]:
-    """Random pairs of windows that lie wholly inside both clips.
+    """Draws pairs of windows that lie wholly inside both clips.
 
-    The first crop is uniform; each further one lies `spacing_s` (low, high) away from the one
-    before, on the side where there is room. `shift` is (alpha, beta, max_shift_s) of the Beta
-    shift, drawn once for each pair.
+    The first crop is uniform; each further one lies away from the one before, on the side where
+    there is space.
+
+    Args:
+      rng: the generator that everything is drawn from.
+      num_crops: how many pairs.
+      spacing_s: the least and the greatest distance of a crop from the one before, in seconds.
+      clean_s: length of the clean clip, in seconds.
+      replica_s: length of its replica, in seconds.
+      rate: how much faster the replica is played than the clean clip.
+      segment_s: length of a window, in seconds.
+      shift: (alpha, beta, max_shift_s) of the Beta shift, drawn once for each pair.
 
     Raises:
       ValueError: the clips are too short to hold one segment.

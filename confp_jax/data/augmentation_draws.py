@@ -126,8 +126,17 @@ def draw_mix(
     num_rooms: int,
     music_lengths: Int64[np.ndarray, " clips"],
 ) -> MixParameters:
-    """Returns what befalls a window of `num_samples`: another track, a room, at most two recorded
-    noises, coloured noise, overload, colour; or another track and a replay.
+    """Draws what is mixed into a window: another track, a room, at most two recorded noises,
+    coloured noise, overload, colour; or another track and a replay.
+
+    Args:
+      rng: the generator that everything is drawn from.
+      config: the probabilities and ranges.
+      played: pitch and tempo of the track's crops.
+      num_samples: of the window.
+      noise_lengths: samples of each recorded noise.
+      num_rooms: how many measured rooms there are.
+      music_lengths: samples of each clip that may lie over the window.
     """
     drawn: dict[str, Any] = {
         "seed": int(rng.integers(_SEEDS)),

@@ -29,7 +29,15 @@ _Array = Any  # of numpy or jax
 def gains(
     xp: ModuleType, gain_db: Callable[..., _Array], drawn: Any, size: int, sample_rate_hz: int
 ) -> _Array:
-    """Returns a response as factors of the bins of an FFT of `size` samples."""
+    """Returns a response as factors of the bins of an FFT.
+
+    Args:
+      xp: numpy, or jax.numpy.
+      gain_db: gives the response in dB at frequencies.
+      drawn: what was drawn for it.
+      size: samples of the FFT.
+      sample_rate_hz: of the audio.
+    """
     curve = xp.float32(10) ** (gain_db(xp, xp.asarray(_CURVE_HZ), drawn) / 20)
     before, part = _places(size, sample_rate_hz)
     curve = curve.astype(xp.float32)
@@ -80,6 +88,14 @@ def uneven_db(
 ) -> _Array:
     """Returns a response that wanders: random at a third of `most_points` to all of them, linear
     in between on a logarithmic scale of frequency.
+
+    Args:
+      xp: numpy, or jax.numpy.
+      hz: the frequencies.
+      seed: of the draws.
+      salt: gives each response of one seed its own draws.
+      deviation_db: the standard deviation of its values.
+      most_points: how many values there are at most.
     """
     least = max(2, most_points // 3)
     spread = most_points - least + 1

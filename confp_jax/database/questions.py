@@ -68,7 +68,8 @@ def odd_tracks(connection: sqlite3.Connection, *, num_live: int | None = None) -
 
 def num_tracks(connection: sqlite3.Connection) -> int:
     """Returns how many live tracks there are."""
-    return connection.execute(f"SELECT COUNT(*) FROM tracks WHERE {LIVE}").fetchone()[0]  # noqa: S608
+    count = f"SELECT COUNT(*) FROM tracks WHERE {LIVE}"  # noqa: S608
+    return connection.execute(count).fetchone()[0]
 
 
 def duration_s(connection: sqlite3.Connection) -> float:

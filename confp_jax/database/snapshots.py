@@ -158,8 +158,8 @@ def read_dim(folder: pathlib.Path) -> int:
     """Returns what `Database.dim` does."""
     with catalogue.connect(folder / "catalogue.sqlite") as connection:
         shards = catalogue.read_shards(connection)
-        used = connection.execute(f"SELECT DISTINCT shard FROM tracks WHERE {catalogue.LIVE}")  # noqa: S608
-        numbers = sorted({number for (number,) in used} & shards.keys())
+        used = f"SELECT DISTINCT shard FROM tracks WHERE {catalogue.LIVE}"  # noqa: S608
+        numbers = sorted({number for (number,) in connection.execute(used)} & shards.keys())
     for number in numbers:
         with contextlib.suppress(DatabaseError, FileNotFoundError):
             path = shard_path(folder, shards[number].file)

@@ -90,9 +90,8 @@ def swap(
     """
     with database.connect() as connection:
         lacking = "removed_at IS NULL AND id NOT IN (SELECT track FROM staged)"
-        num_lacking = connection.execute(f"SELECT COUNT(*) FROM tracks WHERE {lacking}").fetchone()[  # noqa: S608
-            0
-        ]
+        count = f"SELECT COUNT(*) FROM tracks WHERE {lacking}"  # noqa: S608
+        num_lacking = connection.execute(count).fetchone()[0]
         if num_lacking and not drop_missing:
             raise DatabaseError(
                 f"{database.folder}: {num_lacking} tracks have no fingerprints of "

@@ -214,8 +214,8 @@ class Database:
             if shard is not None:
                 catalogue.insert_shard(connection, number, shard)
             connection.executemany(
-                "INSERT INTO tracks (name, path, title, artist, album, sha256, duration_s, shard, "  # noqa: S608
-                f"first_row, num_rows, added_at, {', '.join(TAG_NAMES)}) VALUES "
+                "INSERT INTO tracks (name, path, title, artist, album, sha256, duration_s, "  # noqa: S608
+                f"shard, first_row, num_rows, added_at, {', '.join(TAG_NAMES)}) VALUES "
                 f"({', '.join('?' * (11 + len(TAG_NAMES)))})",
                 [
                     (
@@ -377,6 +377,9 @@ class Database:
     def remove_strays(self) -> None:
         """Deletes what no commit knows: of writers that died, and what the last commit made
         superfluous.
+
+        Raises:
+          DatabaseError: the folder of shards is missing.
         """
         with self.connect() as connection:
             known = {file for (file,) in connection.execute("SELECT file FROM shards")}

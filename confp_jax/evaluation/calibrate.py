@@ -149,8 +149,11 @@ def fit_cells(
 def cut_excerpts(
     embedder: Embedder, config: CalibrationConfig, console: Console
 ) -> list[list[Excerpt]]:
-    """For each length, `most_excerpts` of the query set, of `most_tracks` tracks, cut to it at a
-    random place.
+    """Returns for each length the excerpts of the query set, cut to it at a random place: at most
+    `most_excerpts` of `most_tracks` tracks.
+
+    Raises:
+      ConfigError: there are no excerpts, or they are shorter than the longest length.
     """
     rng = np.random.default_rng(config.seed)
     sources = {split: ClipSource(config.queries, split) for split in read_splits(config.queries)}
@@ -236,8 +239,15 @@ def search_all(
     sharing: Mapping[int, set[int]],
     names: tuple[str, ...],
 ) -> Outcomes:
-    """Searches every excerpt in a database of `size` tracks with its own among them, and in one
-    without it.
+    """Searches every excerpt in a database with its own track among others, and in one without it.
+
+    Args:
+      excerpts: the queries with their truth.
+      searched: the tracks that databases are drawn from.
+      size: tracks of a database.
+      rng: draws the databases.
+      sharing: by track, the others that hold some of the same recording.
+      names: the features that are kept.
     """
     known = []
     right = []

@@ -144,7 +144,7 @@ class LiveDatabase:
                     self.database.writing(),
                 ):
                     commit()
-        except Exception as error:  # noqa: BLE001 - the rows are searched exactly until the next try
+        except Exception as error:  # noqa: BLE001 - rows are searched exactly until the next try
             _log.warning("the search index was not built: %s", error)
 
     def _renew(self, *, build_index: bool) -> None:

@@ -111,7 +111,15 @@ def recurring_parts(
     longest_s: float,
     report: recurring.Report = lambda done, total: None,
 ) -> list[Group]:
-    """Returns the sections between these lengths that recur, those in most places first."""
+    """Returns the sections that recur, those in most places first.
+
+    Args:
+      database: holds the recordings.
+      embedder: of the database's model.
+      shortest_s: the shortest section, in seconds.
+      longest_s: the longest one, in seconds.
+      report: called with how many recordings are done, and of how many.
+    """
     reference = open_reference(database, embedder)
     found = recurring_sections(reference, shortest_s=shortest_s, longest_s=longest_s, report=report)
     groups = []

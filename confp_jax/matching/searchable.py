@@ -98,9 +98,15 @@ def make_reference(
     exact: bool = False,
     durations_s: Sequence[float] = (),
 ) -> Reference:
-    """A reference in memory of tracks given by name and fingerprints.
+    """Returns a reference in memory.
 
-    `durations_s` gives their lengths; without it they are as long as their windows.
+    Args:
+      parts: name and fingerprints of each track.
+      hop_s: between fingerprints, in seconds.
+      segment_s: of audio in a fingerprint.
+      query_phases: how many times as densely a query's fingerprints lie.
+      exact: search exactly, however many rows there are.
+      durations_s: of each track; empty: as long as its windows.
     """
     lengths = [len(vectors) for _, vectors in parts]
     first_rows = np.cumsum([0, *lengths[:-1]])

@@ -243,7 +243,7 @@ class Service:
                 self._num_listeners -= 1
         except WebSocketDisconnect:
             return
-        except Exception as error:  # noqa: BLE001 - the client's answer; logged where it is not the client's
+        except Exception as error:  # noqa: BLE001 - answered, and logged if it is no client's
             with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it has gone meanwhile
                 await socket.send_json(problem_of(error).body() | {"type": "problem"})
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):

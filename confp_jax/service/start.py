@@ -41,6 +41,20 @@ def settings_for(
 ) -> Settings:
     """Settings of a service at `host`: on the loopback it answers to the loopback's names alone.
 
+    Args:
+      host: the address to listen on.
+      token_file: holds the token of those who may write; None: nobody may.
+      index: a Milvus address that the fingerprints are read from; "": the database's own.
+      shared_folders: whose files clients may play.
+      origins: sites whose pages may use the service.
+      hosts: further host names that it answers to.
+      root_path: the path that a proxy gives it.
+      max_body_mib: the largest request, in MiB.
+      max_audio_s: the longest recording, in seconds.
+      max_waiting: how many requests may wait.
+      workers: processes that serve the database.
+      requests_per_minute: of one client; 0: any number.
+
     Raises:
       ServiceError: the token cannot be read or is too short, or an option's value is none.
     """

@@ -145,8 +145,11 @@ def _why_not(error: Exception, config: TrainConfig) -> str:
 
 
 def find_largest(config: TrainConfig, mesh: Mesh) -> StepCost:
-    """The compiled step of the largest batch that the forecast says fits (a tenth less, where it
-    was too hopeful).
+    """Returns the compiled step of the largest batch that the forecast says fits (a tenth less,
+    where it was too hopeful).
+
+    Raises:
+      ConfigError: the chip is unknown, or not even the smallest batch fits.
     """
     chip = find_chip(mesh.devices.flat[0].device_kind)
     chips = mesh.devices.size

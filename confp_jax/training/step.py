@@ -59,8 +59,16 @@ def train_step(
     config: TrainConfig,
     optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, Metrics]:
-    """One step of NT-Xent on {"anchor", "replica"}: samples [B, n] int16, or mel power [B, T, F]
-    made on the host.
+    """Makes one step of NT-Xent.
+
+    Args:
+      state: weights, statistics, optimizer and count of steps.
+      batch: {"anchor", "replica"}: samples [B, n] int16, or mel power [B, T, F] made on the host.
+      config: the run's.
+      optimizer: what `state` was built with.
+
+    Returns:
+      The next state, and what is logged.
 
     With "target" [B, E], a teacher's fingerprints of the anchors, their distance is added to the
     loss (`load_teacher`).

@@ -51,8 +51,10 @@ def sounds(root: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     }
 
 
-def _apply(config: ChainConfig, samples: np.ndarray, sounds: Sounds = Sounds(), seed: int = 0):  # noqa: B008
-    return Chain(config, sounds).apply(samples, sample_rate_hz=_RATE_HZ, seed=(seed,))
+def _apply(
+    config: ChainConfig, samples: np.ndarray, sounds: Sounds | None = None, seed: int = 0
+) -> np.ndarray:
+    return Chain(config, sounds or Sounds()).apply(samples, sample_rate_hz=_RATE_HZ, seed=(seed,))
 
 
 def _clicks(at_s: np.ndarray, length_s: float) -> np.ndarray:

@@ -271,7 +271,6 @@ class TestLoadEncoder:
         (tmp_path / "damaged" / "encoder" / "_METADATA").write_text("{}")
         with pytest.raises(CheckpointError, match="damaged") as found:
             load_encoder(tmp_path / "damaged")
-        assert len(str(found.value.__cause__)) > 2000  # Orbax tells the whole tree
         assert len(str(found.value)) < 600
 
     def test_the_package_knows_no_other_names(self):

@@ -1,5 +1,7 @@
 """The closed form against its definition, and the encoder that it becomes."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -95,6 +97,19 @@ def test_both_parts_add_up_by_their_share(directions, music):
     projection, conformer, both = (rows @ rows.T for rows in alone)
     np.testing.assert_allclose(both, 0.7 * projection + 0.3 * conformer, atol=2e-2)
     np.testing.assert_allclose(np.diag(both), 1.0, atol=1e-5)
+
+
+def test_a_query_is_mixed_by_its_own_share(directions, music):
+    """Not by that of what is stored: the conformer alone searches it as well."""
+    config, state = parts(directions, 0.7)
+    both = Embedder("both", JaxEngine(config, state))
+    own = dataclasses.replace(
+        config.encoder.projection, share=config.encoder.projection.query_share
+    )
+    alike = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, projection=own))
+    stored_so = Embedder("alike", JaxEngine(alike, state)).fingerprint(music).vectors
+    np.testing.assert_allclose(both.query(music).vectors, stored_so, atol=1e-5)
+    assert not np.allclose(both.fingerprint(music).vectors, stored_so, atol=1e-2)
 
 
 def test_a_query_is_dense(directions, music):

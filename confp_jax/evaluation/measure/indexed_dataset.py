@@ -164,8 +164,20 @@ def cut(
     sample_rate_hz: int,
     row: int = -1,
 ) -> Excerpt:
-    """The part of an excerpt that begins at `begin_s`; excerpts are aligned with the original at
-    their middles.
+    """Returns a part of an excerpt as a query; excerpts are aligned with the original at their
+    middles.
+
+    Args:
+      clip: the excerpt.
+      condition: how it was distorted.
+      embedder: makes the query.
+      begin_s: where the part begins in the excerpt, in seconds.
+      length_s: how long it is, in seconds.
+      sample_rate_hz: of the excerpt.
+      row: of the excerpt in its split; -1: unknown.
+
+    Raises:
+      DatasetError: the query set has another sample rate than the model hears.
     """
     begin = round(begin_s * sample_rate_hz)
     num = round(length_s * sample_rate_hz)

@@ -111,7 +111,16 @@ def measure_condition(
     seed: int,
     console: Console,
 ) -> Outcomes:
-    """Every query (or `most`, evenly) of a condition.
+    """Searches the queries of a condition.
+
+    Args:
+      searched: the reference and its indexes.
+      folder: the query set.
+      condition: its split.
+      top_k: how many results of a query are kept.
+      most: queries, evenly spread; 0: all.
+      seed: of the order in which equal results are kept.
+      console: shows the progress.
 
     Raises:
       DatasetError: the queries have another rate than the model hears, or a track that is not in

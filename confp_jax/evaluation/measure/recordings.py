@@ -169,7 +169,19 @@ def measure_recordings(
     *,
     lengths_s: Sequence[float] = LENGTHS_S,
 ) -> list[RecordingTrials]:
-    """Searches every piece of every recording in what `with_references` gives."""
+    """Searches every piece of every recording, with its track there and passed over.
+
+    Args:
+      embedder: the model.
+      decision: the model's.
+      recordings: the real recordings.
+      reference: what `with_references` gives.
+      console: shows the progress.
+      lengths_s: of the pieces, in seconds.
+
+    Returns:
+      The trials of each length.
+    """
     numbers = {
         track.name: number for number, track in reversed(list(enumerate(reference.snapshot.tracks)))
     }

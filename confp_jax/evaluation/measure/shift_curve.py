@@ -56,7 +56,16 @@ def shift_curve(
     kept: pathlib.Path,
     console: Console,
 ) -> ShiftCurve:
-    """Returns the curve of clean clips; measured once and then read from `kept`."""
+    """Returns the curve of clean clips; measured once and then read from `kept`.
+
+    Args:
+      embedder: the model.
+      folder: a prepared dataset.
+      split: its split that clips are taken from.
+      most_tracks: how many of them.
+      kept: the file that keeps the curve.
+      console: shows the progress.
+    """
     if kept.is_file():
         return ShiftCurve.from_json(json.loads(kept.read_text()))
     source = ClipSource(folder, split)

@@ -115,7 +115,19 @@ def compare(
     num_bootstraps: int,
     seed: int,
 ) -> Comparison:
-    """The paired test of two models' outcomes of one run."""
+    """Tests two models' outcomes of the same queries as pairs.
+
+    Args:
+      condition: the queries' condition.
+      length_s: of a query, in seconds.
+      first: outcomes of one model.
+      second: outcomes of the other.
+      num_bootstraps: how many times tracks are drawn again.
+      seed: of these draws.
+
+    Raises:
+      ValueError: the two models were measured on different queries.
+    """
     if not np.array_equal(first.rows, second.rows):
         raise ValueError(f"{condition}: the two models were measured on different queries")
     one = first.hits("track", k=1)

@@ -66,8 +66,16 @@ def read_excerpts(
     seed: int,
     most: int = 0,
 ) -> list[Excerpt]:
-    """All excerpts of a query set (or `most` of each condition, evenly), cut to `length_s` at a
-    random place (0: whole).
+    """Returns the excerpts of a query set.
+
+    Args:
+      embedder: makes the queries.
+      folder: the query set.
+      conditions: its splits that are read.
+      length_s: what excerpts are cut to at a random place, in seconds; 0: whole.
+      console: shows the progress.
+      seed: of the random places.
+      most: excerpts of each condition, evenly spread; 0: all.
     """
     rng = np.random.default_rng(seed)
     out = []

@@ -99,7 +99,12 @@ def bit_errors(
 
 
 def raw_items(file: pathlib.Path) -> UInt32[np.ndarray, " n"]:
-    """The 32-bit items of a file, about 8 a second; none where it is too short for one."""
+    """Returns the 32-bit items of a file, about 8 a second; none where it is too short for one.
+
+    Raises:
+      QueryError: fpcalc cannot read the file.
+      SystemFailedError: fpcalc is not installed.
+    """
     if shutil.which("fpcalc") is None:
         raise SystemFailedError(
             "fpcalc is not installed; it is in Debian's libchromaprint-tools, or at "

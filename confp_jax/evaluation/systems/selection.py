@@ -56,8 +56,19 @@ def run_systems(
     cache: pathlib.Path,
     console: Console,
 ) -> tuple[list[SystemRow], list[dict[str, object]]]:
-    """Every system on the first query set of the model's own length (one run, so that a night is
-    enough).
+    """Measures every system on the first query set of the model's own length (one run, so that a
+    night is enough).
+
+    Args:
+      specs: the systems.
+      config: the conditions, the number of queries and the limits.
+      sets: the query sets.
+      embedder: the model of `ours`.
+      cache: a folder that keeps what was measured.
+      console: shows the progress.
+
+    Returns:
+      The rows of the tables, and every system's answers.
     """
     imported = matches_files(config)
     if not specs and not imported:
