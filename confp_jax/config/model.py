@@ -91,21 +91,17 @@ class ProjectionConfig:
 
     # of a stored fingerprint's squared length; 0: there is no projection, 1: there is no conformer
     share: float = 0.0
-    query_share: float = 0.96  # of a query's, which is searched by the conformer alone as well
     mel: MelConfig = MelConfig(
         fft_samples=2048, hop_samples=480, num_mels=128, fmin_hz=300.0, fmax_hz=6500.0
     )
     contrast: ContrastConfig = ContrastConfig()
     num_frames: int = 30  # centred on the segment's hops, so that they reach half an FFT beyond it
-    query_phases: int = 4  # a query's segments begin so many times as densely as stored ones
+    query_phases: int = 5  # a query's segments begin so many times as densely as stored ones
 
     def __post_init__(self) -> None:
         check_positive(self, "encoder.projection", "num_frames", "query_phases")
-        if not 0 <= self.share <= 1 or not 0 <= self.query_share <= 1:
-            raise ConfigError(
-                f"encoder.projection.share={self.share} and query_share={self.query_share} must "
-                "lie in [0, 1]"
-            )
+        if not 0 <= self.share <= 1:
+            raise ConfigError(f"encoder.projection.share={self.share} must lie in [0, 1]")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -201,7 +201,10 @@ def plain(excerpts: list[Excerpt]) -> list[Excerpt]:
 
 def has_more(excerpts: list[Excerpt]) -> bool:
     """Returns whether a whole query has what a part of a long recording has not."""
-    return any(one.query.has_edge_windows or one.query.sped_up is not None for one in excerpts)
+    queries = [
+        one.query.by_conformer() if one.query.by_conformer else one.query for one in excerpts
+    ]
+    return any(query.has_edge_windows or query.sped_up is not None for query in queries)
 
 
 def feature_names(embedder: Embedder) -> tuple[str, ...]:

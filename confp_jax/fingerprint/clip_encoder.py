@@ -15,7 +15,7 @@ from confp_jax.audio.mel import mel_power
 from confp_jax.fingerprint.engine import Engine
 from confp_jax.fingerprint.windows import WindowedClip, batch_sizes
 from confp_jax.model.forked import check_not_forked
-from confp_jax.model.parts import mixed, moved_phases
+from confp_jax.model.parts import mixed, with_halves
 
 _PROJECTED_AT_ONCE = 32  # segments of one matrix product
 
@@ -29,36 +29,51 @@ class ClipEncoder:
         self._rate_hz = engine.config.audio.sample_rate_hz
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="encode")
 
-    def parts(
-        self, cuts: Sequence[WindowedClip], shifts_s: Sequence[float]
-    ) -> tuple[list[Float32[np.ndarray, "P N E"]], list[Float32[np.ndarray, "P N E"]]]:
-        """Returns what the projection gives for the windows of every clip, and what the conformer
-        gives; an empty list for a part that the encoder does not have.
-
-        Windows of silence are zero.
-
-        Args:
-          cuts: the clips' windows.
-          shifts_s: how much later than these windows begin those that are encoded; the conformer's
-            are moved there, as they change slowly. A conformer alone has one, 0.
+    def stored(self, cuts: Sequence[WindowedClip]) -> list[Float32[np.ndarray, "N E"]]:
+        """Returns the fingerprints of every clip by all parts of the encoder, silent ones zero.
 
         Raises:
           ForkedError: the model was loaded before this process was forked.
         """
         check_not_forked()
         encoder = self._config.encoder
-        contrasts = self._threads.map(self._contrast, cuts if encoder.has_projection else ())
-        conformed = self._conformed(cuts) if encoder.has_conformer else []
         if not encoder.has_projection:
-            return [], [rows[None] for rows in conformed]
-        projected = self._projected(cuts, list(contrasts), shifts_s)
-        return projected, [moved_phases(rows, len(shifts_s)) for rows in conformed]
+            return self._conformed(cuts)
+        projected = [rows[0] for rows in self._projected(cuts, [0.0])]
+        if not encoder.has_conformer:
+            return [mixed(rows, rows, share=1.0) for rows in projected]
+        pairs = zip(projected, self._conformed(cuts), strict=True)
+        return [mixed(*pair, share=encoder.projection.share) for pair in pairs]
+
+    def searched(
+        self, cuts: Sequence[WindowedClip], shifts_s: Sequence[float]
+    ) -> list[Float32[np.ndarray, "P N E"]]:
+        """Returns what every clip is searched by first, silent windows zero: what the projection
+        gives for its segments and for those that begin `shifts_s` later. A conformer alone has one
+        shift, 0.
+
+        Raises:
+          ForkedError: the model was loaded before this process was forked.
+        """
+        check_not_forked()
+        if not self._config.encoder.has_projection:
+            return [rows[None] for rows in self._conformed(cuts)]
+        return [mixed(rows, rows, share=1.0) for rows in self._projected(cuts, shifts_s)]
+
+    def conformer_alone(self, cuts: Sequence[WindowedClip]) -> list[Float32[np.ndarray, "2 N E"]]:
+        """Returns what the conformer beside a projection gives for the segments of every clip, and
+        for those half a hop later: it changes slowly, so that these lie between their neighbours.
+        Products with stored fingerprints are the cosines of the conformer's parts.
+
+        Raises:
+          ForkedError: the model was loaded before this process was forked.
+        """
+        check_not_forked()
+        length = 1 / np.sqrt(1 - self._config.encoder.projection.share)
+        return [(length * with_halves(rows)).astype(np.float32) for rows in self._conformed(cuts)]
 
     def _projected(
-        self,
-        cuts: Sequence[WindowedClip],
-        contrasts: Sequence[Float32[np.ndarray, "T F"]],
-        shifts_s: Sequence[float],
+        self, cuts: Sequence[WindowedClip], shifts_s: Sequence[float]
     ) -> list[Float32[np.ndarray, "P N E"]]:
         """Returns what the projection gives for the segments of every clip, and for those that
         begin a little later.
@@ -68,6 +83,7 @@ class ClipEncoder:
         found = []
         windows = []
         places = []
+        contrasts = self._threads.map(self._contrast, cuts)
         for number, (cut, contrast) in enumerate(zip(cuts, contrasts, strict=True)):
             found.append(self._zeros(len(shifts_s), len(cut.segments)))
             for phase, shift_s in enumerate(shifts_s):
@@ -146,23 +162,3 @@ class ClipEncoder:
 
     def _zeros(self, *shape: int) -> Float32[np.ndarray, "... E"]:
         return np.zeros((*shape, self._config.encoder.embedding_dim), np.float32)
-
-
-def mixed_parts(
-    projected: Sequence[Float32[np.ndarray, "P N E"]],
-    conformed: Sequence[Float32[np.ndarray, "P N E"]],
-    share: float,
-) -> Sequence[Float32[np.ndarray, "P N E"]]:
-    """Returns the fingerprints of clips by both parts of an encoder, or by the one that it has.
-
-    Args:
-      projected: what the projection gives for each clip; empty: there is none.
-      conformed: what the conformer gives, likewise.
-      share: of the squared length that is the projection's, from 0 to 1.
-    """
-    if not projected:
-        return conformed
-    if not conformed:
-        return [mixed(rows, rows, share=1.0) for rows in projected]
-    pairs = zip(projected, conformed, strict=True)
-    return [mixed(first, second, share=share) for first, second in pairs]

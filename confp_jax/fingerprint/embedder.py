@@ -13,10 +13,10 @@ from confp_jax.audio.decode import from_samples
 from confp_jax.audio.segments import Chunk, window_chunks
 from confp_jax.database.records import ModelId
 from confp_jax.errors import UserError
-from confp_jax.fingerprint.clip_encoder import ClipEncoder, mixed_parts
+from confp_jax.fingerprint.clip_encoder import ClipEncoder
 from confp_jax.fingerprint.engine import Engine, check_jax, load_engine
 from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints
-from confp_jax.fingerprint.query import TELLS_TEMPO_S, Query
+from confp_jax.fingerprint.query import TELLS_TEMPO_S, Later, Query
 from confp_jax.fingerprint.windows import SPEEDUP, WindowedClip, cut_windows
 from confp_jax.model.addresses import is_remote
 from confp_jax.model.forked import check_not_forked
@@ -150,12 +150,13 @@ class Embedder:
         cuts = [self._cut(samples, hop_s=hop_s, with_edges=True) for samples in clips]
         segment = self.config.audio.segment_samples
         longest = segment + round(TELLS_TEMPO_S * self.sample_rate_hz)
-        twice = [place for place, samples in enumerate(clips) if segment <= len(samples) < longest]
-        sped_up = [self._cut(clips[place], hop_s=hop_s, tempo=SPEEDUP) for place in twice]
-        found = self._queries([*cuts, *sped_up], hop_s)
-        for place, query in zip(twice, found[len(clips) :], strict=True):
-            found[place] = dataclasses.replace(found[place], sped_up=query)
-        return found[: len(clips)]
+        sped_up = [
+            self._cut(samples, hop_s=hop_s, tempo=SPEEDUP)
+            if segment <= len(samples) < longest
+            else None
+            for samples in clips
+        ]
+        return self._queries(cuts, sped_up, hop_s)
 
     def fingerprint_chunk(self, chunk: Chunk, *, hop_s: float = HOP_S) -> Fingerprints:
         """Returns the fingerprints of a piece of a stream (`chunk_windows`), to be stored.
@@ -175,7 +176,10 @@ class Embedder:
         """
         if chunk.is_whole:
             return self.query(chunk.samples, hop_s=hop_s)
-        return self._queries([self._cut_chunk(chunk, hop_s)], hop_s)[0]
+        query = self._queries([self._cut_chunk(chunk, hop_s)], [None], hop_s)[0]
+        if query.by_conformer is not None:
+            query.by_conformer()  # at once: a stream's audio is not kept
+        return query
 
     def chunk_windows(
         self,
@@ -286,35 +290,46 @@ class Embedder:
         Raises:
           ForkedError: the model was loaded before this process was forked.
         """
-        projected, conformed = self._clips.parts(cuts, [0.0])
-        rows = mixed_parts(projected, conformed, self.config.encoder.projection.share)
+        rows = self._clips.stored(cuts)
         return [
-            Fingerprints(phases[0], hop_s, *self._heard(cut))
-            for cut, phases in zip(cuts, rows, strict=True)
+            Fingerprints(vectors, hop_s, *self._heard(cut))
+            for cut, vectors in zip(cuts, rows, strict=True)
         ]
 
-    def _queries(self, cuts: Sequence[WindowedClip], hop_s: float) -> list[Query]:
-        """Returns what every clip is searched by, silent windows zero.
+    def _queries(
+        self, cuts: Sequence[WindowedClip], sped_up: Sequence[WindowedClip | None], hop_s: float
+    ) -> list[Query]:
+        """Returns what every clip is searched by, silent windows zero; `sped_up` are the same clips
+        played faster, where they are searched for so as well.
 
         Raises:
           ForkedError: the model was loaded before this process was forked.
         """
-        config = self.config.encoder.projection
-        num_phases = self.query_phases
-        shifts_s = [phase * hop_s / num_phases for phase in range(num_phases)]
-        projected, conformed = self._clips.parts(cuts, shifts_s)
-        rows = mixed_parts(projected, conformed, config.query_share)
-        queries = [self._query_of(*one, hop_s) for one in zip(cuts, rows, strict=True)]
-        if not projected or not conformed:
-            return queries
-        alone = [
-            conformed_rows * (np.any(both, axis=-1, keepdims=True) / np.sqrt(1 - config.share))
-            for both, conformed_rows in zip(projected, conformed, strict=True)
-        ]
+        encoder = self.config.encoder
+        shifts_s = [phase * hop_s / self.query_phases for phase in range(self.query_phases)]
+        has_both = encoder.has_projection and encoder.has_conformer
+        faster = [] if has_both else [cut for cut in sped_up if cut is not None]
+        found = self._clips.searched([*cuts, *faster], shifts_s)
+        queries = [self._query_of(*one, hop_s) for one in zip([*cuts, *faster], found, strict=True)]
+        own, others = queries[: len(cuts)], iter(queries[len(cuts) :])
+        if not has_both:
+            return [
+                dataclasses.replace(query, sped_up=None if cut is None else next(others))
+                for query, cut in zip(own, sped_up, strict=True)
+            ]
         return [
-            dataclasses.replace(query, by_conformer=conformed_rows.astype(np.float32))
-            for query, conformed_rows in zip(queries, alone, strict=True)
+            dataclasses.replace(query, by_conformer=self._by_conformer(cut, fast, hop_s))
+            for query, cut, fast in zip(own, cuts, sped_up, strict=True)
         ]
+
+    def _by_conformer(self, cut: WindowedClip, sped_up: WindowedClip | None, hop_s: float) -> Later:
+        def encode() -> Query:
+            cuts = [cut] if sped_up is None else [cut, sped_up]
+            found = self._clips.conformer_alone(cuts)
+            own, *fast = [self._query_of(*one, hop_s) for one in zip(cuts, found, strict=True)]
+            return dataclasses.replace(own, sped_up=fast[0] if fast else None)
+
+        return Later(encode)
 
     def _query_of(
         self, cut: WindowedClip, phases: Float32[np.ndarray, "P N E"], hop_s: float

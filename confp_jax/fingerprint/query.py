@@ -1,7 +1,8 @@
 """A query: what a recording is searched by."""
 
 import dataclasses
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float32
@@ -27,8 +28,9 @@ class Query(Fingerprints):
 
     A query of a model with a projection is dense: `between[p, i]` begins (p + 1) / (P + 1) of a
     hop after `vectors[i]`, and is zero where the audio has ended. If the model has a conformer too,
-    `by_conformer[p, i]` is what that alone gives, p = 0 for `vectors`. Its length makes its product
-    with a stored fingerprint the cosine of the conformer's parts.
+    these are the projection's alone, and `by_conformer` gives the same query as the conformer alone
+    hears it. Its windows are as long as makes their products with stored fingerprints the cosines
+    of the conformer's parts.
     """
 
     edge_windows: Float32[np.ndarray, "2 K E"] = dataclasses.field(
@@ -38,9 +40,7 @@ class Query(Fingerprints):
     between: Float32[np.ndarray, "P N E"] = dataclasses.field(
         default_factory=lambda: _none(0, 0, 0)
     )
-    by_conformer: Float32[np.ndarray, "P N E"] = dataclasses.field(
-        default_factory=lambda: _none(0, 0, 0)
-    )
+    by_conformer: "Later | None" = None
 
     @property
     def num_edge_windows(self) -> int:
@@ -64,16 +64,6 @@ class Query(Fingerprints):
             return self.duration_s
         return self.duration_s - self.num_silent * self.hop_s
 
-    @property
-    def conformer_alone(self) -> "Query | None":
-        """The same as the conformer alone hears it; None for a model that has only one part."""
-        if not len(self.by_conformer):
-            return None
-        some = self.by_conformer[
-            :: max(1, len(self.by_conformer) // 2)
-        ]  # it changes slowly: two to a hop are enough
-        return Query(some[0], self.hop_s, self.segment_s, self.is_partial, between=some[1:])
-
     def part(self, first: int, last: int) -> "Query":
         """Returns the windows from `first` to before `last`; with what only a whole query has, if
         these are all.
@@ -84,12 +74,40 @@ class Query(Fingerprints):
             whole,
             vectors=vectors,
             between=self.between[:, first:last],
-            by_conformer=self.by_conformer[:, first:last],
+            by_conformer=self._conformer_then(lambda query: query.part(first, last)),
         )
 
     def plain(self) -> "Query":
         """Returns the same without what only a whole query has: edge windows and `sped_up`."""
-        return dataclasses.replace(self, edge_windows=self.edge_windows[:, :0], sped_up=None)
+        return dataclasses.replace(
+            self,
+            edge_windows=self.edge_windows[:, :0],
+            sped_up=None,
+            by_conformer=self._conformer_then(Query.plain),
+        )
+
+    def _conformer_then(self, change: "Callable[[Query], Query]") -> "Later | None":
+        later = self.by_conformer
+        return None if later is None else Later(lambda: change(later()))
+
+
+class Later:
+    """A query that is computed when it is asked for, once. Many queries are answered without it."""
+
+    def __init__(self, compute: Callable[[], Query]):
+        self._compute: Callable[[], Query] | None = compute
+        self._found: Query | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self) -> Query:
+        """Returns the query."""
+        with self._lock:
+            if self._compute is not None:
+                self._found = self._compute()
+                self._compute = None  # and the audio that it holds
+        if self._found is None:
+            raise RuntimeError("the query could not be computed when it was first asked for")
+        return self._found
 
 
 def joined(parts: Sequence[Query]) -> Query:
@@ -109,8 +127,13 @@ def joined(parts: Sequence[Query]) -> Query:
         vectors=np.concatenate([part.vectors for part in parts]),
         edge_windows=edge_windows,
         between=np.concatenate([part.between for part in parts], axis=1),
-        by_conformer=np.concatenate([part.by_conformer for part in parts], axis=1),
+        by_conformer=_joined_later([part.by_conformer for part in parts]),
     )
+
+
+def _joined_later(parts: Sequence[Later | None]) -> Later | None:
+    given = [part for part in parts if part is not None]
+    return Later(lambda: joined([part() for part in given])) if len(given) == len(parts) else None
 
 
 def densified(query: Query, num_phases: int) -> Query:

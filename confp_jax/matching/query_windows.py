@@ -49,7 +49,7 @@ class QueryWindows:
         """Those whose nearest rows are searched: of dense ones every second is enough to find a
         line.
         """
-        step = 2 if self.num_phases % 2 == 0 else 1
+        step = max(1, self.num_phases // 2)
         return np.flatnonzero(self.loud & (np.arange(len(self.loud)) % step == 0))
 
 
@@ -89,4 +89,4 @@ def _dense_windows(query: Query) -> QueryWindows:
 def _tempo_range(query: Query) -> tuple[float, float]:
     if not query.tells_tempo:
         return _STILL
-    return _FREE if query.conformer_alone is None else _STEADY
+    return _FREE if query.by_conformer is None else _STEADY

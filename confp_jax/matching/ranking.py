@@ -10,9 +10,9 @@ those outside a track's ends are left out of the mean, for nothing of the query 
 are all of a query shorter than a segment, which is whole in each of its windows. Every step is
 array arithmetic over all candidates at once.
 
-A query of an encoder with a projection is ranked by both parts at its own tempo, and by the
-conformer alone, which hears other tempos and pitches, at any; where both name the same track at the
-same place, it is surer than by either.
+A query of an encoder with a projection is ranked by that at its own tempo, and where this is not
+sure, by the conformer, which hears other tempos and pitches, at any; where both name the same track
+at the same place, it is surer than by either.
 
 A short query's windows lie too near each other to tell its tempo, and music played at 70 % fills
 its windows with little. Such a query is heard faster as well, and where its first track is more
@@ -193,13 +193,12 @@ def rank(query: Query, reference: Reference, *, without: int = -1) -> Ranking:
       ForkedError: this process was forked from one in which something was ranked.
     """
     check_not_forked()
-    heard = _heard(query)
-    if query.conformer_alone is not None:
-        first = _rank(heard[0], reference, without)
-        if _is_sure(first):
-            return first  # no other way to hear it would be surer
-        return _surest([first, *_rank_all(heard[1:], reference, without)], query)
-    return _surest(_rank_all(heard, reference, without), query)
+    if query.by_conformer is None:
+        return _surest(_rank_all(_heard(query), reference, without), query)
+    first = _rank(query, reference, without)
+    if _is_sure(first):
+        return first  # the conformer would not be surer, and need not hear it
+    return _surest([first, *_rank_all(_heard(query.by_conformer()), reference, without)], query)
 
 
 def _is_sure(ranking: Ranking) -> bool:
@@ -213,7 +212,10 @@ def rank_with_and_without(
 ) -> tuple[Ranking, Ranking]:
     """The ranking, and what it would be if `track` were not there, by one search."""
     check_not_forked()
-    rankings = _rank_all(_heard(query), reference, -1)
+    heard = _heard(query)
+    if query.by_conformer is not None:
+        heard = [query, *_heard(query.by_conformer())]
+    rankings = _rank_all(heard, reference, -1)
     return _surest(rankings, query), _surest(
         [ranking.without(track) for ranking in rankings], query
     )
@@ -232,11 +234,8 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _heard(query: Query) -> list[Query]:
-    """A query as it is, as the conformer alone hears it, and as it (or the model's only part) hears
-    it faster: what there is of these.
-    """
-    faster = query.sped_up and (query.sped_up.conformer_alone or query.sped_up)
-    return [heard for heard in (query, query.conformer_alone, faster) if heard is not None]
+    """A query as one part of a model hears it, and as that hears it faster, where it does."""
+    return [query] if query.sped_up is None else [query, query.sped_up]
 
 
 def _surest(rankings: list[Ranking], query: Query) -> Ranking:
@@ -244,7 +243,7 @@ def _surest(rankings: list[Ranking], query: Query) -> Ranking:
     time.
     """
     own, *faster = rankings
-    if query.conformer_alone is not None:
+    if query.by_conformer is not None:
         by_conformer = [
             dataclasses.replace(one, usual_deviation=_CONFORMER_DEVIATION) for one in rankings[1:]
         ]

@@ -19,17 +19,15 @@ def pooling_weights(num_tokens: int, num_segments: int) -> Float32[np.ndarray, "
     return weights
 
 
-def moved_phases(
-    conformed: Float[np.ndarray, "N E"], num_phases: int
-) -> Float32[np.ndarray, "P N E"]:
-    """Returns what the conformer gives for N segments, and for those 1 / P, 2 / P, ... of a hop
-    later, as unit vectors.
-
-    It changes slowly: what lies between two segments is as good as an encoding of its own.
+def with_halves(conformed: Float[np.ndarray, "N E"]) -> Float32[np.ndarray, "2 N E"]:
+    """Returns what the conformer gives for N segments, and for those half a hop later, as unit
+    vectors: the mean of two neighbours, zero where one of them is.
     """
-    parts = (np.arange(num_phases) / num_phases)[:, None, None]
-    following = np.concatenate([conformed[1:], conformed[-1:]])
-    return _unit_rows((1 - parts) * conformed + parts * following).astype(np.float32)
+    halves = np.zeros_like(conformed)
+    halves[:-1] = conformed[:-1] + conformed[1:]
+    is_loud = conformed.any(axis=1)
+    halves[:-1] *= (is_loud[:-1] & is_loud[1:])[:, None]
+    return np.stack([_unit_rows(conformed), _unit_rows(halves)]).astype(np.float32)
 
 
 def mixed(

@@ -136,7 +136,7 @@ def hash_weights(config: ModelConfig, state: EncoderState) -> str:
 
 
 # What decides how a model is trained or run, and not what its fingerprints are.
-_INDIFFERENT = frozenset({"dropout", "query_phases", "query_share"})
+_INDIFFERENT = frozenset({"dropout", "query_phases"})
 
 
 def _distinguishing(group: Any) -> dict[str, Any]:

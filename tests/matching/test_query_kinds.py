@@ -9,7 +9,7 @@ import pytest
 from planted_rows import HOP_S, SEGMENT_S, reference_of
 from unit_vectors import normalised, unit_rows
 
-from confp_jax.fingerprint.query import Query
+from confp_jax.fingerprint.query import Later, Query
 from confp_jax.matching.query_windows import query_windows
 from confp_jax.matching.ranking import rank, rank_with_and_without
 from confp_jax.matching.searchable import make_reference
@@ -79,6 +79,10 @@ class TestDense:
 
     PHASES = 4
 
+    def later(self, rows: np.ndarray) -> Later:
+        """What the conformer alone hears."""
+        return Later(lambda: Query(rows[0], HOP_S, 0.9, between=rows[2:3]))
+
     def dense(self, rng, rows: np.ndarray, start: float, num: int) -> Query:
         """A query that begins at row number `start`: what is a quarter of a hop off a row has a
         cosine of 0.6 with it.
@@ -130,32 +134,38 @@ class TestDense:
         alone /= np.linalg.norm(alone, axis=2, keepdims=True) ** 2
         noise = np.stack([unit_rows(rng, 10) for _ in range(self.PHASES)])
         query = Query(
-            noise[0], HOP_S, 0.9, between=noise[1:], by_conformer=alone.astype(np.float32)
+            noise[0],
+            HOP_S,
+            0.9,
+            between=noise[1:],
+            by_conformer=self.later(alone.astype(np.float32)),
         )
         assert rank(query, reference).tracks[0] == 1
-        deaf = dataclasses.replace(query, by_conformer=query.by_conformer[:0])
+        deaf = dataclasses.replace(query, by_conformer=None)
         assert rank(deaf, reference).scores[0] < 0.5
 
     def test_what_is_sure_is_not_heard_in_another_way(self):
-        """The conformer alone would say another track; where both parts are sure nobody asks it."""
+        """The conformer would say another track; where the projection is sure nobody asks it."""
         rng = np.random.default_rng(0)
         parts = [unit_rows(rng, 40) for _ in range(12)]
         named = [(str(i), part) for i, part in enumerate(parts)]
         options = {"hop_s": HOP_S, "segment_s": 0.9, "query_phases": self.PHASES}
         reference = make_reference(named, **options)
         own, other = (np.repeat(part[10:20][None], self.PHASES, axis=0) for part in parts[:2])
-        query = Query(own[0], HOP_S, 0.9, between=own[1:], by_conformer=3 * other)
+        query = Query(own[0], HOP_S, 0.9, between=own[1:], by_conformer=self.later(3 * other))
         assert rank(query, reference).tracks[0] == 0
+        asked = Later(lambda: pytest.fail("the conformer was asked"))
+        assert rank(dataclasses.replace(query, by_conformer=asked), reference).tracks[0] == 0
         unsure = dataclasses.replace(query, vectors=0.1 * own[0], between=0.1 * own[1:])
         assert rank(unsure, reference).tracks[0] == 1
 
-    def test_both_parts_hear_one_tempo_and_the_conformer_any(self):
+    def test_the_projection_hears_one_tempo_and_the_conformer_any(self):
         rng = np.random.default_rng(0)
         own = np.stack([unit_rows(rng, 10) for _ in range(self.PHASES)])
-        both = Query(own[0], HOP_S, 0.9, between=own[1:], by_conformer=own)
+        both = Query(own[0], HOP_S, 0.9, between=own[1:], by_conformer=self.later(own))
         assert query_windows(both).log_tempos == (-0.02, 0.02)
         assert query_windows(both.part(0, 2)).log_tempos == (0, 0), "too short to tell it"
-        for alone in (both.conformer_alone, dataclasses.replace(both, by_conformer=own[:0])):
+        for alone in (both.by_conformer(), dataclasses.replace(both, by_conformer=None)):
             least, greatest = np.exp(query_windows(alone).log_tempos)
             assert least < 0.7 and greatest > 1.4
 
@@ -169,7 +179,7 @@ class TestDense:
         reference = make_reference(named, **options)
         for track in (0, 1):
             own = np.repeat(parts[track][10:20][None], self.PHASES, axis=0)
-            query = Query(own[0], HOP_S, 0.9, between=own[1:], by_conformer=own)
+            query = Query(own[0], HOP_S, 0.9, between=own[1:], by_conformer=self.later(own))
             found = rank(query, reference)
             assert found.tracks[0] == track
             assert found.beside[0] == pytest.approx(0.9 if track else 0.02, abs=0.1)
@@ -187,7 +197,7 @@ class TestDense:
             0.15 * np.repeat(part[None], self.PHASES, axis=0)
             for part in (parts[0][10:20], parts[1][10:20], parts[0][25:35])
         )
-        heard = Query(own[0], HOP_S, 0.9, between=own[1:], by_conformer=own)
+        heard = Query(own[0], HOP_S, 0.9, between=own[1:], by_conformer=self.later(own))
         found = rank(heard, reference)
         assert found.tracks[0] == 0 and found.agreed > 1
         alone = dataclasses.replace(found, agreed=0.0).standout(2)
@@ -195,4 +205,7 @@ class TestDense:
         np.testing.assert_allclose(found.standout(2), alone + more)
         assert found.without(0).agreed == 0.0 and found.only(0).agreed == found.agreed
         for unlike in (other, late):
-            assert rank(dataclasses.replace(heard, by_conformer=unlike), reference).agreed == 0.0
+            assert (
+                rank(dataclasses.replace(heard, by_conformer=self.later(unlike)), reference).agreed
+                == 0.0
+            )
