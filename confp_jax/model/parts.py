@@ -25,7 +25,7 @@ def with_halves(conformed: Float[np.ndarray, "N E"]) -> Float32[np.ndarray, "2 N
     """
     halves = np.zeros_like(conformed)
     halves[:-1] = conformed[:-1] + conformed[1:]
-    is_loud = conformed.any(axis=1)
+    is_loud = np.asarray(conformed.any(axis=1))
     halves[:-1] *= (is_loud[:-1] & is_loud[1:])[:, None]
     return np.stack([_unit_rows(conformed), _unit_rows(halves)]).astype(np.float32)
 
