@@ -17,6 +17,7 @@ from confp_jax.database.records import TAG_NAMES, DatabaseError, KnownFile
 from confp_jax.database.shards import disk_full, file_sha256
 
 FORMAT = 3
+_NO_ROOM = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN)
 READABLE_FORMATS = ("2", str(FORMAT))  # a format 2 has no columns for tags until it is written
 SCHEMA = """
 CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -119,7 +120,8 @@ def lenient_text(stored: bytes) -> str:
 
 def _explained(file: pathlib.Path, error: sqlite3.DatabaseError) -> DatabaseError:
     code = _code(error)
-    if code == sqlite3.SQLITE_FULL:
+    is_read_only = code == sqlite3.SQLITE_READONLY and os.access(file.parent, os.W_OK)
+    if code == sqlite3.SQLITE_FULL or is_read_only:  # opened without a place for its log
         return disk_full(file.parent)
     if isinstance(error, sqlite3.IntegrityError):
         return DatabaseError(
@@ -152,13 +154,27 @@ def _code(error: sqlite3.DatabaseError) -> int:
 
 def _open(file: pathlib.Path, *, check_same_thread: bool = True) -> sqlite3.Connection:
     options = {"timeout": 30, "check_same_thread": check_same_thread}
+    log = _write_ahead_log(file)
+    busy = log.exists()
     if os.access(file.parent, os.W_OK):
-        return sqlite3.connect(file, **options)
-    # Where one may not write, the files of WAL cannot be made: they are there while another user
-    # writes, else nobody does.
-    busy = _write_ahead_log(file).exists()
+        connection = sqlite3.connect(file, **options)
+        if _can_read(connection):
+            return connection
+        connection.close()
+        busy = log.exists() and log.stat().st_size > 0
+    # Where one may not write, or the disk is full, the files of WAL cannot be made: they are there
+    # while another user writes, else nobody does.
     address = f"{file.resolve().as_uri()}?mode=ro{'' if busy else '&immutable=1'}"
     return sqlite3.connect(address, uri=True, **options)
+
+
+def _can_read(connection: sqlite3.Connection) -> bool:
+    """Whether there is room for the files that reading needs beside the catalogue."""
+    try:
+        connection.execute("SELECT name FROM sqlite_master").fetchall()
+    except sqlite3.OperationalError as error:
+        return _code(error) not in _NO_ROOM
+    return True
 
 
 def _write_ahead_log(file: pathlib.Path) -> pathlib.Path:

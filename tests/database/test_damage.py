@@ -4,6 +4,7 @@ import errno
 import fcntl
 import logging
 import pathlib
+import resource
 
 import numpy as np
 import pytest
@@ -315,3 +316,21 @@ def test_what_is_sound_stays(filled, caplog):
     caplog.set_level(logging.WARNING)
     check_filled(filled)
     assert caplog.text == ""
+
+
+@pytest.fixture
+def full_disk():
+    """No file may grow in this process: what a full disk is for whoever writes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_can_be_read_and_is_told_to_writers(four, full_disk):
+    assert [one.name for one in Database(four.folder).tracks()] == [
+        track(number).name for number in range(4)
+    ]
+    assert len(four.snapshot().vectors) == 4 * 32
+    with pytest.raises(DatabaseError, match="the disk is full"), four.writing():
+        pass
