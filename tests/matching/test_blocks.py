@@ -187,6 +187,11 @@ class TestSpans:
     def test_matched_run(self, cosines, expected):
         assert matched_run(np.array(cosines, np.float32), 0.3) == expected
 
+    def test_rivals_that_are_nearly_as_similar_end_no_match_early(self):
+        """A match ends where its cosine drops by 0.15, not where its windows differ by less."""
+        cosines = [0.5] * 4 + [0.8] * 6 + [0.7] * 2 + [0.8] * 6 + [0.5] * 4
+        assert matched_run(np.array(cosines, np.float32), 0.78) == (4, 17)
+
     def test_of_two_at_one_place_the_surer_one(self):
         base = Span(0, 10.0, 0.0, 20.0, 1.0, 0.9, 9.0, 1e-9, 0)
         weaker = dataclasses.replace(

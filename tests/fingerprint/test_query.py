@@ -1,0 +1,52 @@
+"""What a query holds beside the windows that a database would store."""
+
+import numpy as np
+import pytest
+from unit_vectors import unit_rows
+
+from confp_jax.fingerprint.query import Query, densified
+
+HOP_S, SEGMENT_S = 0.3, 0.9
+
+
+@pytest.fixture
+def query() -> Query:
+    return Query(unit_rows(np.random.default_rng(3), 6), HOP_S, SEGMENT_S)
+
+
+def test_between_stored_fingerprints_lies_what_is_like_both(query):
+    assert densified(query, 1) is query
+    dense = densified(query, 4)
+    assert dense.between.shape == (3, *query.vectors.shape)
+    np.testing.assert_allclose(np.linalg.norm(dense.between[:, :-1], axis=-1), 1.0, rtol=1e-5)
+    before = np.sum(dense.between[:, 0] * query.vectors[0], axis=-1)
+    after = np.sum(dense.between[:, 0] * query.vectors[1], axis=-1)
+    assert before[0] > before[1] > before[2] and after[0] < after[1] < after[2]
+    assert before[1] == pytest.approx(after[1], abs=1e-5)
+    assert not dense.between[:, -1].any(), "nothing follows the last one"
+
+
+def test_silence_is_no_part_of_its_loud_length(query):
+    vectors = query.vectors.copy()
+    vectors[2] = 0.0
+    silent_once = Query(vectors, HOP_S, SEGMENT_S)
+    assert query.loud_s == query.duration_s == pytest.approx(5 * HOP_S + SEGMENT_S)
+    assert silent_once.loud_s == pytest.approx(query.loud_s - HOP_S)
+    partial = Query(vectors, HOP_S, 0.7, is_partial=True)
+    assert partial.loud_s == partial.duration_s == 0.7, "it is whole in each of its windows"
+
+
+@pytest.mark.parametrize(("num", "tells"), [(5, False), (6, True)])
+def test_the_tempo_is_told_by_windows_far_enough_apart(query, num, tells):
+    assert query.part(0, num).tells_tempo == tells
+    assert not Query(query.vectors, HOP_S, 0.7, is_partial=True).tells_tempo
+
+
+def test_the_conformer_alone_has_two_fingerprints_a_hop(query):
+    alone = np.stack([query.vectors * factor for factor in (1, 2, 3, 4)])
+    both = Query(query.vectors, HOP_S, SEGMENT_S, by_conformer=alone)
+    heard = both.conformer_alone
+    assert query.conformer_alone is None and heard is not None
+    np.testing.assert_array_equal(heard.vectors, alone[0])
+    np.testing.assert_array_equal(heard.between, alone[2:3])
+    assert heard.conformer_alone is None
