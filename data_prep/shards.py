@@ -55,7 +55,7 @@ def write_shards(
     (data_prep/beam.py).
 
     Raises:
-      SourceError: the disk has not enough room.
+      SourceError: the disk has not enough space.
     """
     todo = [shard for shard in shards if not _is_written(shard)]
     if len(todo) < len(shards):
@@ -123,7 +123,7 @@ def check_room(folder: pathlib.Path, needed_bytes: float, console: Console) -> N
     """Says how much will be written, and refuses to begin where it does not fit.
 
     Raises:
-      SourceError: the disk has not enough room.
+      SourceError: the disk has not enough space.
     """
     free_bytes = shutil.disk_usage(folder).free
     console.print(
@@ -132,14 +132,14 @@ def check_room(folder: pathlib.Path, needed_bytes: float, console: Console) -> N
     if needed_bytes > free_bytes:
         raise SourceError(
             f"{folder}: about {needed_bytes / 1e9:.1f} GB are to be written and "
-            f"{free_bytes / 1e9:.1f} GB are free; make room or choose another --config.out, a "
+            f"{free_bytes / 1e9:.1f} GB are free; free more or choose another --config.out, a "
             "smaller subset or fewer replicas"
         )
 
 
 @contextlib.contextmanager
 def explains_a_full_disk(folder: pathlib.Path) -> Iterator[None]:
-    """Turns the system's errors about room into one that says what to do.
+    """Turns the system's errors about disk space into one that says what to do.
 
     Raises:
       SourceError: the disk is full.
@@ -150,7 +150,7 @@ def explains_a_full_disk(folder: pathlib.Path) -> Iterator[None]:
         if not is_disk_full(error):
             raise
         raise SourceError(
-            f"{folder}: {error.strerror}; make room and start again: finished shards stay"
+            f"{folder}: {error.strerror}; free space and start again: finished shards stay"
         ) from error
 
 

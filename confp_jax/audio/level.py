@@ -1,4 +1,4 @@
-"""How loud a stream is, and the gate that keeps a silent room from costing work."""
+"""How loud a stream is, and the gate that keeps silence from costing work."""
 
 import collections
 import math

@@ -180,7 +180,7 @@ def _writer(path: pathlib.Path) -> Iterator[Callable[[bytes], object]]:
             action(*arguments)
         except RuntimeError as error:  # so it says that the disk is full
             raise DatasetError(
-                f"{path} cannot be written ({error}); make room and start again: finished shards "
+                f"{path} cannot be written ({error}); free space and start again: finished shards "
                 "stay"
             ) from error
 

@@ -193,7 +193,7 @@ def make(file: pathlib.Path, settings: dict[str, str]) -> None:
 
 
 def use_wal(file: pathlib.Path) -> None:
-    """Lets readers and the writer not wait for each other, where there is room for it."""
+    """Lets readers and the writer not wait for each other, where the disk has space for it."""
     with contextlib.suppress(DatabaseError), connect(file) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
 

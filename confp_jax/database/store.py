@@ -139,7 +139,7 @@ class Database:
             catalogue.put_setting(connection, key, value)
 
     def connect(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
-        """The catalogue, one transaction long; for the files of this room."""
+        """The catalogue, one transaction long; for the files of this package."""
         return catalogue.connect(self.catalogue)
 
     @contextlib.contextmanager

@@ -45,7 +45,7 @@ class RateLimit:
         """Counts a request.
 
         Raises:
-          Problem: 429, with the seconds after which there is room for it.
+          Problem: 429, with the seconds after which it may come again.
         """
         if not self._per_s:
             return
@@ -71,7 +71,7 @@ class Gate:
     """`max_running` requests inside, `max_waiting` before the door.
 
     Clients that wait have their turns one after the other, however many requests each has; a full
-    queue has room for another client as long as one has several requests in it.
+    queue takes another client as long as one has several requests in it.
     """
 
     def __init__(self, *, max_running: int, max_waiting: int):

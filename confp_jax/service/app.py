@@ -251,7 +251,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def _admitted(self, request: Request) -> AsyncIterator[Upload]:
-        """The request's body, if there is room for another request."""
+        """The request's body, if another request may run or wait."""
         self._check_ready()
         self._rate.check(_client(request))
         self._gate.check(_client(request))

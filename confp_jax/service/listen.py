@@ -195,8 +195,8 @@ async def _monitor(
 
 
 async def _put(blocks: "queue.Queue[np.ndarray | None]", block: np.ndarray | None) -> None:
-    """Waits for room without a thread: those of a pool that all sessions share could all be waiting
-    for one another.
+    """Waits for a free place without a thread: those of a pool that all sessions share could all be
+    waiting for one another.
     """
     while True:
         try:
@@ -208,7 +208,7 @@ async def _put(blocks: "queue.Queue[np.ndarray | None]", block: np.ndarray | Non
 def _give_up(blocks: "queue.Queue[np.ndarray | None]") -> None:
     """Ends the search; what waits is dropped.
 
-    Nobody else puts anything in, so that there is room afterwards.
+    Nobody else puts anything in, so that there is a free place afterwards.
     """
     with contextlib.suppress(queue.Empty):
         while True:

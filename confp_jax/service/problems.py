@@ -87,15 +87,15 @@ def busy(what: str) -> Problem:
 
 
 def disk_full(error: OSError) -> Problem:
-    """503: the service has no room for what was sent; one line in the log."""
+    """503: the service has no space for what was sent; one line in the log."""
     _log.error(
-        "the temporary files' disk is full (%s); make room there, or set TMPDIR to another folder",
+        "the temporary files' disk is full (%s); free space there, or set TMPDIR to another folder",
         error.strerror,
     )
     return Problem(
         503,
-        "the service has no room for the recording just now",
-        "send it again in a while; the service's operator must make room",
+        "the service has no space for the recording just now",
+        "send it again in a while; the service's operator must free space",
         headers={"Retry-After": "30"},
     )
 

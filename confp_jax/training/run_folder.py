@@ -26,7 +26,8 @@ def names_a_full_disk(workdir: epath.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunFolderError(
-            f"{error}; make room for {workdir}: the same command continues from its last checkpoint"
+            f"{error}; free space for {workdir}: the same command continues from its last "
+            "checkpoint"
         ) from error
 
 

@@ -217,7 +217,7 @@ def test_a_full_disk_in_the_middle(
     done = _limited(*off, *folders, max_bytes=300_000, root=root)
     assert done.returncode == 2, done.stderr
     assert "cannot be written" in done.stderr
-    assert "make room and start again" in done.stderr
+    assert "free space and start again" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(pathlib.Path(str(small["out"])).glob("*array_record-*-of-00001"))
     again = _limited(*off, *folders, max_bytes=10_000_000, root=root)
@@ -241,7 +241,7 @@ def test_no_room_is_said_before_the_start(
             shutil.rmtree(out)
         else:
             with pytest.raises(
-                SourceError, match=r"0\.0 GB are to be written and 0\.0 GB are free; make room"
+                SourceError, match=r"0\.0 GB are to be written and 0\.0 GB are free; free more"
             ):
                 prepare(small, Console(file=shown, width=300))
             assert not list(pathlib.Path(str(small["out"])).glob("*array_record*"))

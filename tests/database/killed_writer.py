@@ -26,7 +26,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy as np
 
 from benchmarks.forked import exit_status, in_child
-from confp_jax import database as room
+from confp_jax import database as package
 from confp_jax import index as indexes
 from confp_jax.database import Database, ModelId, NewTrack
 from confp_jax.database.compact import compact_shards
@@ -36,7 +36,7 @@ from confp_jax.index import ApproximateIndex, on_disk
 STAMP = ModelId("tiny", "0123456789abcdef", 0.3)
 OTHER = ModelId("other", "fedcba9876543210", 0.3)  # its vectors are the negative ones
 indexes.BRUTE_FORCE_ROWS = 64  # small databases are to have an index here
-TRACED = (str(pathlib.Path(room.__file__).parent), on_disk.__file__)
+TRACED = (str(pathlib.Path(package.__file__).parent), on_disk.__file__)
 
 
 def vectors_of(number: int) -> np.ndarray:

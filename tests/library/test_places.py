@@ -93,10 +93,10 @@ class TestEdits:
                 file.title = title
                 file.write(music[: 5 * RATE])
 
-        for title in ("Wrogn", "Right"):
+        for title, status in (("Wrogn", "added"), ("Right", "updated")):
             write(title)
             results = add_paths(database, embedder, [path])
-        assert statuses(results) == ["updated"]
+            assert statuses(results) == [status]
         (stored,) = database.tracks()
         assert (stored.title, stored.id) == ("Right", results[0].id)
 

@@ -254,7 +254,7 @@ def test_a_disk_that_is_full_for_a_checkpoint(
         line for line in done.stderr.splitlines() if line.startswith("error: ")
     )  # TensorStore's threads may say more
     assert "a checkpoint could not be written" in told
-    assert "make room" in told and "the same command continues" in told
+    assert "free space" in told and "the same command continues" in told
     train(tiny(), tmp_path / "run", stop_at_step=4)
     assert saved_steps(tmp_path / "run") == [3, 4]
 
@@ -284,7 +284,7 @@ def test_a_disk_that_is_full_for_the_log(
     monkeypatch.setattr(MetricLog, "scalars", full)
     with pytest.raises(
         RunFolderError,
-        match=r"No space left on device: 'metrics.jsonl'; make room .*the same command continues",
+        match=r"No space left on device: 'metrics.jsonl'; free space .*the same command continues",
     ):
         train(tiny(), tmp_path)
 
