@@ -75,7 +75,9 @@ _PITCHES = {"down_2": -2, "down_1": -1, "up_1": 1, "up_2": 2}
 _REVERB = ChainConfig(reverb_p=1.0)
 # Held to a loudspeaker; across a room; where others are loud. Levels are of what arrives at the
 # microphone.
-_STEADY = ReplayConfig(swell_p=0.0, gain_p=0.0, clip_p=0.0, suppression_p=0.0)
+_STEADY = ReplayConfig(
+    ambience_tilt_db=(-6.0, 1.0), swell_p=0.0, gain_p=0.0, clip_p=0.0, suppression_p=0.0
+)
 _NEAR = dataclasses.replace(
     _STEADY, room_p=0.5, ambience_snr_db=(10.0, 20.0), noise_p=0.3, noise_snr_db=(10.0, 20.0)
 )

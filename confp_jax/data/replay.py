@@ -43,8 +43,8 @@ class ReplayConfig:
     dull_p: float = 0.3  # share of the loudspeakers without treble
     dull_hz: tuple[float, float] = (2500.0, 7000.0)  # where the treble of such a loudspeaker ends
     room_p: float = 0.9  # probability of a room
-    ambience_snr_db: tuple[float, float] = (-12.0, 18.0)  # of what arrives at the microphone
-    ambience_tilt_db: tuple[float, float] = (-6.0, 1.0)  # per octave
+    ambience_snr_db: tuple[float, float] = (-18.0, 12.0)  # of what arrives at the microphone
+    ambience_tilt_db: tuple[float, float] = (-9.0, -2.0)  # per octave
     noise_p: float = 0.5  # of a recorded noise beside the ambience
     # of what arrives at the microphone, over that noise
     noise_snr_db: tuple[float, float] = (-6.0, 18.0)
