@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import threading
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -135,8 +136,9 @@ def _read_state(path: pathlib.Path) -> dict[str, Any]:
 
 
 def file_name(station: str) -> str:
-    """Returns a station's name as part of a file's name."""
-    return re.sub(r"[^\w-]+", "_", station).strip("_")[:80] or "station"
+    """Returns a station's name as part of a file's name; stations have different ones."""
+    plain = re.sub(r"[^\w-]+", "_", station).strip("_")[:80]
+    return plain if plain == station else f"{plain}-{zlib.crc32(station.encode()):08x}".lstrip("-")
 
 
 def seconds_of(moment: str) -> float:

@@ -54,6 +54,14 @@ def test_what_is_under_way_is_kept(tmp_path):
     assert log.load("other") == {}
 
 
+def test_names_that_look_alike_in_a_file_s_name_are_kept_apart(tmp_path):
+    log = AirLog(tmp_path)
+    names = ["Radio 1", "Radio_1", "Radio 1!", "!", "?", "радио"]
+    for number, name in enumerate(names):
+        log.save(name, {"station": name, "number": number})
+    assert [log.load(name)["number"] for name in names] == list(range(6))
+
+
 def test_the_reports(tmp_path):
     log = AirLog(tmp_path)
     named = {"title": "A | B", "artist": "C", "label": "L", "isrc": "DEABC9400001", "album": "D^E"}
