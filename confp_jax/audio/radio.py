@@ -21,7 +21,7 @@ def station_blocks(
     address: str,
     *,
     sample_rate_hz: int,
-    tell_title: Callable[[str], None],
+    on_title: Callable[[str], None],
     timeout_s: float = _TIMEOUT_S,
 ) -> Iterator[Float32[np.ndarray, " n"]]:
     """One connection to a station, as mono blocks until it breaks off.
@@ -29,7 +29,7 @@ def station_blocks(
     Args:
       address: the stream's.
       sample_rate_hz: of the blocks.
-      tell_title: called with each title that the station sends.
+      on_title: called with each title that the station sends.
       timeout_s: how long nothing may come.
 
     Raises:
@@ -37,7 +37,7 @@ def station_blocks(
     """
     head = None
     if address.startswith(("http://", "https://")):
-        head = _icy_reply(address, tell_title, timeout_s)
+        head = _icy_reply(address, on_title, timeout_s)
     yield from connected_blocks(
         address, sample_rate_hz=sample_rate_hz, head=head, timeout_s=timeout_s
     )
@@ -45,7 +45,7 @@ def station_blocks(
 
 
 def _icy_reply(
-    address: str, tell_title: Callable[[str], None], timeout_s: float
+    address: str, on_title: Callable[[str], None], timeout_s: float
 ) -> "_WithoutTitles | None":
     """Returns the sound of a stream that has titles in it; None of another one."""
     request = urllib.request.Request(address, headers={"Icy-MetaData": "1"})  # noqa: S310
@@ -61,7 +61,7 @@ def _icy_reply(
     if not interval.isdecimal() or int(interval) == 0 or any(name in kind for name in _PLAYLISTS):
         reply.close()
         return None
-    return _WithoutTitles(reply, int(interval), tell_title)
+    return _WithoutTitles(reply, int(interval), on_title)
 
 
 class _WithoutTitles:
@@ -71,12 +71,12 @@ class _WithoutTitles:
         self,
         reply: http.client.HTTPResponse,
         interval: int,
-        tell_title: Callable[[str], None],
+        on_title: Callable[[str], None],
     ):
         self._reply = reply
         self._interval = interval
         self._left = interval
-        self._tell_title = tell_title
+        self._on_title = on_title
 
     def read1(self, size: int, /) -> bytes:
         """Returns bytes of sound that are there, none at the end."""
@@ -92,7 +92,7 @@ class _WithoutTitles:
         text = self._reply.read(16 * length[0]) if length else b""
         match = _TITLE.search(text)
         if match:
-            self._tell_title(_decoded(match[1]))
+            self._on_title(_decoded(match[1]))
 
 
 def _decoded(text: bytes) -> str:

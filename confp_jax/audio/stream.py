@@ -69,7 +69,7 @@ def stream_blocks(
     Args:
       source: "-" or the address.
       sample_rate_hz: of the blocks.
-      losses: told what is damaged and was skipped.
+      losses: receives what is damaged and was skipped.
 
     Raises:
       DecodeError: no FFmpeg, an address of another kind, nothing that could be decoded, or a

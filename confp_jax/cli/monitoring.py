@@ -57,7 +57,7 @@ def run_monitor(args: argparse.Namespace) -> int:
     output = Output(is_alone=not (any(path for path, _ in outputs) or args.webhook or args.mqtt))
     error = ""
     with open_sinks(args) as sinks, Stopping() as stopping:
-        told = Told(sinks.tell, meter, output, as_json=args.json)
+        reporter = Reporter(sinks.report, meter, output, as_json=args.json)
         heard = stopping.until_stopped(searching.source_blocks(args.source, embedder, losses))
         try:
             if is_live:
@@ -68,7 +68,7 @@ def run_monitor(args: argparse.Namespace) -> int:
                 meter.through(clock_of.seen(heard)),
                 alarms_per_hour=args.alarms_per_hour,
             ):
-                played += told.tell(moment, clock_of)
+                played += reporter.report(moment, clock_of)
         except (DecodeError, AudioError) as failure:  # what was heard before is still written
             error = "" if stopping.is_asked else str(failure)
     if stopping.is_asked:
@@ -107,19 +107,19 @@ def _works(path: pathlib.Path, act: Any) -> bool:
     return True
 
 
-class Told:
+class Reporter:
     """Prints events and sends them to other programs."""
 
     def __init__(
-        self, tell: Callable[[dict[str, Any]], None], meter: Any, output: Output, *, as_json: bool
+        self, report: Callable[[dict[str, Any]], None], meter: Any, output: Output, *, as_json: bool
     ):
-        self._tell = tell
+        self._report = report
         self._meter = meter
         self._output = output
         self._as_json = as_json
         self._is_playing = False
 
-    def tell(self, moment: Any, clock_of: Any) -> list[tuple[Any, str]]:
+    def report(self, moment: Any, clock_of: Any) -> list[tuple[Any, str]]:
         """Reports what is new at a moment; returns the matches that are over, each with the time of
         day at which it began.
         """
@@ -132,12 +132,12 @@ class Told:
                 event = {"event": kind, "heard_s": moment.heard_s}
                 event |= {"played_at": played_at} if played_at else {}
                 event |= dataclasses.asdict(found)
-                self._tell(event)
+                self._report(event)
                 self._show(event, found, played_at)
         level_db = round(self._meter.loudest_db(moment.heard_s), 1)
-        self._tell({"event": "level", "level_db": level_db})
+        self._report({"event": "level", "level_db": level_db})
         if self._is_playing and not moment.playing:
-            self._tell({"event": "unknown", "heard_s": moment.heard_s})
+            self._report({"event": "unknown", "heard_s": moment.heard_s})
         self._is_playing = bool(moment.playing)
         return over
 

@@ -220,13 +220,13 @@ def _listen(args: argparse.Namespace) -> int:
             searcher, heard, query="microphone", longest_s=args.seconds
         ):
             level_db = round(meter.loudest_db(heard_s), 1)
-            sinks.tell({"event": "level", "level_db": level_db})
+            sinks.report({"event": "level", "level_db": level_db})
             if not answer.num_accepted:
                 say(f"{heard_s:.0f} s: not sure yet", file=sys.stderr)
         if answer is not None:
             best = dataclasses.asdict(answer.matches[0]) if answer.num_accepted else {}
             kind = "playing" if best else "unknown"
-            sinks.tell(best | {"event": kind, "at": iso(time.time())})
+            sinks.report(best | {"event": kind, "at": iso(time.time())})
             print_json(dataclasses.asdict(answer)) if args.json else print_answer(answer)
     return 0
 

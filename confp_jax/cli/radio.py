@@ -86,16 +86,16 @@ def _listen(args: argparse.Namespace, config: Any) -> int:
     output = Output(is_alone=False)  # the log has it all
     say(f"hearing {len(config.stations)} stations; the log is {config.log}", file=sys.stderr)
 
-    def tell(event: dict[str, Any]) -> None:
+    def report(event: dict[str, Any]) -> None:
         if args.json and event["event"] != "level":
             output.json_line(event)
         elif text := _line_of(event):
             output.say(text)
-        sinks.tell(event)
+        sinks.report(event)
 
     try:
         with open_sinks(args, config) as sinks:
-            run_radio(config, tell, stop)
+            run_radio(config, report, stop)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

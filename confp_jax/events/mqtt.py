@@ -78,7 +78,7 @@ class Mqtt:
         self._client.connect_async(self._host, port, _KEEPALIVE_S)
         self._client.loop_start()
 
-    def tell(self, event: dict[str, Any]) -> None:
+    def report(self, event: dict[str, Any]) -> None:
         """Brings the state of the event's device up to date."""
         device = str(event.get("station") or "confp")
         if device not in self._states:

@@ -15,7 +15,7 @@ _PASSWORD = "CONFP_MQTT_PASSWORD"  # noqa: S105 - the variable's name
 class Sink(Protocol):
     """Takes events; never stops whoever sends them."""
 
-    def tell(self, event: dict[str, Any]) -> None:
+    def report(self, event: dict[str, Any]) -> None:
         """Takes an event: `event` is its kind."""
         ...
 
@@ -53,10 +53,10 @@ class Sinks:
         for sink in self._sinks:
             sink.close()
 
-    def tell(self, event: dict[str, Any]) -> None:
+    def report(self, event: dict[str, Any]) -> None:
         """Takes an event."""
         for sink in self._sinks:
-            sink.tell(event)
+            sink.report(event)
 
 
 def _secret(file: pathlib.Path | None) -> bytes:

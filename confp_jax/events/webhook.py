@@ -48,7 +48,7 @@ class Webhook:
         self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
         self._thread.start()
 
-    def tell(self, event: dict[str, Any]) -> None:
+    def report(self, event: dict[str, Any]) -> None:
         """Queues an event; levels are no news for a webhook."""
         if event["event"] == "level":
             return

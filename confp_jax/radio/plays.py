@@ -70,7 +70,7 @@ class Play:
         ends = [end for _, end in self.stretches[:-1]]
         return list(zip(ends, (begin for begin, _ in self.stretches[1:]), strict=True))
 
-    def goes_on_with(self, seen: Sighting) -> bool:
+    def is_continued_by(self, seen: Sighting) -> bool:
         """Returns whether a sighting continues this play: on the same line, or a little later."""
         if seen.found.id != self.track["id"] or seen.begin_s > self.end_s + _LONGEST_BREAK_S:
             return False
@@ -144,7 +144,7 @@ class Plays:
 
     def _taken(self, seen: Sighting) -> Play:
         for play in self.open:
-            if play.goes_on_with(seen):
+            if play.is_continued_by(seen):
                 play.take(seen)
                 return play
         found = seen.found

@@ -16,9 +16,9 @@ _LOOK_S = 0.5
 
 
 def run_radio(
-    config: RadioConfig, tell: Callable[[dict[str, Any]], None], stop: threading.Event
+    config: RadioConfig, report: Callable[[dict[str, Any]], None], stop: threading.Event
 ) -> None:
-    """Hears all stations until `stop` is set, or all are files and over; `tell` gets every event,
+    """Hears all stations until `stop` is set, or all are files and over; `report` gets every event,
     from the threads of the stations.
 
     Raises:
@@ -31,7 +31,7 @@ def run_radio(
     threads = [
         threading.Thread(target=_run, args=(station, stop), name=f"station {number}", daemon=True)
         for number, station in enumerate(
-            Station(station, live, log, tell, agreeing=config.agreeing)
+            Station(station, live, log, report, agreeing=config.agreeing)
             for station in config.stations
         )
     ]

@@ -33,20 +33,26 @@ _STEADY_S = 60.0  # after this long a connection counts as a good one
 _HEARD_AGAIN_S = 20.0  # of a file that is gone on with
 _MOST_TITLES = 200
 
-Tell = Callable[[dict[str, Any]], None]
+Report = Callable[[dict[str, Any]], None]
 
 
 class Station:
     """One station; `run` belongs to a thread of its own."""
 
     def __init__(
-        self, config: StationConfig, live: LiveDatabase, log: AirLog, tell: Tell, *, agreeing: int
+        self,
+        config: StationConfig,
+        live: LiveDatabase,
+        log: AirLog,
+        report: Report,
+        *,
+        agreeing: int,
     ):
         """Continues what was under way when the program ended."""
         self._config = config
         self._live = live
         self._log = log
-        self._tell = tell
+        self._report = report
         self._plays = Plays(config.name, agreeing=agreeing)
         self._titles: list[tuple[float, str]] = []
         self._is_lost = False
@@ -138,11 +144,11 @@ class Station:
             is_silent=level_db < self._config.silence_db,
         )
         self._place_s = now_s - self._begins_s
-        self._save()  # before the events: a play that they tell of has its name from now on
+        self._save()  # before the events: a play that they name has its name from now on
         self._write(events)
         if events:
             self._save()
-        self._tell(
+        self._report(
             {
                 "event": "level",
                 "station": self._config.name,
@@ -156,7 +162,7 @@ class Station:
     def _write(self, events: list[dict[str, Any]]) -> None:
         events = [self._titled(event) for event in events]
         for event in self._log.write(self._config.name, events):
-            self._tell(event)
+            self._report(event)
 
     def _titled(self, event: dict[str, Any]) -> dict[str, Any]:
         """Returns an event with the title that the station sent at its middle."""
@@ -203,7 +209,7 @@ class Station:
         if config.is_file:
             whole = decode_blocks(pathlib.Path(config.source), sample_rate_hz=rate_hz)
             return _later(whole, round(self._first_s() * rate_hz))
-        return station_blocks(config.source, sample_rate_hz=rate_hz, tell_title=self._hear_title)
+        return station_blocks(config.source, sample_rate_hz=rate_hz, on_title=self._hear_title)
 
     @staticmethod
     def _until(

@@ -82,7 +82,7 @@ class Service:
                 Middleware(Guard, settings=self._settings, metrics=self._engine.metrics),
                 Middleware(_SeeingChanges, engine=self._engine),
             ],
-            exception_handlers=dict.fromkeys(errors, _tell),
+            exception_handlers=dict.fromkeys(errors, _report),
             lifespan=self._lifespan,
         )
 
@@ -338,7 +338,7 @@ async def _docs(_: Request) -> Response:
     return FileResponse(_PAGE / "docs.html")
 
 
-async def _tell(_: Request, error: Exception) -> Response:
+async def _report(_: Request, error: Exception) -> Response:
     return problem_of(error).response()
 
 

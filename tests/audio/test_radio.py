@@ -58,7 +58,7 @@ def test_sound_and_titles(icecast):
     titles: list[str] = []
     parts: list[np.ndarray] = []
     with pytest.raises(DecodeError, match="the stream was closed"):
-        parts.extend(station_blocks(icecast, sample_rate_hz=RATE, tell_title=titles.append))
+        parts.extend(station_blocks(icecast, sample_rate_hz=RATE, on_title=titles.append))
     heard = np.concatenate(parts)
     assert len(heard) == pytest.approx(3 * RATE, rel=0.05)
     assert rms_db(heard[RATE:]) == pytest.approx(-16.5, abs=0.5)  # FFmpeg gives mono 3 dB less
@@ -67,7 +67,7 @@ def test_sound_and_titles(icecast):
 
 def test_nobody_there():
     with pytest.raises(DecodeError, match="cannot be reached"):
-        list(station_blocks("http://127.0.0.1:9/x", sample_rate_hz=RATE, tell_title=print))
+        list(station_blocks("http://127.0.0.1:9/x", sample_rate_hz=RATE, on_title=print))
 
 
 def test_the_meter_passes_sound_and_gates_what_is_quiet():

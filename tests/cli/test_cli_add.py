@@ -81,7 +81,7 @@ class TestAdd:
         status, added, _ = confp("add", database, path, "--json")
         assert (status, added[0]["status"]) == (1, "failed")
         assert added[0]["error"] == (
-            f"{path}: 0.50 s is too short to be told apart from other recordings; add recordings "
+            f"{path}: 0.50 s is too short to distinguish from other recordings; add recordings "
             "of 1 s and more"
         )
 

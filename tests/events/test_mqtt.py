@@ -93,8 +93,8 @@ def test_home_assistant_finds_a_device_and_its_state(broker):
     broker.start()
     watching = Watching(broker.port)
     mqtt = Mqtt(f"127.0.0.1:{broker.port}")
-    mqtt.tell({"event": "level", "level_db": -23.5})
-    mqtt.tell(PLAYING)
+    mqtt.report({"event": "level", "level_db": -23.5})
+    mqtt.report(PLAYING)
     watching.until("confp/confp/state", lambda text: "Ein Lied" in text)
     state = json.loads(watching.seen["confp/confp/state"])
     assert state == {
@@ -113,7 +113,7 @@ def test_home_assistant_finds_a_device_and_its_state(broker):
         assert config["unique_id"] == f"confp_confp_{sensor}"
         assert config["device"]["identifiers"] == ["confp_confp"]
     watching.until("confp/availability", lambda text: text == "online")
-    mqtt.tell({"event": "unknown"})
+    mqtt.report({"event": "unknown"})
     watching.until("confp/confp/state", lambda text: '"now_playing": ""' in text)
     mqtt.close()
     watching.until("confp/availability", lambda text: text == "offline")
@@ -124,7 +124,7 @@ def test_home_assistant_finds_a_device_and_its_state(broker):
 @pytest.mark.slow
 def test_a_broker_that_is_away_gets_the_state_when_it_comes(broker):
     mqtt = Mqtt(f"mqtt://127.0.0.1:{broker.port}")
-    mqtt.tell(PLAYING | {"station": "Rädio 1"})
+    mqtt.report(PLAYING | {"station": "Rädio 1"})
     broker.start()
     watching = Watching(broker.port)
     watching.until("confp/r_dio_1/state", lambda text: "Ein Lied" in text)

@@ -65,8 +65,8 @@ def test_signed_in_order_and_tried_again(receive, tmp_path, monkeypatch):
     receiver.wanted = 3
     hook = Webhook(receiver.address, Outbox(tmp_path / "q"), secret=b"secret")
     for number in range(3):
-        hook.tell({"event": "playing", "number": number, "track": "Ö"})
-    hook.tell({"event": "level", "level_db": -20.0})
+        hook.report({"event": "playing", "number": number, "track": "Ö"})
+    hook.report({"event": "level", "level_db": -20.0})
     assert receiver.enough.wait(20)
     hook.close()
     assert [json.loads(body)["number"] for _, body in receiver.got] == [0, 1, 2]
@@ -77,7 +77,7 @@ def test_signed_in_order_and_tried_again(receive, tmp_path, monkeypatch):
 
 def test_what_waits_is_sent_after_a_restart(receive, tmp_path):
     away = Webhook("http://127.0.0.1:9/", Outbox(tmp_path / "q"))
-    away.tell({"event": "playing", "number": 1})
+    away.report({"event": "playing", "number": 1})
     away.close(wait_s=0.0)
     receiver = receive()
     hook = Webhook(receiver.address, Outbox(tmp_path / "q"))

@@ -70,11 +70,11 @@ def hear(config: StationConfig, live: types.SimpleNamespace, folder, *, until: s
     """Runs a station to its end, or until it tells an event."""
     stop = threading.Event()
 
-    def tell(event: dict) -> None:
+    def report(event: dict) -> None:
         if event["event"] == until:
             stop.set()
 
-    Station(config, live, AirLog(folder), tell, agreeing=1).run(stop)
+    Station(config, live, AirLog(folder), report, agreeing=1).run(stop)
 
 
 @pytest.mark.parametrize("until", ["", "playing", "silence", "play"])

@@ -271,7 +271,7 @@ def system_row(
 
 def _hit(answer: Answer, truth: Truth, *, k: int) -> float:
     """Returns how far off the place is where the right track is among the first k, infinity where
-    no place was told; NaN: it is not.
+    no place was given; NaN: it is not.
     """
     for found in answer.found[:k]:
         if found.track == str(truth.track_id):
