@@ -14,7 +14,7 @@ from typing import NamedTuple
 from confp_jax.database.damage import Checksums
 from confp_jax.database.names import stored_path
 from confp_jax.database.records import TAG_NAMES, DatabaseError, KnownFile
-from confp_jax.database.shards import disk_full, file_sha256
+from confp_jax.database.shards import disk_full, file_sha256, write_error
 
 FORMAT = 3
 _NO_ROOM = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN)
@@ -120,8 +120,13 @@ def lenient_text(stored: bytes) -> str:
 
 def _explained(file: pathlib.Path, error: sqlite3.DatabaseError) -> DatabaseError:
     code = _code(error)
-    is_read_only = code == sqlite3.SQLITE_READONLY and os.access(file.parent, os.W_OK)
-    if code == sqlite3.SQLITE_FULL or is_read_only:  # opened without a place for its log
+    if code == sqlite3.SQLITE_READONLY and not _may_write(file):
+        return DatabaseError(
+            f"{file} is another user's and cannot be written; its owner can allow it to the "
+            f"group with `chmod -R g+w {file.parent}`"
+        )
+    # Read-only all the same: it was opened without a place for its log.
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY):
         return disk_full(file.parent)
     if isinstance(error, sqlite3.IntegrityError):
         return DatabaseError(
@@ -168,6 +173,11 @@ def _open(file: pathlib.Path, *, check_same_thread: bool = True) -> sqlite3.Conn
     return sqlite3.connect(address, uri=True, **options)
 
 
+def _may_write(file: pathlib.Path) -> bool:
+    places = file, *(file.with_name(file.name + end) for end in ("-wal", "-shm"))
+    return all(os.access(place, os.W_OK) for place in places if place.exists())
+
+
 def _can_read(connection: sqlite3.Connection) -> bool:
     """Whether there is room for the files that reading needs beside the catalogue."""
     try:
@@ -181,12 +191,30 @@ def _write_ahead_log(file: pathlib.Path) -> pathlib.Path:
     return file.with_name(file.name + "-wal")
 
 
+def is_there(file: pathlib.Path) -> bool:
+    """Whether there is a catalogue.
+
+    Raises:
+      DatabaseError: one may not look.
+    """
+    try:
+        return file.is_file()
+    except PermissionError as error:
+        raise DatabaseError(
+            f"{file.parent} cannot be read ({error.strerror}); its owner can allow it"
+        ) from error
+
+
 def make(file: pathlib.Path, settings: dict[str, str]) -> None:
     """Makes a new catalogue, whole in its one file: it may be renamed (`use_wal` comes after that).
 
     Raises:
       DatabaseError: the disk is full, or one may not write there.
     """
+    try:
+        file.touch(exist_ok=False)  # by the umask: what SQLite makes belongs to no group
+    except OSError as error:
+        raise write_error(file.parent, error) from error
     with connect(file) as connection:
         connection.executescript(SCHEMA)
         connection.executemany("INSERT INTO settings VALUES (?, ?)", list(settings.items()))

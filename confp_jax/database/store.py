@@ -53,7 +53,7 @@ class Database:
         """
         self.folder = pathlib.Path(folder)
         self.catalogue = self.folder / "catalogue.sqlite"
-        if not self.catalogue.is_file():
+        if not catalogue.is_there(self.catalogue):
             raise DatabaseError(
                 f"{folder} is no fingerprint database; `confp add {folder} MUSIC...` makes one"
             )

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import logging
+import os
 import pathlib
 import resource
 
@@ -334,3 +335,16 @@ def test_a_full_disk_can_be_read_and_is_told_to_writers(four, full_disk):
     assert len(four.snapshot().vectors) == 4 * 32
     with pytest.raises(DatabaseError, match="the disk is full"), four.writing():
         pass
+
+
+def test_a_group_may_write_what_its_umask_allows(tmp_path):
+    before = os.umask(0o002)
+    try:
+        database = Database.create(tmp_path / "db", STAMP)
+        with database.writing(), database.connect() as connection:
+            database.add([track(1)])
+            connection.execute("SELECT * FROM tracks").fetchall()
+            modes = {path.name: path.stat().st_mode & 0o777 for path in database.folder.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes.pop("vectors") == 0o775 and set(modes.values()) == {0o664} and len(modes) == 4
