@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from confp_jax.data.replay import ReplayConfig, draw_replay, replay
+from confp_jax.data.responses import microphone_db, speaker_db
 from confp_jax.typed_config import ConfigError
 
 RATE_HZ = 16_000
@@ -103,3 +104,13 @@ def test_ranges_are_kept():
         )
     with pytest.raises(ConfigError, match="low <= high"):
         ReplayConfig(noise_snr_db=(4.0, 3.0))
+
+
+def test_loudspeaker_and_microphone_are_uneven_in_their_own_ways(drawn):
+    hz = np.geomspace(100.0, 8_000.0, 40)
+    even = {"speaker_slope_db": 0.0, "microphone_slope_db": 0.0, "dull_hz": 0.0}
+    alike = drawn._replace(speaker_uneven_db=3.0, microphone_uneven_db=3.0, **even)
+    speaker = speaker_db(np, hz, alike)
+    microphone = microphone_db(np, hz, alike)
+    assert speaker.std() > 1 and microphone.std() > 1
+    assert abs(np.corrcoef(speaker, microphone)[0, 1]) < 0.5
