@@ -79,6 +79,10 @@ def test_the_reports(tmp_path):
 
     assert [row["track"] for row in table("plays")] == ["seven", "seven", "eight", "seven"]
     assert table("gema")[0]["Spieldauer"] == "00:03:00" and table("gema")[0]["Titel"] == "A | B"
+    year, month, day = DAY.split("-")
+    assert table("gema")[0]["Sendedatum"] == f"{day}.{month}.{year}"
+    first, second = (row["Sendezeit"].split(":") for row in table("gema")[:2])
+    assert (int(second[1]) - int(first[1])) % 60 == 5, "five minutes later"
     assert table("prs")[0]["NUMBER OF PLAYS"] == "2" and table("prs")[0]["DURATION"] == "00:03:00"
     assert [(r["station"], r["plays"], r["played_s"]) for r in table("sums")] == [
         ("one", "2", "360.0"), ("one", "1", "180.0"), ("two", "1", "180.0")
