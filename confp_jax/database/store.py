@@ -214,8 +214,8 @@ class Database:
             if shard is not None:
                 catalogue.insert_shard(connection, number, shard)
             connection.executemany(
-                "INSERT INTO tracks (name, path, title, artist, album, sha256, duration_s, "  # noqa: S608
-                f"shard, first_row, num_rows, added_at, {', '.join(TAG_NAMES)}) VALUES "
+                "INSERT INTO tracks (name, path, title, artist, album, sha256, "  # noqa: S608
+                f"duration_s, shard, first_row, num_rows, added_at, {', '.join(TAG_NAMES)}) VALUES "
                 f"({', '.join('?' * (11 + len(TAG_NAMES)))})",
                 [
                     (

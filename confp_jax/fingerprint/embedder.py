@@ -14,13 +14,14 @@ from confp_jax.audio.segments import Chunk, window_chunks
 from confp_jax.database.records import ModelId
 from confp_jax.errors import UserError
 from confp_jax.fingerprint.clip_encoder import ClipEncoder
-from confp_jax.fingerprint.engine import Engine, check_jax, load_engine
+from confp_jax.fingerprint.engine import Engine, load_engine
 from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints
+from confp_jax.fingerprint.places import home_of, place_of
 from confp_jax.fingerprint.query import TELLS_TEMPO_S, Later, Query
 from confp_jax.fingerprint.windows import SPEEDUP, WindowedClip, cut_windows
 from confp_jax.model.addresses import is_remote
 from confp_jax.model.forked import check_not_forked
-from confp_jax.model.shipped import DECISION, shipped_folder, shipped_models, shipped_weights_hash
+from confp_jax.model.shipped import shipped_folder, shipped_models
 from confp_jax.typed_config import suggestion
 
 DEFAULT_MODEL = "edge2"
@@ -371,7 +372,7 @@ def load_encoder(
       (16000, 'binary')
     """
     name = str(model)
-    folder = _place_of(name)
+    folder = place_of(name)
     if folder is None:
         raise UnknownModelError(
             f"{name!r} is neither a shipped model nor a checkpoint folder or ONNX "
@@ -381,30 +382,7 @@ def load_encoder(
     loaded = load_engine(folder, engine)
     is_named = name in shipped_models() or is_remote(name)
     full_name = name if is_named else str(folder.resolve())
-    return Embedder(full_name, loaded, folder=_home(folder, loaded.weights_hash))
-
-
-def _place_of(name: str) -> pathlib.Path | None:
-    """Returns where a model lies, None if there is none."""
-    if is_remote(name):
-        check_jax(name)
-        from confp_jax.fingerprint.jax_engine import bucket_folder
-
-        return bucket_folder(name)
-    is_shipped = name in shipped_models()
-    place = shipped_folder(name) if is_shipped else pathlib.Path(name).expanduser().absolute()
-    return place if place.is_dir() or (place.suffix == ".onnx" and place.is_file()) else None
-
-
-def _home(source: pathlib.Path, weights_hash: str) -> pathlib.Path:
-    """Returns where a model's calibration lies: beside an ONNX file, or with the shipped model that
-    it was made of.
-    """
-    folder = source.parent if source.suffix == ".onnx" else source
-    if (folder / DECISION).is_file():
-        return folder
-    made_of = (name for name in shipped_models() if shipped_weights_hash(name) == weights_hash)
-    return next(map(shipped_folder, made_of), folder)
+    return Embedder(full_name, loaded, folder=home_of(folder, loaded.weights_hash))
 
 
 def model_card(name: str) -> dict:

@@ -1,0 +1,30 @@
+"""Where models lie: shipped ones, checkpoint folders, buckets, ONNX files."""
+
+import pathlib
+
+from confp_jax.fingerprint.engine import check_jax
+from confp_jax.model.addresses import is_remote
+from confp_jax.model.shipped import DECISION, shipped_folder, shipped_models, shipped_weights_hash
+
+
+def place_of(name: str) -> pathlib.Path | None:
+    """Returns where a model lies, None if there is none."""
+    if is_remote(name):
+        check_jax(name)
+        from confp_jax.fingerprint.jax_engine import bucket_folder
+
+        return bucket_folder(name)
+    is_shipped = name in shipped_models()
+    place = shipped_folder(name) if is_shipped else pathlib.Path(name).expanduser().absolute()
+    return place if place.is_dir() or (place.suffix == ".onnx" and place.is_file()) else None
+
+
+def home_of(source: pathlib.Path, weights_hash: str) -> pathlib.Path:
+    """Returns where a model's calibration lies: beside an ONNX file, or with the shipped model that
+    it was made of.
+    """
+    folder = source.parent if source.suffix == ".onnx" else source
+    if (folder / DECISION).is_file():
+        return folder
+    made_of = (name for name in shipped_models() if shipped_weights_hash(name) == weights_hash)
+    return next(map(shipped_folder, made_of), folder)
