@@ -1,15 +1,17 @@
 """What a model's decision is calibrated on (confp_jax/evaluation/calibrate.py): validation
 queries, never test queries.
 
-    python -m data_prep.make_queries --config=configs/queries.py:validation --config.segment_s=10.0 \\
+    python -m data_prep.make_queries --config=configs/queries.py:validation \\
+        --config.segment_s=10.0 \\
         --config.excerpts_per_track=3 \\
-        --config.conditions='("clean","background_10db","background_5db","background_0db","reverb","stretch_85","stretch_115","coloured_5db")' \\
-        --config.music_dir=... --config.noise_dir=... --config.ir_dir=...
+        --config.conditions='("clean","background_10db","background_5db","background_0db",
+        "reverb","stretch_85","stretch_115","coloured_5db")' \\
+        --config.music_dir=... --config.noise_dir=... --config.ir_dir=... \\
         --config.out=prepared/calibration
     python -m confp_jax.evaluation.calibrate --config=configs/calibrate.py --config.model=edge \\
-        --config.index=prepared/fma --config.queries=prepared/calibration
+        --config.index=prepared/fma --config.queries=prepared/calibration \\
         --out=confp_jax/pretrained/edge/decision.json
-"""  # noqa: E501 (a command to copy)
+"""
 
 from ml_collections import ConfigDict
 
