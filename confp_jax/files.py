@@ -1,10 +1,20 @@
-"""Files that are whole or not there, and what a full disk looks like."""
+"""Files that are whole or not there, folders that one process at a time works in, and what a full
+disk looks like.
+"""
 
+import contextlib
 import errno
+import fcntl
+import os
 import pathlib
-from collections.abc import Callable
-from typing import Any
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
 
+from confp_jax.errors import UserError
+
+RUN_LOCK = "run.lock"  # in the folder that a long run writes to
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -27,6 +37,73 @@ def write_atomically(path: pathlib.Path, content: str | Callable[[Any], object])
             content(file)
     partial.replace(path)
     return path
+
+
+@contextlib.contextmanager
+def one_process(
+    path: pathlib.Path, in_use: Callable[[str], UserError], *, keep: bool = False
+) -> Iterator[bool]:
+    """Holds the lock file `path` until left, which says who holds it. A killed process holds none.
+
+    Args:
+      path: the file. Missing folders are made.
+      in_use: makes the error from " by process N on HOST", "" where that is not known.
+      keep: whether the file stays when it is not held any more.
+
+    Yields:
+      Whether it is held: a file system may have no locks.
+
+    Raises:
+      UserError: another process holds it; what `in_use` made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked_file(path, in_use) as file:
+        if file is None:
+            yield False
+            return
+        try:
+            with contextlib.suppress(OSError):  # who it is is a courtesy: the disk may be full
+                file.truncate(0)
+                os.write(file.fileno(), this_process().encode())
+            yield True
+        finally:
+            if not keep:
+                path.unlink(missing_ok=True)
+            # Explicitly: a forked child shares the lock, and may outlive this process's file.
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
+def _locked_file(path: pathlib.Path, in_use: Callable[[str], UserError]) -> Iterator[TextIO | None]:
+    """Opens and locks a file; None where the file system has no locks."""
+    while True:
+        with open(path, "a+", encoding="utf-8", errors="replace") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                owner = file.read(200).strip()
+                raise in_use(f" by {owner}" if owner else "") from error
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                yield None
+                return
+            if _is_the_same(path, file):  # else whoever held it has removed it: once more
+                yield file
+                return
+
+
+def _is_the_same(path: pathlib.Path, file: TextIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def this_process() -> str:
+    """Returns what names this process to the owner of another."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def is_disk_full(error: Exception) -> bool:

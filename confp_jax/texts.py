@@ -1,4 +1,6 @@
-"""Text from outside: names, tags and paths may hold what steers a terminal or turns a line."""
+"""Text from outside: names, tags and paths may hold what steers a terminal or turns a line, and
+JSON anything.
+"""
 
 import json
 import logging
@@ -12,6 +14,18 @@ _UNPRINTABLE = re.compile(rf"[\x00-\x1f\x7f-\x9f{_DIRECTIONS}]")
 _STEERING = re.compile(rf"[\x7f-\x9f{_DIRECTIONS}\ud800-\udfff]")
 _NO_LETTER = re.compile(r"[\ud800-\udfff]")
 _NO_TEXT = re.compile(rf"[\x00-\x1f\x7f-\x9f{_DIRECTIONS}\ud800-\udfff\ufffe\uffff]")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Returns what JSON from outside holds.
+
+    Raises:
+      ValueError: it is none, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its JSON is nested too deeply") from error
 
 
 def plain(text: str) -> str:

@@ -63,6 +63,10 @@ def from_mapping(cls: type[T], values: Fields, *, path: str = "") -> T:
     Raises:
       ConfigError: an unknown field (the nearest known one is named) or a value of the wrong type.
     """
+    if not hasattr(values, "items"):
+        raise ConfigError(
+            f"{path or cls.__name__} must be a group of fields, found {values!r}"[:200]
+        )
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
     hints = typing.get_type_hints(cls)
     arguments: dict[str, Any] = {}

@@ -46,6 +46,7 @@ from data_prep.sounds import Sounds, check_sounds, prepare_sounds
 from data_prep.sources import (
     check_present,
     credits,
+    one_run,
     output_folder,
     read_tracks,
     settings_json,
@@ -255,7 +256,7 @@ def make_queries(config: QueryConfig, console: Console) -> Outcome:
             )
     check_sounds(config.noise_dir, config.ir_dir, {sound_part(config.split)})
     out = output_folder(config.out)
-    with explains_a_full_disk(out):
+    with explains_a_full_disk(out), one_run(out):
         return _make_queries(config, names, tracks, speech, out, console)
 
 

@@ -49,6 +49,7 @@ from data_prep.sources import (
     check_present,
     credits,
     known_bad,
+    one_run,
     output_folder,
     read_tracks,
     settings_json,
@@ -94,7 +95,7 @@ def prepare(config: PrepareConfig, console: Console, run: Runner | None = None) 
         check_sources(config.chain, noise=bool(config.noise_dir), rooms=bool(config.ir_dir))
     check_sounds(config.noise_dir, config.ir_dir, {sound_part(split) for split in config.splits})
     out = output_folder(config.out)
-    with explains_a_full_disk(out):
+    with explains_a_full_disk(out), one_run(out):
         return _prepare(config, tracks, out, console, run)
 
 

@@ -35,7 +35,9 @@ def read_middle(path: pathlib.Path, length_s: float, *, sample_rate_hz: int) -> 
     for block in decode_blocks(path, sample_rate_hz=sample_rate_hz):
         num_samples += len(block)
         peak = max(peak, float(np.abs(block).max(initial=0.0)))
-        held = [*held, block] if num_samples <= 2 * length else []
+        held.append(block)
+        if num_samples > 2 * length:
+            held.clear()
     _check_any(path, num_samples)
     start = max(0, num_samples - length) // 2
     if held:

@@ -20,6 +20,7 @@ from rich.console import Console
 from confp_jax.audio.decode import DecodeError
 from confp_jax.data.records import Clip, ClipRow, WrittenShard, shard_path, write_shard
 from confp_jax.files import is_disk_full, write_atomically
+from confp_jax.texts import parse_json
 from data_prep.progress import counting
 from data_prep.tracks import Failure, Outcome, SourceError, Track, UnfitError
 
@@ -33,6 +34,8 @@ class Shard:
     tracks: tuple[Track, ...]
 
 
+# What reading a note raises: it is not there, damaged, or of an older form.
+_NO_NOTE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 Runner = Callable[[list[Shard], Callable[[Shard], object]], Iterable[Shard]]
 
 
@@ -45,7 +48,7 @@ def write_shards(
     num_workers: int,
     console: Console,
     run: Runner | None = None,
-) -> tuple[dict[str, Sequence[WrittenShard]], list[Failure]]:
+) -> tuple[dict[str, list[WrittenShard]], list[Failure]]:
     """Makes every shard that is not there yet; returns what each split's shards hold, in order,
     and the failures.
 
@@ -71,15 +74,12 @@ def write_shards(
         for shard in (run or functools.partial(_run_here, num_workers=num_workers))(todo, write):
             done += len(shard.tracks)
             report(done, total)
-    splits: dict[str, Sequence[WrittenShard]] = {}
+    splits: dict[str, list[WrittenShard]] = {}
     failures: list[Failure] = []
     for shard in shards:
-        note = json.loads(_note(shard.path).read_text())
-        written = WrittenShard(
-            [ClipRow(*row) for row in note["clips"]], note["records"], note["bytes"], note["sha256"]
-        )
-        splits[shard.split] = [*splits.get(shard.split, []), written]
-        failures += [Failure(**failure) for failure in note["failures"]]
+        note = _read_note(shard.path)
+        splits.setdefault(shard.split, []).append(note.written)
+        failures += note.failures
     return splits, failures
 
 
@@ -106,7 +106,7 @@ def claim_folder(folder: pathlib.Path, settings: str) -> None:
     """
     file = folder / ".shards" / "identity"
     identity = hashlib.sha256(settings.encode()).hexdigest()
-    found = file.read_text() if file.is_file() else None
+    found = file.read_text(errors="replace") if file.is_file() else None
     shards = [path for path in folder.glob("*.array_record*") if path.suffix != ".part"]
     if found != identity and not all(_holds_nothing(path) for path in shards):
         raise SourceError(
@@ -261,14 +261,28 @@ def _write_one(
 
 def _is_written(shard: Shard) -> bool:
     try:
-        note = json.loads(_note(shard.path).read_text())
-        is_whole = shard.path.stat().st_size == note["bytes"]
-        failures = [Failure(**failure) for failure in note["failures"]]
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or of an older form: made again
+        note = _read_note(shard.path)
+        is_whole = shard.path.stat().st_size == note.written.num_bytes
+    except _NO_NOTE:  # made again
         return False
-    source_bytes = _source_bytes(shard)
-    is_current = note.get("source_bytes", source_bytes) == source_bytes  # older notes lack it
-    return is_whole and is_current and all(failure.final for failure in failures)
+    is_current = note.source_bytes in (None, _source_bytes(shard))
+    return is_whole and is_current and all(failure.final for failure in note.failures)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Note:
+    written: WrittenShard
+    failures: list[Failure]
+    source_bytes: list[int] | None  # None: of an older form
+
+
+def _read_note(path: pathlib.Path) -> _Note:
+    """Reads what a shard holds; raises one of _NO_NOTE where that is not known."""
+    note = parse_json(_note(path).read_text())
+    clips = [ClipRow(*row) for row in note["clips"]]
+    written = WrittenShard(clips, int(note["records"]), int(note["bytes"]), str(note["sha256"]))
+    failures = [Failure(**failure) for failure in note["failures"]]
+    return _Note(written, failures, note.get("source_bytes"))
 
 
 def _source_bytes(shard: Shard) -> list[int]:
@@ -278,8 +292,8 @@ def _source_bytes(shard: Shard) -> list[int]:
 
 def _holds_nothing(path: pathlib.Path) -> bool:
     try:
-        return json.loads(_note(path).read_text())["clips"] == []
-    except (OSError, ValueError, KeyError):
+        return not _read_note(path).written.clips
+    except _NO_NOTE:
         return False
 
 

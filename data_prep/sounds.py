@@ -179,7 +179,7 @@ def _cached_sounds(
     for name, path in _find_all(folders, part).items():
         target = cache / kind / part / (name + ".wav")  # rain.ogg and rain.flac are two
         source = target.with_name(target.name + ".source")
-        if not target.exists() or _read_digest(source) != _digest(path):
+        if not _is_sound_file(target) or _read_digest(source) != _digest(path):
             source.unlink(missing_ok=True)
             _write_sound(path, target, kind, rate_hz)
             source.write_text(_digest(path))
@@ -207,7 +207,15 @@ def _find_all(folders: str, part: str) -> dict[str, pathlib.Path]:
 
 
 def _read_digest(file: pathlib.Path) -> str:
-    return file.read_text() if file.is_file() else ""
+    return file.read_text(errors="replace") if file.is_file() else ""
+
+
+def _is_sound_file(path: pathlib.Path) -> bool:
+    """Returns whether the cache holds a file that can be opened: a damaged one is made again."""
+    try:
+        return soundfile.info(path).frames >= 0
+    except (OSError, RuntimeError):
+        return False
 
 
 def _write_sound(path: pathlib.Path, target: pathlib.Path, kind: str, rate_hz: int) -> None:

@@ -1,11 +1,14 @@
 """What a preparation run reads from and writes to."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
+from collections.abc import Iterator
 
 from confp_jax.data.records import VERSION, Credits
+from confp_jax.files import RUN_LOCK, one_process
 from data_prep import fma, folder
 from data_prep.config import PrepareConfig, QueryConfig
 from data_prep.sounds import Sounds
@@ -31,6 +34,24 @@ def output_folder(out: str) -> pathlib.Path:
             f"{out}: cannot be made a folder ({error.strerror}); pass another --config.out"
         ) from error
     return folder_path
+
+
+@contextlib.contextmanager
+def one_run(out: pathlib.Path) -> Iterator[None]:
+    """Holds a folder that is written to for this run.
+
+    Raises:
+      SourceError: another run writes to it.
+    """
+
+    def in_use(by: str) -> SourceError:
+        return SourceError(
+            f"{out} is being prepared{by}; wait until that run ends, stop it, or write to another "
+            "--config.out"
+        )
+
+    with one_process(out / ".shards" / RUN_LOCK, in_use):
+        yield
 
 
 def read_tracks(config: PrepareConfig | QueryConfig) -> list[Track]:

@@ -1,14 +1,13 @@
 """Reads a prepared dataset again, all of it, and compares it with its manifest."""
 
 import hashlib
-import json
 import pathlib
 
 from rich.console import Console
 from rich.progress import track as progress
 
 from confp_jax.data.clips import ClipSource, read_splits
-from confp_jax.data.records import DatasetError
+from confp_jax.data.records import DatasetError, ManifestEntry, read_manifest
 
 _REMEDY = "delete that file and start the preparation again: it makes what is not there"
 
@@ -20,21 +19,16 @@ def verify(folder: pathlib.Path, console: Console) -> None:
       DatasetError: the dataset is not complete, or something in it is not what was written.
     """
     splits = read_splits(folder)
-    try:
-        shards = json.loads((folder / "manifest.json").read_text())["shards"]
-    except (OSError, ValueError, KeyError) as error:
-        raise DatasetError(
-            f"{folder}/manifest.json is missing or damaged; start the preparation again"
-        ) from error
+    shards = read_manifest(folder)
     for shard in progress(shards, "checksums", console=console, transient=True):
-        _verify_shard(folder / shard["file"], shard)
+        _verify_shard(folder / shard.file, shard)
     num_clips = 0
     for split in splits:
         source = ClipSource(folder, split)
         for index in progress(range(len(source)), split, console=console, transient=True):
             source.check(index)
         num_clips += len(source)
-    expected = sum(shard["clips"] for shard in shards)
+    expected = sum(shard.clips for shard in shards)
     if num_clips != expected:
         raise DatasetError(
             f"{folder} holds {num_clips} clips, its manifest says {expected}; start the "
@@ -46,16 +40,16 @@ def verify(folder: pathlib.Path, console: Console) -> None:
     )
 
 
-def _verify_shard(path: pathlib.Path, shard: dict) -> None:
+def _verify_shard(path: pathlib.Path, shard: ManifestEntry) -> None:
     if not path.is_file():
         raise DatasetError(
             f"{path} is missing; start the preparation again, it makes what is not there"
         )
-    if path.stat().st_size != shard["bytes"]:
+    if path.stat().st_size != shard.bytes:
         raise DatasetError(
-            f"{path} has {path.stat().st_size} bytes instead of {shard['bytes']}; {_REMEDY}"
+            f"{path} has {path.stat().st_size} bytes instead of {shard.bytes}; {_REMEDY}"
         )
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != shard["sha256"]:
+    if digest != shard.sha256:
         raise DatasetError(f"{path} is damaged: its checksum is not the manifest's; {_REMEDY}")

@@ -359,3 +359,9 @@ def test_the_papers_presets_have_its_transforms_alone() -> None:
     for wrong in ("paper", "paper_", "smal"):
         with pytest.raises(ValueError, match="unknown subset"):
             prepare_config(wrong)
+
+
+@pytest.mark.parametrize("text", ["[]", "7", "null", '"x"', "[" * 100_000, '{"audio": 7}'])
+def test_json_that_is_no_configuration(text: str) -> None:
+    with pytest.raises(ValueError, match=r"must be a group of fields|nested too deeply"):
+        TrainConfig.from_json(text)

@@ -47,6 +47,7 @@ WITHOUT_JAX = {
 }
 PREPARATION_USES = {
     "errors",
+    "texts",
     "files",
     "typed_config",
     "config",

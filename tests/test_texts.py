@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from confp_jax.texts import PlainFormatter, is_plain, plain, steady_json, words
+from confp_jax.texts import PlainFormatter, is_plain, parse_json, plain, steady_json, words
 
 LETTERS = "می\u200cخواهم 👩\u200d🎤 क्\u200dष é"
 STEERING = "\x1b[31mred\n\x9b\u202etxt"
@@ -37,3 +37,10 @@ def test_bytes_that_are_no_utf_8():
     text = "caf\udce9 \ud800"
     assert plain(text) == "caf\\xe9 \\ud800"
     assert steady_json(text) == '"caf\\udce9 \\ud800"' and json.loads(steady_json(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"a":' * 100_000, b"\xff"])
+def test_json_from_outside_is_json_or_a_value_error(text):
+    assert parse_json('{"a": [1]}') == {"a": [1]}
+    with pytest.raises(ValueError):
+        parse_json(text)

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, Self
 from confp_jax.config.checks import check_positive
 from confp_jax.config.data import DataConfig
 from confp_jax.config.model import AudioConfig, EncoderConfig, MelConfig, ModelConfig
+from confp_jax.texts import parse_json
 from confp_jax.typed_config import ConfigError, from_mapping
 
 
@@ -180,4 +181,4 @@ class TrainConfig:
         Raises:
           ConfigError: the text holds a field this version does not know, or of another type.
         """
-        return from_mapping(cls, json.loads(text))
+        return from_mapping(cls, parse_json(text))

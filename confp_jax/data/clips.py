@@ -13,7 +13,14 @@ from jaxtyping import Int16, Int64
 from numpy.typing import ArrayLike
 from tensorflow_datasets.proto import tf_example_pb2
 
-from confp_jax.data.records import Clip, ClipRow, DatasetError, num_pieces, read_summary
+from confp_jax.data.records import (
+    TABLE_DTYPE,
+    Clip,
+    ClipRow,
+    DatasetError,
+    num_pieces,
+    read_summary,
+)
 
 
 def read_splits(folder: str | pathlib.Path) -> list[str]:
@@ -200,7 +207,10 @@ class ClipSource:
 
 def _read_table(path: pathlib.Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
+        table = np.load(path, allow_pickle=False)
+        if table.dtype != TABLE_DTYPE or table.ndim != 1:
+            raise ValueError(f"{table.dtype} {table.shape}")
+        return table
     except (OSError, ValueError, EOFError) as error:
         raise DatasetError(
             f"{path} is missing or damaged ({error}); start the preparation again: it keeps the "

@@ -5,11 +5,11 @@ A duplicate in a batch would be pushed away as a negative, and a query answered 
 counted as a miss.
 """
 
-import json
 import pathlib
 from collections.abc import Iterable, Sequence
 
 from confp_jax.data.records import DatasetError
+from confp_jax.texts import parse_json
 
 DUPLICATES_FILE = "duplicates.json"
 
@@ -25,9 +25,9 @@ def read_duplicates(folder: str | pathlib.Path) -> dict[int, int]:
     if not file.is_file():
         return {}
     try:
-        groups = json.loads(file.read_text())["groups"]
-        return {int(track_id): min(group) for group in groups for track_id in group}
-    except (ValueError, KeyError, TypeError) as error:
+        groups = parse_json(file.read_text())["groups"]
+        return {int(track_id): int(min(group)) for group in groups for track_id in group}
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise DatasetError(
             f"{file} is damaged ({error}); run `python -m data_prep.duplicates` again"
         ) from error

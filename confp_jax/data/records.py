@@ -15,6 +15,7 @@ import io
 import json
 import os
 import pathlib
+import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,12 +27,13 @@ from tensorflow_datasets.core import example_serializer
 
 from confp_jax.errors import UserError
 from confp_jax.files import write_atomically
+from confp_jax.texts import parse_json
 
 VERSION = "2.0.0"
 PIECE_S = 3.0
 # Every record its own group, not compressed: a random read costs its own bytes and no more.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-_TABLE_DTYPE = np.dtype(
+TABLE_DTYPE = np.dtype(
     [
         ("track_id", "<i8"),
         ("replica", "<i4"),
@@ -246,10 +248,49 @@ def read_summary(folder: str | pathlib.Path) -> DatasetSummary:
             "its folder"
         )
     try:
-        return DatasetSummary(**json.loads(file.read_text()))
-    except (ValueError, TypeError) as error:
+        summary = DatasetSummary(**parse_json(file.read_text()))
+        for name, kind in DatasetSummary.__annotations__.items():
+            if not isinstance(getattr(summary, name), typing.get_origin(kind) or kind):
+                raise ValueError(f"{name} is {getattr(summary, name)!r}"[:200])
+        if summary.sample_rate_hz <= 0 or summary.num_replicas < 0:
+            raise ValueError("a sample rate or a number of replicas that is none")
+        return summary
+    except (OSError, ValueError, TypeError) as error:
         raise DatasetError(
             f"{file} is damaged ({error}); start the preparation again: it keeps the shards"
+        ) from error
+
+
+class ManifestEntry(NamedTuple):
+    """A shard as manifest.json has it."""
+
+    file: str
+    split: str
+    clips: int
+    bytes: int
+    sha256: str
+
+
+def read_manifest(folder: str | pathlib.Path) -> list[ManifestEntry]:
+    """The shards of a prepared dataset, with their checksums.
+
+    Raises:
+      DatasetError: the manifest is missing or damaged.
+    """
+    file = pathlib.Path(folder) / "manifest.json"
+    kinds = ManifestEntry.__annotations__
+    try:
+        shards = parse_json(file.read_text())["shards"]
+        found = [ManifestEntry(*(shard[name] for name in kinds)) for shard in shards]
+        for entry in found:
+            for value, kind in zip(entry, kinds.values(), strict=True):
+                if type(value) is not kind:
+                    raise ValueError(f"{value!r} is no {kind.__name__}")
+        return found
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"{file} is missing or damaged ({error}); start the preparation again: it keeps the "
+            "shards"
         ) from error
 
 
@@ -293,7 +334,7 @@ def num_pieces(num_samples: int, piece_samples: int) -> int:
 
 
 def _write_table(path: pathlib.Path, rows: Sequence[ClipRow], piece_samples: int) -> None:
-    table = np.zeros(len(rows), _TABLE_DTYPE)
+    table = np.zeros(len(rows), TABLE_DTYPE)
     for name, column in zip(ClipRow._fields, zip(*rows, strict=True), strict=False):
         table[name] = column
     num_records = [num_pieces(row.num_samples, piece_samples) for row in rows]

@@ -201,11 +201,9 @@ def _groups(places: list[_Place]) -> list[list[_Place]]:
 
 
 def _gather(folder: pathlib.Path, places: list[_Place], shards: dict[int, Shard]) -> np.ndarray:
-    opened: dict[int, np.ndarray] = {}
     parts = []
-    for place in places:
-        if place.shard not in opened:
-            shard = shards[place.shard]
-            opened[place.shard] = open_shard(shard_path(folder, shard.file), shard.num_rows)
-        parts.append(opened[place.shard][place.first_row : place.first_row + place.num_rows])
+    for number, inside in itertools.groupby(places, lambda place: place.shard):
+        shard = shards[number]
+        rows = open_shard(shard_path(folder, shard.file), shard.num_rows)
+        parts += [rows[place.first_row : place.first_row + place.num_rows] for place in inside]
     return np.concatenate(parts)

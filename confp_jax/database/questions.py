@@ -66,6 +66,18 @@ def odd_tracks(connection: sqlite3.Connection, *, num_live: int | None = None) -
     return [number for (number,) in rows]
 
 
+def next_used_shard(connection: sqlite3.Connection, after: int) -> tuple[int, str, int] | None:
+    """Returns number, file and rows of the first shard after number `after` that has live tracks;
+    reads no other tracks.
+    """
+    return connection.execute(
+        "SELECT id, file, num_rows FROM shards WHERE id > ? AND typeof(file) = 'text' AND "  # noqa: S608
+        "typeof(num_rows) = 'integer' AND EXISTS (SELECT 1 FROM tracks WHERE shard = shards.id "
+        f"AND {LIVE}) ORDER BY id LIMIT 1",
+        (after,),
+    ).fetchone()
+
+
 def num_tracks(connection: sqlite3.Connection) -> int:
     """Returns how many live tracks there are."""
     count = f"SELECT COUNT(*) FROM tracks WHERE {LIVE}"  # noqa: S608

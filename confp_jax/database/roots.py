@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable
 
 from confp_jax.database.store import Database
+from confp_jax.texts import parse_json
 
 _SETTING = "roots"
 
@@ -12,8 +13,8 @@ _SETTING = "roots"
 def read_roots(database: Database) -> list[str]:
     """Returns the folders, outermost ones only."""
     try:
-        found = json.loads(database.setting(_SETTING) or "[]")
-    except (ValueError, RecursionError):
+        found = parse_json(database.setting(_SETTING) or "[]")
+    except ValueError:
         found = []
     return [folder for folder in found if isinstance(folder, str)] if type(found) is list else []
 

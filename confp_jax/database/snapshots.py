@@ -157,13 +157,11 @@ def _warn(folder: pathlib.Path, damaged: tuple[StoredTrack, ...]) -> None:
 def read_dim(folder: pathlib.Path) -> int:
     """Returns what `Database.dim` does."""
     with catalogue.connect(folder / "catalogue.sqlite") as connection:
-        shards = catalogue.read_shards(connection)
-        used = f"SELECT DISTINCT shard FROM tracks WHERE {catalogue.LIVE}"  # noqa: S608
-        numbers = sorted({number for (number,) in connection.execute(used)} & shards.keys())
-    for number in numbers:
-        with contextlib.suppress(DatabaseError, FileNotFoundError):
-            path = shard_path(folder, shards[number].file)
-            return stored_dim(open_shard(path, shards[number].num_rows))
+        number = -1
+        while found := questions.next_used_shard(connection, number):
+            number, file, num_rows = found
+            with contextlib.suppress(DatabaseError, FileNotFoundError):
+                return stored_dim(open_shard(shard_path(folder, file), num_rows))
     return 0
 
 

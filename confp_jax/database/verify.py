@@ -88,7 +88,7 @@ def _check_shards(
             with database.connect() as connection:
                 tracks = _tracks_of(connection, number)
             found[number] = _check_shard(database, shards[number], tracks)
-            report(len(found), len(found.keys() | shards.keys()))
+            report(len(found), max(len(found), len(shards)))
         with database.connect() as connection:
             shards = catalogue.read_shards(connection)
     return [problem for number in sorted(shards) for problem in found[number]]

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from confp_jax import command_line
 from confp_jax.evaluation.config import BenchmarkConfig
-from confp_jax.evaluation.measure.cache import cached_rows
+from confp_jax.evaluation.measure.cache import cached_rows, one_run, read_cached
 from confp_jax.evaluation.measure.compression import (
     DIMS,
     CompressionRow,
@@ -63,6 +63,7 @@ from confp_jax.evaluation.report.sections import Measured, Results, write_result
 from confp_jax.evaluation.systems.ours import answers_version
 from confp_jax.evaluation.systems.registry import OURS, SystemSpec
 from confp_jax.evaluation.systems.selection import run_systems, system_run, system_specs
+from confp_jax.files import RUN_LOCK
 from confp_jax.fingerprint.embedder import HOP_S, Embedder, load_encoder
 from confp_jax.index import ExactIndex
 from confp_jax.library.searcher import ReferenceSearcher
@@ -115,8 +116,9 @@ class Model:
         )
         key = hashlib.sha256(json.dumps([*content, condition, *settings]).encode()).hexdigest()[:24]
         kept = self.cache / "outcomes" / f"{key}.npz"
-        if kept.is_file():
-            return Outcomes.load(kept)
+        before = read_cached(kept, Outcomes.load)
+        if before is not None:
+            return before
         self.console.print(f"{self.embedder.name}: {queries.name}, {condition}")
         measured = measure_condition(
             self.searched,
@@ -133,7 +135,11 @@ class Model:
 
 def main(config: ConfigDict, values: flags.FlagValues) -> None:
     """Measures what the configuration describes."""
-    run(from_mapping(BenchmarkConfig, config), pathlib.Path(values.out))
+    chosen = from_mapping(BenchmarkConfig, config)
+    out = pathlib.Path(values.out)
+    places = [out, pathlib.Path(chosen.cache)] if chosen.cache else [out]
+    with one_run([place / RUN_LOCK for place in places]):
+        run(chosen, out)
 
 
 def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:

@@ -28,12 +28,14 @@ from confp_jax import command_line
 from confp_jax.data.clips import ClipSource, read_splits
 from confp_jax.data.records import DatasetError
 from confp_jax.evaluation.config import CalibrationConfig
+from confp_jax.evaluation.measure.cache import one_run
 from confp_jax.evaluation.measure.indexed_dataset import (
     EvaluationReference,
     Excerpt,
     cut,
     embed_reference,
 )
+from confp_jax.files import RUN_LOCK, write_atomically
 from confp_jax.fingerprint.embedder import Embedder, load_encoder
 from confp_jax.matching.decision import Decision, features, fit_logistic, fit_tail
 from confp_jax.matching.ranking import rank, rank_with_and_without
@@ -65,8 +67,12 @@ def main(config: ConfigDict, values: flags.FlagValues) -> None:
         raise ConfigError(
             f"{out.parent}: no such folder; --out is a decision.json beside the model's weights"
         )
-    decision = calibrate(from_mapping(CalibrationConfig, config), console)
-    out.write_text(decision.to_json())
+    chosen = from_mapping(CalibrationConfig, config)
+    places = [out.with_name(f".{out.name}.lock")]
+    places += [pathlib.Path(chosen.cache) / RUN_LOCK] if chosen.cache else []
+    with one_run(places):
+        decision = calibrate(chosen, console)
+        write_atomically(out, decision.to_json())
     console.print(
         f"{values.out}: {len(decision.lengths_s)} lengths x {len(decision.num_tracks)} sizes, "
         f"model {decision.weights_hash}"

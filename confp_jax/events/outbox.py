@@ -1,6 +1,5 @@
 """A bounded queue of events on disk: what could not be delivered waits, also over a restart."""
 
-import json
 import logging
 import pathlib
 import re
@@ -11,7 +10,7 @@ from typing import Any
 
 from confp_jax.database.shards import write_error
 from confp_jax.files import write_atomically
-from confp_jax.texts import steady_json
+from confp_jax.texts import parse_json, steady_json
 
 _log = logging.getLogger(__name__)
 MOST_EVENTS = 10_000
@@ -77,7 +76,7 @@ class Outbox:
             while self._names:
                 name = self._names[0]
                 try:
-                    event = json.loads(self._path(name).read_text(encoding="utf-8"))
+                    event = parse_json(self._path(name).read_text(encoding="utf-8"))
                 except (OSError, ValueError):
                     event = None
                 if isinstance(event, dict):

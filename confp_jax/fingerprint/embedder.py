@@ -1,7 +1,6 @@
 """Embedder: samples to the fingerprints that are stored, and to the queries that are searched."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from confp_jax.fingerprint.windows import SPEEDUP, WindowedClip, cut_windows
 from confp_jax.model.addresses import is_remote
 from confp_jax.model.forked import check_not_forked
 from confp_jax.model.shipped import shipped_folder, shipped_models
+from confp_jax.texts import parse_json
 from confp_jax.typed_config import suggestion
 
 DEFAULT_MODEL = "edge2"
@@ -390,4 +390,7 @@ def model_card(name: str) -> dict:
     licence.
     """
     file = shipped_folder(name) / "card.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
+    try:
+        return dict(parse_json(file.read_text())) if file.is_file() else {}
+    except (OSError, ValueError, TypeError) as error:
+        return {"summary": f"{file} is damaged ({error}); install confp_jax again"}

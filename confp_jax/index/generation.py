@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 import zlib
@@ -13,6 +12,7 @@ from jaxtyping import Int64
 from confp_jax.database import Snapshot
 from confp_jax.database.tracks import track_numbers
 from confp_jax.index import SearchBudget
+from confp_jax.texts import parse_json
 
 MANIFEST = "manifest.json"
 TRACKS = "tracks.npy"
@@ -47,7 +47,7 @@ def check_generation(folder: pathlib.Path) -> Manifest:
         text = (folder / MANIFEST).read_bytes()
         if hashlib.sha256(text).hexdigest()[:16] != folder.name.partition("-")[2]:
             raise StaleGenerationError(f"{folder / MANIFEST} is damaged")
-        values = json.loads(text)
+        values = parse_json(text)
         manifest = Manifest(**(values | {"effort": SearchBudget(**values["effort"])}))
         effort = manifest.effort
         counts = manifest.num_rows, manifest.num_cells, manifest.dim

@@ -15,13 +15,13 @@ from confp_jax.database import (
     DatabaseError,
     ModelId,
     NewTrack,
-    Snapshot,
     StoredTrack,
 )
 from confp_jax.database.compact import merge_small_shards
 from confp_jax.database.records import UPLOADED, KnownFile
 from confp_jax.database.roots import remember_roots
-from confp_jax.database.vectors import decode, encode
+from confp_jax.database.tracks import TracksById
+from confp_jax.database.vectors import StoredVectors, decode, encode
 from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.fingerprint.files import ReadFile, read_files, track_tags
 from confp_jax.index import on_disk
@@ -104,7 +104,7 @@ class _Adding:
         self._places = Places(database)
         self._contents = set(self._places.tracks)
         self._results: list[tuple[Added, str]] = []
-        self._before: Snapshot | None = None
+        self._before: tuple[StoredVectors | np.ndarray, TracksById] | None = None
 
     def read(self, embedder: Embedder, files: Sequence[pathlib.Path]) -> None:
         """Reads the files that are not known, and reports all."""
@@ -159,11 +159,14 @@ class _Adding:
 
     def _edited(self, old: StoredTrack, new: NewTrack) -> bool:
         """Returns whether a new track is an old one's audio with other tags."""
-        self._before = self._before or self._database.snapshot()
-        stored = next((track for track in self._before.tracks if track.id == old.id), None)
+        if self._before is None:
+            before = self._database.snapshot()
+            self._before = before.vectors, TracksById(before.tracks)
+        vectors, tracks = self._before
+        stored = tracks.get(old.id)
         if stored is None:
             return False
-        rows = self._before.vectors[stored.first_row : stored.first_row + stored.num_rows]
+        rows = vectors[stored.first_row : stored.first_row + stored.num_rows]
         return sounds_the_same(
             rows.astype(np.float32), decode(encode(new.vectors, self._database.precision))
         )

@@ -28,9 +28,11 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from confp_jax.audio.folders import find_audio
 from confp_jax.database import DatabaseError, NewTrack
+from confp_jax.files import RUN_LOCK, one_process
 from confp_jax.fingerprint.embedder import DEFAULT_MODEL, Embedder, load_encoder
 from confp_jax.fingerprint.files import read_files
 from confp_jax.library.parquet import file_stamp, write_fingerprints
+from confp_jax.texts import parse_json
 
 Shard = tuple[str, ...]  # absolute paths
 
@@ -51,26 +53,39 @@ def fingerprint_all(
       beam: options of Beam's pipeline (`--runner=...` and its fellows).
 
     Raises:
-      DatabaseError: `out` holds another model's fingerprints.
+      DatabaseError: `out` holds another model's fingerprints, or another run writes to it.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    with one_process(out / RUN_LOCK, functools.partial(_in_use, out)):
+        return _fingerprint_all(paths, out, model, files_per_shard, beam)
+
+
+def _in_use(out: pathlib.Path, by: str) -> DatabaseError:
+    return DatabaseError(
+        f"{out} is being written to{by}; wait until that run ends, stop it, or name another folder"
+    )
+
+
+def _fingerprint_all(
+    paths: Sequence[pathlib.Path],
+    out: pathlib.Path,
+    model: str,
+    files_per_shard: int,
+    beam: Sequence[str],
+) -> list[dict[str, str]]:
     _check_model(out, model)
     files = sorted(str(path.absolute()) for path in find_audio(paths).files)
     shards = [
         tuple(files[first : first + files_per_shard])
         for first in range(0, len(files), files_per_shard)
     ]
-    todo = [shard for shard in shards if not _failures_file(out, shard).exists()]
+    todo = [shard for shard in shards if _failures(out, shard) is None]
     if todo:
         with apache_beam.Pipeline(options=PipelineOptions(list(beam))) as pipeline:
             elements = pipeline | "Shards" >> apache_beam.Create(todo) | apache_beam.Reshuffle()
             _ = elements | "Fingerprint" >> apache_beam.Map(
                 functools.partial(write_shard, out=str(out.absolute()), model=model)
             )
-    lines = [
-        line for shard in shards for line in _failures_file(out, shard).read_text().splitlines()
-    ]
-    return [json.loads(line) for line in lines]
+    return [failure for shard in shards for failure in _failures(out, shard) or ()]
 
 
 def write_shard(shard: Shard, *, out: str, model: str) -> str:
@@ -91,6 +106,16 @@ def write_shard(shard: Shard, *, out: str, model: str) -> str:
     partial.write_text("".join(json.dumps(failure) + "\n" for failure in failures))
     partial.replace(_failures_file(folder, shard))
     return str(path)
+
+
+def _failures(out: pathlib.Path, shard: Shard) -> list[dict[str, str]] | None:
+    """Returns a shard's files that failed, None where it is not complete or the list is damaged."""
+    try:
+        lines = _failures_file(out, shard).read_text().splitlines()
+        found = [parse_json(line) for line in lines]
+        return [{"path": str(one["path"]), "error": str(one["error"])} for one in found]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _check_model(out: pathlib.Path, model: str) -> None:

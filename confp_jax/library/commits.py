@@ -20,6 +20,7 @@ class Commits:
 
     def _clear(self) -> None:
         self._tracks: list[NewTrack] = []
+        self._tracks_s = 0.0
         self._replaced: list[int] = []
         self._moved: dict[int, str] = {}
         self._tags: dict[int, TrackTags] = {}
@@ -28,6 +29,7 @@ class Commits:
     def add(self, track: NewTrack) -> None:
         """Adds a track."""
         self._tracks.append(track)
+        self._tracks_s += track.duration_s
 
     def remove(self, track: StoredTrack) -> None:
         """Removes a track."""
@@ -58,10 +60,7 @@ class Commits:
 
     def when_due(self) -> None:
         """Commits about every hour of audio."""
-        if (
-            sum(track.duration_s for track in self._tracks) >= _COMMIT_SECONDS
-            or len(self._files) + len(self._tags) >= _COMMIT_FILES
-        ):
+        if self._tracks_s >= _COMMIT_SECONDS or len(self._files) + len(self._tags) >= _COMMIT_FILES:
             self.commit()
 
     def commit(self) -> None:

@@ -1,7 +1,6 @@
 """Opens a database with its model, its index and its decision."""
 
 import dataclasses
-import json
 import logging
 import pathlib
 from typing import Any
@@ -15,6 +14,7 @@ from confp_jax.index.on_disk import open_index
 from confp_jax.matching.decision import Decision, load_decision
 from confp_jax.matching.searchable import Reference
 from confp_jax.model.errors import CheckpointError
+from confp_jax.texts import parse_json
 
 _log = logging.getLogger(__name__)
 CALIBRATION_SETTING = "calibration"  # of a database: what `confp calibrate` measured
@@ -129,8 +129,8 @@ def database_decision(database: Database, embedder: Embedder) -> Decision:
     if stored is None:
         return decision
     try:
-        return _with_measured(decision, json.loads(stored), embedder.weights_hash)
-    except (ValueError, TypeError, KeyError, RecursionError):
+        return _with_measured(decision, parse_json(stored), embedder.weights_hash)
+    except (ValueError, TypeError, KeyError):
         _log.warning(
             "%s: what `confp calibrate` measured is damaged and not used; run it again",
             database.folder,

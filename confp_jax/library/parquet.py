@@ -28,6 +28,7 @@ from confp_jax.fingerprint.embedder import UnknownModelError, load_encoder
 from confp_jax.index import on_disk
 from confp_jax.library.imported_rows import TEXTS, present_tags, sound_tracks
 from confp_jax.model.errors import CheckpointError
+from confp_jax.texts import parse_json
 
 _KEY = b"confp_jax"
 _FOOTER_BYTES = 8  # of the length of a Parquet file's metadata, and the mark at its end
@@ -119,17 +120,26 @@ def import_files(
         for file in files:
             dim = _check_schema(database, file, dim)
         contents = {track.sha256 for track in database.tracks()}
-        num_added = num_there = 0
+        num_there = 0
         refused: list[str] = []
-        for done, file in enumerate(files, 1):
-            for tracks, reasons in _read(file, dim):
-                refused += [f"{file}, {reason}" for reason in reasons]
-                new = {t.sha256: t for t in tracks if t.sha256 not in contents}
-                database.add(list(new.values()))
-                contents.update(new)
-                num_added += len(new)
-                num_there += len(tracks) - len(new)
-            report(done, len(files))
+
+        def new_tracks() -> Iterator[NewTrack]:
+            nonlocal num_there
+            for done, file in enumerate(files, 1):
+                for tracks, reasons in _read(file, dim):
+                    refused.extend(f"{file}, {reason}" for reason in reasons)
+                    for track in tracks:
+                        if track.sha256 in contents:
+                            num_there += 1
+                        else:
+                            contents.add(track.sha256)
+                            yield track
+                report(done, len(files))
+
+        num_added = 0
+        for tracks in _groups(new_tracks()):  # a file may have a group of rows for each track
+            database.add(tracks)
+            num_added += len(tracks)
         merge_small_shards(database)
         on_disk.rebuild_if_due(database)
     return Imported(num_added, num_there, tuple(refused))
@@ -171,7 +181,7 @@ def file_stamp(path: pathlib.Path) -> ModelId:
       DatabaseError: it is none of ours.
     """
     try:
-        about = json.loads(pq.read_schema(path).metadata[_KEY])
+        about = parse_json(pq.read_schema(path).metadata[_KEY])
         model_id = ModelId(str(about["model"]), str(about["identity"]), float(about["hop_s"]))
         if not SHORTEST_HOP_S <= model_id.hop_s <= LONGEST_HOP_S:
             raise ValueError(f"hop_s={model_id.hop_s}")

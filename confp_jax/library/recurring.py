@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,9 @@ from confp_jax.library.open import open_database, open_or_create, open_reference
 from confp_jax.matching import recurring
 from confp_jax.matching.recurring import compare_tracks, recurring_sections, recurring_tracks
 from confp_jax.matching.searchable import Reference
+from confp_jax.texts import parse_json
 
+_log = logging.getLogger(__name__)
 _SETTING = "recurring"  # of a database: the groups of its tracks so far
 _NUM_ASKED = 24  # members that a representative is chosen by
 
@@ -90,7 +93,7 @@ def recurring_messages(
     reference = open_reference(database, embedder)
     tracks = reference.snapshot.tracks
     place_of = {track.id: place for place, track in enumerate(tracks)}
-    before, last_id = _known(database)
+    before, last_id = known_groups(database)
     known = [[place_of[number] for number in group if number in place_of] for group in before]
     new = [place for place, track in enumerate(tracks) if track.id > last_id]
     found = recurring_tracks(
@@ -130,10 +133,28 @@ def recurring_parts(
     return groups
 
 
-def _known(database: Database) -> tuple[list[list[int]], int]:
-    """The groups (of ids) that were found before, and the newest track then."""
-    stored = json.loads(database.setting(_SETTING) or "{}")
-    return stored.get("groups", []), stored.get("last_id", 0)
+def known_groups(database: Database) -> tuple[list[list[int]], int]:
+    """Returns the groups (of ids) that were found before, and the newest track then; none where
+    what was stored is damaged: all recordings are then searched for again.
+    """
+    text = database.setting(_SETTING)
+    if text is None:
+        return [], 0
+    try:
+        stored = parse_json(text)
+        groups, last_id = stored["groups"], stored["last_id"]
+        ids = [number for group in groups for number in group]
+        if any(type(number) is not int for number in (last_id, *ids)) or len(set(ids)) < len(ids):
+            raise ValueError("no groups of ids")
+    except (ValueError, TypeError, KeyError) as error:
+        _log.warning(
+            "%s: the groups of `confp recurring` are damaged (%s); all recordings are searched for "
+            "again",
+            database.folder,
+            error,
+        )
+        return [], 0
+    return [list(group) for group in groups], last_id
 
 
 def _described(reference: Reference, group: list[int]) -> Group:

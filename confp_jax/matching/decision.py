@@ -24,6 +24,7 @@ from jaxtyping import Float64
 
 from confp_jax.errors import UserError
 from confp_jax.matching.ranking import Ranking
+from confp_jax.texts import parse_json
 
 VERSION = 4
 FEATURES = ("score", "margin", "tempo", "prominence", "standout")
@@ -132,7 +133,7 @@ class Decision:
         """
         remedy = "calibrate again with `python -m confp_jax.evaluation.calibrate`"
         try:
-            values = json.loads(text)
+            values = parse_json(text)
             version = values.pop("version", 1)
             names = tuple(values.pop("features", ()))
             if version != VERSION or not names or not set(names) <= set(FEATURES):

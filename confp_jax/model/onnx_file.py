@@ -2,13 +2,13 @@
 neither JAX nor `onnx`.
 """
 
-import json
 import pathlib
 import zlib
 from collections.abc import Mapping
 
 from confp_jax.config import ModelConfig
 from confp_jax.model.errors import CheckpointError, DamagedArraysError
+from confp_jax.texts import parse_json
 from confp_jax.typed_config import from_mapping
 
 CONFIG, IDENTITY, CHECKPOINT, CHECKSUM = (
@@ -61,7 +61,7 @@ def checkpoint_checksum(folder: pathlib.Path) -> str:
     is none.
     """
     try:
-        found = json.loads((folder / "_CHECKPOINT_METADATA").read_text())
+        found = parse_json((folder / "_CHECKPOINT_METADATA").read_text())
         return found["custom_metadata"]["checksums"]["encoder"]
     except (OSError, ValueError, LookupError, TypeError):
         return ""
@@ -74,7 +74,7 @@ def read_config(file: pathlib.Path, metadata: Mapping[str, str]) -> ModelConfig:
       CheckpointError: there is none, or it is one of another version.
     """
     try:
-        return from_mapping(ModelConfig, json.loads(metadata[CONFIG]))
+        return from_mapping(ModelConfig, parse_json(metadata[CONFIG]))
     except (KeyError, ValueError) as error:  # ConfigError is one
         raise CheckpointError(f"{file}: no usable configuration ({error}); {_AGAIN}") from error
 

@@ -2,10 +2,11 @@
 threads print tracebacks of their own, also after the error that is caught.
 """
 
-import json
 import pathlib
 
 import tensorstore
+
+from confp_jax.texts import parse_json
 
 _KINDS = {"/zarr.json": "zarr3", "/.zarray": "zarr"}
 
@@ -18,7 +19,7 @@ def check_readable(folder: pathlib.Path) -> None:
       OSError: a file of it cannot be opened.
     """
     for about in (*folder.glob("*/_METADATA"), *folder.glob("*/array_metadatas/*")):
-        if not isinstance(json.loads(about.read_text()), dict):
+        if not isinstance(parse_json(about.read_text()), dict):
             raise ValueError(f"{about.name} holds no JSON object")
     for manifest in sorted(folder.glob("*/manifest.ocdbt")):
         base = {"driver": "file", "path": f"{manifest.parent}/"}

@@ -5,7 +5,6 @@ written is not written again.
 """
 
 import datetime
-import json
 import os
 import pathlib
 import re
@@ -17,7 +16,7 @@ from typing import Any
 from confp_jax.database.shards import write_error
 from confp_jax.files import write_atomically
 from confp_jax.library.clock import iso
-from confp_jax.texts import steady_json
+from confp_jax.texts import parse_json, steady_json
 
 _STATES = "under way"
 _REMEMBERED_DAYS = 3
@@ -112,7 +111,7 @@ def read_events(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """Yields the events of a daily file; a line that is none is passed over."""
     for line in path.read_bytes().split(b"\n"):
         try:
-            event = json.loads(line.decode(errors="replace"))
+            event = parse_json(line.decode(errors="replace"))
             seconds_of(event["at"])
         except (ValueError, KeyError, TypeError):
             continue
@@ -129,7 +128,7 @@ def read_under_way(folder: pathlib.Path) -> list[dict[str, Any]]:
 def _read_state(path: pathlib.Path) -> dict[str, Any]:
     """Returns what was saved of a station; {} where it is missing or damaged."""
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return state if isinstance(state, dict) else {}

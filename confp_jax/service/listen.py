@@ -5,7 +5,6 @@ heard.
 import asyncio
 import contextlib
 import dataclasses
-import json
 import queue
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -25,6 +24,7 @@ from confp_jax.service.problems import Problem
 from confp_jax.service.responses import answer_reply, why_reply
 from confp_jax.service.settings import SHOWN_ROOT, Settings
 from confp_jax.service.sharing import Links
+from confp_jax.texts import parse_json
 
 _IDLE_S = 15.0
 _STATE_BYTES = 4_096  # of a text message
@@ -244,7 +244,7 @@ def _start(message: str | bytes) -> Start:
     try:
         if not isinstance(message, str) or len(message) > _STATE_BYTES:
             raise TypeError("not a start message")
-        values = json.loads(message)
+        values = parse_json(message)
         start = Start(
             values["sample_rate_hz"],
             values.get("format", "f32le"),
@@ -259,7 +259,7 @@ def _start(message: str | bytes) -> Start:
             or not rate_ok
         ):
             raise ValueError("a start message with other values than are known")
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise Problem(400, f"the first message is no start message ({error!r})", remedy) from error
     return start
 
@@ -268,8 +268,8 @@ async def _audio(socket: WebSocket, start: Start) -> bytes | None:
     """Returns the next message of whole samples; None when the client has said stop."""
     message = await _receive(socket)
     if isinstance(message, str):
-        with contextlib.suppress(ValueError, AttributeError, RecursionError):
-            if json.loads(message[:_STATE_BYTES]).get("type") == "stop":
+        with contextlib.suppress(ValueError, AttributeError):
+            if parse_json(message[:_STATE_BYTES]).get("type") == "stop":
                 return None
         raise Problem(
             400,

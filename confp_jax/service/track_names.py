@@ -1,7 +1,6 @@
 """What clients call tracks: plain text of bounded length."""
 
 import asyncio
-import json
 import pathlib
 
 from starlette.requests import Request
@@ -9,7 +8,7 @@ from starlette.requests import Request
 from confp_jax.service.problems import Problem
 from confp_jax.service.settings import LONGEST_NAME, NAME_FIELDS, Settings
 from confp_jax.service.uploads import Upload
-from confp_jax.texts import is_plain, words
+from confp_jax.texts import is_plain, parse_json, words
 
 _MOST_JSON_BYTES = 16_384
 
@@ -78,8 +77,8 @@ async def _json_texts(request: Request) -> dict[str, str]:
         if len(body) > _MOST_JSON_BYTES:
             raise Problem(413, "the body is larger than 16 KiB", "send the names alone")
     try:
-        values = json.loads(body) if body else {}
-    except (ValueError, RecursionError) as error:
+        values = parse_json(body) if body else {}
+    except ValueError as error:
         raise Problem(400, "the body is no JSON", 'send {"title": "..."}') from error
     if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
         raise Problem(400, "the body is no JSON object of texts", 'send {"title": "..."}')

@@ -26,6 +26,7 @@ from rich.progress import (
 from tensorboardX import SummaryWriter
 
 from confp_jax.errors import UserError
+from confp_jax.texts import parse_json
 from confp_jax.training.accelerators import find_chip
 from confp_jax.training.step import Metrics
 
@@ -270,11 +271,15 @@ def _peak_memory_bytes() -> int:
 
 
 def read_lines(path: epath.PathLike) -> list[dict[str, float]]:
-    """The log's lines; one that a killed process left unfinished is passed over."""
+    """The log's lines; one that a killed process left unfinished, or that is damaged, is passed
+    over.
+    """
     found = []
-    for line in epath.Path(path).read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            found.append(json.loads(line))
+    for line in epath.Path(path).read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            values = parse_json(line)
+            if isinstance(values, dict) and type(values.get("step")) is int:
+                found.append(values)
     return found
 
 

@@ -3,11 +3,8 @@ bucket.
 """
 
 import contextlib
-import errno
-import fcntl
 import json
-import os
-import socket
+import pathlib
 import sys
 import threading
 import time
@@ -18,13 +15,13 @@ import jax
 from etils import epath
 
 from confp_jax.errors import UserError
+from confp_jax.files import RUN_LOCK, one_process, this_process
+from confp_jax.texts import parse_json
 from confp_jax.training.mesh import on_any_process
 
-LOCK = "run.lock"
 OWNER = "run.owner"
 _RENEWED_S = 10.0
 _PATIENCE_S = 45.0  # without a renewal: the owner was killed
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 class RunInUseError(UserError):
@@ -53,7 +50,7 @@ def owned(workdir: epath.Path) -> Iterator[Callable[[], None]]:
 
         def check() -> None:
             if lost.is_set():
-                raise _in_use(workdir, _owner(workdir / OWNER))
+                raise _in_use(workdir, _by(workdir / OWNER))
 
         yield check
 
@@ -64,31 +61,17 @@ def _held(workdir: epath.Path, lost: threading.Event) -> Iterator[None]:
         with _leased(workdir, lost):
             yield
         return
-    with open(workdir / LOCK, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise _in_use(workdir, file.read(200).strip()) from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            print(
-                f"{workdir}: this file system has no locks ({error.strerror}); a lease in "
-                f"{OWNER} keeps other runs out",
-                file=sys.stderr,
-            )
-            with _leased(workdir, lost):
-                yield
-            return
-        try:
-            file.truncate(0)
-            file.write(_this_process())
-            file.flush()
+    lock = pathlib.Path(workdir / RUN_LOCK)
+    with one_process(lock, lambda by: _in_use(workdir, by), keep=True) as is_held:
+        if is_held:
             yield
-        finally:
-            # Explicitly: a forked child shares the lock, and may outlive this process's file.
-            fcntl.flock(file, fcntl.LOCK_UN)
+            return
+        print(
+            f"{workdir}: this file system has no locks; a lease in {OWNER} keeps other runs out",
+            file=sys.stderr,
+        )
+        with _leased(workdir, lost):
+            yield
 
 
 @contextlib.contextmanager
@@ -97,12 +80,12 @@ def _leased(workdir: epath.Path, lost: threading.Event) -> Iterator[None]:
     does not change for a while has lost its owner.
     """
     path = workdir / OWNER
-    owner = f"{_this_process()} ({uuid.uuid4().hex})"
+    owner = f"{this_process()} ({uuid.uuid4().hex})"
     _wait_until_free(workdir, path)
     _renew(path, owner, 0)
     time.sleep(_RENEWED_S / 5)  # whoever else took it at this moment has written by now
     if _owner(path) != owner:
-        raise _in_use(workdir, _owner(path))
+        raise _in_use(workdir, _by(path))
     stop = threading.Event()
     arguments = (path, owner, stop, lost)
     renewing = threading.Thread(target=_keep, args=arguments, name="lease", daemon=True)
@@ -125,7 +108,7 @@ def _wait_until_free(workdir: epath.Path, path: epath.Path) -> None:
         time.sleep(_RENEWED_S / 10)
         now = _read(path)
         if now and now != before:
-            raise _in_use(workdir, _owner(path))
+            raise _in_use(workdir, _by(path))
         before = now
 
 
@@ -151,20 +134,20 @@ def _read(path: epath.Path) -> str:
         return ""
 
 
+def _by(path: epath.Path) -> str:
+    owner = _owner(path)
+    return f" by {owner}" if owner else ""
+
+
 def _owner(path: epath.Path) -> str:
     try:
-        return str(json.loads(_read(path))["owner"])
+        return str(parse_json(_read(path))["owner"])
     except (ValueError, KeyError, TypeError):
         return ""
 
 
-def _in_use(workdir: epath.Path, owner: str) -> RunInUseError:
-    by = f" by {owner}" if owner else ""
+def _in_use(workdir: epath.Path, by: str) -> RunInUseError:
     return RunInUseError(
         f"{workdir} is being trained{by}; wait until that run ends, stop it, or name another "
         "--workdir"
     )
-
-
-def _this_process() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}"

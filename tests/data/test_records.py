@@ -20,6 +20,7 @@ from confp_jax.data.records import (
     PIECE_S,
     Clip,
     DatasetError,
+    read_manifest,
     read_summary,
     shard_path,
     to_int16,
@@ -138,9 +139,27 @@ def test_a_damaged_shard_is_named(make_dataset, how: str) -> None:
 
 def test_damaged_metadata_is_a_dataset_error(make_dataset) -> None:
     folder = make_dataset({"training": [_clip(0)]}, num_replicas=0)
-    (folder / "confp.json").write_text('{"name": "cut off')
-    with pytest.raises(DatasetError, match=r"confp\.json"):
+    whole = (folder / "confp.json").read_text()
+    rate = '"sample_rate_hz": 16000'
+    assert rate in whole
+    odd = [whole.replace(rate, f'"sample_rate_hz": {text}') for text in ('"x"', "null", "0", "1.5")]
+    for text in ('{"name": "cut off', "[]", "7", "[" * 100_000, *odd):
+        (folder / "confp.json").write_text(text)
+        with pytest.raises(DatasetError, match=r"confp\.json is damaged"):
+            ClipSource(folder, "training")
+    (folder / "confp.json").write_text(whole)
+    np.save(folder / "clips-training.npy", np.arange(3))
+    with pytest.raises(DatasetError, match=r"clips-training\.npy is missing or damaged"):
         ClipSource(folder, "training")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"shards": 7}', '{"shards": [{"file": "a"}]}', "[" * 100_000]
+)
+def test_a_damaged_manifest_is_a_dataset_error(tmp_path: pathlib.Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(DatasetError, match=r"manifest\.json is missing or damaged.*start the"):
+        read_manifest(tmp_path)
 
 
 @given(samples=hnp.arrays(np.float32, st.integers(0, 50), elements=st.floats(-4, 4, width=32)))

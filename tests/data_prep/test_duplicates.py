@@ -133,7 +133,8 @@ def test_training_heeds_them(make_dataset: Callable) -> None:
 
 def test_a_damaged_file(tmp_path: pathlib.Path) -> None:
     assert read_duplicates(tmp_path) == {}
-    for text in ("{", "[]", '{"groups": [["a"]]}'):
+    odd = ('{"groups": [["a"]]}', '{"groups": [[Infinity]]}', '{"groups": [[[1]]]}', "[" * 100_000)
+    for text in ("{", "[]", *odd):
         (tmp_path / DUPLICATES_FILE).write_text(text)
         with pytest.raises(DatasetError, match=r"duplicates\.json is damaged"):
             read_duplicates(tmp_path)

@@ -21,6 +21,7 @@ from confp_jax.data.clips import ClipSource
 from confp_jax.data.records import DatasetError
 from data_prep import fma, shards
 from data_prep.config import PrepareConfig
+from data_prep.sources import one_run
 from data_prep.tracks import SourceError
 from data_prep.verify import verify
 
@@ -149,6 +150,37 @@ def test_verify_finds_any_damage(small: dict, prepare: Callable, tmp_path: pathl
     (out / "manifest.json").write_text("{")
     with pytest.raises(DatasetError, match=r"manifest\.json is missing or damaged"):
         verify(out, _QUIET)
+
+
+def test_a_second_run_in_one_folder_is_refused_by_name(small: dict, prepare: Callable) -> None:
+    with (
+        one_run(pathlib.Path(small["out"])),
+        pytest.raises(SourceError, match=r"out is being prepared by process \d+ on .*--config"),
+    ):
+        prepare(small)
+    assert not list(pathlib.Path(small["out"]).glob("*.array_record*"))
+
+
+def test_damaged_notes_and_caches_are_made_again(small: dict, prepare: Callable) -> None:
+    out = prepare(small)
+    (shard,) = out.glob("*-test.array_record*")
+    whole = shard.read_bytes()
+    note = out / ".shards" / f"{shard.name}.json"
+    good = json.loads(note.read_text())
+    odd = (good | {"clips": 7}, good | {"bytes": "x"}, good | {"failures": [1]}, [good])
+    for text in (b"", b"\xff", b"[" * 100_000, *(json.dumps(one).encode() for one in odd)):
+        note.write_bytes(text)
+        prepare(small)
+        assert json.loads(note.read_text()) == good and shard.read_bytes() == whole
+    cached = next((out / ".sounds").rglob("*.wav"))
+    sound = soundfile.read(cached)[0]
+    cached.write_bytes(b"RIFF")
+    cached.with_name(f"{cached.name}.source").write_bytes(b"\xff")
+    prepare(small)
+    np.testing.assert_array_equal(soundfile.read(cached)[0], sound)
+    (out / ".shards" / "identity").write_bytes(b"\xff")
+    with pytest.raises(SourceError, match="made with other settings"):
+        prepare(small)
 
 
 def test_verify_compares_records_with_the_table(small: dict, prepare: Callable) -> None:

@@ -17,6 +17,7 @@ from confp_jax.data.clips import ClipSource, read_splits
 from confp_jax.data.records import Clip, to_int16
 from confp_jax.typed_config import ConfigError, from_mapping
 from data_prep.config import QueryConfig
+from data_prep.sources import one_run
 from data_prep.tracks import SourceError
 
 _RATE_HZ = 16_000
@@ -199,6 +200,16 @@ def test_same_seed_same_bytes(make: Callable, tmp_path: pathlib.Path) -> None:
         for folder in folders
     ]
     assert shards[0] == shards[1] != shards[2]
+
+
+def test_a_second_run_in_one_folder_is_refused_by_name(
+    make: Callable, tmp_path: pathlib.Path
+) -> None:
+    with (
+        one_run(tmp_path / "set"),
+        pytest.raises(SourceError, match=r"set is being prepared by process \d+ on"),
+    ):
+        make(tmp_path / "set", "clean")
 
 
 def test_lengths_and_seeds(

@@ -1,9 +1,10 @@
 """Tracks that are made when they are asked for, and the questions that do not make them all."""
 
 import pytest
-from sample_tracks import STAMP, track
+from sample_tracks import DIM, STAMP, track
 
 from confp_jax.database import Database, StoredTrack, catalogue
+from confp_jax.database.questions import next_used_shard
 from confp_jax.database.tracks import Tracks, TracksById, track_numbers
 
 
@@ -108,3 +109,26 @@ def test_a_damaged_letter_or_value_breaks_no_question(database):
     assert [one.id for one in database.find("Träck 2")] == [3] and not database.find("1.5")
     assert database.num_tracks() == 3 and database.track(4) is None
     assert database.duration_s() == sum(one.duration_s for one in database.tracks())
+
+
+def test_the_length_of_vectors_is_known_without_reading_the_tracks(tmp_path):
+    """It is asked at every commit: of a thousand tracks and shards one is looked at."""
+    database = Database.create(tmp_path / "db", STAMP)
+    with database.writing():
+        database.add([track(0)])
+        database.add([track(1)])
+        database.remove([1])
+        with database.connect() as connection:
+            columns = "path, duration_s, shard, first_row, num_rows, added_at"
+            connection.executemany(
+                f"INSERT INTO tracks (name, sha256, {columns}) "
+                f"SELECT name, ? || sha256, {columns} FROM tracks WHERE id = 2",
+                [(str(number),) for number in range(1_000)],
+            )
+            steps = []
+            connection.set_progress_handler(lambda: steps.append(0), 1)
+            assert next_used_shard(connection, -1) == (2, "000002.npy", 5)
+            connection.set_progress_handler(None, 1)
+            assert next_used_shard(connection, 2) is None
+    assert len(steps) < 200
+    assert database.dim() == DIM

@@ -2,6 +2,7 @@
 not.
 """
 
+import hashlib
 import logging
 import pathlib
 import shutil
@@ -13,7 +14,13 @@ from clustered_rows import NUM_ROWS, clustered_rows, noisy, sample_rows, unit_ro
 from confp_jax import index as indexes
 from confp_jax.database import Database, DatabaseError, ModelId, NewTrack
 from confp_jax.index import ApproximateIndex, ExactIndex, kinds, on_disk
-from confp_jax.index.on_disk import StaleGenerationError, load_generation, open_index, rebuild
+from confp_jax.index.on_disk import (
+    StaleGenerationError,
+    check_generation,
+    load_generation,
+    open_index,
+    rebuild,
+)
 from confp_jax.index.tuning import measure_recall
 
 
@@ -198,3 +205,12 @@ class TestGenerations:
             assert rebuild(database) is None
         assert not list((database.folder / "index").iterdir())
         assert isinstance(open_index(database, database.snapshot()), ExactIndex)
+
+
+@pytest.mark.parametrize("text", [b"", b"7", b"[]", b"{}", b"\xff", b"[" * 100_000])
+def test_a_strangers_manifest_may_be_anything(tmp_path, text):
+    folder = tmp_path / f"faiss-{hashlib.sha256(text).hexdigest()[:16]}"
+    folder.mkdir()
+    (folder / "manifest.json").write_bytes(text)
+    with pytest.raises(StaleGenerationError):
+        check_generation(folder)

@@ -146,3 +146,14 @@ def test_tags_go_out_and_come_in_and_older_files_have_none(database, tmp_path):
     import_files(other, [tmp_path / "out.parquet", tmp_path / "old.parquet"])
     found = {one.name: one.tags for one in other.tracks()}
     assert found == {"Träck 1": known, "n7": None}
+
+
+def test_a_group_of_rows_for_each_track_costs_no_shard_each(database, tmp_path):
+    table = table_of([a_row(number) for number in range(1, 81)])
+    pq.write_table(table, tmp_path / "many.parquet", row_group_size=1)
+    commits = []
+    add = database.add
+    database.add = lambda tracks: commits.append(len(tracks)) or add(tracks)
+    imported = import_files(database, [tmp_path / "many.parquet"])
+    assert (imported.num_added, imported.num_there, commits) == (80, 0, [80])
+    assert import_files(database, [tmp_path / "many.parquet"]).num_there == 80

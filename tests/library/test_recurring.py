@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from confp_jax.database import DatabaseError
-from confp_jax.library.recurring import opened_sources, recurring_messages, recurring_parts
+from confp_jax.database import Database, DatabaseError, ModelId
+from confp_jax.library.recurring import (
+    known_groups,
+    opened_sources,
+    recurring_messages,
+    recurring_parts,
+)
 
 RATE = 16_000
 
@@ -47,6 +52,29 @@ def test_messages_are_grouped_and_kept(season, checkpoint, tmp_path):
             database, embedder, report=lambda done, total: asked.append(total)
         )
         assert (again, asked) == ([group], [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "7",
+        "null",
+        "{}",
+        "[" * 100_000,
+        '{"groups": 3, "last_id": 1}',
+        '{"groups": [["a"]], "last_id": 1}',
+        '{"groups": [[1, 2], [2]], "last_id": 9}',
+        '{"groups": [], "last_id": NaN}',
+    ],
+)
+def test_damaged_groups_are_found_again(text, tmp_path, caplog):
+    database = Database.create(tmp_path / "db", ModelId("m", "0" * 16, 0.3))
+    database.set_setting("recurring", text)
+    assert known_groups(database) == ([], 0)
+    assert caplog.text.count("all recordings are searched for again") == 1
+    database.set_setting("recurring", '{"groups": [[1, 2], [5]], "last_id": 9}')
+    assert known_groups(database) == ([[1, 2], [5]], 9)
 
 
 def test_sections_have_their_places(season, checkpoint, tmp_path):

@@ -99,6 +99,17 @@ def test_a_loss_that_is_no_number_in_the_last_interval(tmp_path: pathlib.Path) -
         log.step(2, _metrics(float("nan")), num_segments=8)
 
 
+def test_damaged_lines_are_passed_over(tmp_path: pathlib.Path) -> None:
+    with _open(tmp_path, every_steps=1) as log:
+        log.step(1, _metrics(1.0), num_segments=8)
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(b'{"step": "2"}\n[2]\n{}\n7\n{"step": 2, "loss": \xff}\n' + b"[" * 100_000)
+        file.write(b"\n")
+    with _open(tmp_path, every_steps=1, first_step=1) as log:
+        log.step(2, _metrics(1.0), num_segments=8)
+    assert [line["step"] for line in _lines(tmp_path)] == [1, 2]
+
+
 def test_a_resumed_run_makes_its_steps_once(tmp_path: pathlib.Path) -> None:
     """Killed after step 3 with its last checkpoint at step 2, in the middle of a line."""
     with _open(tmp_path, every_steps=1) as log:

@@ -9,14 +9,16 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float16, Float64, Int64
 from rich.console import Console
 from rich.progress import track as progress
 
 from confp_jax.data.clips import ClipSource
 from confp_jax.data.duplicates import read_duplicates
 from confp_jax.data.records import Clip, DatasetError
+from confp_jax.database.damage import is_sound
 from confp_jax.database.vectors import decode, encode
+from confp_jax.evaluation.measure.cache import read_cached
 from confp_jax.evaluation.measure.query_sets import dataset_id
 from confp_jax.files import write_atomically
 from confp_jax.fingerprint.embedder import HOP_S, Embedder
@@ -120,7 +122,7 @@ def embed_reference(
     for group, source, record in progress(places, "index", console=console, transient=True):
         name = f"{source.row(record).track_id}.npy"
         kept = pathlib.Path(cache) / embedder.weights_hash / known_by / name if cache else None
-        vectors = np.load(kept) if kept and kept.is_file() else None
+        vectors = read_cached(kept, _read_vectors) if kept else None
         if vectors is None:
             samples = source[record].samples
             vectors = embedder.embed(samples, sample_rate_hz=source.summary.sample_rate_hz).astype(
@@ -138,6 +140,13 @@ def embed_reference(
     return EvaluationReference(
         reference, np.array([int(name) for name, _ in parts]), starts_s, group_of
     )
+
+
+def _read_vectors(path: pathlib.Path) -> Float16[np.ndarray, "n E"]:
+    vectors = np.load(path, allow_pickle=False)
+    if vectors.ndim != 2 or not is_sound(vectors.astype(np.float32)).all():
+        raise ValueError(f"{vectors.dtype} {vectors.shape}, or not of unit length")
+    return vectors
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Outcomes:
     @classmethod
     def load(cls, path: pathlib.Path) -> "Outcomes":
         """Returns what `save` kept."""
-        with np.load(path, allow_pickle=False) as kept:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
             trials = Trials(*(kept[f"trials_{name}"] for name in _TRIALS))
             return cls(
                 **{name: kept[name] for name in kept.files if not name.startswith("trials_")},

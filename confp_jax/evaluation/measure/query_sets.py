@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from confp_jax.data.clips import read_splits
-from confp_jax.data.records import DatasetError, read_summary
+from confp_jax.data.records import DatasetError, read_manifest, read_summary
+from confp_jax.texts import parse_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,15 +79,7 @@ def dataset_id(folder: str | pathlib.Path, splits: Sequence[str]) -> str:
             "make_train"
         )
     digest = hashlib.sha256(read_summary(folder).settings.encode())
-    manifest = place / "manifest.json"
-    try:
-        shards = json.loads(manifest.read_text())["shards"]
-        sums = {shard["file"]: shard["sha256"] for shard in shards if shard["split"] in splits}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(
-            f"{manifest} is missing or damaged ({error}); start the preparation again: it keeps "
-            "shards"
-        ) from error
+    sums = {shard.file: shard.sha256 for shard in read_manifest(place) if shard.split in splits}
     for split in splits:
         table = place / f"clips-{split}.npy"
         if not table.is_file():
@@ -117,10 +110,10 @@ def title(condition: str) -> str:
 def _query_set(folder: pathlib.Path, conditions: Sequence[str]) -> QuerySet:
     there = read_splits(folder)
     try:
-        settings = json.loads(read_summary(folder).settings)
+        settings = parse_json(read_summary(folder).settings)
         length_s = float(settings["segment_s"])
         seed = int(settings["seed"])
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         remedy = "make one with data_prep.make_queries"
         raise DatasetError(
             f"{folder} is no query set: {error} is not in its settings; {remedy}"

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track as progress
 
 from confp_jax.data.clips import ClipSource
-from confp_jax.evaluation.measure.cache import write_json
+from confp_jax.evaluation.measure.cache import read_cached, write_json
 from confp_jax.evaluation.measure.query_sets import spread
 from confp_jax.fingerprint.embedder import HOP_S, Embedder
 
@@ -66,8 +66,9 @@ def shift_curve(
       kept: the file that keeps the curve.
       console: shows the progress.
     """
-    if kept.is_file():
-        return ShiftCurve.from_json(json.loads(kept.read_text()))
+    before = read_cached(kept, lambda file: ShiftCurve.from_json(json.loads(file.read_text())))
+    if before is not None:
+        return before
     source = ClipSource(folder, split)
     own = []
     following = []

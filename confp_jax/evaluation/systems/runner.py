@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Int16
 
-from confp_jax.evaluation.measure.cache import write_json
+from confp_jax.evaluation.measure.cache import read_cached, write_json
 from confp_jax.evaluation.systems.bounded import Grows, run_bounded
 from confp_jax.evaluation.systems.protocol import Answer, Found, SystemFailedError
 from confp_jax.evaluation.systems.registry import SystemSpec
@@ -64,8 +64,9 @@ class SystemRunner:
           SystemFailedError: not installed, crashed, or beyond its limit.
         """
         made = self.folder / "index.json"
-        if made.is_file():
-            return IndexCost(**json.loads(made.read_text()))
+        before = read_cached(made, lambda file: IndexCost(**json.loads(file.read_text())))
+        if before is not None:
+            return before
         shutil.rmtree(self.folder, ignore_errors=True)
         own = self.folder / "index"
         own.mkdir(parents=True)
@@ -84,8 +85,9 @@ class SystemRunner:
     ) -> ConditionAnswers:
         """The answers to a condition; kept, unless it failed."""
         kept = self.folder / f"{name}-{content}.json"
-        if kept.is_file():
-            return _from_json(json.loads(kept.read_text()))
+        before = read_cached(kept, lambda file: _from_json(json.loads(file.read_text())))
+        if before is not None:
+            return before
         queries = files()
         with tempfile.TemporaryDirectory() as scratch:
             out = pathlib.Path(scratch) / "answers.jsonl"
