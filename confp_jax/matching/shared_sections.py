@@ -17,6 +17,8 @@ _PROBE_COSINE = 0.7
 # of models whose queries lie more densely: rows half a hop apart have 0.32 (median), others 0.15
 _DENSE_PROBE_COSINE = 0.3
 _PROBE_HITS = 50
+_MORE_HITS = 4  # times as many where all are near: the recording is there many times
+_MOST_HITS = 3_200
 _PROBES_AT_ONCE = 512
 _LEAST_PROBES = 2
 
@@ -71,20 +73,41 @@ def _suspected_pairs(
     pairs = [np.zeros((0, 2), np.int64)]
     for first in range(0, len(probes), _PROBES_AT_ONCE):
         rows = probes[first : first + _PROBES_AT_ONCE]
-        hits = reference.index.search(
-            reference.snapshot.vectors[rows].astype(np.float32), k=_PROBE_HITS
-        )
-        own = row_tracks[rows][:, None].astype(np.int64)
-        others = row_tracks[hits.rows].astype(np.int64)
-        probe, place = np.nonzero((hits.rows >= 0) & (hits.scores >= least) & (others != own))
-        both = np.stack([own[probe, 0], others[probe, place]], axis=1)
+        probe, near = _near_rows(reference, rows, least)
+        both = np.stack([row_tracks[rows[probe]], row_tracks[near]], axis=1).astype(np.int64)
+        is_other = both[:, 0] != both[:, 1]
         keys = np.unique(
-            np.column_stack([probe, np.sort(both, axis=1)]), axis=0
+            np.column_stack([probe, np.sort(both, axis=1)])[is_other], axis=0
         )  # one voice a probe
         pairs.append(keys[:, 1:])
         report(min(first + _PROBES_AT_ONCE, len(probes)), len(probes))
     found, votes = np.unique(np.concatenate(pairs), axis=0, return_counts=True)
     return found[votes >= _LEAST_PROBES]
+
+
+def _near_rows(
+    reference: Reference, rows: Int64[np.ndarray, " P"], least: float
+) -> tuple[Int64[np.ndarray, " H"], Int64[np.ndarray, " H"]]:
+    """Returns the hits of `least` and more of some rows: which of the rows, and the row that it is
+    near to. Of a recording that is there many times more hits are asked for.
+    """
+    asked = np.arange(len(rows))
+    probes = [np.zeros(0, np.int64)]
+    near = [np.zeros(0, np.int64)]
+    most = min(_MOST_HITS, len(reference.snapshot.vectors))
+    num_hits = _PROBE_HITS
+    while len(asked):
+        vectors = reference.snapshot.vectors[rows[asked]].astype(np.float32)
+        hits = reference.index.search(vectors, k=num_hits)
+        is_near = (hits.rows >= 0) & (hits.scores >= least)
+        num_near = np.count_nonzero(is_near, axis=1)
+        is_full = num_near == (num_hits if num_hits < most else -1)
+        probe, place = np.nonzero(is_near & ~is_full[:, None])
+        probes.append(asked[probe])
+        near.append(hits.rows[probe, place].astype(np.int64))
+        asked = asked[is_full]
+        num_hits *= _MORE_HITS
+    return np.concatenate(probes), np.concatenate(near)
 
 
 def _longest_section(

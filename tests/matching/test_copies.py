@@ -13,6 +13,7 @@ from confp_jax.matching.common_sections import common_sections
 from confp_jax.matching.decision import uncalibrated
 from confp_jax.matching.ranking import rank
 from confp_jax.matching.seeds import COHORT_SIZE
+from confp_jax.matching.shared_sections import shared_sections
 from confp_jax.matching.spans import Span, accepted, covers
 from confp_jax.model.forked import ForkedError
 
@@ -144,3 +145,13 @@ class TestCommonSections:
 
     def test_other_tracks_have_nothing_in_common(self):
         assert self.sections(query_of(*OTHERS[:3]), query_of(*OTHERS[3:6])) == []
+
+
+def test_all_pairs_of_many_copies_are_found(monkeypatch):
+    """However many: the nearest rows of each are then those of its copies alone."""
+    monkeypatch.setattr("confp_jax.matching.shared_sections._PROBE_HITS", 4)
+    song = SONG[:40]
+    albums = [np.concatenate([unit_rows(100 + i, 3 * i), song]) for i in range(9)]
+    found = shared_sections(reference_of([*OTHERS[:5], *albums]), uncalibrated())
+    pairs = {(one.track, one.other) for one in found}
+    assert pairs == {(a, b) for a in range(5, 14) for b in range(a + 1, 14)}
