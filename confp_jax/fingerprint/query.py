@@ -95,19 +95,18 @@ class Later:
     """A query that is computed when it is asked for, once. Many queries are answered without it."""
 
     def __init__(self, compute: Callable[[], Query]):
-        self._compute: Callable[[], Query] | None = compute
+        self._compute = compute
         self._found: Query | None = None
         self._lock = threading.Lock()
 
     def __call__(self) -> Query:
         """Returns the query."""
         with self._lock:
-            if self._compute is not None:
-                self._found = self._compute()
-                self._compute = None  # and the audio that it holds
-        if self._found is None:
-            raise RuntimeError("the query could not be computed when it was first asked for")
-        return self._found
+            if self._found is None:
+                found = self._compute()
+                self._compute = lambda: found  # lets go of the audio
+                self._found = found
+            return self._found
 
 
 def joined(parts: Sequence[Query]) -> Query:

@@ -244,14 +244,25 @@ def test_a_cut_flac_plays_to_its_end(tmp_path):
     )
 
 
-def test_a_mostly_damaged_mp3_is_an_error(tmp_path):
-    path = tmp_path / "damaged.mp3"
+def _damaged_mp3(path, share: float):
+    """Writes four seconds in which that share of every 500 bytes is random."""
     rng = np.random.default_rng(0)
     soundfile.write(path, make_sound(44_100, 4), 44_100)
     data = bytearray(path.read_bytes())
-    for start in range(2000, len(data) - 200, 500):
-        data[start : start + 200] = rng.bytes(200)
+    num = round(500 * share)
+    for start in range(2000, len(data) - 500, 500):
+        data[start : start + num] = rng.bytes(num)
     path.write_bytes(data)
+    return path
+
+
+def test_of_a_damaged_mp3_the_sound_parts_are_taken(tmp_path):
+    path = _damaged_mp3(tmp_path / "damaged.mp3", 0.4)
+    assert 1.0 <= decode(path, sample_rate_hz=RATE_HZ).duration_s <= 4.2
+
+
+def test_an_mp3_of_which_next_to_nothing_is_left_is_an_error(tmp_path):
+    path = _damaged_mp3(tmp_path / "damaged.mp3", 1.0)
     with pytest.raises(DecodeError, match=re.escape(str(path))):
         decode(path, sample_rate_hz=RATE_HZ)
 

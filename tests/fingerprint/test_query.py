@@ -1,10 +1,12 @@
 """What a query holds beside the windows that a database would store."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from unit_vectors import unit_rows
 
-from confp_jax.fingerprint.query import Query, densified
+from confp_jax.fingerprint.query import Later, Query, densified, joined
 
 HOP_S, SEGMENT_S = 0.3, 0.9
 
@@ -42,11 +44,24 @@ def test_the_tempo_is_told_by_windows_far_enough_apart(query, num, tells):
     assert not Query(query.vectors, HOP_S, 0.7, is_partial=True).tells_tempo
 
 
-def test_the_conformer_alone_has_two_fingerprints_a_hop(query):
-    alone = np.stack([query.vectors * factor for factor in (1, 2, 3, 4)])
-    both = Query(query.vectors, HOP_S, SEGMENT_S, by_conformer=alone)
-    heard = both.conformer_alone
-    assert query.conformer_alone is None and heard is not None
-    np.testing.assert_array_equal(heard.vectors, alone[0])
-    np.testing.assert_array_equal(heard.between, alone[2:3])
-    assert heard.conformer_alone is None
+def test_what_the_conformer_hears_is_computed_when_it_is_asked_for_and_once(query):
+    asked = []
+
+    def hear() -> Query:
+        asked.append(1)
+        return Query(2 * query.vectors, HOP_S, SEGMENT_S)
+
+    both = dataclasses.replace(query, by_conformer=Later(hear))
+    part = both.part(1, 3).plain()
+    whole = joined([both.part(0, 1), both.part(1, len(query.vectors))])
+    assert not asked
+    np.testing.assert_array_equal(part.by_conformer().vectors, 2 * query.vectors[1:3])
+    np.testing.assert_array_equal(whole.by_conformer().vectors, 2 * query.vectors)
+    assert both.by_conformer() is both.by_conformer() and len(asked) == 1
+
+
+def test_a_query_that_could_not_be_heard_says_so():
+    later = Later(lambda: 1 / 0)  # pyrefly: ignore[bad-argument-type]
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            later()

@@ -15,9 +15,10 @@ def test_a_silent_room_runs_no_model_and_no_search(database, embedder, files, mo
     add_paths(database, embedder, files[:2])
     searcher = Searcher(database, embedder)
     work: list[str] = []
-    encode = embedder._encode_batch
+    clips = embedder._clips
+    encode = clips._encode_batch
     rank = spans.rank
-    monkeypatch.setattr(embedder, "_encode_batch", lambda *a: (work.append("model"), encode(*a))[1])
+    monkeypatch.setattr(clips, "_encode_batch", lambda *a: (work.append("model"), encode(*a))[1])
     monkeypatch.setattr(spans, "rank", lambda *a, **k: (work.append("search"), rank(*a, **k))[1])
     room = 10 ** (-70 / 20) * np.random.default_rng(0).normal(size=30 * RATE).astype(np.float32)
     meter = LevelMeter(RATE)
