@@ -23,7 +23,7 @@ from confp_jax.model.weights import (
     CheckpointError,
     EncoderState,
     absolute_path,
-    encoder_identity,
+    hash_weights,
     load_encoder_state,
     load_trained_encoder,
     read_metadata,
@@ -57,9 +57,9 @@ def test_from_a_run_a_step_and_an_export(
         _assert_equal(again, newest)
     older = load_encoder_state(workdir / "checkpoints" / "9")[1]
     assert (
-        encoder_identity(config.model, older)
-        != encoder_identity(config.model, newest)
-        == encoder_identity(config.model, again)
+        hash_weights(config.model, older)
+        != hash_weights(config.model, newest)
+        == hash_weights(config.model, again)
     )
     for dtype, rtol in (("float32", 0.0), ("float16", 2**-11), ("bfloat16", 2**-8)):
         save_encoder(tmp_path / dtype, config, newest, dtype=dtype)
@@ -99,12 +99,12 @@ def test_identity_sees_weights_and_settings(tiny: Callable[..., TrainConfig]) ->
     with jax.set_mesh(make_mesh()):
         state = build_state(config, optax.identity())
     encoder = EncoderState(state.params, state.statistics)
-    name = encoder_identity(config.model, encoder)
+    name = hash_weights(config.model, encoder)
     assert len(name) == 16
-    assert name == encoder_identity(dataclasses.replace(config, num_epochs=9).model, encoder), (
+    assert name == hash_weights(dataclasses.replace(config, num_epochs=9).model, encoder), (
         "how it was trained does not matter"
     )
-    assert name != encoder_identity(
+    assert name != hash_weights(
         dataclasses.replace(config, mel=dataclasses.replace(config.mel, floor=1e-5)).model,
         encoder,
     )
@@ -112,7 +112,7 @@ def test_identity_sees_weights_and_settings(tiny: Callable[..., TrainConfig]) ->
         jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].add(1e-6), encoder.params),
         encoder.statistics,
     )
-    assert name != encoder_identity(config.model, nudged)
+    assert name != hash_weights(config.model, nudged)
 
 
 def test_folders_that_hold_no_encoder(workdir: pathlib.Path, tmp_path: pathlib.Path) -> None:
