@@ -45,7 +45,7 @@ class TestIdentify:
             "why"
         ]
         assert len(why["scores"]) == 5 and all(
-            0.4 < second["score"] <= 1 for second in why["scores"]
+            0.35 < second["score"] <= 1 for second in why["scores"]
         )
         assert why["margin"] > 0.1 and why["runner_up"]["track"] != KNOWN[0]
         assert why["offset_s"] == pytest.approx(7.35, abs=0.1)
