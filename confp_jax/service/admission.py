@@ -85,7 +85,8 @@ class Gate:
     @property
     def num_inside(self) -> int:
         """Returns how many run and wait."""
-        return self._num_running + sum(len(queue) for queue in self._waiting.values())
+        queues = self._waiting.values()
+        return self._num_running + sum(not turn.done() for queue in queues for turn in queue)
 
     def check(self, client: str = "") -> None:
         """Refuses what would have to wait too long, before its body is read.
@@ -104,8 +105,9 @@ class Gate:
           Problem: 429.
         """
         self.check(client)
-        if self.num_inside >= self._limit and (queue := self._who_gives_way(client)):
-            queue.pop().set_exception(self._full())
+        if self.num_inside >= self._limit and (other := self._who_gives_way(client)) is not None:
+            self._waiting[other].pop().set_exception(self._full())
+            self._forget_given_up()
         if self._num_running < self._max_running:
             self._num_running += 1
         else:
@@ -117,21 +119,28 @@ class Gate:
 
     async def _turn(self, client: str) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        queue = self._waiting.setdefault(client, collections.deque())
-        queue.append(turn)
+        self._waiting.setdefault(client, collections.deque()).append(turn)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self._leave()  # it was its turn just now
-            elif turn in queue:
-                queue.remove(turn)
-                if not queue and self._waiting.get(client) is queue:
-                    del self._waiting[client]
+            else:
+                self._forget_given_up()
             raise
+
+    def _forget_given_up(self) -> None:
+        """Takes what was cancelled out of the queues: its own task may not have run since."""
+        for client, queue in list(self._waiting.items()):
+            left = collections.deque(turn for turn in queue if not turn.done())
+            if left:
+                self._waiting[client] = left
+            else:
+                del self._waiting[client]
 
     def _leave(self) -> None:
         self._num_running -= 1
+        self._forget_given_up()
         if self._waiting:
             client, queue = next(iter(self._waiting.items()))
             turn = queue.popleft()
@@ -141,13 +150,14 @@ class Gate:
             self._num_running += 1
             turn.set_result(None)
 
-    def _who_gives_way(self, client: str) -> collections.deque[asyncio.Future[None]] | None:
-        """Returns the longest queue, of which the newest request goes, if another client's is so
-        much longer that this client may have its place.
+    def _who_gives_way(self, client: str) -> str | None:
+        """Returns whose newest request goes: of the client with the longest queue, if it is so much
+        longer that this client may have its place.
         """
-        longest = max(self._waiting.values(), key=len, default=None)
+        self._forget_given_up()
+        longest = max(self._waiting, key=lambda one: len(self._waiting[one]), default="")
         own = len(self._waiting.get(client, ()))
-        return longest if longest and len(longest) > own + 1 else None
+        return longest if len(self._waiting.get(longest, ())) > own + 1 else None
 
     def _full(self) -> Problem:
         return busy(

@@ -38,6 +38,11 @@ class Crowd:
         with contextlib.suppress(asyncio.CancelledError):
             await self._tasks[place]
 
+    async def leave_at_once(self, *places: int) -> None:
+        for place in places:
+            self._tasks[place].cancel()
+        await asyncio.gather(*(self._tasks[place] for place in places), return_exceptions=True)
+
     async def finish(self) -> None:
         self._open.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -66,6 +71,40 @@ def test_a_full_queue_has_room_for_another_client_and_none_for_the_same():
 
     crowd = asyncio.run(run())
     assert crowd.refused == ["a", "a", "a", "b"] and sorted(crowd.order) == ["a", "a", "b", "c"]
+
+
+@pytest.mark.parametrize("places", [(0, 1), (1, 0), (0, 1, 2), (0, 1, 2, 3)])
+def test_requests_whose_time_ends_at_one_moment_keep_no_place(places):
+    """A loaded service: what runs and what waits end in the same turn of the event loop."""
+
+    async def run() -> tuple[Gate, Crowd]:
+        gate = Gate(max_running=1, max_waiting=9)
+        crowd = Crowd(gate)
+        await crowd.comes("a", "a", "b", "b", "c")
+        await crowd.leave_at_once(*places)
+        assert gate.num_inside == 5 - len(places)
+        await crowd.finish()
+        await crowd.comes("late")
+        return gate, crowd
+
+    gate, crowd = asyncio.run(run())
+    assert gate.num_inside == 0 and crowd.order[-1] == "late" and not crowd.refused
+
+
+def test_one_that_gives_way_may_have_hung_up_just_then():
+    async def run() -> tuple[Gate, Crowd]:
+        gate = Gate(max_running=1, max_waiting=3)
+        crowd = Crowd(gate)
+        await crowd.comes("a", "a", "a", "a")
+        newest = asyncio.create_task(crowd._ask("b"))
+        crowd._tasks[3].cancel()
+        await asyncio.gather(crowd._tasks[3], return_exceptions=True)
+        await crowd.finish()
+        await newest
+        return gate, crowd
+
+    gate, crowd = asyncio.run(run())
+    assert gate.num_inside == 0 and sorted(crowd.order) == ["a", "a", "a", "b"]
 
 
 def test_one_that_hangs_up_leaves_its_place_whenever_that_is():
