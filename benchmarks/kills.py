@@ -32,6 +32,7 @@ import numpy as np
 from benchmarks.forked import exit_status, in_child
 from confp_jax.database import Database, ModelId, NewTrack
 from confp_jax.database.compact import compact_shards
+from confp_jax.database.digests import add_missing_sums
 from confp_jax.database.merge import merge_databases
 from confp_jax.database.verify import verify
 from confp_jax.fingerprint.files import ReadFile, known_file
@@ -166,7 +167,8 @@ def relocate(folder: pathlib.Path) -> None:
                 f"UPDATE {table} SET path = ? || substr(path, instr(path, '/music/'))",
                 (str(folder),),
             )
-        connection.execute("UPDATE settings SET value = '' WHERE key = 'digest'")
+        connection.execute("DELETE FROM row_sums")
+        add_missing_sums(connection)
 
 
 def check(before: Contents, found: Contents, wanted: Contents) -> None:

@@ -4,7 +4,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 import pathlib
 import sqlite3
@@ -49,6 +48,7 @@ CREATE TABLE staged (
   first_row INTEGER NOT NULL, num_rows INTEGER NOT NULL
 );
 CREATE TABLE blocks (shard INTEGER PRIMARY KEY, crc32 BLOB NOT NULL);
+CREATE TABLE row_sums (track INTEGER PRIMARY KEY, sum INTEGER NOT NULL);
 """
 
 
@@ -59,15 +59,6 @@ LIVE = """removed_at IS NULL AND typeof(name) = 'text' AND typeof(path) = 'text'
  AND typeof(num_rows) = 'integer' AND num_rows >= 0
  AND typeof(added_at) IN ('real', 'integer') AND added_at BETWEEN 0 AND 1e12
  AND typeof(duration_s) IN ('real', 'integer') AND duration_s BETWEEN 0 AND 1e9"""
-DIGEST_SETTING = "digest"  # of the catalogue after the last writer; none while one writes
-_DIGESTED = (
-    "SELECT key, value FROM settings WHERE key IN ('model', 'identity', 'hop_s', 'precision')"
-    " ORDER BY key",
-    "SELECT id, file, num_rows, sha256 FROM shards ORDER BY id",
-    "SELECT id, name, path, sha256, duration_s, shard, first_row, num_rows, title, artist, album"
-    "{tags} FROM tracks WHERE removed_at IS NULL ORDER BY id",
-)
-_TAG_COLUMNS = "".join(f", {name}" for name in TAG_NAMES)
 
 
 class Shard(NamedTuple):
@@ -334,24 +325,6 @@ def count(connection: sqlite3.Connection, key: str) -> None:
 def put_setting(connection: sqlite3.Connection, key: str, value: str) -> None:
     """Sets it."""
     connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, value))
-
-
-def digest(connection: sqlite3.Connection) -> str:
-    """Returns a SHA-256 of what the answers depend on: the model, the shards, the live tracks and
-    their rows. SQLite itself does not know a flipped byte in a text or a number.
-    """
-    found = hashlib.sha256()
-    tags = _TAG_COLUMNS if has_tags(connection) else ""
-    for question in _DIGESTED:
-        for row in connection.execute(question.format(tags=tags)):
-            found.update(repr(row).encode("utf-8", "surrogatepass"))
-    return found.hexdigest()
-
-
-def is_as_left(connection: sqlite3.Connection) -> bool:
-    """Returns whether the catalogue is as the last writer left it, by its digest."""
-    expected = setting(connection, DIGEST_SETTING)
-    return not expected or expected == digest(connection)
 
 
 def next_shard(connection: sqlite3.Connection) -> int:

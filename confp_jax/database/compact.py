@@ -17,9 +17,11 @@ from confp_jax.database.damage import (
     rows_not_to_copy,
     touched,
 )
+from confp_jax.database.digests import add_sums, changed_tracks
 from confp_jax.database.layout import shard_path
 from confp_jax.database.records import DatabaseError
 from confp_jax.database.shards import open_shard
+from confp_jax.database.snapshots import MOST_NAMED
 from confp_jax.database.store import Database
 
 _log = logging.getLogger(__name__)
@@ -90,7 +92,8 @@ def _rewrite(database: Database, *, only_small: bool) -> Compacted:
         staged = {shard for (shard,) in connection.execute("SELECT DISTINCT shard FROM staged")}
     places = [_Place(*row) for row in live]
     old = _worth_rewriting(shards, places, staged | kept, only_small=only_small)
-    moving, staying = _movable(database, shards, [place for place in places if place.shard in old])
+    inside = [place for place in places if place.shard in old]
+    moving, staying = _movable(database, shards, inside, _changed(database, inside))
     written = [
         (*database.write_shard(_gather(database.folder, group, shards)), group)
         for group in _groups(moving)
@@ -117,6 +120,7 @@ def _commit(
                     for first, place in zip(firsts, group, strict=False)
                 ],
             )
+            add_sums(connection, number)
         numbers = [(number,) for number in old]
         connection.executemany("DELETE FROM tracks WHERE shard = ?", numbers)  # tombstones
         connection.executemany("DELETE FROM shards WHERE id = ?", numbers)
@@ -157,8 +161,23 @@ def _worth_rewriting(
     return (small | holed) - staged
 
 
+def _changed(database: Database, places: list[_Place]) -> set[int]:
+    """Returns the tracks whose entry in the catalogue is not as it was left."""
+    with database.connect() as connection:
+        changed = changed_tracks(connection, [place.track for place in places])
+    if changed:
+        _log.warning(
+            "%s: %d tracks are not as the last writer left them and stay as they are (ids %s); "
+            "`confp verify` shows more",
+            database.catalogue,
+            len(changed),
+            ", ".join(map(str, changed[:MOST_NAMED])),
+        )
+    return set(changed)
+
+
 def _movable(
-    database: Database, shards: dict[int, Shard], places: list[_Place]
+    database: Database, shards: dict[int, Shard], places: list[_Place], changed: set[int]
 ) -> tuple[list[_Place], list[_Place]]:
     """Returns the tracks whose rows are as they were written, and those whose are not: a copy would
     seal their damage with a new checksum, so they stay where they are.
@@ -176,6 +195,7 @@ def _movable(
             last = place.first_row + place.num_rows
             is_inside = 0 <= place.first_row <= last <= shard.num_rows
             is_good = is_inside and not touched(bad, place.first_row, place.num_rows)
+            is_good = is_good and place.track not in changed
             (moving if is_good else staying).append(place)
         if len(bad):
             _log.warning(

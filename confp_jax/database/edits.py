@@ -45,9 +45,11 @@ def stored_tags(tags: TrackTags | None) -> list[str | None]:
 
 
 def move(connection: sqlite3.Connection, number: int, path: str) -> None:
-    """Gives a track a new path, and a new name where it came from the path."""
-    row = connection.execute("SELECT name, path FROM tracks WHERE id = ?", (number,))
-    name, before = row.fetchone()
+    """Gives a track, if it is there, a new path, and a new name where it came from the path."""
+    row = connection.execute("SELECT name, path FROM tracks WHERE id = ?", (number,)).fetchone()
+    if row is None:
+        return
+    name, before = row
     if name == storable(pathlib.Path(restored_path(before)).stem):
         name = storable(pathlib.Path(path).stem)
     connection.execute(

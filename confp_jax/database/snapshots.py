@@ -15,13 +15,14 @@ from confp_jax.database.damage import (
     is_as_written,
     rows_not_to_copy,
 )
+from confp_jax.database.digests import catalogue_damage
 from confp_jax.database.layout import shard_path
 from confp_jax.database.records import DatabaseError, Snapshot, StoredTrack
 from confp_jax.database.shards import REMEDY, live_runs, open_shard
 from confp_jax.database.vectors import StoredVectors, stored_dim
 
 _log = logging.getLogger(__name__)
-_MOST_NAMED = 5
+MOST_NAMED = 5
 
 
 def read_snapshot(
@@ -43,19 +44,20 @@ def read_snapshot(
         tracks, places = questions.read_placed_tracks(connection)
         odd = questions.odd_tracks(connection, num_live=len(tracks))
         generation = catalogue.setting(connection, "generation") or ""
-        is_as_left = not to_copy or catalogue.is_as_left(connection)
+        left = catalogue_damage(connection) if to_copy else None
     if odd:
         _log.warning(
             "%s is damaged: %d tracks are left out (ids %s); `confp verify` shows more",
             file,
             len(odd),
-            ", ".join(map(str, odd[:_MOST_NAMED])),
+            ", ".join(map(str, odd[:MOST_NAMED])),
         )
-    if not is_as_left:
+    if left and (left.is_changed or left.changed or left.lost):
         _log.warning(
-            "%s is not as the last writer left it: check what is copied from it; `confp verify` "
+            "%s is not as the last writer left it: check what is copied from it%s; `confp verify` "
             "shows more",
             file,
+            f" (tracks {', '.join(map(str, left.changed[:MOST_NAMED]))})" if left.changed else "",
         )
     opened = _open_shards(folder, shards, places, missing_is_damage=missing_is_damage)
     damaged = _damaged(folder, shards, opened, places, to_copy=to_copy)
@@ -141,8 +143,8 @@ def _damaged(
 
 
 def _warn(folder: pathlib.Path, damaged: tuple[StoredTrack, ...]) -> None:
-    names = ", ".join(track.name for track in damaged[:_MOST_NAMED])
-    rest = f" and {len(damaged) - _MOST_NAMED} more" if len(damaged) > _MOST_NAMED else ""
+    names = ", ".join(track.name for track in damaged[:MOST_NAMED])
+    rest = f" and {len(damaged) - MOST_NAMED} more" if len(damaged) > MOST_NAMED else ""
     _log.warning(
         "%s: the fingerprints of %d tracks are damaged and left out (%s%s); `confp repair %s` "
         "restores them from their files",

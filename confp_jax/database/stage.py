@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from confp_jax.database.catalogue import insert_shard, put_setting, setting
+from confp_jax.database.digests import changing
 from confp_jax.database.records import DatabaseError, ModelId, StoredTrack
 from confp_jax.database.store import Database
 from confp_jax.database.vectors import encode
@@ -64,7 +65,8 @@ def replace_rows(
     stored = encode(np.concatenate([vectors for _, vectors in parts]), database.precision)
     number, shard = database.write_shard(stored)
     firsts = np.cumsum([0] + [len(vectors) for _, vectors in parts])
-    with database.connect() as connection:
+    ids = [track for track, _ in parts]
+    with database.connect() as connection, changing(connection, ids):
         insert_shard(connection, number, shard)
         connection.executemany(
             "UPDATE tracks SET shard = ?, first_row = ?, num_rows = ? WHERE id = ?",
@@ -88,7 +90,7 @@ def swap(
     Raises:
       DatabaseError: there are tracks without new vectors, and they are not to be dropped.
     """
-    with database.connect() as connection:
+    with database.connect() as connection, changing(connection):
         lacking = "removed_at IS NULL AND id NOT IN (SELECT track FROM staged)"
         count = f"SELECT COUNT(*) FROM tracks WHERE {lacking}"  # noqa: S608
         num_lacking = connection.execute(count).fetchone()[0]

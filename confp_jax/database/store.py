@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from confp_jax.database import catalogue, edits, questions
+from confp_jax.database import catalogue, digests, edits, questions
 from confp_jax.database.catalogue import FORMAT, READABLE_FORMATS, Shard
 from confp_jax.database.damage import Checksums, block_checksums
 from confp_jax.database.layout import (
@@ -151,35 +151,22 @@ class Database:
         """
         with self._locked():
             catalogue.use_wal(self.catalogue)
-            is_sound = self._open_digest()
-            self.remove_strays()
-            try:
-                yield
-            finally:  # also after an error: what was committed is as it should be
-                if is_sound:
-                    self._store_digest()
-
-    def _open_digest(self) -> bool:
-        """Takes the catalogue's digest away while this process writes: what a kill leaves has none.
-        Returns whether the catalogue is as the last writer left it; damage is not sealed.
-        """
-        with self.connect() as connection:
-            is_sound = catalogue.is_as_left(connection)
+            with self.connect() as connection:
+                is_sound = digests.take_digest(connection)
+                catalogue.complete(connection)
+                digests.add_missing_sums(connection)
             if not is_sound:
                 _log.warning(
                     "%s is not as the last writer left it; `confp verify` shows more",
                     self.catalogue,
                 )
-            if is_sound and catalogue.setting(connection, catalogue.DIGEST_SETTING):
-                catalogue.put_setting(connection, catalogue.DIGEST_SETTING, "")
-            catalogue.complete(connection)
-        return is_sound
-
-    def _store_digest(self) -> None:
-        with contextlib.suppress(DatabaseError), self.connect() as connection:
-            catalogue.put_setting(
-                connection, catalogue.DIGEST_SETTING, catalogue.digest(connection)
-            )
+            self.remove_strays()
+            try:
+                yield
+            finally:  # also after an error: what was committed is as it should be
+                if is_sound:
+                    with contextlib.suppress(DatabaseError), self.connect() as connection:
+                        digests.store_digest(connection)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -210,7 +197,8 @@ class Database:
         first_rows = np.cumsum([0] + [len(track.vectors) for track in tracks])
         now = time.time()
         with self.connect() as connection:
-            catalogue.remove_tracks(connection, replacing, now)
+            with digests.changing(connection, replacing):
+                catalogue.remove_tracks(connection, replacing, now)
             if shard is not None:
                 catalogue.insert_shard(connection, number, shard)
             connection.executemany(
@@ -227,6 +215,7 @@ class Database:
                     for t, row in zip(tracks, first_rows, strict=False)
                 ],
             )
+            digests.add_sums(connection, number)
             seen = {
                 t.path: KnownFile(t.size_bytes, t.mtime_ns, t.sha256) for t in tracks if t.mtime_ns
             }
@@ -239,6 +228,7 @@ class Database:
         """
         with self.connect() as connection:
             catalogue.remove_tracks(connection, ids, time.time())
+            digests.forget(connection, ids)
 
     def remember(self, files: dict[str, KnownFile]) -> None:
         """Notes what files were like when they were read, by path; only inside `writing`."""
@@ -337,13 +327,13 @@ class Database:
         """Gives a track another `name`, `title`, `artist` or `album`, as `edits.rename`; one
         atomic commit, only inside `writing`.
         """
-        with self.connect() as connection:
+        with self.connect() as connection, digests.changing(connection, [number]):
             edits.rename(connection, number, names)
             edits.count_edit(connection)
 
     def tag(self, tags: dict[int, TrackTags]) -> None:
         """Gives tracks, by id, the tags of their files, in one commit; only inside `writing`."""
-        with self.connect() as connection:
+        with self.connect() as connection, digests.changing(connection, list(tags)):
             for number, found in tags.items():
                 edits.set_tags(connection, number, found)
             edits.count_edit(connection)
@@ -352,7 +342,7 @@ class Database:
         """Gives tracks, by id, new paths, and names where these came from the paths; one atomic
         commit, only inside `writing`.
         """
-        with self.connect() as connection:
+        with self.connect() as connection, digests.changing(connection, list(paths)):
             for number, path in paths.items():
                 edits.move(connection, number, path)
             edits.count_edit(connection)

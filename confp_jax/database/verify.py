@@ -9,6 +9,7 @@ from collections.abc import Callable
 from confp_jax.database import catalogue, questions
 from confp_jax.database.catalogue import Shard
 from confp_jax.database.damage import damaged_rows, has_block_checksums, touched
+from confp_jax.database.digests import CatalogueDamage, catalogue_damage
 from confp_jax.database.layout import shard_path
 from confp_jax.database.records import DatabaseError
 from confp_jax.database.shards import file_sha256, open_shard
@@ -17,6 +18,7 @@ from confp_jax.database.store import Database
 _REMEDY = (
     "restore the file from a copy; or `confp remove` these tracks and `confp add` their files again"
 )
+_NOT_AS_LEFT = "are not as the last writer left them (their checksum differs)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,7 @@ def verify(
         connection.execute("BEGIN")
         said = [text for (text,) in connection.execute("PRAGMA integrity_check")]
         shards = catalogue.read_shards(connection)
-        is_changed = not catalogue.is_as_left(connection)
+        left = catalogue_damage(connection)
         odd = questions.odd_tracks(connection)
         orphans = connection.execute(
             "SELECT id FROM tracks WHERE removed_at IS NULL AND shard NOT IN (SELECT id FROM "
@@ -51,15 +53,7 @@ def verify(
         problems.append(
             Problem(f"{database.catalogue}: {'; '.join(said)}", [], "restore it from a copy")
         )
-    if is_changed:
-        problems.append(
-            Problem(
-                f"{database.catalogue} is not as the last writer left it (its digest differs)",
-                [],
-                "restore it from a copy, or `confp update` reads the tags again; an older version "
-                "of confp that wrote to it has the same effect",
-            )
-        )
+    problems += _catalogue_problems(database, left, odd)
     if odd:
         problems.append(
             Problem(
@@ -76,6 +70,30 @@ def verify(
             )
         )
     return problems + _check_shards(database, shards, report)
+
+
+def damaged_entries(database: Database) -> CatalogueDamage:
+    """Returns which entries of the catalogue are not as the last writer left them."""
+    with database.connect() as connection:
+        return catalogue_damage(connection)
+
+
+def _catalogue_problems(database: Database, left: CatalogueDamage, odd: list[int]) -> list[Problem]:
+    """Returns what the checksums of the catalogue say."""
+    again = "`confp repair DB [FOLDER]` takes them from their files"
+    old = "; an older version of confp that wrote to it has the same effect"
+    found = []
+    if left.is_changed:
+        what = f"{database.catalogue}: the model or the list of shards"
+        found.append(Problem(f"{what} {_NOT_AS_LEFT}", [], "restore it from a copy" + old))
+    if changed := sorted(set(left.changed) - set(odd)):
+        what = f"{database.catalogue}: names, places or times of tracks"
+        found.append(Problem(f"{what} {_NOT_AS_LEFT}", changed, again + old))
+    if left.lost:
+        what = f"{database.catalogue}: tracks that were there are gone"
+        remedy = "`confp add` their files again, and `confp repair DB --drop` forgets them"
+        found.append(Problem(what, left.lost, remedy))
+    return found
 
 
 def _check_shards(

@@ -9,7 +9,7 @@ from confp_jax.audio.folders import find_audio
 from confp_jax.database import Database, StoredTrack
 from confp_jax.database.compact import compact_shards
 from confp_jax.database.stage import replace_rows
-from confp_jax.database.verify import verify
+from confp_jax.database.verify import damaged_entries, verify
 from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.fingerprint.files import read_files
 from confp_jax.index import on_disk
@@ -28,12 +28,13 @@ def repair(
 ) -> list[Added]:
     """Fingerprints the tracks again that `verify` finds damaged, from the files they were made of.
 
-    A track keeps its id. One whose file is gone, or has other content now, is "failed" and stays as
-    it is; it is left out of answers.
+    A track keeps its id, unless its entry in the catalogue is damaged too: then it is added again.
+    One whose file is gone, or has other content now, is "failed" and stays as it is; it is left out
+    of answers.
 
     Args:
       folders: where to look for files of the same content, beside the tracks' own paths.
-      drop: remove the tracks that cannot be restored.
+      drop: remove the tracks that cannot be restored, and forget those that are gone.
 
     Raises:
       DatabaseError: another process is writing, the disk is full, or the catalogue is damaged.
@@ -42,6 +43,7 @@ def repair(
     with database.writing():
         database.model_id.check_compatible(embedder.model_id)
         damaged = _damaged(database)
+        entries = damaged_entries(database)
         wanted = {track.sha256: track for track in damaged}
         results = {track.id: _lost(track) for track in damaged}
         files = [path for track in damaged if (path := pathlib.Path(track.path)).is_file()]
@@ -55,11 +57,14 @@ def repair(
             track = wanted.pop(read.track.sha256, None) if read.track else None
             if track is None or read.track is None:
                 continue
-            pending.append((track.id, read.track.vectors))
+            if track.id in entries.changed:
+                database.add([read.track], replacing=[track.id])
+            else:
+                pending.append((track.id, read.track.vectors))
+                num_rows += len(read.track.vectors)
             done = Added(track.path, "repaired", track.duration_s, len(read.track.vectors))
             results[track.id] = done
             report(done, len(damaged))
-            num_rows += len(read.track.vectors)
             if num_rows >= _COMMIT_ROWS:
                 replace_rows(database, pending)
                 pending, num_rows = [], 0
@@ -70,7 +75,7 @@ def repair(
                 error = f"{track.path}: is there and could not be read; try again"
                 results[track.id] = Added(track.path, "failed", error=error)
         if drop:
-            database.remove([track.id for track in gone])
+            database.remove([*(track.id for track in gone), *entries.lost])
             results |= {track.id: Added(track.path, "dropped") for track in gone}
         if damaged:
             compact_shards(database)

@@ -26,7 +26,6 @@ def before(tmp_path) -> Database:
             connection.execute(f"ALTER TABLE tracks DROP COLUMN {name}")
         connection.execute("DROP TABLE blocks")
         catalogue.put_setting(connection, "format", "2")
-        catalogue.put_setting(connection, "digest", catalogue.digest(connection))
     return Database(database.folder)
 
 

@@ -53,3 +53,16 @@ def test_the_command(confp, db):
     status, out, _ = confp("repair", db.folder)
     assert status == 0 and out.endswith("4 of 4 damaged tracks are in order\n")
     assert confp("verify", db.folder)[0] == 0
+
+
+def test_a_damaged_entry_of_the_catalogue_is_made_again_from_its_file(db, embedder):
+    before = {track.name: track.title for track in db.tracks()}
+    (first, second, *_) = db.tracks()
+    with db.connect() as connection:
+        connection.execute("UPDATE tracks SET title = 'x' WHERE id = ?", (first.id,))
+        connection.execute("DELETE FROM tracks WHERE id = ?", (second.id,))
+    assert [problem.tracks for problem in verify(db)] == [[first.id], [second.id]]
+    assert [result.status for result in repair(db, embedder)] == ["repaired"]
+    assert [problem.tracks for problem in verify(db)] == [[second.id]]
+    assert repair(db, embedder, drop=True) == [] and verify(db) == []
+    assert {t.name: t.title for t in db.tracks()}.items() <= before.items()
