@@ -42,6 +42,7 @@ from confp_jax.library.parquet import export_database, import_files
 STAMP = ModelId("tiny", "0123456789abcdef", 0.3)
 EMBEDDER: Any = SimpleNamespace(model_id=STAMP)
 NUM_TRACKS = 24
+_NUM_WHOLE = 3  # that are measured: kills come at any instant of the longest
 Contents = set[tuple[str, str]]  # path and SHA-256 of tracks
 
 
@@ -182,12 +183,24 @@ def check(before: Contents, found: Contents, wanted: Contents) -> None:
         raise AssertionError(f"neither the old nor the new track is there: {lost}")
 
 
+def unfinished_files(folder: pathlib.Path) -> set[str]:
+    """Returns the files that a killed writer left, and that no commit knows."""
+    database = Database(folder)
+    with database.connect() as connection:
+        known = {file for (file,) in connection.execute("SELECT file FROM shards")}
+    shards = {path.name for path in (folder / "vectors").iterdir()} - known
+    known = {database.setting("generation")}
+    return shards | {path.name for path in folder.glob("index/*") if path.name not in known}
+
+
 def kill_rounds(kind: str, rounds: int, template: pathlib.Path, seed: int) -> dict[str, Any]:
     """Kills an operation so many times; returns the counts."""
     rng = random.Random(seed)
     operation = OPERATIONS[kind]
-    counts = {"kills": 0, "finished first": 0, "in the midst": 0, "lost": 0}
-    duration_s = 0.0
+    keys = ("kills", "finished first", "in the midst", "left files", "done already", "lost")
+    counts = dict.fromkeys(keys, 0)
+    whole = template.parent / f"{kind}-whole"
+    durations_s: list[float] = []
     failures = []
     number = 0
     while counts["kills"] < rounds:
@@ -197,27 +210,29 @@ def kill_rounds(kind: str, rounds: int, template: pathlib.Path, seed: int) -> di
         relocate(folder)
         before = contents(Database(folder / "db"))
         operation.prepare(folder)
-        whole = template.parent / f"{kind}-whole"
-        if not duration_s:  # the first one is left alone: how long it takes, and how it ends
+        if len(durations_s) < _NUM_WHOLE:  # left alone: how long it takes, and how it ends
             began = time.perf_counter()
             if exit_status(in_child(lambda folder=folder: operation.run(folder))):
                 raise SystemExit(f"{kind} fails by itself")
-            duration_s = time.perf_counter() - began
+            durations_s.append(time.perf_counter() - began)
+            shutil.rmtree(whole, ignore_errors=True)
             folder.rename(whole)
             continue
         child = in_child(lambda folder=folder: operation.run(folder))
-        time.sleep(rng.uniform(0, 1.1 * duration_s))
+        time.sleep(rng.uniform(0, max(durations_s)))
         os.kill(child, signal.SIGKILL)
         was_killed = exit_status(child) == -signal.SIGKILL
         counts["kills" if was_killed else "finished first"] += 1
         wanted = {
-            (path.replace(f"/{kind}-0/", f"/{folder.name}/"), sha256)
+            (path.replace(f"/{kind}-{_NUM_WHOLE - 1}/", f"/{folder.name}/"), sha256)
             for path, sha256 in contents(Database(whole / "db"))
         }
         try:
             database = Database(folder / "db")
             found = contents(database)
             counts["in the midst"] += was_killed and found not in (before, wanted)
+            counts["left files"] += was_killed and bool(unfinished_files(folder / "db"))
+            counts["done already"] += was_killed and found == wanted != before
             check(before, found, wanted)
             problems = verify(database)
             if problems:
@@ -230,7 +245,8 @@ def kill_rounds(kind: str, rounds: int, template: pathlib.Path, seed: int) -> di
         except Exception as error:  # noqa: BLE001 - counted, and the folder is kept
             counts["lost"] += 1
             failures.append(f"{folder}: {type(error).__name__}: {error}"[:300])
-    return counts | {"seconds of one": round(duration_s, 3), "failures": failures[:5]}
+    seconds = [round(duration_s, 3) for duration_s in durations_s]
+    return counts | {"seconds of one": seconds, "failures": failures[:5]}
 
 
 def newest_step(folder: pathlib.Path) -> int:
