@@ -13,6 +13,7 @@ downloads, each with its licence.
 import argparse
 import csv
 import dataclasses
+import functools
 import pathlib
 import shutil
 import subprocess
@@ -22,11 +23,13 @@ import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from confp_jax.files import RUN_LOCK, one_process
 from data_prep.tracks import SPLITS, Failure, SourceError
 
 TABLE = pathlib.Path(__file__).with_name("corpus.csv")
 _MODULES = {".mod", ".xm", ".it", ".s3m"}  # tracker music: a score with its instruments
 _MODULE_S = 600  # of a module that is rendered: some repeat for ever
+_SCRATCH = ".fetching"  # below OUT: packages that are unpacked
 _MOST_FAILED = 0.1  # of the tracks; with more the run counts as failed
 # FMA's columns that data_prep/fma.py reads, and the licence.
 _FMA_COLUMNS = (
@@ -123,7 +126,9 @@ def fetch_package(
 ) -> list[Failure]:
     """Copies the originals of one package to their places; returns those that it could not."""
     failures = []
-    with tempfile.TemporaryDirectory(dir=out) as scratch:
+    scratches = out / _SCRATCH
+    scratches.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratches) as scratch:
         root = pathlib.Path(scratch) / "root"
         root.mkdir()
         try:
@@ -218,6 +223,10 @@ def fetch(
     return failures
 
 
+def _in_use(out: pathlib.Path, by: str) -> SourceError:
+    return SourceError(f"{out} is being filled{by}; wait until it ends, or name another folder")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status: 0, or 1 where more than a tenth is missing."""
     formatter = argparse.RawDescriptionHelpFormatter
@@ -238,10 +247,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if args.only:
         originals = [one for one in originals if one.package in args.only]
-    args.out.mkdir(parents=True, exist_ok=True)
-    failures = fetch(originals, args.out, num_jobs=max(1, args.jobs))
-    there = [one for one in originals if is_there(args.out, one.track_id)]
-    write_tracks_csv(args.out / "tracks.csv", there)
+    try:
+        with one_process(args.out / RUN_LOCK, functools.partial(_in_use, args.out)):
+            shutil.rmtree(args.out / _SCRATCH, ignore_errors=True)  # of a run that was killed
+            failures = fetch(originals, args.out, num_jobs=max(1, args.jobs))
+            shutil.rmtree(args.out / _SCRATCH, ignore_errors=True)
+            there = [one for one in originals if is_there(args.out, one.track_id)]
+            write_tracks_csv(args.out / "tracks.csv", there)
+    except (SourceError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     for failure in failures:
         print(f"failed {failure.track_id}: {failure.why}", file=sys.stderr)
     print(f"{len(there)} of {len(originals)} tracks in {args.out}, {len(failures)} failed")

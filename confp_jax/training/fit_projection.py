@@ -31,8 +31,8 @@ from confp_jax.data.mixing import SOUNDS_FOLDER, repeated_crop
 from confp_jax.data.records import DatasetError
 from confp_jax.data.replay import ReplayConfig, draw_replay, replay
 from confp_jax.model.encoder import Encoder
-from confp_jax.model.weights import CheckpointError, EncoderState, load_encoder_state
-from confp_jax.training.export import write_model
+from confp_jax.model.weights import EncoderState, load_encoder_state
+from confp_jax.training.export import new_model, write_model
 from confp_jax.training.fine_tune import source_folder
 
 _SEGMENTS = 30  # of each clip and copy
@@ -297,8 +297,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.beside and not 0 < args.share < 1:
         parser.error(f"--share {args.share} must lie between 0 and 1")
     try:
-        print(write_model(args.out, *fit_model(args, Console(stderr=True))))
-    except (DatasetError, CheckpointError, ValueError, OSError) as error:
+        with new_model(args.out):
+            print(write_model(args.out, *fit_model(args, Console(stderr=True))))
+    except (ValueError, OSError) as error:  # a UserError is a ValueError
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

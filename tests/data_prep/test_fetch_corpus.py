@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 
+from confp_jax.files import RUN_LOCK, one_process
 from data_prep import fma
 from data_prep.fetch_corpus import (
     TABLE,
@@ -124,3 +125,15 @@ def test_the_command(
     printed = capsys.readouterr()
     assert "apt-get is not installed" in printed.err and "0 of" in printed.out
     assert shutil.which("apt-get") is None
+
+
+def test_a_second_run_is_refused_and_what_a_killed_one_unpacked_goes(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "corpus"
+    with one_process(out / RUN_LOCK, SourceError):
+        assert main([str(out), "--only", "nothing"]) == 2
+        assert "is being filled by process" in capsys.readouterr().err
+    (out / ".fetching" / "tmpx" / "root").mkdir(parents=True)
+    assert main([str(out), "--only", "nothing"]) == 0
+    assert [path.name for path in out.iterdir()] == ["tracks.csv"]

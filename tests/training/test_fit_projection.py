@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from confp_jax.config import AudioConfig, EncoderConfig, MelConfig, ModelConfig, ProjectionConfig
+from confp_jax.config import (
+    AudioConfig,
+    EncoderConfig,
+    MelConfig,
+    ModelConfig,
+    ProjectionConfig,
+    TrainConfig,
+)
 from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.fingerprint.jax_engine import JaxEngine
 from confp_jax.fingerprint.query import joined
 from confp_jax.model.weights import EncoderState, hash_weights
+from confp_jax.training import export
+from confp_jax.training.export import new_model, write_model
 from confp_jax.training.fine_tune import refuse_projection
 from confp_jax.training.fit_projection import Covariances, Directions, main, with_conformer
 from confp_jax.typed_config import ConfigError
@@ -186,3 +195,30 @@ def test_a_projection_is_not_trained(directions):
 def test_what_is_missing_is_named(tmp_path, capsys):
     assert main([str(tmp_path), str(tmp_path / "out")]) == 1
     assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_a_folder_has_one_writer_and_one_model(tmp_path, capsys, directions):
+    config, state = parts(directions, 0.7)
+    out = tmp_path / "out"
+    command = [str(tmp_path / "nothing"), str(out)]
+    with new_model(out):
+        assert main(command) == export.main(command) == 1
+        assert capsys.readouterr().err.count("is being written by process") == 2
+        (out / "checkpoint.part.orbax-checkpoint-tmp" / "left").mkdir(parents=True)
+        (out / "checkpoint.part").mkdir()  # of a process that was killed
+        written = write_model(out, TrainConfig(**vars(config), name="new"), state)
+        assert "weights hash" in written
+    assert [path.name for path in out.iterdir()] == ["checkpoint"]
+    assert main(command) == 1 and "checkpoint exists" in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_whole_has_no_name(tmp_path, monkeypatch, directions):
+    def killed(target, *_):
+        target.mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "_write", killed)
+    config, state = parts(directions, 0.7)
+    with pytest.raises(KeyboardInterrupt):
+        write_model(tmp_path / "out", TrainConfig(**vars(config)), state)
+    assert not (tmp_path / "out" / "checkpoint").exists()
