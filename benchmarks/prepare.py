@@ -98,7 +98,7 @@ def _replicas(clips: list[np.ndarray], chain: augment.Chain, folder: str) -> flo
     start_s = time.process_time()
     for number, samples in enumerate(clips):
         heard = chain.apply(samples, sample_rate_hz=_RATE_HZ, seed=(1, number))
-        clip = Clip(number, 1, heard.rate, 0.0, to_int16(heard.samples), heard.draws)
+        clip = Clip(number, 1, heard.tempo, 0.0, to_int16(heard.samples), heard.draws)
         path = shard_path(pathlib.Path(folder), "replica", "all", number, len(clips))
         write_shard(path, [clip], sample_rate_hz=_RATE_HZ)
     total_s = time.process_time() - start_s

@@ -37,7 +37,7 @@ class Distorted:
     """What a chain made of a clip."""
 
     samples: Float32[np.ndarray, " n"]
-    rate: float  # playback rate: the original's moment t is at t / rate
+    tempo: float  # the original's moment t is at t / tempo
     draws: str  # JSON list of {transform, value...}
 
 
@@ -67,7 +67,7 @@ class Chain:
         self, samples: Float32[np.ndarray, " n"], *, sample_rate_hz: int, seed: tuple[int, ...]
     ) -> Distorted:
         """Draws and applies the chain; the same seed gives the same bytes."""
-        rate = 1.0
+        tempo = 1.0
         draws = []
         for step in self.steps:
             rng = np.random.default_rng((*seed, zlib.crc32(step.name.encode())))
@@ -77,8 +77,8 @@ class Chain:
             samples = heard.samples
             draws.append({"transform": step.name} | _as_json(heard.draws))
             if step.name == "TimeStretch":
-                rate = float(heard.draws["rate"])
-        return Distorted(np.asarray(samples, np.float32), rate, json.dumps(draws))
+                tempo = float(heard.draws["rate"])
+        return Distorted(np.asarray(samples, np.float32), tempo, json.dumps(draws))
 
 
 def check_sources(

@@ -50,7 +50,7 @@ class ChainConfig:
     docs/research/paper.md has the start values.
     """
 
-    stretch: Draw = Draw()  # playback rate, pitch kept: 0.7 to 1.3
+    stretch: Draw = Draw()  # tempo, pitch kept: 0.7 to 1.3
     pitch: Draw = Draw()  # semitones, tempo kept
     replay_p: float = 0.0  # from a loudspeaker into a microphone (confp_jax/data/replay.py)
     replay: ReplayConfig = ReplayConfig()

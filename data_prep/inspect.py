@@ -77,50 +77,27 @@ def find_track(folder: pathlib.Path, track_id: int | None) -> tuple[list[Clip], 
 def draw_clips(
     clips: list[Clip], out: pathlib.Path, *, sample_rate_hz: int, seconds: float, title: str
 ) -> None:
-    """Writes the picture.
+    """Writes a picture with a row for each clip: its log-mel spectrogram, and its draws as text.
 
-    Time is the original's, so that what belongs together stands together, whatever the stretch.
+    Time is the original's, so that the same music is at the same place in every row, whatever the
+    clips' tempos.
+
+    Args:
+      clips: of one track.
+      out: the PNG file to write.
+      sample_rate_hz: of the clips.
+      seconds: how much of the original is drawn, from the clips' beginning.
+      title: above the first row.
     """
     figure, axes = pyplot.subplots(
         len(clips), 2, figsize=(14, 2.4 * len(clips) + 0.6), width_ratios=[3, 1], squeeze=False
     )
     for clip, (left, right) in zip(clips, axes, strict=True):
-        samples = (
-            clip.samples[: round(seconds / clip.rate * sample_rate_hz)].astype(np.float32) / 32768
-        )
-        power_db = _power_db(samples, sample_rate_hz)
-        half_s = _MEL.fft_samples / 2 / sample_rate_hz
-        ends_s = (
-            np.array([half_s, half_s + len(power_db) * _MEL.hop_samples / sample_rate_hz])
-            * clip.rate
-            + clip.start_s
-        )
-        left.imshow(
-            power_db.T,
-            origin="lower",
-            aspect="auto",
-            vmin=-_RANGE_DB,
-            vmax=0,
-            extent=(*ends_s, 0, _MEL.num_mels),
-        )
+        length = round(seconds / clip.tempo * sample_rate_hz)
+        samples = clip.samples[:length].astype(np.float32) / 32768
+        _draw_mels(left, samples, clip, sample_rate_hz)
         left.set_xlim(clip.start_s, clip.start_s + seconds)
-        _label_mels(left, sample_rate_hz)
-        rms_db = 10 * np.log10(np.mean(np.square(samples)) + 1e-12)
-        lines = [
-            "clean" if clip.replica == 0 and clip.draws == "[]" else f"replica {clip.replica}",
-            f"RMS {rms_db:.1f} dB",
-        ]
-        lines += [_in_words(draw) for draw in json.loads(clip.draws)]
-        right.text(
-            0,
-            1,
-            "\n".join(lines),
-            va="top",
-            fontsize=8,
-            family="monospace",
-            transform=right.transAxes,
-        )
-        right.axis("off")
+        _list_draws(right, samples, clip)
     axes[-1, 0].set_xlabel("seconds of the original")
     axes[0, 0].set_title(title, fontsize=10)
     figure.subplots_adjust(
@@ -132,6 +109,38 @@ def draw_clips(
     figure.subplots_adjust(hspace=0.25, wspace=0.04)
     figure.savefig(out, dpi=80)
     pyplot.close(figure)
+
+
+def _draw_mels(
+    axes: matplotlib.axes.Axes,
+    samples: Float32[np.ndarray, " n"],
+    clip: Clip,
+    sample_rate_hz: int,
+) -> None:
+    power_db = _power_db(samples, sample_rate_hz)
+    half_s = _MEL.fft_samples / 2 / sample_rate_hz
+    ends_s = np.array([half_s, half_s + len(power_db) * _MEL.hop_samples / sample_rate_hz])
+    axes.imshow(
+        power_db.T,
+        origin="lower",
+        aspect="auto",
+        vmin=-_RANGE_DB,
+        vmax=0,
+        extent=(*(ends_s * clip.tempo + clip.start_s), 0, _MEL.num_mels),
+    )
+    _label_mels(axes, sample_rate_hz)
+
+
+def _list_draws(axes: matplotlib.axes.Axes, samples: Float32[np.ndarray, " n"], clip: Clip) -> None:
+    rms_db = 10 * np.log10(np.mean(np.square(samples)) + 1e-12)
+    lines = [
+        "clean" if clip.replica == 0 and clip.draws == "[]" else f"replica {clip.replica}",
+        f"RMS {rms_db:.1f} dB",
+        *(_in_words(draw) for draw in json.loads(clip.draws)),
+    ]
+    style = {"va": "top", "fontsize": 8, "family": "monospace"}
+    axes.text(0, 1, "\n".join(lines), transform=axes.transAxes, **style)
+    axes.axis("off")
 
 
 def _power_db(

@@ -337,7 +337,9 @@ def make_excerpts(
     for number, start_s in enumerate(
         _starts_s(len(clip) / rate_hz, whole, condition, signs, config)
     ):
-        begin_s = replica_start_s(start_s, shift_s=0.0, rate=whole.rate, segment_s=config.segment_s)
+        begin_s = replica_start_s(
+            start_s, shift_s=0.0, tempo=whole.tempo, segment_s=config.segment_s
+        )
         begin = min(
             max(round(begin_s * rate_hz), 0), len(whole.samples) - round(config.segment_s * rate_hz)
         )
@@ -352,7 +354,7 @@ def make_excerpts(
             Clip(
                 track.track_id,
                 number,
-                whole.rate,
+                whole.tempo,
                 clip_start_s + start_s,
                 to_int16(noisy.samples),
                 draws,
@@ -368,10 +370,10 @@ def _starts_s(
     on the index's grid.
     """
     half = config.segment_s / 2
-    low = max(0.0, (whole.rate - 1) * half)
+    low = max(0.0, (whole.tempo - 1) * half)
     high = min(
         clean_s - config.segment_s,
-        whole.rate * (len(whole.samples) / config.sample_rate_hz - half) - half,
+        whole.tempo * (len(whole.samples) / config.sample_rate_hz - half) - half,
     )
     starts = np.linspace(low, high, config.excerpts_per_track)
     if condition.shift_s:

@@ -232,7 +232,7 @@ def make_clips(
             Clip(
                 track.track_id,
                 replica,
-                distorted.rate,
+                distorted.tempo,
                 start_s,
                 to_int16(distorted.samples),
                 distorted.draws,

@@ -31,14 +31,14 @@ def draw_shift_s(
 
 
 def replica_start_s(
-    anchor_start_s: float, *, shift_s: float, rate: float, segment_s: float
+    anchor_start_s: float, *, shift_s: float, tempo: float, segment_s: float
 ) -> float:
     """Start of the replica's window so that its centre is the anchor's centre plus the shift, in
     stretched time.
 
-    A clip played at `rate` has the original's moment t at t / rate.
+    A clip played at `tempo` has the original's moment t at t / tempo.
     """
-    return (anchor_start_s + segment_s / 2 + shift_s) / rate - segment_s / 2
+    return (anchor_start_s + segment_s / 2 + shift_s) / tempo - segment_s / 2
 
 
 def draw_pair_crops(
@@ -48,7 +48,7 @@ def draw_pair_crops(
     spacing_s: tuple[float, float],
     clean_s: float,
     replica_s: float,
-    rate: float,
+    tempo: float,
     segment_s: float,
     shift: tuple[float, float, float],
 ) -> list[PairCrop]:
@@ -63,7 +63,7 @@ def draw_pair_crops(
       spacing_s: the least and the greatest distance of a crop from the one before, in seconds.
       clean_s: length of the clean clip, in seconds.
       replica_s: length of its replica, in seconds.
-      rate: how much faster the replica is played than the clean clip.
+      tempo: how much faster the replica is played than the clean clip.
       segment_s: length of a window, in seconds.
       shift: (alpha, beta, max_shift_s) of the Beta shift, drawn once for each pair.
 
@@ -72,13 +72,13 @@ def draw_pair_crops(
     """
     alpha, beta, max_shift_s = shift
     crops: list[PairCrop] = []
-    low = max(0.0, rate * segment_s / 2 - segment_s / 2 + max_shift_s)
+    low = max(0.0, tempo * segment_s / 2 - segment_s / 2 + max_shift_s)
     high = min(
-        clean_s - segment_s, rate * (replica_s - segment_s / 2) - segment_s / 2 - max_shift_s
+        clean_s - segment_s, tempo * (replica_s - segment_s / 2) - segment_s / 2 - max_shift_s
     )
     if high < low:
         raise ValueError(
-            f"clip of {clean_s:.2f} s (replica {replica_s:.2f} s at rate {rate:.2f}) holds no "
+            f"clip of {clean_s:.2f} s (replica {replica_s:.2f} s at tempo {tempo:.2f}) holds no "
             f"{segment_s} s pair"
         )
     start_s = rng.uniform(low, high)
@@ -90,7 +90,7 @@ def draw_pair_crops(
         shift_s = draw_shift_s(rng, alpha=alpha, beta=beta, max_shift_s=max_shift_s)
         crops.append(
             PairCrop(
-                start_s, replica_start_s(start_s, shift_s=shift_s, rate=rate, segment_s=segment_s)
+                start_s, replica_start_s(start_s, shift_s=shift_s, tempo=tempo, segment_s=segment_s)
             )
         )
     return crops

@@ -15,7 +15,7 @@ class MixConfig:
 
     clean_p: float = 0.0  # start from the clean clip instead of a stored replica
     tempo_p: float = 0.0  # probability of another tempo
-    tempo: tuple[float, float] = (0.7, 1.35)  # playback rate, log-uniform
+    tempo: tuple[float, float] = (0.7, 1.35)  # 1 is the original's; log-uniform
     turntable: float = 0.3  # share of these whose pitch follows the tempo
     pitch_p: float = 0.0  # probability of another pitch
     pitch_semitones: tuple[float, float] = (-2.0, 2.0)  # its change
@@ -118,8 +118,8 @@ class DataConfig:
     tracks_per_album: int = (
         1  # 2 and more: so many of an album stand together in a batch, hard negatives as well
     )
-    # of the shards, even in every batch: hosts whose number divides it need only their own on their
-    # disk
+    # groups of shards, from which every batch draws evenly: a host needs only its own groups on its
+    # disk where the number of hosts divides this one
     num_shares: int = 1
     shift_alpha: float = 8.0  # time shift of the replica: Beta(8, 2) x 150 ms, either way
     shift_beta: float = 2.0  # the second parameter of that distribution

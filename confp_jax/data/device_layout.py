@@ -23,8 +23,8 @@ class Layout:
     """A split's clips as rows of `row_samples` in the memory of `num_devices`; an anchor is as
     long as a row, so it meets two.
 
-    Track by track: a device holds a contiguous share of the tracks (that its host has), as even as
-    whole tracks make it.
+    Each device holds consecutive tracks of those that its host has, as evenly as whole tracks
+    divide.
     """
 
     row_samples: int

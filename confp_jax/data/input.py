@@ -23,7 +23,7 @@ from confp_jax.data.device_layout import Layout, first_noise_rows
 from confp_jax.data.levels import suppressed
 from confp_jax.data.mixing import Mixer, colour, resample
 from confp_jax.data.records import DatasetError, to_int16
-from confp_jax.data.sampling import AlbumDraw, EpochOrder, ShareDraw, tracks_to_train
+from confp_jax.data.sampling import AlbumDraw, EpochOrder, ShardGroupDraw, tracks_to_train
 
 _NUM_THREADS = 4  # and as many batches read ahead
 
@@ -96,9 +96,9 @@ class PairCutter(grain.transforms.RandomMap):
         """
         _, replica = self._draw_clips(track, rng)
         played = self._mixer.draw_pitch_and_tempo(rng)
-        rate = self._source.row(replica).rate * played.tempo
+        tempo = self._source.row(replica).tempo * played.tempo
         start_s = replica_start_s(
-            anchor_start_s, shift_s=0.0, rate=rate, segment_s=self._config.audio.segment_s
+            anchor_start_s, shift_s=0.0, tempo=tempo, segment_s=self._config.audio.segment_s
         )
         drawn = self._mixer.draw(rng, played, self._config.audio.segment_samples)
         return self._replica(replica, max(start_s, 0.0), drawn)
@@ -183,7 +183,7 @@ class PairCutter(grain.transforms.RandomMap):
                 spacing_s=data.crop_spacing_s,
                 clean_s=of_clean.num_samples / rate_hz,
                 replica_s=of_replica.num_samples / rate_hz / tempo,
-                rate=of_replica.rate * tempo,
+                tempo=of_replica.tempo * tempo,
                 segment_s=self._config.audio.segment_s,
                 shift=(data.shift_alpha, data.shift_beta, data.max_shift_s),
             )
@@ -253,46 +253,26 @@ def train_batches(
     first_batch: int = 0,
     layout: Layout | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This process's share of the endless, shuffled stream of batches from `first_batch` on; no
-    track is in an epoch twice.
+    """Yields this process's part of the endless, shuffled stream of batches.
 
-    Batch number and seed decide the batch and its draws: where a run stands in its data is its
-    step, whatever the number of processes and workers before and after.
+    No track is in an epoch twice. Batch number and seed decide the batch and its draws: where a run
+    stands in its data is its step, whatever the number of processes and workers before and after.
+
+    Args:
+      config: the split, the batch size, what is cut and mixed.
+      process: the number of this process, of `num_processes`.
+      num_processes: a batch is divided evenly among them.
+      first_batch: the number of the batch that comes first.
+      layout: where the clips are in device memory; with it, batches hold places instead of samples.
 
     Raises:
-      DatasetError: no dataset, too few tracks for a batch, no albums where they are asked for.
+      DatasetError: no dataset, too few tracks for a batch, no albums where they are needed.
     """
     source = open_split(config, process=process, num_processes=num_processes)
     tracks = tracks_to_train(source, config.data.subset)
     tracks_per_batch = config.data.batch_size // config.data.crops_per_track
-    if len(tracks) < tracks_per_batch:
-        raise DatasetError(
-            f"{source.folder} has {len(tracks)} {config.data.split} tracks, a batch needs "
-            f"{tracks_per_batch} different ones; use "
-            f"--config.data.batch_size={len(tracks) * config.data.crops_per_track} or less (in "
-            "phases as well), or more music"
-        )
-    if tracks_per_batch % num_processes:
-        raise DatasetError(
-            f"{tracks_per_batch} tracks a batch do not divide over {num_processes} processes; set "
-            f"data.batch_size to a multiple of {num_processes * config.data.crops_per_track}"
-        )
-    # Whole batches only, other tracks left over in every epoch: a batch across two epochs could
-    # hold a track twice.
-    whole = len(tracks) // tracks_per_batch * tracks_per_batch
-    if config.data.tracks_per_album > 1:
-        order = EpochOrder(
-            whole, AlbumDraw.of(source, tracks, config.data.tracks_per_album), seed=config.seed
-        )
-        dataset = grain.MapDataset.source(order).seed(config.seed)
-    elif config.data.num_shares > 1:
-        draw = ShareDraw.of(
-            source, tracks, num_shares=config.data.num_shares, tracks_per_batch=tracks_per_batch
-        )
-        order = EpochOrder(draw.num_batches * tracks_per_batch, draw, seed=config.seed)
-        dataset = grain.MapDataset.source(order).seed(config.seed)
-    else:
-        dataset = grain.MapDataset.source(tracks).seed(config.seed).shuffle()[:whole].repeat()
+    _check_divides(config, source, len(tracks), num_processes)
+    dataset = _shuffled(config, source, tracks, tracks_per_batch)
     dataset = dataset.random_map(PairCutter(source, config, layout))[process::num_processes]
     dataset = dataset.batch(tracks_per_batch // num_processes, drop_remainder=True, batch_fn=_join)[
         first_batch:
@@ -303,6 +283,47 @@ def train_batches(
         workers = grain.MultiprocessingOptions(num_workers=config.data.num_workers)
         iterable = iterable.mp_prefetch(workers, worker_init_fn=_live_as_long_as_the_loop)
     return iter(iterable)
+
+
+def _check_divides(
+    config: TrainConfig, source: ClipSource, num_tracks: int, num_processes: int
+) -> None:
+    """Raises DatasetError where no batch can be made, or divided over the processes."""
+    tracks_per_batch = config.data.batch_size // config.data.crops_per_track
+    if num_tracks < tracks_per_batch:
+        raise DatasetError(
+            f"{source.folder} has {num_tracks} {config.data.split} tracks, a batch needs "
+            f"{tracks_per_batch} different ones; use "
+            f"--config.data.batch_size={num_tracks * config.data.crops_per_track} or less (in "
+            "phases as well), or more music"
+        )
+    if tracks_per_batch % num_processes:
+        raise DatasetError(
+            f"{tracks_per_batch} tracks a batch do not divide over {num_processes} processes; set "
+            f"data.batch_size to a multiple of {num_processes * config.data.crops_per_track}"
+        )
+
+
+def _shuffled(
+    config: TrainConfig, source: ClipSource, tracks: Sequence[int], tracks_per_batch: int
+) -> grain.MapDataset:
+    """Returns the tracks of all epochs, shuffled within each.
+
+    An epoch has whole batches only, and leaves out other tracks every time: a batch across two
+    epochs could hold a track twice.
+    """
+    whole = len(tracks) // tracks_per_batch * tracks_per_batch
+    if config.data.tracks_per_album > 1:
+        albums = AlbumDraw.of(source, tracks, config.data.tracks_per_album)
+        order = EpochOrder(whole, albums, seed=config.seed)
+    elif config.data.num_shares > 1:
+        draw = ShardGroupDraw.of(
+            source, tracks, num_groups=config.data.num_shares, tracks_per_batch=tracks_per_batch
+        )
+        order = EpochOrder(draw.num_batches * tracks_per_batch, draw, seed=config.seed)
+    else:
+        return grain.MapDataset.source(tracks).seed(config.seed).shuffle()[:whole].repeat()
+    return grain.MapDataset.source(order).seed(config.seed)
 
 
 def _live_as_long_as_the_loop(_worker: int, _num_workers: int) -> None:
@@ -329,22 +350,22 @@ def steps_per_epoch(config: TrainConfig, *, process: int = 0, num_processes: int
     their number.
 
     Raises:
-      DatasetError: no dataset, or a share of its shards too small for a batch.
+      DatasetError: no dataset, or a group of its shards too small for a batch.
     """
     source = open_split(config, process=process, num_processes=num_processes)
     tracks = tracks_to_train(source, config.data.subset)
     tracks_per_batch = config.data.batch_size // config.data.crops_per_track
     if config.data.num_shares > 1:
-        draw = ShareDraw.of(
-            source, tracks, num_shares=config.data.num_shares, tracks_per_batch=tracks_per_batch
+        draw = ShardGroupDraw.of(
+            source, tracks, num_groups=config.data.num_shares, tracks_per_batch=tracks_per_batch
         )
         return draw.num_batches
     return max(1, len(tracks) // tracks_per_batch)
 
 
 def open_split(config: TrainConfig, *, process: int, num_processes: int) -> ClipSource:
-    """Returns what is trained on; only the shards that this process reads (`ShareDraw`) need to be
-    on its machine.
+    """Returns the split that is trained on. Only the shards that this process reads
+    (`ShardGroupDraw`) need to be on its machine.
     """
     every = math.gcd(config.data.num_shares, num_processes)
     return ClipSource(config.data.dir, config.data.split, part=(process % every, every))

@@ -37,7 +37,7 @@ TABLE_DTYPE = np.dtype(
     [
         ("track_id", "<i8"),
         ("replica", "<i4"),
-        ("rate", "<f4"),
+        ("rate", "<f4"),  # the tempo
         ("start_s", "<f4"),
         ("num_samples", "<i8"),
         ("first_record", "<i8"),
@@ -55,18 +55,18 @@ class Clip:
 
     track_id: int
     replica: int  # 0 is clean; in a query set, the number of the excerpt
-    rate: float  # time stretch: the original's moment t lies at (t - start_s) / rate
+    tempo: float  # time stretch: the original's moment t lies at (t - start_s) / tempo
     start_s: float  # where in the original this audio begins
     samples: Int16[np.ndarray, " n"]
     draws: str = "[]"  # JSON: every transform that was applied, with its drawn values
 
 
 class ClipRow(NamedTuple):
-    """A clip without its audio, as the table keeps it."""
+    """A clip without its audio, in the order of the table's columns."""
 
     track_id: int
     replica: int
-    rate: float
+    tempo: float
     start_s: float
     num_samples: int
 
@@ -124,7 +124,7 @@ def features() -> tfds.features.FeaturesDict:
             "track_id": np.int64,
             "replica": np.int32,
             "piece": np.int32,
-            "rate": np.float32,
+            "rate": np.float32,  # the tempo
             "start_s": np.float32,
             "samples": tfds.features.Tensor(shape=(), dtype=np.object_),
             "draws": tfds.features.Text(),
@@ -163,7 +163,7 @@ def write_shard(path: pathlib.Path, clips: Iterable[Clip], *, sample_rate_hz: in
                 write(_serialize(record))
                 num_records += 1
             rows.append(
-                ClipRow(clip.track_id, clip.replica, clip.rate, clip.start_s, len(clip.samples))
+                ClipRow(clip.track_id, clip.replica, clip.tempo, clip.start_s, len(clip.samples))
             )
     with open(partial, "rb") as file:
         os.fsync(file.fileno())
@@ -318,7 +318,7 @@ def _pieces(clip: Clip, piece_samples: int) -> Iterator[dict[str, Any]]:
         identity = {
             "track_id": clip.track_id,
             "replica": clip.replica,
-            "rate": clip.rate,
+            "rate": clip.tempo,
             "start_s": clip.start_s,
         }
         yield identity | {
@@ -335,7 +335,8 @@ def num_pieces(num_samples: int, piece_samples: int) -> int:
 
 def _write_table(path: pathlib.Path, rows: Sequence[ClipRow], piece_samples: int) -> None:
     table = np.zeros(len(rows), TABLE_DTYPE)
-    for name, column in zip(ClipRow._fields, zip(*rows, strict=True), strict=False):
+    stored = TABLE_DTYPE.names or ()
+    for name, column in zip(stored, zip(*rows, strict=True), strict=False):
         table[name] = column
     num_records = [num_pieces(row.num_samples, piece_samples) for row in rows]
     table["first_record"] = np.cumsum([0, *num_records])[:-1]

@@ -1,5 +1,5 @@
-"""Which tracks are trained on, and in which order where those of an album are to meet, or every
-share of the shards.
+"""Which tracks are trained on, and in which order: tracks of an album may stand together in a
+batch, and a batch may draw evenly from groups of shards.
 """
 
 import dataclasses
@@ -114,42 +114,42 @@ class AlbumDraw:
 
 
 @dataclasses.dataclass(frozen=True)
-class ShareDraw:
-    """Orders in which place j of every batch is a track of share j % n, each of the n shares
+class ShardGroupDraw:
+    """Orders in which place j of every batch is a track of shard group j % n, each of the n groups
     shuffled by itself.
 
-    Share k holds the tracks of shards k, k + n, k + 2 n, ... So a host that takes every m-th place
+    Group k holds the tracks of shards k, k + n, k + 2 n, ... So a host that takes every m-th place
     of a batch reads every m-th shard alone, for any m that divides n, and the batches are the same
     for every m.
     """
 
-    shares: Sequence[Int64[np.ndarray, " tracks"]]
+    groups: Sequence[Int64[np.ndarray, " tracks"]]
     num_batches: int  # an epoch
-    each: int  # tracks of a share in a batch
+    each: int  # tracks of a group in a batch
 
     @classmethod
     def of(
-        cls, source: ClipSource, tracks: Sequence[int], *, num_shares: int, tracks_per_batch: int
-    ) -> "ShareDraw":
-        """Raises DatasetError where a share has too few tracks for a batch."""
-        share = source.track_shards()[np.asarray(tracks)] % num_shares
-        shares = [np.asarray(tracks)[share == number] for number in range(num_shares)]
-        each = tracks_per_batch // num_shares
-        fewest = min(map(len, shares))
+        cls, source: ClipSource, tracks: Sequence[int], *, num_groups: int, tracks_per_batch: int
+    ) -> "ShardGroupDraw":
+        """Raises DatasetError where a group has too few tracks for a batch."""
+        group = source.track_shards()[np.asarray(tracks)] % num_groups
+        groups = [np.asarray(tracks)[group == number] for number in range(num_groups)]
+        each = tracks_per_batch // num_groups
+        fewest = min(map(len, groups))
         if fewest < each:
             raise DatasetError(
-                f"{source.folder}: a share of its shards has {fewest} tracks, and a batch takes "
-                f"{each} of each of data.num_shares={num_shares}; prepare it again with fewer "
-                "--config.tracks_per_shard, or set fewer shares"
+                f"{source.folder}: one of data.num_shares={num_groups} groups of shards has "
+                f"{fewest} tracks, and a batch takes {each} of each group; prepare it again with "
+                "fewer --config.tracks_per_shard, or set a smaller data.num_shares"
             )
-        return cls(shares, fewest // each, each)
+        return cls(groups, fewest // each, each)
 
     def __call__(self, rng: np.random.Generator) -> Int64[np.ndarray, " tracks"]:
         drawn = np.stack(
-            [rng.permutation(share)[: self.num_batches * self.each] for share in self.shares]
+            [rng.permutation(group)[: self.num_batches * self.each] for group in self.groups]
         )
         return (
-            drawn.reshape(len(self.shares), self.num_batches, self.each)
+            drawn.reshape(len(self.groups), self.num_batches, self.each)
             .transpose(1, 2, 0)
             .reshape(-1)
         )

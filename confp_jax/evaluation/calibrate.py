@@ -43,8 +43,8 @@ from confp_jax.matching.searchable import Reference, some_tracks
 from confp_jax.typed_config import ConfigError, from_mapping
 
 _SHARED_WINDOWS = 33  # 10 s: so much of a track is compared with the others at once
-# By so much, over the root of the dimensions, the mean cosine of a shared recording exceeds its
-# rivals' in two blocks; that of other music does so in one at most.
+# In two blocks the mean cosine of a shared recording exceeds its cohort's by this much over the
+# root of the dimensions; that of other music does so in one block at most.
 _SHARED_MARGIN = 2.0
 
 

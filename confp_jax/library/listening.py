@@ -1,7 +1,7 @@
 """Identifies a clip while it is being recorded: looks at what was heard once a second, until sure.
 
-Each look at a growing clip may raise a false alarm. The looks share one half of the rate of false
-alarms, the answer to the whole clip has the other, so that the rate is the clip's.
+Each look at a growing clip may raise a false alarm. Half of the false-alarm rate is divided among
+the looks, and the answer to the whole clip has the other half: so the rate holds for the clip.
 """
 
 import math
@@ -20,8 +20,8 @@ from confp_jax.library.searcher import Answer, ReferenceSearcher
 LONGEST_S = 12.0  # of a clip; then it is answered
 _EVERY_S = 1.0
 _NUM_LOOKS = 10  # from 3 s to 12 s
-LOOK_SHARE = 0.5 / _NUM_LOOKS  # of the rate of false alarms
-ANSWER_SHARE = 0.5
+LOOK_BUDGET = 0.5 / _NUM_LOOKS  # of the false-alarm rate
+ANSWER_BUDGET = 0.5
 
 
 class GrowingClip:
@@ -136,20 +136,22 @@ def identify_growing(
             yield clip.heard_s, answer
             if answer.num_accepted:
                 return
-    yield clip.heard_s, _answer(searcher, clip, query, share=ANSWER_SHARE)
+    yield clip.heard_s, _answer(searcher, clip, query, alarm_budget=ANSWER_BUDGET)
 
 
 def _look(searcher: ReferenceSearcher, clip: GrowingClip, query: str) -> Answer:
     try:
-        return _answer(searcher, clip, query, share=LOOK_SHARE)
+        return _answer(searcher, clip, query, alarm_budget=LOOK_BUDGET)
     except AudioError:  # silence so far
         return Answer(query, "unknown", [], 0.0, notes=["silence"])
 
 
-def _answer(searcher: ReferenceSearcher, clip: GrowingClip, query: str, *, share: float) -> Answer:
+def _answer(
+    searcher: ReferenceSearcher, clip: GrowingClip, query: str, *, alarm_budget: float
+) -> Answer:
     began = time.perf_counter()
     samples = clip.unfingerprinted()
     if samples is not None:
         clip.settle(searcher.embedder.query(samples))
-    found = searcher.search([clip.query], share=share)
+    found = searcher.search([clip.query], alarm_budget=alarm_budget)
     return searcher.answer(query, found, began=began)

@@ -47,10 +47,18 @@ def monitor(
     *,
     alarms_per_hour: float = ALARMS_PER_HOUR,
 ) -> Iterator[Event]:
-    """Yields events of mono audio at the model's rate, about 15 s after the music.
+    """Yields the tracks that play in endless audio, about 15 s after the music.
 
     Memory does not grow with the recording. Where two tracks match one place, the surer one is
     reported. Silence is never matched.
+
+    Args:
+      searcher: what is searched.
+      blocks: mono samples at the model's sample rate.
+      alarms_per_hour: how many false matches may be reported in an hour of unknown music.
+
+    Yields:
+      "playing" when a track is first sure, "match" when it is over.
 
     Raises:
       AudioError: less than 1 s in all.
@@ -74,7 +82,9 @@ def moments(
     *,
     alarms_per_hour: float = ALARMS_PER_HOUR,
 ) -> Iterator[Moment]:
-    """Yields what is known every few seconds of audio, as `monitor`, also while nothing plays.
+    """Yields what is known, every few seconds of audio, also while nothing plays.
+
+    The arguments are those of `monitor`.
 
     Raises:
       AudioError: less than 1 s in all.
@@ -152,11 +162,11 @@ class _Reported:
         self._started = {span.number: span for span in started}
         return new
 
-    def _sure(self, spans: list[Span], rivals: list[Span]) -> list[Span]:
+    def _sure(self, spans: list[Span], among: list[Span]) -> list[Span]:
         numbers = {span.number for span in spans}
         return [
             span
-            for span in accepted(rivals, false_alarm_rate=self._rate)
+            for span in accepted(among, false_alarm_rate=self._rate)
             if span.number in numbers and not any(covers(other, span) for other in self._matches)
         ]
 

@@ -43,35 +43,56 @@ class NamedTrack:
 class Match:
     """One candidate: the track's moment `offset_s` sounds at the query's moment
     `query_offset_s`.
+
+    Attributes:
+      track: the track's name.
+      path: of its file when it was added.
+      offset_s: where the match begins in the track, in seconds.
+      score: mean cosine along the match, at most 1.
+      confidence: probability that it is right, 0 to 1.
+      query_offset_s: where the match begins in the query, in seconds.
+      length_s: how long it is in the query, in seconds.
+      tempo: above 1 the query is played faster than the track.
+      id: the track's number, which no other track ever gets.
+      title: from the tags; "" if unknown, like artist and album.
+      artist: from the tags.
+      album: from the tags.
+      tags: further tags.
+      copies: other tracks that hold the same recording at this place.
     """
 
     track: str
     path: str
     offset_s: float
-    score: float  # mean cosine along the match, at most 1
-    confidence: float  # probability that it is right
+    score: float
+    confidence: float
     query_offset_s: float
-    length_s: float  # in the query
-    tempo: float  # above 1 the query is played faster than the track
-    id: int  # never given to another track
+    length_s: float
+    tempo: float
+    id: int
     title: str
     artist: str
     album: str
     tags: TrackTags = TrackTags()
-    # other tracks that hold the same recording at this place
     copies: list[NamedTrack] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """The answer to one query. `notes` says what was unusual, `error` why there is no answer.
+    """The answer to one query.
 
-    `matches` are the accepted spans, surest first, and after them the nearest other tracks;
-    `num_accepted` tells them apart.
+    Attributes:
+      query: the file or other source, as it was given.
+      verdict: "match" or "unknown".
+      matches: the accepted ones, surest first, then the nearest other tracks.
+      elapsed_s: how long the search took, in seconds.
+      num_accepted: how many of `matches` are accepted.
+      notes: what was unusual in the query.
+      error: why there is no answer; "" if there is one.
     """
 
     query: str
-    verdict: str  # "match" or "unknown"
+    verdict: str
     matches: list[Match]
     elapsed_s: float
     num_accepted: int = 0
@@ -91,10 +112,16 @@ class SearchResult:
 
 
 class ReferenceSearcher:
-    """What can be searched, made ready to be asked. Threads may share it.
+    """A reference with the model and the decision that it is searched by. Threads may share it.
+
+    Args:
+      reference: the tracks that are searched, with their index.
+      embedder: of the same model; computes the fingerprints of queries.
+      decision: turns a ranking into a probability and a threshold.
+      false_alarm_rate: proportion of unknown queries that may be answered; None: 0.001.
 
     Raises:
-      ValueError: the rate of false alarms is none.
+      ValueError: `false_alarm_rate` is not between 0 and 0.05.
     """
 
     def __init__(
@@ -116,7 +143,7 @@ class ReferenceSearcher:
             )
 
     def identify_file(self, path: pathlib.Path) -> Answer:
-        """Answers a file of any length, read as a stream; of a bad one the `error` is set."""
+        """Identifies the tracks in a file of any length; of a bad one, the `error` is set."""
         began = time.perf_counter()
         try:
             if is_folder(path):
@@ -130,7 +157,11 @@ class ReferenceSearcher:
             return _failed(str(path), began, error)
 
     def identify_blocks(self, blocks: Iterable[Float32[np.ndarray, " n"]], *, query: str) -> Answer:
-        """Answers mono audio at the model's rate that comes in blocks.
+        """Identifies the tracks in audio that comes in blocks.
+
+        Args:
+          blocks: mono samples at the model's sample rate; all blocks are one recording.
+          query: the name that the answer gives the recording.
 
         Raises:
           AudioError: shorter than 1 s, or silent throughout.
@@ -140,15 +171,15 @@ class ReferenceSearcher:
         result = self.search(self.embedder.stream(blocks, hop_s=self.reference.hop_s))
         return self.answer(query, result, began=began)
 
-    def search(self, parts: Iterable[Query], *, share: float = 1.0) -> SearchResult:
+    def search(self, parts: Iterable[Query], *, alarm_budget: float = 1.0) -> SearchResult:
         """Finds the tracks in consecutive fingerprints of one recording.
 
-        The rate of false alarms is the whole recording's: each of its searches may have its part
-        of it.
+        The false-alarm rate holds for the whole recording: it is divided among its searches.
 
         Args:
-          share: of the rate of false alarms that this search may have, where a recording is asked
-            about several times.
+          parts: consecutive parts of one recording's query.
+          alarm_budget: the fraction of the false-alarm rate that this search may use; less than 1
+            for a recording that is searched several times.
 
         Raises:
           AudioError: silent throughout.
@@ -161,7 +192,7 @@ class ReferenceSearcher:
             heard_s = block.start_s + block.query.duration_s
         if silent:
             raise AudioError("is silent", "record it louder or closer to the source")
-        rate = share * self.false_alarm_rate / scanning.num_trials
+        rate = alarm_budget * self.false_alarm_rate / scanning.num_trials
         right = sorted(accepted(spans, false_alarm_rate=rate), key=lambda span: -span.logit)
         named = {track for span in right for track in (span.track, *span.copies)}
         others = []
@@ -175,7 +206,7 @@ class ReferenceSearcher:
         return SearchResult(right, others, notes)
 
     def found(self, span: Span) -> Match:
-        """Returns a span in a user's terms."""
+        """Returns a span of the reference as a `Match`."""
         tracks = self.reference.snapshot.tracks
         track = tracks[span.track]
         return Match(
@@ -196,14 +227,32 @@ class ReferenceSearcher:
         )
 
     def answer(self, query: str, result: SearchResult, *, began: float) -> Answer:
-        """Returns what was found in a user's terms; `began` is by `time.perf_counter`."""
+        """Returns a search result as an `Answer`.
+
+        Args:
+          query: the name of the query.
+          result: what `search` returned.
+          began: when the search began, by `time.perf_counter`.
+        """
         matches = [self.found(span) for span in (*result.accepted, *result.nearest)]
         num, elapsed_s = len(result.accepted), round(time.perf_counter() - began, 4)
         return Answer(query, "match" if num else "unknown", matches, elapsed_s, num, result.notes)
 
 
 class Searcher(ReferenceSearcher):
-    """A database made ready to be asked: its snapshot, index and decision of one moment."""
+    """A database ready to be searched: its snapshot, index and decision of one moment.
+
+    Args:
+      database: the one to search.
+      embedder: of the database's model.
+      false_alarm_rate: proportion of unknown queries that may be answered; None: 0.001.
+      build_index: build the index if it is missing or out of date.
+      remote: a Milvus address to read the fingerprints from; "": the database's own files.
+
+    Raises:
+      DatabaseError: the database is damaged, or has another model.
+      ValueError: `false_alarm_rate` is not between 0 and 0.05.
+    """
 
     def __init__(
         self,
@@ -223,9 +272,14 @@ class Searcher(ReferenceSearcher):
 
 
 def identify_sources(searcher: Searcher, sources: Sequence[str]) -> Iterator[Answer]:
-    """Yields one answer a query, in order, as they come.
+    """Yields one answer for each query, in order.
 
-    A folder stands for the audio files in it, "-" for standard input.
+    Args:
+      searcher: what is searched.
+      sources: audio files, folders (each audio file in them is a query), or "-" for standard input.
+
+    Yields:
+      An answer; a bad file has its `error` set, and the others follow.
     """
     for source in sources:
         if source != STDIN:
@@ -248,8 +302,12 @@ def identify_sources(searcher: Searcher, sources: Sequence[str]) -> Iterator[Ans
 def source_blocks(
     source: str, embedder: Embedder, losses: Losses | None = None
 ) -> Iterator[Float32[np.ndarray, " n"]]:
-    """Yields the audio of a file, an address, standard input ("-") or the microphone in blocks;
-    `losses` are told what of it is damaged.
+    """Yields audio in blocks of mono samples at the model's sample rate.
+
+    Args:
+      source: a file, an address, "-" (standard input) or "microphone".
+      embedder: whose sample rate it is.
+      losses: records what is damaged.
     """
     rate_hz = embedder.sample_rate_hz
     if source == MICROPHONE and is_stream(source):

@@ -23,7 +23,7 @@ class Scan:
     def __init__(self, reference: Reference, decision: Judge, *, keep_all: bool = False):
         self.num_trials = 0
         self._long, self._short = (
-            SpanTracker(reference, decision, share=step / windows, keep_all=keep_all)
+            SpanTracker(reference, decision, new_part=step / windows, keep_all=keep_all)
             for windows, step in (
                 (BLOCK_WINDOWS, STEP_WINDOWS),
                 (SHORT_WINDOWS, SHORT_STEP_WINDOWS),

@@ -21,7 +21,7 @@ _SAME_SHARE = 0.5  # of the shorter of two sections, in both recordings: they ar
 @dataclasses.dataclass(frozen=True)
 class _Alone:
     """A decision about each track of a ranking as if it were the only one: the pieces of one
-    recording are no rivals of each other.
+    recording are no cohort of each other.
     """
 
     decision: Decision

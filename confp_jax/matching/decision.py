@@ -2,12 +2,13 @@
 false alarms.
 
 A recording that is not in the database also has a nearest track, so the cosine alone does not
-tell: what tells is by how much the best track stands out from the field of its rivals. A logistic
-regression over a few such features gives the confidence; one for each length of query and size of
-database, linear in between (of the logarithms), and each for queries with edge windows and
-without: the mean of more windows scatters less. The same table holds how the regression's logit is
-distributed over queries that are not in the database: beyond the value that one in twenty exceeds,
-the tail is exponential, so the threshold for any rate of false alarms can be read off.
+decide. What decides is how far the best track stands out from its cohort, the tracks that are
+ranked below it. A logistic regression over a few such features gives the confidence. There is one
+for each length of query and each size of database, with values in between interpolated (linearly in
+the logarithms), and a separate one for queries with edge windows: the mean of more windows scatters
+less. The same table holds how the regression's logit is distributed over queries that are not in
+the database: beyond the value that one in twenty exceeds, the tail is exponential, so the threshold
+for any rate of false alarms follows from it.
 
 `python -m confp_jax.evaluation.calibrate` makes the table for a model; `confp calibrate DB` refits
 the tail to a database.
@@ -215,11 +216,11 @@ def features(
 ) -> Float64[np.ndarray, "T F"]:
     """Returns the named FEATURES of the first `first` matches.
 
-    score: the match's. margin: its excess over the field of rivals, the mean of the ten tracks
-      after the second, which may be the same recording once more. tempo: how far it is from the
-      original's, |ln tempo|. prominence: by how many of the rivals' deviations its evidence stands
-      out (`Ranking.prominence`). standout: that, or the margin in usual deviations where it is more
-      (`Ranking.standout`).
+    score: the match's. margin: its excess over the mean score of the cohort, the ten tracks after
+      the second (the second may be the same recording once more). tempo: how far it is from the
+      original's, |ln tempo|. prominence: by how many deviations of the cohort its evidence stands
+      out (`Ranking.prominence`). standout: the prominence, or the margin in usual deviations where
+      that is more (`Ranking.standout`).
     """
     score = ranking.scores[:first].astype(np.float64)
     margin = score - ranking.cohort_mean
@@ -236,8 +237,8 @@ def features(
 def tail_share(
     logits: Float64[np.ndarray, " Q"], tail: Float64[np.ndarray, " 2"]
 ) -> Float64[np.ndarray, " Q"]:
-    """Share of unknown queries that reach each logit; 1 below the tail, where nothing is
-    accepted.
+    """Returns the share of unknown queries that reach each logit: 1 below the tail, where nothing
+    is accepted.
     """
     start, scale = tail
     return np.where(logits < start, 1.0, TAIL_SHARE * np.exp(-(logits - start) / scale))

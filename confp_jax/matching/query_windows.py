@@ -9,7 +9,7 @@ from confp_jax.fingerprint.query import Query
 
 # Tempos that a query may have, as logarithms either way. All of them are tried with windows of the
 # conformer, which hears the tempo; those that a projection hears too differ by a clock at most.
-# What fits at no other tempo has fewer rivals (docs/research/experiments.md).
+# A fixed tempo leaves fewer tracks in the cohort that fit by chance (docs/research/experiments.md).
 _FREE, _STEADY, _STILL = (np.log(0.48), np.log(2.08)), (-0.02, 0.02), (0.0, 0.0)
 
 

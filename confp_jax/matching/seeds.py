@@ -10,7 +10,7 @@ from confp_jax.matching.query_windows import QueryWindows
 from confp_jax.matching.searchable import Reference
 
 COHORT_SIZE = 10  # tracks that the best one is compared with
-_NUM_TRACKS = 64  # that are scored: the best, its rivals, and room for what the votes misjudge
+_NUM_TRACKS = 64  # that are scored: the best, its cohort, and some more, as votes misjudge
 _NUM_REPEATING, _NUM_PLACES = 8, 4  # of the first tracks, so many lines each are scored
 _HITS_PER_QUERY = 1_200  # of all windows together
 _HITS_PER_DENSE_QUERY = 2_400
@@ -103,7 +103,7 @@ def _chosen(tracks: Int64[np.ndarray, " C"]) -> Int64[np.ndarray, " S"]:
 def _hits(
     vectors: Float32[np.ndarray, "W E"], reference: Reference, without: Sequence[int]
 ) -> tuple[Int64[np.ndarray, " H"], Int64[np.ndarray, " H"], Float64[np.ndarray, " H"]]:
-    """Window, row and vote of every hit; enough of them for a field of rivals."""
+    """Returns window, row and vote of every hit, with enough tracks among them for a cohort."""
     wanted = _HITS_PER_DENSE_QUERY if reference.query_phases > 1 else _HITS_PER_QUERY
     k, num_rows = max(_MIN_HITS, wanted // len(vectors)), len(reference.snapshot.vectors)
     while True:
@@ -112,7 +112,7 @@ def _hits(
         used = (hits.rows >= 0) & ~np.isin(tracks, without)
         if k >= num_rows or k >= _MAX_HITS or len(np.unique(tracks[used])) > COHORT_SIZE:
             break
-        k *= 8  # one long or repetitive track fills the hits: the decision needs its rivals too
+        k *= 8  # one long or repetitive track fills the hits: the decision needs a cohort too
     least = np.where(hits.rows >= 0, hits.scores, np.inf).min(axis=1, keepdims=True)
     window, place = np.nonzero(used)
     return (

@@ -25,7 +25,7 @@ _NUM_CANDIDATES = 5
 _LEAST_LOGIT = -4.0  # of a candidate that is worth following
 _SAME_LINE_S = 0.75
 _TEMPO_ERROR = 0.03
-# of a window, where it begins to look more like the match than like its rivals (measured on
+# of a window, where it begins to look more like the match than like the cohort (measured on
 # medleys)
 _EDGE_INSIDE = 0.8
 _BLURRED_S = 2.0  # where two plays follow each other, both may seem to last
@@ -99,7 +99,7 @@ class _Piece:
     tempo: float
     logit: float
     log_rate: float
-    cohort_mean: float  # how similar the rivals are
+    cohort_mean: float  # the mean score of the other tracks that the match is compared with
     copies: frozenset[int] = frozenset()  # other tracks that hold the same recording there
 
 
@@ -120,7 +120,7 @@ class SpanTracker:
     """Blocks of one recording in, in order; spans out.
 
     Args:
-      share: of a block's evidence that is new, where blocks overlap.
+      new_part: of a block's evidence, between 0 and 1; less than 1 where blocks overlap.
       keep_all: also give out what is no match by far, so that the nearest tracks of an unknown
         query can be named.
     """
@@ -130,12 +130,12 @@ class SpanTracker:
         reference: Reference,
         decision: Judge,
         *,
-        share: float = 1.0,
+        new_part: float = 1.0,
         keep_all: bool = False,
     ):
         self._reference = reference
         self._decision = decision
-        self._share = share
+        self._new_part = new_part
         self._keep_all = keep_all
         self._open: list[_Candidate] = []
         self._num_blocks = self._num_candidates = 0
@@ -225,8 +225,8 @@ class SpanTracker:
             length_s=end_s - begin_s,
             tempo=tempo,
             score=float(cosines[first : last + 1].mean()),
-            logit=max(*logits, self._share * sum(logits)),
-            alarm_rate=math.exp(min(*rates, self._share * sum(rates))),
+            logit=max(*logits, self._new_part * sum(logits)),
+            alarm_rate=math.exp(min(*rates, self._new_part * sum(rates))),
             number=candidate.number,
             copies=_copies(pieces),
         )
@@ -276,8 +276,8 @@ def on_same_line(span: Span, other: Span) -> bool:
 
 
 def matched_run(cosines: Float32[np.ndarray, " W"], cohort_mean: float) -> tuple[int, int]:
-    """First and last window of the run that stands out most from what lies between the match's own
-    level and the rivals'.
+    """Returns the first and the last window of the run that stands out most. It is measured from
+    the level halfway between the match's own and the cohort's.
     """
     level = float(np.quantile(cosines, 0.75))
     excess = cosines - min((level + cohort_mean) / 2, level - _LEAST_DROP)

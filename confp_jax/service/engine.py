@@ -193,11 +193,13 @@ class Engine:
         return await self.search(samples, await self.query(samples))
 
     async def search(
-        self, samples: Float32[np.ndarray, " n"], query: Query, *, share: float = 1.0
+        self, samples: Float32[np.ndarray, " n"], query: Query, *, alarm_budget: float = 1.0
     ) -> Identification:
-        """Identifies by a query that was made before; `share` as in `Searcher.search`."""
+        """Identifies by a query that was made before; `alarm_budget` as in `Searcher.search`."""
         view = self.view
-        result = await self.in_thread(functools.partial(view.searcher.search, [query], share=share))
+        result = await self.in_thread(
+            functools.partial(view.searcher.search, [query], alarm_budget=alarm_budget)
+        )
         return Identification(view, samples, query, result)
 
     async def in_thread(self, call, *arguments):

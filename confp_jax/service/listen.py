@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from confp_jax.audio.decode import DecodeError, StreamResampler
 from confp_jax.fingerprint.fingerprints import AudioError
-from confp_jax.library.listening import ANSWER_SHARE, LONGEST_S, LOOK_SHARE, GrowingClip
+from confp_jax.library.listening import ANSWER_BUDGET, LONGEST_S, LOOK_BUDGET, GrowingClip
 from confp_jax.library.live import live_moments
 from confp_jax.library.monitor import Event, events_of
 from confp_jax.library.searcher import Match
@@ -104,7 +104,7 @@ class _Clip:
         self._heard.looked()
         began = time.perf_counter()
         try:
-            heard = await self._search(LOOK_SHARE)
+            heard = await self._search(LOOK_BUDGET)
         except AudioError:  # silence so far
             return {
                 "verdict": "unknown",
@@ -122,18 +122,18 @@ class _Clip:
           AudioError: shorter than 1 s, or silent.
         """
         began = time.perf_counter()
-        heard = await self._search(ANSWER_SHARE)
+        heard = await self._search(ANSWER_BUDGET)
         self._engine.metrics.answer(
             verdict="match" if heard.result.accepted else "unknown", length_s=self._heard.heard_s
         )
         return heard, self._reply(heard, began)
 
-    async def _search(self, share: float) -> Identification:
+    async def _search(self, alarm_budget: float) -> Identification:
         clip = self._heard
         samples = clip.unfingerprinted()
         if samples is not None:
             clip.settle(await self._engine.query(samples))
-        return await self._engine.search(clip.samples, clip.query, share=share)
+        return await self._engine.search(clip.samples, clip.query, alarm_budget=alarm_budget)
 
     def _reply(self, heard: Identification, began: float) -> dict:
         return answer_reply(

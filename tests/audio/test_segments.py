@@ -30,7 +30,7 @@ def draw(seed: int, **changes):
         "spacing_s": (0.3, 3.75),
         "clean_s": 30.0,
         "replica_s": 30.0,
-        "rate": 1.0,
+        "tempo": 1.0,
     }
     return draw_pair_crops(
         np.random.default_rng(seed), segment_s=SEGMENT_S, shift=SHIFT, **(arguments | changes)
@@ -40,16 +40,16 @@ def draw(seed: int, **changes):
 @given(
     seed=seeds,
     clean_s=st.floats(3.2, 60),
-    rate=st.floats(0.7, 1.4),
+    tempo=st.floats(0.7, 1.4),
     lost_s=st.floats(-0.5, 0.5),
     num_crops=st.integers(1, 5),
 )
 def test_crops_lie_inside_both_clips_with_their_centres_within_the_shift(
-    seed, clean_s, rate, lost_s, num_crops
+    seed, clean_s, tempo, lost_s, num_crops
 ):
-    replica_s = clean_s / rate - lost_s  # a stretch does not end on the sample that theory says
+    replica_s = clean_s / tempo - lost_s  # a stretch does not end on the sample that theory says
     try:
-        crops = draw(seed, clean_s=clean_s, replica_s=replica_s, rate=rate, num_crops=num_crops)
+        crops = draw(seed, clean_s=clean_s, replica_s=replica_s, tempo=tempo, num_crops=num_crops)
     except ValueError:
         assume(False)
     assert len(crops) == num_crops
@@ -58,21 +58,21 @@ def test_crops_lie_inside_both_clips_with_their_centres_within_the_shift(
         assert -1e-9 <= crop.replica_start_s <= replica_s - SEGMENT_S + 1e-9
         heard_s = (
             crop.replica_start_s + SEGMENT_S / 2
-        ) * rate  # the replica's centre, in the original's time
+        ) * tempo  # the replica's centre, in the original's time
         assert abs(heard_s - (crop.anchor_start_s + SEGMENT_S / 2)) <= 0.15 + 1e-9
 
 
-@pytest.mark.parametrize(("clean_s", "rate"), [(3.5, 1.0), (5.0, 1.3), (4.0, 0.8)])
-def test_short_clips_leave_room_for_the_shift_at_both_ends(clean_s, rate):
+@pytest.mark.parametrize(("clean_s", "tempo"), [(3.5, 1.0), (5.0, 1.3), (4.0, 0.8)])
+def test_short_clips_leave_room_for_the_shift_at_both_ends(clean_s, tempo):
     """Here almost every draw lies near an end, which random lengths seldom try."""
     crops = [
         crop
         for seed in range(300)
-        for crop in draw(seed, clean_s=clean_s, replica_s=clean_s / rate, rate=rate)
+        for crop in draw(seed, clean_s=clean_s, replica_s=clean_s / tempo, tempo=tempo)
     ]
     starts_s = np.array([[crop.anchor_start_s, crop.replica_start_s] for crop in crops])
     assert starts_s.min() >= 0
-    assert (starts_s.max(axis=0) <= [clean_s - SEGMENT_S, clean_s / rate - SEGMENT_S]).all()
+    assert (starts_s.max(axis=0) <= [clean_s - SEGMENT_S, clean_s / tempo - SEGMENT_S]).all()
 
 
 @given(seed=seeds, low_s=st.floats(0.1, 1), width_s=st.floats(0, 3))
@@ -89,12 +89,12 @@ def test_neighbours_lie_the_spacing_apart_where_there_is_room(seed, low_s, width
 
 
 @pytest.mark.parametrize(
-    ("clean_s", "replica_s", "rate"),
+    ("clean_s", "replica_s", "tempo"),
     [(2.9, 30.0, 1.0), (30.0, 2.9, 1.0), (3.2, 3.2, 1.0), (6.0, 3.1, 1.3), (0.0, 0.0, 1.0)],
 )
-def test_clips_that_are_too_short_are_an_error(clean_s, replica_s, rate):
+def test_clips_that_are_too_short_are_an_error(clean_s, replica_s, tempo):
     with pytest.raises(ValueError, match=r"holds no 3\.0 s pair"):
-        draw(0, clean_s=clean_s, replica_s=replica_s, rate=rate)
+        draw(0, clean_s=clean_s, replica_s=replica_s, tempo=tempo)
 
 
 def test_the_shortest_clip_has_room_for_the_shift_on_both_sides():
@@ -116,14 +116,14 @@ def test_every_pair_draws_its_own_shift():
 @given(
     start_s=st.floats(0, 100),
     shift_s=st.floats(-0.15, 0.15),
-    rate=st.floats(0.7, 1.3),
+    tempo=st.floats(0.7, 1.3),
     segment_s=st.floats(1, 5),
 )
 def test_the_replicas_centre_is_the_anchors_plus_the_shift_in_stretched_time(
-    start_s, shift_s, rate, segment_s
+    start_s, shift_s, tempo, segment_s
 ):
-    start = replica_start_s(start_s, shift_s=shift_s, rate=rate, segment_s=segment_s)
-    assert start + segment_s / 2 == pytest.approx((start_s + segment_s / 2 + shift_s) / rate)
+    start = replica_start_s(start_s, shift_s=shift_s, tempo=tempo, segment_s=segment_s)
+    assert start + segment_s / 2 == pytest.approx((start_s + segment_s / 2 + shift_s) / tempo)
 
 
 def test_shift_has_the_papers_distribution_either_way():

@@ -194,9 +194,9 @@ def test_pairs_are_shifted_by_the_paper_s_beta(noise) -> None:
     assert 0.4 < np.mean(np.array(shifts_s) > 0) < 0.6
 
 
-@pytest.mark.parametrize("rate", [0.8, 1.25])
-def test_centres_of_stretched_pairs_line_up(make_dataset: Callable, rate: float) -> None:
-    """Clicks at irregular moments t, in the replica at t / rate: every click tells the pair's
+@pytest.mark.parametrize("tempo", [0.8, 1.25])
+def test_centres_of_stretched_pairs_line_up(make_dataset: Callable, tempo: float) -> None:
+    """Clicks at irregular moments t, in the replica at t / tempo: every click tells the pair's
     shift, and all agree.
     """
     moments_s = np.cumsum(np.random.default_rng(0).uniform(0.15, 0.5, 60))
@@ -212,7 +212,7 @@ def test_centres_of_stretched_pairs_line_up(make_dataset: Callable, rate: float)
         {
             "training": [
                 Clip(0, 0, 1.0, 0.0, clicks(moments_s)),
-                Clip(0, 1, rate, 0.0, clicks(moments_s / rate)),
+                Clip(0, 1, tempo, 0.0, clicks(moments_s / tempo)),
             ]
         }
     )
@@ -225,7 +225,7 @@ def test_centres_of_stretched_pairs_line_up(make_dataset: Callable, rate: float)
         )
         both = sorted(anchor.keys() & replica.keys())
         assert len(both) >= 3
-        shifts_s = np.array([anchor[click] - rate * replica[click] for click in both])
+        shifts_s = np.array([anchor[click] - tempo * replica[click] for click in both])
         assert np.ptp(shifts_s) < 0.0003  # a few samples of rounding
         assert 0.01 < np.abs(shifts_s).max() < 0.150 + 0.0003
 

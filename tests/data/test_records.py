@@ -31,7 +31,7 @@ _CLIPS = st.builds(
     Clip,
     track_id=st.integers(0, 2**62 - 1),  # folder.read_tracks: 62 bits of a hash
     replica=st.integers(0, 2**31 - 1),
-    rate=st.floats(0.5, 2.0, width=32),
+    tempo=st.floats(0.5, 2.0, width=32),
     start_s=st.floats(0.0, 1e5, width=32),
     samples=hnp.arrays(np.dtype("<i2"), st.integers(0, 400)),
     draws=st.text(),

@@ -148,7 +148,7 @@ def test_shares_that_cannot_be(shards, make_dataset: Callable):
     few = make_dataset({"training": _clips(8)}, num_shards=2)
     with pytest.raises(
         DatasetError,
-        match=r"a share of its shards has 0 tracks.*data.num_shares=4.*tracks_per_shard",
+        match=r"data.num_shares=4 groups of shards has 0 tracks.*tracks_per_shard",
     ):
         train_batches(_in_shares(few))
     with pytest.raises(DatasetError, match="has 3 tracks, and a batch takes 4 of each"):

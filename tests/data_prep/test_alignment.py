@@ -35,14 +35,14 @@ def _envelopes(samples: np.ndarray, pitch: float) -> np.ndarray:
 
 
 def lags_s(
-    clean: np.ndarray, heard: np.ndarray, *, rate: float = 1.0, pitch: float = 1.0
+    clean: np.ndarray, heard: np.ndarray, *, tempo: float = 1.0, pitch: float = 1.0
 ) -> np.ndarray:
     """Seconds by which `heard` comes late (its own time), for every 4 s of it: by the loudness in
-    bands, which survives any change of phase. The clean moment t belongs at t / rate.
+    bands, which survives any change of phase. The clean moment t belongs at t / tempo.
     """
     whole = _envelopes(clean, 1.0)
     other = _envelopes(heard, pitch)
-    at = np.arange(other.shape[1]) * rate
+    at = np.arange(other.shape[1]) * tempo
     whole = np.stack([np.interp(at, np.arange(len(band)), band) for band in whole])
     window = round(_WINDOW_S * _ENVELOPE_HZ)
     farthest = round(_FARTHEST_S * _ENVELOPE_HZ)
@@ -87,7 +87,9 @@ def _always(value: float) -> Draw:
 
 
 _CHAINS = {
-    **{f"stretch {rate}": ChainConfig(stretch=_always(rate)) for rate in (0.85, 0.93, 1.15, 1.3)},
+    **{
+        f"stretch {tempo}": ChainConfig(stretch=_always(tempo)) for tempo in (0.85, 0.93, 1.15, 1.3)
+    },
     **{
         f"pitch {semitones}": ChainConfig(pitch=_always(semitones))
         for semitones in (-2.0, 1.0, 2.0)
@@ -112,7 +114,7 @@ _CHAINS = {
 
 
 def _lags_s(clean: np.ndarray, distorted: Distorted, semitones: float) -> np.ndarray:
-    return lags_s(clean, distorted.samples, rate=distorted.rate, pitch=2 ** (semitones / 12))
+    return lags_s(clean, distorted.samples, tempo=distorted.tempo, pitch=2 ** (semitones / 12))
 
 
 @pytest.mark.parametrize("name", _CHAINS)
@@ -122,19 +124,19 @@ def test_every_moment_lies_within_2_ms(
     config = _CHAINS[name]
     for clean in music.values():
         distorted = Chain(config, sounds).apply(clean, sample_rate_hz=_RATE_HZ, seed=(0,))
-        assert abs(len(distorted.samples) * distorted.rate - len(clean)) <= 1
+        assert abs(len(distorted.samples) * distorted.tempo - len(clean)) <= 1
         lags = _lags_s(clean, distorted, config.pitch.low)
         assert len(lags) >= 3
         assert np.abs(lags).max() <= 0.002, lags
 
 
-@pytest.mark.parametrize("rate", [0.7, 0.8])
-def test_a_strong_stretch(music: dict[str, np.ndarray], rate: float) -> None:
+@pytest.mark.parametrize("tempo", [0.7, 0.8])
+def test_a_strong_stretch(music: dict[str, np.ndarray], tempo: float) -> None:
     """Onsets are smeared over 10 ms and more there: the middle of the measurements is held to 2 ms,
     the scatter to 3.
     """
     for clean in music.values():
-        chain = Chain(ChainConfig(stretch=_always(rate)), Sounds())
+        chain = Chain(ChainConfig(stretch=_always(tempo)), Sounds())
         lags = _lags_s(clean, chain.apply(clean, sample_rate_hz=_RATE_HZ, seed=(0,)), 0.0)
         assert abs(np.median(lags)) <= 0.002
         assert np.abs(lags).max() <= 0.003, lags

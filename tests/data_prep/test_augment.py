@@ -103,7 +103,7 @@ def test_same_seed_same_bytes(
     ]
     for one, other in zip(first, again, strict=True):
         assert one.samples.tobytes() == other.samples.tobytes()
-        assert (one.rate, one.draws) == (other.rate, other.draws)
+        assert (one.tempo, one.draws) == (other.tempo, other.draws)
     assert len({distorted.samples.tobytes() for distorted in first}) == len(seeds), (
         "replicas differ"
     )
@@ -113,7 +113,7 @@ def test_same_seed_same_bytes(
 def test_nothing_drawn_changes_nothing(music: np.ndarray) -> None:
     distorted = _apply(ChainConfig(), music)
     np.testing.assert_array_equal(distorted.samples, music)
-    assert (distorted.rate, distorted.draws) == (1.0, "[]")
+    assert (distorted.tempo, distorted.draws) == (1.0, "[]")
 
 
 def _snr_db(clean: np.ndarray, noisy: np.ndarray) -> float:
@@ -178,24 +178,24 @@ def test_reverberation_is_not_late(sounds: dict[str, Sounds]) -> None:
             )
 
 
-@pytest.mark.parametrize("rate", [0.7, 0.9, 1.0, 1.3])
-def test_stretch(rate: float) -> None:
-    """The moment t is heard at t / rate, over the whole clip; the pitch stays."""
+@pytest.mark.parametrize("tempo", [0.7, 0.9, 1.0, 1.3])
+def test_stretch(tempo: float) -> None:
+    """The moment t is heard at t / tempo, over the whole clip; the pitch stays."""
     moments_s = np.array([0.5, 1.7, 3.1, 4.9, 6.4, 7.5])
     clicks = _clicks(moments_s, 8.0)
-    distorted = _apply(ChainConfig(stretch=Draw(1, rate, rate)), clicks)
-    assert distorted.rate == pytest.approx(rate)
+    distorted = _apply(ChainConfig(stretch=Draw(1, tempo, tempo)), clicks)
+    assert distorted.tempo == pytest.approx(tempo)
     assert json.loads(distorted.draws) == [
-        {"transform": "TimeStretch", "rate": pytest.approx(rate)}
+        {"transform": "TimeStretch", "rate": pytest.approx(tempo)}
     ]
-    assert abs(len(distorted.samples) * rate - len(clicks)) <= 2
+    assert abs(len(distorted.samples) * tempo - len(clicks)) <= 2
     original_s = _burst_places_s(clicks, moments_s)
     np.testing.assert_allclose(
-        _burst_places_s(distorted.samples, moments_s / rate), original_s / rate, atol=0.005
+        _burst_places_s(distorted.samples, moments_s / tempo), original_s / tempo, atol=0.005
     )
     tone = 0.3 * np.sin(2 * np.pi * 1000 * np.arange(4 * _RATE_HZ) / _RATE_HZ).astype(np.float32)
     assert _loudest_hz(
-        _apply(ChainConfig(stretch=Draw(1, rate, rate)), tone).samples
+        _apply(ChainConfig(stretch=Draw(1, tempo, tempo)), tone).samples
     ) == pytest.approx(1000, rel=0.005)
 
 
@@ -205,7 +205,7 @@ def test_pitch_shift_keeps_time(semitones: float) -> None:
     moments_s = np.array([0.5, 2.2, 3.4])
     clicks = _clicks(moments_s, 4.0)
     distorted = _apply(config, clicks)
-    assert (len(distorted.samples), distorted.rate) == (len(clicks), 1.0)
+    assert (len(distorted.samples), distorted.tempo) == (len(clicks), 1.0)
     expected_s = _burst_places_s(clicks, moments_s)
     np.testing.assert_allclose(
         _burst_places_s(distorted.samples, moments_s), expected_s, atol=0.005

@@ -160,7 +160,7 @@ def test_test_queries_hear_the_test_part(
 def test_windows_are_aligned_at_their_centres(
     make: Callable, tmp_path: pathlib.Path, name: str
 ) -> None:
-    """Bursts at known moments: one at t is heard at 1.5 s + (t - centre) / rate."""
+    """Bursts at known moments: one at t is heard at 1.5 s + (t - centre) / tempo."""
     from data_prep.folder import read_tracks
 
     rng = np.random.default_rng(0)
@@ -174,12 +174,12 @@ def test_windows_are_aligned_at_their_centres(
     soundfile.write(tmp_path / "music" / "bursts.wav", samples, _RATE_HZ)
     (track,) = read_tracks(tmp_path / "music")
     out = make(tmp_path / "out", name, music_dir=str(tmp_path / "music"), split=track.split)
-    rate = {"stretch_70": 0.7, "stretch_130": 1.3}.get(name, 1.0)
+    tempo = {"stretch_70": 0.7, "stretch_130": 1.3}.get(name, 1.0)
     heard = 0
     for clip in ClipSource(out, name):
-        assert clip.rate == pytest.approx(rate)
+        assert clip.tempo == pytest.approx(tempo)
         energy = np.convolve((clip.samples / 32767.0) ** 2, np.ones(64), "same")
-        expected_s = 1.5 + (moments_s - (clip.start_s + 1.5)) / rate
+        expected_s = 1.5 + (moments_s - (clip.start_s + 1.5)) / tempo
         for t in expected_s[(expected_s > 0.2) & (expected_s < 2.7)]:
             first = round((t - 0.1) * _RATE_HZ)
             found_s = (first + np.argmax(energy[first : first + 3200])) / _RATE_HZ

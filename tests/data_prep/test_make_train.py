@@ -52,16 +52,16 @@ def test_what_it_writes(prepared: pathlib.Path, music_dir: pathlib.Path) -> None
             ).samples
             error = clips[0].samples / 32767 * max(1.0, np.abs(clean).max()) - clean
             assert np.abs(error).max() <= 0.51 / 32767 * max(1.0, np.abs(clean).max())
-            assert (clips[0].rate, clips[0].draws) == (1.0, "[]")
+            assert (clips[0].tempo, clips[0].draws) == (1.0, "[]")
             for clip in clips[1:]:
-                assert abs(len(clip.samples) * clip.rate - len(clean)) <= 2
+                assert abs(len(clip.samples) * clip.tempo - len(clean)) <= 2
                 stretches = [
                     draw["rate"]
                     for draw in json.loads(clip.draws)
                     if draw["transform"] == "TimeStretch"
                 ]
                 assert stretches == (
-                    [] if clip.rate == 1.0 else [pytest.approx(clip.rate, abs=1e-6)]
+                    [] if clip.tempo == 1.0 else [pytest.approx(clip.tempo, abs=1e-6)]
                 )
     assert (prepared / "failures.jsonl").read_text() == ""
     assert not list(prepared.rglob("*.part"))

@@ -136,7 +136,8 @@ def test_the_offset_of_a_stretched_excerpt_is_right_at_its_middle(searched, deci
     """
     window = Query(searched.reference.rows_of(7)[4][None], 0.3, 3.0)
     stretched = [
-        Excerpt("stretch", 24, 0.3 * 4 + 1.5 * (1 - rate), rate, window) for rate in (0.7, 1.0, 1.3)
+        Excerpt("stretch", 24, 0.3 * 4 + 1.5 * (1 - tempo), tempo, window)
+        for tempo in (0.7, 1.0, 1.3)
     ]
     trials = run_trials(stretched, searched, decision, QUIET)
     assert trials.right.all() and (trials.offset_error_s < 0.05).all()

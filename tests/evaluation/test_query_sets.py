@@ -32,7 +32,7 @@ def test_query_records_tell_the_truth(queries, music_dir):
     starts = np.array([clip.start_s for clip in ClipSource(queries, "shift_40")]) / 0.3
     assert len(set(np.sign(starts - np.round(starts)))) == 2  # early and late
     for clip in ClipSource(queries, "stretch_85"):
-        assert clip.rate == pytest.approx(0.85)
+        assert clip.tempo == pytest.approx(0.85)
         assert len(clip.samples) == 48_000
     for clip in ClipSource(queries, "background_5db"):
         (draw,) = json.loads(clip.draws)

@@ -12,9 +12,9 @@ from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.fingerprint.fingerprints import AudioError
 from confp_jax.fingerprint.jax_engine import JaxEngine
 from confp_jax.library.listening import (
-    ANSWER_SHARE,
+    ANSWER_BUDGET,
     LONGEST_S,
-    LOOK_SHARE,
+    LOOK_BUDGET,
     GrowingClip,
     identify_growing,
 )
@@ -77,7 +77,7 @@ def test_windows_of_a_growing_clip(context_s, share):
 
 def test_the_looks_and_the_answer_keep_the_rate_of_false_alarms():
     num_looks = len(np.arange(3.0, LONGEST_S + 0.001))
-    assert num_looks * LOOK_SHARE + ANSWER_SHARE <= 1
+    assert num_looks * LOOK_BUDGET + ANSWER_BUDGET <= 1
 
 
 def halves(samples: np.ndarray) -> list[np.ndarray]:

@@ -164,7 +164,7 @@ class TestSpans:
         rng = np.random.default_rng(4)
         noisy = parts[9] + 2.05 * unit_rows(rng, 200)
         query = query_of(normalised(noisy))
-        tracker = SpanTracker(reference, uncalibrated(), share=0.5)
+        tracker = SpanTracker(reference, uncalibrated(), new_part=0.5)
         for block in joined_blocks([query]):
             spans = tracker.push(block)
         longest = max(spans, key=lambda span: span.length_s)

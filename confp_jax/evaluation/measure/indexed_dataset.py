@@ -152,13 +152,13 @@ def _read_vectors(path: pathlib.Path) -> Float16[np.ndarray, "n E"]:
 @dataclasses.dataclass(frozen=True)
 class Excerpt:
     """A query with the truth: `start_s` is where it begins in the original, which it plays at
-    `rate`.
+    `tempo`.
     """
 
     condition: str
     track_id: int
     start_s: float
-    rate: float
+    tempo: float
     query: Query
     row: int = -1  # in the query set's split
 
@@ -197,12 +197,12 @@ def cut(
             f"make it again with --config.sample_rate_hz={embedder.sample_rate_hz}"
         )
     middle_s = len(clip.samples) / sample_rate_hz / 2
-    start_s = clip.start_s + middle_s + (begin_s - middle_s) * clip.rate
+    start_s = clip.start_s + middle_s + (begin_s - middle_s) * clip.tempo
     return Excerpt(
         condition,
         clip.track_id,
         start_s,
-        clip.rate,
+        clip.tempo,
         embedder.query(samples),
         row,
     )

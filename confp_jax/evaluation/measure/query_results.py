@@ -32,7 +32,7 @@ class Outcomes:
     rows: Int64[np.ndarray, " Q"]  # in the query set's split
     track_ids: Int64[np.ndarray, " Q"]
     start_s: Float64[np.ndarray, " Q"]  # where the excerpt begins in the original
-    rate: Float64[np.ndarray, " Q"]
+    tempo: Float64[np.ndarray, " Q"]
     segment_s: Float64[
         np.ndarray, " Q"
     ]  # where the index's window does whose middle is that of the query's first window
@@ -138,7 +138,7 @@ def measure_condition(
     # Aligned at the middles: a stretched window, or one shorter than the index's, begins elsewhere
     # (docs/research/paper.md, "query position").
     segment_s = np.array(
-        [e.start_s + (e.rate * e.query.segment_s - reference.segment_s) / 2 for e in excerpts]
+        [e.start_s + (e.tempo * e.query.segment_s - reference.segment_s) / 2 for e in excerpts]
     )
     found: dict[str, np.ndarray] = {}
     for name, index in searched.indexes.items():
@@ -147,10 +147,10 @@ def measure_condition(
             for part, values in _nearest(queries, index, searched, top_k).items()
         }
     del found["index_scores"]
-    start_s, rate = (
-        np.array([getattr(e, name) for e in excerpts], np.float64) for name in ("start_s", "rate")
+    start_s, tempo = (
+        np.array([getattr(e, name) for e in excerpts], np.float64) for name in ("start_s", "tempo")
     )
-    return Outcomes(rows, own, start_s, rate, segment_s, queries[:, 0], **found, trials=trials)
+    return Outcomes(rows, own, start_s, tempo, segment_s, queries[:, 0], **found, trials=trials)
 
 
 def _looks(query: Query) -> Float32[np.ndarray, "L E"]:

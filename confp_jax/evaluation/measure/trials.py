@@ -119,7 +119,7 @@ def run_trials(
         # At the query's middle: the tempo of a short query is not estimated, and the truth is
         # aligned there.
         error_s = (
-            abs(start_s + place.at(half_s) - excerpt.start_s - excerpt.rate * half_s)
+            abs(start_s + place.at(half_s) - excerpt.start_s - excerpt.tempo * half_s)
             if best == own
             else np.nan
         )

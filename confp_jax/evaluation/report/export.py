@@ -49,7 +49,7 @@ def query_rows(
                 "row": int(one.rows[i]),
                 "track_id": int(one.track_ids[i]),
                 "start_s": round(float(one.start_s[i]), 4),
-                "rate": round(float(one.rate[i]), 4),
+                "rate": round(float(one.tempo[i]), 4),
                 "found_track": int(one.exact_tracks[i, 0]),
                 "found_s": round(float(one.exact_s[i, 0]), 4),
                 "cosine": round(float(one.exact_scores[i, 0]), 5),
@@ -102,9 +102,9 @@ def write_pexeso(
         for i, row in enumerate(one.rows):
             name = query_id(queries, condition, int(row))
             length_s = queries.length_s
-            speed = float(one.rate[i])
+            tempo = float(one.tempo[i])
             truth.append(
-                _segment(one.track_ids[i], name, float(one.start_s[i]), length_s * speed, length_s)
+                _segment(one.track_ids[i], name, float(one.start_s[i]), length_s * tempo, length_s)
             )
             if one.trials.known_track[i] >= 0 and one.trials.known_rate[i] <= rate:
                 begin_s = float(one.trials.offset_s[i])

@@ -28,7 +28,7 @@ class Failure:
     row: int
     track_id: int
     start_s: float
-    rate: float
+    tempo: float
     mistaken_id: int
     mistaken_s: float
     logit: float
@@ -49,7 +49,7 @@ def worst_failures(
                 int(one.rows[i]),
                 int(one.track_ids[i]),
                 float(one.start_s[i]),
-                float(one.rate[i]),
+                float(one.tempo[i]),
             )
             accepted = bool(trials.known_rate[i] <= RATES[0])
             mistaken = (
@@ -115,7 +115,7 @@ def spectrograms(failure: Failure, sounds: Sounds, audio: AudioConfig, mel: MelC
     length_s = len(query) / audio.sample_rate_hz
     parts = {
         "query": query,
-        "true place": sounds.part(failure.track_id, failure.start_s, length_s * failure.rate),
+        "true place": sounds.part(failure.track_id, failure.start_s, length_s * failure.tempo),
         "mistaken for": sounds.part(failure.mistaken_id, failure.mistaken_s, length_s),
     }
     pictures = [(name, _log_mel(samples, audio, mel)) for name, samples in parts.items()]

@@ -127,7 +127,7 @@ class SystemRun:
             middle_s = row.num_samples / source.summary.sample_rate_hz / 2
             group = self.group_of.get(row.track_id, row.track_id)
             start_s = row.start_s - starts_s.get(group, 0.0)
-            out.append(Truth(group, start_s + middle_s * (1 - row.rate), start_s))
+            out.append(Truth(group, start_s + middle_s * (1 - row.tempo), start_s))
         return out
 
 
