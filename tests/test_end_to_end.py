@@ -10,8 +10,9 @@ import soundfile
 
 from confp_jax.audio.decode import decode
 from confp_jax.cli import main
-from confp_jax.fingerprint.embedder import DEFAULT_MODEL, load_encoder, model_card, shipped_models
+from confp_jax.fingerprint.embedder import DEFAULT_MODEL, load_encoder, shipped_models
 from confp_jax.matching.decision import load_decision
+from confp_jax.model.shipped import model_card
 
 MUSIC = sorted((pathlib.Path(__file__).parent.parent / "examples" / "music").glob("*.mp3"))
 NOISE = sorted(

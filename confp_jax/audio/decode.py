@@ -45,7 +45,9 @@ def decode(path: str | pathlib.Path, *, sample_rate_hz: int, losses: Losses | No
     """Decodes a whole file to mono float32 at `sample_rate_hz`.
 
     Args:
-      losses: receives what is damaged in the file and was skipped.
+      path: of the file.
+      sample_rate_hz: of the samples that are returned, 4 to 768 kHz.
+      losses: records what was damaged in the file and skipped.
 
     Raises:
       DecodeError: missing, empty, no audio, damaged from the start, or not finite.
@@ -101,8 +103,12 @@ def _next_block(native: Iterator[Native], path: pathlib.Path) -> Native | None:
 
 
 def from_samples(samples: np.ndarray, *, from_hz: int, to_hz: int) -> Float32[np.ndarray, " n"]:
-    """Samples in memory by the same policy: [n] or [n, channels], integer PCM or float, to mono
-    float32 at `to_hz`.
+    """Returns samples in memory as mono float32 at another sample rate, by the same policy.
+
+    Args:
+      samples: [n] or [n, channels], integer PCM or float.
+      from_hz: their sample rate.
+      to_hz: the sample rate of the result.
 
     Raises:
       DecodeError: wrong shape, not finite, or a rate outside 4 to 768 kHz.

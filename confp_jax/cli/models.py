@@ -33,7 +33,8 @@ def register(commands: Commands) -> None:
 
 
 def _models(args: argparse.Namespace) -> int:
-    from confp_jax.fingerprint.embedder import DEFAULT_MODEL, model_card, shipped_models
+    from confp_jax.fingerprint.embedder import DEFAULT_MODEL
+    from confp_jax.model.shipped import model_card, shipped_models
 
     cards = [
         {"name": name, "default": name == DEFAULT_MODEL} | model_card(name)

@@ -1,11 +1,14 @@
-"""Changes of tracks that stay: their names, tags and paths."""
+"""New tracks in the catalogue, and changes of tracks that stay: their names, tags and paths."""
 
 import pathlib
 import sqlite3
+from collections.abc import Sequence
+
+import numpy as np
 
 from confp_jax.database.catalogue import count
 from confp_jax.database.names import restored_path, storable, stored_path
-from confp_jax.database.records import TAG_NAMES, TrackTags
+from confp_jax.database.records import TAG_NAMES, NewTrack, TrackTags
 
 EDITS_SETTING = "edits"  # how many commits have changed tracks that stay
 
@@ -13,6 +16,30 @@ EDITS_SETTING = "edits"  # how many commits have changed tracks that stay
 def count_edit(connection: sqlite3.Connection) -> None:
     """Notes that tracks that stay were changed."""
     count(connection, EDITS_SETTING)
+
+
+def insert_tracks(
+    connection: sqlite3.Connection, tracks: Sequence[NewTrack], *, shard: int, now: float
+) -> None:
+    """Stores new tracks, whose rows stand in a shard in their order."""
+    columns = (
+        *("name", "path", "title", "artist", "album", "sha256", "duration_s"),
+        *("shard", "first_row", "num_rows", "added_at", *TAG_NAMES),
+    )
+    first_rows = np.cumsum([0] + [len(track.vectors) for track in tracks])
+    connection.executemany(
+        f"INSERT INTO tracks ({', '.join(columns)}) "  # noqa: S608
+        f"VALUES ({', '.join('?' * len(columns))})",
+        [
+            (
+                *(storable(track.name), stored_path(track.path)),
+                *(storable(text) for text in (track.title, track.artist, track.album)),
+                *(track.sha256, track.duration_s, shard, int(row), len(track.vectors), now),
+                *stored_tags(track.tags),
+            )
+            for track, row in zip(tracks, first_rows, strict=False)
+        ],
+    )
 
 
 def rename(connection: sqlite3.Connection, number: int, texts: dict[str, str]) -> None:

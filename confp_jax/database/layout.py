@@ -78,6 +78,34 @@ def delete_strays(folder: pathlib.Path, shards: Collection[str], generation: str
             shutil.rmtree(path, ignore_errors=True)
 
 
+def make_folder(folder: pathlib.Path) -> None:
+    """Makes the folder of a new database.
+
+    Raises:
+      DatabaseError: it holds something else, or cannot be made.
+    """
+    is_free = folder.is_dir() and all(is_leftover(path) for path in folder.iterdir())
+    if folder.exists() and not is_free:
+        check_new(folder)
+        raise DatabaseError(f"{folder} exists and is no fingerprint database; choose another name")
+    try:
+        (folder / "vectors").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabaseError(
+            f"{folder} cannot be made ({error.strerror}); choose a place where you may write"
+        ) from error
+
+
+def check_new(folder: pathlib.Path) -> None:
+    """Checks that no other process has made a database there meanwhile.
+
+    Raises:
+      DatabaseError: one has.
+    """
+    if (folder / "catalogue.sqlite").exists():
+        raise DatabaseError(f"{folder}: another process has just made it; try again")
+
+
 def is_leftover(path: pathlib.Path) -> bool:
     """Returns whether a process that died while making a database may have left this."""
     if path.is_symlink():

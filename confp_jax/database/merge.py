@@ -26,8 +26,16 @@ def merge_databases(
     *,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Merged:
-    """Copies the tracks of `other` whose content is not here. If interrupted, the next run
-    continues where it stopped.
+    """Copies the tracks of another database whose content is not here yet. If interrupted, the next
+    run continues where it stopped.
+
+    Args:
+      database: the one that tracks are copied into.
+      other: the one that they are copied from; it is only read.
+      report: called with the number of tracks that were looked at, and of all.
+
+    Returns:
+      How many tracks were copied, and what was left out.
 
     Raises:
       DatabaseError: another model's, or the disk is full.

@@ -84,6 +84,14 @@ def num_tracks(connection: sqlite3.Connection) -> int:
     return connection.execute(count).fetchone()[0]
 
 
+def shard_sizes(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Returns how many shards there are, and how many rows they hold, removed ones included."""
+    num_shards, num_rows = connection.execute(
+        "SELECT COUNT(*), COALESCE(SUM(num_rows), 0) FROM shards"
+    ).fetchone()
+    return num_shards, num_rows
+
+
 def duration_s(connection: sqlite3.Connection) -> float:
     """Returns how long all live tracks are."""
     question = f"SELECT COALESCE(SUM(duration_s), 0.0) FROM tracks WHERE {LIVE}"  # noqa: S608

@@ -15,15 +15,14 @@ from confp_jax.database import catalogue, digests, edits, questions
 from confp_jax.database.catalogue import FORMAT, READABLE_FORMATS, Shard
 from confp_jax.database.damage import Checksums, block_checksums
 from confp_jax.database.layout import (
+    check_new,
     delete_strays,
-    is_leftover,
+    make_folder,
     refuse_links,
     shard_name,
     writer_lock,
 )
-from confp_jax.database.names import storable, stored_path
 from confp_jax.database.records import (
-    TAG_NAMES,
     DatabaseError,
     KnownFile,
     ModelId,
@@ -77,8 +76,12 @@ class Database:
     def create(
         cls, folder: str | pathlib.Path, model_id: ModelId, *, precision: str = "float16"
     ) -> "Database":
-        """Makes an empty database; the folder must be new or empty. `precision` is of the stored
-        vectors (PRECISIONS).
+        """Makes an empty database.
+
+        Args:
+          folder: new or empty.
+          model_id: the model of all its fingerprints.
+          precision: of the stored vectors, one of PRECISIONS.
 
         Raises:
           DatabaseError: the folder holds something else.
@@ -86,19 +89,7 @@ class Database:
         path = pathlib.Path(folder)
         if precision not in PRECISIONS:
             raise DatabaseError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
-        made = DatabaseError(f"{folder}: another process has just made it; try again")
-        if path.exists() and (not path.is_dir() or not all(is_leftover(p) for p in path.iterdir())):
-            if (path / "catalogue.sqlite").exists():
-                raise made
-            raise DatabaseError(
-                f"{folder} exists and is no fingerprint database; choose another name"
-            )
-        try:
-            (path / "vectors").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DatabaseError(
-                f"{folder} cannot be made ({error.strerror}); choose a place where you may write"
-            ) from error
+        make_folder(path)
         partial = path / f"catalogue.sqlite.{uuid.uuid4().hex}.part"
         values = {
             "format": FORMAT,
@@ -110,8 +101,7 @@ class Database:
         catalogue.make(partial, {key: str(value) for key, value in values.items()})
         try:
             with writer_lock(path):  # two that make it at once: the second one gets an error
-                if (path / "catalogue.sqlite").exists():
-                    raise made
+                check_new(path)
                 partial.rename(path / "catalogue.sqlite")
         finally:
             partial.unlink(missing_ok=True)
@@ -129,7 +119,7 @@ class Database:
         return checked_precision(self.catalogue, self._required("precision"))
 
     def setting(self, key: str) -> str | None:
-        """A setting's value, None where there is none."""
+        """Returns a setting's value, None if it is not set."""
         with self.connect() as connection:
             return catalogue.setting(connection, key)
 
@@ -139,12 +129,12 @@ class Database:
             catalogue.put_setting(connection, key, value)
 
     def connect(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
-        """The catalogue, one transaction long; for the files of this package."""
+        """Opens the catalogue for one transaction; for the files of this package."""
         return catalogue.connect(self.catalogue)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """The writer's lock, held until left.
+        """Holds the writer's lock until the `with` block ends.
 
         Raises:
           DatabaseError: another process is writing.
@@ -177,8 +167,11 @@ class Database:
             yield
 
     def add(self, tracks: Sequence[NewTrack], *, replacing: Sequence[int] = ()) -> None:
-        """Adds tracks, and removes those of the ids `replacing`, in one atomic commit; only inside
-        `writing`.
+        """Adds tracks in one atomic commit; only inside `writing`.
+
+        Args:
+          tracks: with their fingerprints, [N, E] each.
+          replacing: the ids of tracks that are removed in the same commit.
 
         Raises:
           DatabaseError: the disk is full, a track of the same content is there already, or the
@@ -194,27 +187,13 @@ class Database:
             else None
         )
         number, shard = self.write_shard(stored) if stored is not None else (0, None)
-        first_rows = np.cumsum([0] + [len(track.vectors) for track in tracks])
         now = time.time()
         with self.connect() as connection:
             with digests.changing(connection, replacing):
                 catalogue.remove_tracks(connection, replacing, now)
             if shard is not None:
                 catalogue.insert_shard(connection, number, shard)
-            connection.executemany(
-                "INSERT INTO tracks (name, path, title, artist, album, sha256, "  # noqa: S608
-                f"duration_s, shard, first_row, num_rows, added_at, {', '.join(TAG_NAMES)}) VALUES "
-                f"({', '.join('?' * (11 + len(TAG_NAMES)))})",
-                [
-                    (
-                        *(storable(t.name), stored_path(t.path)),
-                        *(storable(text) for text in (t.title, t.artist, t.album)),
-                        *(t.sha256, t.duration_s, number, int(row), len(t.vectors), now),
-                        *edits.stored_tags(t.tags),
-                    )
-                    for t, row in zip(tracks, first_rows, strict=False)
-                ],
-            )
+            edits.insert_tracks(connection, tracks, shard=number, now=now)
             digests.add_sums(connection, number)
             seen = {
                 t.path: KnownFile(t.size_bytes, t.mtime_ns, t.sha256) for t in tracks if t.mtime_ns
@@ -231,13 +210,13 @@ class Database:
             digests.forget(connection, ids)
 
     def remember(self, files: dict[str, KnownFile]) -> None:
-        """Notes what files were like when they were read, by path; only inside `writing`."""
+        """Stores the size, time and content of files, by path; only inside `writing`."""
         with self.connect() as connection:
             catalogue.remember_files(connection, files)
 
     def known_files(self) -> dict[str, KnownFile]:
-        """Returns what the files whose content is in the database were like when they were last
-        read.
+        """Returns size, time and content of files when they were last read, by path, for all
+        whose content is in the database.
         """
         with self.connect() as connection:
             return questions.read_known_files(connection)
@@ -247,10 +226,14 @@ class Database:
         return read_dim(self.folder)
 
     def check_dim(self, dim: int, source: object) -> None:
-        """Refuses vectors of another length than those that are there.
+        """Checks that new vectors have the length of the stored ones.
+
+        Args:
+          dim: how many values each new vector has.
+          source: where they are from, for the message.
 
         Raises:
-          DatabaseError: they are not comparable.
+          DatabaseError: they have another length, so that they are not comparable.
         """
         own = self.dim()
         if own and dim != own:
@@ -260,7 +243,11 @@ class Database:
             )
 
     def write_shard(self, stored: np.ndarray) -> tuple[int, Shard]:
-        """Writes a new shard file that no commit knows yet; returns its number and what it is."""
+        """Writes a new shard file, which no commit names yet; returns its number and description.
+
+        Args:
+          stored: [N, bytes or values of a row], encoded in the database's precision.
+        """
         with self.connect() as connection:
             number = catalogue.next_shard(connection)
         vectors = self.folder / "vectors"
@@ -271,25 +258,25 @@ class Database:
         return number, Shard(shard_name(number), len(stored), checksums)
 
     def version(self) -> tuple:
-        """Returns what differs when tracks, their names, their rows or the index have changed."""
+        """Returns a value that changes with the tracks, their names, their rows or the index."""
         with self.connect() as connection:
             return questions.version(connection)
 
     def has(self, sha256: str) -> bool:
-        """Returns whether a track of this content is there."""
+        """Returns whether there is a track of this content, given by its SHA-256."""
         return bool(self.ids_of([sha256]))
 
     def ids_of(self, contents: Sequence[str]) -> dict[str, int]:
-        """Returns the ids of the tracks of these SHA-256, of those that are there."""
+        """Returns the ids of the stored tracks among these contents, by SHA-256."""
         with self.connect() as connection:
             return questions.ids_of(connection, contents)
 
     def tracks(self) -> list[StoredTrack]:
-        """All tracks in the order of their rows."""
+        """Returns all tracks in the order of their rows."""
         return list(self.ordered_tracks())
 
     def ordered_tracks(self) -> Tracks:
-        """The same, each made when it is asked for."""
+        """Returns all tracks in the order of their rows; each is made when it is used."""
         with self.connect() as connection:
             return questions.read_tracks(connection)
 
@@ -299,7 +286,7 @@ class Database:
             return questions.num_tracks(connection)
 
     def duration_s(self) -> float:
-        """Returns how long all tracks are."""
+        """Returns the length of all tracks together, in seconds."""
         with self.connect() as connection:
             return questions.duration_s(connection)
 
@@ -312,20 +299,32 @@ class Database:
     def page(
         self, *, search: str = "", offset: int = 0, limit: int | None = None
     ) -> tuple[list[StoredTrack], int]:
-        """Returns `limit` of the tracks from number `offset` on, in the order of their rows, and
-        how many there are; `search` as of `is_named`. Their `first_row` counts within the page.
+        """Returns some tracks, in the order of their rows, and how many there are in all.
+
+        Args:
+          search: only tracks whose name, path or tags contain this; "": all.
+          offset: the number of the first track that is returned.
+          limit: how many are returned at most; None: all.
+
+        Returns:
+          The tracks, whose `first_row` counts within the page, and the number of all that match.
         """
         with self.connect() as connection:
             return questions.read_page(connection, search, offset, limit)
 
     def find(self, wanted: str) -> list[StoredTrack]:
-        """Returns the tracks of a path or a name, as `meant_by`."""
+        """Returns the tracks that a path or a name means: more than one where a name is not
+        unique.
+        """
         with self.connect() as connection:
             return questions.meant_tracks(connection, wanted)
 
     def rename(self, number: int, names: dict[str, str]) -> None:
-        """Gives a track another `name`, `title`, `artist` or `album`, as `edits.rename`; one
-        atomic commit, only inside `writing`.
+        """Renames a track in one atomic commit; only inside `writing`.
+
+        Args:
+          number: the track's id.
+          names: new texts for "name", "title", "artist" or "album".
         """
         with self.connect() as connection, digests.changing(connection, [number]):
             edits.rename(connection, number, names)
@@ -365,8 +364,8 @@ class Database:
         return read_snapshot(self.folder, to_copy=to_copy, missing_is_damage=True)
 
     def remove_strays(self) -> None:
-        """Deletes what no commit knows: of writers that died, and what the last commit made
-        superfluous.
+        """Deletes files that no commit names: those of writers that died, and those that the last
+        commit replaced.
 
         Raises:
           DatabaseError: the folder of shards is missing.

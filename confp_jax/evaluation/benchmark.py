@@ -145,61 +145,74 @@ def main(config: ConfigDict, values: flags.FlagValues) -> None:
 def run(config: BenchmarkConfig, out: pathlib.Path) -> Results:
     """Measures every condition by every model and system, and writes the report.
 
+    Args:
+      config: what is measured.
+      out: the folder of the report.
+
     Raises:
-      DatasetError: the index or the queries are missing, made at another rate, or of tracks that
-        are not in the index.
+      DatasetError: the index or the queries are missing, made at another sample rate, or of tracks
+        that are not in the index.
       ConfigError: an unknown system, or a command that cannot work.
     """
-    console, cache = Console(stderr=True), pathlib.Path(config.cache or out / "cache")
+    console = Console(stderr=True)
+    cache = pathlib.Path(config.cache or out / "cache")
     specs = system_specs(config)
     sets = find_query_sets(config.queries, config.conditions)
-    index_id = dataset_id(config.index, config.index_splits)
-    models = [
-        Model(
-            embedder,
-            load_decision(embedder.folder, embedder.weights_hash),
-            config,
-            cache,
-            index_id,
-            console,
-        )
-        for embedder in map(load_encoder, filter(None, (config.checkpoint, config.compare)))
-    ]
+    models = _load_models(config, cache, console)
     out.mkdir(parents=True, exist_ok=True)
     measured = [
         {(one, name): model.outcomes(one, name) for one in sets for name in one.conditions}
         for model in models
     ]
     first = models[0].embedder
-    system_rows, told = run_systems(specs, config, sets, first, cache, console)
+    system_rows, answers = run_systems(specs, config, sets, first, cache, console)
     recordings, listening = (
         real_recordings(models[0], specs, sets, cache) if config.recordings else ([], [])
     )
-    results = Results(
+    results = dataclasses.replace(
+        _model_results(config, sets, models, measured),
+        systems=tuple(system_rows),
+        recordings=tuple(recordings),
+        listening=tuple(listening),
+    )
+    write_results(results, measured, answers, first, out, console)
+    return results
+
+
+def _load_models(config: BenchmarkConfig, cache: pathlib.Path, console: Console) -> list[Model]:
+    index_id = dataset_id(config.index, config.index_splits)
+    embedders = map(load_encoder, filter(None, (config.checkpoint, config.compare)))
+    return [
+        Model(one, load_decision(one.folder, one.weights_hash), config, cache, index_id, console)
+        for one in embedders
+    ]
+
+
+def _model_results(
+    config: BenchmarkConfig,
+    sets: Sequence[QuerySet],
+    models: Sequence[Model],
+    measured: Sequence[Measured],
+) -> Results:
+    """Returns what was measured of the models, without other systems and real recordings."""
+    first = models[0]
+    asked = (first, sets, measured[0], first.cache)
+    return Results(
         config=config,
         models=tuple(
             (model.embedder.name, model.embedder.weights_hash, model.decision.calibrated)
             for model in models
         ),
-        segment_s=first.config.audio.heard_s,
-        index_id=index_id,
+        segment_s=first.embedder.config.audio.heard_s,
+        index_id=first.index_id,
         num_tracks=len(one_of_each(config.index, config.index_splits)),
         query_ids={str(one.name): dataset_id(one.folder, one.conditions) for one in sets},
         rows=tuple(tuple(rows_of(one, config)) for one in measured),
         comparisons=tuple(comparisons(sets, config, *measured)) if len(measured) == 2 else (),
-        shift=figure_4(models[0]) if config.shift_tracks else None,
-        compression=tuple(stored_smaller(models[0], sets, measured[0], cache))
-        if config.compression
-        else (),
-        scale=tuple(larger_indexes(models[0], sets, measured[0], cache))
-        if config.distractors
-        else (),
-        systems=tuple(system_rows),
-        recordings=tuple(recordings),
-        listening=tuple(listening),
+        shift=figure_4(first) if config.shift_tracks else None,
+        compression=tuple(stored_smaller(*asked)) if config.compression else (),
+        scale=tuple(larger_indexes(*asked)) if config.distractors else (),
     )
-    write_results(results, measured, told, first, out, console)
-    return results
 
 
 def figure_4(model: Model) -> ShiftCurve:
@@ -279,9 +292,7 @@ def chosen_queries(
     return one, names, hashlib.sha256(json.dumps([*content, *settings]).encode()).hexdigest()[:24]
 
 
-def rows_of(
-    measured: dict[tuple[QuerySet, str], Outcomes], config: BenchmarkConfig
-) -> list[ConditionRow]:
+def rows_of(measured: Measured, config: BenchmarkConfig) -> list[ConditionRow]:
     """A row for each length and condition; the runs of several seeds are averaged."""
     runs: dict[tuple[float, str], list[Outcomes]] = {}
     for (queries, condition), one in measured.items():

@@ -20,8 +20,7 @@ from confp_jax.fingerprint.query import TELLS_TEMPO_S, Later, Query
 from confp_jax.fingerprint.windows import SPEEDUP, WindowedClip, cut_windows
 from confp_jax.model.addresses import is_remote
 from confp_jax.model.forked import check_not_forked
-from confp_jax.model.shipped import shipped_folder, shipped_models
-from confp_jax.texts import parse_json
+from confp_jax.model.shipped import shipped_models
 from confp_jax.typed_config import suggestion
 
 DEFAULT_MODEL = "edge2"
@@ -36,7 +35,7 @@ class UnknownModelError(UserError):
 
 class Embedder:
     """An encoder ready for use: `embed` for arrays; `fingerprint` (to be stored) and `query` (to be
-    searched) for audio already at the model's rate.
+    searched) for audio at the model's sample rate. `load_encoder` makes one.
     """
 
     def __init__(self, name: str, engine: Engine, *, folder: pathlib.Path | None = None):
@@ -49,12 +48,12 @@ class Embedder:
 
     @property
     def sample_rate_hz(self) -> int:
-        """The rate that `fingerprint` expects."""
+        """The sample rate that `fingerprint` and `query` expect, in Hz."""
         return self.config.audio.sample_rate_hz
 
     @property
     def model_id(self) -> ModelId:
-        """Returns what a database of its fingerprints is marked with."""
+        """Returns the identity that a database of its fingerprints has."""
         return ModelId(self.name, self.weights_hash, HOP_S)
 
     def embed(
@@ -90,12 +89,12 @@ class Embedder:
 
     @property
     def query_phases(self) -> int:
-        """Returns how many times as densely as stored fingerprints those of a query lie."""
+        """Returns how many windows of a query start within one hop of the stored fingerprints."""
         return self.config.query_phases
 
     @property
     def margin_samples(self) -> int:
-        """Returns how far around a segment there is audio that its fingerprint depends on."""
+        """Returns how many samples on either side of a segment its fingerprint depends on."""
         audio = self.config.audio
         reach = 0
         if self.config.encoder.has_projection:
@@ -109,10 +108,14 @@ class Embedder:
     def fingerprint(
         self, samples: Float32[np.ndarray, " n"], *, hop_s: float = HOP_S
     ) -> Fingerprints:
-        """Returns the fingerprints of mono audio at the model's rate, to be stored.
+        """Returns the fingerprints to be stored of one clip.
 
-        Audio shorter than the model's segment has partial ones: of segments of 3 s 7 windows of 1
-        s, 4 of 2 s, 1 of 2.8 s.
+        A clip shorter than the model's segment has partial windows: with segments of 3 s, a clip
+        of 1 s has 7 of them, one of 2 s 4, one of 2.8 s 1.
+
+        Args:
+          samples: [n], mono, at the model's sample rate.
+          hop_s: distance of the windows' starts, in seconds.
 
         Raises:
           AudioError: shorter than 1 s.
@@ -122,8 +125,12 @@ class Embedder:
     def fingerprint_many(
         self, clips: Sequence[Float32[np.ndarray, " n"]], *, hop_s: float = HOP_S
     ) -> list[Fingerprints]:
-        """Returns what `fingerprint` gives for each clip; their windows share batches, so many
-        short clips cost little more than one.
+        """Returns what `fingerprint` gives for each clip. Their windows are encoded in common
+        batches, so many short clips cost little more than one.
+
+        Args:
+          clips: [n] each, mono, at the model's sample rate.
+          hop_s: distance of the windows' starts, in seconds.
 
         Raises:
           AudioError: one of them is shorter than 1 s.
@@ -132,21 +139,13 @@ class Embedder:
         return self._stored([self._cut(samples, hop_s=hop_s) for samples in clips], hop_s)
 
     def query(self, samples: Float32[np.ndarray, " n"], *, hop_s: float = HOP_S) -> Query:
-        """Returns what mono audio at the model's rate is searched by.
-
-        Raises:
-          AudioError: shorter than 1 s.
-        """
+        """Returns the query of one clip; arguments and errors are those of `fingerprint`."""
         return self.query_many([samples], hop_s=hop_s)[0]
 
     def query_many(
         self, clips: Sequence[Float32[np.ndarray, " n"]], *, hop_s: float = HOP_S
     ) -> list[Query]:
-        """Returns what `query` gives for each clip; their windows share batches.
-
-        Raises:
-          AudioError: one of them is shorter than 1 s.
-        """
+        """Returns the query of each clip; arguments and errors are those of `fingerprint_many`."""
         self._check_clips(clips, hop_s)
         cuts = [self._cut(samples, hop_s=hop_s, with_edges=True) for samples in clips]
         segment = self.config.audio.segment_samples
@@ -170,11 +169,7 @@ class Embedder:
         return self._stored([self._cut_chunk(chunk, hop_s)], hop_s)[0]
 
     def query_chunk(self, chunk: Chunk, *, hop_s: float = HOP_S) -> Query:
-        """Returns what a piece of a stream (`chunk_windows`) is searched by.
-
-        Raises:
-          AudioError: the whole stream is shorter than 1 s.
-        """
+        """Returns a part of the query of a stream (`chunk_windows`); errors as above."""
         if chunk.is_whole:
             return self.query(chunk.samples, hop_s=hop_s)
         query = self._queries([self._cut_chunk(chunk, hop_s)], [None], hop_s)[0]
@@ -189,8 +184,13 @@ class Embedder:
         hop_s: float = HOP_S,
         windows_per_chunk: int,
     ) -> Iterator[Chunk]:
-        """Cuts mono audio at the model's rate into pieces for `fingerprint_chunk`, with all that
-        their windows depend on.
+        """Yields pieces of a stream for `fingerprint_chunk`, with all audio that their windows
+        depend on.
+
+        Args:
+          blocks: [n] each, mono, at the model's sample rate.
+          hop_s: distance of the windows' starts, in seconds.
+          windows_per_chunk: how many windows start in a piece.
         """
         return window_chunks(
             blocks,
@@ -207,8 +207,13 @@ class Embedder:
         hop_s: float = HOP_S,
         windows_at_once: int = _STREAM_WINDOWS,
     ) -> Iterator[Fingerprints]:
-        """Yields the fingerprints of audio that comes in blocks (mono, at the model's rate), a few
-        windows at a time. Together they are what `fingerprint` gives for the whole.
+        """Yields the fingerprints of a stream, a few windows at a time. Joined, they are what
+        `fingerprint` gives for the whole.
+
+        Args:
+          blocks: [n] each, mono, at the model's sample rate.
+          hop_s: distance of the windows' starts, in seconds.
+          windows_at_once: how many windows are encoded at a time; bounds the memory.
 
         Raises:
           AudioError: the whole is shorter than 1 s.
@@ -223,11 +228,10 @@ class Embedder:
         hop_s: float = HOP_S,
         windows_at_once: int = _STREAM_WINDOWS,
     ) -> Iterator[Query]:
-        """Yields the parts of a query that comes in blocks (mono, at the model's rate), a few
-        windows at a time: memory is bounded.
+        """Yields the parts of a stream's query; arguments are those of `fingerprint_stream`.
 
-        Joined they are what `query` would give for the whole; a whole shorter than a segment is
-        one part. Edge windows are there where the whole is one part.
+        Joined, they are what `query` gives for the whole, without edge windows. A stream shorter
+        than a segment is one part, with edge windows.
 
         Raises:
           AudioError: the whole is shorter than 1 s, or nothing at all.
@@ -383,14 +387,3 @@ def load_encoder(
     is_named = name in shipped_models() or is_remote(name)
     full_name = name if is_named else str(folder.resolve())
     return Embedder(full_name, loaded, folder=home_of(folder, loaded.weights_hash))
-
-
-def model_card(name: str) -> dict:
-    """Returns what card.json says of a shipped model: parameters, data, measured hit rates,
-    licence.
-    """
-    file = shipped_folder(name) / "card.json"
-    try:
-        return dict(parse_json(file.read_text())) if file.is_file() else {}
-    except (OSError, ValueError, TypeError) as error:
-        return {"summary": f"{file} is damaged ({error}); install confp_jax again"}

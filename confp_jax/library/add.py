@@ -63,14 +63,21 @@ def add_paths(
 ) -> list[Added]:
     """Adds files and the audio files of folders; a bad file is reported and the others are added.
 
-    What was read before and has not changed since (size and time) is not read again; what has the
-    content of a track that is there is not decoded, and is where that track lies from now on if its
-    file is gone. A file whose tags were edited replaces its old track. Commits about every hour of
-    audio, so that a kill loses little. Without `rebuild` the index is left for later.
-    `report(added, total)` is called after every file.
+    A file that was read before and has not changed since (size and time) is not read again. A file
+    with the content of a stored track is not decoded; if the track's own file is gone, its path
+    becomes this file's. A file whose tags were edited replaces its old track. Each hour of audio,
+    about, is committed, so that a kill loses little.
 
     Args:
+      database: the one to add to.
+      embedder: of the database's model.
+      paths: files and folders.
+      rebuild: build the index if it is due; otherwise it is left for later.
       passed_over: also return the files of folders that are no audio.
+      report: called with each result and the number of files.
+
+    Returns:
+      One result for each file.
 
     Raises:
       OtherModelError: the database has become another model's since it was opened.
@@ -173,13 +180,13 @@ class _Adding:
 
 
 def add_track(database: Database, track: NewTrack, *, model: ModelId) -> tuple[StoredTrack, bool]:
-    """Adds one track whose fingerprints (by `model`) are there already, in one commit: the track,
-    and whether it is new.
-
-    It is not where there is a track of the same content, which is then returned.
+    """Adds one track, with fingerprints by `model`, in one commit.
 
     The index is left for later (`on_disk.rebuild_if_due`): until then the track is searched
     exactly.
+
+    Returns:
+      The stored track, and True; or the track that has the same content already, and False.
 
     Raises:
       OtherModelError: the database is not of this model.
@@ -254,17 +261,23 @@ def update_tracks(
     only: Collection[str] | None = None,
     report: Report = lambda added, total: None,
 ) -> list[Added]:
-    """Looks at every track's file again: one that changed is fingerprinted again, one whose content
-    lies elsewhere gets its new path, one whose tags nobody has read gets them, one that vanished is
-    reported.
+    """Re-checks every track's file.
 
-    A track whose file is now damaged or cannot be looked at stays as it is ("failed").
+    A track whose file changed is fingerprinted again, one whose content is in another file gets its
+    path, one whose tags were never read gets them, and one whose file is gone is reported. A track
+    whose file is now damaged or cannot be opened stays as it is ("failed").
 
     Args:
+      database: the one to update.
+      embedder: of the database's model.
       prune: remove the tracks whose files vanished, unless all of a root or most tracks did.
       force: remove them also then.
       rebuild: build the index if it is due; otherwise it is left for later.
-      only: look only at the tracks that have these paths.
+      only: check only the tracks that have these paths.
+      report: called with each result and the number of tracks.
+
+    Returns:
+      One result for each track.
 
     Raises:
       OtherModelError: the database has become another model's since it was opened.

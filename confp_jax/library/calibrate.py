@@ -37,11 +37,20 @@ def calibrate_database(
     num_excerpts: int = 1000,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibration:
-    """Searches excerpts of the database's own tracks with the own track passed over, and stores
-    how far they get.
+    """Fits the match threshold to a database, and stores it there.
 
-    Its excerpts are stored windows, so they have no edge windows. Recordings that are there twice
-    would look like false alarms: they are found first and left out.
+    Excerpts of the database's own tracks are searched with their own track left out: their scores
+    are those of unknown queries. The excerpts are stored windows, so they have no edge windows.
+    Recordings that are there twice would look like false alarms: they are found first and left out.
+
+    Args:
+      database: the one to calibrate.
+      embedder: of the database's model.
+      num_excerpts: how many are searched of each length of query.
+      report: called with the number of excerpts that were searched, and of all.
+
+    Returns:
+      What was measured and stored.
 
     Raises:
       DatabaseError: too few tracks, or a model without a calibration.

@@ -47,9 +47,7 @@ class Info:
 def describe(database: Database) -> Info:
     """Returns counts and sizes; reads no vector."""
     with database.connect() as connection:
-        num_shards, num_rows = connection.execute(
-            "SELECT COUNT(*), COALESCE(SUM(num_rows), 0) FROM shards"
-        ).fetchone()
+        num_shards, num_rows = questions.shard_sizes(connection)
     snapshot = database.snapshot()
     model_id = database.model_id
     num_fingerprints = len(snapshot.vectors)
@@ -80,8 +78,13 @@ def compact(
     """Rewrites the shards without removed rows, and builds the search index of all that is left.
 
     Args:
+      database: the one to rewrite.
       kind: of the index from now on, "scann", "faiss" or "exact"; None: as before.
-      recall: of the first hit that the index is tuned to from now on.
+      recall: the proportion of exact search's first hits that the index is tuned to find, 0 to 1;
+        None: as before.
+
+    Returns:
+      What was rewritten, and the new index; None where exact search needs no index.
 
     Raises:
       DatabaseError: another process is writing, a shard is damaged, or the disk is full.
@@ -97,8 +100,16 @@ def verify(
     recall: bool = False,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[Problem], float | None]:
-    """Returns everything that is wrong, and with `recall` how often the index finds the first hit
-    of exact search.
+    """Checks shards, catalogue and search index.
+
+    Args:
+      database: the one to check.
+      recall: also compare the index with exact search.
+      report: called with the number of shards that were checked, and of all.
+
+    Returns:
+      The problems; and with `recall`, if there are none, the proportion of exact search's first
+      hits that the index finds, else None.
     """
     problems = verify_shards(database, report=report)
     name = database.setting("generation")
@@ -122,11 +133,18 @@ def verify(
 def remove(
     database: Database, wanted: Sequence[str], *, ids: Sequence[int] = ()
 ) -> tuple[list[dict], list[str]]:
-    """Removes tracks by path or name, and by id, in one commit: (what was removed, why the rest was
-    not).
+    """Removes tracks in one commit; their audio files stay.
 
-    A name that several tracks have removes none of them. A number is taken for an id as by
-    `meant_by`.
+    Args:
+      database: the one to remove from.
+      wanted: paths or names. A name of several tracks removes none of them.
+      ids: of further tracks.
+
+    Returns:
+      Id, name and path of each removed track, and for each other one a line that says why not.
+
+    Raises:
+      DatabaseError: another process is writing.
     """
     removed = {}
     refused = []
@@ -168,21 +186,27 @@ def remove(
 
 
 def _odd_tracks(database: Database) -> list[int]:
-    """Returns the ids of tracks that are in no answer, for their values are none."""
+    """Returns the ids of tracks that no answer names because their rows in the catalogue are
+    damaged.
+    """
     with database.connect() as connection:
         return questions.odd_tracks(connection)
 
 
 def wanted_id(text: str) -> int:
-    """Returns a text as an id, 0 (which no track has) if it is none."""
+    """Returns the id that a text spells, or 0, which no track has."""
     return int(text) if text.isdecimal() and len(text) < _ID_DIGITS else 0
 
 
 def open_other(folder: pathlib.Path, database: Database) -> Database:
     """Opens the database to merge from.
 
+    Args:
+      folder: of the other database.
+      database: the one to merge into.
+
     Raises:
-      DatabaseError: it is none, or the very same.
+      DatabaseError: `folder` holds no database, or is that of `database`.
     """
     if folder.resolve() == database.folder.resolve():
         raise DatabaseError(f"{folder} is the same database; name another one to take tracks from")

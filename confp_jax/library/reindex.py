@@ -34,9 +34,15 @@ def reindex(
     swapped.
 
     Args:
+      database: the one that gets a new model.
+      embedder: the new model.
       prune: swap all the same, and remove the tracks of failed files, unless all of a root or most
         tracks failed.
       force: remove them also then.
+      report: called with each result and the number of tracks.
+
+    Returns:
+      One result for each track.
 
     Raises:
       DatabaseError: it has this model already, too much would be removed, another process is

@@ -9,7 +9,7 @@ PRETRAINED = pathlib.Path(__file__).resolve().parent.parent / "pretrained"
 
 
 def shipped_models() -> list[str]:
-    """Their names."""
+    """Returns their names, sorted."""
     return (
         sorted(p.name for p in PRETRAINED.iterdir() if (p / "checkpoint").is_dir())
         if PRETRAINED.is_dir()
@@ -18,8 +18,17 @@ def shipped_models() -> list[str]:
 
 
 def shipped_folder(name: str) -> pathlib.Path:
-    """Returns where a shipped model lies, with what belongs to it."""
+    """Returns the folder of a shipped model: weights, calibration and card."""
     return PRETRAINED / name
+
+
+def model_card(name: str) -> dict:
+    """Returns the card.json of a shipped model: parameters, data, measured hit rates, licence."""
+    file = shipped_folder(name) / "card.json"
+    try:
+        return dict(parse_json(file.read_text())) if file.is_file() else {}
+    except (OSError, ValueError, TypeError) as error:
+        return {"summary": f"{file} is damaged ({error}); install confp_jax again"}
 
 
 def shipped_weights_hash(name: str) -> str:

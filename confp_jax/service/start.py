@@ -58,26 +58,13 @@ def settings_for(
     Raises:
       ServiceError: the token cannot be read or is too short, or an option's value is none.
     """
-    if not (0 < max_body_mib <= _MOST_BODY_MIB and 0 <= max_waiting <= _MOST_WAITING):
-        raise ServiceError(
-            f"--max-body-mib must be above 0, at most {_MOST_BODY_MIB}; --max-waiting must lie "
-            f"between 0 and {_MOST_WAITING}"
-        )
-    if not (math.isfinite(max_audio_s) and 0 < max_audio_s <= _MOST_AUDIO_S):
-        raise ServiceError(f"--max-audio-s must be above 0, at most {_MOST_AUDIO_S:g}")
-    if not 1 <= workers <= _MOST_WORKERS:
-        raise ServiceError(f"--workers {workers}: expected 1 to {_MOST_WORKERS} processes")
-    if not (math.isfinite(requests_per_minute) and requests_per_minute >= 0):
-        raise ServiceError(
-            f"--rate {requests_per_minute}: expected requests a minute of one client, 0 for any"
-        )
     if index and token_file:
         raise ServiceError(
             "--index reads the fingerprints from Milvus, and --token-file would add tracks to a "
             "database whose shards may not be here: serve with one of them, and add tracks with "
             "`confp add` where the database is"
         )
-    return Settings(
+    settings = Settings(
         index=index,
         token=_token(token_file) if token_file else "",
         shared_folders=tuple(_shared(folder) for folder in shared_folders),
@@ -90,6 +77,24 @@ def settings_for(
         workers=workers,
         requests_per_minute=requests_per_minute,
     )
+    _check_limits(settings)
+    return settings
+
+
+def _check_limits(settings: Settings) -> None:
+    if not 0 < settings.max_body_bytes <= _MOST_BODY_MIB << 20:
+        raise ServiceError(f"--max-body-mib must be above 0, at most {_MOST_BODY_MIB}")
+    if not 0 <= settings.max_waiting <= _MOST_WAITING:
+        raise ServiceError(f"--max-waiting must lie between 0 and {_MOST_WAITING}")
+    if not (math.isfinite(settings.max_audio_s) and 0 < settings.max_audio_s <= _MOST_AUDIO_S):
+        raise ServiceError(f"--max-audio-s must be above 0, at most {_MOST_AUDIO_S:g}")
+    if not 1 <= settings.workers <= _MOST_WORKERS:
+        raise ServiceError(f"--workers {settings.workers}: expected 1 to {_MOST_WORKERS} processes")
+    if not (math.isfinite(settings.requests_per_minute) and settings.requests_per_minute >= 0):
+        raise ServiceError(
+            f"--rate {settings.requests_per_minute}: expected requests a minute of one client, 0 "
+            "for any number"
+        )
 
 
 def run(

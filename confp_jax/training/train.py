@@ -91,9 +91,7 @@ def train(
     stages = stages_of(config)
     mesh = make_mesh()
     folder = absolute_path(workdir)
-    for stage in stages:  # what cannot work is refused before anything is written
-        check_divides(stage.phase.batch_size, mesh, num_parts=config.microbatches)
-        _open_batches(config, stage, 0)
+    _check_stages(config, stages, mesh)
     num_steps = stages[-1].last_step
     last_step = min(num_steps, stop_at_step or num_steps)
     optimizer = make_optimizer(config.optimizer, stages)
@@ -127,6 +125,13 @@ def train(
             check_owned()
             _save(step, state, checkpoints, log, files)
     print(f"step {step} of {num_steps} saved in {workdir}{_ending(step, last_step, num_steps)}")
+
+
+def _check_stages(config: TrainConfig, stages: tuple[Stage, ...], mesh: jax.sharding.Mesh) -> None:
+    """Raises the errors of batches that cannot be made, before anything is written."""
+    for stage in stages:
+        check_divides(stage.phase.batch_size, mesh, num_parts=config.microbatches)
+        _open_batches(config, stage, 0)
 
 
 def _is_writer() -> bool:

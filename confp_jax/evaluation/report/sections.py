@@ -43,6 +43,21 @@ _PACKAGES = (
     "pyarrow",
 )
 _MOST_CURVES = 10  # in one figure
+_TEXTS = {
+    "Beside the paper": "The paper's index is FMA-large's test split (11,263 clips). This run's "
+    "index has another size and other music, as its environment below says: the columns are not a "
+    "competition.",
+    "Open set": "Each query is searched with its track in the index, and as an unknown one with "
+    "its track taken out. The thresholds are the model's own, set beforehand for the false-alarm "
+    "rate in the heading.",
+    "Larger indexes": "The queries' own tracks, then all real ones, then synthetic distractors: "
+    "each is near a real fingerprint of a track without queries (cosine about 0.8), moved in a "
+    "direction in which such fingerprints differ.",
+    "Systems": "Each system was given the same WAV files in a process of its own, one at a time. "
+    "The time of a query is measured inside that process, after its index was loaded (for a "
+    "command line: with its start). Memory is the peak of the process. Every system reports its "
+    "nearest track, however unsure; audfprint answers here from one landmark on, not five.",
+}
 Measured = Mapping[tuple[QuerySet, str], Outcomes]
 
 
@@ -63,7 +78,7 @@ class Results:
     shift: ShiftCurve | None
     compression: tuple[CompressionRow, ...]
     scale: tuple[ScaleRow, ...]
-    systems: tuple[SystemRow, ...]
+    systems: tuple[SystemRow, ...] = ()
     recordings: tuple[RecordingRow, ...] = ()
     listening: tuple[ListeningRow, ...] = ()
 
@@ -156,8 +171,7 @@ def page(
     embedder: Embedder,
     sections: Sequence[tuple[str, list[tables.Table]]],
 ) -> str:
-    """The report."""
-    rows, config = results.rows[0], results.config
+    """Returns the report as HTML."""
     pictures = {
         "Beside the paper": shape_pictures(results),
         "Open set": open_set_pictures(measured),
@@ -167,45 +181,38 @@ def page(
         pictures["Larger indexes"] = [
             Picture(drawn, "Hits and time against the number of fingerprints.")
         ]
-    texts = {
-        "Beside the paper": "The paper's index is FMA-large's test split (11,263 clips); this "
-        "run's is smaller or larger as its environment below says, and its music is another: the "
-        "columns stand beside each other, they do not compete.",
-        "Open set": "Each query is searched with its track in the index, and as an unknown one "
-        "with its track taken out. The thresholds are the model's own, set beforehand for the "
-        "rate in the heading.",
-        "Larger indexes": "The queries' own tracks, then all real ones, then synthetic "
-        "distractors: each near a real fingerprint of a track that no query is of (cosine about "
-        "0.8), moved in a direction in which such fingerprints differ.",
-        "Systems": "Each system was given the same WAV files in a process of its own, one at a "
-        "time; the time of a query is measured inside it, after its index was loaded (a command "
-        "line: with its start). Memory is the peak of the process. Every system reports its "
-        "nearest track however unsure; audfprint answers here from one landmark on, not five.",
-    }
     parts = [
-        Section(name, texts.get(name, ""), [*found, *pictures.get(name, [])])
+        Section(name, _TEXTS.get(name, ""), [*found, *pictures.get(name, [])])
         for name, found in sections
     ]
-    failed = worst_failures(measured, most=config.num_failures)
-    sounds = Sounds.of(config.index, config.index_splits)
-    shown = [_failure_picture(one, sounds, embedder) for one in failed]
-    text = (
-        "Queries whose best match is another track, those first of which the program was surest; "
-        "log-mel spectrograms."
-    )
-    parts.append(
-        Section("Failures", text if shown else "None: every query's own track came first.", shown)
-    )
+    parts.append(_failure_section(results, measured, embedder))
     parts.append(Section("Environment and command", facts=environment(results)))
-    queries = sum(len(one.rows) for one in measured.values())
-    name, weights_hash, calibrated = results.models[0]
-    num_conditions = len({row.condition for row in rows})
-    lead = f"Model {name} ({weights_hash}), {queries:,} queries, {num_conditions} conditions."
-    lead += "" if calibrated else " The model has no calibration: what it accepts is a guess."
     return render(
         "Fingerprinting benchmark",
-        lead,
+        _lead(results, measured),
         [part for part in parts if part.parts or part.text or part.facts],
+    )
+
+
+def _lead(results: Results, measured: Measured) -> str:
+    num_queries = sum(len(one.rows) for one in measured.values())
+    name, weights_hash, calibrated = results.models[0]
+    num_conditions = len({row.condition for row in results.rows[0]})
+    lead = f"Model {name} ({weights_hash}), {num_queries:,} queries, {num_conditions} conditions."
+    return lead if calibrated else f"{lead} The model is not calibrated: its threshold is a guess."
+
+
+def _failure_section(results: Results, measured: Measured, embedder: Embedder) -> Section:
+    config = results.config
+    sounds = Sounds.of(config.index, config.index_splits)
+    failed = worst_failures(measured, most=config.num_failures)
+    shown = [_failure_picture(one, sounds, embedder) for one in failed]
+    text = (
+        "Queries whose best match is another track, as log-mel spectrograms; the surest mistakes "
+        "come first."
+    )
+    return Section(
+        "Failures", text if shown else "None: every query's own track came first.", shown
     )
 
 
