@@ -25,10 +25,10 @@ def run(
 ) -> None:
     """Parses the flags and calls `action(config, flags)`, which may return an exit status.
 
-    A `UserError` ends with its message and status 2, as wrong usage does: the same command would
-    end the same way. What may be over at the next start is `passing`: its message and status 1,
-    which is Python's own for what nobody expected. Flags are defined when a command runs, not when
-    its module is imported: two commands may be imported together.
+    A `UserError` ends with its message and status 2, like wrong usage: the same command would end
+    the same way again. An error of a class in `passing`, which may be gone at the next start, ends
+    with its message and status 1. Flags are defined when a command runs, not when its module is
+    imported: two commands may be imported together.
     """
     holder = config_flags.DEFINE_config_file(
         "config", config_file, "FILE.py[:VARIANT], then --config.FIELD=VALUE.", lock_config=True
@@ -112,8 +112,8 @@ def _dotted_names(config: ConfigDict, prefix: str = "") -> set[str]:
 
 
 def _is_news(record: python_logging.LogRecord) -> bool:
-    """Orbax logs an exception's traceback in each of its threads before it raises it: who catches
-    it tells it, in one line.
+    """Returns whether to print a log record: not the traceback that Orbax logs in each of its
+    threads before it raises the exception, which is reported in one line.
     """
     return not (record.exc_info and "orbax" in record.pathname)
 

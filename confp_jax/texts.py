@@ -20,7 +20,7 @@ def parse_json(text: str | bytes) -> Any:
     """Returns what JSON from outside holds.
 
     Raises:
-      ValueError: it is none, or is nested too deeply.
+      ValueError: the text is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(text)

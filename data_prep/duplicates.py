@@ -35,12 +35,12 @@ from data_prep.progress import counting
 from data_prep.sources import output_folder, read_tracks
 from data_prep.tracks import Track
 
-# whose cosines tell a copy from another arrangement: it hears a clip that begins between two of its
-# rows alike
+# its cosines separate copies from other arrangements: a clip that begins between two of its rows
+# has nearly the same fingerprints
 _MODEL = "edge"
 _SHORTEST_S = 8.0  # of what two tracks share
-# mean cosine: of FMA-like clips, arrangements of one piece reach 0.72, a copy at 1.1 times the
-# speed 0.88
+# mean cosine: on clips like FMA's, arrangements of one piece reach 0.72, a copy at a tempo of 1.1
+# reaches 0.88
 _LEAST_SCORE = 0.8
 # of the time for which both sound, so laid beside each other: a shared loop or jingle makes no copy
 _LEAST_SHARE = 0.8

@@ -197,8 +197,8 @@ def _find_all(folders: str, part: str) -> dict[str, pathlib.Path]:
         for name, path in find_sounds(pathlib.Path(folder.strip()), part).items():
             if name in found:
                 raise SourceError(
-                    f"{found[name]} and {path} have one name; rename one of them, the records "
-                    "could not tell them"
+                    f"{found[name]} and {path} have the same name; rename one of them, as the "
+                    "records name a sound by it"
                 )
             found[name] = path
     if not found:

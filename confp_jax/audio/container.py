@@ -294,7 +294,7 @@ def _silence(length_s: float, rate_hz: int) -> Iterator[Native]:
 
 
 def check_rate(name: str, rate_hz: int) -> None:
-    """Raises a DecodeError where a rate is none of audio's."""
+    """Raises a DecodeError for a sample rate outside 4 to 768 kHz."""
     low = 4_000
     high = 768_000
     if not low <= rate_hz <= high:

@@ -11,7 +11,7 @@ AUDIO_SUFFIXES = frozenset(
     {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".aac", ".wma", ".webm"}
     | {".aif", ".aiff", ".mka", ".mkv", ".caf", ".au", ".w64"}
 )
-# What lies beside music and is none: never tried.
+# Files that are often beside music, and are not audio: they are never opened.
 _OTHER_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".svg", ".ico", ".heic"}
     | {".txt", ".md", ".pdf", ".doc", ".docx", ".odt", ".rtf", ".htm", ".html", ".url", ".webloc"}
@@ -27,7 +27,7 @@ _TRIED_RATE_HZ = 16_000
 
 @dataclasses.dataclass(frozen=True)
 class FoundAudio:
-    """What a search for audio found: files in order, and what is none of them."""
+    """What a search for audio found: audio files in order, other files, and folders that failed."""
 
     files: list[pathlib.Path]
     passed_over: list[pathlib.Path]  # no audio, or a link that leads nowhere
@@ -38,8 +38,8 @@ def find_audio(paths: Sequence[pathlib.Path]) -> FoundAudio:
     """Returns files as given, and the audio files of every folder given, sorted.
 
     Linked folders are followed, each folder is read once. Hidden files and folders (".name") and
-    fingerprint databases are left out. A file whose suffix says neither that it is audio nor that
-    it is none is tried.
+    fingerprint databases are left out. A file with an unknown suffix is opened to see whether it is
+    audio.
     """
     search = _Search()
     for path in paths:

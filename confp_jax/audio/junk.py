@@ -1,4 +1,4 @@
-"""What lies between the frames of formats that are nothing but frames, and is none of them."""
+"""Bytes between the frames of formats that consist of frames alone."""
 
 # Bytes of a frame at most: FFmpeg gives what it passes over together with the frame before it.
 _LARGEST = {"mp3": 1_728, "aac": 4_608, "ac3": 3_840, "eac3": 4_096, "sbc": 1_032}
@@ -6,7 +6,7 @@ _TAGS = (b"ID3", b"TAG", b"APETAGEX")  # of files that were joined
 
 
 class Junk:
-    """Packets in; how much sound was where there are no frames out."""
+    """Takes packets, and estimates how much audio was lost between their frames."""
 
     def __init__(self, kind: str):
         self._largest = _LARGEST.get(kind, 0)
@@ -15,8 +15,8 @@ class Junk:
         self._pending = 0
 
     def lost_s(self, packet: bytes, length_s: float) -> float:
-        """Returns what was lost before a packet that sounds so long; what follows the last packet
-        is not counted, for it may be a tag.
+        """Returns how many seconds were lost before a packet that is `length_s` long. What follows
+        the last packet is not counted: it may be a tag.
         """
         if not self._largest or not packet:
             return 0.0

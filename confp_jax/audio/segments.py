@@ -134,13 +134,13 @@ def window_chunks(
     windows_per_chunk: int,
     margin_samples: int = 0,
 ) -> Iterator[Chunk]:
-    """Cuts a stream into pieces whose sliding windows, one piece after the other, are those of the
-    whole.
+    """Cuts a stream into pieces: their sliding windows, one piece after the other, are the windows
+    of the whole stream.
 
-    Each piece holds `windows_per_chunk` windows and so overlaps the next; the last holds what is
-    left. It also holds `margin_samples` (rounded up to whole hops) before and after its windows,
-    where the stream has them. Audio shorter than one window comes as one piece without windows, so
-    that whoever encodes it can say so.
+    Each piece holds `windows_per_chunk` windows and so overlaps the next; the last holds the rest.
+    A piece also holds `margin_samples` (rounded up to whole hops) before and after its windows,
+    where the stream has them. Audio shorter than one window is one piece without windows, so that
+    the encoder can report it.
     """
     margin = -(-margin_samples // hop_samples) * hop_samples
     step = windows_per_chunk * hop_samples
@@ -174,7 +174,7 @@ def window_chunks(
 def _no_longer_than(
     num_samples: int, blocks: Iterable[Float32[np.ndarray, " n"]]
 ) -> Iterator[Float32[np.ndarray, " m"]]:
-    """The blocks in parts: what is held and copied for a piece must not grow with them."""
+    """Yields the blocks in parts, so that the memory for a piece does not grow with the blocks."""
     for block in blocks:
         for first in range(0, len(block), num_samples):
             yield block[first : first + num_samples]

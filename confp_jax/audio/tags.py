@@ -67,8 +67,8 @@ class Tags:
 def read_tags(path: pathlib.Path) -> Tags:
     """Returns what a file's metadata says.
 
-    A file without them, or one whose container nobody knows, has none: tags are no reason to refuse
-    music. What is no ISRC or no identifier by its form is left out.
+    A file in an unknown container has no tags, and no error: tags are no reason to refuse music. A
+    text that does not have the form of an ISRC or of an identifier is left out.
     """
     found = _by_ffmpeg(path)
     try:

@@ -1,4 +1,4 @@
-"""`--webhook` and `--mqtt`: the options of the commands that tell events to other programs."""
+"""`--webhook` and `--mqtt`: the options of the commands that send events to other programs."""
 
 import argparse
 import pathlib

@@ -15,8 +15,8 @@ DUPLICATES_FILE = "duplicates.json"
 
 
 def read_duplicates(folder: str | pathlib.Path) -> dict[int, int]:
-    """Track id to the id of its group, for the tracks that have a duplicate; empty where nobody
-    has looked for any.
+    """Returns the group of each track that has a duplicate, by track id; {} if duplicates have not
+    been searched.
 
     Raises:
       DatasetError: the file is damaged.

@@ -147,8 +147,8 @@ class PairCutter(grain.transforms.RandomMap):
         return drawn
 
     def _draw_clips(self, track: int, rng: np.random.Generator) -> tuple[int, int]:
-        """Numbers of the clean clip and of a replica (which is the clean clip where there are none,
-        and with `clean_p`).
+        """Returns the numbers of a track's clean clip and of one of its replicas. The replica is
+        the clean clip if the track has none, and with the probability `clean_p`.
         """
         num_replicas = self._source.summary.num_replicas
         clean = track * (1 + num_replicas)

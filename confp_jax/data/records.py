@@ -253,7 +253,7 @@ def read_summary(folder: str | pathlib.Path) -> DatasetSummary:
             if not isinstance(getattr(summary, name), typing.get_origin(kind) or kind):
                 raise ValueError(f"{name} is {getattr(summary, name)!r}"[:200])
         if summary.sample_rate_hz <= 0 or summary.num_replicas < 0:
-            raise ValueError("a sample rate or a number of replicas that is none")
+            raise ValueError("an impossible sample rate or number of replicas")
         return summary
     except (OSError, ValueError, TypeError) as error:
         raise DatasetError(

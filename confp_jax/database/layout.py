@@ -43,7 +43,7 @@ def shard_path(folder: pathlib.Path, file: str) -> pathlib.Path:
     """Returns the path of a shard that the catalogue names.
 
     Raises:
-      DatabaseError: the name is none that this program gives, or the file is a link.
+      DatabaseError: this program gives no such name, or the file is a link.
     """
     path = folder / "vectors" / file
     if not _SHARD.fullmatch(file):
@@ -57,7 +57,9 @@ def shard_path(folder: pathlib.Path, file: str) -> pathlib.Path:
 
 
 def generation_path(folder: pathlib.Path, name: str) -> pathlib.Path | None:
-    """Returns the folder of a search index that the catalogue names; None if it is none of ours."""
+    """Returns the folder of a search index that the catalogue names; None if this program gives no
+    such name.
+    """
     path = folder / "index" / name
     return path if _GENERATION.fullmatch(name) and not path.is_symlink() else None
 

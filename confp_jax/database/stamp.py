@@ -13,7 +13,7 @@ def checked_model(catalogue: pathlib.Path, name: str, weights_hash: str, hop: st
     """Returns the model of these settings.
 
     Raises:
-      DatabaseError: the hop is none.
+      DatabaseError: the hop is not a number of seconds from 0.01 to 60.
     """
     try:
         hop_s = float(hop)
@@ -31,7 +31,7 @@ def checked_precision(catalogue: pathlib.Path, found: str) -> str:
     """Returns the precision that a setting names.
 
     Raises:
-      DatabaseError: it is none.
+      DatabaseError: it is not one of PRECISIONS.
     """
     if found not in PRECISIONS:
         raise DatabaseError(

@@ -57,7 +57,7 @@ def verify(
     if odd:
         problems.append(
             Problem(
-                "tracks with values that are none in the catalogue",
+                "tracks with impossible values in the catalogue",
                 odd,
                 "`confp remove DB --id N` for each, and `confp add` their files again",
             )

@@ -71,7 +71,7 @@ class Outbox:
             self._next += 1
 
     def oldest(self) -> tuple[str, dict[str, Any]] | None:
-        """Returns the oldest event with its name; a file that is none is removed."""
+        """Returns the oldest event with its name; a file that is not an event is removed."""
         with self._lock:
             while self._names:
                 name = self._names[0]

@@ -13,14 +13,14 @@ _PASSWORD = "CONFP_MQTT_PASSWORD"  # noqa: S105 - the variable's name
 
 
 class Sink(Protocol):
-    """Takes events; never stops whoever sends them."""
+    """Takes events; never blocks the sender."""
 
     def report(self, event: dict[str, Any]) -> None:
         """Takes an event: `event` is its kind."""
         ...
 
     def close(self) -> None:
-        """Ends it."""
+        """Stops taking events."""
         ...
 
 
@@ -33,7 +33,7 @@ class Sinks:
         """Opens those that are named.
 
         Raises:
-          DatabaseError: an address is none, the secret cannot be read, or a package is missing.
+          DatabaseError: a wrong address, a secret that cannot be read, or a missing package.
         """
         self._sinks: list[Sink] = []
         if webhook:

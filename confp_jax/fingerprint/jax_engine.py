@@ -56,7 +56,7 @@ class JaxEngine:
 
 
 def bucket_folder(address: str) -> pathlib.Path | None:
-    """Returns a bucket's folder, None if there is none; epath's paths offer what pathlib's do.
+    """Returns a folder in a bucket, None if it does not exist. It is used like a `pathlib.Path`.
 
     Raises:
       CheckpointError: the bucket does not answer.

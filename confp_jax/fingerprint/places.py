@@ -8,7 +8,7 @@ from confp_jax.model.shipped import DECISION, shipped_folder, shipped_models, sh
 
 
 def place_of(name: str) -> pathlib.Path | None:
-    """Returns where a model lies, None if there is none."""
+    """Returns the folder or file of a model, None if it does not exist."""
     if is_remote(name):
         check_jax(name)
         from confp_jax.fingerprint.jax_engine import bucket_folder

@@ -1,9 +1,9 @@
-"""Search servers that this user named: a database that somebody else made decides no address.
+"""Search servers that this user named: a database from someone else must not choose a server.
 
-An address counts as named where it is in CONFP_MILVUS, or where this user gave it to
-`confp compact --index` once (kept in the user's own configuration); what `confp serve --index` is
-given is not the database's either. The secret CONFP_MILVUS_TOKEN is sent to the address in
-CONFP_MILVUS and to no other. Options after the "?" of an address are no part of its place.
+An address counts as named if it is in CONFP_MILVUS, or if this user once gave it to
+`confp compact --index` (remembered in the user's own configuration). The address of
+`confp serve --index` does not come from the database. The secret CONFP_MILVUS_TOKEN is sent only to
+the address in CONFP_MILVUS. Options after the "?" of an address do not distinguish it.
 """
 
 import logging

@@ -32,7 +32,7 @@ BUILT = (SCANN, FAISS)  # here, as generations on the disk
 
 
 def find_kind(text: str) -> IndexKind | None:
-    """Returns the kind that a setting names; None if there is none of this name."""
+    """Returns the kind that a setting names; None if no kind has this name."""
     for kind in ALL:
         if text.startswith(kind.name) if kind.is_remote else text == kind.name:
             return kind

@@ -188,7 +188,7 @@ class MilvusRows:
             yield self._rows(keys), self._decoded([hit["entity"]["vector"] for hit in answer])
 
     def vectors_of(self, keys: Int64[np.ndarray, " K"]) -> Float32[np.ndarray, "K E"]:
-        """Returns the vectors of these keys; zeros where there is none any more.
+        """Returns the vectors of these keys; zeros for a key that is gone.
 
         Raises:
           DatabaseError: it does not answer.
@@ -244,7 +244,7 @@ class MilvusRows:
         self._index_type = there.get("index_type", "")
 
     def _make(self, snapshot: Snapshot) -> None:
-        """Makes the collection where there is none, and the index that suits its size."""
+        """Makes the collection if it is missing, and the index that suits its size."""
         num_rows, dim = snapshot.vectors.shape
         is_new = not self.exists
         if is_new:
@@ -285,7 +285,7 @@ class MilvusRows:
         )
 
     def _write(self, snapshot: Snapshot, tracks: Sequence[StoredTrack]) -> None:
-        """Writes whole tracks: their first rows, which tell that they are there, in the last
+        """Writes whole tracks. Their first rows, which mark them as complete, are in the last
         messages.
         """
         entries: list[dict[str, Any]] = []

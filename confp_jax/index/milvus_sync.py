@@ -44,7 +44,7 @@ def parse_uri(uri: str) -> Mirror:
     """Reads an address.
 
     Raises:
-      ValueError: it is none; the message says what is expected.
+      ValueError: it is not an address of Milvus; the message says what is expected.
     """
     parts = urllib.parse.urlsplit(uri)
     options = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
@@ -109,7 +109,7 @@ def sync_mirror(uri: str, database: Database, snapshot: Snapshot) -> None:
 
 
 def mirror_stale_share(uri: str, database: Database, snapshot: Snapshot) -> float:
-    """The share of rows that are not in Milvus yet, or there in vain."""
+    """Returns the share of rows that Milvus still lacks, or has although they were removed."""
     collection = connect(uri, database)
     try:
         there = collection.mirrored()

@@ -51,12 +51,12 @@ MAX_STALE_SHARE = 0.25
 
 
 def open_index(database: Database, snapshot: Snapshot, *, build: bool = True) -> Index:
-    """The index of a snapshot: exact for a small database, else its generation, which is built
-    where it is missing or stale.
+    """Opens the index of a snapshot: exact for a small database, else its generation, which is
+    built if it is missing or stale.
 
-    A generation that had to be built is kept for the next time, unless the database cannot be
-    written just now. Without `build` nothing is: a stale generation is taken as it is, and all
-    rows are searched exactly where there is none.
+    A generation that was built is kept for the next time, unless the database cannot be written
+    now. Without `build`, a stale generation is used as it is, and a missing one is replaced by
+    exact search.
     """
     kind = wanted_kind(database, snapshot)
     if not kind:
@@ -247,8 +247,8 @@ def rebuild_if_due(database: Database, *, mirror_only: bool = False) -> None:
 
 
 def stale_share(database: Database, snapshot: Snapshot) -> float:
-    """The share of rows that the present generation lacks or holds in vain; 1 without a usable one,
-    0 where none is needed.
+    """Returns the share of rows that the generation lacks, or holds although they were removed: 1
+    without a usable generation, 0 if none is needed.
     """
     kind = wanted_kind(database, snapshot)
     if not kind:
@@ -268,11 +268,11 @@ def stale_share(database: Database, snapshot: Snapshot) -> float:
 def load_generation(
     database: Database, snapshot: Snapshot, *, max_stale_share: float = MAX_STALE_SHARE
 ) -> ApproximateIndex:
-    """The generation that belongs to the snapshot.
+    """Opens the generation that belongs to the snapshot.
 
     Raises:
-      StaleGenerationError: there is none, or it is damaged, of another model or library, or too
-        much has changed since.
+      StaleGenerationError: it is missing, damaged, of another model or library, or too many rows
+        changed since.
     """
     folder = generation_folder(database, snapshot.generation)
     manifest = check_generation(folder)
@@ -312,7 +312,7 @@ def generation_folder(database: Database, name: str) -> pathlib.Path:
     """Returns the folder of a generation.
 
     Raises:
-      StaleGenerationError: there is none, or its name is none that this program gives.
+      StaleGenerationError: it is missing, or this program gives no such name.
     """
     if not name:
         raise StaleGenerationError("there is none yet")

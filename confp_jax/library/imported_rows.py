@@ -24,7 +24,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def sound_tracks(
     table: pa.Table, dim: int, *, first_row: int, contents: set[str]
 ) -> tuple[list[NewTrack], list[str]]:
-    """Returns the tracks of a table, and for each row that is none the reason, with its number.
+    """Returns the tracks of a table; and for each row that is not a track, its number and why.
 
     Args:
       table: a row group with the columns of `write_fingerprints`.
@@ -106,7 +106,7 @@ def _reason(row: dict[str, Any]) -> str:
         return f"its sha256 {row['sha256'][:80]!r} is no checksum of 64 hexadecimal digits"
     duration_s = row["duration_s"]
     if duration_s is None or not math.isfinite(duration_s) or not 0 <= duration_s <= _LONGEST_S:
-        return f"its length of {duration_s} s is none"
+        return f"its length of {duration_s} s is impossible"
     return ""
 
 

@@ -63,8 +63,8 @@ class GrowingClip:
         self.samples = np.concatenate([self.samples, samples])[: self._longest]
 
     def unfingerprinted(self) -> Float32[np.ndarray, " n"] | None:
-        """Returns the sound of the windows that have become complete since the last time, and of
-        those around which more has been heard; None where there are none.
+        """Returns the audio of the windows that have become complete since the last time, and of
+        those that have more audio around them now; None if there are no such windows.
         """
         known = self._num_settled
         complete = len(self.samples) >= known * self._hop + self._segment
@@ -73,7 +73,7 @@ class GrowingClip:
         return self.samples[self._first_open * self._hop :]
 
     def settle(self, new: Query) -> None:
-        """Takes the query that was made of what `unfingerprinted` returned."""
+        """Appends the query of the audio that `unfingerprinted` returned."""
         known = self._num_settled
         if self._query is not None:
             own = new.part(known - self._first_open, len(new.vectors))
@@ -86,10 +86,10 @@ class GrowingClip:
 
     @property
     def query(self) -> Query:
-        """Returns the query of all that was settled.
+        """Returns the query of all settled windows.
 
         Raises:
-          AudioError: there are none yet.
+          AudioError: nothing was settled yet.
         """
         if self._query is None:
             raise AudioError("nothing was heard")

@@ -107,12 +107,18 @@ def import_files(
     *,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Imported:
-    """Adds the tracks of Parquet files (or folders of them) whose content is not there;
-    interrupted, it continues. A row that is no track is left out, with the reason.
+    """Adds the tracks of Parquet files whose content is not in the database yet.
+
+    If interrupted, the next run continues. A row that is not a track is left out, with the reason.
+
+    Args:
+      database: the one to add to.
+      paths: Parquet files, or folders of them.
+      report: called with the number of rows that were read, and of all.
 
     Raises:
-      DatabaseError: a file is none of ours, of another model, or its vectors have another length,
-        and nothing was written.
+      DatabaseError: a file is not of this program or not of this model, or its vectors have another
+        length; nothing was written.
     """
     files = find_files(paths)
     with database.writing():
@@ -157,10 +163,10 @@ def _model_dim(stamp: ModelId) -> int:
 
 
 def find_files(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
-    """Files as given, and the Parquet files of folders.
+    """Returns files as given, and the Parquet files of folders.
 
     Raises:
-      DatabaseError: there are none.
+      DatabaseError: the folders hold none.
     """
     files = [
         file
@@ -178,7 +184,7 @@ def file_stamp(path: pathlib.Path) -> ModelId:
     """Returns the model that a file's fingerprints are of.
 
     Raises:
-      DatabaseError: it is none of ours.
+      DatabaseError: this program did not write the file.
     """
     try:
         about = parse_json(pq.read_schema(path).metadata[_KEY])

@@ -9,7 +9,7 @@ from confp_jax.matching.query_windows import QueryWindows
 from confp_jax.matching.searchable import Reference
 from confp_jax.matching.seeds import Seeds, tempo_cost
 
-# of lying a row beyond the track's first or last: there all places look alike, and the end is
+# for each row beyond the track's first or last: all places there look alike, and the end is the
 # likeliest
 _BEYOND_COST = 0.05
 # Zoom: steps (of the tempo's logarithm, of the place in s) and how many to either side.
@@ -56,9 +56,9 @@ class Lines:
         """Returns the cosine of each window with the track at its place on each of G lines a
         track, and how much it counts.
 
-        Between two rows the track is what lies between them, and every window counts. Of dense
-        windows those count that lie at a row. Beyond the track's ends the cosine is 0 for a window
-        that is needed, and one that is not does not count.
+        Between two rows the track's vector is interpolated, and every window counts. Dense windows
+        count only at a row. Beyond the track's ends, a needed window counts with the cosine 0, and
+        other windows do not count.
         """
         place_s = anchors_s[..., None] + tempos[..., None] * self._windows.from_middle_s
         place = (place_s - self._first_s[:, None, None]) / self._hop_s

@@ -20,7 +20,7 @@ def centres_s(query: Query) -> Float64[np.ndarray, " W"]:
 
 
 def middle_s(query: Query) -> float:
-    """Where in the query its middle window has its middle: lines are told by where they are
+    """Returns the middle of the query, in seconds. The anchor of a line is the track's moment
     there.
     """
     return query.duration_s / 2
@@ -41,7 +41,7 @@ class QueryWindows:
 
     @property
     def is_steady(self) -> bool:
-        """Whether they are dense, and of one tempo."""
+        """Returns whether the windows are dense, and the tempo is fixed."""
         return self.num_phases > 1 and self.log_tempos != _FREE
 
     @property

@@ -362,7 +362,7 @@ def _joined_sections(pairs: Sequence[tuple[Section, Section]]) -> list[list[Sect
 
 
 def _places(sections: Sequence[Section]) -> list[Section]:
-    """The places in one track that its sections tell of, each once."""
+    """Returns the distinct places of sections in one track."""
     found: list[list[Section]] = []
     for section in sorted(sections, key=lambda one: one.begin_s):
         if found and _overlap(found[-1][0], section):

@@ -54,8 +54,8 @@ class Reference:
 
     @functools.cached_property
     def lengths_s(self) -> Float64[np.ndarray, " T"]:
-        """Returns how much of each track its rows tell of; a track shorter than a segment is whole
-        in each of them.
+        """Returns how much of each track its rows cover, in seconds. Each row of a track shorter
+        than a segment covers all of it.
         """
         spread_s = (self.num_rows - 1) * self.hop_s
         return np.where(self._is_short, self._durations_s, spread_s + self.segment_s)

@@ -46,8 +46,8 @@ def shared_sections(
     shortest_s: float = SHORTEST_S,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[SharedSection]:
-    """All pairs of tracks that share at least `shortest_s`, with their longest common section,
-    longest first.
+    """Returns the pairs of tracks that share a section of at least `shortest_s`, each with its
+    longest common section, longest first.
 
     Rows every 3 s are searched for in all tracks at once; only pairs that two such rows agree on
     are compared in full.
@@ -64,7 +64,7 @@ def shared_sections(
 def _suspected_pairs(
     reference: Reference, report: Callable[[int, int], None]
 ) -> Int64[np.ndarray, "P 2"]:
-    """Pairs (lower, higher) of tracks that several rows of one have near rows in the other."""
+    """Returns pairs (lower, higher) of tracks: several rows of one have near rows in the other."""
     step = max(1, round(_PROBE_S / reference.hop_s))
     least = _DENSE_PROBE_COSINE if reference.query_phases > 1 else _PROBE_COSINE
     row_tracks = reference.snapshot.row_tracks
@@ -88,8 +88,8 @@ def _suspected_pairs(
 def _near_rows(
     reference: Reference, rows: Int64[np.ndarray, " P"], least: float
 ) -> tuple[Int64[np.ndarray, " H"], Int64[np.ndarray, " H"]]:
-    """Returns the hits of `least` and more of some rows: which of the rows, and the row that it is
-    near to. Of a recording that is there many times more hits are asked for.
+    """Returns pairs of rows whose cosine is at least `least`: the place of one in `rows`, and the
+    other. More hits are searched for a recording that is stored many times.
     """
     asked = np.arange(len(rows))
     probes = [np.zeros(0, np.int64)]

@@ -27,10 +27,10 @@ def embed(
     *,
     config: ModelConfig,
 ) -> Float[Array, "B E"]:
-    """Fingerprints of samples [B, n] or mel power [B, T, F] by the running statistics, without
-    dropout.
+    """Returns the fingerprints of samples [B, n] or mel power [B, T, F], by the running statistics
+    and without dropout.
 
-    Of the frames `seen`, if given (`log_mel`).
+    `seen`: the first frame with audio, and the first one after it without; None: all have audio.
     """
     encoder = nnx.merge(encoder_graph(config), params, statistics)
     return encoder(batch_features(values, config, seen))

@@ -57,9 +57,7 @@ def check_made_of(file: pathlib.Path, metadata: Mapping[str, str]) -> None:
 
 
 def checkpoint_checksum(folder: pathlib.Path) -> str:
-    """Returns the checksum of the arrays of a checkpoint of Orbax, as it was saved; "" where there
-    is none.
-    """
+    """Returns the checksum of the arrays that was saved in an Orbax checkpoint, "" if none was."""
     try:
         found = parse_json((folder / "_CHECKPOINT_METADATA").read_text())
         return found["custom_metadata"]["checksums"]["encoder"]
@@ -71,7 +69,7 @@ def read_config(file: pathlib.Path, metadata: Mapping[str, str]) -> ModelConfig:
     """Returns the configuration.
 
     Raises:
-      CheckpointError: there is none, or it is one of another version.
+      CheckpointError: the file has none, or one of another version.
     """
     try:
         return from_mapping(ModelConfig, parse_json(metadata[CONFIG]))

@@ -108,7 +108,7 @@ class AirLog:
 
 
 def read_events(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-    """Yields the events of a daily file; a line that is none is passed over."""
+    """Yields the events of a daily file; a line that is not an event is skipped."""
     for line in path.read_bytes().split(b"\n"):
         try:
             event = parse_json(line.decode(errors="replace"))

@@ -14,8 +14,8 @@ from confp_jax.library.searcher import Match
 
 _SAME_LINE_S = 5.0  # from where a track would be if it had gone on
 _TEMPO_ERROR = 0.02
-# Of a track: what begins later in it is no new play right after another one, nor is what follows a
-# play that did not begin there itself: the track repeats itself.
+# A track that repeats itself looks like a new play of the same track. It counts as one only if it
+# starts within this much of the track's beginning, and the play before it started there, too.
 _BEGINNING_S = 2.0
 _FIRST_HEARD_S = 5.0  # so late a play from a track's beginning may be recognised
 _OVER_S = 30.0  # after this long a play is over
@@ -189,7 +189,9 @@ def play_event(play: Play) -> dict[str, Any]:
 
 
 def read_plays(found: object) -> list[Play]:
-    """Returns the plays of what `dataclasses.asdict` made of them; what is none is passed over."""
+    """Returns the plays that `dataclasses.asdict` turned into dictionaries; anything else is
+    skipped.
+    """
     plays = []
     for fields in found if isinstance(found, list) else []:
         with contextlib.suppress(KeyError, TypeError, ValueError):

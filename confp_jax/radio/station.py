@@ -169,8 +169,8 @@ class Station:
         if event["event"] not in ("playing", "play", "unknown"):
             return event
         middle_s = (event["at_s"] + event.get("ended_s", time.time())) / 2
-        told = [title for at_s, title in self._titles if at_s <= middle_s]
-        return event | {"station_title": told[-1] if told else self._last_title}
+        sent = [title for at_s, title in self._titles if at_s <= middle_s]
+        return event | {"station_title": sent[-1] if sent else self._last_title}
 
     def _hear_title(self, title: str) -> None:
         if title == self._last_title:

@@ -17,13 +17,14 @@ _MAX_CLIPS = 32  # in one batch: more would make the first wait for the last
 
 
 class Batcher:
-    """Makes queries of clips as they come; what arrives while a batch is in the model is the next
+    """Makes queries of clips in batches: clips that arrive while a batch is computed are the next
     batch.
 
     Args:
+      embedder: computes the queries.
       hop_s: between fingerprints.
       window_s: how long a batch waits for clips that are on their way.
-      on_their_way: how many more may come soon; where none do, nobody waits.
+      on_their_way: returns how many more clips may come soon; if 0, a batch does not wait.
       observe: called with the number of clips of each batch.
     """
 

@@ -303,20 +303,20 @@ class Engine:
         _log.info("ready after %.1f s", time.perf_counter() - began)
 
     async def _watch(self) -> None:
-        """Sees what other processes add, remove and calibrate."""
+        """Follows what other processes add, remove and calibrate."""
         loop = asyncio.get_running_loop()
-        told = ""
+        reported = ""
         while True:
             await asyncio.sleep(_WATCH_S)
             try:
                 await loop.run_in_executor(self._writer, self.live.look)
                 outdated = repr(self.live.outdated or "")
-                if self.live.outdated is not None and outdated != told:
+                if self.live.outdated is not None and outdated != reported:
                     _log.error("restart the service: %s", self.live.outdated)
-                told = outdated
+                reported = outdated
             except Exception as error:  # noqa: BLE001 - whatever it was, the next look may succeed
-                if repr(error) != told:  # not once a second
+                if repr(error) != reported:  # not once a second
                     _log.exception(
                         "the database cannot be read; what was read before is still served"
                     )
-                told = repr(error)
+                reported = repr(error)

@@ -49,7 +49,7 @@ _NOT_READY = {
     "preparing": ("the model is being compiled", "ask again in a few seconds"),
     "failed": (
         "the service could not be prepared",
-        "its log says why: tell its operator to restart it when that is mended",
+        "its log says why: ask its operator to restart it when the cause is fixed",
     ),
     "without decoders": ("no decoder can be started just now", "ask again in a few seconds"),
     "reindexed": ("the database was reindexed with another model", "restart the service"),
@@ -72,7 +72,7 @@ def failed() -> Problem:
     return Problem(
         500,
         "the service failed",
-        "ask again; if it fails again, its log says why: tell its operator",
+        "try again; if it fails again, ask its operator to read its log",
     )
 
 

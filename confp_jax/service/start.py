@@ -56,7 +56,7 @@ def settings_for(
       requests_per_minute: of one client; 0: any number.
 
     Raises:
-      ServiceError: the token cannot be read or is too short, or an option's value is none.
+      ServiceError: the token cannot be read or is too short, or an option's value is impossible.
     """
     if index and token_file:
         raise ServiceError(
@@ -132,7 +132,7 @@ def run(
         raise ServiceError(f"--host {host!r} is no name or address of this machine") from error
     except OverflowError as error:
         raise ServiceError(
-            f"port {port} is none; choose a --port from 1 to 65535, or 0 for any that is free"
+            f"--port {port}: expected a port from 1 to 65535, or 0 for any that is free"
         ) from error
     serving = functools.partial(_serve, folder, settings, model, false_alarm_rate)
     with bound:

@@ -69,7 +69,7 @@ async def _json_texts(request: Request) -> dict[str, str]:
     """Returns the texts of a JSON object, {} of an empty body.
 
     Raises:
-      Problem: 400 it is none, 413 too large.
+      Problem: 400 for another body, 413 for one that is too large.
     """
     body = b""
     async for chunk in request.stream():

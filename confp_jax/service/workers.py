@@ -31,8 +31,8 @@ def serve_with_workers(
     """Runs `serve(bound, started)` in `num_workers` processes until SIGTERM or Ctrl-C; a process
     that ends is started again.
 
-    The first one makes the database where there is none, and the search index: the others begin
-    when it accepts requests.
+    The first process creates a missing database and the search index; the others start when it
+    accepts requests.
 
     Raises:
       WorkerError: the first one did not start.

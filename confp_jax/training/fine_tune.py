@@ -33,15 +33,15 @@ def warm_start(state: TrainState, config: TrainConfig) -> TrainState:
 
     Its normalisation in the convolution may be the other kind: scale and offset are taken over,
     BatchNorm's running statistics where both have them. It may have fewer layers: those that are
-    added change nothing until they are trained (`_origin`). An encoder with more layers gives its
-    first ones and the last; one with longer tokens or more parts, the sums over these; one with mel
-    filters elsewhere reads them from the nearest (`_adapt_input_output`): that is a beginning, no
-    longer the same encoder. What was changed is printed on standard error.
+    added change nothing until they are trained (`_origin`). If it has more layers, its first ones
+    and its last are copied; if it has longer tokens or more parts, their sums; if its mel filters
+    are at other frequencies, the nearest (`_adapt_input_output`): the result is then a beginning,
+    and no longer the same encoder. What was changed is printed on standard error.
 
     Raises:
       ConfigError: that encoder has other sizes, or hears other features; the message lists what to
         set.
-      CheckpointError: there is none.
+      CheckpointError: the folder holds no encoder.
     """
     source, encoder = load_encoder_state(source_folder(config.init_from))
     refuse_projection("init_from", config.init_from, source)
@@ -192,11 +192,11 @@ def _copy_weights(new: nnx.State, old: nnx.State, old_depth: int, depth: int) ->
 
 
 def _origin(name: str, old_depth: int, depth: int) -> str | None:
-    """Returns which array of an encoder of `old_depth` layers becomes `name` of one of `depth`;
-    None: none does.
+    """Returns which array of an encoder of `old_depth` layers becomes the array `name` of an
+    encoder of `depth` layers, or None.
 
-    Of more layers the last stays the last, and those before it that are too many are left out.
-    Layers that are added follow the others. The last product ("outer") of each of their branches
+    If there are more layers than wanted, the last stays the last, and the surplus before it is
+    left out. Layers that are added follow the others. The last product ("outer") of each of their branches
     begins at zero, so they pass on what they get; it is normalised already, if the old last layer
     leaves its LayerNorm's scale and offset to the new.
     """

@@ -57,7 +57,7 @@ class _Interval(NamedTuple):
 class MetricLog:
     """Writes metrics.jsonl and TensorBoard events, and shows progress with an ETA.
 
-    Of several processes only one writes.
+    If there are several processes, only one writes.
     """
 
     def __init__(

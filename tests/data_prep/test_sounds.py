@@ -128,7 +128,7 @@ def test_several_folders_at_once(tmp_path: pathlib.Path) -> None:
         )  # ESC-50's 44.1 kHz is resampled
     _plain(tmp_path / "a")
     _plain(tmp_path / "b")
-    with pytest.raises(SourceError, match=r"0\.flac and .* have one name"):
+    with pytest.raises(SourceError, match=r"0\.flac and .* have the same name"):
         prepare_sounds(
             f"{tmp_path / 'a'},{tmp_path / 'b'}",
             "",

@@ -181,7 +181,7 @@ def test_a_system_that_hangs_is_asked_no_more(wavs, prepared, queries, tmp_path,
     )
     assert time.monotonic() - began < 60
     assert "after 0 of 4 queries" in rows[0].trouble and "beyond its limit" in rows[0].trouble
-    assert [row.trouble for row in rows[1:]] == ["not asked: it hung in clean"] * 3 and told == []
+    assert [row.trouble for row in rows[1:]] == ["not run: it hung in clean"] * 3 and told == []
     assert has_ended(int(pid.read_text()))
 
 

@@ -65,10 +65,10 @@ class IndexedClip(NamedTuple):
 
 
 def one_of_each(folder: str | pathlib.Path, splits: Sequence[str]) -> list[IndexedClip]:
-    """The clean clips of a prepared dataset's splits, one of each recording.
+    """Returns the clean clips of a prepared dataset's splits, one for each recording.
 
-    Of copies that of the last split: held-out queries are cut from it, and a copy may run at
-    another speed from another moment.
+    If a recording has copies, the clip of the last split is taken: held-out queries are cut from
+    it, and a copy may have another tempo and another beginning.
 
     Raises:
       DatasetError: no dataset there, or no such split.

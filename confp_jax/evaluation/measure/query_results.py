@@ -88,8 +88,8 @@ class Searched:
     def places(
         self, rows: Int64[np.ndarray, "Q k"]
     ) -> tuple[Int64[np.ndarray, "Q k"], Float64[np.ndarray, "Q k"]]:
-        """Track ids (-1 where a row is none of the reference's) and offsets in seconds of rows that
-        a search found.
+        """Returns the track ids (-1 for a row that is not the reference's) and the offsets, in
+        seconds, of rows that a search found.
         """
         reference = self.evaluation.reference
         is_row = (rows >= 0) & (rows < len(reference.snapshot.vectors))

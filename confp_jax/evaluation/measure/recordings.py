@@ -70,7 +70,7 @@ class RecordingTrials:
 class RecordingRow:
     """A system on real recordings of one length: shares of all pieces.
 
-    Of other systems it is not known what they accept.
+    `accepted` and `false_alarms` are None for other systems, which have no verdict.
     """
 
     system: str
@@ -87,8 +87,8 @@ def read_recordings(folder: str | pathlib.Path) -> list[Recording]:
     """Reads FOLDER/recordings.csv.
 
     Raises:
-      DatasetError: there is none, it lacks a column, or a line names a file that is not in the
-        folder, or no number.
+      DatasetError: the file is missing, lacks a column, or has a line that names a file outside of
+        the folder, or a text in place of a number.
     """
     root = pathlib.Path(folder)
     table = root / "recordings.csv"

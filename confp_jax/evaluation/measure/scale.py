@@ -1,10 +1,10 @@
 """Hits and time against the size of the index: the queries' own tracks, all real ones, then
 synthetic distractors.
 
-A distractor stands near a fingerprint x of a track that no query is of: x + (u - v) / 2, u and v
-being fingerprints drawn from those tracks, made a unit vector. Its cosine with x is about 0.8, and
-it has the directions in which music differs. Real music of another kind may be easier or harder to
-tell apart.
+A distractor is near a fingerprint x of a track without queries: x + (u - v) / 2, scaled to a unit
+vector, where u and v are fingerprints drawn from those tracks. Its cosine with x is about 0.8, and
+it differs from x in the directions in which music differs. Real music of another kind may be easier
+or harder to distinguish.
 """
 
 import dataclasses
@@ -98,7 +98,7 @@ def fill_up(
 def _again(
     index: Index, one: Outcomes, searched: Searched, order: Int64[np.ndarray, " N"]
 ) -> Outcomes:
-    """The outcomes with this index's first hit; a distractor is none of the reference's rows."""
+    """Returns the outcomes with this index's first hits; a distractor belongs to no track."""
     found = index.search(one.queries, k=1).rows
     is_real = (found >= 0) & (found < len(order))
     tracks, offsets_s = searched.places(np.where(is_real, order[np.where(is_real, found, 0)], -1))

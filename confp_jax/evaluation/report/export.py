@@ -31,13 +31,13 @@ PEXESO_FIELDS = (
 def query_rows(
     model: str, measured: Mapping[tuple[QuerySet, str], Outcomes]
 ) -> list[dict[str, object]]:
-    """One dictionary a query, the same keys in each."""
+    """Returns one dictionary for each query; all have the same keys."""
     out: list[dict[str, object]] = []
     for (queries, condition), one in measured.items():
         hits = {f"top{k}_{kind}": one.hits(kind, k=k) for k in (1, 5) for kind in KINDS}
         trials = one.trials
-        told = {f"accepted_right_{rate:g}": trials.accepted_right(rate) for rate in RATES}
-        told |= {f"false_alarm_{rate:g}": trials.false_alarms(rate) for rate in RATES}
+        verdicts = {f"accepted_right_{rate:g}": trials.accepted_right(rate) for rate in RATES}
+        verdicts |= {f"false_alarm_{rate:g}": trials.false_alarms(rate) for rate in RATES}
         sure = confidence(trials.known_logit)
         out.extend(
             {
@@ -57,7 +57,7 @@ def query_rows(
                 "matched_track": int(trials.known_track[i]),
                 "matched_s": _number(trials.offset_s[i]),
                 "confidence": round(float(sure[i]), 5),
-                **{name: bool(values[i]) for name, values in told.items()},
+                **{name: bool(values[i]) for name, values in verdicts.items()},
                 "unknown_track": int(trials.unknown_track[i]),
             }
             for i in range(len(one.rows))
@@ -119,8 +119,8 @@ def write_pexeso(
 
 
 def read_pexeso(path: pathlib.Path) -> dict[str, list[Found]]:
-    """Returns what another program matched, by query_id, best first as it stands in the file; whole
-    seconds, so places are rough.
+    """Reads the matches of another program, by query_id, in the order of the file (best first).
+    Their places are whole seconds.
 
     Raises:
       DatasetError: no such file, or a line lacks a field or holds no number.
@@ -131,13 +131,13 @@ def read_pexeso(path: pathlib.Path) -> dict[str, list[Found]]:
         with open(path, newline="") as file:
             for line in csv.DictReader(file):
                 number += 1
-                told = found.setdefault(line["query_id"], [])
+                matches = found.setdefault(line["query_id"], [])
                 reference_s = line.get("reference_begin")
                 query_s = line.get("query_begin")
                 offset_s = (
                     float(reference_s) - float(query_s) if reference_s and query_s else math.nan
                 )
-                told.append(Found(line["reference_id"], offset_s, -float(len(told))))
+                matches.append(Found(line["reference_id"], offset_s, -float(len(matches))))
     except OSError as error:
         raise DatasetError(f"{path} cannot be read ({error})") from error
     except (KeyError, TypeError, ValueError) as error:
@@ -150,7 +150,7 @@ def read_pexeso(path: pathlib.Path) -> dict[str, list[Found]]:
 def _segment(
     reference: int, query: str, begin_s: float, length_s: float, query_s: float
 ) -> tuple[object, ...]:
-    """Whole seconds that enclose the segment."""
+    """Returns a line of the file; whole seconds enclose the segment."""
     begin = max(0, math.floor(begin_s))
     end = max(1, math.ceil(begin_s + length_s))
     return int(reference), query, begin, end, 0, math.ceil(query_s)

@@ -86,16 +86,20 @@ class Results:
 def write_results(
     results: Results,
     measured: Sequence[Measured],
-    told: Sequence[Mapping[str, object]],
+    answers: Sequence[Mapping[str, object]],
     embedder: Embedder,
     out: pathlib.Path,
     console: Console,
 ) -> None:
-    """All files of the folder; results.json holds nothing that a second run would not repeat to
-    the last digit.
+    """Writes all files of the folder. A second run repeats results.json to the last digit.
 
     Args:
-      told: the systems' answers.
+      results: what was measured.
+      measured: the outcomes of each model, by query set and condition.
+      answers: one dictionary for each answer of another system.
+      embedder: of the first model; draws the spectrograms of failures.
+      out: the folder to write to.
+      console: names the report.
     """
     values = dataclasses.asdict(results)
     timed = {name: values.pop(name) for name in ("systems", "scale")}
@@ -110,7 +114,7 @@ def write_results(
         for (name, *_), one in zip(results.models, measured, strict=True)
         for row in query_rows(name, one)
     ]
-    if not all([write_rows(out / "queries", rows), write_rows(out / "system_queries", told)]):
+    if not all([write_rows(out / "queries", rows), write_rows(out / "system_queries", answers)]):
         console.print(
             "no Parquet is written: pyarrow is missing; pip install 'confp-jax[evaluate]'"
         )
@@ -312,11 +316,11 @@ def _failure_picture(failure: Failure, sounds: Sounds, embedder: Embedder) -> Pi
     names = [
         sounds.names.get(track, str(track)) for track in (failure.track_id, failure.mistaken_id)
     ]
-    told = "accepted at 1 false alarm in 1,000" if failure.accepted else "not accepted"
+    verdict = "accepted at 1 false alarm in 1,000" if failure.accepted else "not accepted"
     caption = (
         f"{title(failure.condition)}, {failure.queries.name} row {failure.row}: {names[0]} at "
         f"{failure.start_s:.1f} s was mistaken for {names[1]} at {failure.mistaken_s:.1f} s (log "
-        f"odds {failure.logit:.1f}, {told})"
+        f"odds {failure.logit:.1f}, {verdict})"
     )
     return Picture(
         spectrograms(failure, sounds, embedder.config.audio, embedder.config.mel), caption

@@ -134,14 +134,14 @@ class SystemRun:
 def measure_systems(
     specs: Sequence[SystemSpec], run: SystemRun, console: Console
 ) -> tuple[list[SystemRow], list[dict[str, object]]]:
-    """Every system on every condition; one that fails has rows that say so, and one that hangs is
-    asked no more.
+    """Measures every system on every condition. A system that fails has rows that say so; one that
+    hangs is not run again.
 
     Returns:
       A row for each system and condition, and a dictionary for each answer.
     """
     rows = []
-    told = []
+    answers = []
     index_id = dataset_id(run.index, run.index_splits)
     for spec in specs:
         runner = SystemRunner.of(spec, run.cache, f"{index_id} {system_version(spec)}")
@@ -163,7 +163,7 @@ def measure_systems(
                         spec.name,
                         name,
                         run.queries.length_s,
-                        trouble=f"not asked: it hung in {hung}",
+                        trouble=f"not run: it hung in {hung}",
                     )
                 )
                 continue
@@ -176,8 +176,8 @@ def measure_systems(
                 )
             hung = name if asked.hung else ""
             rows.append(system_row(spec.name, name, run, cost, asked))
-            told += answer_rows(spec.name, name, run, asked)
-    return rows, told
+            answers += answer_rows(spec.name, name, run, asked)
+    return rows, answers
 
 
 def answer_rows(

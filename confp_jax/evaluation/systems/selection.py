@@ -75,10 +75,10 @@ def run_systems(
         return [], []
     with tempfile.TemporaryDirectory() as scratch:
         asked = system_run(config, own_length(sets, embedder.config.audio.heard_s), cache, scratch)
-        rows, told = measure_systems(specs, asked, console)
-        return rows + [
-            row for name, path in imported for row in imported_rows(name, path, asked)
-        ], told
+        rows, answers = measure_systems(specs, asked, console)
+        for name, path in imported:
+            rows += imported_rows(name, path, asked)
+        return rows, answers
 
 
 def system_run(
