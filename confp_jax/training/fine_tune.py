@@ -192,13 +192,13 @@ def _copy_weights(new: nnx.State, old: nnx.State, old_depth: int, depth: int) ->
 
 
 def _origin(name: str, old_depth: int, depth: int) -> str | None:
-    """Returns which array of an encoder of `old_depth` layers becomes the array `name` of an
-    encoder of `depth` layers, or None.
+    """Returns which array of an encoder of `old_depth` layers becomes `name` in one of `depth`
+    layers, or None if none does.
 
     If there are more layers than wanted, the last stays the last, and the surplus before it is
-    left out. Layers that are added follow the others. The last product ("outer") of each of their branches
-    begins at zero, so they pass on what they get; it is normalised already, if the old last layer
-    leaves its LayerNorm's scale and offset to the new.
+    left out. Layers that are added follow the others. The last product ("outer") of each of their
+    branches begins at zero, so they pass their input on. The input is normalised already, if the
+    old last layer leaves its LayerNorm's scale and offset to the new.
     """
     found = re.match(r"\['layers'\]\[(\d+)\](.*)", name)
     if found is None:
