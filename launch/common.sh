@@ -29,7 +29,7 @@ EOF
 }
 
 # Copies the data to this worker's disk: never the test shards, and of the training split only the shards number PART, PART + EVERY,
-# PART + 2 EVERY, ... (confp_jax/data/sampling.py, ShareDraw: worker number PART draws its rows of every batch from those). EVERY of 1
+# PART + 2 EVERY, ... (confp_jax/data/sampling.py, ShardGroupDraw: worker number PART draws its rows of every batch from those). EVERY of 1
 # is all of training. Nothing is copied where it would not fit; what is there already counts as room.
 data_command() { # BUCKET_FOLDER PART EVERY
   cat <<EOF
@@ -47,7 +47,7 @@ needed=\$(awk '\$1 ~ /^[0-9]+\$/ {n += \$1} END {printf "%.0f", n / 1024}' <<< "
 room=\$((\$(df -Pk ~/data | awk 'NR == 2 {print \$4}') + \$(du -sk ~/data/ | cut -f 1)))
 echo "data: \$((needed / 1048576)) GiB to copy, room for \$((room / 1048576)) GiB"
 if [ "\$needed" -gt "\$room" ]; then
-  echo "error: \$data does not fit on this worker's disk; attach a disk (DATA_DISK), or have each host copy a share (SHARES)" >&2
+  echo "error: \$data does not fit on this worker's disk; attach a disk (DATA_DISK), or have each host copy a part (SHARES)" >&2
   exit 2
 fi
 gcloud storage rsync --recursive --exclude="\$others" "\$data" ~/data
@@ -59,7 +59,7 @@ local_data() { # HOST SOURCE
   rsync --archive --partial --exclude='*-test.array_record-*' -e 'ssh -o BatchMode=yes' "${2%/}/" "$1:data/"
 }
 
-# parts NUM_WORKERS: in how many parts the workers can divide SHARES shares of the training shards.
+# parts NUM_WORKERS: in how many parts the workers can divide SHARES groups of training shards.
 parts() {
   local a=${SHARES:-1} b=$1
   while [ "$b" -gt 0 ]; do set -- "$b" $((a % b)) && a=$1 b=$2; done
@@ -93,7 +93,7 @@ while true; do
   if [ -f ~/train.stop ]; then keep; echo "stopped"; exit 0; fi
   if [ "\$status" -eq 0 ]; then
     # It saved and left because the machine goes away, if it did not get to the end.
-    tail -n 1 ~/train.log | grep -q "the same command goes on" || { mark finished; echo "finished"; exit 0; }
+    tail -n 1 ~/train.log | grep -q "the same command continues it" || { mark finished; echo "finished"; exit 0; }
   fi
   tries=\$((tries + 1))
   # 2 is an error of the settings or the data: the same command would end the same way. All else may pass.

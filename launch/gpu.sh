@@ -9,16 +9,16 @@ usage() {
 usage: launch/gpu.sh COMMAND [ARGUMENT...]
 
   setup             install Python 3.12, the lock file's packages with CUDA and this checkout, and copy the data there
-  train ARGUMENT... start (or go on with) training, detached: arguments of confp_jax.training.train
+  train ARGUMENT... start or continue training, detached: arguments of confp_jax.training.train
   status            whether it runs, and the last line of each log
   logs [LINES]      the first host's log
   stop              save and stop training
-  resume ARGUMENT... go on with the last `train` (and these)
+  resume ARGUMENT... continue the last `train` (with these, too)
 
 Variables: HOSTS ("user@one user@two"), DATA (the shards: a gs:// folder, a folder of this machine, or an rsync source),
   WORKDIR (of this run; gs:// for several hosts).
-  PORT, of the first host that the others join (default 8476). SHARES (a multiple of the number of hosts) has each host copy its
-  share of the training shards only; batches are then drawn evenly from so many shares, on any number of hosts alike.
+  PORT, of the first host that the others join (default 8476). SHARES (a multiple of the number of hosts) has each host copy only
+  its part of the training shards; batches are then drawn evenly from that many groups of shards, on any number of hosts.
 EOF
 }
 

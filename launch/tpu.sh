@@ -10,11 +10,11 @@ usage: launch/tpu.sh COMMAND [ARGUMENT...]
 
   create            ask for a spot TPU slice as a queued resource, and wait until it is there
   setup             install Python 3.12, the lock file's packages and this checkout on every worker, and copy the data there
-  train ARGUMENT... start (or go on with) training on every worker, detached: arguments of confp_jax.training.train
+  train ARGUMENT... start or continue training on every worker, detached: arguments of confp_jax.training.train
   status            the slice's state, and the last line of each worker's log
   logs [LINES]      the first worker's log
   stop              save and stop training; `watch` then ends
-  resume ARGUMENT... after a preemption: ask for the slice again, set it up and go on with the last `train` (and these)
+  resume ARGUMENT... after a preemption: ask for the slice again, set it up and continue the last `train` (with these, too)
   watch [--delete-when-finished]
                     `resume` whenever the slice was preempted, until training has finished or was stopped
   delete            give the slice back (checkpoints stay in the bucket); `watch` then ends
@@ -26,7 +26,8 @@ Variables: TPU_NAME, ZONE, ACCELERATOR (v4-8, v5litepod-8, v5p-8, v6e-8, ...),
   projects/P/zones/Z/disks/D, whose root is the data) is attached read-only, and then nothing is copied.
   NETWORK, SUBNETWORK and SERVICE_ACCOUNT are optional.
   PROJECT is optional; SPOT=0 asks for a slice that is not preempted. SHARES (a multiple of the number of hosts) has each host
-  copy its share of the training shards only; batches are then drawn evenly from so many shares, on any number of hosts alike.
+  copy only its part of the training shards; batches are then drawn evenly from that many groups of shards, on any number of
+  hosts.
 
   export TPU_NAME=confp ZONE=us-west4-a ACCELERATOR=v5litepod-16
   export DATA=gs://mine/fma WORKDIR=gs://mine/runs/large
@@ -209,7 +210,7 @@ watch() { # [--delete-when-finished]
         return 0
         ;;
       failed) echo "error: training failed; see '$0 logs' or $WORKDIR/logs" >&2; return 1 ;;
-      stopped) echo "training was stopped; '$0 resume' goes on"; return 0 ;;
+      stopped) echo "training was stopped; '$0 resume' continues it"; return 0 ;;
     esac
     now=$(state)
     if [ "$now" = UNKNOWN ]; then

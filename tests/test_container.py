@@ -29,6 +29,9 @@ def test_what_is_copied_is_there_and_the_extras_exist(steps):
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
+    installs = [step for step in steps if "pip install" in step["value"]]
+    copies = [step for step in steps if step["instruction"] == "COPY"]
+    assert len(copies) > 1 and installs
     for step in steps:
         if step["instruction"] == "COPY" and not step["value"].startswith("--from"):
             *sources, _ = step["value"].split()

@@ -148,6 +148,13 @@ def test_what_a_page_shows_can_be_run(page: pathlib.Path) -> None:
             assert field in known, f"{page}: no configuration has the field {field}"
 
 
+def test_pages_show_commands() -> None:
+    """The tests around this one find them."""
+    words = [command.split() for page in PAGES for command in commands(page)]
+    assert sum(first[:1] == ["confp"] for first in words) > 50
+    assert sum(first[:2] == ["python", "-m"] for first in words) > 10
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_what_a_page_shows_in_python_is_python(page: pathlib.Path) -> None:
     if page.name != "conventions.md":  # which shows bad and good code side by side

@@ -71,8 +71,9 @@ def next_used_shard(connection: sqlite3.Connection, after: int) -> tuple[int, st
     reads no other tracks.
     """
     return connection.execute(
-        "SELECT id, file, num_rows FROM shards WHERE id > ? AND typeof(file) = 'text' AND "  # noqa: S608
-        "typeof(num_rows) = 'integer' AND EXISTS (SELECT 1 FROM tracks WHERE shard = shards.id "
+        "SELECT id, file, num_rows FROM shards "  # noqa: S608
+        "WHERE id > ? AND typeof(file) = 'text' AND typeof(num_rows) = 'integer' "
+        "AND EXISTS (SELECT 1 FROM tracks WHERE shard = shards.id "
         f"AND {LIVE}) ORDER BY id LIMIT 1",
         (after,),
     ).fetchone()

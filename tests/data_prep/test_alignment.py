@@ -151,6 +151,7 @@ def test_rooms_keep_the_place_of_the_direct_sound(
     A tail moves the loudness itself, so the bands' loudness tells nothing here.
     """
     clean = music[_MUSIC[0]]
+    assert len(sounds.impulse_responses) > 1
     for room in sounds.impulse_responses:
         heard = Chain(ChainConfig(reverb_p=1.0), Sounds(impulse_responses=(room,))).apply(
             clean, sample_rate_hz=16_000, seed=(0,)

@@ -167,6 +167,7 @@ def test_reverberation_is_not_late(sounds: dict[str, Sounds]) -> None:
     click = np.zeros(3 * _RATE_HZ, np.float32)
     click[_RATE_HZ] = 0.5
     for part in ("train", "test"):
+        assert sounds[part].impulse_responses
         for room in sounds[part].impulse_responses:
             distorted = _apply(ChainConfig(reverb_p=1.0), click, Sounds(impulse_responses=(room,)))
             size = np.abs(distorted.samples)

@@ -269,6 +269,7 @@ class TestShards:
         }
         with filled.writing():
             filled.add([track(3)])
+        assert len(before) == 2
         for path, (content, changed) in before.items():
             assert (path.read_bytes(), path.stat().st_mtime_ns) == (content, changed)
 

@@ -134,7 +134,9 @@ def test_names_that_are_no_utf_8_or_steer(tmp_path):
     log = AirLog(tmp_path / "log")
     log.save("one", {"station": "one", "path": "caf\udce9"})
     log.write("one", [play(0, title="\u202etxt\x1b[31m", artist="caf\udce9")])
-    for path in write_reports(tmp_path / "log", DAY, tmp_path / "out", Service("S")):
+    written = write_reports(tmp_path / "log", DAY, tmp_path / "out", Service("S"))
+    assert any("caf" in path.read_text() for path in written)
+    for path in written:
         assert not {"\u202e", "\x1b", "\udce9"} & set(path.read_text())
 
 

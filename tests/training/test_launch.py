@@ -12,6 +12,8 @@ from collections.abc import Callable
 import pytest
 from fake_cloud import Cloud
 
+from confp_jax.training.train import _ending
+
 
 def _verbs(cloud: Cloud) -> list[str]:
     """What was asked of queued resources, without the questions."""
@@ -19,9 +21,22 @@ def _verbs(cloud: Cloud) -> list[str]:
     return [call[4] for call in calls if call[4] != "describe"]
 
 
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory, root: pathlib.Path) -> pathlib.Path:
+    """A checkout of the launch scripts alone: `setup` packs and unpacks all that is committed, and
+    where shell code stands in for training, the models in the real one only cost time.
+    """
+    folder = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(root / "launch", folder / "launch")
+    git = ["git", "-C", str(folder), "-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "launch"]):
+        subprocess.run([*git, *command], check=True)
+    return folder
+
+
 @pytest.fixture
 def small_cloud(
-    tmp_path: pathlib.Path, root: pathlib.Path, variables: dict[str, str]
+    tmp_path: pathlib.Path, checkout: pathlib.Path, variables: dict[str, str]
 ) -> Callable[..., Cloud]:
     """`small_cloud(trainer, script="tpu.sh")`: one worker that is set up, where this shell code
     stands in for training.
@@ -30,7 +45,7 @@ def small_cloud(
     def build(trainer: str, script: str = "tpu.sh") -> Cloud:
         (tmp_path / "buckets" / "bucket" / "data").mkdir(parents=True)
         more = {"HOSTS": "me@host0", "FAKE_PYTHON": trainer, "RESTART_DELAY_S": "0"}
-        cloud = Cloud(tmp_path, root, script=script, num_workers=1, **variables, **more)
+        cloud = Cloud(tmp_path, checkout, script=script, num_workers=1, **variables, **more)
         for command in ["create", "setup"][script == "gpu.sh" :]:
             cloud.run(command)
         return cloud
@@ -123,13 +138,13 @@ def test_what_a_slice_is_asked_for_with(
 
 
 def test_data_that_does_not_fit_is_not_copied_and_test_shards_never(
-    tmp_path: pathlib.Path, root: pathlib.Path, variables: dict[str, str]
+    tmp_path: pathlib.Path, checkout: pathlib.Path, variables: dict[str, str]
 ) -> None:
     data = tmp_path / "buckets" / "bucket" / "data"
     data.mkdir(parents=True)
     for split in ("training", "test"):
         (data / f"fma-{split}.array_record-00000-of-00001").write_text(split)
-    cloud = Cloud(tmp_path, root, num_workers=1, FAKE_BYTES=str(1 << 60), **variables)
+    cloud = Cloud(tmp_path, checkout, num_workers=1, FAKE_BYTES=str(1 << 60), **variables)
     cloud.run("create")
     assert "does not fit on this worker's disk" in cloud.run("setup", status=2)
     del cloud._environment["FAKE_BYTES"]
@@ -138,11 +153,11 @@ def test_data_that_does_not_fit_is_not_copied_and_test_shards_never(
     assert copied == ["fma-training.array_record-00000-of-00001"]
 
 
-def test_a_gpu_host_takes_a_local_folder(tmp_path: pathlib.Path, root: pathlib.Path) -> None:
+def test_a_gpu_host_takes_a_local_folder(tmp_path: pathlib.Path, checkout: pathlib.Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "confp.json").write_text("{}")
     options = {"HOSTS": "me@host0", "DATA": str(tmp_path / "mine"), "WORKDIR": "run"}
-    cloud = Cloud(tmp_path, root, script="gpu.sh", num_workers=1, **options)
+    cloud = Cloud(tmp_path, checkout, script="gpu.sh", num_workers=1, **options)
     cloud.run("setup")
     assert (tmp_path / "worker0" / "data" / "confp.json").is_file()
 
@@ -181,6 +196,17 @@ def test_a_crash_is_tried_again_and_a_wrong_setting_is_not(
     cloud.run("train")
     cloud.wait(end, num=1)
     assert len((tmp_path / "worker0" / "starts").read_text().split()) == starts
+
+
+def test_a_run_that_saved_and_left_early_is_started_again(
+    small_cloud: Callable[..., Cloud], tmp_path: pathlib.Path
+) -> None:
+    """As before a preemption: the trainer ends with status 0, and the run is not over."""
+    left = f"step 3 of 12 saved in run{_ending(3, 12, 12)}"
+    cloud = small_cloud(f'echo start >> ~/starts; [ $(wc -l < ~/starts) -ge 2 ] || echo "{left}"')
+    cloud.run("train")
+    cloud.wait("finished", num=1)
+    assert len((tmp_path / "worker0" / "starts").read_text().split()) == 2
 
 
 @pytest.mark.parametrize("script", ["tpu.sh", "gpu.sh"])
