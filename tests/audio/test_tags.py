@@ -148,6 +148,21 @@ def test_what_has_not_the_form_of_an_identifier_is_left_out(tmp_path):
     assert read_tags(tmp_path / "a.flac") == Tags(track_number="A1")
 
 
+def test_only_the_texts_of_an_ape_tag_are_read(tmp_path):
+    """A picture's flags say that it is binary."""
+    tagged(tmp_path / "a.mp3", {}, "-id3v2_version", "0", "-write_id3v1", "0")
+    with_ape_tag(tmp_path / "a.mp3", {"Title": "Ein Lied", "Artist": "no text"})
+    data = (tmp_path / "a.mp3").read_bytes()
+    artist = data.rindex(b"Artist")
+    (tmp_path / "a.mp3").write_bytes(data[: artist - 4] + b"\2\0\0\0" + data[artist:])
+    assert read_tags(tmp_path / "a.mp3") == Tags(title="Ein Lied")
+
+
+def test_the_artist_is_the_albums_where_the_track_has_none(tmp_path):
+    tagged(tmp_path / "a.flac", {"album_artist": "Jemand"})
+    assert read_tags(tmp_path / "a.flac") == Tags(artist="Jemand", album_artist="Jemand")
+
+
 def test_a_damaged_ape_tag_is_none(tmp_path):
     tagged(tmp_path / "a.mp3", {"title": "Ein Lied"})
     rubbish = struct.pack("<8sIIII8x", b"APETAGEX", 2000, 60, 9_999, 0)

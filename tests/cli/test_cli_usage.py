@@ -196,7 +196,7 @@ class TestQueries:
         from confp_jax.database import TrackTags
 
         names = {"track": "x", "title": "One = two", "artist": "Ann", "tags": TrackTags(label="L")}
-        places = ((0.0, 100.0), (40.0, 20.0), (95.5, 60.0))
+        places = ((0.0, 100.0), (40.0, 20.0), (70.0, 20.0), (95.5, 60.0), (95.5, 0.0))
         played = [
             (types.SimpleNamespace(**names, query_offset_s=begin, length_s=length), "")
             for begin, length in places
@@ -205,12 +205,15 @@ class TestQueries:
         assert (tmp_path / "x.txt").read_text().splitlines()[2:] == [
             "[0:00:00] Ann - One = two [L]",
             "[w/] Ann - One = two [L]",
+            "[w/] Ann - One = two [L]",
             "[0:01:35] Ann - One = two [L]",
+            "[w/] Ann - One = two [L]",
         ]
         write_chapters(tmp_path / "x.ffmeta", "mix.mp3", played)
         text = (tmp_path / "x.ffmeta").read_text()
         assert text.startswith(";FFMETADATA1\ntitle=mix.mp3\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\n")
-        assert "END=40000\ntitle=Ann - One \\= two\n" in text and "END=155500" in text
+        assert "END=40000\ntitle=Ann - One \\= two\n" in text
+        assert text.count("START=95500\nEND=95501\n") == 2, "a chapter has a length"
 
     def test_cue_times(self, tmp_path):
         import types

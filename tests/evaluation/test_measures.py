@@ -144,6 +144,23 @@ def test_calibration_error_of_a_known_case():
     )
 
 
+def test_too_little_confidence_is_an_error_like_too_much():
+    """20 % sure and right in 60 %, beside unknown queries that are as sure of nothing."""
+    sure = np.full(50, np.log(0.2 / 0.8))
+    _, error = calibration([outcomes_of(np.arange(50) < 30, np.arange(50), sure)])
+    assert error == pytest.approx(0.2, abs=0.001)
+
+
+def test_errors_of_places_are_of_the_right_tracks():
+    right = np.arange(101) < 81
+    outcomes = outcomes_of(right, np.arange(101))
+    errors_s = np.where(right, np.arange(101) / 100, 9.0)
+    trials = dataclasses.replace(outcomes.trials, offset_error_s=errors_s)
+    runs = [dataclasses.replace(outcomes, trials=trials)]
+    row = condition_row("clean", 3.0, runs, num_bootstraps=10, seed=0)
+    assert (row.offset_median_ms, row.offset_p90_ms) == pytest.approx((400.0, 720.0))
+
+
 def test_the_crossing_lies_where_the_means_are_equal():
     shifts = [0.0, 0.1, 0.2, 0.3]
     own = np.array([[1.0, 0.9, 0.5, 0.1]] * 3)

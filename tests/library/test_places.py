@@ -1,5 +1,6 @@
 """Music that is moved, edited or out of reach: no track is lost, none is there twice."""
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -7,14 +8,20 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
-from sample_tracks import DIM
+from sample_tracks import DIM, track
 from unit_vectors import unit_rows
 
 from confp_jax.database import Database
 from confp_jax.database.merge import merge_databases
-from confp_jax.database.records import KnownFile
+from confp_jax.database.records import UPLOADED, KnownFile
 from confp_jax.library.add import Added, add_paths, update_tracks
-from confp_jax.library.places import is_gone, is_unchanged, sounds_the_same, too_much
+from confp_jax.library.places import (
+    Places,
+    is_gone,
+    is_unchanged,
+    sounds_the_same,
+    too_much,
+)
 
 RATE = 16_000
 
@@ -161,6 +168,21 @@ class TestPrune:
         results = update_tracks(database, embedder, prune=True)
         assert sorted(statuses(results)) == ["failed"] + ["unchanged"] * 4
         assert len(database.tracks()) == 5
+
+
+def test_a_track_that_was_uploaded_has_no_place(database, tmp_path):
+    """Also where a file of its content lies in a folder."""
+    path = tmp_path / "same.wav"
+    path.write_bytes(b"x")
+    about = path.stat()
+    with database.writing():
+        database.add([track(7, path=f"{UPLOADED}seven", sha256="s")])
+        database.remember({str(path): KnownFile(about.st_size, about.st_mtime_ns, "s")})
+    (stored,) = database.tracks()
+    places = Places(database)
+    assert places.moved_to(stored) is None
+    gone = dataclasses.replace(stored, path=str(tmp_path / "gone.wav"))
+    assert places.moved_to(gone) == str(path)
 
 
 def test_a_path_that_cannot_be_is_gone():

@@ -10,6 +10,7 @@ from unit_vectors import normalised, unit_rows
 from confp_jax.fingerprint.query import Query
 from confp_jax.matching.blocks import scan
 from confp_jax.matching.common_sections import common_sections
+from confp_jax.matching.copies import same_as_first
 from confp_jax.matching.decision import uncalibrated
 from confp_jax.matching.ranking import rank
 from confp_jax.matching.seeds import COHORT_SIZE
@@ -75,6 +76,23 @@ class TestCopies:
         spans = accepted(scan(query, reference, uncalibrated()), false_alarm_rate=1e-4)
         assert len(spans) == 2 and spans[1].track == 0 and spans[1].copies == ()
         assert sorted([spans[0].track, *spans[0].copies]) == list(range(40, 53))
+
+
+def test_a_copy_at_another_tempo_is_compared_moment_by_moment():
+    """Rows that change slowly, and every other one of them: the same music twice as fast."""
+    keys = unit_rows(0, 16)
+    places = np.arange(60) / 4
+    before = places.astype(int)
+    part = (places - before)[:, None]
+    song = normalised((1 - part) * keys[before] + part * keys[before + 1])
+    reference = reference_of([song, song[::2], *OTHERS])
+    tracks = np.array([0, 1, 2])
+    middles_s = reference.first_middles_s[tracks] + HOP_S * np.array([30, 15, 30])
+    scores = np.ones(3, np.float32)
+    for tempo, same in ((0.5, [True, True, False]), (1.0, [True, False, False])):
+        tempos = np.array([1.0, tempo, 1.0])
+        found = same_as_first(reference, tracks, scores, middles_s, tempos, length_s=12.0)
+        assert found.tolist() == same
 
 
 def test_a_forked_process_is_told_so_and_does_not_wait_for_threads(monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 from confp_jax.database import DatabaseError
 from confp_jax.library.clock import iso
 from confp_jax.library.searcher import Match
+from confp_jax.radio import reports
 from confp_jax.radio.air_log import AirLog, read_events
 from confp_jax.radio.plays import Plays, Sighting
 from confp_jax.radio.plays import read_plays as plays_of
@@ -108,6 +109,27 @@ def test_a_play_that_a_kill_left_under_way_is_in_the_report(tmp_path):
     log.write("one", [told])
     log.save("one", {"station": "one", "plays": [dataclasses.asdict(p) for p in plays.open]})
     assert [play["played_s"] for play in read_plays(tmp_path, DAY)] == [30.0]
+    log.write("one", plays.end())  # killed before its state was saved
+    assert [play["played_s"] for play in read_plays(tmp_path, DAY)] == [30.0]
+
+
+def test_the_artist_is_the_albums_where_the_track_has_none(tmp_path):
+    log = AirLog(tmp_path)
+    log.write("one", [play(0, album_artist="Various")])
+    write_reports(tmp_path, DAY, tmp_path / "out", Service("S"))
+    with open(tmp_path / "out" / f"{DAY}-gema.csv", newline="") as file:
+        assert [row["Interpret"] for row in csv.DictReader(file)] == ["Various"]
+
+
+@pytest.mark.parametrize(
+    ("clock", "band"),
+    [("05:59", "00:00-05:59"), ("06:00", "06:00-11:59"), ("17:59", "12:00-17:59")]
+    + [("18:00", "18:00-23:59"), ("00:00", "00:00-05:59")],
+)
+def test_the_band_of_the_day(clock, band):
+    event = play(0) | {"station": "one", "at": f"{DAY}T{clock}:00.000+01:00"}
+    ((_, _, found, *_),) = reports._prs_rows([event])
+    assert found == band
 
 
 def test_a_line_that_is_no_event_is_passed_over(tmp_path):

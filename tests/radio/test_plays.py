@@ -1,5 +1,7 @@
 """Plays from answers: each once, whatever flickers, breaks off or starts again."""
 
+import dataclasses
+
 import pytest
 
 from confp_jax.library.searcher import Match
@@ -90,6 +92,8 @@ def test_silence_is_a_state():
     heard.track(1, 20.0)
     states = [event["event"] for event in heard.events]
     assert states == ["unknown", "silence", "playing"]
+    first_s = [1_000.0 + STEP_S, 1_000.0 + 7 * STEP_S]  # of the answers that agree
+    assert [event["at_s"] for event in heard.events[:2]] == pytest.approx(first_s)
 
 
 def test_a_play_goes_on_after_the_stream_broke_off():
@@ -102,6 +106,26 @@ def test_a_play_goes_on_after_the_stream_broke_off():
     heard.nothing(120.0)
     (play,) = of(heard.events, "play")
     assert play["played_s"] == pytest.approx(72.0) and play["gaps_s"] == [[36.0, 104.4]]
+
+
+def test_another_part_of_the_track_after_a_while_is_another_play():
+    heard = Heard()
+    heard.track(1, 36.0)
+    heard.now_s += 40.0
+    heard.plays.resume(heard.now_s)
+    heard.track(1, 36.0, offset_s=200.0)
+    heard.nothing(120.0)
+    assert [event["first_s"] for event in of(heard.events, "play")] == pytest.approx([0.0, 200.0])
+
+
+def test_a_play_has_its_best_score():
+    plays = Plays("one", agreeing=1)
+    for begin_s, score in ((0.0, 0.7), (STEP_S, 0.4)):
+        sight = seen(1, begin_s, begin_s + STEP_S, begin_s)
+        found = dataclasses.replace(sight.found, score=score, confidence=score)
+        plays.hear(begin_s + STEP_S, playing=[dataclasses.replace(sight, found=found)])
+    (play,) = plays.open
+    assert (play.score, play.confidence) == (0.7, 0.7)
 
 
 def test_another_play_after_the_stream_broke_off():
