@@ -8,7 +8,10 @@ from typing import Any
 def add_event_options(command: argparse.ArgumentParser) -> None:
     """Declares the options."""
     command.add_argument(
-        "--webhook", metavar="URL", default="", help="send each event there by POST, as JSON"
+        "--webhook",
+        metavar="URL",
+        default="",
+        help="send each event to this address by POST, as JSON",
     )
     command.add_argument(
         "--webhook-secret-file",

@@ -88,13 +88,16 @@ def _register_monitoring(commands: Commands) -> None:
         "--csv", type=pathlib.Path, metavar="FILE", help="write a table at the end"
     )
     monitor.add_argument(
-        "--tracklist", type=pathlib.Path, metavar="FILE", help="write a list of tracks as text"
+        "--tracklist",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="write a list of tracks as text at the end",
     )
     monitor.add_argument(
         "--chapters",
         type=pathlib.Path,
         metavar="FILE",
-        help="write chapters that FFmpeg puts into a file",
+        help="write chapters in FFmpeg's format at the end",
     )
     monitor.add_argument(
         "--alarms-per-hour",
@@ -108,7 +111,7 @@ def _register_monitoring(commands: Commands) -> None:
         type=_level,
         default=-60.0,
         metavar="DB",
-        help="treat what is quieter in a stream as silence, which costs no work (-60)",
+        help="treat sound below this level as silence, which takes no work (-60)",
     )
     add_event_options(monitor)
 

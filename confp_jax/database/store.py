@@ -1,4 +1,8 @@
-"""The database folder: opening, reading, and the commits that change it."""
+"""The database folder: opening, reading, and the commits that change it.
+
+The commit point is the transaction in `Database.add`: the shard is complete on the disk before it,
+and its tracks are known after it.
+"""
 
 import contextlib
 import logging

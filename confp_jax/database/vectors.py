@@ -1,4 +1,6 @@
-"""Stored vectors: how rows are encoded in a shard, and many shards read as one array."""
+"""Stored vectors: a row is one fingerprint, as float16, int8 with a scale, or signs. Encodes rows
+for a shard, and reads many shards as one array.
+"""
 
 import functools
 import itertools

@@ -1,4 +1,4 @@
-"""Where the windows of a clip lie, which of them are worth encoding, and in what batches."""
+"""Cuts a clip into windows (`cut_windows`): where each begins, and which are worth encoding."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from jaxtyping import Float32, Int64
 
 from confp_jax.audio.segments import num_windows
 
-# how much faster a query is heard as well: what was slowed down to 70 or 80 % is found more surely
+# a short query is also searched at this tempo: music slowed down to 70 or 80 % is found more surely
 SPEEDUP = 1.18
 # what an edge window sees of its query: with less, slowed music and short queries are found worse
 _LEAST_SEEN = 0.7

@@ -245,7 +245,9 @@ class SpanTracker:
 
 
 def accepted(spans: Iterable[Span], *, false_alarm_rate: float) -> list[Span]:
-    """The spans that count, in the recording's order; of two at one place the surer one."""
+    """Returns the accepted spans, in the recording's order: those whose rate of false alarms is low
+    enough; of two at one place, the surer one.
+    """
     kept: list[Span] = []
     for span in sorted(spans, key=lambda span: (span.alarm_rate, -span.logit)):
         free = not any(covers(other, span) for other in kept)

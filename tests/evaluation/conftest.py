@@ -7,6 +7,8 @@ import pathlib
 import pytest
 from small_benchmarks import make_set
 
+from confp_jax.evaluation.report import figures
+
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
@@ -36,6 +38,14 @@ def save_untrained(folder: pathlib.Path, *, seed: int) -> pathlib.Path:
     )
     save_encoder(folder / "checkpoint", config, EncoderState(params, statistics))
     return folder
+
+
+@pytest.fixture
+def plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws no picture: they take most of a report's time, and few tests look at one
+    (test_tables_and_figures.py tests each).
+    """
+    monkeypatch.setattr(figures, "png", lambda *_, **__: b"\x89PNG\r\n\x1a\n")
 
 
 @pytest.fixture(scope="session")

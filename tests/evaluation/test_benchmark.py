@@ -17,6 +17,8 @@ from confp_jax.evaluation import benchmark
 from confp_jax.evaluation.benchmark import run
 from confp_jax.evaluation.report.export import read_pexeso
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")  # but those of `done`, which comes first
+
 
 @pytest.fixture(scope="module")
 def done(checkpoint, prepared, queries, tmp_path_factory):

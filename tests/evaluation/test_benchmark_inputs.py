@@ -19,6 +19,8 @@ from confp_jax.evaluation.report.failures import Sounds
 from confp_jax.typed_config import ConfigError
 from data_prep.make_train import prepare
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 
 def test_of_copies_the_held_out_one_is_searched(make_dataset):
     """The other may run at another speed: a query would not lie in it where the truth says."""
