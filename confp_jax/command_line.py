@@ -52,7 +52,7 @@ def run(
 
 
 def overridden(values: flags.FlagValues) -> frozenset[str]:
-    """The fields that were set on the command line, by their dotted names."""
+    """Returns the fields that were set on the command line, by their dotted names."""
     return frozenset(cast(Any, values["config"]).override_values)
 
 

@@ -73,8 +73,8 @@ def bootstrap_interval(
     num_bootstraps: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The 95 % interval of a mean by drawing groups (tracks) with all their values: those of one
-    are no independent trials.
+    """Returns the 95 % interval of a mean by drawing groups (tracks) with all their values: those
+    of one are no independent trials.
     """
     _, inverse = np.unique(groups, return_inverse=True)
     sums = np.bincount(inverse, weights=values)

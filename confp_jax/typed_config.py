@@ -18,7 +18,7 @@ class Fields(Protocol):
     """Named values: a dict or a ConfigDict."""
 
     def items(self) -> Iterable[tuple[str, Any]]:
-        """Pairs of name and value."""
+        """Returns pairs of name and value."""
         ...
 
 
@@ -29,7 +29,7 @@ class ConfigError(UserError):
 
 
 def flat_fields(config: Any, *, path: str = "") -> dict[str, Any]:
-    """Every field of nested dataclasses by its dotted name."""
+    """Returns every field of nested dataclasses by its dotted name."""
     flat: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

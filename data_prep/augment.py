@@ -224,8 +224,8 @@ def _microphone(config: ChainConfig) -> list[Step]:
 
 
 def _step(kind: type, draw: Draw, *, low: str, high: str, **arguments: Any) -> Step:
-    """An audiomentations transform whose one value is drawn between `low` and `high`, named as its
-    arguments are.
+    """Returns an audiomentations transform whose one value is drawn between `low` and `high`, named
+    as its arguments are.
     """
     if not draw.p:
         return Step(kind.__name__, 0.0, _apply)
@@ -250,7 +250,9 @@ def _apply(
 
 
 def _as_json(draws: dict[str, Any]) -> dict[str, Any]:
-    """The drawn values as JSON; a sound is named by kind/part/name, not by this machine's path."""
+    """Returns the drawn values as JSON; a sound is named by kind/part/name, not by this machine's
+    path.
+    """
 
     def name(path: str) -> str:
         return "/".join(pathlib.PurePath(path).parts[-3:])

@@ -39,8 +39,8 @@ SHORT_OR_BROKEN = frozenset(
 def read_tracks(
     tracks_csv: str | pathlib.Path, music_dir: str | pathlib.Path, *, subset: str
 ) -> list[Track]:
-    """The tracks of a subset (subsets are nested: medium holds small), known-bad ids left out,
-    sorted by id.
+    """Returns the tracks of a subset (subsets are nested: medium holds small), known-bad ids left
+    out, sorted by id.
 
     Raises:
       SourceError: no file, a missing column, an unknown subset, a track in two splits.
@@ -52,7 +52,7 @@ def read_tracks(
 def known_bad(
     tracks_csv: str | pathlib.Path, music_dir: str | pathlib.Path, *, subset: str
 ) -> list[Failure]:
-    """The tracks of a subset that `read_tracks` leaves out, each with the reason; the same
+    """Returns the tracks of a subset that `read_tracks` leaves out, each with the reason; the same
     errors.
     """
     reasons = dict.fromkeys(NO_AUDIO, "FMA has no audio of it") | dict.fromkeys(

@@ -12,8 +12,8 @@ _TEST = 0.1
 
 
 def read_tracks(music_dir: str | pathlib.Path) -> list[Track]:
-    """Every audio file below the folder; the split follows from the file's bytes, so adding files
-    moves none.
+    """Returns every audio file below the folder; the split follows from the file's bytes, so adding
+    files moves none.
 
     Bit-identical files are one track; a folder below this one is an album. The track id is 62 bits
     of the content's SHA-256.

@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def find_track(folder: pathlib.Path, track_id: int | None) -> tuple[list[Clip], ClipSource]:
-    """All clips of a track, the clean one first, and the split that holds it.
+    """Returns all clips of a track, the clean one first, and the split that holds it.
 
     Raises:
       DatasetError: no dataset, or no such track in it.

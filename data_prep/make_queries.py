@@ -204,7 +204,7 @@ def _bytes_per_track(config: QueryConfig) -> float:
 
 
 def query_sets(config: QueryConfig) -> list[QueryConfig]:
-    """A configuration for each of `lengths_s` and `seeds`, in OUT/3s_seed0 and so on; the
+    """Returns a configuration for each of `lengths_s` and `seeds`, in OUT/3s_seed0 and so on; the
     configuration itself without them.
 
     Excerpts are spaced so that a shorter one lies inside the longer one of the same number, in the
@@ -313,7 +313,8 @@ def _make_queries(
 def make_excerpts(
     track: Track, name: str, *, config: QueryConfig, sounds: Sounds, others: tuple[str, ...] = ()
 ) -> list[Clip]:
-    """The excerpts of one track under one condition; `others` are tracks that may be laid over it.
+    """Returns the excerpts of one track under one condition; `others` are tracks that may be laid
+    over it.
 
     Raises:
       DecodeError: the file cannot be used (UnfitError: too short); the caller lists it.
@@ -366,8 +367,8 @@ def make_excerpts(
 def _starts_s(
     clean_s: float, whole: Distorted, condition: Condition, signs: np.ndarray, config: QueryConfig
 ) -> list[float]:
-    """Linearly spaced starts at which the (stretched) clip has a whole window; shifted ones begin
-    on the index's grid.
+    """Returns linearly spaced starts at which the (stretched) clip has a whole window; shifted ones
+    begin on the index's grid.
     """
     half = config.segment_s / 2
     low = max(0.0, (whole.tempo - 1) * half)

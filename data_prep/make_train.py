@@ -148,7 +148,7 @@ def _prepare(
 def _plan(
     config: PrepareConfig, tracks: list[Track], out: pathlib.Path, console: Console
 ) -> list[Shard]:
-    """The shards of all splits, and which tracks go into which."""
+    """Returns the shards of all splits, and which tracks go into which."""
     shards: list[Shard] = []
     for split in config.splits:
         members = [track for track in tracks if track.split == split]
@@ -242,7 +242,9 @@ def make_clips(
 
 
 def expected_clip_s(tracks: Sequence[Track], config: PrepareConfig) -> float:
-    """Mean length of a clip by a few tracks spread over all; 0 where none of them can be read."""
+    """Returns the mean length of a clip by a few tracks spread over all; 0 where none of them can
+    be read.
+    """
     lengths_s = []
     for track in tracks[:: max(1, len(tracks) // _NUM_MEASURED)]:
         with contextlib.suppress(DecodeError):  # the run itself lists it

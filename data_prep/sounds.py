@@ -83,7 +83,7 @@ def check_sounds(noise_dir: str, ir_dir: str, parts: Iterable[str]) -> None:
 
 
 def find_sounds(folder: pathlib.Path, part: str) -> dict[str, pathlib.Path]:
-    """The sounds of one part, by their name inside the folder; its layout is recognised.
+    """Returns the sounds of one part, by their name inside the folder; its layout is recognised.
 
     What is to the bit in both parts counts as test: nothing that a model is measured by is heard
     in training.
@@ -110,7 +110,7 @@ def find_sounds(folder: pathlib.Path, part: str) -> dict[str, pathlib.Path]:
 
 @functools.lru_cache(maxsize=64)  # 1 MiB each
 def read_sound(path: str) -> Float32[np.ndarray, " n"]:
-    """A sound of the cache."""
+    """Returns a sound of the cache."""
     return soundfile.read(path, dtype="float32")[0]
 
 
@@ -191,7 +191,7 @@ def _cached_sounds(
 
 
 def _find_all(folders: str, part: str) -> dict[str, pathlib.Path]:
-    """The sounds of one part in one or several folders, by their name."""
+    """Returns the sounds of one part in one or several folders, by their name."""
     found: dict[str, pathlib.Path] = {}
     for folder in folders.split(","):
         for name, path in find_sounds(pathlib.Path(folder.strip()), part).items():
@@ -231,8 +231,8 @@ def _write_sound(path: pathlib.Path, target: pathlib.Path, kind: str, rate_hz: i
 
 
 def _without_silence(samples: Float32[np.ndarray, " n"], rate_hz: int) -> Float32[np.ndarray, " m"]:
-    """The noise without its silent stretches (ESC-50 pads with zeros): a part of it is mixed in,
-    and must be heard.
+    """Returns the noise without its silent stretches (ESC-50 pads with zeros): a part of it is
+    mixed in, and must be heard.
     """
     block = rate_hz // 20
     blocks = samples[: len(samples) // block * block].reshape(-1, block)
@@ -240,7 +240,7 @@ def _without_silence(samples: Float32[np.ndarray, " n"], rate_hz: int) -> Float3
 
 
 def _from_direct_sound(samples: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " m"]:
-    """The impulse response from its first strong sample on; nothing if it is silent."""
+    """Returns the impulse response from its first strong sample on; nothing if it is silent."""
     peak = np.abs(samples).max(initial=0.0)
     return (
         samples[np.argmax(np.abs(samples) >= 0.5 * peak) :] if peak > _SILENT_RMS else samples[:0]

@@ -117,7 +117,7 @@ def sound_part(split: str) -> str:
 
 
 def credits(config: PrepareConfig | QueryConfig, description: str) -> Credits:
-    """Citation and licence of what is prepared, as TFDS shows them."""
+    """Returns the citation and licence of what is prepared, as TFDS shows them."""
     if config.tracks_csv:
         return Credits(description, fma.CITATION, fma.LICENCE, fma.HOMEPAGE)
     return Credits(
@@ -129,7 +129,7 @@ def credits(config: PrepareConfig | QueryConfig, description: str) -> Credits:
 def settings_json(
     config: PrepareConfig | QueryConfig, tracks: list[Track], sounds: list[Sounds]
 ) -> str:
-    """Everything that decides the shards' content, without this machine's folders."""
+    """Returns everything that decides the shards' content, without this machine's folders."""
     values = dataclasses.asdict(config)
     for key in (
         "music_dir",

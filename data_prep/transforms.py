@@ -63,8 +63,8 @@ def pass_codec(
 def limit_band(
     samples: Float32[np.ndarray, " n"], rng: np.random.Generator, *, sample_rate_hz: int, band: Band
 ) -> Heard:
-    """The band that a telephone or a small loudspeaker leaves: steep slopes outside the drawn
-    limits, no delay.
+    """Returns the band that a telephone or a small loudspeaker leaves: steep slopes outside the
+    drawn limits, no delay.
     """
     low_hz = float(rng.uniform(*band.low_hz))
     high_hz = float(rng.uniform(*band.high_hz))

@@ -164,7 +164,7 @@ class _Decoding:
         return av.open(file, "r", format=kind, options=options)
 
     def _stream(self, container: av.container.InputContainer) -> av.AudioStream:
-        """The stream that a player takes."""
+        """Returns the stream that a player takes."""
         stream = container.streams.best("audio")
         if isinstance(stream, av.AudioStream):
             return stream
@@ -226,7 +226,7 @@ class _Timeline:
         self._least_s = _START_S
 
     def gap_s(self, frame: av.AudioFrame) -> float:
-        """The silence before a frame; 0 where timestamps are missing, go back or cannot be."""
+        """Returns the silence before a frame in seconds; 0 without usable timestamps."""
         gap_s = 0.0
         if self._counts and self._rate_hz not in (0, frame.sample_rate):
             self._has_times = False
@@ -255,8 +255,8 @@ class _Held:
         self._kind = (0, "", "", 0)
 
     def push(self, frame: av.AudioFrame) -> Iterator[Native]:
-        """The block that is full with this frame, or that ends before it because rate, channels or
-        format change.
+        """Yields the block that is full with this frame, or that ends before it because rate,
+        channels or format change.
         """
         layout = frame.layout
         kind = (frame.sample_rate, frame.format.name, layout.name, layout.nb_channels)
@@ -304,7 +304,9 @@ def check_rate(name: str, rate_hz: int) -> None:
 
 
 def _links(path: pathlib.Path) -> list[tuple[int, int]]:
-    """First and last byte of each stream of a chained Ogg file; of another file, all of it."""
+    """Returns the first and last byte of each stream of a chained Ogg file; of another file, all of
+    it.
+    """
     size = path.stat().st_size
     with open(path, "rb") as file:
         if file.read(4) != b"OggS":

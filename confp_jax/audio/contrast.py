@@ -70,7 +70,9 @@ def clip_contrast(
 def _box_mean(
     values: Float32[np.ndarray, "T F"], box: tuple[int, int]
 ) -> Float32[np.ndarray, "T F"]:
-    """The mean over the box around each point, of what there is of the box (by running sums)."""
+    """Returns the mean over the box around each point, of what there is of the box (by running
+    sums).
+    """
     mean = values
     for axis, size in enumerate(box):
         if size > 1:

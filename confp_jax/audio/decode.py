@@ -152,7 +152,7 @@ class StreamResampler:
     def push(
         self, samples: Float32[np.ndarray, " n"], *, last: bool = False
     ) -> Float32[np.ndarray, " m"]:
-        """The next samples that are ready; with `last` all that are left.
+        """Returns the next samples that are ready; with `last` all that are left.
 
         Raises:
           DecodeError: not finite.
@@ -221,8 +221,8 @@ def _native_blocks(path: pathlib.Path, losses: Losses) -> Iterator[Native]:
 
 
 def to_mono(samples: Float32[np.ndarray, "n c"]) -> Float32[np.ndarray, " n"]:
-    """The mean of the channels; of two that cancel each other, half their difference, of more the
-    loudest one.
+    """Returns the mean of the channels; of two that cancel each other, half their difference, of
+    more the loudest one.
     """
     num = samples.shape[1]
     if num == 1:

@@ -55,8 +55,8 @@ def through_codec(
     codec: CodecName,
     bitrate_kbps: float,
 ) -> Float32[np.ndarray, " n"]:
-    """The samples as the codec leaves them at this bit rate; as many as went in, each at its
-    place. Louder than 1 is cut off.
+    """Returns the samples as the codec leaves them at this bit rate: as many as went in, each at
+    its place. Samples beyond 1 are cut off.
 
     Bit rates that a codec does not know are taken to the nearest that it does. Those of a telephone
     leave nothing above 4 kHz.

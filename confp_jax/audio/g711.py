@@ -36,7 +36,7 @@ def through_g711(samples: Float32[np.ndarray, " n"], law: Law) -> Float32[np.nda
 
 @functools.cache
 def _levels(law: Law) -> Float32[np.ndarray, "256"]:
-    """The level of each byte: sign, segment (3 bits) and step in the segment (4 bits)."""
+    """Returns the level of each byte: sign, segment (3 bits) and step in the segment (4 bits)."""
     coded = np.arange(256) ^ (0xFF if law == "mulaw" else 0x55)
     segment = (coded >> 4) & 7
     step = coded & 15

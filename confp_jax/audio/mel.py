@@ -20,7 +20,7 @@ _BLOCK_FRAMES = (
 def mel_filterbank(
     config: MelConfig, sample_rate_hz: int, pitch: float = 1.0
 ) -> Float32[np.ndarray, "bins F"]:
-    """Triangular filters of unit area (Slaney's normalisation) over the rfft's bins.
+    """Returns triangular filters of unit area (Slaney's normalisation) over the rfft's bins.
 
     Equal to `librosa.filters.mel(..., norm="slaney").T` on either mel scale. With `pitch` 1.1 each
     filter listens a tenth lower, so that the sound appears a tenth higher: a pitch shift for
@@ -57,13 +57,13 @@ def _edges_hz(config: MelConfig) -> Float64[np.ndarray, " F+2"]:
 def _sparse_filterbank(
     config: MelConfig, sample_rate_hz: int, pitch: float
 ) -> scipy.sparse.csr_array:
-    """The same, [F, bins], without its zeros: 98 % of it."""
+    """Returns the same, [F, bins], without its zeros: 98 % of it."""
     return scipy.sparse.csr_array(mel_filterbank(config, sample_rate_hz, pitch).T)
 
 
 @functools.lru_cache(maxsize=8)
 def hann_window(num_samples: int) -> Float32[np.ndarray, " n"]:
-    """The periodic Hann window."""
+    """Returns the periodic Hann window."""
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(num_samples) / num_samples)).astype(np.float32)
 
 
@@ -76,7 +76,7 @@ def mel_power(
     pitch: float = 1.0,
     tempo: float = 1.0,
 ) -> Float32[np.ndarray, "T F"]:
-    """Mel power of the frames that lie wholly inside `samples`, the first one starting at
+    """Returns mel power of the frames that lie wholly inside `samples`, the first one starting at
     `offset_samples`; `pitch` as above.
 
     With `tempo` 1.1 the frames lie a tenth further apart (a whole number of samples), so that the

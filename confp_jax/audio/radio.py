@@ -24,7 +24,7 @@ def station_blocks(
     on_title: Callable[[str], None],
     timeout_s: float = _TIMEOUT_S,
 ) -> Iterator[Float32[np.ndarray, " n"]]:
-    """One connection to a station, as mono blocks until it breaks off.
+    """Yields the mono blocks of one connection to a station, until it breaks off.
 
     Args:
       address: the stream's.

@@ -24,8 +24,8 @@ class PairCrop:
 def draw_shift_s(
     rng: np.random.Generator, *, alpha: float, beta: float, max_shift_s: float
 ) -> float:
-    """Time shift of the replica: Beta(alpha, beta) x max_shift_s with a random sign (paper: Beta(8,
-    2) x 150 ms).
+    """Returns the time shift of the replica: Beta(alpha, beta) x max_shift_s with a random sign
+    (paper: Beta(8, 2) x 150 ms).
     """
     return float(rng.beta(alpha, beta) * max_shift_s * rng.choice((-1.0, 1.0)))
 
@@ -33,8 +33,8 @@ def draw_shift_s(
 def replica_start_s(
     anchor_start_s: float, *, shift_s: float, tempo: float, segment_s: float
 ) -> float:
-    """Start of the replica's window so that its centre is the anchor's centre plus the shift, in
-    stretched time.
+    """Returns the start of the replica's window so that its centre is the anchor's centre plus the
+    shift, in stretched time.
 
     A clip played at `tempo` has the original's moment t at t / tempo.
     """

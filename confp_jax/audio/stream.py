@@ -125,7 +125,7 @@ def connected_blocks(
     head: Readable | None = None,
     timeout_s: float = _TIMEOUT_S,
 ) -> Iterator[Float32[np.ndarray, " n"]]:
-    """One connection to an address, as mono blocks until it breaks off.
+    """Yields the mono blocks of one connection to an address, until it breaks off.
 
     Args:
       source: the address.

@@ -98,7 +98,7 @@ class MixConfig:
         return bool(self.noise_p or self.second_noise_p or self.replay_p)
 
     def lead_samples(self, sample_rate_hz: int) -> int:
-        """Samples before a window that its replica is made of: none without rooms."""
+        """Returns samples before a window that its replica is made of: none without rooms."""
         return round(self.lead_s * sample_rate_hz) if self.has_rooms else 0
 
 

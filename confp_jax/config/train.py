@@ -171,12 +171,12 @@ class TrainConfig:
         return (Phase(self.num_epochs, self.optimizer.learning_rate, self.data.batch_size),)
 
     def to_json(self) -> str:
-        """A string that `from_json` reads back to an equal object."""
+        """Returns a string that `from_json` reads back to an equal object."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The inverse of `to_json`.
+        """Returns the inverse of `to_json`.
 
         Raises:
           ConfigError: the text holds a field this version does not know, or of another type.

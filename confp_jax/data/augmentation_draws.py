@@ -181,7 +181,7 @@ def _draw_replayed(
     noise_lengths: Int64[np.ndarray, " noises"],
     num_rooms: int,
 ) -> dict[str, Any]:
-    """A replay, with a room and a recorded noise of this dataset."""
+    """Returns a replay, with a room and a recorded noise of this dataset."""
     drawn: dict[str, Any] = draw_replay(rng, ReplayConfig())._asdict()
     del drawn["seed"]  # the replica's own
     if drawn.pop("has_room"):
@@ -196,7 +196,7 @@ def _draw_replayed(
 def _draw_noise(
     rng: np.random.Generator, num_samples: int, noise_lengths: Int64[np.ndarray, " noises"]
 ) -> tuple[int, int]:
-    """Number of a noise, and where in it."""
+    """Returns the number of a noise, and where in it."""
     number = int(rng.integers(len(noise_lengths)))
     length = int(noise_lengths[number])
     start = rng.integers(length - num_samples + 1 if length >= num_samples else length)
@@ -204,7 +204,7 @@ def _draw_noise(
 
 
 def mel_steps_range(config: MixConfig) -> tuple[int, int]:
-    """The least and the greatest `mel_steps` that can be drawn."""
+    """Returns the least and the greatest `mel_steps` that can be drawn."""
     octaves = [0.0, 0.0]
     if config.pitch_p:
         octaves = [

@@ -24,7 +24,7 @@ from confp_jax.data.records import (
 
 
 def read_splits(folder: str | pathlib.Path) -> list[str]:
-    """The names of a prepared dataset's splits that are not empty.
+    """Returns the names of a prepared dataset's splits that are not empty.
 
     Raises:
       DatasetError: the folder holds no complete dataset.
@@ -35,7 +35,7 @@ def read_splits(folder: str | pathlib.Path) -> list[str]:
 
 
 def track_ids(folder: str | pathlib.Path, split: str) -> list[int]:
-    """A split's track ids, in the order of its tracks; its shards need not be here."""
+    """Returns a split's track ids, in the order of its tracks; its shards need not be here."""
     table = _read_table(pathlib.Path(folder) / f"clips-{split}.npy")
     return table["track_id"][:: 1 + read_summary(folder).num_replicas].tolist()
 
@@ -102,7 +102,7 @@ class ClipSource:
         return len(self._table)
 
     def row(self, index: int) -> ClipRow:
-        """A clip's identity and length, without reading its audio."""
+        """Returns a clip's identity and length, without reading its audio."""
         *values, _ = self._table[index].item()
         return ClipRow(*values)
 
@@ -111,7 +111,7 @@ class ClipSource:
         return Clip(*row[:4], samples=self.crop(index, 0, row.num_samples), draws=self.draws(index))
 
     def crop(self, index: int, start: int, stop: int) -> Int16[np.ndarray, " n"]:
-        """Samples start..stop of a clip; only the records that hold them are read.
+        """Returns samples start..stop of a clip; only the records that hold them are read.
 
         Raises:
           DatasetError: the clip does not hold them.
@@ -150,11 +150,11 @@ class ClipSource:
         return np.frombuffer(example.features.feature["samples"].bytes_list.value[0], "<i2")
 
     def shards_of(self, records: ArrayLike) -> Int64[np.ndarray, "..."]:
-        """The numbers of the shards that hold these records."""
+        """Returns the numbers of the shards that hold these records."""
         return np.searchsorted(np.cumsum(self._split_info().shard_lengths), records, side="right")
 
     def track_shards(self) -> Int64[np.ndarray, " tracks"]:
-        """The number of the shard that holds each track; a shard holds whole tracks."""
+        """Returns the number of the shard that holds each track; a shard holds whole tracks."""
         return self.shards_of(self._table["first_record"][:: 1 + self.summary.num_replicas])
 
     def _split_info(self) -> Any:
@@ -194,7 +194,7 @@ class ClipSource:
         return (self[i] for i in range(len(self)))
 
     def track_ids(self) -> list[int]:
-        """The split's track ids, in the order of its tracks."""
+        """Returns the split's track ids, in the order of its tracks."""
         return track_ids(self.folder, self.split)
 
     @property

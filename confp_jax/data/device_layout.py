@@ -125,8 +125,8 @@ def check_fits(layout: Layout, memory_bytes: int, *, sounds_bytes: int = 0) -> N
 
 
 def first_noise_rows(noise: ClipSource, row_samples: int) -> Int32[np.ndarray, " noises+1"]:
-    """The first row of every noise where all lie one behind the other; last, how many rows there
-    are.
+    """Returns the first row of every noise where all lie one behind the other; last, how many rows
+    there are.
 
     A noise that is shorter than a row is repeated from its beginning until a row that begins
     anywhere in it is whole.
@@ -138,7 +138,7 @@ def first_noise_rows(noise: ClipSource, row_samples: int) -> Int32[np.ndarray, "
 
 
 def read_noise(noise: ClipSource, row_samples: int) -> Int16[np.ndarray, "rows samples"]:
-    """All noises in the rows of `first_noise_rows`, zero-padded behind every one."""
+    """Returns all noises in the rows of `first_noise_rows`, zero-padded behind every one."""
     first_rows = first_noise_rows(noise, row_samples)
     out = np.zeros((int(first_rows[-1]), row_samples), np.int16)
     for number in range(len(noise)):
@@ -151,7 +151,7 @@ def read_noise(noise: ClipSource, row_samples: int) -> Int16[np.ndarray, "rows s
 def read_part(
     source: ClipSource, layout: Layout, devices: Sequence[int]
 ) -> Int16[np.ndarray, "devices rows samples"]:
-    """The rows of some devices, zero-padded behind every clip."""
+    """Returns the rows of some devices, zero-padded behind every clip."""
     part = np.zeros((len(devices), layout.rows_per_device, layout.row_samples), np.int16)
     for number, device in enumerate(devices):
         for clip in np.flatnonzero(layout.device_of == device):

@@ -36,8 +36,8 @@ def read_duplicates(folder: str | pathlib.Path) -> dict[int, int]:
 def places_without_duplicates(
     track_ids: Sequence[int], held_out: Iterable[int], group_of: dict[int, int]
 ) -> list[int]:
-    """Places in `track_ids` of the tracks to train on: one of each group, and none of a group with
-    a held-out track.
+    """Returns places in `track_ids` of the tracks to train on: one of each group, and none of a
+    group with a held-out track.
     """
     taken = {group_of[track_id] for track_id in held_out if track_id in group_of}
     places = []

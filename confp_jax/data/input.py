@@ -91,8 +91,8 @@ class PairCutter(grain.transforms.RandomMap):
     def cut_replica(
         self, track: int, anchor_start_s: float, rng: np.random.Generator
     ) -> np.ndarray:
-        """The replica of the window at `anchor_start_s` of the clean clip, without a shift, as
-        `random_map` gives it.
+        """Returns the replica of the window at `anchor_start_s` of the clean clip, without a shift,
+        as `random_map` gives it.
         """
         _, replica = self._draw_clips(track, rng)
         played = self._mixer.draw_pitch_and_tempo(rng)
@@ -201,8 +201,8 @@ class PairCutter(grain.transforms.RandomMap):
         return start, start + length
 
     def _heard_from(self, start_s: float, tempo: float) -> tuple[int, int]:
-        """The first sample that a replica's window is made of, and how many lie before the window
-        once they are played.
+        """Returns the first sample that a replica's window is made of, and how many lie before the
+        window once they are played.
         """
         start = round(start_s * tempo * self._config.audio.sample_rate_hz)
         first = max(0, start - round(self._mixer.lead_samples * tempo))
@@ -236,7 +236,7 @@ class PairCutter(grain.transforms.RandomMap):
         return colour(power, drawn, config.mel)
 
     def _feature(self, samples: np.ndarray) -> np.ndarray:
-        """Mel power where the host makes it, else the samples as they are."""
+        """Returns mel power where the host makes it, else the samples as they are."""
         if self._config.data.mel_on == "device":
             return samples
         rate_hz = self._config.audio.sample_rate_hz

@@ -61,7 +61,7 @@ def suppressed(xp: ModuleType, power: _Array, strength: _Array) -> _Array:
 
 
 def _past(num_blocks: int) -> np.ndarray:
-    """Weights [blocks, blocks] of an exponential mean over a block and those before it."""
+    """Returns weights [blocks, blocks] of an exponential mean over a block and those before it."""
     age = np.subtract.outer(np.arange(num_blocks), np.arange(num_blocks))
     weights = np.where(age >= 0, np.exp(-np.maximum(age, 0) * _BLOCK_S / _RELEASE_S), 0.0)
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -183,8 +183,8 @@ class Mixer:
 def colour(
     power: Float32[np.ndarray, "T F"], drawn: MixParameters, mel: MelConfig
 ) -> Float32[np.ndarray, "T F"]:
-    """A loudspeaker's or telephone's frequency response on mel power: a tilt, and steep band limits
-    half the time.
+    """Returns a loudspeaker's or telephone's frequency response on mel power: a tilt, and steep
+    band limits half the time.
     """
     if not drawn.tilt_db and not drawn.low_cut_hz:
         return power
@@ -205,7 +205,7 @@ def clip_lengths(source: ClipSource) -> Int64[np.ndarray, " clips"]:
 
 
 def repeated_crop(source: ClipSource, number: int, start: int, num: int) -> Int16[np.ndarray, " n"]:
-    """Samples of a clip from `start` on; where it ends, it begins again."""
+    """Returns samples of a clip from `start` on; where it ends, it begins again."""
     length = source.row(number).num_samples
     if start + num <= length:
         return source.crop(number, start, start + num)
@@ -246,7 +246,9 @@ def convolve(
 def synthetic_room(
     drawn: MixParameters, rng: np.random.Generator, *, sample_rate_hz: int
 ) -> Float32[np.ndarray, " k"]:
-    """A direct sound, then noise that decays by 60 dB in `tail_s`, faster at high frequencies."""
+    """Returns a direct sound, then noise that decays by 60 dB in `tail_s`, faster at high
+    frequencies.
+    """
     num = round(drawn.tail_s * sample_rate_hz)
     tail = rng.standard_normal(num, dtype=np.float32)
     tail[1:] += (
@@ -261,8 +263,8 @@ def synthetic_room(
 def coloured_noise(
     num: int, decay_db: float, rng: np.random.Generator, *, sample_rate_hz: int
 ) -> Float32[np.ndarray, " n"]:
-    """Noise whose power density changes by `decay_db` an octave (0 is white, -3 pink), made in the
-    frequency domain.
+    """Returns noise whose power density changes by `decay_db` an octave (0 is white, -3 pink), made
+    in the frequency domain.
 
     Below 50 Hz it is flat: at -6 dB an octave all power would else lie where nobody hears it, and
     an SNR would mean nothing.

@@ -118,7 +118,9 @@ class DatasetSummary:
 
 
 def features() -> tfds.features.FeaturesDict:
-    """The TFDS features of a record: a piece of a clip. `draws` stands in the first piece only."""
+    """Returns the TFDS features of a record: a piece of a clip. `draws` stands in the first piece
+    only.
+    """
     return tfds.features.FeaturesDict(
         {
             "track_id": np.int64,
@@ -133,7 +135,7 @@ def features() -> tfds.features.FeaturesDict:
 
 
 def to_int16(samples: np.ndarray) -> Int16[np.ndarray, " n"]:
-    """Float samples as 16-bit PCM; louder than full scale is scaled down as a whole, never
+    """Returns float samples as 16-bit PCM; louder than full scale is scaled down as a whole, never
     clipped.
     """
     peak = float(np.max(np.abs(samples), initial=0.0))
@@ -235,7 +237,7 @@ def write_dataset_metadata(
 
 
 def read_summary(folder: str | pathlib.Path) -> DatasetSummary:
-    """The summary of a prepared dataset.
+    """Returns the summary of a prepared dataset.
 
     Raises:
       DatasetError: the folder holds no complete dataset.
@@ -272,7 +274,7 @@ class ManifestEntry(NamedTuple):
 
 
 def read_manifest(folder: str | pathlib.Path) -> list[ManifestEntry]:
-    """The shards of a prepared dataset, with their checksums.
+    """Returns the shards of a prepared dataset, with their checksums.
 
     Raises:
       DatasetError: the manifest is missing or damaged.

@@ -46,8 +46,8 @@ def gains(
 
 @functools.lru_cache(maxsize=16)
 def _places(size: int, sample_rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each bin's point of the curve, and how far it is from there to the next, on a logarithmic
-    scale.
+    """Returns each bin's point of the curve, and how far it is from there to the next, on a
+    logarithmic scale.
     """
     hz = np.clip(np.arange(size // 2 + 1) * (sample_rate_hz / size), LOWEST_HZ, HIGHEST_HZ)
     place = np.log(hz / LOWEST_HZ) / math.log(HIGHEST_HZ / LOWEST_HZ) * (len(_CURVE_HZ) - 1)

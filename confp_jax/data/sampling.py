@@ -16,8 +16,8 @@ _NUM_EPOCHS = 1_000_000  # more than anybody trains: Grain wants to know how man
 
 
 def tracks_to_train(source: ClipSource, subset: str = "") -> Sequence[int]:
-    """Numbers of the split's tracks without duplicates of each other, or of a track in another
-    split (which is measured by); those of one of FMA's subsets, where one is named.
+    """Returns numbers of the split's tracks without duplicates of each other, or of a track in
+    another split (which is measured by); those of one of FMA's subsets, where one is named.
 
     Raises:
       DatasetError: the set does not know its tracks' subsets.
@@ -158,8 +158,8 @@ class ShardGroupDraw:
 def album_order(
     albums: Sequence[str], *, together: int, rng: np.random.Generator
 ) -> Int64[np.ndarray, " tracks"]:
-    """A permutation in which the tracks of an album stand in groups of `together`; those without an
-    album ("") stand alone.
+    """Returns a permutation in which the tracks of an album stand in groups of `together`; those
+    without an album ("") stand alone.
     """
     groups: dict[tuple[str, int], list[int]] = {}
     num_of: dict[str, int] = {}

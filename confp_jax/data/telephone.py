@@ -166,7 +166,7 @@ def lose_packets(
 
 
 def _last_period(heard: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " p"]:
-    """The last period of a voice, by the autocorrelation of its last 30 ms."""
+    """Returns the last period of a voice, by the autocorrelation of its last 30 ms."""
     shortest, longest = (round(seconds * RATE_HZ) for seconds in _PITCH_S)
     if len(heard) < 2 * longest:
         return heard[-longest:]

@@ -144,7 +144,7 @@ def _explained(file: pathlib.Path, error: sqlite3.DatabaseError) -> DatabaseErro
 
 
 def _code(error: sqlite3.DatabaseError) -> int:
-    """The primary result code; the bits above name its variant."""
+    """Returns the primary result code; the bits above name its variant."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
@@ -170,7 +170,7 @@ def _may_write(file: pathlib.Path) -> bool:
 
 
 def _can_read(connection: sqlite3.Connection) -> bool:
-    """Whether there is room for the files that reading needs beside the catalogue."""
+    """Returns whether there is room for the files that reading needs beside the catalogue."""
     try:
         connection.execute("SELECT name FROM sqlite_master").fetchall()
     except sqlite3.OperationalError as error:
@@ -183,7 +183,7 @@ def _write_ahead_log(file: pathlib.Path) -> pathlib.Path:
 
 
 def is_there(file: pathlib.Path) -> bool:
-    """Whether there is a catalogue.
+    """Returns whether there is a catalogue.
 
     Raises:
       DatabaseError: one may not look.
@@ -310,7 +310,7 @@ def read_shards(connection: sqlite3.Connection) -> dict[int, Shard]:
 
 
 def setting(connection: sqlite3.Connection, key: str) -> str | None:
-    """A setting's value, if there is one."""
+    """Returns a setting's value, if there is one."""
     row = connection.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
     return row[0] if row and isinstance(row[0], str) else None
 
@@ -328,8 +328,8 @@ def put_setting(connection: sqlite3.Connection, key: str, value: str) -> None:
 
 
 def next_shard(connection: sqlite3.Connection) -> int:
-    """A number that no shard of any committed state ever had: a reader's old catalogue never meets
-    a new file.
+    """Returns a number that no shard of any committed state ever had: a reader's old catalogue
+    never meets a new file.
     """
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'shards'").fetchone()
     return (row[0] if row else 0) + 1

@@ -23,7 +23,7 @@ def stored_path(path: str) -> str:
 
 
 def restored_path(text: str) -> str:
-    """The inverse of `stored_path`."""
+    """Returns the inverse of `stored_path`."""
     return _ESCAPE.sub(_byte, text)
 
 

@@ -17,7 +17,7 @@ from confp_jax.database.tracks import Row, Tracks, track_columns
 
 
 def read_tracks(connection: sqlite3.Connection) -> Tracks:
-    """Live tracks in the order of their rows."""
+    """Returns live tracks in the order of their rows."""
     return read_placed_tracks(connection)[0]
 
 

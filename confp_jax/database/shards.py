@@ -41,7 +41,7 @@ def write_shard(path: pathlib.Path, stored: np.ndarray) -> str:
 
 
 def write_error(folder: pathlib.Path, error: OSError | RuntimeError) -> DatabaseError:
-    """The error to raise for one that writing into `folder` ended in."""
+    """Returns the error to raise for one that writing into `folder` ended in."""
     if is_disk_full(error):
         return disk_full(folder)
     return DatabaseError(
@@ -51,7 +51,7 @@ def write_error(folder: pathlib.Path, error: OSError | RuntimeError) -> Database
 
 
 def disk_full(folder: pathlib.Path) -> DatabaseError:
-    """The error that says so."""
+    """Returns the error that says so."""
     return DatabaseError(
         f"{folder}: the disk is full; all that was committed is safe: free some space and run the "
         "same command again"
@@ -59,7 +59,7 @@ def disk_full(folder: pathlib.Path) -> DatabaseError:
 
 
 def open_shard(path: pathlib.Path, num_rows: int) -> np.ndarray:
-    """The shard's rows as they are stored, memory-mapped unless small.
+    """Returns the shard's rows as they are stored, memory-mapped unless small.
 
     Raises:
       FileNotFoundError: it is not there; a reader whose catalogue is out of date may try again.

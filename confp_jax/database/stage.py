@@ -15,8 +15,8 @@ from confp_jax.database.vectors import encode
 
 
 def begin_staging(database: Database, model_id: ModelId) -> list[StoredTrack]:
-    """The tracks that have no vectors of this model yet; what was staged for another model is given
-    up. Only inside `writing`.
+    """Returns the tracks that have no vectors of this model yet; what was staged for another model
+    is given up. Only inside `writing`.
     """
     with database.connect() as connection:
         if setting(connection, "staged_identity") != model_id.weights_hash:

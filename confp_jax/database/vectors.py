@@ -15,7 +15,7 @@ _BLOCK_ROWS = 65_536  # 32 MiB of float32 at 128 dimensions
 
 
 def encode(vectors: Float32[np.ndarray, "n E"], precision: str) -> np.ndarray:
-    """Rows as they are stored.
+    """Returns rows as they are stored.
 
     As "float16" they are [n, E]; as "int8" a record array [n] with a scale of its own for every
     row; as "binary" the signs, uint8 [n, E / 8]. All bits 0 are a row of zeros (silence).
@@ -79,7 +79,7 @@ def stored_dim(stored: np.ndarray) -> int:
 
 @functools.lru_cache(maxsize=4)
 def _sign_table(dim: int) -> Float32[np.ndarray, "256 8"]:
-    """The eight values that each byte stands for."""
+    """Returns the eight values that each byte stands for."""
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
     return (np.where(bits, 1.0, -1.0) / math.sqrt(dim)).astype(np.float32)
 
@@ -132,7 +132,7 @@ class StoredVectors:
     def blocks(
         self, num_rows: int = _BLOCK_ROWS
     ) -> Iterator[tuple[int, Float32[np.ndarray, "n E"]]]:
-        """All rows in order, some at a time, each block with its first row's number."""
+        """Yields all rows in order, some at a time, each block with its first row's number."""
         for first in range(0, len(self), num_rows):
             yield first, self._contiguous(first, min(first + num_rows, len(self)))
 

@@ -33,7 +33,7 @@ class Problem:
 def verify(
     database: Database, *, report: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Problem]:
-    """All that is wrong with it; `report(done, total)` is called after each shard.
+    """Returns all that is wrong with it; `report(done, total)` is called after each shard.
 
     Raises:
       DatabaseError: the catalogue cannot be read at all.

@@ -275,8 +275,8 @@ def larger_indexes(
 def chosen_queries(
     model: Model, sets: Sequence[QuerySet], *settings: int
 ) -> tuple[QuerySet, list[str], str]:
-    """The set and the conditions that tables of few columns show, and a key for what is measured
-    with them.
+    """Returns the set and the conditions that tables of few columns show, and a key for what is
+    measured with them.
     """
     one = own_length(sets, model.embedder.config.audio.heard_s)
     config = model.config
@@ -293,7 +293,7 @@ def chosen_queries(
 
 
 def rows_of(measured: Measured, config: BenchmarkConfig) -> list[ConditionRow]:
-    """A row for each length and condition; the runs of several seeds are averaged."""
+    """Returns a row for each length and condition; the runs of several seeds are averaged."""
     runs: dict[tuple[float, str], list[Outcomes]] = {}
     for (queries, condition), one in measured.items():
         runs.setdefault((queries.length_s, condition), []).append(one)
@@ -308,7 +308,7 @@ def rows_of(measured: Measured, config: BenchmarkConfig) -> list[ConditionRow]:
 def comparisons(
     sets: Sequence[QuerySet], config: BenchmarkConfig, first: Measured, second: Measured
 ) -> list[Comparison]:
-    """The paired tests of the first run of each length: runs share their tracks and are no
+    """Returns the paired tests of the first run of each length: runs share their tracks and are no
     independent trials.
     """
     firsts = {one.length_s: one for one in reversed(sets)}

@@ -80,7 +80,7 @@ def main(config: ConfigDict, values: flags.FlagValues) -> None:
 
 
 def calibrate(config: CalibrationConfig, console: Console) -> Decision:
-    """The decision of a model.
+    """Returns the decision of a model.
 
     Raises:
       DatasetError: the index or the queries are missing.
@@ -201,7 +201,9 @@ def cut_excerpts(
 
 
 def plain(excerpts: list[Excerpt]) -> list[Excerpt]:
-    """The same without what only a whole query has: how parts of a long recording are searched."""
+    """Returns the same without what only a whole query has: how parts of a long recording are
+    searched.
+    """
     return [dataclasses.replace(excerpt, query=excerpt.query.plain()) for excerpt in excerpts]
 
 
@@ -301,8 +303,8 @@ def smoothed_scales(
 
 
 def fit_cell(outcomes: Outcomes) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of the regression, and the tail of its logit over the unknown: half of all queries
-    counts as unknown.
+    """Returns weights of the regression, and the tail of its logit over the unknown: half of all
+    queries counts as unknown.
     """
     values = np.concatenate([outcomes.known, outcomes.unknown])
     labels = np.concatenate([outcomes.right, np.zeros(len(outcomes.unknown), bool)])

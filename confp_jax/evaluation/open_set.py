@@ -140,8 +140,8 @@ def summary(trials: Trials, config: OpenSetConfig) -> dict:
 
 
 def markdown(results: Sequence[dict], rate: float) -> str:
-    """A row for each query set and condition; shares in percent, with 95 % intervals by bootstrap
-    over tracks.
+    """Returns a row for each query set and condition; shares in percent, with 95 % intervals by
+    bootstrap over tracks.
     """
     lines = [
         f"| queries | condition | excerpts | top-1 | right and accepted at {100 * rate:g} % | "

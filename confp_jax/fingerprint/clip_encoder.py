@@ -144,7 +144,7 @@ class ClipEncoder:
         cuts: Sequence[WindowedClip],
         powers: Mapping[tuple[int, int], Float32[np.ndarray, "T F"]],
     ) -> Float32[np.ndarray, "B E"]:
-        """The fingerprints of windows (clip, row); `powers` by clip and phase."""
+        """Returns the fingerprints of windows (clip, row); `powers` by clip and phase."""
         mel = self._config.mel
         num_frames = mel.num_frames(self._config.audio.context_samples)
         power = np.ones((len(windows), num_frames, mel.num_mels), np.float32)

@@ -290,7 +290,7 @@ class Embedder:
             self.fingerprint(rng.uniform(-0.5, 0.5, num_samples).astype(np.float32))
 
     def _stored(self, cuts: Sequence[WindowedClip], hop_s: float) -> list[Fingerprints]:
-        """The fingerprints of every clip, its silent ones zero.
+        """Returns the fingerprints of every clip, its silent ones zero.
 
         Raises:
           ForkedError: the model was loaded before this process was forked.

@@ -89,7 +89,7 @@ def read_files(
 
 
 def reason(path: pathlib.Path, error: Exception) -> str:
-    """The error's message, with the file's name before it."""
+    """Returns the error's message, with the file's name before it."""
     return str(error) if str(error).startswith(f"{path}:") else f"{path}: {error}"
 
 
@@ -99,7 +99,7 @@ def track_tags(tags: Tags) -> TrackTags:
 
 
 def known_file(path: pathlib.Path, sha256: str) -> KnownFile:
-    """The file as it is now."""
+    """Returns the file as it is now."""
     stat = path.stat()
     return KnownFile(stat.st_size, stat.st_mtime_ns, sha256)
 
@@ -174,7 +174,7 @@ def _fingerprint(
 def _encode(
     reading: _Reading, embedder: Embedder, wanted: Callable[[KnownFile], bool]
 ) -> Float32[np.ndarray, "n E"] | None:
-    """All windows of a file, None if its content is not wanted."""
+    """Returns all windows of a file, None if its content is not wanted."""
     parts = []
     num_silent = 0
     while (chunk := reading.chunks.get()) is not None:

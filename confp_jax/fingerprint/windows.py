@@ -89,8 +89,8 @@ def cut_windows(
 def _inside(
     first: np.ndarray, length: int, num_samples: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The part of each window of `length` that lies in a clip: its start there, its place in the
-    window, its length.
+    """Returns the part of each window of `length` that lies in a clip: its start there, its place
+    in the window, its length.
     """
     starts = np.maximum(first, 0)
     return starts, np.maximum(-first, 0), np.minimum(first + length, num_samples) - starts

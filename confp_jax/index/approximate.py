@@ -68,7 +68,7 @@ class ApproximateIndex:
         self._tail = ExactIndex(vectors[self._tail_rows]) if len(self._tail_rows) else None
 
     def search(self, queries: Float32[np.ndarray, "Q E"], *, k: int) -> Hits:
-        """The `k` (or all, if fewer) rows of greatest inner product.
+        """Returns the `k` (or all, if fewer) rows of greatest inner product.
 
         Raises:
           ValueError: a query is not finite.
@@ -94,7 +94,7 @@ class ApproximateIndex:
 
 
 def _score(queries: np.ndarray, found: Int64[np.ndarray, "Q P"], vectors: Vectors, k: int) -> Hits:
-    """The best k of each query's candidates by their stored vectors."""
+    """Returns the best k of each query's candidates by their stored vectors."""
     scores = np.empty(found.shape, np.float32)
     step = max(1, _BLOCK_VALUES // (found.shape[1] * queries.shape[1]))
     for first in range(0, len(queries), step):

@@ -20,7 +20,9 @@ class ExactIndex:
         self._vectors = np.asarray(vectors) if small else vectors
 
     def search(self, queries: Float32[np.ndarray, "Q E"], *, k: int) -> Hits:
-        """The `k` (or all, if fewer) rows of greatest inner product; ties go to the lower row."""
+        """Returns the `k` (or all, if fewer) rows of greatest inner product; ties go to the lower
+        row.
+        """
         queries = np.asarray(queries, np.float32)  # double precision would convert every row
         k = min(k, len(self._vectors))
         hits = Hits(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))
@@ -35,7 +37,7 @@ class ExactIndex:
 
 
 def merge(one: Hits, other: Hits, *, k: int) -> Hits:
-    """The best `k` of both; of equals, `one`'s come first."""
+    """Returns the best `k` of both; of equals, `one`'s come first."""
     if not one.rows.shape[1]:
         return Hits(other.rows[:, :k], other.scores[:, :k])
     rows = np.concatenate([one.rows, other.rows], axis=1)
@@ -61,8 +63,8 @@ def _search_block(
 
 
 def _best_rows(product: Float32[np.ndarray, "Q N"], k: int) -> np.ndarray:
-    """Each query's k rows of greatest score, by row; where several tie for the last places, the
-    lowest rows.
+    """Returns each query's k rows of greatest score, by row; where several tie for the last places,
+    the lowest rows.
     """
     best = np.sort(np.argpartition(product, -k, axis=1)[:, -k:], axis=1)
     last = np.take_along_axis(product, best, axis=1).min(axis=1, keepdims=True)

@@ -81,8 +81,8 @@ class FaissCells:
     def candidates(
         self, queries: Float32[np.ndarray, "Q E"], *, num: int, num_cells: int
     ) -> Int64[np.ndarray, "Q num"]:
-        """The best `num` rows (at most all) of the nearest `num_cells` cells, best first; -1 where
-        there are fewer.
+        """Returns the best `num` rows (at most all) of the nearest `num_cells` cells, best first;
+        -1 where there are fewer.
         """
         parameters = faiss.SearchParametersIVF()
         parameters.nprobe = min(max(1, num_cells), self.num_cells)

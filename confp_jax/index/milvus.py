@@ -166,8 +166,8 @@ class MilvusRows:
     def candidates(
         self, queries: Float32[np.ndarray, "Q E"], *, num: int, num_cells: int
     ) -> Int64[np.ndarray, "Q num"]:
-        """The best `num` rows (at most 16,384) by Milvus's own index, best first; -1 where there
-        are fewer.
+        """Returns the best `num` rows (at most 16,384) by Milvus's own index, best first; -1 where
+        there are fewer.
 
         Raises:
           DatabaseError: it does not answer.
@@ -340,7 +340,7 @@ class MilvusRows:
         return decode(np.frombuffer(b"".join(parts), np.uint8).reshape(-1, self.dim // 8))
 
     def _rows(self, keys: Int64[np.ndarray, " K"]) -> Int64[np.ndarray, " K"]:
-        """Rows of the snapshot; -1 for a track that it does not have."""
+        """Returns rows of the snapshot; -1 for a track that it does not have."""
         if not len(self._ids):
             return np.full(len(keys), -1, np.int64)
         tracks, rows = np.divmod(keys, ROWS_PER_TRACK)

@@ -66,7 +66,7 @@ class _WithFallback:
         self._fallback = fallback
 
     def search(self, queries: Float32[np.ndarray, "Q E"], *, k: int) -> Hits:
-        """The `k` (or all, if fewer) rows of greatest inner product."""
+        """Returns the `k` (or all, if fewer) rows of greatest inner product."""
         try:
             return self._index.search(queries, k=k)
         except DatabaseError as error:

@@ -92,8 +92,8 @@ def open_index(database: Database, snapshot: Snapshot, *, build: bool = True) ->
 
 
 def wanted_kind(database: Database, snapshot: Snapshot) -> str:
-    """The kind of approximate index that this database is to have (or milvus://...), "" if it is
-    searched exactly.
+    """Returns the kind of approximate index that this database is to have (or milvus://...), "" if
+    it is searched exactly.
     """
     kind = database.setting("index") or default_kind(snapshot.vectors)
     if kind and not _is_kind(kind):
@@ -132,7 +132,7 @@ def _is_kind(text: str) -> bool:
 
 
 def wanted_recall(database: Database) -> float:
-    """The recall of the first hit that the index is tuned to."""
+    """Returns the recall of the first hit that the index is tuned to."""
     try:
         recall = float(database.setting("recall") or DEFAULT_RECALL)
     except ValueError:

@@ -29,7 +29,7 @@ class Index(Protocol):
     """Nearest neighbours by inner product."""
 
     def search(self, queries: Float32[np.ndarray, "Q E"], *, k: int) -> Hits:
-        """The `k` (or all, if fewer) rows of greatest inner product."""
+        """Returns the `k` (or all, if fewer) rows of greatest inner product."""
         ...
 
 
@@ -41,8 +41,8 @@ class CandidateSource(Protocol):
     def candidates(
         self, queries: Float32[np.ndarray, "Q E"], *, num: int, num_cells: int
     ) -> Int64[np.ndarray, "Q num"]:
-        """The best `num` rows (at most all) of the nearest `num_cells` cells, best first; -1 where
-        there are fewer.
+        """Returns the best `num` rows (at most all) of the nearest `num_cells` cells, best first;
+        -1 where there are fewer.
         """
         ...
 

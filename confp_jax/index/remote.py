@@ -53,7 +53,7 @@ class RemoteIndex:
         self._collection = collection
 
     def search(self, queries: Float32[np.ndarray, "Q E"], *, k: int) -> Hits:
-        """The `k` (or all, if fewer) rows of greatest inner product.
+        """Returns the `k` (or all, if fewer) rows of greatest inner product.
 
         Raises:
           DatabaseError: Milvus does not answer.

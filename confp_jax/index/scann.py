@@ -94,8 +94,8 @@ class ScannCells:
     def candidates(
         self, queries: Float32[np.ndarray, "Q E"], *, num: int, num_cells: int
     ) -> Int64[np.ndarray, "Q num"]:
-        """The best `num` rows (at most all) of the nearest `num_cells` cells, best first; -1 where
-        there are fewer.
+        """Returns the best `num` rows (at most all) of the nearest `num_cells` cells, best first;
+        -1 where there are fewer.
         """
         num = min(num, self.num_rows)
         num_cells = min(max(1, num_cells), self.num_cells)

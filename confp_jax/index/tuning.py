@@ -24,7 +24,7 @@ _CELL_SHARES = (0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 def sample_queries(
     vectors: Vectors, *, num: int = _NUM_QUERIES, seed: int = 0
 ) -> Float32[np.ndarray, "Q E"]:
-    """Rows with noise added, as distorted excerpts are; rows of silence are left out."""
+    """Returns rows with noise added, as distorted excerpts are; rows of silence are left out."""
     rng = np.random.default_rng(seed)
     rows = vectors[np.sort(rng.choice(len(vectors), min(num, len(vectors)), replace=False))]
     rows = rows[rows.any(axis=1)]
@@ -38,8 +38,8 @@ def sample_queries(
 
 
 def tune(coarse: CandidateIndex, vectors: Vectors, *, recall: float) -> SearchBudget:
-    """The least effort whose recall of the first hit exceeds the target, with a third of the
-    misses to spare.
+    """Returns the least effort whose recall of the first hit exceeds the target, with a third of
+    the misses to spare.
 
     The most there is (every cell, 1,600 candidates) where the target cannot be reached;
     `SearchBudget.recall` then says so.

@@ -50,12 +50,12 @@ class Moments:
         del self._anchors[:-_MOST_ANCHORS]
 
     def at(self, place_s: float) -> str:
-        """The moment in ISO 8601 with the zone's offset; "" where it is not known."""
+        """Returns the moment in ISO 8601 with the zone's offset; "" where it is not known."""
         moment = self.seconds_at(place_s)
         return "" if moment is None else iso(moment, "seconds")
 
     def seconds_at(self, place_s: float) -> float | None:
-        """The moment in seconds since 1970; None where it is not known."""
+        """Returns the moment in seconds since 1970; None where it is not known."""
         before = [anchor for anchor in self._anchors if anchor[0] <= place_s] or self._anchors[:1]
         if not before:
             return None

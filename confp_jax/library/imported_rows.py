@@ -65,8 +65,8 @@ def present_tags(schema: pa.Schema) -> list[str]:
 
 
 def _vectors(lists: pa.ListArray, dim: int) -> Float32[np.ndarray, "n E"]:
-    """All vectors of a column, one after the other; those that are missing or have another length
-    are NaN.
+    """Returns all vectors of a column, one after the other; those that are missing or have another
+    length are NaN.
     """
     inner = lists.values
     values = inner.values.to_numpy(zero_copy_only=False).astype(np.float32)
@@ -81,7 +81,7 @@ def _vectors(lists: pa.ListArray, dim: int) -> Float32[np.ndarray, "n E"]:
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
-    """The values of a column; bytes that are no UTF-8 become halves of letters."""
+    """Returns the values of a column; bytes that are no UTF-8 become halves of letters."""
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return column.to_pylist()
     texts = column.cast(pa.large_binary()).to_pylist()

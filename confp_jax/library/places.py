@@ -108,8 +108,8 @@ def too_much(database: Database, gone: Sequence[StoredTrack]) -> str:
 
 
 def _root_of(path: str, roots: Iterable[str]) -> str:
-    """The folder that a track was added from, or of files added by name and of old databases the
-    first two folders of the path.
+    """Returns the folder that a track was added from, or of files added by name and of old
+    databases the first two folders of the path.
     """
     named = next((root for root in roots if is_below(path, root)), None)
     return named or str(pathlib.Path(*pathlib.Path(path).parts[:3]))

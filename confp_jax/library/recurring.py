@@ -158,7 +158,9 @@ def known_groups(database: Database) -> tuple[list[list[int]], int]:
 
 
 def _described(reference: Reference, group: list[int]) -> Group:
-    """A group with its representative, and where in each recording lies what it shares with it."""
+    """Returns a group with its representative, and where in each recording lies what it shares with
+    it.
+    """
     asked = group[:: max(1, len(group) // _NUM_ASKED)]
     shared = {one: {other: _shared(reference, one, other) for other in asked} for one in asked}
     best = max(asked, key=lambda one: sum(end - begin for begin, end in shared[one].values()))

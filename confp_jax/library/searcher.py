@@ -322,7 +322,7 @@ def _named(track: StoredTrack) -> NamedTrack:
 
 
 def is_stream(source: str) -> bool:
-    """Whether a source is standard input, an address or the microphone, not a file."""
+    """Returns whether a source is standard input, an address or the microphone, not a file."""
     is_named = is_url(source) or source == MICROPHONE
     return source == STDIN or (is_named and not pathlib.Path(source).exists())
 

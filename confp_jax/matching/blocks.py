@@ -52,13 +52,13 @@ class Scan:
 
 
 def scan(query: Query, reference: Reference, decision: Judge) -> list[Span]:
-    """All spans of a recording that is there as a whole."""
+    """Returns all spans of a recording that is there as a whole."""
     scanning = Scan(reference, decision)
     return [span for block in joined_blocks([query]) for span in scanning.push(block)]
 
 
 def joined_blocks(parts: Iterable[Query]) -> Iterator[Block]:
-    """Consecutive fingerprints of one recording as overlapping blocks.
+    """Yields consecutive fingerprints of one recording as overlapping blocks.
 
     The last block takes what is left over, so that none is short unless the recording is.
     """
@@ -82,12 +82,12 @@ def _as_short(span: Span) -> Span:
 
 
 def _rarer(span: Span, num: int) -> Span:
-    """A span of one of `num` searches that share an alarm's probability."""
+    """Returns a span of one of `num` searches that share an alarm's probability."""
     return dataclasses.replace(span, alarm_rate=min(1.0, num * span.alarm_rate))
 
 
 def _short_blocks(block: Block) -> Iterator[Block]:
-    """The short blocks that a block is the first to hold whole; none where it is the whole
+    """Yields the short blocks that a block is the first to hold whole; none where it is the whole
     recording, and this no longer than a block that is calibrated.
     """
     if _is_whole(block) and len(block.query.vectors) <= BLOCK_WINDOWS:

@@ -92,7 +92,7 @@ def _sections(a: Query, b: Query, decision: Decision) -> tuple[list[Span], int]:
 
 
 def _pieces(b: Query) -> tuple[Reference, list[int]]:
-    """A recording as a reference of overlapping pieces, and where each begins."""
+    """Returns a recording as a reference of overlapping pieces, and where each begins."""
     num = len(b.vectors)
     starts = list(range(0, max(num - _PIECE_STEP_WINDOWS, 1), _PIECE_STEP_WINDOWS))
     # That of its windows, or where it is shorter than one the length that puts their middles where
@@ -107,7 +107,7 @@ def _pieces(b: Query) -> tuple[Reference, list[int]]:
 
 
 def _turned(span: Span) -> Span:
-    """The same section as a span of the other recording."""
+    """Returns the same section as a span of the other recording."""
     return dataclasses.replace(
         span,
         query_s=span.track_s,
@@ -134,7 +134,7 @@ def _shared_s(first_s: float, length_s: float, other_s: float, other_length_s: f
 
 
 def _united(surer: Span, other: Span) -> Span:
-    """The surer one of two spans, as long as both together where they are on one line."""
+    """Returns the surer one of two spans, as long as both together where they are on one line."""
     if not on_same_line(surer, other):
         return surer
     begin_s = min(surer.query_s, other.query_s)

@@ -55,7 +55,7 @@ def same_as_first(
 def _rows_near(
     reference: Reference, track: int, middle_s: float, half_s: float
 ) -> tuple[Float32[np.ndarray, "R E"], Float64[np.ndarray, " R"]]:
-    """Some stored rows of a track around a moment, and how far from it each lies."""
+    """Returns some stored rows of a track around a moment, and how far from it each lies."""
     first_s = reference.first_middles_s[track]
     last = reference.num_rows[track] - 1
     wanted_s = np.linspace(middle_s - half_s, middle_s + half_s, _NUM_COMPARED)

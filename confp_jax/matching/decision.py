@@ -84,13 +84,13 @@ class Decision:
         return Judgement(logits, tail_share(logits, tail))
 
     def tail(self, *, length_s: float, num_tracks: int) -> Float64[np.ndarray, " 2"]:
-        """Start and scale of the tail of unknown queries without edge windows."""
+        """Returns the start and scale of the tail of unknown queries without edge windows."""
         return np.tensordot(self._weights_at(length_s, num_tracks), self.tails[0], 2)
 
     def with_tails(
         self, lengths_s: Sequence[float], tails: Float64[np.ndarray, "K 2"], *, num_tracks: int
     ) -> "Decision":
-        """The same regressions with tails measured on one database of `num_tracks` at these
+        """Returns the same regressions with tails measured on one database of `num_tracks` at these
         (ascending) lengths.
 
         Measured are those of queries without edge windows; the others, and those of other
@@ -127,7 +127,7 @@ class Decision:
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> "Decision":
-        """The inverse of `to_json`.
+        """Returns the inverse of `to_json`.
 
         Raises:
           DecisionError: damaged, or written by another version.
@@ -177,8 +177,8 @@ class Decision:
 
 
 def uncalibrated() -> Decision:
-    """A guess for a checkpoint that nobody has calibrated: a margin of 0.2 is even odds, 0.3 is
-    beyond one alarm in 1,000.
+    """Returns a guess for a checkpoint that nobody has calibrated: a margin of 0.2 is even odds,
+    0.3 is beyond one alarm in 1,000.
     """
     weights = np.array([-8.0, 0.0, 40.0, 0.0])
     tails = np.array([-2.0, 1.5])
@@ -192,7 +192,7 @@ def uncalibrated() -> Decision:
 
 
 def load_decision(folder: pathlib.Path | None, weights_hash: str) -> Decision:
-    """The calibration beside the weights, or a guess for a checkpoint that has none yet.
+    """Returns the calibration beside the weights, or a guess for a checkpoint that has none yet.
 
     Raises:
       DecisionError: damaged, of another version, or made for other weights than those of
@@ -245,8 +245,8 @@ def tail_share(
 
 
 def fit_tail(unknown: Float64[np.ndarray, " Q"]) -> Float64[np.ndarray, " 2"]:
-    """Start and scale of the upper tail of unknown queries' logits: exponential beyond its start
-    (peaks over threshold).
+    """Returns the start and scale of the upper tail of unknown queries' logits: exponential beyond
+    its start (peaks over threshold).
     """
     start = float(np.quantile(unknown, 1 - TAIL_SHARE))
     beyond = unknown[unknown > start] - start
@@ -256,7 +256,7 @@ def fit_tail(unknown: Float64[np.ndarray, " Q"]) -> Float64[np.ndarray, " 2"]:
 def fit_logistic(
     values: Float64[np.ndarray, "Q F"], right: np.ndarray
 ) -> Float64[np.ndarray, " F+1"]:
-    """Weights (bias first) of a logistic regression by Newton's method.
+    """Returns weights (bias first) of a logistic regression by Newton's method.
 
     Minimises the mean cross-entropy plus `_RIDGE` / 2 times the squared weights of the standardised
     features.
@@ -285,5 +285,5 @@ def confidence(logits: Float64[np.ndarray, " Q"]) -> Float64[np.ndarray, " Q"]:
 
 
 def _linear(grid: Float64[np.ndarray, " G"], value: float) -> Float64[np.ndarray, " G"]:
-    """Weights of the grid's points for linear interpolation at `value`."""
+    """Returns weights of the grid's points for linear interpolation at `value`."""
     return np.array([np.interp(value, grid, row) for row in np.eye(len(grid))])

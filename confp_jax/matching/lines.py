@@ -90,7 +90,7 @@ class Lines:
 def weighted_mean(
     cosines: Float32[np.ndarray, "... W"], weights: Float32[np.ndarray, "... W"]
 ) -> Float32[np.ndarray, "..."]:
-    """The mean of the windows that count; -1 where none does."""
+    """Returns the mean of the windows that count; -1 where none does."""
     total = weights.sum(axis=-1)
     return np.where(total > 0, (cosines * weights).sum(axis=-1) / np.maximum(total, 1e-6), -1.0)
 
@@ -98,7 +98,9 @@ def weighted_mean(
 def of_each_window(
     cosines: Float32[np.ndarray, "T P*N"], weights: Float32[np.ndarray, "T P*N"], num_phases: int
 ) -> Float32[np.ndarray, "T N"]:
-    """The cosine within each hop, of dense windows; where none of a hop counts, the mean of all."""
+    """Returns the cosine within each hop, of dense windows; where none of a hop counts, the mean of
+    all.
+    """
     by_hop = (len(cosines), cosines.shape[1] // num_phases, num_phases)
     cosines, weights = cosines.reshape(by_hop), weights.reshape(by_hop)
     whole = weighted_mean(cosines.reshape(len(cosines), -1), weights.reshape(len(cosines), -1))
@@ -112,7 +114,7 @@ def zoomed(
     tempo_steps: tuple[float, int],
     place_steps: tuple[float, int],
 ) -> tuple[Float64[np.ndarray, " T"], Float64[np.ndarray, " T"]]:
-    """The best line of each track on a grid around the one so far."""
+    """Returns the best line of each track on a grid around the one so far."""
     (tempo_step, num_tempos), (place_step, num_places) = tempo_steps, place_steps
     if tempo_step > lines.log_tempos[1]:
         num_tempos = 0

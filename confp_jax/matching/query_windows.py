@@ -14,7 +14,7 @@ _FREE, _STEADY, _STILL = (np.log(0.48), np.log(2.08)), (-0.02, 0.02), (0.0, 0.0)
 
 
 def centres_s(query: Query) -> Float64[np.ndarray, " W"]:
-    """Where in the query the middle of each window lies."""
+    """Returns where in the query the middle of each window lies."""
     from_middle = np.arange(len(query.vectors)) - (len(query.vectors) - 1) / 2
     return middle_s(query) + from_middle * query.hop_s
 

@@ -136,7 +136,7 @@ def candidates(
 
 
 def _chunks(reference: Reference, tracks: Sequence[int]) -> Iterator[list[int]]:
-    """Tracks so that about `_PROBES_AT_ONCE` rows are searched for together."""
+    """Yields tracks so that about `_PROBES_AT_ONCE` rows are searched for together."""
     chunk: list[int] = []
     num = 0
     for track in tracks:
@@ -226,8 +226,8 @@ def lines_of(reference: Reference, track: int, other: int) -> list[int]:
 def _along(
     a: Float32[np.ndarray, "n E"], b: Float32[np.ndarray, "m E"], line: int, first: int
 ) -> Float32[np.ndarray, " R"]:
-    """The cosines along a line that may lie between two rows: of each row with the one at its
-    place, or with what lies halfway to the next, which is as near as it can be then.
+    """Returns the cosines along a line that may lie between two rows: of each row with the one at
+    its place, or with what lies halfway to the next, which is as near as it can be then.
     """
     num = max(min(len(a) - first, len(b) - first - line), 0)
     own = a[first : first + num]
@@ -269,8 +269,8 @@ def _timed(
     begin: int,
     end: int,
 ) -> Run:
-    """A run of rows in seconds. An edge lies where a window is half as similar as those inside are,
-    or at the end of a track.
+    """Returns a run of rows in seconds. An edge lies where a window is half as similar as those
+    inside are, or at the end of a track.
     """
     half = float(np.median(cosines[begin:end]) + reference.usual_cosine) / 2
     is_first = begin == 0

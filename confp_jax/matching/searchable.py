@@ -77,14 +77,14 @@ class Reference:
         return self._durations_s < self.segment_s
 
     def query_of(self, track: int, first: int = 0, last: int | None = None) -> Query:
-        """Rows `first` to before `last` (all, if None) of a track, as a query."""
+        """Returns rows `first` to before `last` (all, if None) of a track, as a query."""
         is_short = bool(self._is_short[track])
         segment_s = float(self._durations_s[track]) if is_short else self.segment_s
         stored = Query(self.rows_of(track)[first:last], self.hop_s, segment_s, is_short)
         return densified(stored, self.query_phases)
 
     def rows_of(self, track: int) -> Float32[np.ndarray, "n E"]:
-        """The fingerprints of one track."""
+        """Returns the fingerprints of one track."""
         first = self.first_rows[track]
         return self.snapshot.vectors[first : first + self.num_rows[track]].astype(np.float32)
 
@@ -131,7 +131,7 @@ def make_reference(
 
 
 def some_tracks(reference: Reference, chosen: Sequence[int]) -> Reference:
-    """A reference of a few of another's tracks, in this order, searched exactly."""
+    """Returns a reference of a few of another's tracks, in this order, searched exactly."""
     parts = [(reference.snapshot.tracks[track].name, reference.rows_of(track)) for track in chosen]
     return make_reference(
         parts,

@@ -37,7 +37,7 @@ class Seeds:
 
 
 def seed_lines(windows: QueryWindows, reference: Reference, without: Sequence[int]) -> Seeds:
-    """The lines with most votes of each track.
+    """Returns the lines with most votes of each track.
 
     A hit's vote is what it stands out by over its window's last hit.
     """

@@ -192,7 +192,7 @@ class SpanTracker:
             candidate.pieces.append(piece)
 
     def _continued(self, track: int, piece: _Piece) -> _Candidate | None:
-        """The open candidate that this line continues."""
+        """Returns the open candidate that this line continues."""
         for candidate in self._open:
             if candidate.track == track and candidate.last_block < self._num_blocks:
                 reach_s = _SAME_LINE_S + _TEMPO_ERROR * (
@@ -308,7 +308,7 @@ def _piece(block: Block, ranking: Ranking, place: int, logit: float, rate: float
 
 
 def _copies(pieces: list[_Piece]) -> tuple[int, ...]:
-    """The tracks that are copies in at least half of the blocks."""
+    """Returns the tracks that are copies in at least half of the blocks."""
     votes = collections.Counter(track for piece in pieces for track in piece.copies)
     return tuple(track for track, num in votes.most_common() if 2 * num >= len(pieces))
 
@@ -331,8 +331,9 @@ def _line(pieces: list[_Piece]) -> tuple[float, float, float]:
 
 
 def _merged(pieces: list[_Piece]) -> tuple[Float32[np.ndarray, " W"], int]:
-    """The cosines of all windows from the first to the last, and the first one's number; blocks
-    that overlap agree or the one that fits better counts."""
+    """Returns the cosines of all windows from the first to the last, and the first one's number;
+    blocks that overlap agree or the one that fits better counts.
+    """
     first = min(piece.first_window for piece in pieces)
     last = max(piece.first_window + len(piece.cosines) for piece in pieces)
     merged = np.zeros(last - first, np.float32)

@@ -49,8 +49,8 @@ def _sum(leaf: Any) -> np.ndarray:
 
 @jax.jit
 def _of_leaf(leaf: Shaped[Array, "..."]) -> UInt32[Array, ""]:
-    """The sum of the elements' bits, each times an odd number that its place decides: whatever
-    single element changes, the sum does.
+    """Returns the sum of the elements' bits, each times an odd number that its place decides:
+    whatever single element changes, the sum does.
     """
     if leaf.dtype == jnp.bool_:
         leaf = leaf.astype(jnp.uint8)

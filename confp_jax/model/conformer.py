@@ -42,8 +42,8 @@ class Linear(nnx.Linear):
 
 
 def with_narrow_kernels(params: nnx.State) -> nnx.State:
-    """An encoder's weights with the kernels of every `Linear` in bfloat16, for inference; all
-    others stay as they are.
+    """Returns an encoder's weights with the kernels of every `Linear` in bfloat16, for inference;
+    all others stay as they are.
     """
     flat = nnx.to_flat_state(params)
     narrow = [

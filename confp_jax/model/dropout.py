@@ -34,8 +34,8 @@ class Dropout(nnx.Module):
 def hashed_words(
     key: PRNGKeyArray, shape: tuple[int, ...], *, sharding: jax.sharding.Sharding | None = None
 ) -> UInt32[Array, "..."]:
-    """A word for every place: its number, twice mixed with a word of the key. The same on any
-    number of devices.
+    """Returns a word for every place: its number, twice mixed with a word of the key. The same on
+    any number of devices.
 
     Good enough to choose what is dropped, not for cryptography; numbers repeat after 2^32 places.
     """
@@ -50,8 +50,8 @@ def hashed_words(
 
 
 def _mixed(word: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    """A bijection of 32 bits in which every bit depends on all others ("lowbias32": Wellons, Hash
-    Prospector, 2018).
+    """Returns a bijection of 32 bits in which every bit depends on all others ("lowbias32":
+    Wellons, Hash Prospector, 2018).
     """
     word = (word ^ (word >> 16)) * jnp.uint32(0x7FEB352D)
     word = (word ^ (word >> 15)) * jnp.uint32(0x846CA68B)

@@ -44,8 +44,8 @@ class Encoder(nnx.Module):
         rematerialise: bool = False,
         freeze_statistics: bool = False,
     ) -> Float[Array, "B E"]:
-        """The conformer's unit vectors in float32. `train` uses the batch's statistics and needs a
-        `key` for dropout.
+        """Returns the conformer's unit vectors in float32. `train` uses the batch's statistics and
+        needs a `key` for dropout.
 
         Layers compute in the type of `frames` and the weights. `rematerialise` keeps only each
         block's input for the backward pass and computes the rest again: a third more work for a

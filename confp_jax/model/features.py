@@ -22,7 +22,8 @@ def mel_power(
     sample_rate_hz: int,
     filters: Float[Array, "B bins F"] | None = None,
 ) -> Float[Array, "B T F"]:
-    """Mel power of the frames that lie wholly inside the samples; equal to `audio.mel.mel_power`.
+    """Returns mel power of the frames that lie wholly inside the samples; equal to
+    `audio.mel.mel_power`.
 
     With `filters` each example has a filterbank of its own (`mel_filterbank` of some pitch).
 

@@ -94,8 +94,8 @@ def map_torch_names(num_layers: int) -> dict[str, Target]:
 def infer_config(
     arrays: Mapping[str, np.ndarray], *, num_heads: int | None = None
 ) -> tuple[EncoderConfig, int]:
-    """The encoder's configuration and its number of mels, from the shapes of its weights; dropout
-    is off.
+    """Returns the encoder's configuration and its number of mels, from the shapes of its weights;
+    dropout is off.
 
     Heads leave no trace in the shapes: 64 dims each and at least 4, unless `num_heads` says
     otherwise.
@@ -136,8 +136,8 @@ def infer_config(
 def load_torch_encoder(
     arrays: Mapping[str, np.ndarray], *, num_heads: int | None = None
 ) -> Encoder:
-    """An encoder with the weights and running statistics of `arrays`, which are under PyTorch's
-    names.
+    """Returns an encoder with the weights and running statistics of `arrays`, which are under
+    PyTorch's names.
 
     Counters (`num_batches_tracked`), gradients (`grad:...`) and the inputs and outputs of a golden
     file are passed over.
@@ -172,7 +172,7 @@ def load_torch_encoder(
 
 
 def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Every array of an .npz file; nothing is unpickled.
+    """Returns every array of an .npz file; nothing is unpickled.
 
     Raises:
       WeightsError: no such file, no .npz, damaged, or an array of Python objects.
@@ -190,8 +190,8 @@ def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def compare_output(encoder: Encoder, arrays: Mapping[str, np.ndarray]) -> float:
-    """The largest absolute difference between `output_eval` and what `encoder` makes of `input`,
-    in float32.
+    """Returns the largest absolute difference between `output_eval` and what `encoder` makes of
+    `input`, in float32.
 
     Raises:
       WeightsError: `input` or `output_eval` is missing or does not fit the encoder.

@@ -14,7 +14,7 @@ from confp_jax.model.features import log_mel, mel_power
 
 @functools.lru_cache(maxsize=8)
 def encoder_graph(config: ModelConfig) -> nnx.GraphDef:
-    """The encoder's structure without its arrays."""
+    """Returns the encoder's structure without its arrays."""
     return nnx.split(nnx.eval_shape(functools.partial(build_encoder, config)), nnx.Param, ...)[0]
 
 

@@ -233,7 +233,7 @@ def _depthwise(
     bias: Float32[np.ndarray, " D"],
     tokens: int,
 ) -> str:
-    """A convolution over images one token wide: for these ONNX Runtime has fast kernels."""
+    """Returns a convolution over images one token wide: for these ONNX Runtime has fast kernels."""
     size, dim = kernel.shape
     images = graph.op("Reshape", x, [-1, tokens, 1, dim])
     convolved = graph.op(
@@ -285,7 +285,7 @@ def _linear(graph: _Graph, x: str, params: Mapping[Any, Any], factor: float = 1.
 
 
 def _columns(params: Mapping[Any, Any], number: int, of: int) -> dict[str, np.ndarray]:
-    """One of several matrices that lie side by side: products of their own need no copies."""
+    """Returns one of several matrices that lie side by side: separate products need no copies."""
     return {name: np.split(np.asarray(params[name]), of, -1)[number] for name in ("kernel", "bias")}
 
 
@@ -300,6 +300,6 @@ def _silu(graph: _Graph, x: str) -> str:
 
 
 def _unit(graph: _Graph, x: str) -> str:
-    """Rows of length 1; zero stays zero."""
+    """Returns rows of length 1; zero stays zero."""
     length = graph.op("Sqrt", graph.op("ReduceSum", graph.op("Mul", x, x), [1], keepdims=1))
     return graph.op("Div", x, graph.op("Max", length, _LEAST_NORM))

@@ -36,7 +36,7 @@ def spec_augment(
 def _masks(
     key: jax.Array, batch: int, num: int, max_width: int, size: int
 ) -> Bool[Array, "B size"]:
-    """The union of `num` random intervals of each row."""
+    """Returns the union of `num` random intervals of each row."""
     width_key, start_key = jax.random.split(key)
     width = jax.random.randint(width_key, (batch, num, 1), 0, min(max_width, size) + 1)
     start = jnp.floor(jax.random.uniform(start_key, (batch, num, 1)) * (size - width + 1)).astype(

@@ -140,8 +140,8 @@ _INDIFFERENT = frozenset({"dropout", "query_phases"})
 
 
 def _distinguishing(group: Any) -> dict[str, Any]:
-    """A configuration's fields that are not at their default: a later version's new field must not
-    rename every model.
+    """Returns a configuration's fields that are not at their default: a later version's new field
+    must not rename every model.
     """
     found = {}
     for field in dataclasses.fields(group):
@@ -237,8 +237,8 @@ def is_reachable_folder(folder: epath.PathLike) -> bool:
 
 
 def complete_steps(folder: epath.Path) -> list[int]:
-    """The steps that a run's `checkpoints` folder holds, ascending; unfinished saves have other
-    names.
+    """Returns the steps that a run's `checkpoints` folder holds, ascending; unfinished saves have
+    other names.
     """
     return (
         sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
@@ -248,8 +248,8 @@ def complete_steps(folder: epath.Path) -> list[int]:
 
 
 def _checkpoint_path(folder: epath.Path) -> epath.Path:
-    """The step to load: the folder itself, that of an exported model, or the newest complete step
-    of a run.
+    """Returns the step to load: the folder itself, that of an exported model, or the newest
+    complete step of a run.
     """
     if not is_reachable_folder(folder):
         raise CheckpointError(

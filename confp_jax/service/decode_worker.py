@@ -49,8 +49,8 @@ def main() -> None:
 
 
 def answer(job: dict) -> tuple[dict, bytes]:
-    """The header and the samples of one job: {path, sample_rate_hz, start_s, length_s, max_audio_s,
-    cpu_s, with_tags}.
+    """Returns the header and the samples of one job: {path, sample_rate_hz, start_s, length_s,
+    max_audio_s, cpu_s, with_tags}.
     """
     used = resource.getrusage(resource.RUSAGE_SELF)
     until_s = int(used.ru_utime + used.ru_stime + job["cpu_s"]) + 1

@@ -96,7 +96,7 @@ class DecodePool:
         length_s: float = 0.0,
         with_tags: bool = False,
     ) -> Decoded:
-        """The file's samples, or `length_s` of them from `start_s` on.
+        """Returns the file's samples, or `length_s` of them from `start_s` on.
 
         Raises:
           DecodeError: what `decode_blocks` says of it, longer than is allowed, or it ended its

@@ -149,7 +149,7 @@ class Engine:
         length_s: float = 0.0,
         with_tags: bool = False,
     ) -> Decoded:
-        """Samples at the model's rate.
+        """Returns samples at the model's rate.
 
         Raises:
           DecodeError: as in `DecodePool.decode`.

@@ -45,7 +45,7 @@ def place_of(heard: Identification) -> Place | None:
 
 
 def compare(heard: Identification, place: Place) -> dict[str, object]:
-    """Similarity for each second, runner-up and margin."""
+    """Returns similarity for each second, runner-up and margin."""
     query = heard.query
     first = round(place.query_s / query.hop_s)
     first = max(0, min(first, len(query.vectors) - 1))
@@ -74,7 +74,7 @@ def compare(heard: Identification, place: Place) -> dict[str, object]:
 
 
 def _each_second(own: Ranking, centres: np.ndarray, segment_s: float) -> list[dict[str, float]]:
-    """The mean cosine of the windows that hold each second's middle."""
+    """Returns the mean cosine of the windows that hold each second's middle."""
     begin_s = centres[0] - segment_s / 2
     end_s = centres[-1] + segment_s / 2
     seconds = []
@@ -90,7 +90,7 @@ def _each_second(own: Ranking, centres: np.ndarray, segment_s: float) -> list[di
 def cut(
     samples: Float32[np.ndarray, " n"], start_s: float, length_s: float, rate_hz: int
 ) -> Float32[np.ndarray, " m"]:
-    """A stretch of samples."""
+    """Returns a stretch of samples."""
     first = max(0, round(start_s * rate_hz))
     return samples[first : first + round(length_s * rate_hz)]
 

@@ -116,7 +116,7 @@ class _Clip:
         return self._reply(heard, began)
 
     async def answer(self) -> tuple[Identification, dict]:
-        """The answer to all of it.
+        """Returns the answer to all of it.
 
         Raises:
           AudioError: shorter than 1 s, or silent.

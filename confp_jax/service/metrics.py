@@ -53,5 +53,5 @@ class Metrics:
         Gauge(name, text, namespace="confp", registry=self._registry).set_function(value)
 
     def text(self) -> bytes:
-        """All of it in Prometheus's format."""
+        """Returns all of it in Prometheus's format."""
         return generate_latest(self._registry)

@@ -212,7 +212,7 @@ class Guard:
 
 
 def _route(scope: MutableMapping[str, Any]) -> str:
-    """The pattern, never the path: a client must not be able to make labels."""
+    """Returns the pattern, never the path: a client must not be able to make labels."""
     endpoint = scope.get("endpoint")
     return getattr(endpoint, "__name__", "page").strip("_") if endpoint else "other"
 

@@ -243,7 +243,7 @@ def _track_paths(settings: Settings) -> dict[str, Any]:
 
 
 def _audio(settings: Settings, **fields: dict[str, Any]) -> dict[str, Any]:
-    """A body: the audio itself, or a form with it and these fields."""
+    """Returns a body: the audio itself, or a form with it and these fields."""
     form = {"type": "object", "properties": {"audio": _BYTES} | fields}
     return {
         "description": f"Audio of any format: at most {settings.max_body_bytes >> 20} MiB and "
@@ -257,7 +257,7 @@ def _audio(settings: Settings, **fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names(name: dict[str, Any]) -> dict[str, Any]:
-    """A body: names as JSON, where they are not in the query."""
+    """Returns a body: names as JSON, where they are not in the query."""
     schema = {"type": "object", "properties": dict.fromkeys(NAME_FIELDS, name)}
     return {
         "description": "The names, where they are not in the address.",

@@ -28,7 +28,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's name for it
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, object]:
-        """The members of the problem document."""
+        """Returns the members of the problem document."""
         title = http.HTTPStatus(self.status).phrase
         return {
             "type": "about:blank",

@@ -24,7 +24,7 @@ class JsonReply(JSONResponse):
 
 
 def track_reply(track: StoredTrack, links: Links) -> dict[str, Any]:
-    """A track; `audio` is where it can be played, None where it cannot."""
+    """Returns a track; `audio` is where it can be played, None where it cannot."""
     names = _names(track)
     counts = {
         "duration_s": round(track.duration_s, 3),
@@ -37,7 +37,7 @@ def track_reply(track: StoredTrack, links: Links) -> dict[str, Any]:
 def answer_reply(
     heard: Identification, links: Links, *, began: float, sample_rate_hz: int
 ) -> dict[str, Any]:
-    """An answer: accepted matches first, then the nearest other tracks."""
+    """Returns an answer: accepted matches first, then the nearest other tracks."""
     result = heard.result
     return {
         "verdict": "match" if result.accepted else "unknown",

@@ -20,7 +20,7 @@ _LEAST_READ_BYTES = 4_096  # in `send_timeout_s`, by a client that is slow but r
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
-    """A socket that is bound; port 0 is any free one.
+    """Returns a socket that is bound; port 0 is any free one.
 
     Raises:
       OSError: the port is taken, or the address is not this machine's.
@@ -30,7 +30,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
 
 
 def address(bound: socket.socket) -> str:
-    """The socket's address for a browser."""
+    """Returns the socket's address for a browser."""
     host, port = bound.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 

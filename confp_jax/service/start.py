@@ -39,7 +39,8 @@ def settings_for(
     workers: int = 1,
     requests_per_minute: float = 0.0,
 ) -> Settings:
-    """Settings of a service at `host`: on the loopback it answers to the loopback's names alone.
+    """Returns settings of a service at `host`: on the loopback it answers to the loopback's names
+    alone.
 
     Args:
       host: the address to listen on.

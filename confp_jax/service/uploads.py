@@ -170,7 +170,7 @@ class _Counted:
 
 
 async def _audio_chunks(request: Request, about: _Form) -> AsyncIterator[bytes]:
-    """The audio's bytes; the other fields of a form and the file's name go into `about`."""
+    """Yields the audio's bytes; the other fields of a form and the file's name go into `about`."""
     try:
         if not request.headers.get("content-type", "").lower().startswith(_FORM):
             async for chunk in request.stream():

@@ -30,5 +30,7 @@ CHIPS = (
 
 
 def find_chip(device_kind: str) -> Chip | None:
-    """The chip that JAX calls `device_kind`; None if it is not among `CHIPS` (a CPU never is)."""
+    """Returns the chip that JAX calls `device_kind`; None if it is not among `CHIPS` (a CPU never
+    is).
+    """
     return next((chip for chip in CHIPS if device_kind in chip.kinds), None)

@@ -69,7 +69,7 @@ class Checkpoints:
             yield checkpoints
 
     def restore(self, state: TrainState) -> tuple[TrainState, int]:
-        """The newest checkpoint's state and step; (state, 0) if there is none.
+        """Returns the newest checkpoint's state and step; (state, 0) if there is none.
 
         Damaged ones are set aside as STEP.damaged, with a warning, once an older one has been
         read: where none can be read, the place may be at fault and not the files.

@@ -50,7 +50,8 @@ from confp_jax.typed_config import ConfigError, from_mapping
 
 
 def open_topology(name: str) -> Mesh:
-    """A mesh of described chips: "v5e:2x4", "v6e:16x16", "v4:2x2x1", or "v5e:1x1" for a single one.
+    """Returns a mesh of described chips: "v5e:2x4", "v6e:16x16", "v4:2x2x1", or "v5e:1x1" for a
+    single one.
 
     Raises:
       ConfigError: libtpu is not installed or knows no such topology.
@@ -183,7 +184,7 @@ def _with_batch(config: TrainConfig, batch_size: int) -> TrainConfig:
 
 
 def describe(cost: StepCost, config: TrainConfig, topology: str) -> str:
-    """The report, for people."""
+    """Returns the report, for people."""
     gib = 1024**3
     kinds = ", ".join(
         f"{n.num} {kind} ({n.num_bytes / 1e6:.1f} MB)"

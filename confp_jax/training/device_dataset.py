@@ -101,8 +101,8 @@ def device_memory_bytes() -> int:
 def cut_crops(
     resident: Resident, places: Mapping[str, Array], *, config: TrainConfig
 ) -> dict[str, Array]:
-    """The crops at these places, split over the devices like any batch: int16 [B, samples]; what
-    is mixed is mel power [B, T, F].
+    """Returns the crops at these places, split over the devices like any batch: int16 [B, samples];
+    what is mixed is mel power [B, T, F].
 
     Args:
       places: what the input pipeline draws (`PairCutter`): "anchor" and "replica", [B, 3]; with

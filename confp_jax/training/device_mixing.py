@@ -77,7 +77,7 @@ def read_sounds(config: TrainConfig) -> Sounds | None:
 
 
 def replica_samples(config: TrainConfig) -> int:
-    """Samples of a track that a replica's window is made of, at the fastest tempo."""
+    """Returns samples of a track that a replica's window is made of, at the fastest tempo."""
     mix = config.data.mix
     length = config.audio.segment_samples
     if not mix.is_on:
@@ -94,8 +94,9 @@ def replica_power(
     *,
     config: TrainConfig,
 ) -> Float32[Array, "B T F"]:
-    """Mel power of the replicas that are made of these crops, `replica_samples` long, by rows of
-    `MixParameters` (`PairCutter`); `overlays` are the windows of other tracks that lie over them.
+    """Returns mel power of the replicas that are made of these crops, `replica_samples` long, by
+    rows of `MixParameters` (`PairCutter`); `overlays` are the windows of other tracks that lie over
+    them.
     """
 
     def one(
@@ -210,7 +211,7 @@ def _replayed(
 
 
 def _recorded(sounds: Sounds, row: Array, start: Array, length: int) -> Float32[Array, " n"]:
-    """A recorded noise, which begins in a row."""
+    """Returns a recorded noise, which begins in a row."""
     rows = jax.lax.dynamic_slice_in_dim(sounds.noise, row.astype(jnp.int32), 2).reshape(-1)
     sound = jax.lax.dynamic_slice_in_dim(rows, start.astype(jnp.int32), length)
     return sound.astype(jnp.float32)
@@ -241,7 +242,7 @@ def play(
 def room_response(
     drawn: _Drawn, key: Array, sounds: Sounds, config: TrainConfig
 ) -> Float32[Array, " taps"]:
-    """The impulse response of a measured room, or of a synthetic one."""
+    """Returns the impulse response of a measured room, or of a synthetic one."""
     mix = config.data.mix
     rate_hz = config.audio.sample_rate_hz
     longest = mix.lead_samples(rate_hz) + config.audio.segment_samples

@@ -28,8 +28,8 @@ _ADAPTED = ("encoder.dropout", *_CHANGED)
 
 
 def warm_start(state: TrainState, config: TrainConfig) -> TrainState:
-    """The state of step 0 with the encoder of `config.init_from` (a shipped model's name, or a
-    checkpoint folder) in it.
+    """Returns the state of step 0 with the encoder of `config.init_from` (a shipped model's name,
+    or a checkpoint folder) in it.
 
     Its normalisation in the convolution may be the other kind: scale and offset are taken over,
     BatchNorm's running statistics where both have them. It may have fewer layers: those that are
@@ -123,7 +123,7 @@ def what_to_set(source: ModelConfig, config: ModelConfig, names: Iterable[str]) 
 
 
 def _adapt_input_output(params: nnx.State, source: ModelConfig, config: ModelConfig) -> nnx.State:
-    """The first and last products for shorter tokens, fewer parts and other mel filters.
+    """Returns the first and last products for shorter tokens, fewer parts and other mel filters.
 
     A frame stands for all those of its old token, and a part for those that are no more: each is
     given the sum of their rows, so that of sound that does not change all tokens are what they
@@ -146,7 +146,7 @@ def _adapt_input_output(params: nnx.State, source: ModelConfig, config: ModelCon
 
 
 def _folded(kernel: jax.Array, old: int, new: int) -> jax.Array:
-    """The rows of `old` equal blocks, with those of `old // new` neighbouring ones summed."""
+    """Returns the rows of `old` equal blocks, summed over `old // new` neighbouring blocks."""
     if old <= new:
         return kernel
     return (
@@ -157,7 +157,7 @@ def _folded(kernel: jax.Array, old: int, new: int) -> jax.Array:
 
 
 def _respaced(kernel: jax.Array, old: MelConfig, new: MelConfig) -> jax.Array:
-    """The rows, one for each frame's mel filter, for other filters."""
+    """Returns the rows, one for each frame's mel filter, for other filters."""
     reading = _between(mel_centres_hz(old), mel_centres_hz(new))
     rows = np.asarray(kernel).reshape(
         -1, old.num_mels, kernel.shape[1]
@@ -177,8 +177,8 @@ def _between(
 
 
 def _copy_weights(new: nnx.State, old: nnx.State, old_depth: int, depth: int) -> nnx.State:
-    """The arrays of `old`, of an encoder of `old_depth` layers, in the places of `new`, of one of
-    `depth`.
+    """Returns the arrays of `old`, of an encoder of `old_depth` layers, in the places of `new`, of
+    one of `depth`.
     """
     found = {_norm_free(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
 
@@ -215,13 +215,13 @@ def _origin(name: str, old_depth: int, depth: int) -> str | None:
 
 
 def source_folder(source: str) -> str | pathlib.Path:
-    """The folder of a shipped model's name; anything else is one."""
+    """Returns the folder of a shipped model's name; anything else is one."""
     return shipped_folder(source) if source in shipped_models() else source
 
 
 def _norm_free(path: Any) -> str:
-    """A name that is the same for either kind, and no other array's (the convolution has a `norm`
-    of its own before it).
+    """Returns a name that is the same for either kind, and no other array's (the convolution has a
+    `norm` of its own before it).
     """
     return (
         jax.tree_util.keystr(path)

@@ -29,8 +29,8 @@ class Contrast(NamedTuple):
 def nt_xent(
     embeddings: Float[Array, "2B E"], *, temperature: float, rows_per_chunk: int | None = None
 ) -> Contrast:
-    """Rows 2i and 2i + 1 are a pair (so a shard of the batch holds whole pairs); all other rows
-    are negatives.
+    """Returns NT-Xent: rows 2i and 2i + 1 are a pair (so a shard of the batch holds whole pairs),
+    and all other rows are negatives.
 
     Equal to `optax.losses.ntxent` with labels 0, 0, 1, 1, ... Every device compares its rows with
     everyone's: 4 B^2 / n logits. In chunks of `rows_per_chunk` of its rows (a divisor of their
@@ -65,9 +65,9 @@ def nt_xent(
 def teacher_loss(
     embeddings: Float[Array, "2B E"], targets: Float[Array, "B E"], *, temperature: float
 ) -> Float[Array, ""]:
-    """Mean distance, 1 - cosine, of both rows of each pair to a trained encoder's fingerprint of
-    its anchor (SimReg: Navaneet et al., 2021), over the temperature: the scale of NT-Xent's
-    logits, so that neither drowns the other.
+    """Returns the mean distance, 1 - cosine, of both rows of each pair to a trained encoder's
+    fingerprint of its anchor (SimReg: Navaneet et al., 2021), over the temperature: the scale of
+    NT-Xent's logits, so that neither drowns the other.
     """
     cosine = jnp.einsum(
         "bvd,bd->bv",

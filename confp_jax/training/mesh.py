@@ -71,7 +71,7 @@ def _give_up() -> None:
 
 
 def make_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
-    """One axis, "data", over all devices (or the first `num_devices`), explicit: a hidden
+    """Returns one axis, "data", over all devices (or the first `num_devices`), explicit: a hidden
     collective is a type error.
     """
     devices = jax.devices()[:num_devices]
@@ -84,12 +84,13 @@ def is_sharded() -> bool:
 
 
 def replicate(x: jax.Array) -> jax.Array:
-    """All shards on every device; outside a mesh, x itself."""
+    """Returns all shards on every device; outside a mesh, x itself."""
     return jax.reshard(x, PartitionSpec(*[None] * x.ndim)) if is_sharded() else x
 
 
 def split_rows(x: Shaped[Array, "n ..."], num_parts: int) -> Shaped[Array, "p m ..."]:
-    """Rows in `num_parts` parts, each spread over all devices: part k takes rows k, k + p, ...
+    """Returns rows in `num_parts` parts, each spread over all devices: part k takes rows k, k + p,
+    ...
 
     so that no row moves.
     """
@@ -97,7 +98,7 @@ def split_rows(x: Shaped[Array, "n ..."], num_parts: int) -> Shaped[Array, "p m 
 
 
 def join_rows(parts: Shaped[Array, "p m ..."]) -> Shaped[Array, "n ..."]:
-    """The inverse of `split_rows`."""
+    """Returns the inverse of `split_rows`."""
     return jnp.moveaxis(parts, 0, 1).reshape(-1, *parts.shape[2:])
 
 
@@ -119,7 +120,7 @@ def check_divides(num_pairs: int, mesh: jax.sharding.Mesh, *, num_parts: int = 1
 
 
 def global_batch(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-    """Every process's rows as one array over the mesh, split by rows."""
+    """Returns every process's rows as one array over the mesh, split by rows."""
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
     return {
         name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()

@@ -271,8 +271,8 @@ def _peak_memory_bytes() -> int:
 
 
 def read_lines(path: epath.PathLike) -> list[dict[str, float]]:
-    """The log's lines; one that a killed process left unfinished, or that is damaged, is passed
-    over.
+    """Returns the log's lines; one that a killed process left unfinished, or that is damaged, is
+    passed over.
     """
     found = []
     for line in epath.Path(path).read_bytes().splitlines():

@@ -19,8 +19,8 @@ class Stage(NamedTuple):
 
 
 def plan_stages(phases: Sequence[Phase], steps_per_epoch: Sequence[int]) -> tuple[Stage, ...]:
-    """The phases one after another; `steps_per_epoch` says how many batches of each phase's size an
-    epoch has.
+    """Returns the phases one after another; `steps_per_epoch` says how many batches of each phase's
+    size an epoch has.
     """
     stages = []
     first = 0
@@ -31,8 +31,8 @@ def plan_stages(phases: Sequence[Phase], steps_per_epoch: Sequence[int]) -> tupl
 
 
 def make_schedule(config: OptimizerConfig, *, stages: tuple[Stage, ...]) -> optax.Schedule:
-    """Learning rate by step: a linear warm-up, then each stage's constant (paper), or over all a
-    cosine to `final_fraction`.
+    """Returns the learning rate by step: a linear warm-up, then each stage's constant (paper), or
+    over all a cosine to `final_fraction`.
 
     The cosine falls from the first stage's rate.
     """

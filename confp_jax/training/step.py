@@ -46,7 +46,7 @@ class Metrics(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("config", "optimizer"))
 def build_state(config: TrainConfig, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state of step 0, built inside one jit so that every leaf lies on the whole mesh."""
+    """Returns the state of step 0, built inside one jit: every leaf lies on the whole mesh."""
     _, params, statistics = nnx.split(build_encoder(config.model, seed=config.seed), nnx.Param, ...)
     return TrainState(params, params, statistics, optimizer.init(params), jnp.zeros((), jnp.int32))
 
@@ -135,8 +135,8 @@ def _cached_gradient(
     key: PRNGKeyArray,
     config: TrainConfig,
 ) -> _Gradient:
-    """The gradient of the whole batch's loss, its rows encoded in `microbatches` parts (GradCache:
-    Gao et al., 2021).
+    """Returns the gradient of the whole batch's loss, its rows encoded in `microbatches` parts
+    (GradCache: Gao et al., 2021).
 
     All parts are embedded first without keeping anything, the loss of all embeddings gives their
     gradients, and each part is embedded again to pass its own on. Exact with LayerNorm or frozen
@@ -203,7 +203,9 @@ def compute_dtype(config: TrainConfig) -> jnp.dtype:
 
 
 def _averaged(state: TrainState, params: nnx.State, decay: float) -> nnx.State:
-    """The moving average, with a short memory at first: the random start must not linger in it."""
+    """Returns the moving average, with a short memory at first: the random start must not linger in
+    it.
+    """
     if not decay:
         return params
     step = state.step.astype(jnp.float32)
@@ -214,8 +216,8 @@ def _averaged(state: TrainState, params: nnx.State, decay: float) -> nnx.State:
 def pair_features(
     batch: dict[str, Array], key: PRNGKeyArray, config: TrainConfig
 ) -> Float[Array, "2B T F"]:
-    """Log-mel with SpecAugment; rows 2i and 2i + 1 are anchor and replica i, so that a shard holds
-    whole pairs.
+    """Returns log-mel with SpecAugment; rows 2i and 2i + 1 are anchor and replica i, so that a
+    shard holds whole pairs.
 
     A share of `data.short_p` of the replicas shows only a part, `data.short_s` long.
     """
@@ -239,8 +241,8 @@ def pair_features(
 
 
 def _draw_seen(key: PRNGKeyArray, num: int, config: TrainConfig) -> Int[Array, "n 2"]:
-    """The first frame of each replica that is seen, and the first one behind: of most replicas all,
-    else a part anywhere.
+    """Returns the first frame of each replica that is seen, and the first one behind: of most
+    replicas all, else a part anywhere.
     """
     which, length, place = jax.random.split(key, 3)
     samples = [

@@ -36,8 +36,8 @@ class StepCost:
     compile_s: float
 
     def step_s(self, chip: Chip) -> float:
-        """The roofline: arithmetic, memory and links each at their peak, the slowest of them
-        decides.
+        """Returns the roofline: arithmetic, memory and links each at their peak, the slowest of
+        them decides.
         """
         linked_s = self.linked_bytes / chip.link_bytes_per_s
         return max(
@@ -63,7 +63,9 @@ class StepCost:
 
 
 def count_collectives(hlo: str) -> dict[str, Collective]:
-    """The collectives of a compiled program's text, by kind, with the bytes of their results."""
+    """Returns the collectives of a compiled program's text, by kind, with the bytes of their
+    results.
+    """
     found: dict[str, Collective] = {}
     for line in hlo.splitlines():
         match = re.search(rf" = (.+?) ({'|'.join(_COLLECTIVES)})(-start)?\(", line)
@@ -85,8 +87,8 @@ def _product(dimensions: str) -> int:
 
 
 def forecast_largest(small: StepCost, large: StepCost, memory_bytes: float) -> int:
-    """Pairs whose step would fill 90 % of a chip, by a line through two compiled batches and the
-    n^2 logits of the loss.
+    """Returns pairs whose step would fill 90 % of a chip, by a line through two compiled batches
+    and the n^2 logits of the loss.
 
     Rounded down to what divides over the chips and a multiple of 8 each.
     """

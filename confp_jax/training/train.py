@@ -142,7 +142,7 @@ def _is_writer() -> bool:
 def _begin(
     config: TrainConfig, optimizer: optax.GradientTransformation, checkpoints: Checkpoints
 ) -> tuple[TrainState, int]:
-    """The state that the run continues from, and the number of its step."""
+    """Returns the state that the run continues from, and the number of its step."""
     state, step = checkpoints.restore(build_state(config, optimizer))
     if step:
         print(f"resumed from step {step}", file=sys.stderr)
@@ -180,7 +180,7 @@ def _ending(step: int, last_step: int, num_steps: int) -> str:
 def _description(
     config: TrainConfig, stages: Sequence[Stage], state: TrainState, mesh: jax.sharding.Mesh
 ) -> str:
-    """One line on what is about to be trained, on what, and for how long."""
+    """Returns one line on what is about to be trained, on what, and for how long."""
     place = {"process": jax.process_index(), "num_processes": jax.process_count()}
     num_tracks = len(tracks_to_train(open_split(config, **place), config.data.subset))
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -198,7 +198,7 @@ def _description(
 
 
 def stages_of(config: TrainConfig) -> tuple[Stage, ...]:
-    """The configuration's phases in steps of its data set."""
+    """Returns the configuration's phases in steps of its data set."""
     place = {"process": jax.process_index(), "num_processes": jax.process_count()}
     sizes = [
         steps_per_epoch(_with_batch(config, phase.batch_size), **place)
@@ -216,8 +216,8 @@ def _with_batch(config: TrainConfig, batch_size: int) -> TrainConfig:
 def _open_batches(
     config: TrainConfig, stage: Stage, first_batch: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """A stage's batches on this process. Its seed: every stage shuffles by its own, the first by
-    the configuration's.
+    """Returns a stage's batches on this process. Its seed: every stage shuffles by its own, the
+    first by the configuration's.
     """
     of_stage = dataclasses.replace(
         _with_batch(config, stage.phase.batch_size), seed=(config.seed + stage.first_step) % 2**31
@@ -234,8 +234,8 @@ def _batches_from(
     stages: Collection[Stage],
     mesh: jax.sharding.Mesh,
 ) -> Iterator[tuple[Stage, float, dict[str, jax.Array]]]:
-    """Every step's stage, the seconds its batch was waited for, and the batch on its way to the
-    devices.
+    """Yields every step's stage, the seconds its batch was waited for, and the batch on its way to
+    the devices.
 
     Steps are dispatched and not waited for, so a batch is read and sent while the devices work on
     the one before.

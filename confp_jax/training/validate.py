@@ -19,8 +19,8 @@ _SEED = 0  # of the draws, whatever the run's is
 
 
 def validate(state: TrainState, config: TrainConfig) -> HitRates | None:
-    """Top-1 hit rates of `queries_per_track` replica excerpts of every validation track; None if
-    the set has no such split.
+    """Returns Top-1 hit rates of `queries_per_track` replica excerpts of every validation track;
+    None if the set has no such split.
 
     The same draws every time and in every run: two validations differ by the weights alone.
     """
@@ -63,7 +63,7 @@ def validate(state: TrainState, config: TrainConfig) -> HitRates | None:
 
 
 def _middle(source: ClipSource, clip: int, config: TrainConfig) -> tuple[int, np.ndarray]:
-    """The middle `max_track_s` of a clip, and the number of its first sample."""
+    """Returns the middle `max_track_s` of a clip, and the number of its first sample."""
     whole = source.row(clip).num_samples
     length = min(whole, round(config.validation.max_track_s * config.audio.sample_rate_hz))
     first = (whole - length) // 2
@@ -71,7 +71,7 @@ def _middle(source: ClipSource, clip: int, config: TrainConfig) -> tuple[int, np
 
 
 def _query_starts_s(num_samples: int, config: TrainConfig) -> list[float]:
-    """Spaced starts away from the edges, where a stretched replica has no whole window."""
+    """Returns spaced starts away from the edges, where a stretched replica has no whole window."""
     rate_hz = config.audio.sample_rate_hz
     segment_s = config.audio.segment_s
     starts = spaced_starts_s(

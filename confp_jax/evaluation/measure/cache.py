@@ -83,7 +83,7 @@ def read_cached(path: pathlib.Path, read: Callable[[pathlib.Path], _Kept]) -> _K
 def cached_rows(
     path: pathlib.Path, kind: type[_Row], measure: Callable[[], Sequence[_Row]]
 ) -> list[_Row]:
-    """Rows (dataclasses) that `path` keeps; measured and written there where it does not."""
+    """Returns the rows (dataclasses) that `path` keeps; if there are none, measures them first."""
 
     def read(path: pathlib.Path) -> list[_Row]:
         return [kind(**values) for values in json.loads(path.read_text())]

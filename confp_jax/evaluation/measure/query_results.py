@@ -163,8 +163,8 @@ def _looks(query: Query) -> Float32[np.ndarray, "L E"]:
 def _nearest(
     queries: Float32[np.ndarray, "Q L E"], index: Index, searched: Searched, top_k: int
 ) -> dict[str, np.ndarray]:
-    """The nearest rows of any of a query's L windows, as the place of the middle one: [Q, K]
-    tracks, seconds, scores.
+    """Returns the nearest rows of any of a query's L windows, as the place of the middle one: [Q,
+    K] tracks, seconds, scores.
     """
     num, looks, dim = queries.shape
     hits = index.search(queries.reshape(-1, dim), k=top_k)
@@ -178,7 +178,7 @@ def _nearest(
 
 
 def joined(parts: Sequence[Outcomes]) -> Outcomes:
-    """The runs of a condition, one after the other."""
+    """Returns the runs of a condition, one after the other."""
     values = {
         field.name: np.concatenate([getattr(part, field.name) for part in parts])
         for field in dataclasses.fields(Outcomes)

@@ -31,7 +31,7 @@ class QuerySet:
 
 
 def find_query_sets(places: str, conditions: Sequence[str] = ()) -> list[QuerySet]:
-    """The query sets of comma-separated folders; a folder may hold several (3s_seed0, ...).
+    """Returns the query sets of comma-separated folders; a folder may hold several (3s_seed0, ...).
     Shortest first, then by seed.
 
     Raises:
@@ -103,7 +103,7 @@ def spread(num: int, most: int) -> list[int]:
 
 
 def title(condition: str) -> str:
-    """A condition's name for readers: "background_10db" as "background 10 dB"."""
+    """Returns a condition's name for readers: "background_10db" as "background 10 dB"."""
     return condition.replace("_", " ").replace("db", " dB").replace("kbps", " kbit/s")
 
 

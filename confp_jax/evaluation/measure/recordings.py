@@ -123,7 +123,7 @@ def _recording(root: pathlib.Path, line: int, row: dict[str, str]) -> Recording:
 
 
 def pieces(recording: Recording, length_s: float, rate_hz: int) -> list[tuple[float, np.ndarray]]:
-    """Consecutive pieces of a recording, and where in the reference each begins."""
+    """Returns consecutive pieces of a recording, and where in the reference each begins."""
     samples = decode(recording.query, sample_rate_hz=rate_hz).samples
     num = round(length_s * rate_hz)
     starts = range(0, len(samples) - num + 1, num)
@@ -143,8 +143,8 @@ def reference_files(recordings: Sequence[Recording]) -> list[pathlib.Path]:
 def with_references(
     embedder: Embedder, recordings: Sequence[Recording], others: Reference, console: Console
 ) -> Reference:
-    """The music of `reference_files` first, under its files' names, and then the tracks of another
-    reference.
+    """Returns the music of `reference_files` first, under its files' names, and then the tracks of
+    another reference.
     """
     files = reference_files(recordings)
     parts = []
@@ -208,7 +208,7 @@ def measure_recordings(
 
 
 def recordings_id(recordings: Sequence[Recording]) -> str:
-    """A hash of names, sizes and offsets, and of what is indexed with them."""
+    """Returns a hash of names, sizes and offsets, and of what is indexed with them."""
     digest = hashlib.sha256()
     for one in recordings:
         sizes = one.query.stat().st_size, one.reference.stat().st_size

@@ -76,7 +76,7 @@ class Comparison:
 def condition_row(
     condition: str, length_s: float, runs: Sequence[Outcomes], *, num_bootstraps: int, seed: int
 ) -> ConditionRow:
-    """The row of a condition from its runs."""
+    """Returns the row of a condition from its runs."""
     whole = joined(runs)
     num = len(runs[0].track_ids)
 

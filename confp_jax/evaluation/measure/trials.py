@@ -153,7 +153,7 @@ class Place(NamedTuple):
 def first_match(
     query: Query, reference: Reference, decision: Decision, *, masked: int = -1
 ) -> tuple[int, Place, tuple[float, float]]:
-    """The best track (-1: none) but the `masked` one, the place in it, and its (alarm rate,
+    """Returns the best track (-1: none) but the `masked` one, the place in it, and its (alarm rate,
     logit).
     """
     ranking = rank(query, reference, without=masked)

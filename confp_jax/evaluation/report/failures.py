@@ -91,7 +91,7 @@ class Sounds:
         return cls({group: (source, record) for group, source, record in clips}, names)
 
     def part(self, track_id: int, begin_s: float, length_s: float) -> Float32[np.ndarray, " n"]:
-        """A part of a recording, padded with silence beyond the ends of its clip."""
+        """Returns a part of a recording, padded with silence beyond the ends of its clip."""
         source, index = self.places[track_id]
         rate_hz = source.summary.sample_rate_hz
         row = source.row(index)

@@ -53,7 +53,7 @@ class Section:
 
 
 def render(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The whole page."""
+    """Returns the whole page."""
     links = "".join(f'<a href="#{_anchor(s.title)}">{html.escape(s.title)}</a> ' for s in sections)
     body = "\n".join(_section(section) for section in sections)
     return (

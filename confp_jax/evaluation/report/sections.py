@@ -138,7 +138,7 @@ def write_results(
 
 
 def table_sections(results: Results) -> list[tuple[str, list[tables.Table]]]:
-    """The tables by section; those without rows are left out."""
+    """Returns the tables by section; those without rows are left out."""
     rows = results.rows[0]
     segment_s = results.segment_s
     paper = [tables.paper_table(rows, segment_s, 2), tables.published_table(rows, results.systems)]

@@ -45,8 +45,8 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def with_interval(share: Share, digits: int = 1) -> str:
-    """The share with its interval by bootstrap over tracks; Wilson's where that has no width (all
-    or none were hits).
+    """Returns the share with its interval by bootstrap over tracks; Wilson's where that has no
+    width (all or none were hits).
     """
     low, high = share.interval
     return f"{percent(share.share, digits)} ({percent(low, digits)}-{percent(high, digits)})"
@@ -217,7 +217,7 @@ def open_set_table(rows: Sequence[ConditionRow]) -> Table:
 
 
 def compression_table(rows: Sequence[CompressionRow]) -> Table:
-    """Bytes of an hour of audio against top-1, a row a way of storing."""
+    """Returns bytes of an hour of audio against top-1, a row a way of storing."""
     names = list(rows[0].track) if rows else []
     columns = (
         "stored as",
@@ -242,7 +242,7 @@ def compression_table(rows: Sequence[CompressionRow]) -> Table:
 
 
 def scale_table(rows: Sequence[ScaleRow]) -> Table:
-    """Top-1 and time against the number of fingerprints."""
+    """Returns Top-1 and time against the number of fingerprints."""
     names = list(rows[0].track) if rows else []
     columns = (
         "fingerprints",
@@ -270,7 +270,7 @@ def scale_table(rows: Sequence[ScaleRow]) -> Table:
 
 
 def comparison_table(comparisons: Sequence[Comparison], names: tuple[str, str]) -> Table:
-    """The paired tests of two models."""
+    """Returns the paired tests of two models."""
     columns = (
         "condition", "query", f"only {names[0]}", f"only {names[1]}", "queries",
         "p (McNemar, exact)",
@@ -350,7 +350,7 @@ def short_system_table(rows: Sequence[SystemRow]) -> Table:
 
 
 def of_length(rows: Sequence[ConditionRow], length_s: float) -> list[ConditionRow]:
-    """The rows at one length of query."""
+    """Returns the rows at one length of query."""
     return [row for row in rows if row.length_s == length_s]
 
 

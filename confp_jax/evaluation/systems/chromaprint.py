@@ -50,7 +50,7 @@ class Chromaprint:
         np.savez(self.folder / "items.npz", items=np.concatenate(items), ends=ends, names=names)
 
     def query(self, files: Sequence[pathlib.Path]) -> Iterator[Answer]:
-        """The alignments of fewest bit errors, one a track."""
+        """Returns the alignments of fewest bit errors, one a track."""
         with np.load(self.folder / "items.npz") as kept:
             items = kept["items"]
             ends = kept["ends"]
@@ -68,8 +68,8 @@ def best_alignments(
     ends: np.ndarray,
     names: np.ndarray,
 ) -> list[Found]:
-    """The best place of every track that the whole query lies in, best first; `ends` are the
-    tracks' ends in `items`.
+    """Returns the best place of every track that the whole query lies in, best first; `ends` are
+    the tracks' ends in `items`.
     """
     if not len(query) or len(items) < len(query):
         return []

@@ -122,8 +122,8 @@ class External:
 def arguments(
     template: str, values: Mapping[str, str], files: Sequence[pathlib.Path] = ()
 ) -> list[str]:
-    """The argument list: split as a shell splits, then filled in, so that a space or a `;` in a
-    path stays what it is.
+    """Returns the argument list: split as a shell splits, then filled in, so that a space or a `;`
+    in a path stays what it is.
     """
     out = []
     for word in shlex.split(template):

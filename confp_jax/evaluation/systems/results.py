@@ -97,7 +97,7 @@ class SystemRun:
         return one_of_each(self.index, self.index_splits)
 
     def query_files(self, condition: str) -> list[pathlib.Path]:
-        """The queries of a condition, named by set, condition and row."""
+        """Returns the queries of a condition, named by set, condition and row."""
         folder = (
             self.wav_dir / f"{self.queries.name}-{dataset_id(self.queries.folder, [condition])}"
         )
@@ -183,8 +183,8 @@ def measure_systems(
 def answer_rows(
     system: str, condition: str, run: SystemRun, asked: ConditionAnswers
 ) -> list[dict[str, object]]:
-    """The first result of each query beside the truth; places are in the indexed clip, as the
-    system was given it.
+    """Returns the first result of each query beside the truth; places are in the indexed clip, as
+    the system was given it.
     """
     out: list[dict[str, object]] = []
     for row, answer, truth in zip(

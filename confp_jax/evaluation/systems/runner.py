@@ -83,7 +83,7 @@ class SystemRunner:
     def ask(
         self, name: str, content: str, files: Callable[[], Sequence[pathlib.Path]]
     ) -> ConditionAnswers:
-        """The answers to a condition; kept, unless it failed."""
+        """Returns the answers to a condition; kept, unless it failed."""
         kept = self.folder / f"{name}-{content}.json"
         before = read_cached(kept, lambda file: _from_json(json.loads(file.read_text())))
         if before is not None:
@@ -145,7 +145,7 @@ def _work(
 
 
 def _reason(trouble: str, stderr: str) -> str:
-    """The worker's own words where it ended with a reason; else how it ended."""
+    """Returns the worker's own words where it ended with a reason; else how it ended."""
     lines = stderr.strip().splitlines()
     return lines[-1] if lines and trouble.startswith("it ended with status 3") else trouble
 

@@ -22,7 +22,7 @@ from confp_jax.typed_config import ConfigError, suggestion
 
 
 def system_specs(config: BenchmarkConfig) -> list[SystemSpec]:
-    """The systems by name; `command` is one more where it has a name.
+    """Returns the systems by name; `command` is one more where it has a name.
 
     Raises:
       ConfigError: an unknown name, or a command that cannot work.
