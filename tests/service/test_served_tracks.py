@@ -105,7 +105,7 @@ class TestTracks:
                 pool.submit(ask, *what) for what in [(known, KNOWN[0]), (unknown, UNKNOWN)] * 2
             ]
             try:
-                for _ in range(5):
+                for _ in range(3):
                     made = writer.post("/v1/tracks", params={"name": UNKNOWN}, content=body)
                     number = made.json()["id"]
                     found = client.post("/v1/identify", content=unknown).json()

@@ -2,6 +2,7 @@
 for bit and loses nothing.
 """
 
+import dataclasses
 import errno
 import gc
 import itertools
@@ -346,7 +347,8 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     (step,) = saved_steps(tmp_path)
     assert f"step {step} of 300000 saved in {tmp_path}; the same command continues" in out
     assert [line["step"] for line in logged_lines(tmp_path)] == list(range(1, step + 1))
-    train(config, tmp_path, stop_at_step=step + 2)
+    here = dataclasses.replace(config, data=dataclasses.replace(config.data, num_workers=0))
+    train(here, tmp_path, stop_at_step=step + 2)
     assert f"resumed from step {step}\n" in capsys.readouterr().err
     assert [line["step"] for line in logged_lines(tmp_path)] == list(range(1, step + 3))
     assert saved_steps(tmp_path) == [step, step + 2]
