@@ -61,11 +61,14 @@ def read_files(
     *,
     wanted: Callable[[KnownFile], bool] = lambda file: True,
 ) -> Iterator[ReadFile]:
-    """Fingerprints of files, in order; a file whose content is not `wanted` is hashed and not
-    decoded.
+    """Yields the fingerprints of files, in order.
 
-    `wanted` is asked in the reading thread, and again before the model runs, as earlier files may
-    have changed the answer.
+    Args:
+      embedder: computes them.
+      paths: of the files.
+      wanted: whether a file's content is to be decoded; else it is only hashed. It is called in the
+        reading thread, and again before the model runs, as earlier files may have changed the
+        answer.
     """
     num_threads = min(_MAX_THREADS, max(2, os.cpu_count() or 1))
     readings: collections.deque[_Reading] = collections.deque()

@@ -62,7 +62,7 @@ class Watch:
         self._settle_s = settle_s
         self._failed: dict[str, _State] = {}
         self._vanished: set[str] = set()
-        # When a file was last seen to go; tracks may have gone while nobody watched.
+        # When a file was last seen to vanish; at the start, tracks may have vanished before.
         self._gone_at_s: float | None = time.monotonic()
         self._doubtful: set[str] = set()
         self._is_rooted = False
@@ -71,8 +71,8 @@ class Watch:
         self._trouble = ""
 
     def run(self, stop: threading.Event) -> Iterator[Added]:
-        """Yields what becomes of files, until `stop` is set; a kill loses no more than the work of
-        the moment.
+        """Yields what becomes of files, until `stop` is set. A kill loses at most the file that is
+        being read.
         """
         for changed in self._changes(stop):
             self._note(changed)

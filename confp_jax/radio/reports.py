@@ -33,7 +33,7 @@ _NEEDED = {
 
 @dataclasses.dataclass(frozen=True)
 class Service:
-    """How a service is called in reports."""
+    """What reports call a service."""
 
     name: str
     category: str = ""

@@ -144,8 +144,8 @@ class _Clip:
 async def _monitor(
     socket: WebSocket, engine: Engine, start: Start, resampler: "_Resampler"
 ) -> None:
-    """Events until the client stops. The search runs in a thread; a client that sends faster than
-    it is served has to wait.
+    """Sends events until the client stops. The search runs in a thread; a client that sends faster
+    than it is served has to wait.
     """
     loop = asyncio.get_running_loop()
     blocks: queue.Queue[np.ndarray | None] = queue.Queue(_QUEUED_PIECES)

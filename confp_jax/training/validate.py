@@ -89,7 +89,7 @@ def _power(samples: np.ndarray, config: TrainConfig) -> Float32[np.ndarray, "T F
 def _embed(
     state: TrainState, config: TrainConfig, powers: list[np.ndarray]
 ) -> Float32[np.ndarray, "n E"]:
-    """Fingerprints by the averaged weights, padded to full batches so that nothing recompiles."""
+    """Returns fingerprints by the averaged weights, in full batches so that nothing recompiles."""
     out = []
     for first in range(0, len(powers), _BATCH):
         part = np.stack(powers[first : first + _BATCH])

@@ -349,6 +349,14 @@ def test_a_stream_is_resampled_as_a_whole_is(rate_hz):
         resampler.push(np.full(10, np.nan, np.float32))
 
 
+@pytest.mark.parametrize(("part", "expected"), [(1.0, 1.0), (-0.3, 0.35), (-0.5, 0.75)])
+def test_two_channels_are_subtracted_where_they_nearly_cancel(part, expected):
+    """From a difference of four times the power of the sum on."""
+    one = make_sound(RATE_HZ, 1.0).astype(np.float32)
+    found = from_samples(np.stack([one, part * one], axis=1), from_hz=RATE_HZ, to_hz=RATE_HZ)
+    np.testing.assert_allclose(found, expected * one, atol=1e-6)
+
+
 @pytest.mark.parametrize(("suffix", "subtype"), [("ul", "ULAW"), ("al", "ALAW")])
 def test_a_telephone_file_without_a_header_has_8_khz(tmp_path, suffix, subtype):
     tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(4 * 8000) / 8000)

@@ -179,6 +179,16 @@ def test_reverberation_is_not_late(sounds: dict[str, Sounds]) -> None:
             )
 
 
+def test_the_rate_of_resampling_is_drawn_from_its_range() -> None:
+    chain = Chain(ChainConfig(resample=Draw(1, 6_000, 9_000)), Sounds())
+    noise = np.random.default_rng(0).normal(size=_RATE_HZ).astype(np.float32) * 0.1
+    drawn = [
+        json.loads(chain.apply(noise, sample_rate_hz=_RATE_HZ, seed=(seed,)).draws)[0]["rate_hz"]
+        for seed in range(8)
+    ]
+    assert len(set(drawn)) == 8 and min(drawn) >= 6_000 and max(drawn) <= 9_000
+
+
 @pytest.mark.parametrize("tempo", [0.7, 0.9, 1.0, 1.3])
 def test_stretch(tempo: float) -> None:
     """The moment t is heard at t / tempo, over the whole clip; the pitch stays."""

@@ -50,6 +50,7 @@ def database(tmp_path) -> Database:
         ({"duration_s": None}, "length"),
         ({"duration_s": float("inf")}, "length"),
         ({"duration_s": -1.0}, "length"),
+        ({"duration_s": 1e9}, "length"),
         ({"vectors": np.full((2, DIM), np.nan)}, "2 of its 2 vectors"),
         ({"vectors": np.full((2, DIM), np.inf)}, "2 of its 2 vectors"),
         (

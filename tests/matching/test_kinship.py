@@ -18,15 +18,19 @@ def tracks(voice: float, query_phases: int = 8) -> Reference:
     return make_reference(parts, hop_s=0.3, segment_s=0.9, query_phases=query_phases, exact=True)
 
 
-def ranking(first: float) -> Ranking:
-    scores = np.array([first, 0.25, 0.2, 0.2, 0.2, 0.2], np.float32)
+def ranking(first: float, others: float = 0.2) -> Ranking:
+    scores = np.array([first, 0.25, *[others] * 4], np.float32)
     nothing = np.zeros(6)
     return Ranking(np.arange(6), scores, nothing, nothing + 1, np.zeros((6, 1), np.float32))
 
 
-@pytest.mark.parametrize(("first", "expected"), [(0.45, True), (0.6, False)])
-def test_one_voice_must_stand_out_from_what_it_says_elsewhere(first, expected):
-    assert is_confusable(ranking(first), 0, tracks(voice=0.4)) == expected
+@pytest.mark.parametrize(
+    ("first", "others", "expected"),
+    [(0.45, 0.2, True), (0.6, 0.2, False), (0.8, 0.7, True), (0.85, 0.7, False)],
+)
+def test_one_voice_must_stand_out_from_what_it_says_elsewhere(first, others, expected):
+    """By 40 % of what the others lack."""
+    assert is_confusable(ranking(first, others), 0, tracks(voice=0.4)) == expected
 
 
 def test_music_is_no_kin():

@@ -96,7 +96,7 @@ def embed_reference(
     cache: str = "",
     seed: int = 0,
 ) -> EvaluationReference:
-    """Fingerprints, 300 ms apart, of all clean clips of a prepared dataset's splits.
+    """Returns the fingerprints, 300 ms apart, of all clean clips of a prepared dataset's splits.
 
     Args:
       wanted: ids of the tracks that come first where `most_tracks` is less than all.
