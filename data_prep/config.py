@@ -106,7 +106,7 @@ class PrepareConfig:
         _check_subset(self)
         if unknown := set(self.splits) - set(SPLITS):
             raise ConfigError(
-                f"splits={self.splits}: {sorted(unknown)[0]!r} is none of {', '.join(SPLITS)}"
+                f"splits={self.splits}: {sorted(unknown)[0]!r}, expected any of {', '.join(SPLITS)}"
             )
         for name, least in (("num_replicas", 0), ("tracks_per_shard", 1), ("num_workers", 0)):
             if getattr(self, name) < least:
@@ -170,5 +170,5 @@ class QueryConfig:
 def _check_subset(config: PrepareConfig | QueryConfig) -> None:
     if config.subset and config.subset not in SUBSETS:
         raise ConfigError(
-            f"subset={config.subset!r} is none of FMA's{suggestion(config.subset, SUBSETS)}"
+            f"subset={config.subset!r} is not one of FMA's{suggestion(config.subset, SUBSETS)}"
         )

@@ -73,7 +73,7 @@ def known_bad(
 
 def _read_table(path: pathlib.Path, music_dir: str | pathlib.Path, subset: str) -> list[Track]:
     if subset not in SUBSETS:
-        raise SourceError(f"subset {subset!r} is none of FMA's: {', '.join(SUBSETS)}")
+        raise SourceError(f"subset {subset!r}: expected one of {', '.join(SUBSETS)}")
     if not path.is_file():
         raise SourceError(f"{path}: no such file; it is in FMA's archive fma_metadata.zip")
     wanted = SUBSETS[: SUBSETS.index(subset) + 1]
@@ -101,7 +101,7 @@ def _read_table(path: pathlib.Path, music_dir: str | pathlib.Path, subset: str) 
             split = row[split_at]
             if split not in SPLITS:
                 raise SourceError(
-                    f"{path}, line {number}: split {split!r} is none of {', '.join(SPLITS)}"
+                    f"{path}, line {number}: split {split!r}, expected one of {', '.join(SPLITS)}"
                 )
             if track_id in tracks and tracks[track_id].split != split:
                 raise SourceError(

@@ -25,7 +25,7 @@ def output_folder(out: str) -> pathlib.Path:
       SourceError: none was named.
     """
     if not out:
-        raise SourceError("where to? pass --config.out=FOLDER")
+        raise SourceError("no output folder: pass --config.out=FOLDER")
     folder_path = pathlib.Path(out)
     try:
         (folder_path / ".shards").mkdir(parents=True, exist_ok=True)
@@ -62,8 +62,7 @@ def read_tracks(config: PrepareConfig | QueryConfig) -> list[Track]:
     """
     if not config.music_dir:
         raise SourceError(
-            "which music? pass --config.music_dir=FOLDER (and --config.tracks_csv=FILE if it is "
-            "FMA)"
+            "no music: pass --config.music_dir=FOLDER (and --config.tracks_csv=FILE if it is FMA)"
         )
     if config.tracks_csv:
         return fma.read_tracks(

@@ -355,7 +355,7 @@ def _index(text: str) -> str:
 
     if kinds.find_kind(text) is None:
         known = ", ".join(kind.usage for kind in kinds.ALL)
-        raise argparse.ArgumentTypeError(f"{text} is none of {known}")
+        raise argparse.ArgumentTypeError(f"{text}: expected one of {known}")
     return milvus_address(text) if kinds.is_remote(text) else text
 
 

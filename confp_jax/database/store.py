@@ -92,7 +92,7 @@ class Database:
         """
         path = pathlib.Path(folder)
         if precision not in PRECISIONS:
-            raise DatabaseError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+            raise DatabaseError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
         make_folder(path)
         partial = path / f"catalogue.sqlite.{uuid.uuid4().hex}.part"
         values = {

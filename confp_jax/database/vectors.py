@@ -154,7 +154,7 @@ class StoredVectors:
         flat = rows.reshape(-1).astype(np.int64)
         flat = np.where(flat < 0, flat + len(self), flat)
         if len(flat) and not (flat.min() >= 0 and flat.max() < len(self)):
-            raise IndexError(f"a row is beyond the {len(self)} that there are")
+            raise IndexError(f"a row number is beyond the last of {len(self)}")
         numbers = np.searchsorted(self._ends, flat, side="right")
         out = np.empty((len(flat), self.shape[1]), np.float32)
         order = np.argsort(numbers, kind="stable")

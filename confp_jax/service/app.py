@@ -221,7 +221,7 @@ class Service:
             raise Problem(
                 404,
                 "the track's audio file is not in a folder that this service shares",
-                "play your own copy from the same moment on",
+                "play your own copy from the same position",
             )
         return _AudioFile(path)
 

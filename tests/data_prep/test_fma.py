@@ -134,7 +134,7 @@ def test_no_such_file(tmp_path: pathlib.Path) -> None:
 
 def test_unknown_subset(tmp_path: pathlib.Path) -> None:
     with pytest.raises(
-        SourceError, match="subset 'huge' is none of FMA's: small, medium, large, full"
+        SourceError, match="subset 'huge': expected one of small, medium, large, full"
     ):
         fma.read_tracks(tmp_path / "tracks.csv", "m", subset="huge")
 
@@ -167,7 +167,7 @@ def test_binary_rubbish(tmp_path: pathlib.Path) -> None:
 def test_unknown_split(tmp_path: pathlib.Path) -> None:
     path = _write(tmp_path / "tracks.csv", [_row(1), _row(2, split="train")])
     with pytest.raises(
-        SourceError, match="line 5: split 'train' is none of training, validation, test"
+        SourceError, match="line 5: split 'train', expected one of training, validation, test"
     ):
         fma.read_tracks(path, "m", subset="small")
 
