@@ -5,18 +5,18 @@ A query of W windows matches a track where its windows run along a line: the win
 lies x s after the query's middle sounds like the track at `anchor + tempo * x`. The nearest rows
 of all windows vote for such lines; the best line of each track is then scored from the stored
 vectors: the mean cosine of the windows with the track's fingerprints, interpolated between the two
-rows that enclose each place. A query's edge windows count like the others, but
-those outside a track's ends are left out of the mean, for nothing of the query is missing there; so
-are all of a query shorter than a segment, which is whole in each of its windows. Every step is
-array arithmetic over all candidates at once.
+rows that enclose each place. A query's edge windows count like the others, but those outside a
+track's ends are left out of the mean: nothing of the query is missing there. The same holds for all
+windows of a query shorter than a segment, each of which holds the whole query. Every step is array
+arithmetic over all candidates at once.
 
-A query of an encoder with a projection is ranked by that at its own tempo, and where this is not
-sure, by the conformer, which hears other tempos and pitches, at any; where both name the same track
-at the same place, it is surer than by either.
+For an encoder with a projection, a query is ranked by the projection at the query's own tempo. If
+that is not sure, it is also ranked by the conformer, which tolerates other pitches, at any tempo.
+If both name the same track at the same place, the result is surer than either.
 
-A short query's windows lie too near each other to tell its tempo, and music played at 70 % fills
-its windows with little. Such a query is heard faster as well, and where its first track is more
-similar and stands out more from its rivals that way, that is the answer.
+The windows of a short query are too close together to estimate its tempo, and music played at 70 %
+fills them with little. Such a query is also searched at a faster tempo, and that result counts if
+its first track is more similar and stands out more from its cohort.
 """
 
 import dataclasses
@@ -39,24 +39,24 @@ from confp_jax.matching.searchable import Reference
 from confp_jax.matching.seeds import COHORT_SIZE, seed_lines, tempo_cost
 from confp_jax.model.forked import check_not_forked
 
-_NUM_SEARCHES = 8  # so often 32 copies may be in the way of rivals
-_NUM_SEPARATED = 60  # rivals that deviations are measured by: more of them tell it better
+_NUM_SEARCHES = 8  # as long as up to 32 copies leave no room for a cohort
+_NUM_SEPARATED = 60  # of the cohort, that deviations are measured by: more measure them better
 _LEAST_DEVIATION = 0.01  # of their scores
-# A window's cosine with another recording exceeds this by chance once in a while only: what does
-# is evidence, and what does not tells nothing (of the recordings of microphones, more are accepted
-# so than by the mean cosine; 0.05 to 0.1 are as good).
+# A window's cosine with another recording seldom exceeds this by chance: only what exceeds it is
+# evidence (more recordings by microphones are accepted so than by the mean cosine; 0.05 to 0.1 are
+# as good).
 _CHANCE_COSINE = 0.08
-# The deviation of one window's evidence among rivals, as sure as two rivals' own.
+# The deviation of one window's evidence in the cohort; it weighs as much as two of its tracks.
 _USUAL_DEVIATION = 0.025
 _CONFORMER_DEVIATION = 0.05  # the same of the conformer alone, whose dimensions are fewer
 _USUAL_WORTH = 2
-# Of the evidence beside a line, so much does not tell for it: music that resembles itself.
+# The part of the evidence on neighbouring lines that is subtracted: music that resembles itself.
 _BESIDE_WORTH = 0.5
 _BESIDE_HOPS = np.array([-5, -4, -3, -2, -1, 1, 2, 3, 4, 5])
-# With both the conformer alone was never surer (648 recordings, 4,000 made queries): another tempo
-# or pitch leaves some windows alike, not all.
+# With both at least this high, the conformer alone was never surer (648 recordings, 4,000 made
+# queries): another tempo or pitch leaves some windows alike, not all.
 _SURE_PROMINENCE, _SURE_SCORE = 12.0, 0.45
-_AGREED_WORTH = 0.3  # of how much the other hearing's first track stands out, if it is the same
+_AGREED_WORTH = 0.3  # of how much the other part's first track stands out, if it is the same
 _AGREED_S = 1.0
 _CONFORMER_COST = (
     2.0  # in separation; less costs recordings by microphones, more music whose pitch was changed
@@ -64,7 +64,7 @@ _CONFORMER_COST = (
 _LEAST_TO_SEPARATE, _CONFORMER_COST_OF_FEW = (
     4,
     0.2,
-)  # with fewer tracks there are no rivals: their scores are compared
+)  # with fewer tracks there is no cohort: their scores are compared
 _FASTER_COST = 0.1  # of the separation; less costs noisy queries, more slowed ones (validation)
 
 
@@ -81,19 +81,19 @@ class Ranking:
     ]  # where in the track the query begins; below 0: the track begins within the query
     tempos: Float64[np.ndarray, " T"]  # the query's: above 1 it is played faster than the track
     cosines: Float32[np.ndarray, "T W"]  # of each own window along the line
-    # the evidence on lines that run beside each; empty: not looked for
+    # the evidence on neighbouring lines of each; empty: not computed
     beside: Float32[np.ndarray, " T"] = dataclasses.field(
         default_factory=lambda: np.zeros(0, np.float32)
     )
-    # the first and its copies at the same place, which are no rivals; empty: not looked for
+    # the first and its copies at the same place, which are not in the cohort; empty: not computed
     same: Bool[np.ndarray, " T"] = dataclasses.field(default_factory=lambda: np.zeros(0, bool))
     usual_deviation: float = _USUAL_DEVIATION
-    agreed: float = 0.0  # how much the first stands out as heard otherwise; 0: it is another there
+    agreed: float = 0.0  # how much the first stands out by the other part; 0: another is first
 
     @property
     def cohort(self) -> Int64[np.ndarray, " R"]:
-        """Returns the places of the first track's rivals: those after the second, which may be the
-        same recording once more, but for copies.
+        """Returns the places of the tracks that the first is compared with: those after the second,
+        which may be the same recording once more, without copies.
         """
         places = np.arange(2 if len(self.tracks) > 2 else 1, len(self.tracks))
         return places[~self.same[places]] if len(self.same) else places
@@ -112,13 +112,13 @@ class Ranking:
 
     @property
     def cohort_mean(self) -> float:
-        """How similar the rivals are."""
+        """Returns the mean score of the cohort."""
         cohort = self.scores[self.cohort[:COHORT_SIZE]]
         return float(cohort.astype(np.float64).mean()) if len(cohort) else 0.0
 
     def separation(self, first: int = 1) -> Float64[np.ndarray, " F"]:
-        """By how many of the rivals' deviations each of the first tracks stands out from them; 0
-        where fewer than two tell.
+        """Returns by how many deviations of the cohort each of the first tracks stands out from it;
+        0 for a cohort of fewer than two.
         """
         scores = self.scores[:first].astype(np.float64)
         cohort = self.scores[self._far_cohort].astype(np.float64)
@@ -127,12 +127,12 @@ class Ranking:
         return (scores - cohort.mean()) / (cohort.std() + _LEAST_DEVIATION)
 
     def prominence(self, first: int = 1) -> Float64[np.ndarray, " F"]:
-        """Returns by how many of the rivals' deviations the evidence for each of the first tracks
-        exceeds the mean of theirs.
+        """Returns by how many deviations of the cohort the evidence for each of the first tracks
+        exceeds the cohort's mean.
 
-        The evidence is the mean over the windows of what a cosine exceeds `_CHANCE_COSINE` by, less
-        a part of the same beside the line. It needs no rivals: without any, its usual deviation is
-        taken.
+        The evidence is by how much the cosines exceed `_CHANCE_COSINE`, on average over the
+        windows, less a part of the same on neighbouring lines. Without a cohort, the usual
+        deviation is taken.
         """
         found = _evidence(self.cosines).mean(axis=1) if self.cosines.size else self.scores * 0.0
         if len(self.beside):
@@ -144,11 +144,11 @@ class Ranking:
         return (found[:first] - (cohort.mean() if len(cohort) else 0.0)) / deviation
 
     def standout(self, first: int = 1) -> Float64[np.ndarray, " F"]:
-        """Returns the prominence of each of the first tracks, or its margin in usual deviations
-        where that is more; the first one's is more where it is the same as heard otherwise.
+        """Returns the prominence of each of the first tracks, or its margin in usual deviations if
+        that is more. The first track's is raised if the other part of the model finds it, too.
 
-        Noise leaves few windows that tell something, which the prominence counts; a change of
-        pitch leaves all of them as similar as each other, which the margin counts.
+        Noise leaves few windows with evidence, which the prominence counts; a change of pitch
+        leaves all of them equally similar, which the margin counts.
         """
         margins = (self.scores[:first].astype(np.float64) - self.cohort_mean) / _USUAL_DEVIATION
         standouts = np.maximum(self.prominence(first), margins)
@@ -157,22 +157,22 @@ class Ranking:
 
     @property
     def _far_cohort(self) -> Int64[np.ndarray, " R"]:
-        """Those that deviations are measured by: none where there is only one."""
+        """Returns the cohort that deviations are measured by: none of fewer than three tracks."""
         return self.cohort[:_NUM_SEPARATED] if len(self.tracks) > 2 else self.cohort[:0]
 
     @property
     def score_separation(self) -> float:
-        """How similar the first track is, and by how much it stands out from its rivals: of a few
-        these tell little.
+        """Returns the first track's score plus its margin, which suits small databases too: a few
+        tracks give no reliable deviation.
         """
         return 2 * float(self.scores[0]) - self.cohort_mean if len(self.scores) else -math.inf
 
     def without(self, track: int) -> "Ranking":
-        """The same with one track left out."""
+        """Returns the ranking without one track."""
         return self._where(self.tracks != track)
 
     def only(self, track: int) -> "Ranking":
-        """The same with one track alone."""
+        """Returns the ranking of one track alone."""
         return self._where(self.tracks == track)
 
     def _where(self, kept: Bool[np.ndarray, " T"]) -> "Ranking":
@@ -186,8 +186,15 @@ class Ranking:
 
 
 def rank(query: Query, reference: Reference, *, without: int = -1) -> Ranking:
-    """The best `_NUM_TRACKS` of the tracks that any window came near to; the track `without` is
-    passed over.
+    """Ranks the tracks that resemble a query.
+
+    Args:
+      query: what is searched.
+      reference: the tracks that are searched.
+      without: a track that is left out; -1: none.
+
+    Returns:
+      The best tracks, each with its best line; empty if no window is near to any.
 
     Raises:
       ForkedError: this process was forked from one in which something was ranked.
@@ -197,7 +204,7 @@ def rank(query: Query, reference: Reference, *, without: int = -1) -> Ranking:
         return _surest(_rank_all(_heard(query), reference, without), query)
     first = _rank(query, reference, without)
     if _is_sure(first):
-        return first  # the conformer would not be surer, and need not hear it
+        return first  # the conformer would not be surer, and is not computed
     return _surest([first, *_rank_all(_heard(query.by_conformer()), reference, without)], query)
 
 
@@ -210,7 +217,7 @@ def _is_sure(ranking: Ranking) -> bool:
 def rank_with_and_without(
     query: Query, reference: Reference, track: int
 ) -> tuple[Ranking, Ranking]:
-    """The ranking, and what it would be if `track` were not there, by one search."""
+    """Returns the ranking, and the ranking without one track, by one search."""
     check_not_forked()
     heard = _heard(query)
     if query.by_conformer is not None:
@@ -222,7 +229,7 @@ def rank_with_and_without(
 
 
 def _rank_all(heard: list[Query], reference: Reference, without: int) -> list[Ranking]:
-    """A ranking for each way in which a query is heard, side by side."""
+    """Returns a ranking for each query, computed in parallel."""
     if len(heard) == 1:
         return [_rank(heard[0], reference, without)]
     return list(_pool().map(_rank, heard, [reference] * len(heard), [without] * len(heard)))
@@ -234,13 +241,13 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _heard(query: Query) -> list[Query]:
-    """A query as one part of a model hears it, and as that hears it faster, where it does."""
+    """Returns a query, and the same at a faster tempo if it has that."""
     return [query] if query.sped_up is None else [query, query.sped_up]
 
 
 def _surest(rankings: list[Ranking], query: Query) -> Ranking:
-    """Of a query as it is and as heard in other ways, the surer ranking, in the query's own
-    time.
+    """Returns the surest of the rankings of one query: by both parts, by the conformer alone, and
+    at a faster tempo. Its places are in the query's own time.
     """
     own, *faster = rankings
     if query.by_conformer is not None:
@@ -258,8 +265,8 @@ def _surest(rankings: list[Ranking], query: Query) -> Ranking:
 
 
 def _better_heard(both: Ranking, conformer: Ranking, middle: float) -> Ranking:
-    """By both parts of an encoder, unless the first track stands out clearly more by the conformer
-    alone; `middle` is the query's in s.
+    """Returns the ranking by both parts of an encoder, or by the conformer alone if its first track
+    stands out clearly more; `middle` is the query's, in seconds.
     """
     if not len(both.tracks) or not len(conformer.tracks):
         return both if len(both.tracks) else conformer
@@ -267,7 +274,7 @@ def _better_heard(both: Ranking, conformer: Ranking, middle: float) -> Ranking:
     if min(len(both.tracks), len(conformer.tracks)) < _LEAST_TO_SEPARATE:
         prefers = conformer.scores[0] - _CONFORMER_COST_OF_FEW > both.scores[0]
     else:
-        cost = 0.0 if is_same else _CONFORMER_COST  # of one track the better line counts
+        cost = 0.0 if is_same else _CONFORMER_COST  # for the same track the better line counts
         prefers = conformer.separation()[0] - cost > both.separation()[0]
     better, other = (conformer, both) if prefers else (both, conformer)
     places_s = [one.offsets_s[0] + one.tempos[0] * middle for one in (both, conformer)]
@@ -277,8 +284,8 @@ def _better_heard(both: Ranking, conformer: Ranking, middle: float) -> Ranking:
 
 
 def _rank(query: Query, reference: Reference, without: int) -> Ranking:
-    """Returns the tracks that a query resembles, as it is; of a recording that is there so many
-    times that its copies leave no room for rivals, as many more searches are made.
+    """Returns the ranking of one query as it is. If a recording has so many copies that they leave
+    no room for a cohort, more searches are made without them.
     """
     ranking = _with_same(_rank_once(query, reference, [without]), query, reference)
     for _ in range(_NUM_SEARCHES - 1):
@@ -353,7 +360,7 @@ def _rank_once(query: Query, reference: Reference, without: Sequence[int]) -> Ra
 
 
 def _evidence(cosines: Float32[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
-    """By how much each cosine exceeds what it is by chance."""
+    """Returns by how much each cosine exceeds `_CHANCE_COSINE`."""
     return np.maximum(cosines.astype(np.float64) - _CHANCE_COSINE, 0)
 
 
@@ -363,7 +370,7 @@ def _evidence_beside(
     anchors_s: Float64[np.ndarray, " T"],
     hop_s: float,
 ) -> Float32[np.ndarray, " T"]:
-    """The mean evidence of the windows on lines that run up to 1.5 s before and after each."""
+    """Returns the mean evidence on lines that run up to 1.5 s before and after each line."""
     places_s = anchors_s[:, None] + hop_s * _BESIDE_HOPS
     tempos = np.repeat(tempos[:, None], len(_BESIDE_HOPS), axis=1)
     cosines, weights = lines.cosines(tempos, places_s)

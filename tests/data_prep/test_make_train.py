@@ -234,7 +234,7 @@ def test_errors(
     prepare: Callable, prepare_config: Callable[..., PrepareConfig], tmp_path: pathlib.Path
 ) -> None:
     for overrides, message in (
-        ({"music_dir": ""}, "which music"),
+        ({"music_dir": ""}, "no music"),
         ({"music_dir": str(tmp_path / "nowhere")}, "no such folder"),
         ({"noise_dir": ""}, "asks for background noise"),
         ({"ir_dir": str(tmp_path)}, "must hold train/ and test/"),
@@ -246,7 +246,7 @@ def test_errors(
         with pytest.raises((SourceError, ConfigError), match=message):
             prepare(prepare_config(tmp_path / "out", **overrides), _QUIET)
     (tmp_path / "file").write_text("")
-    for out, message in ((tmp_path / "file", "file"), ("", "where to")):
+    for out, message in ((tmp_path / "file", "file"), ("", "no output folder")):
         with pytest.raises(SourceError, match=message):
             prepare(prepare_config(out), _QUIET)
 

@@ -187,7 +187,7 @@ class TestSpans:
     def test_matched_run(self, cosines, expected):
         assert matched_run(np.array(cosines, np.float32), 0.3) == expected
 
-    def test_rivals_that_are_nearly_as_similar_end_no_match_early(self):
+    def test_a_cohort_that_is_nearly_as_similar_ends_no_match_early(self):
         """A match ends where its cosine drops by 0.15, not where its windows differ by less."""
         cosines = [0.5] * 4 + [0.8] * 6 + [0.7] * 2 + [0.8] * 6 + [0.5] * 4
         assert matched_run(np.array(cosines, np.float32), 0.78) == (4, 17)

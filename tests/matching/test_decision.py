@@ -84,8 +84,8 @@ class TestFeatures:
     def test_the_field_is_the_ten_after_the_next(self):
         scores = [0.9, 0.8, *np.linspace(0.6, 0.5, 10), 0.1]
         (first,) = features(ranking_of(scores, [1.1] + [1.0] * 12))
-        # One window: its evidence is its cosine without 0.08, the score here; the rivals' deviation
-        # is as sure as two more rivals of the usual one.
+        # One window: its evidence is its cosine without 0.08, the score here; the usual deviation
+        # weighs as much as two more tracks of the cohort.
         evidence = np.maximum(np.array(scores) - 0.08, 0)
         cohort = evidence[2:]
         deviation = np.sqrt((np.square(cohort - cohort.mean()).sum() + 2 * 0.025**2) / 13)
@@ -118,7 +118,7 @@ class TestFeatures:
     @pytest.mark.parametrize(
         ("scores", "margin"), [([0.8], 0.8), ([0.8, 0.5], 0.3), ([0.8, 0.5, 0.3], 0.5)]
     )
-    def test_few_rivals(self, scores, margin):
+    def test_a_small_cohort(self, scores, margin):
         assert features(ranking_of(scores))[0, 1] == pytest.approx(margin, abs=1e-6)
 
     def test_the_same_recording_twice_does_not_lower_the_margin(self):
@@ -126,13 +126,13 @@ class TestFeatures:
         once = features(ranking_of([0.9, *field]))
         twice = features(ranking_of([0.9, 0.9, *field]))
         np.testing.assert_allclose(once[:, :3], twice[:, :3])
-        assert twice[0, 3] == pytest.approx(once[0, 3], rel=0.05), "one rival fewer"
+        assert twice[0, 3] == pytest.approx(once[0, 3], rel=0.05), "one fewer in the cohort"
 
     def test_nothing_was_found(self):
         assert features(ranking_of([]), first=5).shape == (0, len(FEATURES))
 
     def test_the_margin_counts_where_it_stands_out_more(self):
-        """In usual deviations of 0.025: where the rivals' evidence differs more than that."""
+        """In usual deviations of 0.025: where the evidence of the cohort differs more than that."""
         cohort = np.tile([0.0, 0.2], 15)
         scores = np.array([0.6, 0.1, *cohort])
         cosines = np.repeat(scores[:, None].astype(np.float32), 4, axis=1)
@@ -146,7 +146,7 @@ class TestFeatures:
         assert standout == prominence > 100
 
     @pytest.mark.parametrize("scores", [[0.9], [0.9, 0.9]])
-    def test_without_rivals_the_usual_deviation_is_taken(self, scores):
+    def test_without_a_cohort_the_usual_deviation_is_taken(self, scores):
         (first,) = features(ranking_of(scores), names=("prominence",))
         assert first[0] == pytest.approx(0.82 / 0.025, rel=1e-4)
 

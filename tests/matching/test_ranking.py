@@ -281,7 +281,7 @@ class TestRivals:
             rank(query, reference).without(4).scores[:5], removed.scores[:5], atol=0.02
         )
 
-    def test_there_are_enough_rivals_where_the_best_track_fills_the_hits(self):
+    def test_there_is_a_cohort_where_the_best_track_fills_the_hits(self):
         """Ten minutes of one drone must not leave the decision without a field."""
         rng = np.random.default_rng(3)
         drone = unit_rows(rng, 1)
