@@ -151,7 +151,8 @@ def window_chunks(
     for block in _no_longer_than(step, blocks):
         parts.append(block)
         held += len(block)
-        while held >= lead + max(windows_end + margin, step):
+        # More must follow: a stream that is exactly as long as a piece is one whole piece.
+        while held > lead + max(windows_end + margin, step):
             joined = np.concatenate(parts)
             yield Chunk(
                 joined[: lead + windows_end + margin], lead, windows_per_chunk, is_whole=False
