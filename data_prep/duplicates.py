@@ -6,7 +6,7 @@ own fingerprints.
 
 Writes OUT/duplicates.json. Training then keeps one track of each group and none whose copy is held
 out; the benchmark counts a hit on a copy as right. Copies are found through codecs, cuts and other
-speeds (0.7 to 1.4), which chromaprint does not see. The fingerprints stay in OUT/.fingerprints: a
+tempos (0.7 to 1.4), which chromaprint does not see. The fingerprints stay in OUT/.fingerprints: a
 run that was killed is continued by the same command, and one with more music reads only what is
 new.
 """

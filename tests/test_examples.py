@@ -22,6 +22,7 @@ SHOWN = {
     "Library.remove": confp_jax.Library.remove,
     "Library.update": confp_jax.Library.update,
     "Library.tracks": confp_jax.Library.tracks,
+    "Library.duplicates": confp_jax.Library.duplicates,
     "Library.refresh": confp_jax.Library.refresh,
     "load_encoder": confp_jax.load_encoder,
     "Embedder.embed": confp_jax.Embedder.embed,

@@ -169,7 +169,7 @@ class Embedder:
         return self._stored([self._cut_chunk(chunk, hop_s)], hop_s)[0]
 
     def query_chunk(self, chunk: Chunk, *, hop_s: float = HOP_S) -> Query:
-        """Returns a part of the query of a stream (`chunk_windows`); errors as above."""
+        """Returns a part of a stream's query; errors are those of `fingerprint_chunk`."""
         if chunk.is_whole:
             return self.query(chunk.samples, hop_s=hop_s)
         query = self._queries([self._cut_chunk(chunk, hop_s)], [None], hop_s)[0]
