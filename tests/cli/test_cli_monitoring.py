@@ -25,10 +25,20 @@ def test_a_stream_goes_by_the_clock_also_after_a_pause(monkeypatch):
     assert at == [100, 101, 202]
 
 
+def test_a_second_without_sound_is_a_pause(monkeypatch):
+    times = iter([101.0, 102.1, 104.0])  # a tenth is how blocks arrive
+    monkeypatch.setattr("confp_jax.library.clock.time.time", lambda: next(times))
+    moments = Moments(RATE, start=None, is_live=True)
+    assert len(list(moments.seen([np.zeros(RATE, np.float32)] * 3))) == 3
+    assert [moments.seconds_at(place_s) for place_s in (1, 2)] == [101, 103]
+
+
 def test_a_file_goes_by_its_start_or_has_no_moments():
     start = datetime.datetime(2026, 11, 30, 6, tzinfo=datetime.UTC)
     found = Moments(RATE, start=start, is_live=False).at(90)
     assert datetime.datetime.fromisoformat(found) == start + datetime.timedelta(seconds=90)
+    before = Moments(RATE, start=start, is_live=False).seconds_at(-1.0)  # a match's beginning
+    assert before == start.timestamp() - 1
     assert Moments(RATE, start=None, is_live=False).at(90) == ""
 
 

@@ -135,6 +135,11 @@ def test_a_client_may_ask_so_often_and_others_do_not_pay_for_it():
     limit.check("a")
     with pytest.raises(Problem):
         limit.check("a")
+    now[0] = 3_600.0  # a long silence saves up no more than ten
+    for _ in range(10):
+        limit.check("a")
+    with pytest.raises(Problem):
+        limit.check("a")
 
 
 def test_clients_that_are_silent_again_are_forgotten(monkeypatch):
