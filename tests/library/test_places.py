@@ -185,5 +185,15 @@ def test_a_track_that_was_uploaded_has_no_place(database, tmp_path):
     assert places.moved_to(gone) == str(path)
 
 
+def test_a_merged_track_does_not_vouch_for_what_its_file_has_become(database, tmp_path):
+    """Its path holds another track's content now, which the next `confp add` must read."""
+    other = Database.create(tmp_path / "other.db", database.model_id)
+    with other.writing():
+        other.add([track(7, path="/a.wav", sha256="s"), track(8, path="/b.wav", sha256="t")])
+        other.remember({"/a.wav": KnownFile(9, 9, "t"), "/b.wav": KnownFile(8, 8, "t")})
+    assert merge_databases(database, other).num_added == 2
+    assert database.known_files() == {"/b.wav": KnownFile(8, 8, "t")}
+
+
 def test_a_path_that_cannot_be_is_gone():
     assert is_gone("/a\0b") and not is_unchanged("/a\0b", KnownFile(1, 1, ""))
