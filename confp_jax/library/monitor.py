@@ -92,7 +92,8 @@ def moments(
     """
     hop_s = searcher.reference.hop_s
     rate = alarms_per_hour * STEP_WINDOWS * hop_s / 3600 / TRIALS_PER_STEP  # of one search
-    scanning, reported = Scan(searcher.reference, searcher.decision), _Reported(rate)
+    scanning = Scan(searcher.reference, searcher.decision, is_endless=True)
+    reported = _Reported(rate)
     heard = _UntilError(blocks)
     for block in joined_blocks(
         searcher.embedder.stream(heard, hop_s=hop_s, windows_at_once=STEP_WINDOWS)

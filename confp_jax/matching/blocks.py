@@ -18,10 +18,25 @@ TRIALS_PER_STEP = 1 + STEP_WINDOWS // SHORT_STEP_WINDOWS
 class Scan:
     """The spans of one recording, of both lengths of block; `num_trials` counts the searches that
     could raise an alarm. Numbers of spans of short blocks are negative.
+
+    Args:
+      reference: what is searched.
+      decision: what judges.
+      keep_all: as of `SpanTracker`.
+      is_endless: whether each search has its own rate of false alarms, as in `monitor`; else it is
+        the recording's, which its searches share.
     """
 
-    def __init__(self, reference: Reference, decision: Judge, *, keep_all: bool = False):
+    def __init__(
+        self,
+        reference: Reference,
+        decision: Judge,
+        *,
+        keep_all: bool = False,
+        is_endless: bool = False,
+    ):
         self.num_trials = 0
+        self._is_endless = is_endless
         self._long, self._short = (
             SpanTracker(reference, decision, new_part=step / windows, keep_all=keep_all)
             for windows, step in (
@@ -38,7 +53,7 @@ class Scan:
         self.num_trials += 1
         shorts = list(_short_blocks(block))
         short_spans = [_as_short(span) for short in shorts for span in self._short.push(short)]
-        if _is_whole(block) and shorts:
+        if _is_whole(block) and shorts and not self._is_endless:
             # The recording as one block, which is likelier to find it, has half of the alarms.
             self.num_trials += 1
             return spans + [_rarer(span, len(shorts)) for span in short_spans]

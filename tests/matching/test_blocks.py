@@ -141,6 +141,18 @@ class TestMedley:
             assert len(scanning.current) < 20
         assert num >= 12 and scanning.current == []
 
+    def test_each_search_of_a_monitor_has_its_own_rate(self, parts, reference):
+        """Otherwise a clip of 12 s would find less than one of 16 s."""
+        unknown = unit_rows(np.random.default_rng(6), 22)
+        query = query_of(unknown[:11], parts[3][20:28], unknown[11:])
+        rates = []
+        for is_endless in (False, True):
+            scanning = Scan(reference, uncalibrated(), is_endless=is_endless)
+            spans = [span for block in joined_blocks([query]) for span in scanning.push(block)]
+            shorts = [span for span in spans if span.number < 0 and span.track == 3]
+            rates.append(min(span.alarm_rate for span in shorts))
+        assert rates[0] == pytest.approx(4 * rates[1]) and scanning.num_trials == 5
+
 
 def surest_span(block: Block, reference: Reference) -> Span:
     """Of all candidates of a recording that is no longer than a block."""
