@@ -1,10 +1,12 @@
 """Shard files: written once, flushed before they are named, checked by their checksum."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import pathlib
+import time
 
 import numpy as np
 from jaxtyping import Int64
@@ -14,6 +16,8 @@ from confp_jax.files import is_disk_full
 
 # Smaller shards are read, not mapped: a process may hold only some 65,000 maps.
 _MAPPED_BYTES = 1 << 20
+_NEW_S = 3600.0
+_NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 
 
 def write_shard(path: pathlib.Path, stored: np.ndarray) -> str:
@@ -96,10 +100,15 @@ def file_sha256(path: pathlib.Path) -> str:
 
 
 def flush_folder(folder: pathlib.Path) -> None:
-    """Makes the names in a folder durable."""
+    """Makes the names in a folder durable, where the file system can (FAT and some network disks
+    cannot, as SQLite has it for its own files).
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_FLUSH:
+            raise
     finally:
         os.close(descriptor)
 
@@ -119,7 +128,7 @@ def live_runs(ranges: Int64[np.ndarray, "T 3"]) -> list[tuple[int, int, int]]:
 
 def is_held(folder: pathlib.Path) -> bool:
     """Returns whether a process that lives has locked it: it builds an index in there without the
-    writer's lock.
+    writer's lock. Where folders cannot be locked (NFS), one that is new counts as held.
     """
     try:
         handle = os.open(folder, os.O_RDONLY)
@@ -129,6 +138,8 @@ def is_held(folder: pathlib.Path) -> bool:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:
+        return time.time() - os.fstat(handle).st_mtime < _NEW_S
     finally:
         os.close(handle)
     return False

@@ -62,7 +62,8 @@ def _held_folder(database: Database) -> Iterator[pathlib.Path]:
         partial.mkdir(parents=True)
         handle = os.open(partial, os.O_RDONLY)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(OSError):  # NFS locks no folders; see `is_held`
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield partial
         finally:
             os.close(handle)

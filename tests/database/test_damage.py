@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import resource
+import stat
 
 import numpy as np
 import pytest
@@ -354,6 +355,36 @@ class TestOddDisks:
         monkeypatch.setattr(fcntl, "flock", flock)
         with pytest.raises(DatabaseError, match="no locks"), filled.writing():
             pass
+
+    def test_a_disk_that_flushes_no_folders_is_written_all_the_same(self, filled, monkeypatch):
+        real = os.fsync
+
+        def fsync(number):
+            if stat.S_ISDIR(os.fstat(number).st_mode):
+                raise OSError(errno.EINVAL, "no folders")
+            real(number)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        with filled.writing():
+            filled.add([track(7)])
+        assert len(filled.tracks()) == 4 and verify(filled) == []
+
+    def test_where_folders_have_no_locks_a_new_index_is_left_alone(self, filled, monkeypatch):
+        index = filled.folder / "index" / f"{'0' * 32}.part"
+        index.mkdir(parents=True)
+        real = fcntl.flock
+
+        def flock(file, how):
+            if isinstance(file, int):
+                raise OSError(errno.EBADF, "no folders")
+            real(file, how)
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+        with filled.writing():
+            assert index.exists()
+        os.utime(index, (0, 0))
+        with filled.writing():
+            assert not index.exists()
 
     def test_a_catalogue_is_whole_in_its_file_before_it_has_its_name(self, tmp_path, monkeypatch):
         """What a full disk left in the write-ahead log of another name would be lost."""
