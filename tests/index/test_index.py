@@ -316,3 +316,26 @@ class TestSigns:
         found = coarse.candidates(queries, num=20, num_cells=coarse.num_cells)
         expected = ExactIndex(stored).search(queries, k=10).rows
         assert np.mean([np.isin(a, b).all() for a, b in zip(expected, found, strict=True)]) > 0.9
+
+
+class Recording:
+    """Proposes the first rows, and notes how many were asked for."""
+
+    num = 0
+
+    def candidates(self, queries: np.ndarray, *, num: int, num_cells: int) -> np.ndarray:
+        self.num = num
+        return np.tile(np.arange(8), (len(queries), 1))
+
+
+def test_removed_rows_cost_no_candidates():
+    """Where half of the coarse index's rows were removed, twice as many are asked for."""
+    vectors = unit_rows(np.random.default_rng(0), 8, 16)
+    asked = []
+    for rows in (None, np.array([0, -1, 1, -1, 2, -1, 3, -1])):
+        coarse = Recording()
+        live = vectors if rows is None else vectors[:4]
+        index = ApproximateIndex(coarse, live, SearchBudget(1, 1), rows)
+        assert index.search(live[:1], k=1).rows.tolist() == [[0]]
+        asked.append(coarse.num)
+    assert asked[1] == 2 * asked[0]
