@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -29,6 +30,7 @@ from data_prep.tracks import SPLITS, Failure, SourceError
 TABLE = pathlib.Path(__file__).with_name("corpus.csv")
 _MODULES = {".mod", ".xm", ".it", ".s3m"}  # tracker music: a score with its instruments
 _MODULE_S = 600  # of a module that is rendered: some repeat for ever
+_NO_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
 _SCRATCH = ".fetching"  # below OUT: packages that are unpacked
 _MOST_FAILED = 0.1  # of the tracks; with more the run counts as failed
 # FMA's columns that data_prep/fma.py reads, and the licence.
@@ -151,12 +153,21 @@ def _find(root: pathlib.Path, path: str) -> pathlib.Path:
         if part.endswith(".d") and container.is_file():
             folder = container.with_name(part)
             if not folder.exists():
-                with zipfile.ZipFile(container) as archive:
-                    archive.extractall(folder)
+                _unpack_zip(container, folder)
     file = root / path
     if not file.is_file():
         raise SourceError(f"{path} is not in the package; its version may have changed")
     return file
+
+
+def _unpack_zip(container: pathlib.Path, folder: pathlib.Path) -> None:
+    partial = folder.with_name(f"{folder.name}.part")
+    try:
+        with zipfile.ZipFile(container) as archive:
+            archive.extractall(partial)
+    except _NO_ZIP as error:
+        raise SourceError(f"{container.name} cannot be unpacked ({error})") from error
+    partial.rename(folder)
 
 
 def _copy(source: pathlib.Path, one: Original, out: pathlib.Path) -> None:

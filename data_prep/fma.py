@@ -4,6 +4,8 @@
 
 import csv
 import pathlib
+from collections.abc import Iterator
+from typing import TextIO
 
 from confp_jax.audio.folders import AUDIO_SUFFIXES
 from confp_jax.data.records import SUBSETS
@@ -17,6 +19,7 @@ _COLUMNS = (
     ("album", "id"),
 )
 _NO_ALBUM = ("", "-1")
+_ID_DIGITS = 9
 CITATION = """@inproceedings{fma_dataset,
   title = {{FMA}: A Dataset for Music Analysis},
   author = {Defferrard, Micha\"el and Benzi, Kirell and Vandergheynst, Pierre and Bresson, Xavier},
@@ -79,7 +82,7 @@ def _read_table(path: pathlib.Path, music_dir: str | pathlib.Path, subset: str) 
     wanted = SUBSETS[: SUBSETS.index(subset) + 1]
     tracks: dict[int, Track] = {}
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        rows = csv.reader(file)
+        rows = _lines(path, file)
         columns = list(zip(next(rows, []), next(rows, []), strict=False))
         missing = [c for c in _COLUMNS if c not in columns]
         if missing:
@@ -90,7 +93,7 @@ def _read_table(path: pathlib.Path, music_dir: str | pathlib.Path, subset: str) 
         split_at, subset_at, title_at, artist_at, album_at = (columns.index(c) for c in _COLUMNS)
         next(rows, None)  # the row that names the index
         for number, row in enumerate(rows, 4):
-            if len(row) != len(columns) or not row[0].isdecimal():
+            if len(row) != len(columns) or not _is_id(row[0]):
                 raise SourceError(
                     f"{path}, line {number}: {len(row)} cells instead of {len(columns)}; download "
                     "it again"
@@ -113,6 +116,17 @@ def _read_table(path: pathlib.Path, music_dir: str | pathlib.Path, subset: str) 
             path_of = audio_path(music_dir, track_id)
             tracks[track_id] = Track(track_id, path_of, split, name, album, row[subset_at])
     return sorted(tracks.values(), key=lambda track: track.track_id)
+
+
+def _lines(path: pathlib.Path, file: TextIO) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader(file)
+    except csv.Error as error:
+        raise SourceError(f"{path}: is no table ({error}); download it again") from error
+
+
+def _is_id(text: str) -> bool:
+    return text.isdecimal() and len(text) <= _ID_DIGITS
 
 
 def audio_path(music_dir: str | pathlib.Path, track_id: int) -> pathlib.Path:

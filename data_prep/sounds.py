@@ -142,9 +142,12 @@ def _find_part(
 def _esc50(folder: pathlib.Path, part: str) -> list[pathlib.Path]:
     """Returns the files by ESC-50's own folds, which keep the clips of one recording together."""
     table = folder / "meta" / "esc50.csv"
-    with open(table, newline="", encoding="utf-8", errors="replace") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"filename", "fold"} <= rows[0].keys():
+    try:
+        with open(table, newline="", encoding="utf-8", errors="replace") as file:
+            rows = list(csv.DictReader(file))
+    except csv.Error as error:
+        raise SourceError(f"{table}: is no table ({error}); download ESC-50 again") from error
+    if not rows or not all(row.get("filename") and row.get("fold") for row in rows):
         raise SourceError(f"{table}: columns filename and fold are missing; download ESC-50 again")
     paths = [
         folder / "audio" / row["filename"]

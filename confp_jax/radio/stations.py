@@ -63,7 +63,7 @@ def read_stations(path: pathlib.Path) -> RadioConfig:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown place"
         raise DatabaseError(f"{path}, {where}: is no YAML ({error.problem})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise DatabaseError(f"{path}: is no YAML ({error})") from error
     return _File(path).radio(root)
 

@@ -129,7 +129,7 @@ def _renew(path: epath.Path, owner: str, number: int) -> None:
 
 def _read(path: epath.Path) -> str:
     try:
-        return path.read_text()
+        return path.read_bytes().decode("utf-8", "replace")
     except FileNotFoundError:
         return ""
 

@@ -127,6 +127,16 @@ def test_the_command(
     assert shutil.which("apt-get") is None
 
 
+def test_a_zip_file_that_is_none_costs_its_tracks_alone(tmp_path: pathlib.Path) -> None:
+    def damaged(package: str, folder: pathlib.Path) -> None:
+        unpack(package, folder)
+        (folder / "usr/music/all.zip").write_bytes(b"PK\3\4 and no more")
+
+    failures = fetch(ORIGINALS[:2], tmp_path, unpack=damaged)
+    assert [failure.track_id for failure in failures] == [1003]
+    assert "cannot be unpacked" in failures[0].why and is_there(tmp_path, 2)
+
+
 def test_a_second_run_is_refused_and_what_a_killed_one_unpacked_goes(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

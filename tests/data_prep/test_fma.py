@@ -178,3 +178,12 @@ def test_a_track_in_two_splits(tmp_path: pathlib.Path) -> None:
     path = _write(tmp_path / "tracks.csv", [_row(1), _row(1, split="test")])
     with pytest.raises(SourceError, match="line 5: track 1 is in training and in test"):
         fma.read_tracks(path, "m", subset="small")
+
+
+@pytest.mark.parametrize("cell", ["9" * 5_000, "x" * 200_000])
+def test_a_cell_that_is_no_number_or_too_long(tmp_path: pathlib.Path, cell: str) -> None:
+    path = _write(tmp_path / "tracks.csv", [_row(1)])
+    with open(path, "a") as file:
+        file.write(cell + "," * path.read_text().splitlines()[-1].count(",") + "\n")
+    with pytest.raises(SourceError, match="download it again"):
+        fma.read_tracks(path, "m", subset="small")

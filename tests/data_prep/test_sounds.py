@@ -81,6 +81,10 @@ def test_esc_50_is_split_by_its_folds(tmp_path: pathlib.Path) -> None:
     (folder / "meta" / "esc50.csv").write_text("name,kind\na,b\n")
     with pytest.raises(SourceError, match="columns filename and fold are missing"):
         find_sounds(folder, "train")
+    for rows in ("a.wav\n", "a.wav," + "5" * 200_000 + "\n"):
+        (folder / "meta" / "esc50.csv").write_text("filename,fold\n" + rows)
+        with pytest.raises(SourceError, match="download ESC-50 again"):
+            find_sounds(folder, "train")
 
 
 def test_ms_snsd_is_its_noise_alone(tmp_path: pathlib.Path) -> None:

@@ -42,6 +42,7 @@ def test_a_file(tmp_path):
         ("database: music.db", "database: music.db\ndatabase: x", "line 2: database: is there tw"),
         ("stations:\n", "agreeing: 0\nstations:\n", "line 2: agreeing: expected a whole number"),
         ("  - name: One", "  - name: [One", "line 3.*is no YAML|line 4.*is no YAML"),
+        (GOOD, "[" * 20_000, "is no YAML"),
         (GOOD, "stations: none\ndatabase: x", "line 1: stations: expected a list of stations"),
         (GOOD, "just text", "line 1: the file: expected fields with values"),
         (GOOD, "", "is empty; it needs"),
