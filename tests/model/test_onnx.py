@@ -2,12 +2,15 @@
 
 import dataclasses
 import pathlib
+import re
 
 import jax
 import numpy as np
 import pytest
 from onnx import load as load_onnx
 
+from confp_jax.audio.contrast import clip_contrast
+from confp_jax.audio.mel import mel_power
 from confp_jax.config import (
     AudioConfig,
     EncoderConfig,
@@ -25,6 +28,7 @@ from confp_jax.model.parts import mixed
 from confp_jax.model.shipped import shipped_folder
 from confp_jax.model.weights import EncoderState, abstract_encoder, load_encoder_state, save_encoder
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 PARTS = ProjectionConfig(
     share=0.7, num_frames=5, mel=MelConfig(num_mels=6, fmin_hz=300.0, fmax_hz=6500.0)
 )
@@ -138,6 +142,43 @@ def test_a_shipped_model_in_int8_is_of_the_same_weights(tmp_path):
     assert (int8.name, int8.weights_hash, int8.config) == ("int8", full.weights_hash, full.config)
     power, seen, _ = features(full.config, 4)
     assert cosines(full.conform(power, seen), int8.conform(power, seen)).min() > 0.998
+
+
+def test_the_published_vector_is_what_the_shipped_model_gives():
+    """docs/music/anywhere.md tells other languages what to compare with."""
+    sound = published_sound()
+    model = load_engine(shipped_folder("edge2"), "onnx")
+    config = model.config.encoder.projection
+    contrast = clip_contrast(sound, config, sample_rate_hz=16_000)
+    power = mel_power(sound, model.config.mel, sample_rate_hz=16_000)[None, :368]
+    projected = model.project(contrast[None, 35:65])
+    conformed = model.conform(power, np.array([[0, 368]], np.int32))
+    both = mixed(projected[None], conformed[None], share=config.share)[0, 0]
+    found = {
+        "contrast, frame 0": contrast[0],
+        "contrast, frame 50": contrast[50],
+        "`projected` of frames 35 to 64": projected[0],
+        "mel power, frame 0": power[0, 0],
+        "`conformed` of its 368 frames": conformed[0],
+        "`fingerprint` of both": both,
+    }
+    page = (ROOT / "docs" / "music" / "anywhere.md").read_text()
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", page, re.MULTILINE))
+    for name, values in found.items():
+        numbers = np.array(rows[name].split(",")[0].split(), np.float64)
+        np.testing.assert_allclose(numbers, values[: len(numbers)], rtol=1e-3, atol=2e-5)
+    signs = np.packbits(both > 0)[:8].tobytes().hex(" ")
+    assert rows["its signs as bytes, first bit highest"] == signs
+    assert f"whose sum is {contrast.sum():,.0f}:" in page
+    assert f"length {np.linalg.norm(projected):.2f}" in page
+
+
+def published_sound() -> np.ndarray:
+    """Returns the sound of the page, by its formula."""
+    n = np.arange(48_000)
+    swept = 0.25 * np.sin(2 * np.pi * 440 * n / 16_000 * (1 + n / 96_000))
+    pulsed = 0.1 * ((n // 1_600) % 2) * np.sin(2 * np.pi * 1_760 * n / 16_000)
+    return (swept + pulsed).astype(np.float32)
 
 
 def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
