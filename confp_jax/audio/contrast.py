@@ -3,7 +3,6 @@ and a microphone.
 """
 
 import numpy as np
-import scipy.ndimage
 from jaxtyping import Float32
 
 from confp_jax.audio.mel import mel_power
@@ -76,10 +75,20 @@ def _box_mean(
     mean = values
     for axis, size in enumerate(box):
         if size > 1:
-            counted = scipy.ndimage.uniform_filter1d(
-                np.ones(values.shape[axis]), size, mode="constant"
-            )
-            shape = (-1, 1) if axis == 0 else (1, -1)
-            mean = scipy.ndimage.uniform_filter1d(mean, size, axis=axis, mode="constant")
-            mean = mean / counted.reshape(shape).astype(np.float32)
+            mean = _running_mean(mean, size, axis)
     return mean
+
+
+def _running_mean(
+    values: Float32[np.ndarray, "T F"], size: int, axis: int
+) -> Float32[np.ndarray, "T F"]:
+    """The mean of `size` neighbours along an axis, of those there are. (SciPy's filter does the
+    same; its import takes a fifth of a second.)
+    """
+    length = values.shape[axis]
+    sums = np.zeros((length + 1, values.shape[1 - axis]))
+    np.cumsum(values if axis == 0 else values.T, axis=0, dtype=np.float64, out=sums[1:])
+    first = np.maximum(np.arange(length) - size // 2, 0)
+    last = np.minimum(np.arange(length) + (size + 1) // 2, length)
+    mean = ((sums[last] - sums[first]) / (last - first)[:, None]).astype(np.float32)
+    return mean if axis == 0 else mean.T

@@ -172,10 +172,7 @@ class Embedder:
         """Returns a part of a stream's query; errors are those of `fingerprint_chunk`."""
         if chunk.is_whole:
             return self.query(chunk.samples, hop_s=hop_s)
-        query = self._queries([self._cut_chunk(chunk, hop_s)], [None], hop_s)[0]
-        if query.by_conformer is not None:
-            query.by_conformer()  # at once: a stream's audio is not kept
-        return query
+        return self._queries([self._cut_chunk(chunk, hop_s)], [None], hop_s)[0]
 
     def chunk_windows(
         self,
@@ -334,7 +331,7 @@ class Embedder:
             own, *fast = [self._query_of(*one, hop_s) for one in zip(cuts, found, strict=True)]
             return dataclasses.replace(own, sped_up=fast[0] if fast else None)
 
-        return Later(encode)
+        return Later.of(encode, len(cut.segments) - 2 * cut.num_edge_windows)
 
     def _query_of(
         self, cut: WindowedClip, phases: Float32[np.ndarray, "P N E"], hop_s: float

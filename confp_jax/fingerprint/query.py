@@ -1,6 +1,9 @@
 """A query: what a recording is searched by."""
 
 import dataclasses
+import functools
+import itertools
+import operator
 import threading
 from collections.abc import Callable, Sequence
 
@@ -74,7 +77,7 @@ class Query(Fingerprints):
             whole,
             vectors=vectors,
             between=self.between[:, first:last],
-            by_conformer=self._conformer_then(lambda query: query.part(first, last)),
+            by_conformer=self.by_conformer and self.by_conformer.part(first, last),
         )
 
     def plain(self) -> "Query":
@@ -83,16 +86,12 @@ class Query(Fingerprints):
             self,
             edge_windows=self.edge_windows[:, :0],
             sped_up=None,
-            by_conformer=self._conformer_then(Query.plain),
+            by_conformer=self.by_conformer and self.by_conformer.plain(),
         )
 
-    def _conformer_then(self, change: "Callable[[Query], Query]") -> "Later | None":
-        later = self.by_conformer
-        return None if later is None else Later(lambda: change(later()))
 
-
-class Later:
-    """A query that is computed when it is asked for, once. Many queries are answered without it."""
+class _Once:
+    """Computes a query when it is asked for, once."""
 
     def __init__(self, compute: Callable[[], Query]):
         self._compute = compute
@@ -100,13 +99,73 @@ class Later:
         self._lock = threading.Lock()
 
     def __call__(self) -> Query:
-        """Returns the query."""
         with self._lock:
             if self._found is None:
                 found = self._compute()
                 self._compute = lambda: found  # lets go of the audio
                 self._found = found
             return self._found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+    """Windows `first` to before `last` of a query that is computed later."""
+
+    source: _Once
+    first: int
+    last: int
+    is_plain: bool = False
+
+    def __call__(self) -> Query:
+        query = self.source()
+        return (query.plain() if self.is_plain else query).part(self.first, self.last)
+
+    @property
+    def num_windows(self) -> int:
+        return self.last - self.first
+
+    def part(self, first: int, last: int) -> "_Piece":
+        """Returns fewer of the windows; `first` may lie before them, and `last` behind."""
+        return dataclasses.replace(
+            self,
+            first=self.first + max(first, 0),
+            last=self.first + min(last, self.num_windows),
+        )
+
+
+class Later:
+    """A query that is computed when it is asked for: many are answered without it. Of a stream's
+    only the pieces that are still searched are held, with their audio until they are computed.
+    """
+
+    def __init__(self, pieces: Sequence[_Piece]):
+        self.pieces = tuple(pieces)
+
+    @classmethod
+    def of(cls, compute: Callable[[], Query], num_windows: int) -> "Later":
+        """Returns what `compute` gives, which has `num_windows`."""
+        return cls([_Piece(_Once(compute), 0, num_windows)])
+
+    def __call__(self) -> Query:
+        """Returns the query."""
+        return joined([piece() for piece in self.pieces])
+
+    def __add__(self, other: "Later") -> "Later":
+        return Later(self.pieces + other.pieces)
+
+    def part(self, first: int, last: int) -> "Later":
+        """Returns the windows from `first` to before `last`, as `Query.part` does."""
+        ends = itertools.accumulate(piece.num_windows for piece in self.pieces)
+        parts = []
+        for piece, end in zip(self.pieces, ends, strict=True):
+            begin = end - piece.num_windows
+            if begin < last and end > first:
+                parts.append(piece.part(first - begin, last - begin))
+        return Later(parts)
+
+    def plain(self) -> "Later":
+        """Returns the same without what only a whole query has."""
+        return Later([dataclasses.replace(piece, is_plain=True) for piece in self.pieces])
 
 
 def joined(parts: Sequence[Query]) -> Query:
@@ -132,7 +191,7 @@ def joined(parts: Sequence[Query]) -> Query:
 
 def _joined_later(parts: Sequence[Later | None]) -> Later | None:
     given = [part for part in parts if part is not None]
-    return Later(lambda: joined([part() for part in given])) if len(given) == len(parts) else None
+    return functools.reduce(operator.add, given) if len(given) == len(parts) else None
 
 
 def densified(query: Query, num_phases: int) -> Query:

@@ -44,24 +44,48 @@ def test_the_tempo_is_told_by_windows_far_enough_apart(query, num, tells):
     assert not Query(query.vectors, HOP_S, 0.7, is_partial=True).tells_tempo
 
 
-def test_what_the_conformer_hears_is_computed_when_it_is_asked_for_and_once(query):
-    asked = []
+@pytest.fixture
+def asked() -> list[int]:
+    return []
+
+
+@pytest.fixture
+def both(query, asked) -> Query:
+    """A query whose conformer gives twice its vectors, and counts how often it is asked."""
 
     def hear() -> Query:
         asked.append(1)
-        return Query(2 * query.vectors, HOP_S, SEGMENT_S)
+        return Query(2 * query.vectors, HOP_S, SEGMENT_S, edge_windows=np.ones((2, 1, 64), "f"))
 
-    both = dataclasses.replace(query, by_conformer=Later(hear))
+    return dataclasses.replace(query, by_conformer=Later.of(hear, len(query.vectors)))
+
+
+def test_what_the_conformer_hears_is_computed_when_it_is_asked_for_and_once(query, both, asked):
     part = both.part(1, 3).plain()
     whole = joined([both.part(0, 1), both.part(1, len(query.vectors))])
     assert not asked
     np.testing.assert_array_equal(part.by_conformer().vectors, 2 * query.vectors[1:3])
     np.testing.assert_array_equal(whole.by_conformer().vectors, 2 * query.vectors)
-    assert both.by_conformer() is both.by_conformer() and len(asked) == 1
+    assert both.by_conformer().has_edge_windows and len(asked) == 1
+    for shorter in (part, whole, both.plain()):
+        assert not shorter.by_conformer().has_edge_windows
+
+
+def test_a_stream_holds_only_the_pieces_that_are_still_searched(query, both):
+    """Blocks that overlap, as `joined_blocks` makes them: no piece stays for ever."""
+    others = [dataclasses.replace(both, vectors=both.vectors + number) for number in range(1, 5)]
+    held = both
+    for part in others:
+        held = joined([held, part]).part(6, 12)
+        np.testing.assert_array_equal(held.by_conformer().vectors, 2 * query.vectors)
+    cut = joined([both, held]).part(4, 9)
+    rows = np.concatenate([query.vectors[4:], query.vectors[:3]])
+    np.testing.assert_array_equal(cut.by_conformer().vectors, 2 * rows)
+    assert len(held.by_conformer.pieces) == 1 and len(cut.by_conformer.pieces) == 2
 
 
 def test_a_query_that_could_not_be_heard_says_so():
-    later = Later(lambda: 1 / 0)  # pyrefly: ignore[bad-argument-type]
+    later = Later.of(lambda: 1 / 0, 3)  # pyrefly: ignore[bad-argument-type]
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             later()

@@ -81,7 +81,8 @@ class TestDense:
 
     def later(self, rows: np.ndarray) -> Later:
         """What the conformer alone hears."""
-        return Later(lambda: Query(rows[0], HOP_S, 0.9, between=rows[2:3]))
+        heard = Query(rows[0], HOP_S, 0.9, between=rows[2:3])
+        return Later.of(lambda: heard, len(rows[0]))
 
     def dense(self, rng, rows: np.ndarray, start: float, num: int) -> Query:
         """A query that begins at row number `start`: what is a quarter of a hop off a row has a
@@ -154,7 +155,7 @@ class TestDense:
         own, other = (np.repeat(part[10:20][None], self.PHASES, axis=0) for part in parts[:2])
         query = Query(own[0], HOP_S, 0.9, between=own[1:], by_conformer=self.later(3 * other))
         assert rank(query, reference).tracks[0] == 0
-        asked = Later(lambda: pytest.fail("the conformer was asked"))
+        asked = Later.of(lambda: pytest.fail("the conformer was asked"), 10)
         assert rank(dataclasses.replace(query, by_conformer=asked), reference).tracks[0] == 0
         unsure = dataclasses.replace(query, vectors=0.1 * own[0], between=0.1 * own[1:])
         assert rank(unsure, reference).tracks[0] == 1
