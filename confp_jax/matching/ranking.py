@@ -43,9 +43,9 @@ _NUM_SEARCHES = 8  # as long as up to 32 copies leave no room for a cohort
 _NUM_SEPARATED = 60  # of the cohort, that deviations are measured by: more measure them better
 _LEAST_DEVIATION = 0.01  # of their scores
 # A window's cosine with another recording seldom exceeds this by chance: only what exceeds it is
-# evidence (more recordings by microphones are accepted so than by the mean cosine; 0.05 to 0.1 are
-# as good).
-_CHANCE_COSINE = 0.08
+# evidence (more recordings by microphones are accepted so than by the mean cosine; at 0.05 as
+# many, at 0.1 fewer, and of music at another pitch as well).
+_CHANCE_COSINE = 0.06
 # The deviation of one window's evidence in the cohort; it weighs as much as two of its tracks.
 _USUAL_DEVIATION = 0.025
 _CONFORMER_DEVIATION = 0.05  # the same of the conformer alone, whose dimensions are fewer
@@ -53,14 +53,13 @@ _USUAL_WORTH = 2
 # The part of the evidence on neighbouring lines that is subtracted: music that resembles itself.
 _BESIDE_WORTH = 0.5
 _BESIDE_HOPS = np.array([-5, -4, -3, -2, -1, 1, 2, 3, 4, 5])
-# With both at least this high, the conformer alone was never surer (648 recordings, 4,000 made
+# With both at least this high the conformer never named another track (324 recordings, 760 made
 # queries): another tempo or pitch leaves some windows alike, not all.
-_SURE_PROMINENCE, _SURE_SCORE = 12.0, 0.45
+_SURE_PROMINENCE, _SURE_SCORE = 12.0, 0.35
 _AGREED_WORTH = 0.3  # of how much the other part's first track stands out, if it is the same
 _AGREED_S = 1.0
-_CONFORMER_COST = (
-    2.0  # in separation; less costs recordings by microphones, more music whose pitch was changed
-)
+# In separation; more costs music whose pitch was changed, and lets unknown queries stand out more.
+_CONFORMER_COST = 1.0
 _LEAST_TO_SEPARATE, _CONFORMER_COST_OF_FEW = (
     4,
     0.2,
