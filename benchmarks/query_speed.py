@@ -22,7 +22,7 @@ from confp_jax.audio.decode import decode
 from confp_jax.audio.folders import find_audio
 from confp_jax.database import Database, NewTrack
 from confp_jax.fingerprint.embedder import Embedder, load_encoder
-from confp_jax.library.compare import fingerprint_file
+from confp_jax.fingerprint.files import read_files
 from confp_jax.library.open import open_reference
 from confp_jax.matching.blocks import Scan, joined_blocks
 from confp_jax.matching.decision import load_decision
@@ -61,11 +61,13 @@ def main() -> None:
 
 
 def embedding(embedder: Embedder, files: list[pathlib.Path]) -> list[np.ndarray]:
-    """Files to fingerprints, decoding included, after one file to compile."""
-    fingerprint_file(files[0], embedder)
+    """Files to fingerprints as `confp add` computes them, decoding included, after one file to
+    compile.
+    """
+    list(read_files(embedder, files[:1]))
     began = time.perf_counter()
     processor = time.process_time()
-    parts = [fingerprint_file(file, embedder).vectors for file in files]
+    parts = [read.track.vectors for read in read_files(embedder, files) if read.track]
     wall_s = time.perf_counter() - began
     cpu_s = time.process_time() - processor
     audio_s = sum((len(part) - 1) * 0.3 + embedder.config.audio.segment_s for part in parts)

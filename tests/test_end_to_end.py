@@ -11,6 +11,7 @@ import soundfile
 from confp_jax.audio.decode import decode
 from confp_jax.cli import main
 from confp_jax.fingerprint.embedder import DEFAULT_MODEL, load_encoder, shipped_models
+from confp_jax.library.compare import compare_files
 from confp_jax.matching.decision import load_decision
 from confp_jax.model.shipped import model_card
 
@@ -63,6 +64,16 @@ def test_noisy_excerpts_are_identified(excerpts, database, capsys):
     assert len(right) >= 0.8 * len(answers), f"{len(right)} of {len(answers)}"
     late = [abs(a["matches"][0]["offset_s"] - excerpts[a["query"]][1]) for a in right]
     assert np.median(late) <= 0.15
+
+
+def test_copies_at_another_pitch_have_common_sections(tmp_path):
+    """Two semitones higher, which the conformer alone hears."""
+    music = decode(MUSIC[0], sample_rate_hz=16_000).samples[: 16 * 16_000]
+    higher = tmp_path / "higher.wav"
+    shifted = librosa.effects.pitch_shift(music[4 * 16_000 :], sr=16_000, n_steps=2)
+    soundfile.write(higher, shifted, 16_000)
+    section = max(compare_files(higher, MUSIC[0]), key=lambda section: section.length_s)
+    assert section.b_s - section.a_s == pytest.approx(4.0, abs=0.5) and section.length_s > 8
 
 
 def test_slowed_music_is_identified(database, tmp_path, capsys):

@@ -20,6 +20,7 @@ from confp_jax.fingerprint.query import TELLS_TEMPO_S, Later, Query
 from confp_jax.fingerprint.windows import SPEEDUP, WindowedClip, cut_windows
 from confp_jax.model.addresses import is_remote
 from confp_jax.model.forked import check_not_forked
+from confp_jax.model.parts import mixed
 from confp_jax.model.shipped import shipped_models
 from confp_jax.typed_config import suggestion
 
@@ -137,6 +138,15 @@ class Embedder:
         """
         self._check_clips(clips, hop_s)
         return self._stored([self._cut(samples, hop_s=hop_s) for samples in clips], hop_s)
+
+    def stored_rows(self, query: Query) -> Float32[np.ndarray, "N E"]:
+        """Returns what a database would store of a query's windows: by both parts of the encoder,
+        where it has two.
+        """
+        if query.by_conformer is None:
+            return query.vectors
+        parts = query.vectors[None], query.by_conformer().vectors[None]
+        return mixed(*parts, share=self.config.encoder.projection.share)[0]
 
     def query(self, samples: Float32[np.ndarray, " n"], *, hop_s: float = HOP_S) -> Query:
         """Returns the query of one clip; arguments and errors are those of `fingerprint`."""

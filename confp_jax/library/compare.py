@@ -52,7 +52,8 @@ def compare_files(
     """
     embedder = load_encoder(model or DEFAULT_MODEL)
     first, second = (fingerprint_file(pathlib.Path(path), embedder, note) for path in (a, b))
-    spans = common_sections(first, second, load_decision(embedder.folder, embedder.weights_hash))
+    decision = load_decision(embedder.folder, embedder.weights_hash)
+    spans = common_sections(first, second, decision, embedder.stored_rows)
     names = "query_s", "track_s", "length_s", "tempo", "score", "confidence"
     return [
         CommonSection(

@@ -1,8 +1,10 @@
 """What two recordings have in common: every pair of places, whichever of them is named first."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float32
 
 from confp_jax.fingerprint.query import Query
 from confp_jax.matching.blocks import Scan, joined_blocks
@@ -15,6 +17,7 @@ from confp_jax.matching.spans import Span, on_same_line
 # times is found in as many pieces.
 _PIECE_WINDOWS = 80
 _PIECE_STEP_WINDOWS = 40
+Stored = Callable[[Query], Float32[np.ndarray, "N E"]]
 _SAME_SHARE = 0.5  # of the shorter of two sections, in both recordings: they are one
 
 
@@ -49,18 +52,28 @@ class _Alone:
         return Judgement(np.concatenate([[], *logits]), np.concatenate([[], *rates]))
 
 
-def common_sections(a: Query, b: Query, decision: Decision) -> list[Span]:
+def common_sections(
+    a: Query, b: Query, decision: Decision, stored: Stored = lambda query: query.vectors
+) -> list[Span]:
     """Returns every pair of places where two recordings sound alike, in the order of the first:
     spans of it, with the place in the second as `track_s`.
 
     Exchanged recordings have the same sections. The rate of false alarms is that of the whole
     question, and no section is reported that is more likely wrong than right.
+
+    Args:
+      a: a recording.
+      b: another one.
+      decision: the model's.
+      stored: gives what a database would store of a recording.
     """
     if (len(a.vectors), a.vectors.tobytes()) > (len(b.vectors), b.vectors.tobytes()):
-        turned = map(_turned, common_sections(b, a, decision))  # exactly the same, exchanged
+        turned = map(
+            _turned, common_sections(b, a, decision, stored)
+        )  # exactly the same, exchanged
         return sorted(turned, key=lambda span: (span.query_s, span.track_s))
-    found, num_trials = _sections(a, b, decision)
-    backwards, num_turned = _sections(b, a, decision)
+    found, num_trials = _sections(a, b, decision, stored)
+    backwards, num_turned = _sections(b, a, decision, stored)
     rate = FALSE_ALARM_RATE / max(num_trials + num_turned, 1)
     sections: list[Span] = []
     likely = [
@@ -78,9 +91,9 @@ def common_sections(a: Query, b: Query, decision: Decision) -> list[Span]:
     return sorted(_each_once(sections), key=lambda span: (span.query_s, span.track_s))
 
 
-def _sections(a: Query, b: Query, decision: Decision) -> tuple[list[Span], int]:
+def _sections(a: Query, b: Query, decision: Decision, stored: Stored) -> tuple[list[Span], int]:
     """Spans of `a` in the pieces of `b`, and how many searches of a piece were made."""
-    reference, first_windows = _pieces(b)
+    reference, first_windows = _pieces(b, stored(b))
     scanning = Scan(reference, _Alone(decision))
     spans = [span for block in joined_blocks([a]) for span in scanning.push(block)]
     placed = [
@@ -91,14 +104,14 @@ def _sections(a: Query, b: Query, decision: Decision) -> tuple[list[Span], int]:
     return placed, scanning.num_trials * len(first_windows)
 
 
-def _pieces(b: Query) -> tuple[Reference, list[int]]:
+def _pieces(b: Query, rows: Float32[np.ndarray, "N E"]) -> tuple[Reference, list[int]]:
     """Returns a recording as a reference of overlapping pieces, and where each begins."""
     num = len(b.vectors)
     starts = list(range(0, max(num - _PIECE_STEP_WINDOWS, 1), _PIECE_STEP_WINDOWS))
     # That of its windows, or where it is shorter than one the length that puts their middles where
     # they are.
     segment_s = b.duration_s - (num - 1) * b.hop_s
-    parts = [(str(start), b.vectors[start : start + _PIECE_WINDOWS]) for start in starts]
+    parts = [(str(start), rows[start : start + _PIECE_WINDOWS]) for start in starts]
     phases = 1 + len(b.between)
     reference = make_reference(
         parts, hop_s=b.hop_s, segment_s=segment_s, query_phases=phases, exact=True

@@ -145,6 +145,7 @@ def test_the_conformer_alone_gives_its_own_cosines(directions, music):
     heard = query.by_conformer()
     assert heard.between.shape == (1, *heard.vectors.shape)
     assert query.plain().by_conformer().sped_up is None
+    np.testing.assert_allclose(embedder.stored_rows(query), stored, atol=1e-5)
     np.testing.assert_allclose(heard.vectors @ stored.T, alone @ alone.T, atol=2e-2)
 
 
