@@ -7,7 +7,7 @@ it in a scratch folder (nothing is installed), and copies the originals to OUT/N
 OUT/tracks.csv gets FMA's columns, so that `data_prep.make_train --config.music_dir=OUT
 --config.tracks_csv=OUT/tracks.csv` prepares it. A second run fetches only what is missing. Tracker
 modules are rendered with FFmpeg. data_prep/corpus.csv names 792 tracks, about 38 hours and 4 GB of
-downloads, each with its licence.
+downloads, each with its licence; `--table data_prep/prompts.csv` names 683 telephone prompts.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from confp_jax.files import RUN_LOCK, one_process
 from data_prep.tracks import SPLITS, Failure, SourceError
 
 TABLE = pathlib.Path(__file__).with_name("corpus.csv")
+PROMPTS = pathlib.Path(__file__).with_name("prompts.csv")
 _MODULES = {".mod", ".xm", ".it", ".s3m"}  # tracker music: a score with its instruments
 _MODULE_S = 600  # of a module that is rendered: some repeat for ever
 _NO_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)

@@ -9,7 +9,7 @@ from confp_jax.audio.decode import DecodeError, decode_blocks
 
 AUDIO_SUFFIXES = frozenset(
     {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".aac", ".wma", ".webm"}
-    | {".aif", ".aiff", ".mka", ".mkv", ".caf", ".au", ".w64"}
+    | {".aif", ".aiff", ".mka", ".mkv", ".caf", ".au", ".w64", ".gsm", ".g722"}
 )
 # Files that are often beside music, and are not audio: they are never opened.
 _OTHER_SUFFIXES = frozenset(

@@ -10,6 +10,7 @@ import pytest
 from confp_jax.files import RUN_LOCK, one_process
 from data_prep import fma
 from data_prep.fetch_corpus import (
+    PROMPTS,
     TABLE,
     Original,
     fetch,
@@ -87,6 +88,19 @@ def test_the_table_that_ships(shared: pathlib.Path) -> None:
     music = shared / "data" / "music"
     known = {t.track_id: t for t in fma.read_tracks(music / "tracks.csv", music, subset="large")}
     assert all(known[one.track_id].split == one.split for one in originals)
+
+
+def test_the_prompts_that_ship() -> None:
+    prompts = read_table(PROMPTS)
+    ids = {one.track_id for one in prompts}
+    assert len(ids) == len(prompts) == 683
+    assert not ids & {one.track_id for one in read_table(TABLE)}
+    splits: dict[str, set[str]] = {}
+    for one in prompts:
+        name = pathlib.PurePosixPath(one.path).relative_to("usr/share/asterisk/sounds").parts[1:]
+        splits.setdefault("/".join(name), set()).add(one.split)
+        splits.setdefault("".join(filter(str.isalnum, one.title.lower())), set()).add(one.split)
+    assert max(map(len, splits.values())) == 1, "a text of two splits was heard in training"
 
 
 @pytest.mark.parametrize(
