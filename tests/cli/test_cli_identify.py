@@ -90,12 +90,8 @@ class TestIdentify:
     def test_a_track_identifies_itself(self, confp, made, music):
         status, answers, _ = confp("identify", made, music / f"{SOURCE}.mp3", "--json")
         best = answers[0]["matches"][0]
-        assert (status, answers[0]["verdict"], best["track"], best["offset_s"]) == (
-            0,
-            "match",
-            SOURCE,
-            0.0,
-        )
+        assert (status, answers[0]["verdict"], best["track"]) == (0, "match", SOURCE)
+        assert best["offset_s"] == pytest.approx(0, abs=0.005)
         assert 0.9999 <= best["score"] <= 1
 
     def test_every_format(self, confp, answering, tmp_path, clip):

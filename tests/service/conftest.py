@@ -3,6 +3,7 @@ clips.
 """
 
 import pathlib
+import shutil
 from collections.abc import Iterator
 
 import httpx
@@ -16,11 +17,19 @@ import confp_jax
 
 
 @pytest.fixture(scope="session")
-def database(tmp_path_factory) -> pathlib.Path:
-    """Eight tracks by the model that ships; tests that write take a copy."""
-    folder = tmp_path_factory.mktemp("service") / "music.db"
+def original(tmp_path_factory) -> pathlib.Path:
+    """Eight tracks by the model that ships. Nothing opens it: it is there to be copied, and SQLite
+    removes files of a database that a server reads, at any moment.
+    """
+    folder = tmp_path_factory.mktemp("original") / "music.db"
     confp_jax.open(folder).add([MUSIC / f"{name}.mp3" for name in KNOWN])
     return folder
+
+
+@pytest.fixture(scope="session")
+def database(original, tmp_path_factory) -> pathlib.Path:
+    """The one that servers read."""
+    return shutil.copytree(original, tmp_path_factory.mktemp("service") / "music.db")
 
 
 @pytest.fixture(scope="session")

@@ -27,8 +27,8 @@ from confp_jax.service.settings import Settings
 
 
 @pytest.fixture
-def copied(database, tmp_path) -> pathlib.Path:
-    return shutil.copytree(database, tmp_path / "music.db")
+def copied(original, tmp_path) -> pathlib.Path:
+    return shutil.copytree(original, tmp_path / "music.db")
 
 
 @pytest.fixture

@@ -200,8 +200,8 @@ def held(number: int, folder: pathlib.Path) -> tuple[int, int, int]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
-def test_thousands_of_requests_of_chance(database, clips, tmp_path, monkeypatch):
-    copied = shutil.copytree(database, tmp_path / "music.db")
+def test_thousands_of_requests_of_chance(original, clips, tmp_path, monkeypatch):
+    copied = shutil.copytree(original, tmp_path / "music.db")
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))

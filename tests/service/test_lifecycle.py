@@ -21,8 +21,8 @@ from confp_jax.library.maintenance import verify
 
 
 @pytest.fixture
-def copied(database, tmp_path) -> pathlib.Path:
-    return shutil.copytree(database, tmp_path / "music.db")
+def copied(original, tmp_path) -> pathlib.Path:
+    return shutil.copytree(original, tmp_path / "music.db")
 
 
 def test_start_overload_and_stop(copied, clips, tmp_path):

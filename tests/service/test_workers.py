@@ -24,8 +24,8 @@ def children(number: int) -> list[int]:
     ]
 
 
-def test_they_answer_as_one(database, tmp_path):
-    folder = pathlib.Path(shutil.copytree(database, tmp_path / "db"))
+def test_they_answer_as_one(original, tmp_path):
+    folder = pathlib.Path(shutil.copytree(original, tmp_path / "db"))
     server = start_server(folder, tmp_path, "--workers", "2")
     try:
         clip = tmp_path / "clip.wav"
