@@ -46,11 +46,13 @@ _LEAST_LANDMARKS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Stretch:
-    """A track from one moment of a mix to another."""
+    """A track from one moment of a mix to another; `rise_s` and `fall_s` of it are crossfades."""
 
     track: str
     begin_s: float
     end_s: float
+    rise_s: float = 0.0
+    fall_s: float = 0.0
 
     def overlaps(self, other: "Stretch") -> bool:
         """Returns whether both are of one track and share a moment."""
@@ -79,7 +81,11 @@ def make_mix(
         if at + len(part) > len(mix):
             break
         mix[at : at + len(part)] += part
-        truth.append(Stretch(file.stem, at / RATE_HZ, (at + len(part)) / RATE_HZ))
+        if truth:  # the fades of two neighbours begin together; each has its own length
+            before = truth.pop()
+            truth.append(dataclasses.replace(before, fall_s=before.end_s - at / RATE_HZ))
+        rise_s = truth[-1].fall_s if truth else 0.0
+        truth.append(Stretch(file.stem, at / RATE_HZ, (at + len(part)) / RATE_HZ, rise_s))
         at += len(part) - fade
         if at > length_s * RATE_HZ:
             break
@@ -154,17 +160,24 @@ def audfprint_matches(
 
 def score(truth: Sequence[Stretch], matches: Sequence[Stretch]) -> dict[str, int]:
     """Returns how many tracks were found, how many matches are wrong, and how many edges of the
-    found ones are right within 5 s.
+    found ones are right within 5 s: of the first and last moment, where a track is not heard yet,
+    and of the middle of a crossfade, where two tracks are equally loud.
     """
-    found = begins = ends = 0
+    begins: list[tuple[float, float]] = []
+    ends: list[tuple[float, float]] = []
     for play in truth:
         own = [match for match in matches if match.overlaps(play)]
-        found += bool(own)
-        begins += bool(own) and abs(min(m.begin_s for m in own) - play.begin_s) <= EDGE_S
-        ends += bool(own) and abs(max(m.end_s for m in own) - play.end_s) <= EDGE_S
+        if own:
+            begin_s = min(match.begin_s for match in own) - play.begin_s
+            end_s = max(match.end_s for match in own) - play.end_s
+            begins.append((begin_s, begin_s - play.rise_s / 2))
+            ends.append((end_s, end_s + play.fall_s / 2))
     wrong = sum(not any(match.overlaps(play) for play in truth) for match in matches)
-    counts = {"plays": len(truth), "found": found, "wrong": wrong}
-    return counts | {"begins": int(begins), "ends": int(ends)}
+    counts = {"plays": len(truth), "found": len(begins), "wrong": wrong}
+    for name, errors in (("begins", begins), ("ends", ends)):
+        for place, suffix in ((0, ""), (1, "_of_middle")):
+            counts[name + suffix] = sum(abs(error[place]) <= EDGE_S for error in errors)
+    return counts
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
