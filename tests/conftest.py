@@ -1,45 +1,39 @@
-"""What several rooms share: real example audio, one prepared data set for the session, and small
-hand-made ones.
+"""What several rooms share: example audio and the caches of the session; `prepared_data.py` has
+the data sets. Where JAX is not installed, the tests that need it are left out.
 """
 
+import importlib.util
 import os
-
-import jaxlib.version
-
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # docs/develop/facts.md
-# What of XLA compiles in half the time (docs/develop/facts.md). A process ends at an option that
-# its XLA does not know: these two are known from here to there.
-if "XLA_FLAGS" not in os.environ and (0, 9) <= jaxlib.version.__version_info__ < (0, 11):
-    os.environ["XLA_FLAGS"] = (
-        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    )
-
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import fsspec
 import hypothesis
 import pytest
 import threadpoolctl
-from etils import epath
-from fsspec.implementations.memory import MemoryFileSystem
-from rich.console import Console
 
-from confp_jax.data.records import (
-    Clip,
-    Credits,
-    DatasetSummary,
-    shard_path,
-    write_dataset_metadata,
-    write_shard,
+HAS_JAX = importlib.util.find_spec("jax") is not None
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # docs/develop/facts.md
+if HAS_JAX:
+    import jaxlib.version
+
+    # What of XLA compiles in half the time (docs/develop/facts.md). A process ends at an option
+    # that its XLA does not know: these two are known from here to there.
+    if "XLA_FLAGS" not in os.environ and (0, 9) <= jaxlib.version.__version_info__ < (0, 11):
+        os.environ["XLA_FLAGS"] = (
+            "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        )
+    pytest_plugins = ["prepared_data"]
+
+_ROOMS_OF_JAX = ("data", "data_prep", "evaluation", "training")
+_NEEDS_JAX = re.compile(
+    r"^(?:from|import) (?:jax\b|flax|optax|orbax|etils|onnx\b|grain|tensorflow|ml_collections|absl"
+    r"|librosa|confp_jax\.(?:training|evaluation|data|model\.weights)\b|data_prep"
+    r"|configs|confp_jax\.fingerprint import jax_engine)",
+    re.MULTILINE,
 )
-from confp_jax.typed_config import from_mapping
-from data_prep.config import PrepareConfig
-
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
 # MP3 stays playable when it is cut at any byte: about 9.6 s of each clip, and the hash of just
@@ -74,6 +68,17 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+def pytest_ignore_collect(collection_path: pathlib.Path) -> bool | None:
+    """Leaves out the files that need JAX or what its extras bring, where it is not installed."""
+    if HAS_JAX:
+        return None
+    if collection_path.is_dir():
+        return True if collection_path.name in _ROOMS_OF_JAX else None
+    if collection_path.suffix != ".py":
+        return None
+    return True if _NEEDS_JAX.search(collection_path.read_text()) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begins with the tests of training: a file of them may take a minute, and at the end one
     worker would wait for the other.
@@ -106,98 +111,3 @@ def music_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     for path in clips[:_NUM_CLIPS]:
         (folder / path.name).write_bytes(path.read_bytes()[:_CUT_BYTES])
     return folder
-
-
-@pytest.fixture(scope="session")
-def prepare_config(music_dir: pathlib.Path) -> Callable[..., PrepareConfig]:
-    """`prepare_config(out, **overrides)`: configs/prepare.py on the example clips, two replicas, in
-    this process.
-    """
-    from configs.prepare import get_config
-
-    def build(out: pathlib.Path, **overrides: object) -> PrepareConfig:
-        values = get_config().to_dict() | {
-            "name": "examples",
-            "music_dir": str(music_dir),
-            "noise_dir": str(EXAMPLES / "noise"),
-            "ir_dir": str(EXAMPLES / "ir"),
-            "out": str(out),
-            "num_replicas": 2,
-            "tracks_per_shard": 1,
-            "num_workers": 1,
-        }
-        return from_mapping(PrepareConfig, values | overrides)
-
-    return build
-
-
-@pytest.fixture(scope="session")
-def prepared(
-    prepare_config: Callable[..., PrepareConfig], tmp_path_factory: pytest.TempPathFactory
-) -> pathlib.Path:
-    """A data set made by the real preparation: 6 training, 1 validation and 1 test track, each
-    clean and in 2 replicas.
-    """
-    from data_prep.make_train import prepare
-
-    out = tmp_path_factory.mktemp("prepared") / "examples"
-    prepare(prepare_config(out), Console(quiet=True))
-    return out
-
-
-@pytest.fixture(scope="session")
-def make_dataset(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., pathlib.Path]:
-    """`make_dataset({split: clips}, num_replicas=1)`: a data set of hand-made clips; returns its
-    folder.
-    """
-
-    def make(
-        splits: Mapping[str, Sequence[Clip]],
-        *,
-        num_replicas: int = 1,
-        sample_rate_hz: int = 16_000,
-        num_shards: int = 1,
-        albums: Mapping[str, str] | None = None,
-    ) -> pathlib.Path:
-        folder = tmp_path_factory.mktemp("dataset")
-        sizes = {}
-        for split, clips in splits.items():
-            per_shard = -(-len(clips) // num_shards)
-            sizes[split] = [
-                write_shard(
-                    shard_path(folder, "made", split, i, num_shards),
-                    clips[i * per_shard : (i + 1) * per_shard],
-                    sample_rate_hz=sample_rate_hz,
-                )
-                for i in range(num_shards)
-            ]
-        names = {
-            str(clip.track_id): f"track {clip.track_id}"
-            for clips in splits.values()
-            for clip in clips
-        }
-        summary = DatasetSummary(
-            "made", sample_rate_hz, num_replicas, "{}", names, dict(albums or {})
-        )
-        write_dataset_metadata(folder, summary, sizes, credits=Credits("hand-made"))
-        return folder
-
-    return make
-
-
-class _Bucket(MemoryFileSystem):
-    """What gcsfs is to epath, without a network."""
-
-    protocol = ("gcs", "gs")
-    store: dict = {}  # noqa: RUF012
-    pseudo_dirs = [""]  # noqa: RUF012
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[epath.Path]:
-    fsspec.register_implementation("gcs", _Bucket, clobber=True)
-    fsspec.register_implementation("gs", _Bucket, clobber=True)
-    epath.backend.fsspec_backend._get_filesystem.cache_clear() if hasattr(
-        epath.backend.fsspec_backend._get_filesystem, "cache_clear"
-    ) else None
-    yield epath.Path(f"gs://bucket-{uuid.uuid4().hex}/run")

@@ -146,7 +146,7 @@ def _serve(args: argparse.Namespace) -> int:
             print_json_line({"address": address})
         else:
             say(
-                f"serving {args.db} at {address} (compiling the model; {address}/readyz "
+                f"serving {args.db} at {address} (loading the model; {address}/readyz "
                 "answers 200 when it is ready)",
                 file=sys.stderr,
             )
