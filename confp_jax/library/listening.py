@@ -1,9 +1,11 @@
-"""Identifies a clip while it is being recorded: looks at what was heard once a second, until sure.
+"""Identifies a clip while it is being recorded: looks at what was heard again and again until it is
+sure.
 
 Each look at a growing clip may raise a false alarm. Half of the false-alarm rate is divided among
 the looks, and the answer to the whole clip has the other half: so the rate holds for the clip.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -18,10 +20,24 @@ from confp_jax.fingerprint.query import Query, joined
 from confp_jax.library.searcher import Answer, ReferenceSearcher
 
 LONGEST_S = 12.0  # of a clip; then it is answered
-_EVERY_S = 1.0
-_NUM_LOOKS = 10  # from 3 s to 12 s
-LOOK_BUDGET = 0.5 / _NUM_LOOKS  # of the false-alarm rate
-ANSWER_BUDGET = 0.5
+ANSWER_BUDGET = 0.5  # of the false-alarm rate
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """When a growing clip is looked at, in seconds heard."""
+
+    first_s: float
+    every_s: float
+
+    @property
+    def look_budget(self) -> float:
+        """Returns the fraction of the false-alarm rate that one look may use."""
+        return (1 - ANSWER_BUDGET) / (1 + (LONGEST_S - self.first_s) / self.every_s)
+
+
+# Music is looked at once a fingerprint hears all that it can; calls are decided while they ring.
+PACES = {"music": Pace(3.0, 1.0), "calls": Pace(1.5, 0.5)}
 
 
 class GrowingClip:
@@ -31,14 +47,21 @@ class GrowingClip:
     be done in another thread.
     """
 
-    def __init__(self, embedder: Embedder, *, longest_s: float = LONGEST_S):
+    def __init__(
+        self,
+        embedder: Embedder,
+        *,
+        longest_s: float = LONGEST_S,
+        pace: Pace = PACES["music"],
+    ):
         rate_hz = embedder.sample_rate_hz
         self._rate_hz = rate_hz
         self._longest = round(longest_s * rate_hz)
         self._hop = round(HOP_S * rate_hz)
         self._segment = embedder.config.audio.segment_samples
         self._margin = embedder.margin_samples
-        self._next_s = embedder.config.audio.context_samples / rate_hz
+        self._pace = pace
+        self._next_s = pace.first_s
         self._num_settled = 0  # windows that no more sound will change
         self.samples = np.zeros(0, np.float32)
         self._query: Query | None = None
@@ -68,14 +91,14 @@ class GrowingClip:
         """
         known = self._num_settled
         complete = len(self.samples) >= known * self._hop + self._segment
-        if self._query is not None and not complete:
+        if known and not complete:
             return None
         return self.samples[self._first_open * self._hop :]
 
     def settle(self, new: Query) -> None:
         """Appends the query of the audio that `unfingerprinted` returned."""
         known = self._num_settled
-        if self._query is not None:
+        if self._query is not None and known:
             own = new.part(known - self._first_open, len(new.vectors))
             new = joined([self._query.part(0, known), own])
         self._query = new
@@ -96,8 +119,8 @@ class GrowingClip:
         return self._query
 
     def looked(self) -> None:
-        """Notes a look: the next one is due a second later."""
-        self._next_s = self.heard_s + _EVERY_S
+        """Notes a look, so that the next one is due a while later."""
+        self._next_s = self.heard_s + self._pace.every_s
 
     @property
     def _first_open(self) -> int:
@@ -110,6 +133,7 @@ def identify_growing(
     *,
     query: str,
     longest_s: float = LONGEST_S,
+    pace: Pace = PACES["music"],
 ) -> Iterator[tuple[float, Answer]]:
     """Yields, for each look, how many seconds were heard and the answer to them.
 
@@ -120,28 +144,29 @@ def identify_growing(
       blocks: mono audio at the model's rate, as it is recorded.
       query: the clip's name in the answers.
       longest_s: when to answer at the latest.
+      pace: when to look.
 
     Raises:
       AudioError: shorter than 1 s, or silent throughout.
       DecodeError: what `blocks` raises.
     """
-    clip = GrowingClip(searcher.embedder, longest_s=longest_s)
+    clip = GrowingClip(searcher.embedder, longest_s=longest_s, pace=pace)
     for block in blocks:
         clip.push(block)
         if clip.is_full:
             break
         if clip.is_due:
             clip.looked()
-            answer = _look(searcher, clip, query)
+            answer = _look(searcher, clip, query, pace)
             yield clip.heard_s, answer
             if answer.num_accepted:
                 return
     yield clip.heard_s, _answer(searcher, clip, query, alarm_budget=ANSWER_BUDGET)
 
 
-def _look(searcher: ReferenceSearcher, clip: GrowingClip, query: str) -> Answer:
+def _look(searcher: ReferenceSearcher, clip: GrowingClip, query: str, pace: Pace) -> Answer:
     try:
-        return _answer(searcher, clip, query, alarm_budget=LOOK_BUDGET)
+        return _answer(searcher, clip, query, alarm_budget=pace.look_budget)
     except AudioError:  # silence so far
         return Answer(query, "unknown", [], 0.0, notes=["silence"])
 

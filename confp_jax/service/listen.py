@@ -14,8 +14,9 @@ from jaxtyping import Float32
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from confp_jax.audio.decode import DecodeError, StreamResampler
+from confp_jax.audio.g711 import decode_g711
 from confp_jax.fingerprint.fingerprints import AudioError
-from confp_jax.library.listening import ANSWER_BUDGET, LONGEST_S, LOOK_BUDGET, GrowingClip
+from confp_jax.library.listening import ANSWER_BUDGET, LONGEST_S, PACES, GrowingClip
 from confp_jax.library.live import live_moments
 from confp_jax.library.monitor import Event, events_of
 from confp_jax.library.searcher import Match
@@ -31,7 +32,7 @@ _STATE_BYTES = 4_096  # of a text message
 _PIECE_S = 1.0  # of a message that is converted and searched at a time
 _QUEUED_PIECES = 16  # of one listener: with `max_listeners` of them, what all may hold
 _FULL_S = 0.02  # until a full queue is looked at again
-_FORMATS = {"f32le": ("<f4", 1.0), "s16le": ("<i2", 32_768.0)}
+_SAMPLE_BYTES = {"f32le": 4, "s16le": 2, "mulaw": 1, "alaw": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Start:
     format: str
     mode: str  # "clip": one answer; "monitor": events without end
     explain: bool
+    profile: str  # of PACES; "calls": the first sure guess is the answer
 
 
 async def listen(socket: WebSocket, engine: Engine, settings: Settings) -> None:
@@ -58,7 +60,8 @@ async def listen(socket: WebSocket, engine: Engine, settings: Settings) -> None:
     )
     if start.mode == "monitor":
         return await _monitor(socket, engine, start, resampler)
-    clip = _Clip(engine, Links(engine.files, socket.scope.get(SHOWN_ROOT, "")))
+    links = Links(engine.files, socket.scope.get(SHOWN_ROOT, ""))
+    clip = _Clip(engine, links, start.profile)
     try:
         async with asyncio.timeout(settings.clip_timeout_s):
             while not clip.is_full and (sent := await _audio(socket, start)) is not None:
@@ -67,7 +70,10 @@ async def listen(socket: WebSocket, engine: Engine, settings: Settings) -> None:
                     if clip.is_full:
                         break
                 if clip.is_due:
-                    await socket.send_json({"type": "guess"} | await clip.guess())
+                    heard, reply = await clip.guess()
+                    if start.profile == "calls" and heard and heard.result.accepted:
+                        return await _send_answer(socket, engine, start, heard, reply)
+                    await socket.send_json({"type": "guess"} | reply)
     except TimeoutError as error:
         detail = f"the clip was not complete within {settings.clip_timeout_s:g} s"
         raise Problem(
@@ -76,18 +82,27 @@ async def listen(socket: WebSocket, engine: Engine, settings: Settings) -> None:
     clip.push(await resampler.rest())
     async with asyncio.timeout(settings.request_timeout_s):
         heard, reply = await clip.answer()
-        why = {"why": await why_reply(engine, heard)} if start.explain else {}
+        await _send_answer(socket, engine, start, heard, reply)
+
+
+async def _send_answer(
+    socket: WebSocket, engine: Engine, start: Start, heard: Identification, reply: dict
+) -> None:
+    verdict = "match" if heard.result.accepted else "unknown"
+    engine.metrics.answer(verdict=verdict, length_s=reply["length_s"])
+    why = {"why": await why_reply(engine, heard)} if start.explain else {}
     await socket.send_json({"type": "answer"} | reply | why)
 
 
 class _Clip:
     """A growing clip, fingerprinted and searched beside the event loop."""
 
-    def __init__(self, engine: Engine, links: Links):
+    def __init__(self, engine: Engine, links: Links, profile: str):
         self._engine = engine
         self._links = links
         self._began = time.perf_counter()
-        self._heard = GrowingClip(engine.view.searcher.embedder)
+        self._pace = PACES[profile]
+        self._heard = GrowingClip(engine.view.searcher.embedder, pace=self._pace)
         self.push = self._heard.push
 
     @property
@@ -99,21 +114,21 @@ class _Clip:
         """Returns whether it is time for a guess."""
         return self._heard.is_due
 
-    async def guess(self) -> dict:
-        """Returns what it seems to be; the verdict is "match" when it is sure."""
+    async def guess(self) -> tuple[Identification | None, dict]:
+        """Returns what it seems to be, and as a reply, whose verdict is "match" when it is sure."""
         self._heard.looked()
         began = time.perf_counter()
         try:
-            heard = await self._search(LOOK_BUDGET)
+            heard = await self._search(self._pace.look_budget)
         except AudioError:  # silence so far
-            return {
+            return None, {
                 "verdict": "unknown",
                 "matches": [],
                 "num_accepted": 0,
                 "length_s": round(self._heard.heard_s, 3),
                 "notes": ["silence"],
             }
-        return self._reply(heard, began)
+        return heard, self._reply(heard, began)
 
     async def answer(self) -> tuple[Identification, dict]:
         """Returns the answer to all of it.
@@ -123,9 +138,6 @@ class _Clip:
         """
         began = time.perf_counter()
         heard = await self._search(ANSWER_BUDGET)
-        self._engine.metrics.answer(
-            verdict="match" if heard.result.accepted else "unknown", length_s=self._heard.heard_s
-        )
         return heard, self._reply(heard, began)
 
     async def _search(self, alarm_budget: float) -> Identification:
@@ -239,7 +251,8 @@ async def _receive(socket: WebSocket) -> str | bytes:
 def _start(message: str | bytes) -> Start:
     remedy = (
         'begin with {"type": "start", "sample_rate_hz": 48000, "format": "f32le"}; mode is '
-        '"clip" or "monitor"'
+        f'"clip" or "monitor", format one of {", ".join(_SAMPLE_BYTES)}, profile "music" or, of '
+        'clips, "calls"'
     )
     try:
         if not isinstance(message, str) or len(message) > _STATE_BYTES:
@@ -250,12 +263,14 @@ def _start(message: str | bytes) -> Start:
             values.get("format", "f32le"),
             values.get("mode", "clip"),
             values.get("explain", False) is True,
+            values.get("profile", "music"),
         )
         rate_ok = type(start.sample_rate_hz) is int and 4_000 <= start.sample_rate_hz <= 768_000
         if (
             values["type"] != "start"
-            or start.format not in _FORMATS
+            or start.format not in _SAMPLE_BYTES
             or start.mode not in ("clip", "monitor")
+            or start.profile not in (PACES if start.mode == "clip" else ("music",))
             or not rate_ok
         ):
             raise ValueError("a start message with other values than are known")
@@ -276,8 +291,7 @@ async def _audio(socket: WebSocket, start: Start) -> bytes | None:
             "a text message that is no stop message",
             'send audio as binary messages, {"type": "stop"} at the end',
         )
-    dtype, _ = _FORMATS[start.format]
-    if len(message) % np.dtype(dtype).itemsize:
+    if len(message) % _SAMPLE_BYTES[start.format]:
         raise Problem(
             400,
             f"{len(message)} bytes are no whole number of {start.format} samples",
@@ -293,8 +307,8 @@ class _Resampler:
 
     def __init__(self, engine: Engine, start: Start):
         self._engine = engine
-        self._dtype, self._scale = _FORMATS[start.format]
-        self._piece_bytes = round(_PIECE_S * start.sample_rate_hz) * np.dtype(self._dtype).itemsize
+        self._format = start.format
+        self._piece_bytes = round(_PIECE_S * start.sample_rate_hz) * _SAMPLE_BYTES[start.format]
         self._resampler = StreamResampler(from_hz=start.sample_rate_hz, to_hz=engine.sample_rate_hz)
 
     async def pieces(self, sent: bytes) -> AsyncIterator[Float32[np.ndarray, " n"]]:
@@ -313,9 +327,18 @@ class _Resampler:
         return await self._engine.in_thread(lambda: self._resampler.push(nothing, last=True))
 
     def _converted(self, part: bytes) -> Float32[np.ndarray, " n"]:
-        samples = np.frombuffer(part, self._dtype).astype(np.float32) / np.float32(self._scale)
+        samples = _samples(part, self._format)
         if not np.isfinite(samples).all():
             raise Problem(
                 400, "a sample is no finite number", "send float32 samples from -1 to 1, or s16le"
             )
         return self._resampler.push(samples)
+
+
+def _samples(part: bytes, name: str) -> Float32[np.ndarray, " n"]:
+    """Returns the samples of bytes in one of the formats, in [-1, 1]."""
+    if name == "mulaw" or name == "alaw":
+        return decode_g711(part, name)
+    if name == "s16le":
+        return np.frombuffer(part, "<i2").astype(np.float32) / np.float32(32_768)
+    return np.frombuffer(part, "<f4").astype(np.float32)

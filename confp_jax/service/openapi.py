@@ -165,10 +165,10 @@ def document(settings: Settings) -> dict[str, Any]:
     """OpenAPI 3.1 of this service with its limits."""
     listening = (
         "WebSocket /v1/listen: first a text message "
-        '{"type": "start", "sample_rate_hz": 48000, "format": "f32le" or "s16le", '
-        '"mode": "clip" or "monitor", "explain": false}, '
+        '{"type": "start", "sample_rate_hz": 48000, "format": "f32le", "s16le", "mulaw" '
+        'or "alaw", "mode": "clip" or "monitor", "profile": "music" or "calls", "explain": false}, '
         'then mono PCM as binary messages, then {"type": "stop"}. Comes back: {"type": "guess"} '
-        "about once a second and one "
+        "about once a second (calls: twice a second, and the first sure one is the answer) and one "
         '{"type": "answer"} with the members of Answer (mode clip, at most 12 s), or '
         '{"type": "playing"} and {"type": "match"} '
         'with the members of a match, and {"type": "end"} (mode monitor); {"type": "problem"} with '

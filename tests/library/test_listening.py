@@ -14,7 +14,7 @@ from confp_jax.fingerprint.jax_engine import JaxEngine
 from confp_jax.library.listening import (
     ANSWER_BUDGET,
     LONGEST_S,
-    LOOK_BUDGET,
+    PACES,
     GrowingClip,
     identify_growing,
 )
@@ -28,7 +28,7 @@ RATE_HZ = 16_000
 MEL = MelConfig(fft_samples=512, hop_samples=480, num_mels=10, fmin_hz=300, fmax_hz=6500)
 
 
-def an_embedder(context_s: float, share: float) -> Embedder:
+def an_embedder(context_s: float, share: float, segment_s: float = 0.9) -> Embedder:
     projection = ProjectionConfig(share=share, mel=MEL)
     encoder = EncoderConfig(
         dim=16,
@@ -40,14 +40,17 @@ def an_embedder(context_s: float, share: float) -> Embedder:
         projection=projection,
     )
     config = ModelConfig(
-        audio=AudioConfig(RATE_HZ, 0.9, context_s), mel=MelConfig(hop_samples=256), encoder=encoder
+        audio=AudioConfig(RATE_HZ, segment_s, context_s),
+        mel=MelConfig(hop_samples=256),
+        encoder=encoder,
     )
     _, params, statistics = nnx.split(
         Encoder(encoder, num_mels=80, rngs=nnx.Rngs(0)), nnx.Param, ...
     )
     values = dict(nnx.to_flat_state(params))
-    kernel = np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32)
-    values["projection", "kernel"] = values["projection", "kernel"].replace(kernel)
+    if share:
+        kernel = np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32)
+        values["projection", "kernel"] = values["projection", "kernel"].replace(kernel)
     state = EncoderState(nnx.from_flat_state(list(values.items())), statistics)
     return Embedder("test", JaxEngine(config, state))
 
@@ -75,9 +78,30 @@ def test_windows_of_a_growing_clip(context_s, share):
     assert max(encoded) < 5 * RATE_HZ, "what will not change is not encoded again"
 
 
-def test_the_looks_and_the_answer_keep_the_rate_of_false_alarms():
-    num_looks = len(np.arange(3.0, LONGEST_S + 0.001))
-    assert num_looks * LOOK_BUDGET + ANSWER_BUDGET <= 1
+@pytest.mark.parametrize("profile", ["music", "calls"])
+def test_the_looks_and_the_answer_keep_the_rate_of_false_alarms(profile):
+    pace = PACES[profile]
+    num_looks = len(np.arange(pace.first_s, LONGEST_S + 0.001, pace.every_s))
+    assert num_looks * pace.look_budget + ANSWER_BUDGET == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("context_s", "share", "segment_s"), [(2.1, 0.7, 0.9), (0.0, 0.7, 0.9), (0.0, 0.0, 2.4)]
+)
+def test_a_call_is_looked_at_twice_a_second(context_s, share, segment_s):
+    embedder = an_embedder(context_s, share, segment_s)
+    clip = GrowingClip(embedder, pace=PACES["calls"])
+    samples = np.random.default_rng(2).normal(0, 0.1, 3 * RATE_HZ).astype(np.float32)
+    looked_s = []
+    for block in np.array_split(samples, 30):
+        clip.push(block)
+        if clip.is_due:
+            clip.looked()
+            looked_s.append(clip.heard_s)
+            clip.settle(embedder.query(clip.unfingerprinted()))
+            whole = embedder.query(clip.samples)
+            np.testing.assert_allclose(clip.query.vectors, whole.vectors, atol=5e-3)
+    assert looked_s == pytest.approx([1.5, 2.0, 2.5, 3.0])
 
 
 def halves(samples: np.ndarray) -> list[np.ndarray]:

@@ -15,6 +15,8 @@ import soundfile
 from running_service import KNOWN, MUSIC, UNKNOWN, excerpt
 from websockets.sync.client import connect
 
+from confp_jax.audio.g711 import encode_g711
+
 
 class TestListen:
     def test_it_firms_up_and_answers(self, server, clips):
@@ -33,6 +35,22 @@ class TestListen:
         answer = messages[-1]
         assert (answer["verdict"], answer["matches"][0]["track"]) == ("match", KNOWN[0])
         assert answer["matches"][0]["offset_s"] == pytest.approx(7.35, abs=0.1)
+
+    @pytest.mark.parametrize("law", ["mulaw", "alaw"])
+    def test_a_call_is_answered_as_soon_as_it_is_sure(self, server, law):
+        music = excerpt(KNOWN[0], start_s=10, length_s=10, rate_hz=8_000)
+        start = {"type": "start", "sample_rate_hz": 8_000, "format": law, "profile": "calls"}
+        with connect(server.listen_address) as ws:
+            ws.send(json.dumps(start))
+            for block in np.array_split(music, 500):  # packets of 20 ms
+                ws.send(encode_g711(block, law).tobytes())
+            messages = [json.loads(message) for message in ws]
+        answer = messages[-1]
+        assert (answer["type"], answer["verdict"]) == ("answer", "match")
+        assert answer["matches"][0]["track"] == KNOWN[0]
+        assert answer["matches"][0]["offset_s"] == pytest.approx(10, abs=0.1)
+        assert 1.5 <= answer["length_s"] < 5
+        assert not any(message["num_accepted"] for message in messages[1:-1])
 
     def test_monitoring(self, server):
         music = np.concatenate(
@@ -116,6 +134,9 @@ class TestListen:
             [b"1234"],
             ['{"type": "start"}'],
             ['{"type": "start", "sample_rate_hz": 1e9}'],
+            ['{"type": "start", "sample_rate_hz": 8000, "format": "mu-law"}'],
+            ['{"type": "start", "sample_rate_hz": 8000, "profile": ["calls"]}'],
+            ['{"type": "start", "sample_rate_hz": 8000, "mode": "monitor", "profile": "calls"}'],
             ['{"type": "start", "sample_rate_hz": 16000}', b"12345"],
             ['{"type": "start", "sample_rate_hz": 16000}', "pause"],
             ['{"type": "start", "sample_rate_hz": 16000}', np.full(100, np.nan, "<f4").tobytes()],
