@@ -71,6 +71,13 @@ def _add_access(serve: argparse.ArgumentParser) -> None:
         help="a host name that the service answers to",
     )
     serve.add_argument(
+        "--browser-runtime",
+        type=pathlib.Path,
+        metavar="FOLDER",
+        help="the folder dist of the npm package onnxruntime-web 1.30: the page's /?local then "
+        "computes fingerprints in the browser, and sends no audio",
+    )
+    serve.add_argument(
         "--root-path",
         default="",
         metavar="PATH",
@@ -132,6 +139,7 @@ def _serve(args: argparse.Namespace) -> int:
         index=args.index or "",
         shared_folders=[folder for folder in args.share_audio if folder is not None],
         root_path=args.root_path,
+        browser_runtime=args.browser_runtime,
         origins=args.allow_origin,
         hosts=args.allow_host,
         max_body_mib=args.max_body_mib,

@@ -13,9 +13,10 @@ from jaxtyping import Float32
 from confp_jax.audio.contrast import clip_contrast
 from confp_jax.audio.mel import mel_power
 from confp_jax.fingerprint.engine import Engine
+from confp_jax.fingerprint.query_rows import conformer_phases
 from confp_jax.fingerprint.windows import WindowedClip, batch_sizes
 from confp_jax.model.forked import check_not_forked
-from confp_jax.model.parts import mixed, with_halves
+from confp_jax.model.parts import mixed
 
 _PROJECTED_AT_ONCE = 32  # segments of one matrix product
 
@@ -61,16 +62,14 @@ class ClipEncoder:
         return [mixed(rows, rows, share=1.0) for rows in self._projected(cuts, shifts_s)]
 
     def conformer_alone(self, cuts: Sequence[WindowedClip]) -> list[Float32[np.ndarray, "2 N E"]]:
-        """Returns what the conformer beside a projection gives for the segments of every clip, and
-        for those half a hop later: it changes slowly, so that these lie between their neighbours.
-        Products with stored fingerprints are the cosines of the conformer's parts.
+        """Returns what the conformer beside a projection gives for every clip, as
+        `conformer_phases`.
 
         Raises:
           ForkedError: the model was loaded before this process was forked.
         """
         check_not_forked()
-        length = 1 / np.sqrt(1 - self._config.encoder.projection.share)
-        return [(length * with_halves(rows)).astype(np.float32) for rows in self._conformed(cuts)]
+        return [conformer_phases(rows, self._config) for rows in self._conformed(cuts)]
 
     def _projected(
         self, cuts: Sequence[WindowedClip], shifts_s: Sequence[float]

@@ -16,7 +16,8 @@ from confp_jax.fingerprint.clip_encoder import ClipEncoder
 from confp_jax.fingerprint.engine import Engine, load_engine
 from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints
 from confp_jax.fingerprint.places import home_of, place_of
-from confp_jax.fingerprint.query import TELLS_TEMPO_S, Later, Query
+from confp_jax.fingerprint.query import Later, Query
+from confp_jax.fingerprint.query_rows import has_both_parts, heard_of, query_of, sped_up_below
 from confp_jax.fingerprint.windows import SPEEDUP, WindowedClip, cut_windows
 from confp_jax.model.addresses import is_remote
 from confp_jax.model.forked import check_not_forked
@@ -159,10 +160,9 @@ class Embedder:
         self._check_clips(clips, hop_s)
         cuts = [self._cut(samples, hop_s=hop_s, with_edges=True) for samples in clips]
         segment = self.config.audio.segment_samples
-        longest = segment + round(TELLS_TEMPO_S * self.sample_rate_hz)
         sped_up = [
             self._cut(samples, hop_s=hop_s, tempo=SPEEDUP)
-            if segment <= len(samples) < longest
+            if segment <= len(samples) < sped_up_below(self.config)
             else None
             for samples in clips
         ]
@@ -304,7 +304,7 @@ class Embedder:
         """
         rows = self._clips.stored(cuts)
         return [
-            Fingerprints(vectors, hop_s, *self._heard(cut))
+            Fingerprints(vectors, hop_s, *heard_of(len(cut.samples), self.config, tempo=cut.tempo))
             for cut, vectors in zip(cuts, rows, strict=True)
         ]
 
@@ -317,9 +317,8 @@ class Embedder:
         Raises:
           ForkedError: the model was loaded before this process was forked.
         """
-        encoder = self.config.encoder
         shifts_s = [phase * hop_s / self.query_phases for phase in range(self.query_phases)]
-        has_both = encoder.has_projection and encoder.has_conformer
+        has_both = has_both_parts(self.config)
         faster = [] if has_both else [cut for cut in sped_up if cut is not None]
         found = self._clips.searched([*cuts, *faster], shifts_s)
         queries = [self._query_of(*one, hop_s) for one in zip([*cuts, *faster], found, strict=True)]
@@ -346,18 +345,14 @@ class Embedder:
     def _query_of(
         self, cut: WindowedClip, phases: Float32[np.ndarray, "P N E"], hop_s: float
     ) -> Query:
-        num_edges = cut.num_edge_windows
-        before, own, after = np.split(phases[0], [num_edges, len(phases[0]) - num_edges])
-        edge_windows = np.stack([before, after])
-        return Query(own, hop_s, *self._heard(cut), edge_windows=edge_windows, between=phases[1:])
-
-    def _heard(self, cut: WindowedClip) -> tuple[float, bool]:
-        """Returns how much of a clip a window holds, in seconds, and whether that is less than it
-        could.
-        """
-        heard_s = len(cut.samples) / cut.tempo / self.sample_rate_hz
-        segment_s = self.config.audio.segment_s
-        return min(heard_s, segment_s), heard_s < segment_s
+        return query_of(
+            phases,
+            len(cut.samples),
+            config=self.config,
+            hop_s=hop_s,
+            tempo=cut.tempo,
+            num_edge_windows=cut.num_edge_windows,
+        )
 
 
 def load_encoder(

@@ -12,7 +12,7 @@ from confp_jax.audio.segments import num_windows
 SPEEDUP = 1.18
 # what an edge window sees of its query: with less, slowed music and short queries are found worse
 _LEAST_SEEN = 0.7
-_SILENT_RMS = 10 ** (-70 / 20)
+SILENT_RMS = 10 ** (-70 / 20)
 _CPU_BATCHES = (1, 4, 16)
 _BATCHES = (1, 8, 64)
 _CPU_TOKENS = 1_500  # of a batch: more do not fit a core's cache
@@ -68,7 +68,7 @@ def cut_windows(
         1.0, float(np.abs(samples).max(initial=0.0))
     )  # louder than full scale would overflow
     num_heard = int(len(samples) / tempo)
-    first = whole = lead + _first_samples(num_heard - lead, segment, hop)[: num or None]
+    first = whole = lead + first_samples(num_heard - lead, segment, hop)[: num or None]
     if with_edges and not context:
         num_edge_windows = max(0, int(whole[0]) + segment - round(_LEAST_SEEN * segment)) // hop
         first = whole[0] + hop * np.arange(-num_edge_windows, len(whole) + num_edge_windows)
@@ -77,7 +77,7 @@ def cut_windows(
         window_rms(
             samples, (tempo * own_starts).astype(np.int64), (tempo * own_lengths).astype(np.int64)
         )
-        > _SILENT_RMS
+        > SILENT_RMS
     )
     context = context or segment
     heard = _inside(first - (context - segment) // 2, context, num_heard)
@@ -96,7 +96,7 @@ def _inside(
     return starts, np.maximum(-first, 0), np.minimum(first + length, num_samples) - starts
 
 
-def _first_samples(num_samples: int, segment: int, hop: int) -> Int64[np.ndarray, " N"]:
+def first_samples(num_samples: int, segment: int, hop: int) -> Int64[np.ndarray, " N"]:
     """Returns where in the clip each window begins that it fills; below 0, before the clip.
 
     A clip shorter than a segment is whole in each of its windows, which lie about its middle: the

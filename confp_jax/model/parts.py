@@ -27,7 +27,7 @@ def with_halves(conformed: Float[np.ndarray, "N E"]) -> Float32[np.ndarray, "2 N
     halves[:-1] = conformed[:-1] + conformed[1:]
     is_loud = np.asarray(conformed.any(axis=1))
     halves[:-1] *= (is_loud[:-1] & is_loud[1:])[:, None]
-    return np.stack([_unit_rows(conformed), _unit_rows(halves)]).astype(np.float32)
+    return np.stack([unit_rows(conformed), unit_rows(halves)]).astype(np.float32)
 
 
 def mixed(
@@ -42,9 +42,10 @@ def mixed(
       conformed: what the conformer gives.
       share: of the squared length that is the projection's, both parts being orthogonal.
     """
-    total = np.sqrt(share) * _unit_rows(projected) + np.sqrt(1 - share) * _unit_rows(conformed)
-    return (_unit_rows(total) * np.any(projected, axis=-1, keepdims=True)).astype(np.float32)
+    total = np.sqrt(share) * unit_rows(projected) + np.sqrt(1 - share) * unit_rows(conformed)
+    return (unit_rows(total) * np.any(projected, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def _unit_rows(rows: Float[np.ndarray, "B E"]) -> Float[np.ndarray, "B E"]:
+def unit_rows(rows: Float[np.ndarray, "B E"]) -> Float[np.ndarray, "B E"]:
+    """Returns the rows at length 1; zero ones stay so."""
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)

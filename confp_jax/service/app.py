@@ -14,7 +14,6 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from confp_jax.audio.decode import DecodeError
@@ -23,13 +22,21 @@ from confp_jax.database.names import folded, shown_texts
 from confp_jax.database.records import UPLOADED
 from confp_jax.fingerprint.files import track_tags
 from confp_jax.fingerprint.fingerprints import AudioError
+from confp_jax.fingerprint.query_rows import QueryRows, has_both_parts
 from confp_jax.service.admission import Gate, RateLimit, client_of
-from confp_jax.service.engine import Engine
+from confp_jax.service.browser import BrowserFiles, model_reply
+from confp_jax.service.engine import Engine, Identification
 from confp_jax.service.listen import listen
-from confp_jax.service.middleware import Guard
+from confp_jax.service.middleware import Guard, SeeingChanges
 from confp_jax.service.openapi import document
 from confp_jax.service.problems import Problem, busy, not_ready, problem_of
-from confp_jax.service.responses import JsonReply, answer_reply, track_reply, why_reply
+from confp_jax.service.responses import (
+    JsonReply,
+    ServedFile,
+    answer_reply,
+    track_reply,
+    why_reply,
+)
 from confp_jax.service.settings import SHOWN_ROOT, Settings
 from confp_jax.service.sharing import Links
 from confp_jax.service.track_names import file_stem, given_names, new_names
@@ -49,6 +56,7 @@ class Service:
         self._gate = Gate(max_running=settings.max_running, max_waiting=settings.max_waiting)
         self._rate = RateLimit(settings.requests_per_minute)
         self._uploads = Uploads(settings)
+        self._browser = BrowserFiles(settings.browser_runtime, engine.embedder)
         self._num_listeners = 0
         engine.metrics.watch(
             "requests_inside", "Requests that run or wait.", lambda: self._gate.num_inside
@@ -62,7 +70,9 @@ class Service:
             Route("/readyz", self.ready),
             Route("/metrics", self.metrics),
             Route("/openapi.json", self.openapi),
+            Route("/v1/model", self.model),
             Route("/v1/identify", self.identify, methods=["POST"]),
+            Route("/v1/identify/fingerprints", self.identify_fingerprints, methods=["POST"]),
             Route("/v1/tracks", self.tracks, methods=["GET"]),
             Route("/v1/tracks", self.add_track, methods=["POST"]),
             Route("/v1/tracks/{id}", self.track, methods=["GET"]),
@@ -72,6 +82,7 @@ class Service:
             WebSocketRoute("/v1/listen", self.listen),
             Route("/", _page),
             Route("/docs", _docs),
+            Route("/local/{name}", self.browser_file),
             Mount("/page", StaticFiles(directory=_PAGE)),
         ]
         errors = (Problem, HTTPException, DecodeError, AudioError, DatabaseError)
@@ -80,7 +91,7 @@ class Service:
             routes=routes,
             middleware=[
                 Middleware(Guard, settings=self._settings, metrics=self._engine.metrics),
-                Middleware(_SeeingChanges, engine=self._engine),
+                Middleware(SeeingChanges, engine=self._engine),
             ],
             exception_handlers=dict.fromkeys(errors, _report),
             lifespan=self._lifespan,
@@ -118,14 +129,34 @@ class Service:
         ):
             decoded = await self._engine.decode(upload.path)
             heard = await self._engine.identify(decoded.samples)
-            reply = answer_reply(
-                heard, self._links(request), began=began, sample_rate_hz=self._engine.sample_rate_hz
-            )
-            reply["notes"] = reply["notes"] + decoded.notes
-            if _flag(request, "explain"):
-                reply["why"] = await why_reply(self._engine, heard)
-        self._engine.metrics.answer(verdict=reply["verdict"], length_s=reply["length_s"])
+            return await self._answer(request, heard, began, notes=decoded.notes)
+
+    async def identify_fingerprints(self, request: Request) -> Response:
+        """Returns which tracks sound in a recording, by vectors of it that the client computed."""
+        began = time.perf_counter()
+        wanted = self._wanted_rows(request)
+        async with (
+            self._admitted(request) as upload,
+            asyncio.timeout(self._settings.request_timeout_s),
+            self._enter(request),
+        ):
+            rows = await self._engine.in_thread(upload.rows, wanted.shape)
+            heard = await self._engine.identify_rows(wanted, rows)
+            return await self._answer(request, heard, began)
+
+    async def model(self, _: Request) -> Response:
+        """What a client needs to know that computes fingerprints itself."""
+        reply = model_reply(
+            self._engine.embedder,
+            self._browser,
+            hop_s=self._engine.view.searcher.reference.hop_s,
+            max_audio_s=self._settings.max_audio_s,
+        )
         return JsonReply(reply)
+
+    async def browser_file(self, request: Request) -> Response:
+        """A file that the page needs to compute fingerprints."""
+        return self._browser.response(request)
 
     async def tracks(self, request: Request) -> Response:
         """A page of the tracks, or of those that have a text in one of their names."""
@@ -223,7 +254,7 @@ class Service:
                 "the track's audio file is not in a folder that this service shares",
                 "play your own copy from the same position",
             )
-        return _AudioFile(path)
+        return ServedFile(path)
 
     async def listen(self, socket: WebSocket) -> None:
         """A microphone."""
@@ -248,6 +279,32 @@ class Service:
                 await socket.send_json(problem_of(error).body() | {"type": "problem"})
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):
             await socket.close()
+
+    async def _answer(
+        self, request: Request, heard: Identification, began: float, notes: Sequence[str] = ()
+    ) -> Response:
+        reply = answer_reply(heard, self._links(request), began=began)
+        reply["notes"] = [*reply["notes"], *notes]
+        if _flag(request, "explain"):
+            reply["why"] = await why_reply(self._engine, heard)
+        self._engine.metrics.answer(verdict=reply["verdict"], length_s=reply["length_s"])
+        return JsonReply(reply)
+
+    def _wanted_rows(self, request: Request) -> QueryRows:
+        """Returns which vectors the body must hold, by what the address says of them."""
+        self._check_ready()
+        model = self._engine.embedder
+        if not has_both_parts(model.config):
+            detail = "this service's model takes no fingerprints"
+            raise Problem(409, detail, "send the recording itself to /v1/identify")
+        if request.query_params.get("weights_hash") != model.weights_hash:
+            raise Problem(
+                409,
+                f"weights_hash is not {model.weights_hash}, the model of this service",
+                "compute the fingerprints with its model, which GET /v1/model describes",
+            )
+        most = int(self._settings.max_audio_s * model.sample_rate_hz)
+        return self._engine.rows_of(_number(request, "num_samples", None, least=1, most=most))
 
     @contextlib.asynccontextmanager
     async def _admitted(self, request: Request) -> AsyncIterator[Upload]:
@@ -294,38 +351,6 @@ class Service:
         return Links(self._engine.files, request.scope.get(SHOWN_ROOT, ""))
 
 
-class _SeeingChanges:
-    """Lets every request see what another worker has just written."""
-
-    def __init__(self, app: ASGIApp, *, engine: Engine):
-        self._app = app
-        self._engine = engine
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request or connection."""
-        if scope["type"] != "lifespan":
-            await self._engine.see_changes()
-        await self._app(scope, receive, send)
-
-
-class _AudioFile(FileResponse):
-    """A file, or the part of it that is asked for."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] in (
-                400,
-                416,
-            ):  # in plain text
-                detail = "the Range header asks for no part of this file"
-                raise Problem(
-                    message["status"], detail, "leave it out, or ask for bytes that are there"
-                )
-            await send(message)
-
-        await super().__call__(scope, receive, sending)
-
-
 async def _health(_: Request) -> Response:
     return PlainTextResponse("alive\n")
 
@@ -346,14 +371,16 @@ def _flag(request: Request, name: str) -> bool:
     return request.query_params.get(name, "").lower() in ("1", "true", "yes")
 
 
-def _number(request: Request, name: str, usual: int, *, least: int, most: int) -> int:
+def _number(request: Request, name: str, usual: int | None, *, least: int, most: int) -> int:
+    """Returns a number of the address; `usual` where it is left out, None where it may not be."""
     text = request.query_params.get(name)
-    if text is None:
+    if text is None and usual is not None:
         return usual
-    if not (text.isascii() and text.isdecimal() and len(text) < 12 and least <= int(text) <= most):
-        raise Problem(
-            400, f"{name} is no number from {least} to {most}", f"leave it out for {usual}"
-        )
+    if text is None or not (
+        text.isascii() and text.isdecimal() and len(text) < 12 and least <= int(text) <= most
+    ):
+        remedy = "add it to the address" if usual is None else f"leave it out for {usual}"
+        raise Problem(400, f"{name} is no number from {least} to {most}", remedy)
     return int(text)
 
 

@@ -14,13 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int8
 
 from confp_jax.database import Database, ModelId, NewTrack, StoredTrack
 from confp_jax.database.catalogue import ChangeWatch
 from confp_jax.database.records import BusyError
 from confp_jax.fingerprint.embedder import Embedder
 from confp_jax.fingerprint.query import Query, joined
+from confp_jax.fingerprint.query_rows import QueryRows
 from confp_jax.library.add import add_track
 from confp_jax.library.live import LiveDatabase, LoadedDatabase
 from confp_jax.library.searcher import SearchResult
@@ -41,10 +42,13 @@ _BATCHED_S = 13.5  # longer recordings are encoded by themselves, in parts
 
 @dataclasses.dataclass(frozen=True)
 class Identification:
-    """What was found in one recording, and what it was found with."""
+    """What was found in one recording, and what it was found with; its samples stay with a client
+    that computes the fingerprints itself.
+    """
 
     view: LoadedDatabase
-    samples: Float32[np.ndarray, " n"]
+    samples: Float32[np.ndarray, " n"] | None
+    length_s: float
     query: Query
     result: SearchResult
 
@@ -111,6 +115,11 @@ class Engine:
         if self._state == "ready" and not self._decoders.is_usable:
             return "without decoders"
         return self._state
+
+    @property
+    def embedder(self) -> Embedder:
+        """The model."""
+        return self._embedder
 
     @property
     def view(self) -> LoadedDatabase:
@@ -190,17 +199,54 @@ class Engine:
         Raises:
           AudioError: shorter than 1 s, or silent.
         """
-        return await self.search(samples, await self.query(samples))
+        return await self.search(await self.query(samples), samples)
+
+    def rows_of(self, num_samples: int) -> QueryRows:
+        """Returns which vectors of a clip a client must send that computes them itself.
+
+        Raises:
+          AudioError: shorter than 1 s.
+        """
+        self._embedder.check_length(num_samples)
+        hop_s = self.view.searcher.reference.hop_s
+        return QueryRows(num_samples, self._embedder.config, hop_s)
+
+    async def identify_rows(
+        self, wanted: QueryRows, rows: Int8[np.ndarray, "R E"]
+    ) -> Identification:
+        """Identifies by vectors that a client computed.
+
+        Raises:
+          AudioError: silent.
+        """
+        query = await self.in_thread(wanted.query, rows)
+        return await self.search(query, num_samples=wanted.num_samples)
 
     async def search(
-        self, samples: Float32[np.ndarray, " n"], query: Query, *, alarm_budget: float = 1.0
+        self,
+        query: Query,
+        samples: Float32[np.ndarray, " n"] | None = None,
+        *,
+        num_samples: int = 0,
+        alarm_budget: float = 1.0,
     ) -> Identification:
-        """Identifies by a query that was made before; `alarm_budget` as in `Searcher.search`."""
+        """Identifies by a query that was made before.
+
+        Args:
+          query: what is searched.
+          samples: of the recording, where they are here.
+          num_samples: how many there are elsewhere.
+          alarm_budget: as in `Searcher.search`.
+
+        Raises:
+          AudioError: silent.
+        """
         view = self.view
         result = await self.in_thread(
             functools.partial(view.searcher.search, [query], alarm_budget=alarm_budget)
         )
-        return Identification(view, samples, query, result)
+        length_s = (num_samples if samples is None else len(samples)) / self.sample_rate_hz
+        return Identification(view, samples, length_s, query, result)
 
     async def in_thread(self, call, *arguments):
         """Runs what takes long beside the event loop."""

@@ -145,12 +145,10 @@ class _Clip:
         samples = clip.unfingerprinted()
         if samples is not None:
             clip.settle(await self._engine.query(samples))
-        return await self._engine.search(clip.samples, clip.query, alarm_budget=alarm_budget)
+        return await self._engine.search(clip.query, clip.samples, alarm_budget=alarm_budget)
 
     def _reply(self, heard: Identification, began: float) -> dict:
-        return answer_reply(
-            heard, self._links, began=began, sample_rate_hz=self._engine.sample_rate_hz
-        )
+        return answer_reply(heard, self._links, began=began)
 
 
 async def _monitor(

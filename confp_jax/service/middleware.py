@@ -14,15 +14,19 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from confp_jax.service.addresses import host_name, origin_host, plain_origin, plain_path
+from confp_jax.service.engine import Engine
 from confp_jax.service.metrics import Metrics
 from confp_jax.service.problems import Problem, failed
 from confp_jax.service.settings import SHOWN_ROOT, Settings
 
 _log = logging.getLogger(__name__)
+_POLICY = (
+    "default-src 'none'; script-src 'self'{}; style-src 'self'; connect-src 'self'; img-src 'self' "
+    "data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+# The one script that may run WebAssembly: a worker has the policy of its own response.
+_RUNS_WASM = "/page/local-worker.js"
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "connect-src 'self'; img-src 'self' data:; media-src 'self' blob:; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
@@ -111,7 +115,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(_HEADERS | cors)
+                MutableHeaders(scope=message).update(_HEADERS | _policy(scope) | cors)
             elif body.is_unread and status != 408 and not message.get("more_body", False):
                 await send({**message, "more_body": True})
                 await body.discard()
@@ -209,6 +213,25 @@ class Guard:
             "this service does not answer to that host name",
             "use its own address, or start it with --allow-host",
         )
+
+
+def _policy(scope: Scope) -> dict[str, str]:
+    may_run = " 'wasm-unsafe-eval'" if scope["path"] == _RUNS_WASM else ""
+    return {"Content-Security-Policy": _POLICY.format(may_run)}
+
+
+class SeeingChanges:
+    """Lets every request see what another worker has just written."""
+
+    def __init__(self, app: ASGIApp, *, engine: Engine):
+        self._app = app
+        self._engine = engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request or connection."""
+        if scope["type"] != "lifespan":
+            await self._engine.see_changes()
+        await self._app(scope, receive, send)
 
 
 def _route(scope: MutableMapping[str, Any]) -> str:

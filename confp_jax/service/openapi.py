@@ -77,12 +77,26 @@ _TRACK = (
         "audio": _AUDIO,
     }
 )
+_MODEL = {
+    "weights_hash": _described(_STRING, "What fingerprints of this model name."),
+    "takes_fingerprints": {"type": "boolean"},
+    "hop_s": _described(_NUMBER, "Between the windows of a query."),
+    "max_audio_s": _NUMBER,
+    "speedup": _described(_NUMBER, "At which tempo short recordings are searched for, too."),
+    "sped_up_below_samples": _described(_INTEGER, "So long is no short recording."),
+    "silent_rms": _described(_NUMBER, "A window no louder than this is silent."),
+    "config": {"type": "object"},
+    "files": {
+        "oneOf": [_object(dict.fromkeys(("runtime", "wasm", "model"), _STRING)), {"type": "null"}]
+    },
+}
 _NOTES = {"notes": _described(_list(_STRING), "What was unusual, such as damage in the file.")}
 _SCHEMAS = {
     "Track": _object(_TRACK),
     "AddedTrack": _object(_TRACK | _NOTES),
     "Tracks": _object({"total": _INTEGER, "offset": _INTEGER, "tracks": _list(_ref("Track"))}),
     "Match": _object(_MATCH),
+    "Model": _object(_MODEL),
     "Spectrogram": _object(
         {"num_bands": _INTEGER, "num_columns": _INTEGER, "length_s": _NUMBER}
         | {
@@ -148,6 +162,7 @@ _WHAT = {
     403: "switched off",
     404: "not there",
     408: "too slow",
+    409: "another model's",
     413: "too large",
 }
 _WHAT |= {
@@ -159,6 +174,16 @@ _WHAT |= {
 _WHAT |= {500: "a fault of the service", 503: "not ready, or it took too long"}
 _ALWAYS = (421, 500)
 _BAD_AUDIO = (400, 408, 413, 422, 429, 503)
+
+
+_ROWS = {
+    "description": "Vectors of the recording's windows, an int8 for each value: only their "
+    "direction counts, and a silent window's is zero. First the projection's of every window, then "
+    "those of the windows that begin 1, 2, ... phases later, the conformer's, and, of a short "
+    "recording, the conformer's of the same played faster.",
+    "required": True,
+    "content": {"application/octet-stream": {"schema": _BYTES}},
+}
 
 
 def document(settings: Settings) -> dict[str, Any]:
@@ -199,11 +224,28 @@ def _paths(settings: Settings) -> dict[str, Any]:
             "post": {"parameters": explain, "requestBody": _audio(settings)}
             | _about("Which tracks sound in it?", 200, "Answer", *_BAD_AUDIO)
         },
+        "/v1/identify/fingerprints": {
+            "post": {"parameters": [*_fingerprinted(settings), *explain], "requestBody": _ROWS}
+            | _about("The same without the audio.", 200, "Answer", *_BAD_AUDIO, 409)
+        },
+        "/v1/model": {
+            "get": _about("What computes fingerprints, and where pages find it.", 200, "Model")
+        },
         **_track_paths(settings),
         "/healthz": {"get": _about("Whether the process lives.", 200, "text/plain")},
         "/readyz": {"get": _about("Whether the model is compiled.", 200, "text/plain", 503)},
         "/metrics": {"get": _about("For Prometheus.", 200, "text/plain")},
     }
+
+
+def _fingerprinted(settings: Settings) -> list[dict[str, Any]]:
+    """Returns what an address says of the vectors in its body."""
+    longest = f"Of the recording at the model's rate; at most {settings.max_audio_s:g} s."
+    return [
+        _query("weights_hash", _STRING, "Of the model that computed them, as in /v1/model.")
+        | {"required": True},
+        _query("num_samples", _INTEGER | {"minimum": 1}, longest) | {"required": True},
+    ]
 
 
 def _track_paths(settings: Settings) -> dict[str, Any]:

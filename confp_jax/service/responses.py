@@ -4,13 +4,15 @@ import dataclasses
 import time
 from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.responses import FileResponse, JSONResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from confp_jax.audio.decode import DecodeError
 from confp_jax.database import StoredTrack, TrackTags
 from confp_jax.matching.spans import Span
 from confp_jax.service.engine import Engine, Identification
 from confp_jax.service.explain import compare, cut, place_of, spectrogram
+from confp_jax.service.problems import Problem
 from confp_jax.service.sharing import Links
 from confp_jax.texts import steady_json
 
@@ -21,6 +23,24 @@ class JsonReply(JSONResponse):
     def render(self, content: Any) -> bytes:
         """Returns the body."""
         return steady_json(content).encode("utf-8", "backslashreplace")
+
+
+class ServedFile(FileResponse):
+    """A file, or the part of it that is asked for."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] in (
+                400,
+                416,
+            ):  # in plain text
+                detail = "the Range header asks for no part of this file"
+                raise Problem(
+                    message["status"], detail, "leave it out, or ask for bytes that are there"
+                )
+            await send(message)
+
+        await super().__call__(scope, receive, sending)
 
 
 def track_reply(track: StoredTrack, links: Links) -> dict[str, Any]:
@@ -34,16 +54,14 @@ def track_reply(track: StoredTrack, links: Links) -> dict[str, Any]:
     return names | _tags(track) | counts | {"audio": links.audio(track)}
 
 
-def answer_reply(
-    heard: Identification, links: Links, *, began: float, sample_rate_hz: int
-) -> dict[str, Any]:
+def answer_reply(heard: Identification, links: Links, *, began: float) -> dict[str, Any]:
     """Returns an answer: accepted matches first, then the nearest other tracks."""
     result = heard.result
     return {
         "verdict": "match" if result.accepted else "unknown",
         "num_accepted": len(result.accepted),
         "matches": [_match(heard, span, links) for span in (*result.accepted, *result.nearest)],
-        "length_s": round(len(heard.samples) / sample_rate_hz, 3),
+        "length_s": round(heard.length_s, 3),
         "notes": result.notes,
         "elapsed_s": round(time.perf_counter() - began, 4),
     }
@@ -88,9 +106,10 @@ async def why_reply(engine: Engine, heard: Identification) -> dict[str, Any] | N
     rate_hz = engine.sample_rate_hz
     mel = heard.view.searcher.embedder.config.mel
     compared = await engine.in_thread(compare, heard, place)
-    query = spectrogram(
-        cut(heard.samples, place.query_s, place.length_s, rate_hz), mel, sample_rate_hz=rate_hz
-    )
+    query = None
+    if heard.samples is not None:
+        samples = cut(heard.samples, place.query_s, place.length_s, rate_hz)
+        query = spectrogram(samples, mel, sample_rate_hz=rate_hz)
     track = heard.view.searcher.reference.snapshot.tracks[place.track]
     path = await engine.in_thread(engine.files.own_file, track)
     match = None

@@ -9,6 +9,9 @@ LONGEST_NAME = 300  # of a track, its artist and its album, in characters
 # In a request's scope: the path that a proxy shows the service under. It is not ASGI's root_path,
 # by which Starlette looks for its own files.
 SHOWN_ROOT = "confp_jax.shown_root"
+# The npm package, and what a page needs of it: the runtime in one thread, and its machine code.
+BROWSER_PACKAGE = "onnxruntime-web@1.30"
+BROWSER_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -21,6 +24,8 @@ class Settings:
     shared_folders: tuple[pathlib.Path, ...] = ()  # tracks below them may be played
     origins: tuple[str, ...] = ()  # other sites whose pages may ask (CORS), "*" for all
     hosts: tuple[str, ...] = ()  # names that this service answers to; () for all
+    # of ONNX Runtime for the web: the page can compute fingerprints itself
+    browser_runtime: pathlib.Path | None = None
     root_path: str = ""  # of the service on its site, as a proxy shows it: "/music"
     max_body_bytes: int = 32 << 20
     max_audio_s: float = 900.0

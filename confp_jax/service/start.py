@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from confp_jax.errors import UserError
 from confp_jax.library.open import open_database, open_or_create
 from confp_jax.service.addresses import host_name, plain_origin, plain_path
-from confp_jax.service.settings import LOOPBACK, Settings
+from confp_jax.service.settings import BROWSER_FILES, BROWSER_PACKAGE, LOOPBACK, Settings
 from confp_jax.service.workers import WorkerError, serve_with_workers
 
 _LEAST_TOKEN = 16
@@ -33,6 +33,7 @@ def settings_for(
     origins: Sequence[str],
     hosts: Sequence[str],
     root_path: str,
+    browser_runtime: pathlib.Path | None = None,
     max_body_mib: int,
     max_audio_s: float,
     max_waiting: int,
@@ -50,6 +51,7 @@ def settings_for(
       origins: sites whose pages may use the service.
       hosts: further host names that it answers to.
       root_path: the path that a proxy gives it.
+      browser_runtime: the folder of ONNX Runtime for the web; None: pages send audio.
       max_body_mib: the largest request, in MiB.
       max_audio_s: the longest recording, in seconds.
       max_waiting: how many requests may wait.
@@ -72,6 +74,7 @@ def settings_for(
         origins=tuple(_origin(text) for text in origins),
         hosts=_hosts(host, hosts),
         root_path=_root_path(root_path),
+        browser_runtime=_runtime(browser_runtime) if browser_runtime else None,
         max_body_bytes=max_body_mib << 20,
         max_audio_s=max_audio_s,
         max_waiting=max_waiting,
@@ -202,6 +205,16 @@ def _root_path(text: str) -> str:
         raise ServiceError(
             f"--root-path {text!r} is no path of a site; write it as in /music"
         ) from error
+
+
+def _runtime(folder: pathlib.Path) -> pathlib.Path:
+    missing = [name for name in BROWSER_FILES if not (folder / name).is_file()]
+    if missing:
+        raise ServiceError(
+            f"--browser-runtime {folder}: no {missing[0]} there; name the folder dist of the npm "
+            f"package {BROWSER_PACKAGE}"
+        )
+    return folder.resolve()
 
 
 def _shared(folder: pathlib.Path) -> pathlib.Path:

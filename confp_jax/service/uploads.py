@@ -13,6 +13,8 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 
+import numpy as np
+from jaxtyping import Int8
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
@@ -43,6 +45,22 @@ class Upload:
         """Returns the SHA-256 of the body."""
         with open(self.path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def rows(self, shape: tuple[int, int]) -> Int8[np.ndarray, "R E"]:
+        """Returns the body as rows of bytes.
+
+        Raises:
+          Problem: 400 it has another size.
+        """
+        found = self.path.stat().st_size
+        if found != shape[0] * shape[1]:
+            raise Problem(
+                400,
+                f"the body has {found:,} bytes; that many samples make {shape[0]} vectors of "
+                f"{shape[1]}, a byte for each value",
+                "send all windows of the recording, silent ones as zeros",
+            )
+        return np.fromfile(self.path, np.int8).reshape(shape)
 
 
 class Uploads:
@@ -133,7 +151,7 @@ class Uploads:
             raise Problem(
                 400,
                 "the body is empty",
-                "send audio as the body (curl --data-binary @clip.wav), or as a form's file",
+                "send its content as the body (curl --data-binary @clip.wav), or as a form's file",
             )
         return form
 

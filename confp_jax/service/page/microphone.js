@@ -1,4 +1,4 @@
-// The microphone through the service's WebSocket: samples up, guesses and the answer down.
+// The microphone, and it through the service's WebSocket: samples up, guesses and the answer down.
 
 export class Trouble extends Error {
   // What went wrong, and what can be done about it.
@@ -14,48 +14,17 @@ const REFUSALS = {
   NotReadableError: ["The microphone is in use elsewhere.", "Close the other program, or drop a recording here."],
 };
 
-export class Listening {
-  #socket = null;
+// The microphone: blocks of mono samples, and how loud they are.
+export class Microphone {
   #context = null;
   #stream = null;
-  #stopped = false;
-  #cancelled = false;
-  #reject = null;
 
-  // onLevel(0..1), onGuess(answer), onStart() are called while it listens.
-  constructor({ onLevel, onGuess, onStart }) {
-    this.onLevel = onLevel;
-    this.onGuess = onGuess;
-    this.onStart = onStart;
+  get rateHz() {
+    return this.#context.sampleRate;
   }
 
-  // Resolves with the answer; rejects with Trouble.
-  async run() {
-    try {
-      await this.#openMicrophone();
-      if (this.#cancelled) throw new DOMException("cancelled", "AbortError");
-      return await this.#converse();
-    } finally {
-      this.#release();
-    }
-  }
-
-  // Ends the recording; the answer to what was heard follows.
-  stop() {
-    if (this.#stopped) return;
-    this.#stopped = true;
-    this.#releaseMicrophone();
-    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify({ type: "stop" }));
-  }
-
-  // Ends it without an answer: `run` rejects with an AbortError.
-  cancel() {
-    this.#stopped = this.#cancelled = true;
-    this.#release();
-    this.#reject?.(new DOMException("cancelled", "AbortError"));
-  }
-
-  async #openMicrophone() {
+  // Rejects with Trouble.
+  async open() {
     if (!navigator.mediaDevices) {
       throw new Trouble(
         "Browsers give the microphone only to secure pages.",
@@ -73,6 +42,64 @@ export class Listening {
     await this.#context.audioWorklet.addModule(new URL("recorder-worklet.js", import.meta.url));
   }
 
+  // Calls onBlock(samples) and onLevel(0..1) until it is closed.
+  record(onBlock, onLevel) {
+    const recorder = new AudioWorkletNode(this.#context, "recorder", { numberOfOutputs: 0 });
+    recorder.port.onmessage = ({ data }) => {
+      if (this.#context.state === "closed") return;
+      const power = data.reduce((sum, x) => sum + x * x, 0) / data.length;
+      onBlock(data);
+      onLevel(Math.min(1, Math.max(0, 1 + Math.log10(power + 1e-10) / 5))); // -50 to 0 dB
+    };
+    this.#context.createMediaStreamSource(this.#stream).connect(recorder);
+  }
+
+  close() {
+    for (const track of this.#stream?.getTracks() ?? []) track.stop();
+    if (this.#context && this.#context.state !== "closed") this.#context.close();
+  }
+}
+
+export class Listening {
+  #socket = null;
+  #microphone = new Microphone();
+  #stopped = false;
+  #cancelled = false;
+  #reject = null;
+
+  // onLevel(0..1), onGuess(answer), onStart() are called while it listens.
+  constructor({ onLevel, onGuess, onStart }) {
+    this.onLevel = onLevel;
+    this.onGuess = onGuess;
+    this.onStart = onStart;
+  }
+
+  // Resolves with the answer; rejects with Trouble.
+  async run() {
+    try {
+      await this.#microphone.open();
+      if (this.#cancelled) throw new DOMException("cancelled", "AbortError");
+      return await this.#converse();
+    } finally {
+      this.#release();
+    }
+  }
+
+  // Ends the recording; the answer to what was heard follows.
+  stop() {
+    if (this.#stopped) return;
+    this.#stopped = true;
+    this.#microphone.close();
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify({ type: "stop" }));
+  }
+
+  // Ends it without an answer: `run` rejects with an AbortError.
+  cancel() {
+    this.#stopped = this.#cancelled = true;
+    this.#release();
+    this.#reject?.(new DOMException("cancelled", "AbortError"));
+  }
+
   #converse() {
     const address = new URL("v1/listen", document.baseURI);
     address.protocol = address.protocol.replace("http", "ws");
@@ -83,7 +110,7 @@ export class Listening {
       socket.onclose = lost;
       socket.onerror = lost;
       socket.onopen = () => {
-        const start = { type: "start", sample_rate_hz: this.#context.sampleRate, format: "f32le", explain: true };
+        const start = { type: "start", sample_rate_hz: this.#microphone.rateHz, format: "f32le", explain: true };
         socket.send(JSON.stringify(start));
       };
       socket.onmessage = ({ data }) => {
@@ -98,24 +125,15 @@ export class Listening {
 
   #record() {
     if (this.#stopped) return this.#socket.send(JSON.stringify({ type: "stop" }));
-    const recorder = new AudioWorkletNode(this.#context, "recorder", { numberOfOutputs: 0 });
-    recorder.port.onmessage = ({ data }) => {
-      if (this.#stopped || this.#socket.readyState !== WebSocket.OPEN) return;
-      this.#socket.send(data.buffer);
-      const power = data.reduce((sum, x) => sum + x * x, 0) / data.length;
-      this.onLevel(Math.min(1, Math.max(0, 1 + Math.log10(power + 1e-10) / 5))); // -50 to 0 dB
+    const send = (block) => {
+      if (this.#socket.readyState === WebSocket.OPEN) this.#socket.send(block.buffer);
     };
-    this.#context.createMediaStreamSource(this.#stream).connect(recorder);
+    this.#microphone.record(send, this.onLevel);
     this.onStart();
   }
 
-  #releaseMicrophone() {
-    for (const track of this.#stream?.getTracks() ?? []) track.stop();
-    if (this.#context && this.#context.state !== "closed") this.#context.close();
-  }
-
   #release() {
-    this.#releaseMicrophone();
+    this.#microphone.close();
     if (this.#socket) {
       this.#socket.onclose = this.#socket.onerror = this.#socket.onmessage = null;
       this.#socket.close();

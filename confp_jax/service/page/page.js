@@ -1,6 +1,7 @@
 // What the page does: the button, the files, the history.
 
 import { addFiles, startLibrary } from "./library.js";
+import { describeModel, LocalListening, LocalModel } from "./local.js";
 import { Listening, Trouble } from "./microphone.js";
 import { clock, goToAnswer, hideProblem, nameOf, showAnswer, showProblem } from "./show.js";
 
@@ -9,6 +10,8 @@ const HISTORY_KEY = "confp-history";
 const HISTORY_LENGTH = 20;
 const SILENT = "The microphone hears nothing. Is it muted, or is another one meant?";
 const IDLE = byId("status").textContent;
+const isLocal = new URLSearchParams(location.search).has("local"); // fingerprints are made here
+const local = isLocal ? new LocalModel(say) : null;
 
 let listening = null;
 let asking = null;
@@ -40,7 +43,10 @@ async function toggle() {
   asking?.abort();
   hideProblem();
   say("Waiting for the microphone…");
-  const mine = (listening = new Listening({ onLevel: showLevel, onGuess: showGuess, onStart: () => showListening(true) }));
+  const handlers = { onLevel: showLevel, onStart: () => showListening(true) };
+  const mine = (listening = local
+    ? new LocalListening(local, { ...handlers, onHeard: showHeard })
+    : new Listening({ ...handlers, onGuess: showGuess }));
   try {
     remember(await mine.run(), "microphone");
     say(IDLE);
@@ -75,10 +81,14 @@ function showLevel(level) {
   else if (listening && Date.now() - heardAt > QUIET_MS) say(SILENT);
 }
 
+function showHeard(lengthS) {
+  byId("heard").textContent = `${Math.round(lengthS)} s heard`; // not in the status: that would be read aloud each second
+}
+
 function showGuess(guess) {
   const best = guess.matches[0];
   if (Date.now() - heardAt > QUIET_MS) return;
-  byId("heard").textContent = `${Math.round(guess.length_s)} s heard`; // not in the status: that would be read aloud each second
+  showHeard(guess.length_s);
   if (guess.verdict === "match") {
     say(`It is ${nameOf(best)}. Making sure…`);
     listening?.stop();
@@ -98,10 +108,7 @@ async function askFile(file) {
   say(`Asking about ${file.name}…`);
   document.body.setAttribute("aria-busy", "true");
   try {
-    const response = await fetch("v1/identify?explain=true", { method: "POST", body: file, signal: mine.signal });
-    const reply = await response.json();
-    if (!response.ok) throw new Trouble(reply.detail, reply.remedy);
-    remember(reply, file.name);
+    remember(await (local ? local.askFile(file, mine.signal) : upload(file, mine.signal)), file.name);
     say(IDLE);
   } catch (error) {
     if (error.name !== "AbortError") fail(error);
@@ -111,6 +118,13 @@ async function askFile(file) {
       document.body.removeAttribute("aria-busy");
     }
   }
+}
+
+async function upload(file, signal) {
+  const response = await fetch("v1/identify?explain=true", { method: "POST", body: file, signal });
+  const reply = await response.json();
+  if (!response.ok) throw new Trouble(reply.detail, reply.remedy);
+  return reply;
 }
 
 function fail(error) {
@@ -197,6 +211,24 @@ async function describeCollection() {
   }
 }
 
+// The link to the other way of asking; this one's model begins to load.
+async function offerMode() {
+  const link = byId("mode");
+  link.href = isLocal ? "." : "?local";
+  link.textContent = isLocal ? "Ask by sending the audio" : "Ask without sending audio";
+  byId("private").hidden = !isLocal;
+  byId("add").hidden = isLocal; // it sends audio
+  link.hidden = !isLocal && !(await describeModel().catch(() => null))?.files;
+  if (!local) return;
+  say("Loading the model…");
+  try {
+    await local.load();
+    if (!listening && !asking) say(IDLE);
+  } catch (error) {
+    fail(error);
+  }
+}
+
 function watchDrops() {
   addEventListener("dragover", (event) => {
     event.preventDefault();
@@ -208,7 +240,7 @@ function watchDrops() {
   addEventListener("drop", (event) => {
     event.preventDefault();
     document.body.classList.remove("dropping");
-    if (event.target.closest("#add")) addFiles([...event.dataTransfer.files]);
+    if (!isLocal && event.target.closest("#add")) addFiles([...event.dataTransfer.files]);
     else askFile(event.dataTransfer.files[0]);
   });
 }
@@ -231,4 +263,5 @@ addEventListener("keydown", ({ key }) => {
 watchDrops();
 startLibrary();
 describeCollection();
+offerMode();
 if (history.length) show(history[0]);

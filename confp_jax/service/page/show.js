@@ -77,6 +77,8 @@ function showWhy(answer, best) {
   if (!why || !best) return;
   drawSpectrogram(byId("query-picture"), why.query, "Spectrogram of what was heard");
   drawSpectrogram(byId("match-picture"), why.match, `Spectrogram of ${nameOf(best)} at this place`);
+  byId("query-missing").hidden = Boolean(why.query);
+  byId("query-missing").textContent = why.query ? "" : "No picture: the recording stayed on your device.";
   byId("match-missing").hidden = Boolean(why.match);
   byId("match-missing").textContent = why.no_match_because ? `No picture: ${why.no_match_because}.` : "";
   byId("query-caption").textContent = `What was heard, from ${clock(why.query_offset_s)} on`;
