@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
+from browsing import CHROMIUM, runtime_folder
 from jsonschema import Draft202012Validator
 from running_service import KNOWN, MUSIC, RATE, UNKNOWN, Server, excerpt, start_server
 
@@ -44,6 +45,8 @@ def server(database, tmp_path_factory) -> Iterator[Server]:
         "4",
         "--max-audio-s",
         "60",
+        "--browser-runtime",
+        str(runtime_folder(tmp_path_factory.mktemp("runtime"))),
     )
     yield server
     server.stop()
@@ -105,3 +108,69 @@ def clips(tmp_path_factory) -> dict[str, pathlib.Path]:
         soundfile.write(folder / f"{name}.wav", np.clip(samples, -1, 1), RATE)
     (folder / "text.wav").write_text("this is no audio\n" * 100)
     return {path.stem: path for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="session")
+def sounds(tmp_path_factory) -> dict[str, pathlib.Path]:
+    """What the fake microphone plays, over and over: 12 s at 48 kHz."""
+    folder = tmp_path_factory.mktemp("microphone")
+    known = excerpt(KNOWN[0], start_s=6.0, length_s=12.0, noise_db=10.0, rate_hz=48_000)
+    unknown = excerpt(UNKNOWN, start_s=6.0, length_s=12.0, noise_db=10.0, rate_hz=48_000)
+    for name, samples in {
+        "known": known,
+        "unknown": unknown,
+        "silence": np.zeros(48_000),
+    }.items():
+        soundfile.write(folder / f"{name}.wav", np.clip(samples, -1, 1), 48_000, subtype="PCM_16")
+    return {path.stem: path for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")  # its event loop would be in other tests' way
+def playwright():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture
+def open_page(playwright, server, sounds) -> Iterator:
+    """`open_page(sound)`: the page with a microphone that plays it; every message of the console
+    must be expected. `page.sent` are its requests, `page.sockets` its WebSockets.
+    """
+    browsers = []
+    troubles = []
+
+    def opened(sound: str = "known", *, allowed: bool = True, **options):
+        arguments = [
+            "--use-fake-device-for-media-stream",
+            f"--use-file-for-fake-audio-capture={sounds[sound]}",
+            "--no-sandbox",
+        ]
+        arguments += ["--use-fake-ui-for-media-stream"] if allowed else []
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        browsers.append(browser)
+        context = browser.new_context(**({"viewport": {"width": 900, "height": 1100}} | options))
+        page = context.new_page()
+        page.outside, page.sent, page.sockets = [], [], []
+        page.on("request", lambda request: page.sent.append(request))
+        page.on("websocket", lambda socket: page.sockets.append(socket))
+        page.on(
+            "request",
+            lambda request: (
+                page.outside.append(request.url) if server.address not in request.url else None
+            ),
+        )
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on(
+            "console",
+            lambda said: troubles.append(said.text) if "Content Security" in said.text else None,
+        )
+        page.goto(server.address)
+        page.get_by_text("tracks can be recognised").wait_for()
+        return page
+
+    yield opened
+    for browser in browsers:
+        browser.close()
+    assert troubles == []
