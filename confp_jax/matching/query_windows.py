@@ -47,10 +47,11 @@ class QueryWindows:
     @property
     def searched(self) -> Int64[np.ndarray, " S"]:
         """Those whose nearest rows are searched: of dense ones every second is enough to find a
-        line.
+        line; all, if sound begins so late that only others hear it.
         """
         step = max(1, self.num_phases // 2)
-        return np.flatnonzero(self.loud & (np.arange(len(self.loud)) % step == 0))
+        spaced = self.loud & (np.arange(len(self.loud)) % step == 0)
+        return np.flatnonzero(spaced if spaced.any() else self.loud)
 
 
 def query_windows(query: Query) -> QueryWindows:

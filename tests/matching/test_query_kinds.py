@@ -170,6 +170,18 @@ class TestDense:
             least, greatest = np.exp(query_windows(alone).log_tempos)
             assert least < 0.7 and greatest > 1.4
 
+    def test_sound_in_the_last_window_alone(self):
+        """It lies between the windows that are searched, and none begins after it."""
+        rng = np.random.default_rng(0)
+        parts = [unit_rows(rng, 40) for _ in range(12)]
+        options = {"hop_s": HOP_S, "segment_s": 0.9, "query_phases": 5}
+        reference = make_reference([(str(i), part) for i, part in enumerate(parts)], **options)
+        rows = np.zeros((5, 2, parts[0].shape[1]), np.float32)
+        rows[0, 1] = parts[4][20]
+        query = Query(rows[0], HOP_S, 0.9, between=rows[1:])
+        assert query_windows(query).searched.tolist() == [5]
+        assert rank(query, reference).tracks[0] == 4
+
     def test_what_is_alike_beside_the_line_tells_less(self):
         """A track that repeats one row resembles itself everywhere; noise resembles it nowhere."""
         rng = np.random.default_rng(0)
