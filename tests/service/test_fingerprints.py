@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import io
+import re
+import types
 
 import hypothesis
 import numpy as np
@@ -11,9 +13,11 @@ from hypothesis import strategies as st
 from running_service import KNOWN, MUSIC, ROOT, UNKNOWN, excerpt, start_server
 
 import confp_jax
+from confp_jax.config import ModelConfig
 from confp_jax.fingerprint.embedder import HOP_S, Embedder, load_encoder
-from confp_jax.fingerprint.query import Query
-from confp_jax.fingerprint.query_rows import QueryRows
+from confp_jax.fingerprint.query_rows import QueryRows, packed_rows
+from confp_jax.service.browser import BrowserFiles, BrowserModelError
+from confp_jax.service.settings import BROWSER_PACKAGE
 
 PATH = "/v1/identify/fingerprints"
 RATE = 16_000
@@ -23,15 +27,6 @@ MODEL = ROOT / "confp_jax" / "pretrained" / "edge2" / "edge2.onnx"
 @pytest.fixture(scope="module")
 def encoder() -> Embedder:
     return load_encoder("edge2", engine="onnx")
-
-
-def packed(query: Query) -> np.ndarray:
-    """What a client sends of a query, by what the OpenAPI document says."""
-    conformed = query.by_conformer()
-    faster = [conformed.sped_up.vectors] if conformed.sped_up else []
-    rows = np.concatenate([query.vectors, *query.between, conformed.vectors, *faster])
-    most = np.abs(rows).max(axis=1, keepdims=True)
-    return np.rint(127 * rows / np.where(most > 0, most, 1)).astype(np.int8)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +46,7 @@ def ask(encoder):
 
     def asked(client, clip: np.ndarray, rows: np.ndarray | None = None, **parameters):
         own = {"weights_hash": encoder.weights_hash, "num_samples": len(clip)}
-        body = packed(encoder.query(clip)) if rows is None else rows
+        body = packed_rows(encoder.query(clip)) if rows is None else rows
         return client.post(PATH, params=own | parameters, content=body.tobytes())
 
     return asked
@@ -62,7 +57,8 @@ def test_rows_make_the_query_again(encoder, length_s):
     clip = excerpt(KNOWN[0], start_s=2.0, length_s=length_s, rate_hz=RATE).copy()
     clip[-RATE // 2 :] = 0
     expected = encoder.query(clip)
-    rows = packed(expected)
+    rows = packed_rows(expected)
+    assert set(np.abs(rows).max(axis=1)) <= {0, 127}
     wanted = QueryRows(len(clip), encoder.config, HOP_S)
     assert wanted.shape == rows.shape
     found = wanted.query(rows)
@@ -76,6 +72,12 @@ def test_rows_make_the_query_again(encoder, length_s):
     assert bool(expected.by_conformer().sped_up) == (length_s < 2.4)
     first, whole = found.part(0, 1).by_conformer(), expected.by_conformer()
     np.testing.assert_allclose(first.vectors, whole.vectors[:1], atol=4e-3)
+
+
+def test_a_model_of_one_part_has_no_rows():
+    query = load_encoder("edge", engine="onnx").query(np.zeros(RATE, np.float32))
+    with pytest.raises(ValueError, match="one part"):
+        packed_rows(query)
 
 
 class TestAnswers:
@@ -155,7 +157,7 @@ class TestRefusals:
         assert "add it to the address" in valid(reply)["remedy"]
 
     def test_bodies_of_another_shape(self, client, ask, clip, encoder, valid):
-        rows = packed(encoder.query(clip))
+        rows = packed_rows(encoder.query(clip))
         floats = rows.astype(np.float32)
         floats[0] = np.nan  # there is no such byte: four of them are of another size
         for body in (rows[:-1], rows.ravel()[:-1], np.concatenate([rows, rows[:1]]), floats):
@@ -254,3 +256,23 @@ class TestFilesForBrowsers:
             "/page/local-worker.js"
         ]
         assert not any("'unsafe-eval'" in policy for policy in policies.values())
+
+    def test_the_package_has_one_version(self):
+        for file in ("launch/browser_runtime.sh", "docs/music/anywhere.md"):
+            assert set(re.findall(r"onnxruntime-web@[\d.]+", (ROOT / file).read_text())) == {
+                BROWSER_PACKAGE
+            }, file
+
+    @pytest.mark.parametrize(
+        ("changed", "words"),
+        [
+            ({"config": ModelConfig()}, "has one part"),
+            ({"name": str(MODEL.parent.parent)}, "has no ONNX file"),
+            ({"weights_hash": "another"}, "has other weights"),
+        ],
+    )
+    def test_models_that_browsers_cannot_run(self, encoder, changed, words):
+        names = ("name", "config", "weights_hash")
+        model = {name: getattr(encoder, name) for name in names} | changed
+        with pytest.raises(BrowserModelError, match=words):
+            BrowserFiles(MUSIC, types.SimpleNamespace(**model))

@@ -176,6 +176,7 @@ def test_what_is_switched_off(database, clips, tmp_path):
         (["missing.db", "--host", "203.0.113.1"], "cannot be served"),
         (["missing.db", "--port", "99999"], "from 1 to 65535"),
         (["missing.db", "--max-body-mib", "0"], "must be above 0"),
+        (["missing.db", "--browser-runtime", "."], "no ort.wasm.bundle.min.mjs there"),
     ],
 )
 def test_what_keeps_it_from_starting(tmp_path, options, words):
