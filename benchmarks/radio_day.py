@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import soundfile
@@ -57,7 +57,8 @@ def make_tracks(
     music: pathlib.Path, folder: pathlib.Path, rng: np.random.Generator, most: int
 ) -> list[str]:
     """Writes tracks that are several clips long; returns their names."""
-    clips = list(rng.permutation(sorted(music.rglob("*.mp3"))))
+    clips = sorted(music.rglob("*.mp3"))
+    clips = [clips[number] for number in rng.permutation(len(clips))]
     if len(clips) < _CLIPS_A_TRACK[1]:
         raise SystemExit(f"{music} holds {len(clips)} MP3 files; {_CLIPS_A_TRACK[1]} are needed")
     folder.mkdir()
@@ -139,22 +140,21 @@ class Sender(http.server.ThreadingHTTPServer):
 
 
 class _Sending(http.server.BaseHTTPRequestHandler):
-    server: Sender
-
     def do_GET(self) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "audio/mpeg")
         self.end_headers()
-        first_s = self.server.firsts_s[int(self.path.strip("/"))] - self.server.began_s
+        sender = cast(Sender, self.server)
+        first_s = sender.firsts_s[int(self.path.strip("/"))] - sender.began_s
         sent = round((first_s + time.time()) * _MP3_BYTES_S)
         with contextlib.suppress(OSError):
-            while sent < len(self.server.data):
+            while sent < len(sender.data):
                 due = round((first_s + time.time()) * _MP3_BYTES_S)
-                self.wfile.write(self.server.data[sent:due])
+                self.wfile.write(sender.data[sent:due])
                 sent = due
                 time.sleep(0.2)
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         """Says nothing."""
 
 

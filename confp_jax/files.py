@@ -4,13 +4,13 @@ disk looks like.
 
 import contextlib
 import errno
-import fcntl
 import os
 import pathlib
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
+from confp_jax import locks
 from confp_jax.errors import UserError
 
 RUN_LOCK = "run.lock"  # in the folder that a long run writes to
@@ -68,9 +68,10 @@ def one_process(
             yield True
         finally:
             if not keep:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(PermissionError):  # Windows keeps a file that is open
+                    path.unlink(missing_ok=True)
             # Explicitly: a forked child shares the lock, and may outlive this process's file.
-            fcntl.flock(file, fcntl.LOCK_UN)
+            locks.release(file)
 
 
 @contextlib.contextmanager
@@ -79,7 +80,7 @@ def _locked_file(path: pathlib.Path, in_use: Callable[[str], UserError]) -> Iter
     while True:
         with open(path, "a+", encoding="utf-8", errors="replace") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locks.take(file)
             except BlockingIOError as error:
                 file.seek(0)
                 owner = file.read(200).strip()

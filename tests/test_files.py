@@ -1,11 +1,11 @@
 """Files that are whole or not there."""
 
 import errno
+import fcntl
 import os
 
 import pytest
 
-from confp_jax import files
 from confp_jax.errors import UserError
 from confp_jax.files import is_disk_full, one_process, write_atomically
 
@@ -49,7 +49,7 @@ def test_one_process_at_a_time_holds_a_folder(tmp_path):
 def test_a_lock_that_its_holder_removed_is_made_again(tmp_path, monkeypatch):
     """Between opening and locking a file the one who held it ends, and takes it away."""
     lock = tmp_path / "run.lock"
-    flock = files.fcntl.flock
+    flock = fcntl.flock
     calls = []
 
     def slow(file, operation):
@@ -58,7 +58,7 @@ def test_a_lock_that_its_holder_removed_is_made_again(tmp_path, monkeypatch):
             lock.unlink()
         flock(file, operation)
 
-    monkeypatch.setattr(files.fcntl, "flock", slow)
+    monkeypatch.setattr(fcntl, "flock", slow)
     with one_process(lock, InUseError):
         assert lock.exists()
         with pytest.raises(InUseError), one_process(lock, InUseError):
@@ -69,6 +69,6 @@ def test_without_locks_it_is_told(tmp_path, monkeypatch):
     def none(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(files.fcntl, "flock", none)
+    monkeypatch.setattr(fcntl, "flock", none)
     with one_process(tmp_path / "run.lock", InUseError) as is_held:
         assert not is_held

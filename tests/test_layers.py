@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Left to right: a room imports from itself and from what stands before it.
 ROOMS = [
     "errors",
+    "locks",
     "files",
     "texts",
     "typed_config",

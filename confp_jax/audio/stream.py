@@ -8,7 +8,6 @@ import io
 import os
 import pathlib
 import re
-import select
 import shutil
 import subprocess
 import tempfile
@@ -240,10 +239,28 @@ def _feed(source: "io.BufferedReader | Readable", target: IO[bytes]) -> None:
             target.flush()
 
 
-def _next_bytes(descriptor: int, source: str, timeout_s: float | None) -> bytes:
-    if timeout_s and not select.select([descriptor], [], [], timeout_s)[0]:
+def _next_bytes(
+    process: "subprocess.Popen[bytes]", output: IO[bytes], source: str, timeout_s: float | None
+) -> bytes:
+    """Reads what is there, or waits for it; no system waits for a pipe with a limit everywhere, so
+    a late FFmpeg is ended.
+    """
+    is_late = threading.Event()
+
+    def end() -> None:
+        is_late.set()
+        process.kill()
+
+    watch = threading.Timer(timeout_s, end) if timeout_s else None
+    if watch:
+        watch.daemon = True
+        watch.start()
+    data = os.read(output.fileno(), _FRAME_BYTES * _BLOCK_SAMPLES)
+    if watch:
+        watch.cancel()
+    if is_late.is_set():
         raise DecodeError(f"{source}: sent nothing for {timeout_s:g} s")
-    return os.read(descriptor, _FRAME_BYTES * _BLOCK_SAMPLES)
+    return data
 
 
 def _float_blocks(
@@ -254,7 +271,7 @@ def _float_blocks(
         return
     any_samples = False
     rest = b""
-    while data := _next_bytes(output.fileno(), source, timeout_s):
+    while data := _next_bytes(process, output, source, timeout_s):
         data = rest + data
         whole = len(data) // _FRAME_BYTES * _FRAME_BYTES
         samples = to_mono(np.frombuffer(data[:whole], "<f4").reshape(-1, 2))

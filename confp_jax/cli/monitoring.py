@@ -152,11 +152,16 @@ class Reporter:
             )
 
 
+_STOPS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]  # Windows has no SIGHUP
+
+
 def on_stop(act: Callable[..., Any]) -> dict[int, Any]:
     """Calls `act` at Ctrl-C, `kill` or the end of a terminal; returns what was called before."""
     return {
         number: signal.signal(number, act)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in _STOPS
         if signal.getsignal(number) is not signal.SIG_IGN  # as `nohup` sets it
     }
 

@@ -129,6 +129,11 @@ def _add_limits(serve: argparse.ArgumentParser) -> None:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    from confp_jax.locks import HAS_FLOCK
+
+    if not HAS_FLOCK:  # decoding of strangers' files is bounded by POSIX alone
+        say("error: confp serve needs Linux or macOS; on Windows it runs in WSL", file=sys.stderr)
+        return 1
     from confp_jax.service import start
 
     if None in args.share_audio:

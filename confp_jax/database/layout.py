@@ -5,7 +5,6 @@ that this program did not make is deleted.
 """
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import re
@@ -13,6 +12,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from typing import BinaryIO
 
+from confp_jax import locks
 from confp_jax.database.records import BusyError, DatabaseError
 from confp_jax.database.shards import is_held
 
@@ -65,13 +65,20 @@ def generation_path(folder: pathlib.Path, name: str) -> pathlib.Path | None:
 
 
 def delete_strays(folder: pathlib.Path, shards: Collection[str], generation: str | None) -> None:
-    """Deletes the files of this program that no commit knows; leaves everything else alone."""
-    for path in (folder / "vectors").iterdir():
-        unknown = _SHARD.fullmatch(path.name) and path.name not in shards
-        if (unknown or _UNFINISHED_SHARD.fullmatch(path.name)) and _is_file(path):
-            path.unlink()
-    for path in folder.glob("catalogue.sqlite.*"):
-        if _UNFINISHED_CATALOGUE.fullmatch(path.name) and _is_file(path):
+    """Deletes the files of this program that no commit knows; leaves everything else alone.
+    Windows keeps what a process has open: a later call deletes it.
+    """
+    strays = [
+        path
+        for path in (folder / "vectors").iterdir()
+        if (_SHARD.fullmatch(path.name) and path.name not in shards)
+        or _UNFINISHED_SHARD.fullmatch(path.name)
+    ]
+    strays += filter(
+        lambda path: _UNFINISHED_CATALOGUE.fullmatch(path.name), folder.glob("catalogue.sqlite.*")
+    )
+    for path in filter(_is_file, strays):
+        with contextlib.suppress(PermissionError):
             path.unlink()
     for path in (folder / "index").glob("*"):
         ours = _GENERATION.fullmatch(path.name) or _UNFINISHED_GENERATION.fullmatch(path.name)
@@ -126,7 +133,7 @@ def writer_lock(folder: pathlib.Path) -> Iterator[None]:
         no locks.
     """
     try:
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | locks.NO_LINKS, 0o666)
     except OSError as error:
         raise DatabaseError(
             f"{folder / 'lock'} cannot be opened ({error.strerror}); a writer needs it: it is an "
@@ -142,12 +149,12 @@ def writer_lock(folder: pathlib.Path) -> Iterator[None]:
         try:
             yield
         finally:  # a child that was forked meanwhile has the same lock and would keep it
-            fcntl.flock(lock, fcntl.LOCK_UN)
+            locks.release(lock)
 
 
 def _take(folder: pathlib.Path, lock: BinaryIO) -> None:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.take(lock)
     except BlockingIOError as error:
         number = lock.read(20).decode(errors="replace").strip()
         who = f" (number {number})" if number.isdecimal() else ""

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import pathlib
@@ -11,6 +10,7 @@ import time
 import numpy as np
 from jaxtyping import Int64
 
+from confp_jax import locks
 from confp_jax.database.records import DatabaseError
 from confp_jax.files import is_disk_full
 
@@ -103,7 +103,9 @@ def flush_folder(folder: pathlib.Path) -> None:
     """Makes the names in a folder durable, where the file system can (FAT and some network disks
     cannot, as SQLite has it for its own files).
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = locks.open_folder(folder)
+    if descriptor is None:
+        return
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -131,15 +133,18 @@ def is_held(folder: pathlib.Path) -> bool:
     writer's lock. Where folders cannot be locked (NFS), one that is new counts as held.
     """
     try:
-        handle = os.open(folder, os.O_RDONLY)
+        handle = locks.open_folder(folder)
+        made_s = folder.stat().st_mtime
     except FileNotFoundError:  # it has just been given up
         return False
+    if handle is None:
+        return time.time() - made_s < _NEW_S
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.take(handle)
     except BlockingIOError:
         return True
     except OSError:
-        return time.time() - os.fstat(handle).st_mtime < _NEW_S
+        return time.time() - made_s < _NEW_S
     finally:
         os.close(handle)
     return False

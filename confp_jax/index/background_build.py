@@ -1,13 +1,13 @@
 """An index that is built while others write: the writer's lock is taken only to make it known."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 
+from confp_jax import locks
 from confp_jax.database import Database
 from confp_jax.database.shards import flush_folder, write_error
 from confp_jax.index import on_disk
@@ -60,13 +60,15 @@ def _held_folder(database: Database) -> Iterator[pathlib.Path]:
     partial = database.folder / "index" / f"{uuid.uuid4().hex}.part"
     try:
         partial.mkdir(parents=True)
-        handle = os.open(partial, os.O_RDONLY)
+        handle = locks.open_folder(partial)
         try:
             with contextlib.suppress(OSError):  # NFS locks no folders; see `is_held`
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if handle is not None:
+                    locks.take(handle)
             yield partial
         finally:
-            os.close(handle)
+            if handle is not None:
+                os.close(handle)
     except (OSError, RuntimeError) as error:
         raise write_error(partial.parent, error) from error
     finally:

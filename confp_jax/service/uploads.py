@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import itertools
 import os
@@ -19,6 +18,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
+from confp_jax import locks
 from confp_jax.service.problems import Problem, busy
 from confp_jax.service.settings import Settings
 
@@ -223,7 +223,7 @@ def _new_folder() -> tuple[pathlib.Path, int]:
         folder = pathlib.Path(tempfile.mkdtemp(prefix=_PREFIX))
         opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         with contextlib.suppress(OSError):  # a disk without locks: nobody else can take it either
-            fcntl.flock(opened, fcntl.LOCK_EX)
+            locks.take(opened)
         if folder.exists():
             return folder, opened
         os.close(opened)  # a service that started just now took it for abandoned
@@ -237,7 +237,7 @@ def _remove_abandoned() -> None:
                 continue
             opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locks.take(opened)
                 shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(opened)

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import errno
+import fcntl
 import json
 import os
 import pathlib
@@ -14,7 +15,6 @@ import optax
 import pytest
 from etils import epath
 
-from confp_jax import files
 from confp_jax.model.weights import absolute_path, complete_steps
 from confp_jax.training import run_owner
 from confp_jax.training.metric_log import LINES, MetricLog
@@ -118,7 +118,7 @@ class TestOneRunAFolder:
         def flock(*_: object) -> None:
             raise OSError(errno.ENOLCK, "No locks available")
 
-        monkeypatch.setattr(files.fcntl, "flock", flock)
+        monkeypatch.setattr(fcntl, "flock", flock)
         self._refused_while_held(epath.Path(tmp_path))
         assert "this file system has no locks" in capsys.readouterr().err.splitlines()[0]
 
