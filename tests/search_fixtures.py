@@ -21,7 +21,7 @@ EXAMPLES = pathlib.Path(__file__).resolve().parents[1] / "examples" / "music"
 
 def save_untrained(folder: pathlib.Path, seed: int) -> pathlib.Path:
     """A `tiny` encoder with its initial weights, saved by `save_encoder`."""
-    from flax import nnx
+    nnx = pytest.importorskip("flax.nnx")  # the base installation has no JAX
 
     from configs.fma import get_config
     from confp_jax.config import TrainConfig

@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
 from test_layers import JAX, python_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -33,6 +34,7 @@ def test_the_command_line_answers_without_jax():
 
 def test_audio_records_and_preparation_workers_hold_no_jax():
     """Worker processes import these; JAX would cost each of them seconds and memory."""
+    pytest.importorskip("grain")
     files = [
         file
         for file, _ in python_files()
@@ -54,6 +56,7 @@ def test_audio_records_and_preparation_workers_hold_no_jax():
 
 def test_input_workers_start_no_jax_backend():
     """Grain imports JAX; what must not happen in a worker is that JAX takes hold of a device."""
+    pytest.importorskip("grain")
     started = "xla_bridge.backends_are_initialized()"
     code = (
         f"from jax._src import xla_bridge\nassert not {started}\nimport "

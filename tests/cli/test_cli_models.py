@@ -82,6 +82,7 @@ class TestModels:
         assert not (tmp_path / "db").exists()
 
     def test_a_folder_that_is_no_checkpoint(self, confp, tmp_path, music):
+        pytest.importorskip("orbax.checkpoint")
         status, _, err = confp("add", tmp_path / "db", music, "--model", music)
         assert status == 1
         assert err.startswith(f"error: {music}: no confp_jax encoder")

@@ -6,6 +6,7 @@ import sys
 
 import av
 import numpy as np
+import pytest
 import soundfile
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples" / "music"
@@ -40,7 +41,7 @@ FOUND_KEYS = {
 
 def save_untrained(folder: pathlib.Path, seed: int) -> str:
     """Saves a `tiny` encoder with its initial weights; returns its weights hash."""
-    from flax import nnx
+    nnx = pytest.importorskip("flax.nnx")  # the base installation has no JAX
 
     from configs.fma import get_config
     from confp_jax.config import TrainConfig

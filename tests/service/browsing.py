@@ -1,5 +1,6 @@
 """The page in Debian's Chromium: what its tests share."""
 
+import importlib.util
 import pathlib
 import shutil
 
@@ -13,7 +14,8 @@ PHONE = {"width": 360, "height": 740}
 # ONNX Runtime for the web, where .ci/run has put it.
 RUNTIME = ROOT / ".cache" / "onnxruntime-web" / "dist"
 needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on this machine; install it: apt install chromium"
+    CHROMIUM is None or importlib.util.find_spec("playwright") is None,
+    reason="no Chromium or no playwright; install them: apt install chromium, the extra dev",
 )
 needs_runtime = pytest.mark.skipif(
     not RUNTIME.is_dir(), reason="no onnxruntime-web; `.ci/run` fetches it with npm"
