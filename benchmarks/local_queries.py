@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import numpy as np
 import soundfile
+from websockets.sync.client import connect
 
 import confp_jax
 from benchmarks.serve import fill, wait_until_ready
@@ -33,6 +34,9 @@ from confp_jax.fingerprint.query_rows import packed_rows
 
 _RATE = 16_000
 _TICK_MS = 1000 / os.sysconf("SC_CLK_TCK")
+_LISTENED_S = 10.0
+_NUM_LISTENED = 4
+_BLOCK_S = 0.1
 _ROUNDS = 4  # of each way, one after the other
 _FINGERPRINTS = "/v1/identify/fingerprints"
 
@@ -67,6 +71,8 @@ def main() -> None:
                 for noise_db in (None, 0.0):
                     excerpts = _excerpts(args.music, encoder, length_s, noise_db)
                     _compare(address, pid, encoder, excerpts, args.queries)
+                    if length_s == _LISTENED_S:
+                        _listen(address, pid, excerpts[:_NUM_LISTENED])
                 if args.browser:
                     wav = pathlib.Path(folder) / "clip.wav"
                     wav.write_bytes(excerpts[0].wav)
@@ -143,6 +149,38 @@ def _compare(address: str, pid: int, encoder: Embedder, excerpts: list[Excerpt],
     for name, body in (("audio", excerpts[0].wav), ("fingerprints", excerpts[0].rows)):
         print(f"  {name}: {least[name]:.1f} ms of processor time, {len(body) / 1000:.0f} kB")
     print(f"  audio / fingerprints: {least['audio'] / least['fingerprints']:.1f}; same {same:.1%}")
+
+
+def _listen(address: str, pid: int, excerpts: list[Excerpt]) -> None:
+    """Prints the processor time of a microphone that the service hears as the page sends it: until
+    a guess is sure, or the clip ends.
+    """
+    began = _cpu_ms(pid)
+    heard_s = [_listened_s(address, one) for one in excerpts]
+    print(
+        f"  microphone over the WebSocket: {(_cpu_ms(pid) - began) / len(excerpts):.1f} ms of "
+        f"processor time for {np.mean(heard_s):.1f} s on average"
+    )
+
+
+def _listened_s(address: str, one: Excerpt) -> float:
+    """Sends a clip as fast as it sounds; returns how much of it was sent."""
+    samples, _ = soundfile.read(io.BytesIO(one.wav), dtype="int16")
+    size = round(_BLOCK_S * _RATE)
+    start = {"type": "start", "sample_rate_hz": _RATE, "format": "s16le", "mode": "clip"}
+    with connect(address.replace("http", "ws") + "/v1/listen") as socket:
+        socket.send(json.dumps(start))
+        first = 0
+        while first < len(samples):
+            socket.send(samples[first : first + size].tobytes())
+            first += size
+            with contextlib.suppress(TimeoutError):
+                if json.loads(socket.recv(timeout=_BLOCK_S)).get("verdict") == "match":
+                    break
+        socket.send(json.dumps({"type": "stop"}))
+        while json.loads(socket.recv())["type"] != "answer":
+            pass
+    return first / _RATE
 
 
 def _cpu_ms(pid: int) -> float:
