@@ -37,7 +37,7 @@ from confp_jax.service.responses import (
     track_reply,
     why_reply,
 )
-from confp_jax.service.settings import SHOWN_ROOT, Settings
+from confp_jax.service.settings import MOST_QUESTIONS, SHOWN_ROOT, Settings
 from confp_jax.service.sharing import Links
 from confp_jax.service.track_names import file_stem, given_names, new_names
 from confp_jax.service.uploads import Upload, Uploads
@@ -135,13 +135,14 @@ class Service:
         """Returns which tracks sound in a recording, by vectors of it that the client computed."""
         began = time.perf_counter()
         wanted = self._wanted_rows(request)
+        budget = 1 / _number(request, "questions", 1, least=1, most=MOST_QUESTIONS)
         async with (
             self._admitted(request) as upload,
             asyncio.timeout(self._settings.request_timeout_s),
             self._enter(request),
         ):
             rows = await self._engine.in_thread(upload.rows, wanted.shape)
-            heard = await self._engine.identify_rows(wanted, rows)
+            heard = await self._engine.identify_rows(wanted, rows, alarm_budget=budget)
             return await self._answer(request, heard, began)
 
     async def model(self, _: Request) -> Response:

@@ -212,15 +212,15 @@ class Engine:
         return QueryRows(num_samples, self._embedder.config, hop_s)
 
     async def identify_rows(
-        self, wanted: QueryRows, rows: Int8[np.ndarray, "R E"]
+        self, wanted: QueryRows, rows: Int8[np.ndarray, "R E"], *, alarm_budget: float = 1.0
     ) -> Identification:
-        """Identifies by vectors that a client computed.
+        """Identifies by vectors that a client computed; `alarm_budget` as in `Searcher.search`.
 
         Raises:
           AudioError: silent.
         """
         query = await self.in_thread(wanted.query, rows)
-        return await self.search(query, num_samples=wanted.num_samples)
+        return await self.search(query, num_samples=wanted.num_samples, alarm_budget=alarm_budget)
 
     async def search(
         self,

@@ -6,7 +6,7 @@ from typing import Any
 
 from confp_jax.database.records import TAG_NAMES
 from confp_jax.service import VERSION
-from confp_jax.service.settings import LONGEST_NAME, NAME_FIELDS, Settings
+from confp_jax.service.settings import LONGEST_NAME, MOST_QUESTIONS, NAME_FIELDS, Settings
 
 _BYTES = {"type": "string", "format": "binary"}
 _STRING = {"type": "string"}
@@ -245,6 +245,11 @@ def _fingerprinted(settings: Settings) -> list[dict[str, Any]]:
         _query("weights_hash", _STRING, "Of the model that computed them, as in /v1/model.")
         | {"required": True},
         _query("num_samples", _INTEGER | {"minimum": 1}, longest) | {"required": True},
+        _query(
+            "questions",
+            _INTEGER | {"minimum": 1, "maximum": MOST_QUESTIONS},
+            "How often a growing recording is asked about: they share the false-alarm rate (1).",
+        ),
     ]
 
 

@@ -5,6 +5,7 @@ import os
 import pathlib
 
 NAME_FIELDS = ("name", "title", "artist", "album")
+MOST_QUESTIONS = 20  # about one recording, which share its rate of false alarms
 LONGEST_NAME = 300  # of a track, its artist and its album, in characters
 # In a request's scope: the path that a proxy shows the service under. It is not ASGI's root_path,
 # by which Starlette looks for its own files.

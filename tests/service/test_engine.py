@@ -211,3 +211,23 @@ def test_a_reindex_beside_it_stops_the_answers(copied, clips, tmp_path):
     finally:
         server.stop()
     assert "restart the service" in server.log.read_text()
+
+
+def test_questions_share_the_false_alarms(engine, monkeypatch):
+    """`alarm_budget` reaches the search, as that of a microphone's guesses does."""
+    budgets = []
+    search = engine.view.searcher.search
+
+    def noted(parts, *, alarm_budget):
+        budgets.append(alarm_budget)
+        return search(parts, alarm_budget=alarm_budget)
+
+    async def run() -> None:
+        wanted = engine.rows_of(48_000)
+        rows = np.ones(wanted.shape, np.int8)
+        heard = await engine.identify_rows(wanted, rows, alarm_budget=0.25)
+        assert (heard.length_s, heard.samples) == (3.0, None)
+
+    monkeypatch.setattr(engine.view.searcher, "search", noted)
+    asyncio.run(run())
+    assert budgets == [0.25]

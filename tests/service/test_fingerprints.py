@@ -136,6 +136,7 @@ class TestRefusals:
             ({"num_samples": 0}, 400, "num_samples is no number"),
             ({"num_samples": 61 * RATE}, 400, "from 1 to 960000"),  # --max-audio-s 60
             ({"num_samples": 10**30}, 400, "num_samples is no number"),
+            ({"questions": 0}, 400, "questions is no number from 1 to 20"),
             ({"num_samples": 15_999}, 422, "too short"),
             ({"num_samples": 62_400}, 400, "66 vectors of 640"),
         ],

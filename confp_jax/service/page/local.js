@@ -3,6 +3,7 @@
 import { Microphone, Trouble } from "./microphone.js";
 
 const RECORDING_S = 10;
+const LOOKS_S = [3, 6]; // of a recording: it is asked about before its end
 const SHORTEST_S = 1;
 const WITH_AUDIO = "Open this page without ?local: it then sends the audio to the service.";
 const MEGABYTE = 1e6;
@@ -43,11 +44,11 @@ export class LocalModel {
     } catch {
       throw new Trouble("This browser cannot decode the file.", `Convert it to wav, mp3 or m4a. ${WITH_AUDIO}`);
     }
-    return this.ask(mono(audio), signal);
+    return this.#ask(mono(audio), { signal });
   }
 
-  // The answer to blocks of mono samples at another rate.
-  async askBlocks(blocks, rateHz, signal) {
+  // The answer to blocks of mono samples at another rate; `options` as in #ask.
+  async askBlocks(blocks, rateHz, options) {
     await this.load();
     const num = blocks.reduce((sum, block) => sum + block.length, 0);
     if (num < rateHz * SHORTEST_S) throw tooShort(num / rateHz);
@@ -61,11 +62,11 @@ export class LocalModel {
     const source = new AudioBufferSourceNode(context, { buffer });
     source.connect(context.destination);
     source.start();
-    return this.ask((await context.startRendering()).getChannelData(0), signal);
+    return this.#ask((await context.startRendering()).getChannelData(0), options);
   }
 
-  // The answer to mono samples at the model's rate.
-  async ask(samples, signal) {
+  // The answer to mono samples at the model's rate: one of several `questions` about a recording.
+  async #ask(samples, { signal, questions = 1, explain = true }) {
     const lengthS = samples.length / this.#rateHz;
     if (lengthS < SHORTEST_S) throw tooShort(lengthS);
     if (lengthS > this.#about.max_audio_s) {
@@ -73,7 +74,7 @@ export class LocalModel {
     }
     const rows = await this.#vectors(samples);
     signal?.throwIfAborted();
-    const query = new URLSearchParams({ weights_hash: this.#about.weights_hash, num_samples: samples.length, explain: true });
+    const query = new URLSearchParams({ weights_hash: this.#about.weights_hash, num_samples: samples.length, questions, explain });
     const response = await fetch(`v1/identify/fingerprints?${query}`, { method: "POST", body: rows, signal });
     const reply = await response.json();
     if (response.status === 409) throw new Trouble("The service has another model now.", "Reload this page.");
@@ -145,11 +146,12 @@ export class LocalListening {
   #stopped = false;
   #abort = new AbortController();
 
-  // onLevel(0..1), onHeard(seconds), onStart() are called while it listens.
-  constructor(model, { onLevel, onHeard, onStart }) {
+  // onLevel(0..1), onHeard(seconds), onGuess(answer), onStart() are called while it listens.
+  constructor(model, { onLevel, onHeard, onGuess, onStart }) {
     this.#model = model;
     this.onLevel = onLevel;
     this.onHeard = onHeard;
+    this.onGuess = onGuess;
     this.onStart = onStart;
   }
 
@@ -161,7 +163,7 @@ export class LocalListening {
       this.#abort.signal.throwIfAborted();
       await this.#record();
       this.#abort.signal.throwIfAborted();
-      return await this.#model.askBlocks(this.#blocks, this.#microphone.rateHz, this.#abort.signal);
+      return await this.#ask(true);
     } finally {
       this.#microphone.close();
     }
@@ -180,16 +182,33 @@ export class LocalListening {
     this.stop();
   }
 
+  #ask(explain) {
+    const options = { signal: this.#abort.signal, questions: LOOKS_S.length + 1, explain };
+    return this.#model.askBlocks([...this.#blocks], this.#microphone.rateHz, options);
+  }
+
+  // A guess; why there is none, such as silence so far, the answer will say.
+  #look() {
+    const guess = (answer) => this.#stopped || this.onGuess(answer);
+    this.#ask(false).then(guess, () => null);
+  }
+
   #record() {
     if (this.#stopped) return null;
     return new Promise((resolve) => {
       this.#ended = resolve;
       let num = 0;
+      const looksS = [...LOOKS_S];
       const push = (block) => {
         this.#blocks.push(block);
         num += block.length;
-        this.onHeard(num / this.#microphone.rateHz);
-        if (num >= RECORDING_S * this.#microphone.rateHz) this.stop();
+        const heardS = num / this.#microphone.rateHz;
+        this.onHeard(heardS);
+        if (heardS >= RECORDING_S) this.stop();
+        else if (heardS >= looksS[0]) {
+          looksS.shift();
+          this.#look();
+        }
       };
       this.#microphone.record(push, this.onLevel);
       this.onStart();

@@ -43,10 +43,8 @@ async function toggle() {
   asking?.abort();
   hideProblem();
   say("Waiting for the microphone…");
-  const handlers = { onLevel: showLevel, onStart: () => showListening(true) };
-  const mine = (listening = local
-    ? new LocalListening(local, { ...handlers, onHeard: showHeard })
-    : new Listening({ ...handlers, onGuess: showGuess }));
+  const handlers = { onLevel: showLevel, onGuess: showGuess, onStart: () => showListening(true) };
+  const mine = (listening = local ? new LocalListening(local, { ...handlers, onHeard: showHeard }) : new Listening(handlers));
   try {
     remember(await mine.run(), "microphone");
     say(IDLE);
