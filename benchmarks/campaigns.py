@@ -46,8 +46,8 @@ _CAMPAIGNS = (
      "car has expired, and this is the final courtesy call before we close the file. Press one to "
      "speak with a warranty specialist, or press two to be removed from our list."),
     (0, "This is an important message regarding your vehicle. Mr.", "You may be due a refund on "
-     "your insurance premium, since drivers in your area have been charged too much for years. Call "
-     "back today on the number that you see, before the offer ends on Friday."),
+     "your insurance premium, since drivers in your area have been charged too much for years. "
+     "Call back today on the number that you see, before the offer ends on Friday."),
     (1, "Hello, we are calling from the tax office. Mrs.", "A lawsuit has been filed against you, "
      "and the officers will be at your house within the hour. To settle the amount that you owe, "
      "stay on the line and have your card ready."),
@@ -55,8 +55,8 @@ _CAMPAIGNS = (
      "favour that was never paid out. So that we can send it to you, confirm the number of your "
      "account after the tone, and the date of your birth."),
     (2, "Your internet connection will be cut off today. Dear", "We have noticed unusual traffic "
-     "from your address. A technician can repair it at once, while your computer is switched on, if "
-     "you press one now and follow what he tells you."),
+     "from your address. A technician can repair it at once, while your computer is switched on, "
+     "if you press one now and follow what he tells you."),
     (3, "Good afternoon, and congratulations. Dear", "You were drawn from among all customers of "
      "the last year, and have won a week for two in a hotel by the sea. All that remains is the "
      "booking fee. Press five to talk to our travel desk."),
@@ -77,7 +77,7 @@ def say(voice: str, text: str) -> Float32[np.ndarray, " n"]:
             "flite": ["flite", "-voice", name, "-t", text, "-o", str(file)],
             "espeak-ng": ["espeak-ng", "-v", name, "-w", str(file), "--", text],
         }[program]
-        subprocess.run(spoken, check=True, capture_output=True)  # noqa: S603
+        subprocess.run(spoken, check=True, capture_output=True)
         samples = decode(file, sample_rate_hz=RATE_HZ).samples
     return samples / max(float(np.abs(samples).max()), 1e-6) * np.float32(0.5)
 
@@ -90,10 +90,22 @@ def messages(rng: np.random.Generator) -> Iterator[tuple[str, Float32[np.ndarray
         for _ in range(_CALLS):
             name = say(_VOICES[voice], str(rng.choice(_NAMES)))
             yield f"campaign{number}", np.concatenate([first, name, last])
-    prompts = [one.title for one in read_table(PROMPTS) if one.package.endswith("-en-g722")]
-    sentences = rng.permutation(np.array([text for text in prompts if len(text) > 25]))
+    sentences = rng.permutation(np.array(distinct_sentences()))
     for number, some in enumerate(np.array_split(sentences, _SINGLES)):
         yield f"single{number}", say(_VOICES[number % len(_VOICES)], " ".join(some))
+
+
+def distinct_sentences() -> list[str]:
+    """Returns the texts of prompts, without those that share six words in a row."""
+    seen: set[tuple[str, ...]] = set()
+    found = []
+    for one in read_table(PROMPTS):
+        words = one.title.lower().split()
+        runs = {tuple(words[first : first + 6]) for first in range(max(len(words) - 5, 1))}
+        if len(one.title) > 25 and not runs & seen:
+            seen |= runs
+            found.append(one.title)
+    return found
 
 
 def make_calls(folder: pathlib.Path) -> None:

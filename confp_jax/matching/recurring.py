@@ -3,7 +3,8 @@
 Some rows of every track are searched for in all tracks at once. Two tracks that several rows agree
 on, on one line, are compared row by row along their lines: two lines, where a name is spoken into
 one of two calls. Groups are joined by pairs of tracks that share most of the shorter one; two
-groups that have grown are joined only by a second such pair.
+groups that have grown are joined only by a second such pair, of two other tracks: a short call may
+share its opening with calls of several messages.
 """
 
 import collections
@@ -24,14 +25,16 @@ _ALL_ROWS = 24  # of a track up to here all rows are searched for, of others eve
 _NUM_OTHERS = 24  # of a track, those that most rows agree on
 _NUM_LINES = 4  # of a pair
 _LEAST_VOTES = 2
-# The mean cosine of so many rows in a row, halfway from the usual one to the same recording's
-# through two codecs and noise.
-_RUN_ROWS = 4
-_SAME = 0.75
-_DENSE_SAME = 0.32
+# Rows that are more alike than this, from the usual cosine to 1, speak for the same recording and
+# others against it; a run is one where all together say enough. So few rows must be much alike, and
+# of many a little is enough, as through two codecs and noise where the lines lie between two rows.
+_SAME = 0.63
+_DENSE_SAME = 0.17
+_LEAST_EXCESS = 0.5
+_LEAST_DENSE_EXCESS = 0.85
 _LEAST_RUN_S = 1.5
-_LEAST_SHARE = 0.5  # of the shorter track
-_GROWN = 3  # tracks: two such groups need a second pair
+_LEAST_SHARE = 0.65  # of the shorter track
+_GROWN = 3  # tracks: two such groups need a second pair, of two other tracks
 _OVERLAP = 0.5  # of two sections of one track: they are one
 
 Report = Callable[[int, int], None]
@@ -199,7 +202,7 @@ def compare_tracks(reference: Reference, track: int, other: int, lines: Sequence
     for line in lines:
         first = max(0, -line)
         cosines = _along(a, b, line, first)
-        for begin, end in _runs(cosines, _least_mean(reference)):
+        for begin, end in _runs(cosines, reference):
             run = _timed(reference, track, other, line, first, cosines, begin, end)
             rows_a = slice(first + begin, first + end)
             if run.length_s >= _LEAST_RUN_S and not covered_a[rows_a].mean() > _OVERLAP:
@@ -241,22 +244,23 @@ def _along(
     return np.maximum(at, halfway)
 
 
-def _least_mean(reference: Reference) -> float:
+def _runs(cosines: Float32[np.ndarray, " R"], reference: Reference) -> list[tuple[int, int]]:
+    """Returns begin and end of each run of rows that speak for the same recording, best first."""
+    is_dense = reference.query_phases > 1
     usual = reference.usual_cosine
-    return usual + (_DENSE_SAME if reference.query_phases > 1 else _SAME) * (1 - usual)
-
-
-def _runs(cosines: Float32[np.ndarray, " R"], least: float) -> list[tuple[int, int]]:
-    """Returns where the mean of `_RUN_ROWS` rows is high enough: begin and end of each stretch."""
-    size = min(_RUN_ROWS, len(cosines))
-    if not size:
-        return []
-    mean = np.convolve(cosines, np.full(size, 1 / size), "valid")
-    inside = np.zeros(len(cosines) + 2, bool)
-    for place in np.flatnonzero(mean >= least):
-        inside[1 + place : 1 + place + size] = True
-    edges = np.flatnonzero(np.diff(inside.astype(np.int8)))
-    return [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]
+    same = _DENSE_SAME if is_dense else _SAME
+    least = _LEAST_DENSE_EXCESS if is_dense else _LEAST_EXCESS
+    excess = (cosines.astype(np.float64) - usual) / (1 - usual) - same
+    runs = []
+    while True:
+        total = np.concatenate([[0.0], np.cumsum(excess)])
+        gained = total - np.minimum.accumulate(total)
+        end = int(np.argmax(gained))
+        if gained[end] < least:
+            return runs
+        begin = int(np.argmin(total[: end + 1]))
+        runs.append((begin, end))
+        excess[begin:end] = -least  # no later run reaches over it
 
 
 def _timed(
@@ -304,7 +308,7 @@ class _Groups:
     def __init__(self, num: int, known: Sequence[Sequence[int]]):
         self._parents = list(range(num))
         self._sizes = [1] * num
-        self._pairs: collections.Counter[tuple[int, int]] = collections.Counter()
+        self._pairs: dict[tuple[int, int], tuple[int, int]] = {}  # of groups: the first of tracks
         for members in known:
             for other in members[1:]:
                 self.unite(self.of(members[0]), self.of(other))
@@ -318,9 +322,13 @@ class _Groups:
 
     def join(self, track: int, other: int) -> None:
         """Joins the groups of two tracks that share most of one; large ones at the second time."""
-        one, two = sorted((self.of(track), self.of(other)))
-        self._pairs[one, two] += 1
-        if min(self._sizes[one], self._sizes[two]) < _GROWN or self._pairs[one, two] > 1:
+        if self.of(track) > self.of(other):
+            track, other = other, track
+        one = self.of(track)
+        two = self.of(other)
+        first = self._pairs.setdefault((one, two), (track, other))
+        is_second = track != first[0] and other != first[1]
+        if min(self._sizes[one], self._sizes[two]) < _GROWN or is_second:
             self.unite(one, two)
 
     def unite(self, one: int, two: int) -> None:

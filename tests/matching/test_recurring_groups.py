@@ -63,6 +63,29 @@ def test_an_opening_that_all_share_joins_nothing(calls):
     assert not any(track >= 10 for group in recurring_tracks(calls) for track in group)
 
 
+def test_a_short_call_joins_no_two_messages():
+    """It shares most of itself, its opening, with calls of both."""
+    opening = rows(1, 8)
+    messages = [rows(2, 20), rows(3, 20)]
+    parts = [
+        np.concatenate([noisy(opening, 10 * m + n), noisy(messages[m], 10 * m + n)])
+        for m in range(2)
+        for n in range(5)
+    ]
+    groups = recurring_tracks(reference([*parts, np.concatenate([opening, rows(4, 2)])]))
+    assert sorted(track for group in groups for track in group) == list(range(11))
+    assert [{track // 5 for track in group} - {2} for group in groups] == [{0}, {1}]
+
+
+@pytest.mark.parametrize(("num", "found"), [(40, [[0, 1]]), (4, [])])
+def test_many_rows_that_are_a_little_alike_are_one_message(num, found):
+    message = rows(1, num)
+    heard = message + 3.2 * rows(2, num)
+    heard /= np.linalg.norm(heard, axis=1, keepdims=True)
+    assert (heard * message).sum(axis=1).mean() == pytest.approx(0.30, abs=0.03)
+    assert recurring_tracks(reference([message, heard, rows(3, 40)])) == found
+
+
 def test_an_intro_is_found_in_each_episode_with_its_edges():
     intro = rows(1, 40)
     seconds = (0.0, 6.0, 15.0)
