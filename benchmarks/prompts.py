@@ -9,6 +9,7 @@ when that match is accepted. Every query is also searched for where its text is 
 which has the other prompts of the same voice: whatever is answered then is a false alarm, unless
 the two prompts were cut from one take. Then their waveforms are the same for a while: a correlation
 of 0.99 and more over 0.75 s, which the same sentence said twice does not reach (0.79 at most).
+Prompts of 3 s and more are also heard live, as `/v1/listen` does with the profile "calls".
 """
 
 import argparse
@@ -31,6 +32,7 @@ from confp_jax.database import Database
 from confp_jax.fingerprint.embedder import Embedder, load_encoder
 from confp_jax.fingerprint.query import Query
 from confp_jax.library.add import add_paths
+from confp_jax.library.listening import PACES, identify_growing
 from confp_jax.library.searcher import ReferenceSearcher, Searcher
 from confp_jax.matching.searchable import some_tracks
 from data_prep import fma
@@ -41,6 +43,8 @@ _FOLDS = 5  # the database without a prompt's text lacks those of a fifth
 _SHORTEST_S = 1.0
 _LONGEST_S = 10.0
 _PART_S = (1.0, 3.0)
+_LIVE_S = 3.0
+_PACKET = 1_600  # samples that come at once
 _TAKE_S = 0.75
 _TAKE_CORRELATION = 0.95
 _KNOWN_S = {"1-3 s": 3.0, "3-5 s": 5.0, "5 s and more": np.inf}
@@ -184,6 +188,36 @@ def _same_take(one: Prompt, other: Prompt, sample_rate_hz: int) -> bool:
     return False
 
 
+def first_answer(searcher: ReferenceSearcher, call: Call) -> tuple[float, str]:
+    """Returns how many seconds of a call were heard when it was first answered (infinity: never)
+    and the name of the track.
+    """
+    blocks = np.array_split(call.samples, max(1, round(len(call.samples) / _PACKET)))
+    looks = identify_growing(searcher, blocks, query="call", pace=PACES["calls"])
+    for heard_s, answer in looks:
+        if answer.num_accepted:
+            return heard_s, answer.matches[0].track
+    return np.inf, ""
+
+
+def live_row(
+    searcher: ReferenceSearcher, asked: Sequence[Call], by_name: dict[str, Prompt]
+) -> dict[str, Any]:
+    """Returns how soon calls are answered while they are heard; one that is not answered takes for
+    ever.
+    """
+    found = [first_answer(searcher, call) for call in asked]
+    right = [
+        name in by_name and by_name[name].text == call.prompt.text
+        for (_, name), call in zip(found, asked, strict=True)
+    ]
+    wrong = [not ok and bool(name) for (_, name), ok in zip(found, right, strict=True)]
+    heard_s = [s if ok else np.inf for (s, _), ok in zip(found, right, strict=True)]
+    median_s, p90_s = np.quantile(heard_s, (0.5, 0.9), method="higher")
+    row = {"live": asked[0].condition, "num": len(asked), "answered": _percent(right)}
+    return row | {"wrong": _percent(wrong), "median_s": str(median_s), "p90_s": str(p90_s)}
+
+
 def table(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
     """Returns a row for each condition and length, with shares in percent."""
     groups: dict[tuple[Any, ...], list[Outcome]] = collections.defaultdict(list)
@@ -215,6 +249,7 @@ def main() -> None:
     parser.add_argument("prompts", type=pathlib.Path, help="a folder with tracks.csv")
     parser.add_argument("--model", default="edge2")
     parser.add_argument("--conditions", nargs="+", default=CONDITIONS_ASKED)
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="ask each N-th prompt")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
     embedder = load_encoder(args.model)
@@ -222,15 +257,20 @@ def main() -> None:
     prompts = read_prompts(args.prompts, sample_rate_hz=rate_hz)
     by_name = {prompt.path.stem: prompt for prompt in prompts}
     outcomes = []
+    live = []
     with tempfile.TemporaryDirectory() as scratch:
         every, without, num_added = searchers(prompts, embedder, pathlib.Path(scratch))
-        for call in calls(prompts, args.conditions, sample_rate_hz=rate_hz):
+        for call in calls(prompts[:: args.every], args.conditions, sample_rate_hz=rate_hz):
             query = embedder.query(call.samples)
             outcomes.append(search(every, call, query, by_name, is_known=True))
             lacking = without[call.prompt.fold]
             outcomes.append(search(lacking, call, query, by_name, is_known=False))
+            if not call.is_part and len(call.samples) >= _LIVE_S * rate_hz:
+                live.append(call)
+        same = [[one for one in live if one.condition == name] for name in args.conditions]
+        rows = [live_row(every, some, by_name) for some in same if some]
     print(f"{num_added} of {len(prompts)} prompts added")
-    rows = table(outcomes)
+    rows += table(outcomes)
     for row in rows:
         print(json.dumps(row))
     alarms = [one for one in outcomes if one.is_accepted and not one.is_same_take]

@@ -102,12 +102,18 @@ def _distorted(
 def compared(pair: Pair, model: str) -> dict[str, Any]:
     """Returns what is listed of a pair, and how far the edges of what is shared are off."""
     with tempfile.TemporaryDirectory() as folder:
-        files = [pathlib.Path(folder) / name for name in ("a.wav", "b.wav")]
-        for file, samples in zip(files, (pair.a, pair.b), strict=True):
-            soundfile.write(file, samples, RATE_HZ, subtype="FLOAT")
-        listed = compare_files(*files, model)
+        a = pathlib.Path(folder) / "a.wav"
+        b = pathlib.Path(folder) / "b.wav"
+        soundfile.write(a, pair.a, RATE_HZ, subtype="FLOAT")
+        soundfile.write(b, pair.b, RATE_HZ, subtype="FLOAT")
+        listed = compare_files(a, b, model)
     right = [one for one in listed if pair.truth and _shares(one, pair.truth)]
-    row = {"kind": pair.kind, "names": pair.names, "listed": len(listed), "found": bool(right)}
+    row: dict[str, Any] = {
+        "kind": pair.kind,
+        "names": pair.names,
+        "listed": len(listed),
+        "found": bool(right),
+    }
     row["wrong"] = [dataclasses.asdict(one) for one in listed if one not in right]
     if right and pair.truth:
         begin_s = min(one.a_s for one in right) - pair.truth[0]

@@ -23,8 +23,8 @@ def noisy(rows: np.ndarray, seed: int, level: float) -> np.ndarray:
     return normalised(rows + level * unit_rows(seed, len(rows)))
 
 
-def query_of(*vectors: np.ndarray) -> Query:
-    return Query(np.concatenate(vectors).astype(np.float32), HOP_S, SEGMENT_S)
+def query_of(*vectors: np.ndarray, segment_s: float = SEGMENT_S) -> Query:
+    return Query(np.concatenate(vectors).astype(np.float32), HOP_S, segment_s)
 
 
 SONG = unit_rows(0, 60)
@@ -149,8 +149,8 @@ class TestCommonSections:
     def test_every_pair_of_places(self):
         jingle = SONG[:30]
         other = [unit_rows(seed, 40) for seed in range(300, 306)]
-        a = query_of(jingle, other[0], jingle)
-        b = query_of(other[1], jingle, jingle, other[2], jingle)
+        a = query_of(jingle, other[0], jingle, segment_s=0.9)
+        b = query_of(other[1], jingle, jingle, other[2], jingle, segment_s=0.9)
         found = sorted(self.sections(a, b), key=lambda pair: (round(pair[0] / 5), pair[1]))
         pairs = [(x, y) for x in (0.0, 21.0) for y in (12.0, 21.0, 42.0)]
         np.testing.assert_allclose(found, pairs, atol=0.8)

@@ -26,16 +26,16 @@ def ranking(first: float, others: float = 0.2) -> Ranking:
 
 @pytest.mark.parametrize(
     ("first", "others", "expected"),
-    [(0.45, 0.2, True), (0.6, 0.2, False), (0.8, 0.7, True), (0.85, 0.7, False)],
+    [(0.35, 0.1, True), (0.39, 0.1, False), (0.74, 0.7, True), (0.78, 0.7, False)],
 )
 def test_one_voice_must_stand_out_from_what_it_says_elsewhere(first, others, expected):
-    """By 40 % of what the others lack."""
+    """By 20 % of what the others lack, and be as alike as the same recording is."""
     assert is_confusable(ranking(first, others), 0, tracks(voice=0.4)) == expected
 
 
 def test_music_is_no_kin():
-    assert not is_confusable(ranking(0.45), 0, tracks(voice=0.0))
+    assert not is_confusable(ranking(0.35), 0, tracks(voice=0.0))
 
 
 def test_of_other_models_nothing_was_measured():
-    assert not is_confusable(ranking(0.45), 0, tracks(voice=0.4, query_phases=1))
+    assert not is_confusable(ranking(0.35), 0, tracks(voice=0.4, query_phases=1))
