@@ -33,7 +33,8 @@ def register(commands: Commands) -> None:
         examples="""\
   confp add music.db ~/Music             a folder; a second run reads only what is new
   confp add music.db a.mp3 b.flac
-  confp add big.db ~/Music --model edge --precision int8     another model, half the bytes""",
+  confp add big.db ~/Music --model edge --precision int8     another model, half the bytes
+  confp add small.db ~/Music --dims 64   a tenth of the bytes, fewer answers""",
     )
     add.add_argument(
         "paths", type=pathlib.Path, nargs="+", metavar="PATH", help="audio files or folders of them"
@@ -45,6 +46,8 @@ def register(commands: Commands) -> None:
     )
     help_text = "how a new database stores fingerprints (binary for edge2, float16 for others)"
     add.add_argument("--precision", choices=("float16", "int8", "binary"), help=help_text)
+    help_text = "values of a new database's fingerprints: 64 or 96 (edge2; the model's own: 640)"
+    add.add_argument("--dims", type=whole_number, metavar="N", help=help_text)
     update = commands.add(
         "update",
         _update,
@@ -116,10 +119,12 @@ def _register_tracks(commands: Commands) -> None:
 
 
 def _add(args: argparse.Namespace) -> int:
+    from confp_jax.fingerprint.places import model_of_dims
     from confp_jax.library.add import add_paths
     from confp_jax.library.open import open_or_create
 
-    database, embedder = open_or_create(args.db, args.model, precision=args.precision)
+    model = model_of_dims(args.model, args.dims)
+    database, embedder = open_or_create(args.db, model, precision=args.precision)
     with reporting("adding") as report:
         results = add_paths(database, embedder, args.paths, passed_over=True, report=report)
     others = [r.path for r in results if r.status == "passed over"]

@@ -11,11 +11,10 @@ from jaxtyping import Float32
 from confp_jax.audio.decode import from_samples
 from confp_jax.audio.segments import Chunk, window_chunks
 from confp_jax.database.records import ModelId
-from confp_jax.errors import UserError
 from confp_jax.fingerprint.clip_encoder import ClipEncoder
 from confp_jax.fingerprint.engine import Engine, load_engine
 from confp_jax.fingerprint.fingerprints import AudioError, Fingerprints
-from confp_jax.fingerprint.places import home_of, place_of
+from confp_jax.fingerprint.places import DEFAULT_MODEL, UnknownModelError, home_of, place_of
 from confp_jax.fingerprint.query import Later, Query
 from confp_jax.fingerprint.query_rows import has_both_parts, heard_of, query_of, sped_up_below
 from confp_jax.fingerprint.windows import SPEEDUP, WindowedClip, cut_windows
@@ -25,14 +24,9 @@ from confp_jax.model.parts import mixed
 from confp_jax.model.shipped import shipped_models
 from confp_jax.typed_config import suggestion
 
-DEFAULT_MODEL = "edge2"
 HOP_S = 0.3  # between fingerprints (paper)
 SHORTEST_S = 1.0  # what can be encoded at all
 _STREAM_WINDOWS = 64
-
-
-class UnknownModelError(UserError):
-    """Neither a shipped model nor a checkpoint folder."""
 
 
 class Embedder:

@@ -2,9 +2,16 @@
 
 import pathlib
 
+from confp_jax.errors import UserError
 from confp_jax.fingerprint.engine import check_jax
 from confp_jax.model.addresses import is_remote
 from confp_jax.model.shipped import DECISION, shipped_folder, shipped_models, shipped_weights_hash
+
+DEFAULT_MODEL = "edge2"
+
+
+class UnknownModelError(UserError):
+    """Neither a shipped model nor a checkpoint folder."""
 
 
 def place_of(name: str) -> pathlib.Path | None:
@@ -28,3 +35,23 @@ def home_of(source: pathlib.Path, weights_hash: str) -> pathlib.Path:
         return folder
     made_of = (name for name in shipped_models() if shipped_weights_hash(name) == weights_hash)
     return next(map(shipped_folder, made_of), folder)
+
+
+def model_of_dims(model: str | None, dims: int | None) -> str | None:
+    """Returns the shipped model whose fingerprints are those of `model` (by default the default
+    one) in `dims` values; `model` itself where no number is asked for.
+
+    Raises:
+      UnknownModelError: there is none.
+    """
+    if dims is None:
+        return model
+    name = f"{model or DEFAULT_MODEL}-{dims}"
+    if name not in shipped_models():
+        stem = name.removesuffix(str(dims))
+        shorter = [one.removeprefix(stem) for one in shipped_models() if one.startswith(stem)]
+        known = f"there are {' and '.join(shorter)}" if shorter else "it has one number of values"
+        raise UnknownModelError(
+            f"--dims {dims}: {model or DEFAULT_MODEL} is not that short; {known}"
+        )
+    return name

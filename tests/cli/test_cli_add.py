@@ -85,6 +85,22 @@ class TestAdd:
             "of 1 s and more"
         )
 
+    def test_fewer_dimensions(self, confp, music, tmp_path):
+        """A short model is stored as its signs, finds its tracks, and is the database's own."""
+        song = music / f"{SOURCE}.mp3"
+        status, added, _ = confp("add", tmp_path / "db", song, "--dims", "64", "--json")
+        assert (status, added[0]["status"]) == (0, "added")
+        status, info, _ = confp("info", tmp_path / "db", "--json")
+        assert (info["model"], info["precision"]) == ("edge2-64", "binary")
+        status, answers, _ = confp("identify", tmp_path / "db", song, "--json")
+        assert (status, answers[0]["matches"][0]["track"]) == (0, SOURCE)
+        status, _, err = confp("add", tmp_path / "other", song, "--dims", "7")
+        assert (status, err) == (
+            1,
+            "error: --dims 7: edge2 is not that short; there are 64 and 96\n",
+        )
+        assert not (tmp_path / "other").exists()
+
     def test_a_reference_shorter_than_a_segment(self, confp, database, tmp_path, clip):
         path = write_clip(tmp_path, "prompt.wav", clip[: round(1.4 * RATE)])
         status, added, _ = confp("add", database, path, "--json")

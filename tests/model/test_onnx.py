@@ -78,6 +78,8 @@ def test_every_encoder_gives_what_it_gives_in_jax(name, tmp_path):
     "name",
     [
         "edge2",
+        "edge2-64",
+        pytest.param("edge2-96", marks=pytest.mark.slow),
         pytest.param("edge", marks=pytest.mark.slow),
         pytest.param("small", marks=pytest.mark.slow),
     ],

@@ -224,7 +224,7 @@ def test_changed_arrays_are_refused(
     load_encoder_state(folder)
 
 
-@pytest.mark.parametrize("name", ["edge", "edge2", "small"])
+@pytest.mark.parametrize("name", ["edge", "edge2", "edge2-64", "edge2-96", "small"])
 def test_shipped_models_carry_checksums(name: str, tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(shipped_folder(name) / "checkpoint", folder)
