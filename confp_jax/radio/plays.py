@@ -18,8 +18,11 @@ _TEMPO_ERROR = 0.02
 # starts within this much of the track's beginning, and the play before it started there, too.
 _BEGINNING_S = 2.0
 _FIRST_HEARD_S = 5.0  # so late a play from a track's beginning may be recognised
-_OVER_S = 30.0  # after this long a play is over
-_PATIENCE_S = 60.0  # the same after an interruption: the first answers take a while
+# So long unheard, a play is over: sooner if another track plays. A passage of a track may not be
+# recognised, and one that is recognised late is known to have begun before.
+_OVER_S = 30.0
+_LONGEST_GAP_S = 120.0
+_PATIENCE_S = 60.0  # no play is over so soon after an interruption: the first answers take a while
 _LONGEST_BREAK_S = 3_600.0
 _NAMES = ("id", "track", "title", "artist", "album", "path")
 _NUMBERS = (
@@ -78,7 +81,9 @@ class Play:
         reach_s = _SAME_LINE_S + _TEMPO_ERROR * abs(seen.begin_s - self.end_s)
         is_near = seen.begin_s < self.end_s + _OVER_S
         is_new = (
-            seen.found.offset_s <= _BEGINNING_S and self.first_offset_s <= _FIRST_HEARD_S
+            seen.found.offset_s <= _BEGINNING_S
+            and self.first_offset_s <= _FIRST_HEARD_S
+            and seen.begin_s > self.end_s - _SAME_LINE_S
         )  # else music that repeats itself, or a loop
         return abs(seen.found.offset_s - expected_s) <= reach_s or (is_near and not is_new)
 
@@ -166,7 +171,13 @@ class Plays:
     def _over(self, now_s: float) -> list[dict[str, Any]]:
         if now_s < self._patient_until_s:
             return []
-        return self._closed(lambda play: now_s > play.end_s + _OVER_S)
+        newest_s = max((play.end_s for play in self.open if play.is_told), default=0.0)
+
+        def is_over(play: Play) -> bool:
+            is_followed = newest_s > play.end_s + _SAME_LINE_S
+            return now_s > play.end_s + (_OVER_S if is_followed else _LONGEST_GAP_S)
+
+        return self._closed(is_over)
 
     def _closed(self, is_over: Any) -> list[dict[str, Any]]:
         over = [play for play in self.open if is_over(play)]

@@ -47,7 +47,7 @@ def test_a_play_is_told_when_answers_agree_and_when_it_is_over():
     heard.track(1, 36.0, offset_s=7.0)
     assert [event["id"] for event in of(heard.events, "playing")] == [1]
     assert not of(heard.events, "play")
-    heard.nothing(60.0)
+    heard.nothing(130.0)
     (play,) = of(heard.events, "play")
     assert play["at_s"] == 1_000.0 and play["played_s"] == pytest.approx(36.0)
     assert (play["first_s"], play["last_s"]) == pytest.approx((7.0, 43.0))
@@ -59,7 +59,7 @@ def test_one_answer_alone_changes_nothing():
     heard.track(1, 36.0)
     heard.track(2, 2 * STEP_S)
     heard.track(1, 36.0, offset_s=36.0 + 2 * STEP_S)
-    heard.nothing(60.0)
+    heard.nothing(130.0)
     (play,) = of(heard.events, "play")
     assert play["id"] == 1 and play["gaps_s"] == [[36.0, 7.2]]
     assert play["played_s"] == pytest.approx(72.0)
@@ -69,7 +69,7 @@ def test_the_same_track_again_is_another_play():
     heard = Heard()
     heard.track(1, 36.0)
     heard.track(1, 36.0)
-    heard.nothing(60.0)
+    heard.nothing(130.0)
     assert [event["at_s"] for event in of(heard.events, "play")] == pytest.approx(
         [1_000.0, 1_036.0]
     )
@@ -80,9 +80,41 @@ def test_music_that_repeats_itself_is_one_play(first_s, then_s):
     heard = Heard()
     heard.track(1, 21.6, offset_s=first_s)
     heard.track(1, 10.8, offset_s=then_s)
-    heard.nothing(60.0)
+    heard.nothing(130.0)
     (play,) = of(heard.events, "play")
     assert play["played_s"] == pytest.approx(32.4)
+
+
+def test_a_passage_that_is_not_recognised_is_a_gap():
+    heard = Heard()
+    heard.track(1, 36.0)
+    heard.nothing(79.2)
+    heard.track(1, 36.0, offset_s=115.2)
+    heard.nothing(130.0)
+    (play,) = of(heard.events, "play")
+    assert play["gaps_s"] == [[36.0, 79.2]] and play["played_s"] == pytest.approx(72.0)
+
+
+def test_a_play_that_another_follows_is_over_sooner():
+    heard = Heard()
+    heard.track(1, 36.0)
+    heard.track(2, 36.0)
+    (play,) = of(heard.events, "play")
+    assert play["id"] == 1
+
+
+def test_a_beginning_that_is_heard_twice_at_once_is_one_play():
+    """Its first bars repeat: two lines run through them at the same time."""
+    heard = Heard()
+    begin_s = heard.now_s
+    for length_s in (8.0, 12.0, 36.0):
+        heard.now_s = begin_s + length_s
+        lines = [seen(1, begin_s + 4.0, begin_s + 8.0, 0.4)]
+        lines += [seen(1, begin_s - 4.0, heard.now_s, 0.0)] if length_s > 8.0 else []
+        heard.events += heard.plays.hear(heard.now_s, playing=lines)
+    heard.nothing(130.0)
+    (play,) = of(heard.events, "play")
+    assert play["played_s"] == pytest.approx(40.0)
 
 
 def test_silence_is_a_state():
@@ -103,7 +135,7 @@ def test_a_play_goes_on_after_the_stream_broke_off():
     heard.plays.resume(heard.now_s)
     heard.nothing(14.4)
     heard.track(1, 36.0, offset_s=36.0 + 90.0 + 14.4)
-    heard.nothing(120.0)
+    heard.nothing(130.0)
     (play,) = of(heard.events, "play")
     assert play["played_s"] == pytest.approx(72.0) and play["gaps_s"] == [[36.0, 104.4]]
 
@@ -114,7 +146,7 @@ def test_another_part_of_the_track_after_a_while_is_another_play():
     heard.now_s += 40.0
     heard.plays.resume(heard.now_s)
     heard.track(1, 36.0, offset_s=200.0)
-    heard.nothing(120.0)
+    heard.nothing(130.0)
     assert [event["first_s"] for event in of(heard.events, "play")] == pytest.approx([0.0, 200.0])
 
 
@@ -134,5 +166,5 @@ def test_another_play_after_the_stream_broke_off():
     heard.now_s += 90.0
     heard.plays.resume(heard.now_s)
     heard.track(2, 36.0)
-    heard.nothing(120.0)
+    heard.nothing(130.0)
     assert [event["id"] for event in of(heard.events, "play")] == [1, 2]
