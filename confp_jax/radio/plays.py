@@ -17,6 +17,7 @@ _TEMPO_ERROR = 0.02
 # A track that repeats itself looks like a new play of the same track. It counts as one only if it
 # starts within this much of the track's beginning, and the play before it started there, too.
 _BEGINNING_S = 2.0
+_SHORTEST_S = 15.0  # from the beginning of a play to that of another of the same track
 _FIRST_HEARD_S = 5.0  # so late a play from a track's beginning may be recognised
 # So long unheard, a play is over: sooner if another track plays. A passage of a track may not be
 # recognised, and one that is recognised late is known to have begun before.
@@ -83,7 +84,7 @@ class Play:
         is_new = (
             seen.found.offset_s <= _BEGINNING_S
             and self.first_offset_s <= _FIRST_HEARD_S
-            and seen.begin_s > self.end_s - _SAME_LINE_S
+            and seen.begin_s > max(self.end_s - _SAME_LINE_S, self.begin_s + _SHORTEST_S)
         )  # else music that repeats itself, or a loop
         return abs(seen.found.offset_s - expected_s) <= reach_s or (is_near and not is_new)
 

@@ -117,6 +117,19 @@ def test_a_beginning_that_is_heard_twice_at_once_is_one_play():
     assert play["played_s"] == pytest.approx(40.0)
 
 
+def test_a_beginning_that_is_heard_later_again_is_one_play():
+    """The same with the longer line first."""
+    heard = Heard()
+    begin_s = heard.now_s
+    for length_s in (8.0, 12.0, 36.0):
+        heard.now_s = begin_s + length_s
+        lines = [seen(1, begin_s - 4.0, begin_s + length_s, 0.0)]
+        lines += [seen(1, begin_s + 5.0, begin_s + 8.0, 0.4)] if length_s == 8.0 else []
+        heard.events += heard.plays.hear(heard.now_s, playing=lines)
+    heard.nothing(130.0)
+    assert len(of(heard.events, "play")) == 1
+
+
 def test_silence_is_a_state():
     heard = Heard()
     heard.nothing(20.0)
