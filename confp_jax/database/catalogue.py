@@ -153,10 +153,11 @@ def _open(file: pathlib.Path, *, check_same_thread: bool = True) -> sqlite3.Conn
     log = _write_ahead_log(file)
     busy = log.exists()
     if os.access(file.parent, os.W_OK):
-        connection = sqlite3.connect(file, **options)
-        if _can_read(connection):
-            return connection
-        connection.close()
+        with contextlib.ExitStack() as stack:  # closed also where the file is damaged
+            connection = stack.enter_context(contextlib.closing(sqlite3.connect(file, **options)))
+            if _can_read(connection):
+                stack.pop_all()
+                return connection
         busy = log.exists() and log.stat().st_size > 0
     # Where one may not write, or the disk is full, the files of WAL cannot be made: they are there
     # while another user writes, else nobody does.
