@@ -54,6 +54,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
     library = confp_jax.open(folder)
     added = library.add([EXAMPLES / f"{name}.mp3" for name in NAMES[:3]])
     assert [result.status for result in added] == ["added"] * 3
+    library.settle()
     return folder
 
 

@@ -23,7 +23,9 @@ def original(tmp_path_factory) -> pathlib.Path:
     removes files of a database that a server reads, at any moment.
     """
     folder = tmp_path_factory.mktemp("original") / "music.db"
-    confp_jax.open(folder).add([MUSIC / f"{name}.mp3" for name in KNOWN])
+    library = confp_jax.open(folder)
+    library.add([MUSIC / f"{name}.mp3" for name in KNOWN])
+    library.settle()  # a thread that looks whether the index is due has it open
     return folder
 
 
