@@ -43,7 +43,10 @@ def test_a_file_goes_by_its_start_or_has_no_moments():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_first_interrupt_ends_what_is_heard(number):
+def test_the_first_interrupt_ends_what_is_heard(number, request):
+    before = signal.signal(number, signal.SIG_DFL)  # a shell's background jobs ignore SIGINT
+    request.addfinalizer(lambda: signal.signal(number, before))
+
     def endless():
         yield 1
         os.kill(os.getpid(), number)
