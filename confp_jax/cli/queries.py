@@ -84,21 +84,13 @@ def _register_monitoring(commands: Commands) -> None:
         metavar="TIME",
         help="when the recording began, such as 2026-11-30T06:00:00+01:00 (a stream: now)",
     )
-    monitor.add_argument(
-        "--csv", type=pathlib.Path, metavar="FILE", help="write a table at the end"
-    )
-    monitor.add_argument(
-        "--tracklist",
-        type=pathlib.Path,
-        metavar="FILE",
-        help="write a list of tracks as text at the end",
-    )
-    monitor.add_argument(
-        "--chapters",
-        type=pathlib.Path,
-        metavar="FILE",
-        help="write chapters in FFmpeg's format at the end",
-    )
+    for name, what in (
+        ("--csv", "a table"),
+        ("--tracklist", "a list of tracks as text"),
+        ("--chapters", "chapters in FFmpeg's format"),
+    ):
+        text = f"write {what} at the end"
+        monitor.add_argument(name, type=pathlib.Path, metavar="FILE", help=text)
     monitor.add_argument(
         "--alarms-per-hour",
         type=positive,

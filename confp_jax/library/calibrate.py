@@ -57,28 +57,21 @@ def calibrate_database(
     """
     decision = load_decision(embedder.folder, embedder.weights_hash)
     reference = open_reference(database, embedder)
+    lengths_s = [length for length in decision.lengths_s if length >= reference.segment_s]
     if not decision.calibrated:
         raise DatabaseError(
             f"{embedder.name} has no decision.json: run `python -m confp_jax.evaluation.calibrate` "
             "for it first"
         )
-    if reference.num_tracks < LEAST_TRACKS:
-        raise DatabaseError(
-            f"{database.folder} holds {reference.num_tracks} tracks; calibration needs at least "
-            f"{LEAST_TRACKS}"
-        )
+    _check_can_calibrate(database, embedder, reference, lengths_s)
     same = {
         frozenset((section.track, section.other))
         for section in shared_sections(reference, decision)
     }
-    lengths_s = [length for length in decision.lengths_s if length >= reference.segment_s]
-    if not lengths_s:
-        raise DatabaseError(
-            f"{embedder.name}'s decision.json knows no query of {reference.segment_s:g} s or more, "
-            "the length of what is stored; calibrate it again with such `lengths_s`"
-        )
-    rng, total = np.random.default_rng(_SEED), num_excerpts * len(lengths_s)
-    tails, num_same = [], 0
+    rng = np.random.default_rng(_SEED)
+    total = num_excerpts * len(lengths_s)
+    tails = []
+    num_same = 0
     for place, length_s in enumerate(lengths_s):
         logits = []
         for number in range(num_excerpts):
@@ -93,6 +86,21 @@ def calibrate_database(
     )
     database.set_setting(CALIBRATION_SETTING, json.dumps(dataclasses.asdict(found)))
     return found
+
+
+def _check_can_calibrate(
+    database: Database, embedder: Embedder, reference: Reference, lengths_s: list[float]
+) -> None:
+    if reference.num_tracks < LEAST_TRACKS:
+        raise DatabaseError(
+            f"{database.folder} holds {reference.num_tracks} tracks; calibration needs at least "
+            f"{LEAST_TRACKS}"
+        )
+    if not lengths_s:
+        raise DatabaseError(
+            f"{embedder.name}'s decision.json knows no query of {reference.segment_s:g} s or more, "
+            "the length of what is stored; calibrate it again with such `lengths_s`"
+        )
 
 
 def _unknown(
